@@ -1,0 +1,1 @@
+//! reaperd as a library.

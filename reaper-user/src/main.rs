@@ -1,0 +1,2 @@
+//! The `reaperd` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! What the whole-daemon tests share.

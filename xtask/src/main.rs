@@ -1,0 +1,2 @@
+//! Every repeated developer action.
+fn main() {}
