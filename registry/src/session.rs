@@ -1,0 +1,165 @@
+//! A session: what was registered, shared by everyone who resolved it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::hooks::Lane;
+use crate::presence::{Attestation, Presence, SecretKey};
+use crate::process::Process;
+use crate::time::{BootTime, Moment};
+use crate::token::{Token, TokenDigest, TokenPrefix};
+
+/// One stored registration. Never reused, so that a late removal cannot hit a successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId(pub u64);
+
+/// The name under which a session is known to its owner; at most one live entry bears it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(Arc<str>);
+
+impl SessionId {
+    /// Any text; limits on it are the caller's.
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// What a session says about itself; the registry stores it as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// The mesh (tenant, project) it belongs to.
+    pub mesh: Box<str>,
+    /// The name to show.
+    pub display_name: Box<str>,
+    /// Its working directory.
+    pub cwd: Option<Box<str>>,
+    /// Its role.
+    pub role: Option<Box<str>>,
+    /// Its groups.
+    pub groups: Box<[Box<str>]>,
+}
+
+/// A registration, parsed and not yet stored.
+pub struct NewSession {
+    /// The name it takes; a live entry of that name is replaced.
+    pub id: SessionId,
+    /// The token it will be resolved by.
+    pub token: Token,
+    /// The process whose life it shares.
+    pub process: Process,
+    /// The numeric user that registers it.
+    pub owner: u32,
+    /// What it says about itself.
+    pub details: Details,
+    /// Its presence material.
+    pub presence: Option<Presence>,
+}
+
+/// A stored session.
+#[derive(Debug)]
+pub struct Session {
+    /// Which registration this is.
+    pub entry: EntryId,
+    /// Its name.
+    pub id: SessionId,
+    /// What may be shown of its token.
+    pub token_prefix: TokenPrefix,
+    /// Its process.
+    pub process: Process,
+    /// The user that registered it.
+    pub owner: u32,
+    /// What it says about itself.
+    pub details: Details,
+    /// The public half of its presence: the key in hex, and the parent's word for it.
+    pub presence: Option<(Box<str>, Attestation)>,
+    /// When it was stored.
+    pub registered_at: Moment,
+    // Apart from the rest, because the session itself lives on in events and in readers' hands
+    // after its removal and the key must not.
+    secret_key: Mutex<Option<SecretKey>>,
+    digest: Digest,
+    pub(crate) lane: Arc<Lane>,
+}
+
+impl Session {
+    pub(crate) fn store(
+        new: NewSession,
+        entry: EntryId,
+        digest: TokenDigest,
+        lane: Arc<Lane>,
+        now: Moment,
+    ) -> Self {
+        let NewSession {
+            id,
+            token,
+            process,
+            owner,
+            details,
+            presence,
+        } = new;
+        let (presence, secret_key) = presence
+            .map(|p| ((p.session_pubkey, p.attestation), p.secret_key))
+            .unzip();
+        Self {
+            entry,
+            id,
+            token_prefix: token.prefix(),
+            process,
+            owner,
+            details,
+            presence,
+            registered_at: now,
+            secret_key: Mutex::new(secret_key),
+            digest: Digest(digest),
+            lane,
+        }
+    }
+
+    /// Lends the secret key for the length of `use_it`; `None` where there is none or the session
+    /// has been removed.
+    pub fn with_secret_key<T>(&self, use_it: impl FnOnce(Option<&SecretKey>) -> T) -> T {
+        use_it(
+            self.secret_key
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .as_ref(),
+        )
+    }
+
+    /// Whether it is past an age ceiling; at exactly that age it is not.
+    pub(crate) fn is_older_than(&self, ttl: Duration, now: BootTime) -> bool {
+        now.since(self.registered_at.boot) > ttl
+    }
+
+    pub(crate) fn wipe_secret_key(&self) {
+        *self
+            .secret_key
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub(crate) fn digest(&self) -> TokenDigest {
+        self.digest.0
+    }
+}
+
+/// Keeps the digest out of the derived `Debug` of a session.
+struct Digest(TokenDigest);
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("hidden")
+    }
+}

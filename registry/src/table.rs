@@ -1,0 +1,226 @@
+//! The state machine: every transition of the registry, with time passed in and changes passed out.
+//!
+//! All indexes change together in `insert` and `remove`, and nowhere else.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::RegisterError;
+use crate::hooks::{Change, Lane};
+use crate::process::ProcessId;
+use crate::registry::{Authority, Limits};
+use crate::removal::{Death, Removal};
+use crate::session::{EntryId, NewSession, Session, SessionId};
+use crate::time::{BootTime, Moment};
+use crate::token::TokenDigest;
+use crate::token_index::TokenIndex;
+
+pub(crate) struct Table {
+    limits: Limits,
+    ttl: Duration,
+    strict_replace: bool,
+    next_entry: u64,
+    /// In order of registration, which is also the order of expiry.
+    sessions: BTreeMap<EntryId, Arc<Session>>,
+    by_id: HashMap<SessionId, EntryId>,
+    by_process: BTreeSet<(ProcessId, EntryId)>,
+    by_token: Arc<TokenIndex>,
+    per_owner: HashMap<u32, usize>,
+}
+
+impl Table {
+    pub(crate) fn new(
+        limits: Limits,
+        ttl: Duration,
+        strict_replace: bool,
+        by_token: Arc<TokenIndex>,
+    ) -> Self {
+        Self {
+            limits,
+            ttl,
+            strict_replace,
+            next_entry: 1,
+            sessions: BTreeMap::new(),
+            by_id: HashMap::new(),
+            by_process: BTreeSet::new(),
+            by_token,
+            per_owner: HashMap::new(),
+        }
+    }
+
+    /// Stores a session after removing what it replaces: the live entry of its id, and the entry
+    /// that its token named before.
+    pub(crate) fn register(
+        &mut self,
+        new: NewSession,
+        digest: TokenDigest,
+        authority: Authority,
+        now: Moment,
+        changes: &mut Vec<Change>,
+    ) -> Result<Arc<Session>, RegisterError> {
+        self.expire(now.boot, changes);
+        let same_id = self
+            .by_id
+            .get(&new.id)
+            .and_then(|entry| self.sessions.get(entry))
+            .cloned();
+        let same_token = self.by_token.find(digest).filter(|holder| {
+            same_id
+                .as_ref()
+                .is_none_or(|other| other.entry != holder.entry)
+        });
+        self.admit(
+            &new,
+            digest,
+            authority,
+            same_id.as_deref(),
+            same_token.as_deref(),
+        )?;
+
+        for replaced in same_id.iter().chain(&same_token) {
+            self.remove(replaced.entry, Removal::Replaced, changes);
+        }
+        // The new entry takes over the lane of its name, so that its first hook waits for the last
+        // one of the entry it replaces.
+        let lane = same_id.map_or_else(Arc::default, |old| old.lane.clone());
+        let session = self.insert(new, digest, lane, now);
+        changes.push(Change::Registered(session.clone()));
+        Ok(session)
+    }
+
+    fn admit(
+        &self,
+        new: &NewSession,
+        digest: TokenDigest,
+        authority: Authority,
+        same_id: Option<&Session>,
+        same_token: Option<&Session>,
+    ) -> Result<(), RegisterError> {
+        let replaced = || same_id.into_iter().chain(same_token);
+        if authority == Authority::Owner && replaced().any(|old| old.owner != new.owner) {
+            return Err(RegisterError::NotOwner);
+        }
+        if self.strict_replace && same_id.is_some_and(|old| old.digest() != digest) {
+            return Err(RegisterError::NeedsOldToken);
+        }
+        if self.sessions.len() - replaced().count() >= self.limits.sessions {
+            return Err(RegisterError::TooManySessions {
+                limit: self.limits.sessions,
+            });
+        }
+        let held = self.per_owner.get(&new.owner).copied().unwrap_or(0);
+        let freed = replaced().filter(|old| old.owner == new.owner).count();
+        if held - freed >= self.limits.sessions_per_owner {
+            return Err(RegisterError::TooManyForOwner {
+                owner: new.owner,
+                limit: self.limits.sessions_per_owner,
+            });
+        }
+        Ok(())
+    }
+
+    fn insert(
+        &mut self,
+        new: NewSession,
+        digest: TokenDigest,
+        lane: Arc<Lane>,
+        now: Moment,
+    ) -> Arc<Session> {
+        let entry = EntryId(self.next_entry);
+        self.next_entry += 1;
+        let session = Arc::new(Session::store(new, entry, digest, lane, now));
+        self.sessions.insert(entry, session.clone());
+        self.by_id.insert(session.id.clone(), entry);
+        self.by_process.insert((session.process.id, entry));
+        *self.per_owner.entry(session.owner).or_default() += 1;
+        self.by_token.insert(digest, session.clone());
+        session
+    }
+
+    /// Removes exactly this entry; a second call for it finds nothing and changes nothing.
+    pub(crate) fn remove(
+        &mut self,
+        entry: EntryId,
+        removal: Removal,
+        changes: &mut Vec<Change>,
+    ) -> Option<Arc<Session>> {
+        let session = self.sessions.remove(&entry)?;
+        self.by_token.remove(session.digest());
+        self.by_id.remove(&session.id);
+        self.by_process.remove(&(session.process.id, entry));
+        if let Some(held) = self.per_owner.get_mut(&session.owner) {
+            *held -= 1;
+            if *held == 0 {
+                self.per_owner.remove(&session.owner);
+            }
+        }
+        session.wipe_secret_key();
+        changes.push(Change::Deregistered(session.clone(), removal));
+        Some(session)
+    }
+
+    pub(crate) fn remove_process(
+        &mut self,
+        process: ProcessId,
+        death: Death,
+        changes: &mut Vec<Change>,
+    ) {
+        for session in self.sessions_of(process) {
+            self.remove(session.entry, Removal::Died(death), changes);
+        }
+    }
+
+    /// Removes every session past its ceiling. A session of exactly that age stays.
+    pub(crate) fn expire(&mut self, now: BootTime, changes: &mut Vec<Change>) {
+        while let Some((&entry, _)) = self
+            .sessions
+            .first_key_value()
+            .filter(|(_, oldest)| oldest.is_older_than(self.ttl, now))
+        {
+            self.remove(entry, Removal::Expired, changes);
+        }
+    }
+
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.sessions.values()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    pub(crate) fn sessions_of(&self, process: ProcessId) -> Vec<Arc<Session>> {
+        self.by_process
+            .range((process, EntryId(0))..=(process, EntryId(u64::MAX)))
+            .filter_map(|(_, entry)| self.sessions.get(entry).cloned())
+            .collect()
+    }
+
+    pub(crate) fn session_named(&self, id: &SessionId) -> Option<&Arc<Session>> {
+        self.sessions.get(self.by_id.get(id)?)
+    }
+
+    /// The indexes agree (I4) and no live session is past what it may be.
+    #[cfg(test)]
+    pub(crate) fn check_invariants(&self) {
+        assert_eq!(
+            self.sessions.len(),
+            self.by_id.len(),
+            "one name per live entry"
+        );
+        assert_eq!(self.sessions.len(), self.by_process.len());
+        assert_eq!(self.sessions.len(), self.by_token.len());
+        assert_eq!(self.sessions.len(), self.per_owner.values().sum::<usize>());
+        for (entry, session) in &self.sessions {
+            assert_eq!(*entry, session.entry);
+            assert_eq!(self.by_id.get(&session.id), Some(entry));
+            assert!(self.by_process.contains(&(session.process.id, *entry)));
+            let found = self
+                .by_token
+                .find(session.digest())
+                .expect("a live token resolves");
+            assert_eq!(found.entry, *entry);
+        }
+    }
+}
