@@ -1,0 +1,72 @@
+//! The sources of hints: which there are, how one is kept running, and what each is given.
+//!
+//! A source is one async function. It reports itself up once it has *proved* that it delivers, runs
+//! until it fails, and answers with the reason. It knows processes, never sessions. The supervisor
+//! reports the failure, waits and starts it again, for ever: whatever made it fail may pass.
+
+#[cfg(target_os = "linux")]
+pub mod netlink;
+#[cfg(target_os = "linux")]
+pub mod pidfd;
+pub mod sweep;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reaper_registry::Source;
+
+use crate::hint::HintSender;
+use crate::status::Reporter;
+use crate::watch::WatchSet;
+
+/// All sources of hints, in the order in which they are shown.
+pub const ALL: [Source; 4] = [Source::Netlink, Source::Ebpf, Source::Pidfd, Source::Sweep];
+
+/// First pause before a failed source is started again; doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// A source that cannot work here is asked again this seldom.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// What a source is given.
+#[derive(Clone)]
+pub struct Context {
+    pub hints: HintSender,
+    pub watched: Arc<WatchSet>,
+    pub reporter: Reporter,
+}
+
+/// Why a source does not run, and the one thing that would mend it.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct SourceError {
+    pub reason: String,
+    pub remedy: String,
+}
+
+impl SourceError {
+    pub fn new(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { reason: reason.into(), remedy: remedy.into() }
+    }
+}
+
+/// Keeps one source running.
+pub(crate) async fn supervise<Run>(context: Context, run: impl Fn(Context) -> Run)
+where
+    Run: Future<Output = Result<Infallible, SourceError>>,
+{
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let started_ns = crate::clock::monotonic_ns();
+        let Err(SourceError { reason, remedy }) = run(context.clone()).await;
+        context.reporter.down(&reason, &remedy);
+        // Nobody knows since when it was deaf.
+        context.hints.verify_all();
+        let ran_for = Duration::from_nanos(crate::clock::monotonic_ns() - started_ns);
+        if ran_for > LONGEST_PAUSE {
+            pause = FIRST_PAUSE;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
