@@ -36,7 +36,13 @@ pub struct Hint {
 impl Hint {
     /// The bare "look".
     pub fn look(target: Target, source: Source) -> Self {
-        Self { target, source, exit_word: None, died_at_ns: None, group_dead: None }
+        Self {
+            target,
+            source,
+            exit_word: None,
+            died_at_ns: None,
+            group_dead: None,
+        }
     }
 }
 
@@ -54,7 +60,14 @@ pub type HintReceiver = mpsc::Receiver<Hint>;
 /// A new channel.
 pub fn channel() -> (HintSender, HintReceiver) {
     let (hints, receiver) = mpsc::channel(CAPACITY);
-    (HintSender { hints, verify_all: Arc::default(), overflowed: Arc::default() }, receiver)
+    (
+        HintSender {
+            hints,
+            verify_all: Arc::default(),
+            overflowed: Arc::default(),
+        },
+        receiver,
+    )
 }
 
 impl HintSender {
@@ -63,6 +76,14 @@ impl HintSender {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.hints.try_send(hint) {
             self.overflowed.fetch_add(1, Ordering::Relaxed);
             self.verify_all();
+        }
+    }
+
+    /// Passes a hint on when there is room: for the sweep, which has nothing better to fall back on
+    /// than itself. Cancel-safe.
+    pub async fn send_when_room(&self, hint: Hint) {
+        if self.hints.send(hint).await.is_err() {
+            log::debug!("the loop has ended; a hint of the sweep is dropped");
         }
     }
 

@@ -46,7 +46,10 @@ pub struct SourceError {
 
 impl SourceError {
     pub fn new(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { reason: reason.into(), remedy: remedy.into() }
+        Self {
+            reason: reason.into(),
+            remedy: remedy.into(),
+        }
     }
 }
 

@@ -1,0 +1,21 @@
+//! The fence: everything that talks to the operating system below the standard library, and the
+//! only place in this crate where `unsafe` may stand. One call a function, owned descriptors at the
+//! border, and nothing decided here.
+
+#[cfg(target_os = "linux")]
+mod linux_table;
+#[cfg(not(target_os = "linux"))]
+mod other_table;
+#[cfg(target_os = "linux")]
+mod pidfd_info;
+#[cfg(any(target_os = "linux", test))]
+pub(crate) mod proc_stat;
+#[cfg(target_os = "linux")]
+mod readiness;
+
+#[cfg(target_os = "linux")]
+pub(crate) use linux_table::LinuxTable as SystemTable;
+#[cfg(not(target_os = "linux"))]
+pub(crate) use other_table::OtherTable as SystemTable;
+#[cfg(target_os = "linux")]
+pub(crate) use readiness::readiness_of;
