@@ -9,6 +9,8 @@
 
 pub mod clock;
 mod exit_watcher;
+#[cfg(test)]
+mod fake_table;
 pub mod fd_budget;
 pub mod hint;
 pub mod identity;

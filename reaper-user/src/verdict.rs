@@ -127,3 +127,6 @@ fn by_number(identity: &Identity, table: &dyn ProcessTable) -> Verdict {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reaper_registry::{ProcessId, Source};
+use reaper_registry::{Evidence, ProcessId, Source};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Context, SourceError};
@@ -27,7 +27,7 @@ pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 const SLICE: usize = 512;
 /// How long a sweep works before others get their turn.
 const TURN: Duration = Duration::from_millis(2);
-/// Below this many, all of them gone at once is an ordinary day.
+/// Below this many, all of them replaced at once is an ordinary day.
 const MASS: usize = 10;
 /// How many processes get a stronger identity per sweep, where there is room again.
 const PROMOTIONS: usize = 256;
@@ -70,9 +70,9 @@ impl Pass {
         let started_ns = monotonic_ns();
         let mut turn_ns = started_ns;
         let mut pass = Self::default();
-        // Those that look gone without a pidfd's word; judged together at the end.
-        let mut weakly_gone = Vec::new();
-        let mut weakly_known = 0;
+        // Those whose number seems to be another's; believed or not all together, at the end.
+        let mut replaced = Vec::new();
+        let mut known_by_number = 0;
         let mut after = None;
         loop {
             let slice = watched.slice_after(after, SLICE);
@@ -85,11 +85,15 @@ impl Pass {
             for process in exited(watched, &pinned) {
                 hints.send_when_room(look(process)).await;
             }
-            weakly_known += weak.len();
+            known_by_number += weak.len();
             for one in weak {
                 match one.judge(None, watched.table.as_ref()) {
                     Verdict::Alive => {}
-                    Verdict::Gone { .. } => weakly_gone.push(one),
+                    Verdict::Gone {
+                        evidence: Evidence::StartTime,
+                        ..
+                    } => replaced.push(one),
+                    Verdict::Gone { .. } => hints.send_when_room(look(one.id)).await,
                     Verdict::Unknown(doubt) => {
                         log::debug!("pid {}: {doubt}", one.pid);
                         pass.unknown += 1;
@@ -99,8 +103,7 @@ impl Pass {
             }
             pause_after(&mut turn_ns).await;
         }
-        let believed = pass.confirm(watched, weakly_gone, weakly_known);
-        for process in believed {
+        for process in pass.believe(watched, replaced, known_by_number) {
             hints.send_when_room(look(process)).await;
         }
         promote_some(watched);
@@ -108,16 +111,17 @@ impl Pass {
         pass
     }
 
-    /// More than half of those that are known by number alone, gone in one sweep, is rather a
-    /// process table that lies than a massacre: then each number that is still in use is kept.
-    fn confirm(
+    /// More than half of those that are known by number alone, replaced within one sweep, is rather
+    /// a process table that lies than a wave of reuse. A second question decides for each: only
+    /// those whose number is free by now are believed.
+    fn believe(
         &mut self,
         watched: &WatchSet,
-        gone: Vec<Arc<Watched>>,
-        out_of: usize,
+        replaced: Vec<Arc<Watched>>,
+        known_by_number: usize,
     ) -> Vec<ProcessId> {
-        let is_mass = gone.len() >= MASS && gone.len() * 2 > out_of;
-        let (believed, held_back): (Vec<_>, Vec<_>) = gone
+        let is_mass = replaced.len() >= MASS && replaced.len() * 2 > known_by_number;
+        let (believed, held_back): (Vec<_>, Vec<_>) = replaced
             .into_iter()
             .partition(|one| !is_mass || matches!(watched.table.number_in_use(one.pid), Ok(false)));
         self.held_back = held_back.len();
