@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use reaper_registry::{Pid, ProcessId, Source, StartTime};
+use reaper_registry::{Pid, ProcessId, Source};
 use tokio::sync::{Notify, mpsc};
+
+use crate::verdict::GroupDead;
 
 /// Room for hints that the loop has not read yet. A full channel costs nothing but time: what did
 /// not fit is made up for by a sweep.
@@ -28,9 +30,8 @@ pub struct Hint {
     pub exit_word: Option<u32>,
     /// When the kernel says it happened, on `CLOCK_MONOTONIC`.
     pub died_at_ns: Option<u64>,
-    /// Set if the kernel itself says that the whole group of the process that started at this time
-    /// is dead.
-    pub group_dead: Option<StartTime>,
+    /// The kernel's own word that a whole process is dead.
+    pub group_dead: Option<GroupDead>,
 }
 
 impl Hint {

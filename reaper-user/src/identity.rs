@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use reaper_registry::{Pid, StartTime};
 
+use crate::clock::monotonic_ns;
 use crate::fd_budget::{FdBudget, Slot};
 use crate::process_table::{ProcessTable, is_no_such_process};
 
@@ -17,6 +18,9 @@ use crate::process_table::{ProcessTable, is_no_such_process};
 pub struct Identity {
     pub pid: Pid,
     pub start_time: Option<StartTime>,
+    /// A time on `CLOCK_MONOTONIC` at which it lived: after it was found and before it was looked
+    /// at again. Whatever ended earlier was somebody else.
+    pub alive_at_ns: u64,
     /// What a pidfd opened anew would have to show.
     pub inode: Option<u64>,
     pub handle: Handle,
@@ -58,6 +62,7 @@ impl Identity {
         pid: Pid,
         pidfd: OwnedFd,
     ) -> Result<Self, AlreadyGone> {
+        let alive_at_ns = monotonic_ns();
         // Hidden entries (hidepid) are no loss here: the pidfd is the identity.
         let start_time = table.look(pid).ok().map(|facts| facts.start_time);
         if table.pidfd_exited(pidfd.as_fd()).unwrap_or(false) {
@@ -70,6 +75,7 @@ impl Identity {
         Ok(Self {
             pid,
             start_time,
+            alive_at_ns,
             inode,
             handle,
         })
@@ -87,11 +93,15 @@ impl Identity {
                 .and_then(|stat| Ok((table.read_stat(stat.as_fd())?, Handle::Stat(stat, slot)))),
             None => table.look(pid).map(|facts| (facts, Handle::Nothing)),
         };
+        // After the look: an end between the two is left to others, but none of a predecessor's can
+        // pass for this one's.
+        let alive_at_ns = monotonic_ns();
         match looked {
             Ok((facts, _)) if facts.all_ended() => Err(AlreadyGone),
             Ok((facts, handle)) => Ok(Self {
                 pid,
                 start_time: Some(facts.start_time),
+                alive_at_ns,
                 inode: None,
                 handle,
             }),
@@ -99,6 +109,7 @@ impl Identity {
             Err(_) => Ok(Self {
                 pid,
                 start_time: None,
+                alive_at_ns,
                 inode: None,
                 handle: Handle::Nothing,
             }),

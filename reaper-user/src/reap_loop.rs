@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reaper_registry::{Death, Exit, ExitStatus, ProcessId, Source, StartTime};
+use reaper_registry::{Death, Exit, ExitStatus, ProcessId, Source};
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::monotonic_ns;
 use crate::hint::{Hint, HintReceiver, Target};
 use crate::status::StatusBoard;
-use crate::verdict::Verdict;
+use crate::verdict::{GroupDead, Verdict};
 use crate::watch::{WatchSet, Watched};
 
 /// Hints taken at once; between two batches others get their turn.
@@ -48,7 +48,7 @@ struct Suspect {
     source: Source,
     exit: Option<Exit>,
     died_at_ns: Option<u64>,
-    group_dead: Option<StartTime>,
+    group_dead: Option<GroupDead>,
     /// Looks taken since the last hint.
     looks: usize,
     look_again_at: Option<Instant>,

@@ -53,16 +53,31 @@ impl Verdict {
     }
 }
 
-/// Judges the process behind `identity`. `group_dead` is the kernel's own word that the whole group
-/// of the process that started then is dead; if that is this process, no look is needed, and none
-/// would help: since 6.16 that word comes before the memory is torn down, and for milliseconds the
-/// process still looks alive.
+/// The kernel's own word that every thread of the process that started then has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupDead {
+    pub start_time: StartTime,
+    /// When that was, on `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+}
+
+impl GroupDead {
+    /// Whether it is about this very process. The start time alone would also fit a predecessor
+    /// that was forced into the same tick; but that one had ended before this one was pinned.
+    fn is_about(self, identity: &Identity) -> bool {
+        Some(self.start_time) == identity.start_time && self.at_ns >= identity.alive_at_ns
+    }
+}
+
+/// Judges the process behind `identity`. `group_dead` is the kernel's own word for a dead group; if
+/// it is about this process, no look is needed, and none would help: since 6.16 that word comes
+/// before the memory is torn down, and for milliseconds the process still looks alive.
 pub fn judge(
     identity: &Identity,
-    group_dead: Option<StartTime>,
+    group_dead: Option<GroupDead>,
     table: &dyn ProcessTable,
 ) -> Verdict {
-    if group_dead.is_some() && group_dead == identity.start_time {
+    if group_dead.is_some_and(|word| word.is_about(identity)) {
         return Verdict::gone(Evidence::GroupDead);
     }
     match &identity.handle {

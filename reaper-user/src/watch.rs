@@ -15,7 +15,7 @@ use crate::fd_budget::FdBudget;
 use crate::hint::{Hint, HintSender, Target};
 use crate::identity::{AlreadyGone, Identity};
 use crate::process_table::ProcessTable;
-use crate::verdict::{Verdict, judge};
+use crate::verdict::{GroupDead, Verdict, judge};
 
 /// A watched process.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub struct Watched {
 
 impl Watched {
     /// What became of it; see [`judge`].
-    pub fn judge(&self, group_dead: Option<StartTime>, table: &dyn ProcessTable) -> Verdict {
+    pub fn judge(&self, group_dead: Option<GroupDead>, table: &dyn ProcessTable) -> Verdict {
         judge(&self.identity(), group_dead, table)
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use reaper_registry::{Evidence, Pid, SourceHealth};
+use reaper_registry::{Evidence, Pid, SourceHealth, StartTime};
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
@@ -220,7 +220,10 @@ async fn the_kernels_word_for_the_group_needs_no_look_and_only_fits_its_process(
     let scene = Scene::new(10);
     let process = scene.watch(7, 100);
     let word = |start_time| Hint {
-        group_dead: Some(StartTime(start_time)),
+        group_dead: Some(GroupDead {
+            start_time: StartTime(start_time),
+            at_ns: monotonic_ns(),
+        }),
         ..Hint::look(Target::Process(process), Source::Ebpf)
     };
     scene.hints.send(word(99));

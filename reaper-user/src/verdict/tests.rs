@@ -254,14 +254,37 @@ fn a_number_that_cannot_even_be_asked_about_is_kept() {
 #[test]
 fn group_dead_is_believed_for_the_process_that_started_then_and_for_no_other() {
     let scene = live_process(System::Pidfds);
-    let judged = |group_dead| judge(&scene.identity, Some(StartTime(group_dead)), &scene.table);
-    assert!(matches!(judged(STARTED + 1), Verdict::Alive));
+    let alive_at_ns = scene.identity.alive_at_ns;
+    let judged = |start_time, at_ns| {
+        let word = GroupDead {
+            start_time: StartTime(start_time),
+            at_ns,
+        };
+        judge(&scene.identity, Some(word), &scene.table)
+    };
     assert!(matches!(
-        judged(STARTED),
+        judged(STARTED + 1, alive_at_ns + 1),
+        Verdict::Alive
+    ));
+    assert!(matches!(
+        judged(STARTED, alive_at_ns + 1),
         Verdict::Gone {
             evidence: Evidence::GroupDead,
             pid_reused: false
         }
+    ));
+}
+
+#[test]
+fn group_dead_of_a_predecessor_in_the_same_tick_is_not_about_the_successor() {
+    let scene = live_process(System::Pidfds);
+    let word = GroupDead {
+        start_time: StartTime(STARTED),
+        at_ns: scene.identity.alive_at_ns - 1,
+    };
+    assert!(matches!(
+        judge(&scene.identity, Some(word), &scene.table),
+        Verdict::Alive
     ));
 }
 
@@ -275,8 +298,12 @@ fn group_dead_says_nothing_of_a_process_whose_start_is_unknown() {
     });
     let identity = Identity::pin(&table, &FdBudget::new(1), pid()).unwrap();
     assert!(identity.start_time.is_none());
+    let word = GroupDead {
+        start_time: StartTime(STARTED),
+        at_ns: u64::MAX,
+    };
     assert!(matches!(
-        judge(&identity, Some(StartTime(STARTED)), &table),
+        judge(&identity, Some(word), &table),
         Verdict::Alive
     ));
 }
