@@ -5,6 +5,7 @@
     reason = "a task runner talks to the person who started it"
 )]
 
+mod build_ebpf;
 mod ci;
 mod command;
 mod targets;
@@ -22,6 +23,12 @@ enum Xtask {
     Ci(ci::Args),
     /// Check the rules of the repository that no compiler checks
     Tidy,
+    /// Build the BPF objects into `reaper-ebpf/prebuilt`
+    BuildEbpf {
+        /// Compare a fresh build with the checked-in objects instead of replacing them
+        #[arg(long)]
+        check: bool,
+    },
     /// Type-check the daemon for macOS and FreeBSD, and the registry for bare WebAssembly
     CheckTargets,
 }
@@ -30,6 +37,7 @@ fn main() -> ExitCode {
     let outcome = match Xtask::parse() {
         Xtask::Ci(args) => ci::run(&args),
         Xtask::Tidy => tidy::run(),
+        Xtask::BuildEbpf { check } => build_ebpf::run(check),
         Xtask::CheckTargets => targets::run(),
     };
     match outcome {
