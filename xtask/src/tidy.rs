@@ -95,7 +95,7 @@ pub(crate) fn run() -> Result<()> {
     if !problems.is_empty() {
         bail!(
             "{}\n  {}",
-            count(problems.len(), "breach"),
+            count(problems.len(), "problem"),
             problems.join("\n  ")
         );
     }
