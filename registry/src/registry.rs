@@ -321,7 +321,7 @@ impl Registry {
                     .graves
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .bury(session.digest(), event);
+                    .bury(*session.digest(), event);
             }
         }
     }

@@ -150,8 +150,8 @@ impl Session {
             .unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    pub(crate) fn digest(&self) -> TokenDigest {
-        self.digest.0
+    pub(crate) fn digest(&self) -> &TokenDigest {
+        &self.digest.0
     }
 }
 

@@ -79,7 +79,12 @@ impl Table {
         )?;
 
         for replaced in same_id.iter().chain(&same_token) {
-            self.remove(replaced.entry, Removal::Replaced, changes);
+            if *replaced.digest() == digest {
+                // The token stays known throughout: `insert` puts the new session in its place.
+                self.unlink(replaced.entry, Removal::Replaced, changes);
+            } else {
+                self.remove(replaced.entry, Removal::Replaced, changes);
+            }
         }
         // The new entry takes over the lane of its name, so that its first hook waits for the last
         // one of the entry it replaces.
@@ -101,7 +106,7 @@ impl Table {
         if authority == Authority::Owner && replaced().any(|old| old.owner != new.owner) {
             return Err(RegisterError::NotOwner);
         }
-        if self.strict_replace && same_id.is_some_and(|old| old.digest() != digest) {
+        if self.strict_replace && same_id.is_some_and(|old| *old.digest() != digest) {
             return Err(RegisterError::NeedsOldToken);
         }
         if self.sessions.len() - replaced().count() >= self.limits.sessions {
@@ -134,7 +139,7 @@ impl Table {
         self.by_id.insert(session.id.clone(), entry);
         self.by_process.insert((session.process.id, entry));
         *self.per_owner.entry(session.owner).or_default() += 1;
-        self.by_token.insert(digest, session.clone());
+        self.by_token.put(session.clone());
         session
     }
 
@@ -145,8 +150,19 @@ impl Table {
         removal: Removal,
         changes: &mut Vec<Change>,
     ) -> Option<Arc<Session>> {
+        let session = self.unlink(entry, removal, changes)?;
+        self.by_token.remove(*session.digest());
+        Some(session)
+    }
+
+    /// [`Self::remove`] but for the token.
+    fn unlink(
+        &mut self,
+        entry: EntryId,
+        removal: Removal,
+        changes: &mut Vec<Change>,
+    ) -> Option<Arc<Session>> {
         let session = self.sessions.remove(&entry)?;
-        self.by_token.remove(session.digest());
         self.by_id.remove(&session.id);
         self.by_process.remove(&(session.process.id, entry));
         if let Some(held) = self.per_owner.get_mut(&session.owner) {
@@ -218,7 +234,7 @@ impl Table {
             assert!(self.by_process.contains(&(session.process.id, *entry)));
             let found = self
                 .by_token
-                .find(session.digest())
+                .find(*session.digest())
                 .expect("a live token resolves");
             assert_eq!(found.entry, *entry);
         }

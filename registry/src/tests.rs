@@ -1,1 +1,4 @@
-//! Model tests of the registry.
+//! Tests of the registry: a model, the rules of its origin, and the ways its parts could betray it.
+
+mod regressions;
+mod support;
