@@ -66,6 +66,14 @@ impl EventLog {
             .next_seq
     }
 
+    #[cfg(test)]
+    pub(crate) fn check_invariants(&self) {
+        let ring = self.ring.lock().unwrap();
+        assert!(ring.events.len() <= ring.capacity, "the ring is bounded");
+        let newest_first = ring.events.iter().rev().map(|event| event.seq);
+        assert!(newest_first.eq((1..ring.next_seq).rev().take(ring.events.len())));
+    }
+
     fn read(&self, position: u64) -> Next {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let oldest = ring.events.front().map_or(ring.next_seq, |event| event.seq);

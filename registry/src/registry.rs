@@ -105,15 +105,17 @@ impl RegistryBuilder {
         self
     }
 
-    /// Adds a hook that runs once for each stored session, on the thread that stored it, with no
-    /// lock held. A panic in it is contained and counted.
+    /// Adds a hook that runs once for each stored session, with no lock held: on the thread that
+    /// stored it, or on the one that runs a hook of the same session id at that moment. A panic in it
+    /// is contained and counted.
     pub fn on_register(mut self, hook: impl Fn(&Arc<Session>) + Send + Sync + 'static) -> Self {
         self.hooks.on_register.push(Box::new(hook));
         self
     }
 
     /// Adds a hook that runs once for each removed session, after its `on_register` hooks and
-    /// before those of the session that replaces it. Otherwise as [`Self::on_register`].
+    /// before those of the session that replaces it or bears its id next. Otherwise as
+    /// [`Self::on_register`].
     pub fn on_deregister(
         mut self,
         hook: impl Fn(&Arc<Session>, &Removal) + Send + Sync + 'static,
@@ -279,6 +281,12 @@ impl Registry {
         self.0.hooks.panics()
     }
 
+    /// How many sessions went by without their two hooks, because more calls than can be held were
+    /// waiting behind a hook that blocks.
+    pub fn hooks_lost(&self) -> u64 {
+        self.0.hooks.lost()
+    }
+
     fn publish(&self, kind: EventKind, now: Moment) {
         let _order = self.table();
         self.0.log.append(kind, now);
@@ -297,19 +305,19 @@ impl Registry {
             let outcome = mutation(&mut table, &mut changes);
             for change in &changes {
                 self.record(change, now);
-                change.session().lane.push(change.clone());
+                self.0.hooks.queue(change);
             }
             outcome
         };
-        for change in changes {
-            change.session().lane.run(&self.0.hooks);
+        for change in &changes {
+            self.0.hooks.run(&change.session().id);
         }
         outcome
     }
 
     fn record(&self, change: &Change, now: Moment) {
         match change {
-            Change::Registered(session) => {
+            Change::Registered { session, .. } => {
                 self.0
                     .log
                     .append(EventKind::Registered(session.clone()), now);
@@ -333,5 +341,13 @@ impl Registry {
     #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
         self.table().check_invariants();
+        self.0.log.check_invariants();
+        self.0.graves.lock().unwrap().check_invariants();
+    }
+
+    /// How many hook calls wait or run.
+    #[cfg(test)]
+    pub(crate) fn waiting_hooks(&self) -> usize {
+        self.0.hooks.waiting()
     }
 }

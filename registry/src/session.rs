@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::hooks::Lane;
 use crate::presence::{Attestation, Presence, SecretKey};
 use crate::process::Process;
 use crate::time::{BootTime, Moment};
@@ -90,17 +89,10 @@ pub struct Session {
     // after its removal and the key must not.
     secret_key: Mutex<Option<SecretKey>>,
     digest: Digest,
-    pub(crate) lane: Arc<Lane>,
 }
 
 impl Session {
-    pub(crate) fn store(
-        new: NewSession,
-        entry: EntryId,
-        digest: TokenDigest,
-        lane: Arc<Lane>,
-        now: Moment,
-    ) -> Self {
+    pub(crate) fn store(new: NewSession, entry: EntryId, digest: TokenDigest, now: Moment) -> Self {
         let NewSession {
             id,
             token,
@@ -123,7 +115,6 @@ impl Session {
             registered_at: now,
             secret_key: Mutex::new(secret_key),
             digest: Digest(digest),
-            lane,
         }
     }
 

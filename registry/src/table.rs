@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::RegisterError;
-use crate::hooks::{Change, Lane};
+use crate::hooks::Change;
 use crate::process::ProcessId;
 use crate::registry::{Authority, Limits};
 use crate::removal::{Death, Removal};
@@ -86,11 +86,11 @@ impl Table {
                 self.remove(replaced.entry, Removal::Replaced, changes);
             }
         }
-        // The new entry takes over the lane of its name, so that its first hook waits for the last
-        // one of the entry it replaces.
-        let lane = same_id.map_or_else(Arc::default, |old| old.lane.clone());
-        let session = self.insert(new, digest, lane, now);
-        changes.push(Change::Registered(session.clone()));
+        let session = self.insert(new, digest, now);
+        changes.push(Change::Registered {
+            session: session.clone(),
+            token_from: same_token.map(|old| old.id.clone()),
+        });
         Ok(session)
     }
 
@@ -125,16 +125,10 @@ impl Table {
         Ok(())
     }
 
-    fn insert(
-        &mut self,
-        new: NewSession,
-        digest: TokenDigest,
-        lane: Arc<Lane>,
-        now: Moment,
-    ) -> Arc<Session> {
+    fn insert(&mut self, new: NewSession, digest: TokenDigest, now: Moment) -> Arc<Session> {
         let entry = EntryId(self.next_entry);
         self.next_entry += 1;
-        let session = Arc::new(Session::store(new, entry, digest, lane, now));
+        let session = Arc::new(Session::store(new, entry, digest, now));
         self.sessions.insert(entry, session.clone());
         self.by_id.insert(session.id.clone(), entry);
         self.by_process.insert((session.process.id, entry));
