@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::support::*;
+use crate::*;
 
 #[test]
 fn a_token_that_registers_again_is_known_throughout() {
@@ -23,4 +24,24 @@ fn a_token_that_registers_again_is_known_throughout() {
         }
     });
     registry.check_invariants();
+}
+
+#[test]
+fn a_borrowed_secret_key_holds_up_no_removal() {
+    let registry = registry();
+    let mut new = session("a", 1);
+    new.presence = Some(presence());
+    let stored = registry.register(new, Authority::Owner, at(1)).unwrap();
+    let kept = stored.clone();
+    let (removed, others) = (registry.clone(), registry.clone());
+    within_deadline("a removal during a loan of the key", move || {
+        stored.with_secret_key(|key| {
+            assert!(removed.deregister(&token(1), at(2)).is_some());
+            put(&others, "b", 2, at(2));
+            assert!(key.is_some(), "the loan lasts");
+        });
+        assert!(!has_secret(&stored), "and is the last one");
+    });
+    assert!(!has_secret(&kept));
+    assert_eq!(registry.len(), 1);
 }
