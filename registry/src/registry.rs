@@ -99,7 +99,8 @@ impl RegistryBuilder {
         self
     }
 
-    /// `wake` is called after each event, with the registry's lock held: it must only wake readers.
+    /// `wake` is called when there are new events, once for all of one call, with no lock held and
+    /// before the hooks run. A panic in it is contained and counted like a hook's.
     pub fn on_event(mut self, wake: impl Fn() + Send + Sync + 'static) -> Self {
         self.wake = Some(Box::new(wake));
         self
@@ -276,7 +277,7 @@ impl Registry {
         self.publish(EventKind::Shutdown, now);
     }
 
-    /// How many hooks have panicked so far.
+    /// How many hooks and wake-ups of readers have panicked so far.
     pub fn hook_panics(&self) -> u64 {
         self.0.hooks.panics()
     }
@@ -288,12 +289,19 @@ impl Registry {
     }
 
     fn publish(&self, kind: EventKind, now: Moment) {
-        let _order = self.table();
-        self.0.log.append(kind, now);
+        {
+            let _order = self.table();
+            self.0.log.append(kind, now);
+        }
+        self.wake_readers();
     }
 
-    /// The one way to change the table: mutate, record and queue the hooks under the lock; run the
-    /// hooks after it.
+    fn wake_readers(&self) {
+        self.0.hooks.contain(|| self.0.log.wake_readers());
+    }
+
+    /// The one way to change the table: mutate, record and queue the hooks under the lock; wake the
+    /// readers and run the hooks after it.
     fn mutate<T>(
         &self,
         now: Moment,
@@ -309,6 +317,9 @@ impl Registry {
             }
             outcome
         };
+        if !changes.is_empty() {
+            self.wake_readers();
+        }
         for change in &changes {
             self.0.hooks.run(&change.session().id);
         }

@@ -1,6 +1,8 @@
 //! Every fault that was once found here, by name.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
 
 use super::support::*;
 use crate::*;
@@ -44,4 +46,30 @@ fn a_borrowed_secret_key_holds_up_no_removal() {
     });
     assert!(!has_secret(&kept));
     assert_eq!(registry.len(), 1);
+}
+
+#[test]
+fn waking_readers_holds_no_lock_and_its_panic_harms_nobody() {
+    let (woken, wakes) = channel();
+    let handle = Arc::new(OnceLock::<Registry>::new());
+    let inner = handle.clone();
+    let diary = Diary::default();
+    let registry = diary
+        .attach(builder().on_event(move || {
+            // Would wait for ever if the table were locked.
+            woken.send(inner.get().map(Registry::len)).unwrap();
+            panic!("a bad wake-up");
+        }))
+        .build();
+    assert!(handle.set(registry.clone()).is_ok());
+    within_deadline("a wake-up that looks at the registry", move || {
+        put(&registry, "a", 1, at(1));
+        put(&registry, "b", 2, at(1));
+        assert_eq!(registry.remove_process(ProcessId(1), DEATH, at(2)), 2);
+        registry.publish_shutdown(at(3));
+        assert_eq!(registry.hook_panics(), 4);
+    });
+    let lengths: Vec<_> = wakes.try_iter().flatten().collect();
+    assert_eq!(lengths, [1, 2, 0, 0], "once for both of one process");
+    assert_eq!(diary.words().len(), 4, "the hooks run all the same");
 }
