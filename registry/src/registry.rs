@@ -159,13 +159,13 @@ impl Registry {
     /// Stores a session, replacing the live one of the same id and the one that held its token.
     pub fn register(
         &self,
-        new: NewSession,
+        mut new: NewSession,
         authority: Authority,
         now: Moment,
     ) -> Result<Arc<Session>, RegisterError> {
-        let digest = self.0.token_key.digest(&new.token);
+        let stand_in = new.token.retire(&self.0.token_key);
         self.mutate(now, |table, changes| {
-            table.register(new, digest, authority, now, changes)
+            table.register(new, stand_in, authority, now, changes)
         })
     }
 
@@ -174,7 +174,8 @@ impl Registry {
     pub fn resolve(&self, token: &Token, now: Moment) -> Option<Arc<Session>> {
         let session = self.0.by_token.find(self.0.token_key.digest(token))?;
         if session.is_older_than(self.0.ttl, now.boot) {
-            self.expire(now);
+            // This one alone: a look-up does not pay for a sweep.
+            self.remove_entry(session.entry, Removal::Expired, now);
             return None;
         }
         Some(session)

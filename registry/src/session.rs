@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::presence::{Attestation, Presence, SecretKey};
 use crate::process::Process;
 use crate::time::{BootTime, Moment};
-use crate::token::{Token, TokenDigest, TokenPrefix};
+use crate::token::{StandIn, Token, TokenDigest, TokenPrefix};
 
 /// One stored registration. Never reused, so that a late removal cannot hit a successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,10 +92,10 @@ pub struct Session {
 }
 
 impl Session {
-    pub(crate) fn store(new: NewSession, entry: EntryId, digest: TokenDigest, now: Moment) -> Self {
+    pub(crate) fn store(new: NewSession, entry: EntryId, token: StandIn, now: Moment) -> Self {
         let NewSession {
             id,
-            token,
+            token: _retired,
             process,
             owner,
             details,
@@ -107,14 +107,14 @@ impl Session {
         Self {
             entry,
             id,
-            token_prefix: token.prefix(),
+            token_prefix: token.prefix,
             process,
             owner,
             details,
             presence,
             registered_at: now,
             secret_key: Mutex::new(secret_key.map(Arc::new)),
-            digest: Digest(digest),
+            digest: Digest(token.digest),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::registry::{Authority, Limits};
 use crate::removal::{Death, Removal};
 use crate::session::{EntryId, NewSession, Session, SessionId};
 use crate::time::{BootTime, Moment};
-use crate::token::TokenDigest;
+use crate::token::{StandIn, TokenDigest};
 use crate::token_index::TokenIndex;
 
 pub(crate) struct Table {
@@ -21,6 +21,8 @@ pub(crate) struct Table {
     ttl: Duration,
     strict_replace: bool,
     next_entry: u64,
+    /// When the last session was stored.
+    newest: BootTime,
     /// In order of registration, which is also the order of expiry.
     sessions: BTreeMap<EntryId, Arc<Session>>,
     by_id: HashMap<SessionId, EntryId>,
@@ -41,6 +43,7 @@ impl Table {
             ttl,
             strict_replace,
             next_entry: 1,
+            newest: BootTime::from_nanos(0),
             sessions: BTreeMap::new(),
             by_id: HashMap::new(),
             by_process: BTreeSet::new(),
@@ -54,11 +57,12 @@ impl Table {
     pub(crate) fn register(
         &mut self,
         new: NewSession,
-        digest: TokenDigest,
+        token: StandIn,
         authority: Authority,
         now: Moment,
         changes: &mut Vec<Change>,
     ) -> Result<Arc<Session>, RegisterError> {
+        let digest = token.digest;
         self.expire(now.boot, changes);
         let same_id = self
             .by_id
@@ -86,7 +90,7 @@ impl Table {
                 self.remove(replaced.entry, Removal::Replaced, changes);
             }
         }
-        let session = self.insert(new, digest, now);
+        let session = self.insert(new, token, now);
         changes.push(Change::Registered {
             session: session.clone(),
             token_from: same_token.map(|old| old.id.clone()),
@@ -125,10 +129,14 @@ impl Table {
         Ok(())
     }
 
-    fn insert(&mut self, new: NewSession, digest: TokenDigest, now: Moment) -> Arc<Session> {
+    fn insert(&mut self, new: NewSession, token: StandIn, mut now: Moment) -> Arc<Session> {
+        // A caller that read the clock before another one and came here after it is late, not early:
+        // with this, sessions expire in the order of their entries.
+        now.boot = now.boot.max(self.newest);
+        self.newest = now.boot;
         let entry = EntryId(self.next_entry);
         self.next_entry += 1;
-        let session = Arc::new(Session::store(new, entry, digest, now));
+        let session = Arc::new(Session::store(new, entry, token, now));
         self.sessions.insert(entry, session.clone());
         self.by_id.insert(session.id.clone(), entry);
         self.by_process.insert((session.process.id, entry));

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::support::*;
 use crate::*;
@@ -72,4 +73,38 @@ fn waking_readers_holds_no_lock_and_its_panic_harms_nobody() {
     let lengths: Vec<_> = wakes.try_iter().flatten().collect();
     assert_eq!(lengths, [1, 2, 0, 0], "once for both of one process");
     assert_eq!(diary.words().len(), 4, "the hooks run all the same");
+}
+
+#[test]
+fn a_clock_that_was_read_before_a_wait_does_not_keep_a_session_past_its_age() {
+    let registry = builder().ttl(Duration::from_secs(10)).build();
+    put(&registry, "a", 1, at(5));
+    // Its caller read the clock first and got the lock second.
+    let late = put(&registry, "b", 2, at(4));
+    assert_eq!(late.registered_at.boot, at(5).boot);
+    assert_eq!(registry.expire(at_nanos(15_000_000_000)), 0);
+    assert_eq!(registry.expire(at_nanos(15_000_000_001)), 2);
+}
+
+#[test]
+fn a_look_up_removes_the_expired_session_it_found_and_no_other() {
+    let diary = Diary::default();
+    let builder = builder().ttl(Duration::from_secs(10));
+    let registry = diary.attach(builder).build();
+    put(&registry, "a", 1, at(1));
+    put(&registry, "b", 2, at(1));
+    assert!(registry.resolve(&token(2), at(12)).is_none());
+    assert_eq!(diary.words(), ["+a#1", "+b#2", "-b#2 expired"]);
+    assert_eq!(registry.expire(at(12)), 1);
+    registry.check_invariants();
+}
+
+#[test]
+fn a_token_is_wiped_as_soon_as_it_has_been_digested() {
+    let mut new = session("a", 1);
+    let key = TokenKey::new([7; 16]);
+    let prefix = new.token.prefix();
+    let stand_in = new.token.retire(&key);
+    assert!(stand_in.prefix == prefix);
+    assert_eq!(*new.token.reveal(), "0".repeat(64));
 }
