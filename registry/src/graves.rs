@@ -50,6 +50,11 @@ impl Graves {
     }
 
     #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.oldest_first.len()
+    }
+
+    #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
         assert!(self.oldest_first.len() <= CAPACITY, "graves are bounded");
         assert!(self.by_digest.len() <= self.oldest_first.len());

@@ -76,7 +76,7 @@ impl Hooks {
 
     /// To be called under the table's lock: that is what gives the lanes their order.
     pub(crate) fn queue(&self, change: &Change) {
-        if self.on_register.is_empty() && self.on_deregister.is_empty() {
+        if self.none() {
             return;
         }
         let mut lanes = self.lanes();
@@ -90,24 +90,37 @@ impl Hooks {
         lanes.push(change.clone());
     }
 
-    /// Runs what waits in the lane of this name. To be called with no lock held, after `queue`.
-    /// Returns at once if a hook of this lane is running, here (re-entrance) or on another thread:
-    /// that run goes on with what has been queued.
-    pub(crate) fn run(&self, name: &SessionId) {
+    /// Runs what waits in the lanes of these changes. To be called with no lock held, after `queue`.
+    /// Leaves out a lane of which a hook is running, here (re-entrance) or on another thread: that run
+    /// goes on with what has been queued.
+    pub(crate) fn run(&self, changes: &[Change]) {
+        if self.none() {
+            return;
+        }
         let mut names = std::mem::take(&mut self.lanes().freed);
-        names.push(name.clone());
+        // One call for each change first: where nobody interferes, hooks come in the order of events.
+        for change in changes {
+            self.run_head(&change.session().id, &mut names);
+        }
+        names.extend(changes.iter().rev().map(|c| c.session().id.clone()));
         while let Some(name) = names.pop() {
-            while let Some((ticket, change)) = self.begin(&name) {
-                self.call(&change);
-                self.lanes().remove(ticket);
-                names.extend(change.names().filter(|other| **other != name).cloned());
-            }
+            while self.run_head(&name, &mut names) {}
         }
     }
 
-    /// A function of its own, so that the lock is free again when the call is made.
-    fn begin(&self, name: &SessionId) -> Option<(Ticket, Change)> {
-        self.lanes().begin(name)
+    /// Makes the first call of this lane, if it may be made now, and notes which other lane it stood in.
+    fn run_head(&self, name: &SessionId, others: &mut Vec<SessionId>) -> bool {
+        let Some((ticket, change)) = self.lanes().begin(name) else {
+            return false;
+        };
+        self.call(&change);
+        self.lanes().remove(ticket);
+        others.extend(change.names().filter(|other| *other != name).cloned());
+        true
+    }
+
+    fn none(&self) -> bool {
+        self.on_register.is_empty() && self.on_deregister.is_empty()
     }
 
     fn call(&self, change: &Change) {

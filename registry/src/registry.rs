@@ -320,9 +320,7 @@ impl Registry {
         };
         if !changes.is_empty() {
             self.wake_readers();
-        }
-        for change in &changes {
-            self.0.hooks.run(&change.session().id);
+            self.0.hooks.run(&changes);
         }
         outcome
     }
@@ -355,6 +353,12 @@ impl Registry {
         self.table().check_invariants();
         self.0.log.check_invariants();
         self.0.graves.lock().unwrap().check_invariants();
+    }
+
+    /// How many ended sessions are remembered.
+    #[cfg(test)]
+    pub(crate) fn graves(&self) -> usize {
+        self.0.graves.lock().unwrap().len()
     }
 
     /// How many hook calls wait or run.

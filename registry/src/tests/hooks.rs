@@ -69,9 +69,10 @@ fn a_panic_that_panics_again_when_dropped_is_contained_too() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
-            if !std::thread::panicking() {
-                panic!("a panic in the clean-up of a panic");
-            }
+            assert!(
+                std::thread::panicking(),
+                "a panic in the clean-up of a panic"
+            );
         }
     }
     let diary = Diary::default();

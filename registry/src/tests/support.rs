@@ -1,6 +1,6 @@
 //! What the tests share: small sessions, fixed times, deadlines, and a registry that records its hooks.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,9 +8,6 @@ use crate::*;
 
 /// Long enough for any machine; a test that waits this long has failed.
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
-/// Long enough to see that something does not happen, short enough to wait for it.
-pub(super) const GRACE: Duration = Duration::from_millis(50);
-
 pub(super) const DEATH: Death = Death {
     source: Source::Pidfd,
     evidence: Evidence::Pidfd,
@@ -164,14 +161,6 @@ pub(super) fn receive<T>(channel: &Receiver<T>, what: &str) -> T {
     channel
         .recv_timeout(DEADLINE)
         .unwrap_or_else(|error| panic!("waited for {what}: {error}"))
-}
-
-/// Nothing comes for a while. Can pass for a wrong reason on a slow machine, never fail for one.
-pub(super) fn nothing_comes<T>(channel: &Receiver<T>, what: &str) {
-    assert!(
-        matches!(channel.recv_timeout(GRACE), Err(RecvTimeoutError::Timeout)),
-        "{what}"
-    );
 }
 
 /// Runs `work` on a thread of its own and gives up at the deadline, so that a deadlock is a failed
