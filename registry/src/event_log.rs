@@ -10,8 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::event::{Event, EventKind};
 use crate::time::Moment;
 
-/// Called after each append, outside of the ring's lock but inside of the table's: it must only
-/// wake somebody up.
+/// Called when events have been appended, outside of every lock.
 pub(crate) type Waker = Box<dyn Fn() + Send + Sync>;
 
 pub(crate) struct EventLog {
@@ -39,24 +38,24 @@ impl EventLog {
     }
 
     pub(crate) fn append(&self, kind: EventKind, at: Moment) -> Arc<Event> {
-        let event = {
-            let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-            let event = Arc::new(Event {
-                seq: ring.next_seq,
-                at,
-                kind,
-            });
-            ring.next_seq += 1;
-            if ring.events.len() == ring.capacity {
-                ring.events.pop_front();
-            }
-            ring.events.push_back(event.clone());
-            event
-        };
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let event = Arc::new(Event {
+            seq: ring.next_seq,
+            at,
+            kind,
+        });
+        ring.next_seq += 1;
+        if ring.events.len() == ring.capacity {
+            ring.events.pop_front();
+        }
+        ring.events.push_back(event.clone());
+        event
+    }
+
+    pub(crate) fn wake_readers(&self) {
         if let Some(wake) = &self.wake {
             wake();
         }
-        event
     }
 
     pub(crate) fn next_seq(&self) -> u64 {
@@ -64,6 +63,14 @@ impl EventLog {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .next_seq
+    }
+
+    #[cfg(test)]
+    pub(crate) fn check_invariants(&self) {
+        let ring = self.ring.lock().unwrap();
+        assert!(ring.events.len() <= ring.capacity, "the ring is bounded");
+        let newest_first = ring.events.iter().rev().map(|event| event.seq);
+        assert!(newest_first.eq((1..ring.next_seq).rev().take(ring.events.len())));
     }
 
     fn read(&self, position: u64) -> Next {

@@ -12,7 +12,7 @@ use crate::token::TokenDigest;
 /// How long an ended session is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_mins(1);
 /// How many are remembered at most; a mass death forgets its first ones early.
-const CAPACITY: usize = 4_096;
+pub(crate) const CAPACITY: usize = 4_096;
 
 #[derive(Default)]
 pub(crate) struct Graves {
@@ -37,7 +37,7 @@ impl Graves {
             .cloned()
     }
 
-    pub(crate) fn forget_old(&mut self, now: BootTime) {
+    fn forget_old(&mut self, now: BootTime) {
         while let Some((digest, seq)) = self.oldest_first.front() {
             let still_young = self.by_digest.get(digest).is_some_and(|event| {
                 event.seq == *seq && now.since(event.at.boot) <= REMEMBERED_FOR
@@ -46,6 +46,20 @@ impl Graves {
                 return;
             }
             self.forget_oldest();
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.oldest_first.len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn check_invariants(&self) {
+        assert!(self.oldest_first.len() <= CAPACITY, "graves are bounded");
+        assert!(self.by_digest.len() <= self.oldest_first.len());
+        for (digest, event) in &self.by_digest {
+            assert!(self.oldest_first.contains(&(*digest, event.seq)));
         }
     }
 

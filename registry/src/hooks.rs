@@ -1,27 +1,68 @@
 //! Hooks: called on the mutating thread after the mutation, outside of every lock.
 //!
-//! Two threads may remove and replace sessions of one name at the same moment, so the order in which
-//! they leave the table's lock says nothing. Therefore each session name has a lane: calls are put
-//! into it under the table's lock, which is the order of the mutations, and whoever finds the lane
-//! idle runs what is in it. A hook that blocks holds up its own lane and its own caller, one that
-//! calls back into the registry finds no lock held, and one that panics is counted and forgotten.
+//! Two threads may remove and store sessions of one name at the same moment, so the order in which
+//! they leave the table's lock says nothing. Therefore calls are queued under that lock, which is the
+//! order of the mutations, in one lane per session name, and whoever finds the head of a lane idle
+//! runs it. A registration that took its token from a session of another name stands in that lane
+//! too, and runs when it is the head of both. Since all lanes are filled in one order, the oldest
+//! call of all can always run: lanes never wait for each other in a circle.
+//!
+//! A hook that blocks holds up its own lane and its own caller, one that calls back into the registry
+//! finds no lock held, and one that panics is counted and forgotten. A lane exists while it has calls;
+//! a session at rest costs nothing here.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::removal::Removal;
-use crate::session::Session;
+use crate::session::{Session, SessionId};
 
 type OnRegister = Box<dyn Fn(&Arc<Session>) + Send + Sync>;
 type OnDeregister = Box<dyn Fn(&Arc<Session>, &Removal) + Send + Sync>;
+
+/// How many calls may wait before sessions that end unannounced stay so. Only a hook that blocks while
+/// its session is replaced again and again gets there; a few megabytes are what it can cost.
+pub(crate) const MAX_WAITING: usize = 16_384;
+/// A map of lanes that grew beyond this is given back when it is empty.
+const KEPT_LANES: usize = 1_024;
 
 #[derive(Default)]
 pub(crate) struct Hooks {
     pub(crate) on_register: Vec<OnRegister>,
     pub(crate) on_deregister: Vec<OnDeregister>,
+    lanes: Mutex<Lanes>,
     panics: AtomicU64,
+    lost: AtomicU64,
+}
+
+/// One mutation of the table.
+#[derive(Clone)]
+pub(crate) enum Change {
+    Registered {
+        session: Arc<Session>,
+        /// The name of the session that lost its token to this one, where that is another name.
+        token_from: Option<SessionId>,
+    },
+    Deregistered(Arc<Session>, Removal),
+}
+
+impl Change {
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        match self {
+            Self::Registered { session, .. } | Self::Deregistered(session, _) => session,
+        }
+    }
+
+    /// The lanes it stands in.
+    fn names(&self) -> impl Iterator<Item = &SessionId> {
+        let other = match self {
+            Self::Registered { token_from, .. } => token_from.as_ref(),
+            Self::Deregistered(..) => None,
+        };
+        std::iter::once(&self.session().id).chain(other)
+    }
 }
 
 impl Hooks {
@@ -29,9 +70,62 @@ impl Hooks {
         self.panics.load(Ordering::Relaxed)
     }
 
-    fn run(&self, change: &Change) {
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// To be called under the table's lock: that is what gives the lanes their order.
+    pub(crate) fn queue(&self, change: &Change) {
+        if self.none() {
+            return;
+        }
+        let mut lanes = self.lanes();
+        if let Change::Deregistered(session, _) = change
+            && lanes.calls.len() >= MAX_WAITING
+            && lanes.cancel_registration(session)
+        {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        lanes.push(change.clone());
+    }
+
+    /// Runs what waits in the lanes of these changes. To be called with no lock held, after `queue`.
+    /// Leaves out a lane of which a hook is running, here (re-entrance) or on another thread: that run
+    /// goes on with what has been queued.
+    pub(crate) fn run(&self, changes: &[Change]) {
+        if self.none() {
+            return;
+        }
+        let mut names = std::mem::take(&mut self.lanes().freed);
+        // One call for each change first: where nobody interferes, hooks come in the order of events.
+        for change in changes {
+            self.run_head(&change.session().id, &mut names);
+        }
+        names.extend(changes.iter().rev().map(|c| c.session().id.clone()));
+        while let Some(name) = names.pop() {
+            while self.run_head(&name, &mut names) {}
+        }
+    }
+
+    /// Makes the first call of this lane, if it may be made now, and notes which other lane it stood in.
+    fn run_head(&self, name: &SessionId, others: &mut Vec<SessionId>) -> bool {
+        let Some((ticket, change)) = self.lanes().begin(name) else {
+            return false;
+        };
+        self.call(&change);
+        self.lanes().remove(ticket);
+        others.extend(change.names().filter(|other| *other != name).cloned());
+        true
+    }
+
+    fn none(&self) -> bool {
+        self.on_register.is_empty() && self.on_deregister.is_empty()
+    }
+
+    fn call(&self, change: &Change) {
         match change {
-            Change::Registered(session) => {
+            Change::Registered { session, .. } => {
                 self.on_register
                     .iter()
                     .for_each(|hook| self.contain(|| hook(session)));
@@ -45,70 +139,110 @@ impl Hooks {
     }
 
     /// A hook owns what it touches; nothing of the registry is in its hands when it panics.
-    fn contain(&self, hook: impl FnOnce()) {
-        if catch_unwind(AssertUnwindSafe(hook)).is_err() {
+    pub(crate) fn contain(&self, hook: impl FnOnce()) {
+        let mut panicked = catch_unwind(AssertUnwindSafe(hook)).err();
+        if panicked.is_some() {
             self.panics.fetch_add(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// One mutation of the table.
-#[derive(Clone, Debug)]
-pub(crate) enum Change {
-    Registered(Arc<Session>),
-    Deregistered(Arc<Session>, Removal),
-}
-
-impl Change {
-    pub(crate) fn session(&self) -> &Arc<Session> {
-        match self {
-            Self::Registered(session) | Self::Deregistered(session, _) => session,
+        // What a panic carries may panic once more when it is dropped.
+        while let Some(payload) = panicked {
+            panicked = catch_unwind(AssertUnwindSafe(|| drop(payload))).err();
         }
     }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        let lanes = self.lanes();
+        assert!(lanes.by_name.values().all(|lane| !lane.is_empty()));
+        assert!(lanes.by_name.len() <= 2 * lanes.calls.len());
+        lanes.calls.len()
+    }
 }
 
-/// The hook calls of one session name, in the order of its mutations.
-#[derive(Debug, Default)]
-pub(crate) struct Lane(Mutex<LaneState>);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Ticket(u64);
 
-#[derive(Debug, Default)]
-struct LaneState {
-    waiting: VecDeque<Change>,
+struct Call {
+    change: Change,
     running: bool,
 }
 
-impl Lane {
-    /// To be called under the table's lock: that is what gives the lane its order.
-    pub(crate) fn push(&self, change: Change) {
-        self.state().waiting.push_back(change);
+#[derive(Default)]
+struct Lanes {
+    next_ticket: u64,
+    calls: BTreeMap<Ticket, Call>,
+    by_name: HashMap<SessionId, VecDeque<Ticket>>,
+    /// Lanes whose head went away unrun; the next thread that runs anything looks at them.
+    freed: Vec<SessionId>,
+}
+
+impl Lanes {
+    fn push(&mut self, change: Change) {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        for name in change.names() {
+            self.by_name
+                .entry(name.clone())
+                .or_default()
+                .push_back(ticket);
+        }
+        let running = false;
+        self.calls.insert(ticket, Call { change, running });
     }
 
-    /// To be called with no lock held. Returns at once if a hook of this lane is running, here
-    /// (re-entrance) or on another thread: that run goes on with what has been pushed.
-    pub(crate) fn run(&self, hooks: &Hooks) {
-        {
-            let mut state = self.state();
-            if state.running {
-                return;
+    /// Marks the head of this lane as running, if it may run now.
+    fn begin(&mut self, name: &SessionId) -> Option<(Ticket, Change)> {
+        let ticket = self.head(name)?;
+        let call = &self.calls[&ticket];
+        if call.running || !call.change.names().all(|n| self.head(n) == Some(ticket)) {
+            return None;
+        }
+        let call = self.calls.get_mut(&ticket)?;
+        call.running = true;
+        Some((ticket, call.change.clone()))
+    }
+
+    fn head(&self, name: &SessionId) -> Option<Ticket> {
+        self.by_name.get(name)?.front().copied()
+    }
+
+    /// Takes back the registration of a session that ends before its hooks have heard of it.
+    fn cancel_registration(&mut self, ended: &Session) -> bool {
+        let registration = self.by_name.get(&ended.id).and_then(|lane| {
+            lane.iter().rev().copied().find(|ticket| {
+                let call = &self.calls[ticket];
+                matches!(&call.change, Change::Registered { session, .. }
+                    if session.entry == ended.entry && !call.running)
+            })
+        });
+        let Some(change) = registration.and_then(|ticket| self.remove(ticket)) else {
+            return false;
+        };
+        self.freed.extend(change.names().cloned());
+        true
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<Change> {
+        let Call { change, .. } = self.calls.remove(&ticket)?;
+        for name in change.names() {
+            if let Some(lane) = self.by_name.get_mut(name) {
+                if lane.front() == Some(&ticket) {
+                    lane.pop_front();
+                } else {
+                    lane.retain(|waiting| *waiting != ticket);
+                }
+                if lane.is_empty() {
+                    self.by_name.remove(name);
+                }
             }
-            state.running = true;
         }
-        while let Some(change) = self.next() {
-            hooks.run(&change);
+        if self.by_name.is_empty() && self.by_name.capacity() > KEPT_LANES {
+            self.by_name = HashMap::new();
         }
-    }
-
-    fn next(&self) -> Option<Change> {
-        let mut state = self.state();
-        let change = state.waiting.pop_front();
-        if change.is_none() {
-            // A session may live for hours between its two calls: give the buffer back.
-            *state = LaneState::default();
-        }
-        change
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, LaneState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        Some(change)
     }
 }

@@ -99,21 +99,24 @@ impl RegistryBuilder {
         self
     }
 
-    /// `wake` is called after each event, with the registry's lock held: it must only wake readers.
+    /// `wake` is called when there are new events, once for all of one call, with no lock held and
+    /// before the hooks run. A panic in it is contained and counted like a hook's.
     pub fn on_event(mut self, wake: impl Fn() + Send + Sync + 'static) -> Self {
         self.wake = Some(Box::new(wake));
         self
     }
 
-    /// Adds a hook that runs once for each stored session, on the thread that stored it, with no
-    /// lock held. A panic in it is contained and counted.
+    /// Adds a hook that runs once for each stored session, with no lock held: on the thread that
+    /// stored it, or on the one that runs a hook of the same session id at that moment. A panic in it
+    /// is contained and counted.
     pub fn on_register(mut self, hook: impl Fn(&Arc<Session>) + Send + Sync + 'static) -> Self {
         self.hooks.on_register.push(Box::new(hook));
         self
     }
 
     /// Adds a hook that runs once for each removed session, after its `on_register` hooks and
-    /// before those of the session that replaces it. Otherwise as [`Self::on_register`].
+    /// before those of the session that replaces it or bears its id next. Otherwise as
+    /// [`Self::on_register`].
     pub fn on_deregister(
         mut self,
         hook: impl Fn(&Arc<Session>, &Removal) + Send + Sync + 'static,
@@ -156,13 +159,13 @@ impl Registry {
     /// Stores a session, replacing the live one of the same id and the one that held its token.
     pub fn register(
         &self,
-        new: NewSession,
+        mut new: NewSession,
         authority: Authority,
         now: Moment,
     ) -> Result<Arc<Session>, RegisterError> {
-        let digest = self.0.token_key.digest(&new.token);
+        let stand_in = new.token.retire(&self.0.token_key);
         self.mutate(now, |table, changes| {
-            table.register(new, digest, authority, now, changes)
+            table.register(new, stand_in, authority, now, changes)
         })
     }
 
@@ -171,7 +174,8 @@ impl Registry {
     pub fn resolve(&self, token: &Token, now: Moment) -> Option<Arc<Session>> {
         let session = self.0.by_token.find(self.0.token_key.digest(token))?;
         if session.is_older_than(self.0.ttl, now.boot) {
-            self.expire(now);
+            // This one alone: a look-up does not pay for a sweep.
+            self.remove_entry(session.entry, Removal::Expired, now);
             return None;
         }
         Some(session)
@@ -274,18 +278,31 @@ impl Registry {
         self.publish(EventKind::Shutdown, now);
     }
 
-    /// How many hooks have panicked so far.
+    /// How many hooks and wake-ups of readers have panicked so far.
     pub fn hook_panics(&self) -> u64 {
         self.0.hooks.panics()
     }
 
-    fn publish(&self, kind: EventKind, now: Moment) {
-        let _order = self.table();
-        self.0.log.append(kind, now);
+    /// How many sessions went by without their two hooks, because more calls than can be held were
+    /// waiting behind a hook that blocks.
+    pub fn hooks_lost(&self) -> u64 {
+        self.0.hooks.lost()
     }
 
-    /// The one way to change the table: mutate, record and queue the hooks under the lock; run the
-    /// hooks after it.
+    fn publish(&self, kind: EventKind, now: Moment) {
+        {
+            let _order = self.table();
+            self.0.log.append(kind, now);
+        }
+        self.wake_readers();
+    }
+
+    fn wake_readers(&self) {
+        self.0.hooks.contain(|| self.0.log.wake_readers());
+    }
+
+    /// The one way to change the table: mutate, record and queue the hooks under the lock; wake the
+    /// readers and run the hooks after it.
     fn mutate<T>(
         &self,
         now: Moment,
@@ -297,19 +314,20 @@ impl Registry {
             let outcome = mutation(&mut table, &mut changes);
             for change in &changes {
                 self.record(change, now);
-                change.session().lane.push(change.clone());
+                self.0.hooks.queue(change);
             }
             outcome
         };
-        for change in changes {
-            change.session().lane.run(&self.0.hooks);
+        if !changes.is_empty() {
+            self.wake_readers();
+            self.0.hooks.run(&changes);
         }
         outcome
     }
 
     fn record(&self, change: &Change, now: Moment) {
         match change {
-            Change::Registered(session) => {
+            Change::Registered { session, .. } => {
                 self.0
                     .log
                     .append(EventKind::Registered(session.clone()), now);
@@ -321,7 +339,7 @@ impl Registry {
                     .graves
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .bury(session.digest(), event);
+                    .bury(*session.digest(), event);
             }
         }
     }
@@ -333,5 +351,19 @@ impl Registry {
     #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
         self.table().check_invariants();
+        self.0.log.check_invariants();
+        self.0.graves.lock().unwrap().check_invariants();
+    }
+
+    /// How many ended sessions are remembered.
+    #[cfg(test)]
+    pub(crate) fn graves(&self) -> usize {
+        self.0.graves.lock().unwrap().len()
+    }
+
+    /// How many hook calls wait or run.
+    #[cfg(test)]
+    pub(crate) fn waiting_hooks(&self) -> usize {
+        self.0.hooks.waiting()
     }
 }

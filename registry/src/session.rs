@@ -1,14 +1,13 @@
 //! A session: what was registered, shared by everyone who resolved it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::hooks::Lane;
 use crate::presence::{Attestation, Presence, SecretKey};
 use crate::process::Process;
 use crate::time::{BootTime, Moment};
-use crate::token::{Token, TokenDigest, TokenPrefix};
+use crate::token::{StandIn, Token, TokenDigest, TokenPrefix};
 
 /// One stored registration. Never reused, so that a late removal cannot hit a successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,22 +87,15 @@ pub struct Session {
     pub registered_at: Moment,
     // Apart from the rest, because the session itself lives on in events and in readers' hands
     // after its removal and the key must not.
-    secret_key: Mutex<Option<SecretKey>>,
+    secret_key: Mutex<Option<Arc<SecretKey>>>,
     digest: Digest,
-    pub(crate) lane: Arc<Lane>,
 }
 
 impl Session {
-    pub(crate) fn store(
-        new: NewSession,
-        entry: EntryId,
-        digest: TokenDigest,
-        lane: Arc<Lane>,
-        now: Moment,
-    ) -> Self {
+    pub(crate) fn store(new: NewSession, entry: EntryId, token: StandIn, now: Moment) -> Self {
         let NewSession {
             id,
-            token,
+            token: _retired,
             process,
             owner,
             details,
@@ -115,27 +107,23 @@ impl Session {
         Self {
             entry,
             id,
-            token_prefix: token.prefix(),
+            token_prefix: token.prefix,
             process,
             owner,
             details,
             presence,
             registered_at: now,
-            secret_key: Mutex::new(secret_key),
-            digest: Digest(digest),
-            lane,
+            secret_key: Mutex::new(secret_key.map(Arc::new)),
+            digest: Digest(token.digest),
         }
     }
 
     /// Lends the secret key for the length of `use_it`; `None` where there is none or the session
-    /// has been removed.
+    /// has been removed. A loan holds up nobody: if the session is removed meanwhile, the key is wiped
+    /// at the end of the loan.
     pub fn with_secret_key<T>(&self, use_it: impl FnOnce(Option<&SecretKey>) -> T) -> T {
-        use_it(
-            self.secret_key
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .as_ref(),
-        )
+        let loan = self.secret_key().clone();
+        use_it(loan.as_deref())
     }
 
     /// Whether it is past an age ceiling; at exactly that age it is not.
@@ -144,14 +132,17 @@ impl Session {
     }
 
     pub(crate) fn wipe_secret_key(&self) {
-        *self
-            .secret_key
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = None;
+        *self.secret_key() = None;
     }
 
-    pub(crate) fn digest(&self) -> TokenDigest {
-        self.digest.0
+    pub(crate) fn digest(&self) -> &TokenDigest {
+        &self.digest.0
+    }
+
+    fn secret_key(&self) -> MutexGuard<'_, Option<Arc<SecretKey>>> {
+        self.secret_key
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

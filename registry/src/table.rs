@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::RegisterError;
-use crate::hooks::{Change, Lane};
+use crate::hooks::Change;
 use crate::process::ProcessId;
 use crate::registry::{Authority, Limits};
 use crate::removal::{Death, Removal};
 use crate::session::{EntryId, NewSession, Session, SessionId};
 use crate::time::{BootTime, Moment};
-use crate::token::TokenDigest;
+use crate::token::{StandIn, TokenDigest};
 use crate::token_index::TokenIndex;
 
 pub(crate) struct Table {
@@ -21,6 +21,8 @@ pub(crate) struct Table {
     ttl: Duration,
     strict_replace: bool,
     next_entry: u64,
+    /// When the last session was stored.
+    newest: BootTime,
     /// In order of registration, which is also the order of expiry.
     sessions: BTreeMap<EntryId, Arc<Session>>,
     by_id: HashMap<SessionId, EntryId>,
@@ -41,6 +43,7 @@ impl Table {
             ttl,
             strict_replace,
             next_entry: 1,
+            newest: BootTime::from_nanos(0),
             sessions: BTreeMap::new(),
             by_id: HashMap::new(),
             by_process: BTreeSet::new(),
@@ -54,11 +57,12 @@ impl Table {
     pub(crate) fn register(
         &mut self,
         new: NewSession,
-        digest: TokenDigest,
+        token: StandIn,
         authority: Authority,
         now: Moment,
         changes: &mut Vec<Change>,
     ) -> Result<Arc<Session>, RegisterError> {
+        let digest = token.digest;
         self.expire(now.boot, changes);
         let same_id = self
             .by_id
@@ -79,13 +83,18 @@ impl Table {
         )?;
 
         for replaced in same_id.iter().chain(&same_token) {
-            self.remove(replaced.entry, Removal::Replaced, changes);
+            if *replaced.digest() == digest {
+                // The token stays known throughout: `insert` puts the new session in its place.
+                self.unlink(replaced.entry, Removal::Replaced, changes);
+            } else {
+                self.remove(replaced.entry, Removal::Replaced, changes);
+            }
         }
-        // The new entry takes over the lane of its name, so that its first hook waits for the last
-        // one of the entry it replaces.
-        let lane = same_id.map_or_else(Arc::default, |old| old.lane.clone());
-        let session = self.insert(new, digest, lane, now);
-        changes.push(Change::Registered(session.clone()));
+        let session = self.insert(new, token, now);
+        changes.push(Change::Registered {
+            session: session.clone(),
+            token_from: same_token.map(|old| old.id.clone()),
+        });
         Ok(session)
     }
 
@@ -101,7 +110,7 @@ impl Table {
         if authority == Authority::Owner && replaced().any(|old| old.owner != new.owner) {
             return Err(RegisterError::NotOwner);
         }
-        if self.strict_replace && same_id.is_some_and(|old| old.digest() != digest) {
+        if self.strict_replace && same_id.is_some_and(|old| *old.digest() != digest) {
             return Err(RegisterError::NeedsOldToken);
         }
         if self.sessions.len() - replaced().count() >= self.limits.sessions {
@@ -120,21 +129,19 @@ impl Table {
         Ok(())
     }
 
-    fn insert(
-        &mut self,
-        new: NewSession,
-        digest: TokenDigest,
-        lane: Arc<Lane>,
-        now: Moment,
-    ) -> Arc<Session> {
+    fn insert(&mut self, new: NewSession, token: StandIn, mut now: Moment) -> Arc<Session> {
+        // A caller that read the clock before another one and came here after it is late, not early:
+        // with this, sessions expire in the order of their entries.
+        now.boot = now.boot.max(self.newest);
+        self.newest = now.boot;
         let entry = EntryId(self.next_entry);
         self.next_entry += 1;
-        let session = Arc::new(Session::store(new, entry, digest, lane, now));
+        let session = Arc::new(Session::store(new, entry, token, now));
         self.sessions.insert(entry, session.clone());
         self.by_id.insert(session.id.clone(), entry);
         self.by_process.insert((session.process.id, entry));
         *self.per_owner.entry(session.owner).or_default() += 1;
-        self.by_token.insert(digest, session.clone());
+        self.by_token.put(session.clone());
         session
     }
 
@@ -145,8 +152,19 @@ impl Table {
         removal: Removal,
         changes: &mut Vec<Change>,
     ) -> Option<Arc<Session>> {
+        let session = self.unlink(entry, removal, changes)?;
+        self.by_token.remove(*session.digest());
+        Some(session)
+    }
+
+    /// [`Self::remove`] but for the token.
+    fn unlink(
+        &mut self,
+        entry: EntryId,
+        removal: Removal,
+        changes: &mut Vec<Change>,
+    ) -> Option<Arc<Session>> {
         let session = self.sessions.remove(&entry)?;
-        self.by_token.remove(session.digest());
         self.by_id.remove(&session.id);
         self.by_process.remove(&(session.process.id, entry));
         if let Some(held) = self.per_owner.get_mut(&session.owner) {
@@ -218,7 +236,7 @@ impl Table {
             assert!(self.by_process.contains(&(session.process.id, *entry)));
             let found = self
                 .by_token
-                .find(session.digest())
+                .find(*session.digest())
                 .expect("a live token resolves");
             assert_eq!(found.entry, *entry);
         }

@@ -1,1 +1,12 @@
-//! Model tests of the registry.
+//! Tests of the registry: a model, the rules of its origin, and the ways its parts could betray it.
+
+mod history;
+mod hooks;
+mod limits;
+mod model;
+mod origin;
+mod properties;
+mod regressions;
+mod secrets;
+mod support;
+mod threads;

@@ -41,6 +41,17 @@ impl Token {
         Zeroizing::new(encode_hex(&self.0))
     }
 
+    /// What the registry keeps of it. Wipes the token at once, so that the moves of a registration
+    /// into its place leave no copies behind.
+    pub(crate) fn retire(&mut self, key: &TokenKey) -> StandIn {
+        let stand_in = StandIn {
+            digest: key.digest(self),
+            prefix: self.prefix(),
+        };
+        self.0.zeroize();
+        stand_in
+    }
+
     /// The first eight hex digits: what lists may show.
     pub fn prefix(&self) -> TokenPrefix {
         TokenPrefix([self.0[0], self.0[1], self.0[2], self.0[3]])
@@ -88,6 +99,13 @@ impl TokenKey {
 /// What stands for a token inside the registry.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct TokenDigest(pub(crate) u128);
+
+/// What a session keeps of its token.
+#[derive(Clone, Copy)]
+pub(crate) struct StandIn {
+    pub(crate) digest: TokenDigest,
+    pub(crate) prefix: TokenPrefix,
+}
 
 /// Fills `bytes` from exactly twice as many hex digits.
 pub(crate) fn decode_hex(text: &str, bytes: &mut [u8]) -> Option<()> {

@@ -1,0 +1,248 @@
+//! The event log and the graves: what late and slow readers find, and what is forgotten when.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::support::*;
+use crate::graves::CAPACITY;
+use crate::*;
+
+#[test]
+fn a_snapshot_and_its_reader_belong_together() {
+    let registry = registry();
+    put(&registry, "a", 1, at(1));
+    let (snapshot, mut reader) = registry.subscribe();
+    assert_eq!(snapshot.len(), 1);
+    assert!(matches!(reader.poll_next(), Next::Empty));
+    put(&registry, "b", 2, at(1));
+    registry.deregister(&token(1), at(2));
+    let seqs: Vec<_> = drain(&mut reader).iter().map(|e| (e.seq, e.at)).collect();
+    assert_eq!(seqs, [(2, at(1)), (3, at(2))]);
+}
+
+#[test]
+fn a_reader_that_fell_behind_is_told_exactly_what_it_missed() {
+    let registry = builder().event_capacity(4).build();
+    let (_, mut reader) = registry.subscribe();
+    for _ in 0..10 {
+        registry.publish_shutdown(at(1));
+    }
+    let gap = reader.poll_next();
+    assert!(
+        matches!(
+            gap,
+            Next::Gap {
+                missed_from: 1,
+                missed_to: 6
+            }
+        ),
+        "{gap:?}"
+    );
+    let seqs: Vec<_> = drain(&mut reader).iter().map(|event| event.seq).collect();
+    assert_eq!(seqs, [7, 8, 9, 10]);
+    registry.check_invariants();
+}
+
+#[test]
+fn a_full_ring_is_not_a_gap() {
+    let registry = builder().event_capacity(4).build();
+    let (_, mut reader) = registry.subscribe();
+    for _ in 0..4 {
+        registry.publish_shutdown(at(1));
+    }
+    assert_eq!(drain(&mut reader).len(), 4);
+}
+
+#[test]
+fn a_ring_without_room_still_holds_the_last_event() {
+    let registry = builder().event_capacity(0).build();
+    put(&registry, "a", 1, at(1));
+    let mut reader = registry.resume(0).unwrap();
+    assert_eq!(drain(&mut reader).len(), 1);
+}
+
+#[test]
+fn resuming_replays_what_came_after_and_refuses_the_future() {
+    let registry = builder().event_capacity(4).build();
+    assert!(registry.resume(1).is_none());
+    let mut from_start = registry.resume(0).unwrap();
+    for _ in 0..6 {
+        registry.publish_shutdown(at(1));
+    }
+    assert!(registry.resume(7).is_none());
+    assert!(registry.resume(u64::MAX).is_none());
+    assert!(drain(&mut registry.resume(6).unwrap()).is_empty());
+    let seqs: Vec<_> = drain(&mut registry.resume(2).unwrap())
+        .iter()
+        .map(|event| event.seq)
+        .collect();
+    assert_eq!(seqs, [3, 4, 5, 6]);
+    let gap = from_start.poll_next();
+    assert!(
+        matches!(
+            gap,
+            Next::Gap {
+                missed_from: 1,
+                missed_to: 2
+            }
+        ),
+        "{gap:?}"
+    );
+}
+
+#[test]
+fn source_states_and_the_end_stand_in_the_same_history() {
+    let registry = registry();
+    let (_, mut reader) = registry.subscribe();
+    let state = SourceState {
+        source: Source::Netlink,
+        health: SourceHealth::Down,
+        reason: "no answer".into(),
+    };
+    registry.publish_source_state(state.clone(), at(1));
+    put(&registry, "a", 1, at(1));
+    registry.publish_shutdown(at(2));
+    let events = drain(&mut reader);
+    assert!(matches!(&events[0].kind, EventKind::SourceState(s) if *s == state));
+    assert!(matches!(events[1].kind, EventKind::Registered(_)));
+    assert!(matches!(events[2].kind, EventKind::Shutdown));
+    assert_eq!(registry.len(), 1, "the end leaves sessions as they are");
+}
+
+#[test]
+fn readers_beside_a_writer_miss_nothing_and_read_nothing_twice() {
+    let registry = builder().event_capacity(64).build();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| scope.spawn(|| follow(&registry, &done)))
+            .collect();
+        for round in 0..20_000 {
+            put(&registry, ["a", "b"][round % 2], 1, at(1));
+        }
+        done.store(true, Ordering::Release);
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0);
+        }
+    });
+}
+
+/// Follows by reading and now and then by resuming; answers how many events it saw. Numbers have no
+/// hole but the gaps that were told.
+fn follow(registry: &Registry, done: &AtomicBool) -> u64 {
+    let mut reader = registry.resume(0).unwrap();
+    let (mut expected, mut seen) = (1, 0);
+    loop {
+        let ended = done.load(Ordering::Acquire);
+        match reader.poll_next() {
+            Next::Event(event) => {
+                assert_eq!(event.seq, expected);
+                (expected, seen) = (expected + 1, seen + 1);
+            }
+            Next::Gap {
+                missed_from,
+                missed_to,
+            } => {
+                assert_eq!(missed_from, expected);
+                assert!(missed_to >= missed_from);
+                expected = missed_to + 1;
+            }
+            Next::Empty if ended => return seen,
+            Next::Empty => reader = registry.resume(expected - 1).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_beside_a_writer_plus_its_events_is_the_state() {
+    let registry = registry();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..5_000_u64 {
+                put(
+                    &registry,
+                    ["a", "b", "c"][usize::try_from(round % 3).unwrap()],
+                    round % 4,
+                    at(1),
+                );
+                registry.deregister(&token(round % 3), at(1));
+            }
+            done.store(true, Ordering::Release);
+        });
+        while !done.load(Ordering::Acquire) {
+            let (snapshot, mut reader) = registry.subscribe();
+            let mut live: Vec<_> = snapshot.iter().map(|session| session.entry).collect();
+            for event in (0..50).map_while(|_| match reader.poll_next() {
+                Next::Event(event) => Some(event),
+                Next::Gap { .. } | Next::Empty => None,
+            }) {
+                match seen(&event).unwrap().1 {
+                    Seen::Registered(entry) => {
+                        assert!(!live.contains(&entry), "not in the snapshot as well");
+                        live.push(entry);
+                    }
+                    Seen::Deregistered(entry, _) => {
+                        let index = live.iter().position(|known| *known == entry);
+                        live.remove(index.expect("only what lives can end"));
+                    }
+                }
+            }
+        }
+    });
+}
+
+fn cause(registry: &Registry, token_number: u64, now: Moment) -> Option<&'static str> {
+    let event: Arc<Event> = registry.recently_gone(&token(token_number), now)?;
+    match &event.kind {
+        EventKind::Deregistered(_, removal) => Some(removal.cause()),
+        other => panic!("a grave of {other:?}"),
+    }
+}
+
+#[test]
+fn an_ended_session_is_remembered_for_a_minute() {
+    let registry = registry();
+    put(&registry, "a", 1, at(1));
+    assert_eq!(cause(&registry, 1, at(1)), None, "it lives");
+    registry.remove_process(ProcessId(1), DEATH, at(100));
+    assert_eq!(cause(&registry, 1, at(100)), Some("exited"));
+    assert_eq!(cause(&registry, 1, at(160)), Some("exited"));
+    assert_eq!(cause(&registry, 1, at_nanos(160_000_000_001)), None);
+    assert_eq!(cause(&registry, 2, at(100)), None, "never existed");
+}
+
+#[test]
+fn a_token_that_ended_twice_tells_of_its_later_end() {
+    let registry = registry();
+    put(&registry, "a", 1, at(1));
+    registry.deregister(&token(1), at(10));
+    put(&registry, "a", 1, at(20));
+    registry.remove_process(ProcessId(1), DEATH, at(65));
+    assert_eq!(cause(&registry, 1, at(66)), Some("exited"));
+    // The first grave is cleared now; the second one, of the same token, must stay.
+    put(&registry, "b", 2, at(80));
+    registry.deregister(&token(2), at(80));
+    assert_eq!(cause(&registry, 1, at(80)), Some("exited"));
+    registry.check_invariants();
+}
+
+#[test]
+fn a_mass_death_forgets_its_first_graves_and_keeps_to_its_room() {
+    let registry = registry();
+    let dead = u64::try_from(CAPACITY).unwrap() + 3;
+    for number in 0..dead {
+        put(&registry, &number.to_string(), number, at(1));
+    }
+    assert_eq!(
+        registry.remove_process(ProcessId(1), DEATH, at(2)),
+        CAPACITY + 3
+    );
+    let remembered = (0..dead).filter(|number| cause(&registry, *number, at(2)).is_some());
+    assert!(remembered.eq(3..dead));
+    // The next end, much later, clears them all.
+    put(&registry, "a", 1, at(100));
+    registry.deregister(&token(1), at(100));
+    assert_eq!(registry.graves(), 1);
+    registry.check_invariants();
+}

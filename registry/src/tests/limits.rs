@@ -1,0 +1,105 @@
+//! Who may register what, and what a refusal leaves behind: nothing.
+
+use super::support::*;
+use crate::*;
+
+fn of_owner(owner: u32, name: &str, token_number: u64) -> NewSession {
+    NewSession {
+        owner,
+        ..session(name, token_number)
+    }
+}
+
+/// The refusal, after seeing that it changed nothing and that nobody heard of it.
+fn refusal(registry: &Registry, new: NewSession) -> RegisterError {
+    let before: Vec<_> = registry.list().iter().map(|s| s.entry).collect();
+    let (_, mut events) = registry.subscribe();
+    let error = registry
+        .register(new, Authority::Owner, at(2))
+        .expect_err("to be refused");
+    let after: Vec<_> = registry.list().iter().map(|s| s.entry).collect();
+    assert_eq!(before, after);
+    assert!(drain(&mut events).is_empty());
+    registry.check_invariants();
+    error
+}
+
+#[test]
+fn a_full_registry_refuses_a_newcomer_and_still_takes_a_replacement() {
+    let registry = builder()
+        .limits(Limits {
+            sessions: 2,
+            sessions_per_owner: 2,
+        })
+        .build();
+    put(&registry, "a", 1, at(1));
+    put(&registry, "b", 2, at(1));
+    let error = refusal(&registry, of_owner(1001, "c", 3));
+    assert_eq!(error, RegisterError::TooManySessions { limit: 2 });
+    put(&registry, "a", 3, at(2));
+    put(&registry, "c", 2, at(2));
+    put(&registry, "a", 2, at(2));
+    put(&registry, "d", 4, at(2));
+    assert_eq!(registry.len(), 2);
+}
+
+#[test]
+fn one_owner_cannot_take_the_share_of_another() {
+    let registry = builder()
+        .limits(Limits {
+            sessions: 10,
+            sessions_per_owner: 1,
+        })
+        .build();
+    put(&registry, "a", 1, at(1));
+    let error = refusal(&registry, session("b", 2));
+    let expected = RegisterError::TooManyForOwner {
+        owner: 1000,
+        limit: 1,
+    };
+    assert_eq!(error, expected);
+    registry
+        .register(of_owner(1001, "b", 2), Authority::Owner, at(2))
+        .unwrap();
+    // Authority over others does not lift one's own ceiling.
+    let error = registry.register(session("b", 3), Authority::Any, at(2));
+    assert_eq!(error.unwrap_err(), expected);
+}
+
+#[test]
+fn expired_sessions_make_room() {
+    let registry = builder()
+        .limits(Limits {
+            sessions: 1,
+            sessions_per_owner: 1,
+        })
+        .build();
+    put(&registry, "a", 1, at(1));
+    put(&registry, "b", 2, at(200_000));
+    assert_eq!(registry.len(), 1);
+}
+
+#[test]
+fn another_owners_id_and_token_are_out_of_reach() {
+    let registry = registry();
+    put(&registry, "a", 1, at(1));
+    for stolen in [of_owner(1001, "a", 2), of_owner(1001, "b", 1)] {
+        assert_eq!(refusal(&registry, stolen), RegisterError::NotOwner);
+    }
+    let taken = registry.register(of_owner(1001, "a", 2), Authority::Any, at(2));
+    assert_eq!(taken.unwrap().owner, 1001);
+    assert_eq!(registry.len(), 1);
+}
+
+#[test]
+fn strict_replacement_asks_for_the_token_of_the_live_session() {
+    let registry = builder().strict_replace(true).build();
+    put(&registry, "a", 1, at(1));
+    let error = refusal(&registry, session("a", 2));
+    assert_eq!(error, RegisterError::NeedsOldToken);
+    put(&registry, "a", 1, at(2));
+    // Its token under another name is proof enough; the name is then free.
+    put(&registry, "b", 1, at(3));
+    put(&registry, "a", 2, at(3));
+    assert_eq!(registry.len(), 2);
+}

@@ -1,0 +1,174 @@
+//! The registry as one would write it on a napkin: a list, walked from front to back every time.
+
+use std::time::Duration;
+
+use super::support::Seen;
+use crate::*;
+
+#[derive(Clone, Debug)]
+pub(super) struct Live {
+    pub(super) entry: EntryId,
+    pub(super) id: &'static str,
+    pub(super) token: u64,
+    pub(super) process: u64,
+    pub(super) owner: u32,
+    since: BootTime,
+}
+
+/// An event with the token of its session, for graves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Noted {
+    pub(super) id: &'static str,
+    pub(super) seen: Seen,
+    token: u64,
+    at: BootTime,
+}
+
+pub(super) struct Model {
+    pub(super) ttl: Duration,
+    pub(super) limits: Limits,
+    pub(super) strict: bool,
+    pub(super) event_capacity: u64,
+    pub(super) live: Vec<Live>,
+    /// Number n stands at index n - 1.
+    pub(super) events: Vec<Noted>,
+    pub(super) stored: u64,
+}
+
+impl Model {
+    pub(super) fn register(
+        &mut self,
+        new: &Live,
+        authority: Authority,
+        now: Moment,
+    ) -> Result<EntryId, RegisterError> {
+        self.expire(now);
+        let replaced = |old: &Live| old.id == new.id || old.token == new.token;
+        let (gone, stay): (Vec<_>, Vec<_>) = self.live.iter().cloned().partition(replaced);
+        if authority == Authority::Owner && gone.iter().any(|old| old.owner != new.owner) {
+            return Err(RegisterError::NotOwner);
+        }
+        let keeps_token = |old: &Live| old.id != new.id || old.token == new.token;
+        if self.strict && !gone.iter().all(keeps_token) {
+            return Err(RegisterError::NeedsOldToken);
+        }
+        let Limits {
+            sessions,
+            sessions_per_owner,
+        } = self.limits;
+        if stay.len() >= sessions {
+            return Err(RegisterError::TooManySessions { limit: sessions });
+        }
+        if stay.iter().filter(|old| old.owner == new.owner).count() >= sessions_per_owner {
+            return Err(RegisterError::TooManyForOwner {
+                owner: new.owner,
+                limit: sessions_per_owner,
+            });
+        }
+        let (by_id, by_token): (Vec<_>, Vec<_>) = gone.iter().partition(|old| old.id == new.id);
+        for old in by_id.into_iter().chain(by_token) {
+            self.remove(old.entry, Removal::Replaced, now);
+        }
+        self.stored += 1;
+        let stored = Live {
+            entry: EntryId(self.stored),
+            since: now.boot,
+            ..new.clone()
+        };
+        self.note(&stored, Seen::Registered(stored.entry), now);
+        self.live.push(stored);
+        Ok(EntryId(self.stored))
+    }
+
+    pub(super) fn resolve(&mut self, token: u64, now: Moment) -> Option<EntryId> {
+        let found = self.live.iter().find(|live| live.token == token)?.clone();
+        if self.is_expired(&found, now) {
+            self.remove(found.entry, Removal::Expired, now);
+            return None;
+        }
+        Some(found.entry)
+    }
+
+    pub(super) fn deregister(&mut self, token: u64, now: Moment) -> Option<EntryId> {
+        self.expire(now);
+        let entry = self.live.iter().find(|live| live.token == token)?.entry;
+        self.remove(entry, Removal::Requested, now);
+        Some(entry)
+    }
+
+    pub(super) fn remove(&mut self, entry: EntryId, removal: Removal, now: Moment) -> bool {
+        let Some(index) = self.live.iter().position(|live| live.entry == entry) else {
+            return false;
+        };
+        let gone = self.live.remove(index);
+        self.note(&gone, Seen::Deregistered(entry, removal), now);
+        true
+    }
+
+    pub(super) fn remove_all(
+        &mut self,
+        doomed: impl Fn(&Live) -> bool,
+        removal: Removal,
+        now: Moment,
+    ) -> usize {
+        let entries: Vec<_> = self.live.iter().filter(|live| doomed(live)).collect();
+        let entries: Vec<_> = entries.iter().map(|live| live.entry).collect();
+        for entry in &entries {
+            self.remove(*entry, removal, now);
+        }
+        entries.len()
+    }
+
+    pub(super) fn expire(&mut self, now: Moment) -> usize {
+        let ttl = self.ttl;
+        self.remove_all(
+            |live| now.boot.since(live.since) > ttl,
+            Removal::Expired,
+            now,
+        )
+    }
+
+    pub(super) fn is_expired(&self, live: &Live, now: Moment) -> bool {
+        now.boot.since(live.since) > self.ttl
+    }
+
+    /// The number of the last end under this token, if that was within a minute.
+    pub(super) fn grave(&self, token: u64, now: Moment) -> Option<u64> {
+        let numbered = (1..).zip(&self.events);
+        let (seq, last) = numbered
+            .filter(|(_, noted)| {
+                noted.token == token && matches!(noted.seen, Seen::Deregistered(..))
+            })
+            .last()?;
+        (now.boot.since(last.at) <= Duration::from_mins(1)).then_some(seq)
+    }
+
+    pub(super) fn next_seq(&self) -> u64 {
+        u64::try_from(self.events.len()).unwrap() + 1
+    }
+
+    pub(super) fn oldest_kept(&self) -> u64 {
+        self.next_seq().saturating_sub(self.event_capacity).max(1)
+    }
+
+    fn note(&mut self, session: &Live, seen: Seen, now: Moment) {
+        self.events.push(Noted {
+            id: session.id,
+            seen,
+            token: session.token,
+            at: now.boot,
+        });
+    }
+}
+
+/// A registration to come.
+pub(super) fn newcomer(id: &'static str, token: u64, process: u64, owner: u32) -> Live {
+    Live {
+        entry: EntryId(0),
+        id,
+        token,
+        process,
+        owner,
+        since: BootTime::from_nanos(0),
+    }
+}

@@ -1,0 +1,175 @@
+//! What the tests share: small sessions, fixed times, deadlines, and a registry that records its hooks.
+
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::*;
+
+/// Long enough for any machine; a test that waits this long has failed.
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const DEATH: Death = Death {
+    source: Source::Pidfd,
+    evidence: Evidence::Pidfd,
+    pid_reused: false,
+    exit: None,
+    detection: None,
+};
+
+pub(super) fn builder() -> RegistryBuilder {
+    Registry::builder(TokenKey::new([7; 16]))
+}
+
+pub(super) fn registry() -> Registry {
+    builder().build()
+}
+
+/// So many seconds after boot. The wall clock runs backwards, which must not matter.
+pub(super) fn at(seconds: u64) -> Moment {
+    at_nanos(seconds * 1_000_000_000)
+}
+
+pub(super) fn at_nanos(nanos: u64) -> Moment {
+    Moment {
+        boot: BootTime::from_nanos(nanos),
+        wall_ms: u64::MAX - nanos,
+    }
+}
+
+pub(super) fn token(number: u64) -> Token {
+    let mut bytes = [0xa5; 32];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    Token::from_bytes(bytes)
+}
+
+pub(super) fn id(name: &str) -> SessionId {
+    SessionId::new(name)
+}
+
+/// A session of user 1000 and process 1.
+pub(super) fn session(name: &str, token_number: u64) -> NewSession {
+    NewSession {
+        id: id(name),
+        token: token(token_number),
+        process: Process::new(ProcessId(1), Pid::new(4242).unwrap(), None),
+        owner: 1000,
+        details: Details::default(),
+        presence: None,
+    }
+}
+
+pub(super) const SECRET_HEX: &str = "c0ffee00deadbeefc0ffee00deadbeefc0ffee00deadbeefc0ffee00deadbeef\
+                                     c0ffee00deadbeefc0ffee00deadbeefc0ffee00deadbeefc0ffee00deadbeef";
+
+pub(super) fn presence() -> Presence {
+    Presence {
+        session_pubkey: "11".repeat(32).into(),
+        secret_key: SecretKey::parse(SECRET_HEX).unwrap(),
+        attestation: Attestation {
+            session_pubkey: "11".repeat(32).into(),
+            parent_member_pubkey: "22".repeat(32).into(),
+            expires_at: 1.5,
+            signature: "signature".into(),
+        },
+    }
+}
+
+pub(super) fn put(registry: &Registry, name: &str, token_number: u64, now: Moment) -> Arc<Session> {
+    registry
+        .register(session(name, token_number), Authority::Owner, now)
+        .unwrap()
+}
+
+pub(super) fn has_secret(session: &Session) -> bool {
+    session.with_secret_key(|key| key.is_some())
+}
+
+/// One call of a hook, or one event: what happened to which entry of which name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    Registered(EntryId),
+    Deregistered(EntryId, Removal),
+}
+
+impl Seen {
+    pub(super) fn entry(self) -> EntryId {
+        match self {
+            Self::Registered(entry) | Self::Deregistered(entry, _) => entry,
+        }
+    }
+}
+
+/// What the hooks of a registry saw, in order, by session name and entry.
+#[derive(Clone, Default)]
+pub(super) struct Diary(Arc<Mutex<Vec<(SessionId, Seen)>>>);
+
+impl Diary {
+    pub(super) fn attach(&self, builder: RegistryBuilder) -> RegistryBuilder {
+        let (registered, deregistered) = (self.clone(), self.clone());
+        builder
+            .on_register(move |session| registered.write(session, Seen::Registered(session.entry)))
+            .on_deregister(move |session, removal| {
+                deregistered.write(session, Seen::Deregistered(session.entry, *removal));
+            })
+    }
+
+    pub(super) fn read(&self) -> Vec<(SessionId, Seen)> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// In words, for tests that read like a transcript.
+    pub(super) fn words(&self) -> Vec<String> {
+        let word = |(id, seen): (SessionId, Seen)| match seen {
+            Seen::Registered(entry) => format!("+{id}#{}", entry.0),
+            Seen::Deregistered(entry, removal) => format!("-{id}#{} {}", entry.0, removal.cause()),
+        };
+        self.read().into_iter().map(word).collect()
+    }
+
+    fn write(&self, session: &Session, seen: Seen) {
+        self.0.lock().unwrap().push((session.id.clone(), seen));
+    }
+}
+
+/// Everything that a reader has waiting.
+pub(super) fn drain(subscription: &mut Subscription) -> Vec<Arc<Event>> {
+    let mut events = Vec::new();
+    loop {
+        match subscription.poll_next() {
+            Next::Event(event) => events.push(event),
+            Next::Gap { .. } => panic!("a gap where none was expected"),
+            Next::Empty => return events,
+        }
+    }
+}
+
+pub(super) fn seen(event: &Event) -> Option<(SessionId, Seen)> {
+    match &event.kind {
+        EventKind::Registered(session) => {
+            Some((session.id.clone(), Seen::Registered(session.entry)))
+        }
+        EventKind::Deregistered(session, removal) => Some((
+            session.id.clone(),
+            Seen::Deregistered(session.entry, *removal),
+        )),
+        EventKind::SourceState(_) | EventKind::Shutdown => None,
+    }
+}
+
+/// The next message, or the end of the test.
+pub(super) fn receive<T>(channel: &Receiver<T>, what: &str) -> T {
+    channel
+        .recv_timeout(DEADLINE)
+        .unwrap_or_else(|error| panic!("waited for {what}: {error}"))
+}
+
+/// Runs `work` on a thread of its own and gives up at the deadline, so that a deadlock is a failed
+/// test and not a hung one.
+pub(super) fn within_deadline<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(work()));
+    receive(&wait, what)
+}
