@@ -13,7 +13,10 @@ const BOOT: ClockId = ClockId::Monotonic;
 
 /// Both clocks of the registry.
 pub fn now() -> Moment {
-    Moment { boot: BootTime::from_nanos(nanos(BOOT)), wall_ms: nanos(ClockId::Realtime) / 1_000_000 }
+    Moment {
+        boot: BootTime::from_nanos(nanos(BOOT)),
+        wall_ms: nanos(ClockId::Realtime) / 1_000_000,
+    }
 }
 
 /// Nanoseconds on `CLOCK_MONOTONIC`, the clock of the kernel's exit events.

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use reaper_registry::{Pid, ProcessId, Source, StartTime};
+use reaper_registry::{Pid, ProcessId, Source};
 use tokio::sync::{Notify, mpsc};
+
+use crate::verdict::GroupDead;
 
 /// Room for hints that the loop has not read yet. A full channel costs nothing but time: what did
 /// not fit is made up for by a sweep.
@@ -28,15 +30,20 @@ pub struct Hint {
     pub exit_word: Option<u32>,
     /// When the kernel says it happened, on `CLOCK_MONOTONIC`.
     pub died_at_ns: Option<u64>,
-    /// Set if the kernel itself says that the whole group of the process that started at this time
-    /// is dead.
-    pub group_dead: Option<StartTime>,
+    /// The kernel's own word that a whole process is dead.
+    pub group_dead: Option<GroupDead>,
 }
 
 impl Hint {
     /// The bare "look".
     pub fn look(target: Target, source: Source) -> Self {
-        Self { target, source, exit_word: None, died_at_ns: None, group_dead: None }
+        Self {
+            target,
+            source,
+            exit_word: None,
+            died_at_ns: None,
+            group_dead: None,
+        }
     }
 }
 
@@ -54,7 +61,14 @@ pub type HintReceiver = mpsc::Receiver<Hint>;
 /// A new channel.
 pub fn channel() -> (HintSender, HintReceiver) {
     let (hints, receiver) = mpsc::channel(CAPACITY);
-    (HintSender { hints, verify_all: Arc::default(), overflowed: Arc::default() }, receiver)
+    (
+        HintSender {
+            hints,
+            verify_all: Arc::default(),
+            overflowed: Arc::default(),
+        },
+        receiver,
+    )
 }
 
 impl HintSender {
@@ -63,6 +77,14 @@ impl HintSender {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.hints.try_send(hint) {
             self.overflowed.fetch_add(1, Ordering::Relaxed);
             self.verify_all();
+        }
+    }
+
+    /// Passes a hint on when there is room: for the sweep, which has nothing better to fall back on
+    /// than itself. Cancel-safe.
+    pub async fn send_when_room(&self, hint: Hint) {
+        if self.hints.send(hint).await.is_err() {
+            log::debug!("the loop has ended; a hint of the sweep is dropped");
         }
     }
 

@@ -1,12 +1,39 @@
-//! reaperd as a library.
+//! A session registry that never shows a ghost, and the exit watcher it stands on.
+//!
+//! Two doors for other programs, and neither needs a daemon, root or global state:
+//! [`ExitWatcher`] watches any process and tells once how it ended; [`Reaper`] is a registry of
+//! sessions that is kept true while their processes live and die.
+//!
+//! The modules, in the order in which an exit passes through them:
+//! sources say *look* ([`hint`]), [`verdict`] decides, the loop commits, the registry tells.
 
 pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod daemon;
 pub mod exit_code;
+mod exit_watcher;
+#[cfg(test)]
+mod fake_table;
+pub mod fd_budget;
+pub mod hint;
+pub mod identity;
+pub mod process_table;
+mod reap_loop;
+mod reaper;
 pub mod socket_path;
+pub mod sources;
 pub mod status;
-pub mod sys;
+mod sys;
+pub mod verdict;
 #[doc(hidden)]
 pub mod victims;
+pub mod watch;
+mod watcher;
+
+pub use exit_watcher::{ExitWatcher, ExitWatcherBuilder, ProcessExit, Watch};
+pub use reaper::{Reaper, Registered, Registration, RegistrationError};
+pub use reaper_registry as registry;
+pub use reaper_registry::{Pid, Source};
+pub use status::SourceStatus;
+pub use watcher::{Settings, Sources};

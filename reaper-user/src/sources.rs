@@ -4,6 +4,8 @@
 //! until it fails, and answers with the reason. It knows processes, never sessions. The supervisor
 //! reports the failure, waits and starts it again, for ever: whatever made it fail may pass.
 
+#[cfg(all(target_os = "linux", feature = "ebpf"))]
+pub mod ebpf;
 #[cfg(target_os = "linux")]
 pub mod netlink;
 #[cfg(target_os = "linux")]
@@ -46,7 +48,10 @@ pub struct SourceError {
 
 impl SourceError {
     pub fn new(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { reason: reason.into(), remedy: remedy.into() }
+        Self {
+            reason: reason.into(),
+            remedy: remedy.into(),
+        }
     }
 }
 

@@ -55,12 +55,18 @@ impl StatusBoard {
 
     /// The reporting end for one source.
     pub fn reporter(&self, source: Source) -> Reporter {
-        Reporter { board: self.clone(), source }
+        Reporter {
+            board: self.clone(),
+            source,
+        }
     }
 
     /// The source as it stands.
     pub fn get(&self, source: Source) -> SourceStatus {
-        self.sources().get(&source).cloned().unwrap_or_else(|| off(source))
+        self.sources()
+            .get(&source)
+            .cloned()
+            .unwrap_or_else(|| off(source))
     }
 
     /// All of these, in this order.
@@ -70,7 +76,10 @@ impl StatusBoard {
 
     /// Whether the source works, if with limits.
     pub fn works(&self, source: Source) -> bool {
-        matches!(self.get(source).health, Some(SourceHealth::Up | SourceHealth::Degraded))
+        matches!(
+            self.get(source).health,
+            Some(SourceHealth::Up | SourceHealth::Degraded)
+        )
     }
 
     /// Waits until the source has said for the first time how it is. Cancel-safe.
@@ -87,7 +96,10 @@ impl StatusBoard {
     }
 
     fn sources(&self) -> MutexGuard<'_, BTreeMap<Source, SourceStatus>> {
-        self.0.sources.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .sources
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn update(&self, source: Source, change: impl FnOnce(&mut SourceStatus)) {
@@ -98,9 +110,18 @@ impl StatusBoard {
             change(status);
             (before != (status.health, status.reason.clone())).then(|| status.clone())
         };
-        if let Some(SourceStatus { health: Some(health), reason, .. }) = news {
+        if let Some(SourceStatus {
+            health: Some(health),
+            reason,
+            ..
+        }) = news
+        {
             self.0.changed.send_replace(());
-            (self.0.on_change)(SourceState { source, health, reason });
+            (self.0.on_change)(SourceState {
+                source,
+                health,
+                reason,
+            });
         }
     }
 }
@@ -141,7 +162,8 @@ impl Reporter {
 
     /// It lost this many events more.
     pub fn lost(&self, events: u64) {
-        self.board.update(self.source, |status| status.lost += events);
+        self.board
+            .update(self.source, |status| status.lost += events);
     }
 
     fn report(&self, health: SourceHealth, reason: &str, remedy: &str, detail: Option<String>) {

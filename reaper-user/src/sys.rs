@@ -1,7 +1,25 @@
-//! The unsafe fence: the only modules that may lift the workspace's ban on `unsafe`. One system call
-//! a wrapper, owned and borrowed descriptors at the border, an argument on each block.
+//! The fence: everything that talks to the operating system below the standard library, and the
+//! only place in this crate where `unsafe` may stand. One call a function, owned descriptors at the
+//! border, and nothing decided here.
 
 #[cfg(target_os = "linux")]
-pub mod set_tid;
+mod linux_table;
+#[cfg(not(target_os = "linux"))]
+mod other_table;
+#[cfg(target_os = "linux")]
+mod pidfd_info;
+#[cfg(any(target_os = "linux", test))]
+pub(crate) mod proc_stat;
+#[cfg(target_os = "linux")]
+mod readiness;
+#[cfg(target_os = "linux")]
+pub(crate) mod set_tid;
 #[cfg(target_os = "linux")]
 pub(crate) mod victim;
+
+#[cfg(target_os = "linux")]
+pub(crate) use linux_table::LinuxTable as SystemTable;
+#[cfg(not(target_os = "linux"))]
+pub(crate) use other_table::OtherTable as SystemTable;
+#[cfg(target_os = "linux")]
+pub(crate) use readiness::readiness_of;

@@ -1,2 +1,50 @@
-//! Every repeated developer action.
-fn main() {}
+//! Every repeated developer action, as `cargo xtask SUBCOMMAND`. This file is only the list of them.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a task runner talks to the person who started it"
+)]
+
+mod build_ebpf;
+mod ci;
+mod command;
+mod targets;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// The developer actions of this repository.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Xtask {
+    /// Run every check, the same list for people and for CI
+    Ci(ci::Args),
+    /// Check the rules of the repository that no compiler checks
+    Tidy,
+    /// Build the BPF objects into `reaper-ebpf/prebuilt`
+    BuildEbpf {
+        /// Compare a fresh build with the checked-in objects instead of replacing them
+        #[arg(long)]
+        check: bool,
+    },
+    /// Type-check the daemon for macOS and FreeBSD, and the registry for bare WebAssembly
+    CheckTargets,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Xtask::parse() {
+        Xtask::Ci(args) => ci::run(&args),
+        Xtask::Tidy => tidy::run(),
+        Xtask::BuildEbpf { check } => build_ebpf::run(check),
+        Xtask::CheckTargets => targets::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

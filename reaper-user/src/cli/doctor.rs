@@ -10,7 +10,8 @@ use serde_json::json;
 use super::failure::Failure;
 use super::output::escape;
 use crate::client::{Client, ClientError, SourceReport, SourcesReport, Version};
-use crate::exit_code;
+use crate::status::SourceStatus;
+use crate::{ExitWatcher, exit_code};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -44,7 +45,7 @@ struct Finding {
 
 impl Arguments {
     pub(super) async fn run(self, client: &Client) -> Result<u8, Failure> {
-        let mut findings: Vec<Finding> = probe().await?.into_iter().map(source_finding).collect();
+        let mut findings: Vec<Finding> = probe().await.into_iter().map(source_finding).collect();
         findings.push(daemon_finding(client, ask(client).await));
         let mut out = io::stdout().lock();
         let written = if self.json {
@@ -81,9 +82,17 @@ impl Arguments {
 }
 
 /// Starts every source here, as this user, and asks how it is.
-#[expect(clippy::unused_async, reason = "a stand-in until the watcher is there")]
-async fn probe() -> Result<Vec<SourceReport>, Failure> {
-    Ok(Vec::new())
+async fn probe() -> Vec<SourceReport> {
+    let watcher = ExitWatcher::builder().start().await;
+    let as_report = |status: SourceStatus| SourceReport {
+        source: status.source.name().to_owned(),
+        state: status.state().to_owned(),
+        reason: status.reason,
+        remedy: status.remedy,
+        detail: status.detail,
+        lost: status.lost,
+    };
+    watcher.status().into_iter().map(as_report).collect()
 }
 
 async fn ask(client: &Client) -> Result<(Version, SourcesReport), ClientError> {

@@ -33,7 +33,7 @@ const _: () = assert!(size_of::<CloneArgs>() == 80);
 /// Needs `CAP_CHECKPOINT_RESTORE` (or `CAP_SYS_ADMIN`) in the user namespace of the pid namespace,
 /// and Linux 5.5. `EEXIST`: the number is taken. `EPERM`: not allowed. The child has an empty
 /// environment. That the program could not be executed shows as exit code 127.
-pub fn spawn_at_pid(
+pub(crate) fn spawn_at_pid(
     pid: Pid,
     program: &CStr,
     arguments: &[CString],

@@ -1,0 +1,175 @@
+//! Watch any process and be told once, with the reason, when it has ended.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{self, Poll};
+use std::time::Duration;
+
+use reaper_registry::{Death, ExitStatus, Pid, ProcessId, Source};
+use tokio::sync::oneshot;
+
+use crate::identity::AlreadyGone;
+use crate::reap_loop::Commit;
+use crate::status::SourceStatus;
+use crate::watch::Hold;
+use crate::watcher::{Settings, Sources, Watcher};
+
+/// Tells of the end of processes: any process, not only children; no privilege is needed.
+///
+/// ```
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use reaper_user::{ExitWatcher, Pid};
+///
+/// let watcher = ExitWatcher::builder().start().await;
+/// let mut child = std::process::Command::new("sleep").arg("0.1").spawn()?;
+/// let exit = watcher.watch(Pid::try_from(child.id())?)?.await;
+/// println!("{exit}"); // pid 48301 exited with code 0, seen by netlink
+/// assert_eq!(exit.pid.get(), child.id());
+/// child.wait()?;
+/// # Ok(()) }
+/// # tokio::runtime::Runtime::new()?.block_on(run())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ExitWatcher {
+    watcher: Watcher,
+    waiting: Waiting,
+}
+
+/// Chooses how to watch.
+#[derive(Default)]
+pub struct ExitWatcherBuilder(Settings);
+
+impl ExitWatcherBuilder {
+    /// Which sources to run; all that work here unless set.
+    pub fn sources(mut self, sources: Sources) -> Self {
+        self.0.sources = sources;
+        self
+    }
+
+    /// How often everybody is looked at whatever the other sources say; 5 s unless set.
+    pub fn sweep_every(mut self, interval: Duration) -> Self {
+        self.0.sweep_interval = interval;
+        self
+    }
+
+    /// Starts watching, and waits until each source has said how it is. To be awaited within a
+    /// tokio runtime; cancelled, it stops what it started.
+    pub async fn start(self) -> ExitWatcher {
+        let waiting = Waiting::default();
+        let committing = waiting.clone();
+        let watcher = Watcher::start(self.0, |_| {}, |_| committing, Arc::new(|| {}));
+        watcher.first_reports().await;
+        ExitWatcher { watcher, waiting }
+    }
+}
+
+impl ExitWatcher {
+    /// Chooses how to watch.
+    pub fn builder() -> ExitWatcherBuilder {
+        ExitWatcherBuilder::default()
+    }
+
+    /// Watches whoever has this number now. The answer resolves once every thread of that process
+    /// has ended, whoever has the number by then; dropping it ends the watch.
+    pub fn watch(&self, pid: Pid) -> Result<Watch, AlreadyGone> {
+        let hold = self.watcher.watched.hold(pid)?;
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.add(hold.watched.id, sender);
+        hold.look_again();
+        Ok(Watch {
+            pid,
+            receiver,
+            _hold: hold,
+        })
+    }
+
+    /// Each source as it stands.
+    pub fn status(&self) -> Vec<SourceStatus> {
+        self.watcher.status()
+    }
+}
+
+/// A watched process; a future of its end. Cancel-safe.
+#[must_use = "dropping it ends the watch"]
+pub struct Watch {
+    pid: Pid,
+    receiver: oneshot::Receiver<Death>,
+    _hold: Hold,
+}
+
+impl Future for Watch {
+    type Output = ProcessExit;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<ProcessExit> {
+        match Pin::new(&mut self.receiver).poll(context) {
+            Poll::Ready(Ok(death)) => Poll::Ready(ProcessExit {
+                pid: self.pid,
+                death,
+            }),
+            // The watcher was dropped: nobody will ever tell.
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// How a watched process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessExit {
+    pub pid: Pid,
+    pub death: Death,
+}
+
+impl ProcessExit {
+    /// Whose hint it was.
+    pub fn source(&self) -> Source {
+        self.death.source
+    }
+
+    /// The status, where somebody knew it.
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.death.exit.map(|exit| exit.status)
+    }
+}
+
+impl fmt::Display for ProcessExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pid {} ", self.pid)?;
+        match self.status() {
+            Some(ExitStatus::Code(code)) => write!(f, "exited with code {code}")?,
+            Some(ExitStatus::Signal { signal, .. }) => write!(f, "was killed by signal {signal}")?,
+            None => write!(f, "ended")?,
+        }
+        write!(f, ", seen by {}", self.source())
+    }
+}
+
+/// Who waits for whose end.
+#[derive(Clone, Default)]
+struct Waiting(Arc<Mutex<HashMap<ProcessId, Vec<oneshot::Sender<Death>>>>>);
+
+impl Waiting {
+    fn add(&self, process: ProcessId, sender: oneshot::Sender<Death>) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let senders = waiting.entry(process).or_default();
+        // Watches that were dropped since leave room for this one.
+        senders.retain(|other| !other.is_closed());
+        senders.push(sender);
+    }
+}
+
+impl Commit for Waiting {
+    fn commit(&self, process: ProcessId, death: Death) {
+        let senders = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&process);
+        for sender in senders.into_iter().flatten() {
+            if sender.send(death).is_err() {
+                log::trace!("a watch was dropped as its process ended");
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! How many descriptors may pin processes, so that there are always some left to serve with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Of the limit, the share that may pin processes; the rest is for connections and files.
+const SHARE_PERCENT: u64 = 60;
+
+/// The budget. What it runs out of is strength of identity, never sessions.
+#[derive(Debug)]
+pub struct FdBudget {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+/// The right to hold one descriptor, given back on drop.
+#[derive(Debug)]
+pub struct Slot(Arc<FdBudget>);
+
+impl FdBudget {
+    /// A budget of so many descriptors.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            used: AtomicUsize::new(0),
+        })
+    }
+
+    /// The usual share of what this process may open.
+    pub fn from_limits() -> Arc<Self> {
+        let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let share = open_files.map_or(usize::MAX as u64, |limit| {
+            limit / 100 * SHARE_PERCENT + limit % 100 * SHARE_PERCENT / 100
+        });
+        Self::new(usize::try_from(share).unwrap_or(usize::MAX))
+    }
+
+    /// A slot, while there is one.
+    pub fn take(self: &Arc<Self>) -> Option<Slot> {
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                (used < self.limit).then_some(used + 1)
+            })
+            .is_ok()
+            .then(|| Slot(self.clone()))
+    }
+
+    /// Slots in all.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Slots taken.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.used.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Raises the soft limit of open descriptors to the hard one.
+pub fn raise_open_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limits = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limits.maximum,
+        maximum: limits.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        log::warn!("cannot raise the limit of open descriptors: {error}");
+    }
+}

@@ -1,0 +1,171 @@
+//! What pins "this very process", strongest first: a held pidfd, the inode number of its pidfd, a
+//! held stat descriptor, the number with the start time, the bare number.
+//!
+//! Pinning reads the handle first, then the facts, then looks at the handle again: whatever the
+//! facts say was true of the process behind the handle, because it was still there afterwards.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use reaper_registry::{Pid, StartTime};
+
+use crate::clock::monotonic_ns;
+use crate::fd_budget::{FdBudget, Slot};
+use crate::process_table::{ProcessTable, is_no_such_process};
+
+/// The identity of one process.
+#[derive(Debug)]
+pub struct Identity {
+    pub pid: Pid,
+    pub start_time: Option<StartTime>,
+    /// A time on `CLOCK_MONOTONIC` at which it lived: after it was found and before it was looked
+    /// at again. Whatever ended earlier was somebody else.
+    pub alive_at_ns: u64,
+    /// What a pidfd opened anew would have to show.
+    pub inode: Option<u64>,
+    pub handle: Handle,
+}
+
+/// What is held open for it.
+#[derive(Debug)]
+pub enum Handle {
+    Pidfd(OwnedFd, Slot),
+    Stat(OwnedFd, Slot),
+    /// Nothing: no descriptor was to be had, or this system has none of the two.
+    Nothing,
+}
+
+/// The process ended before it could be pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the process is gone")]
+pub struct AlreadyGone;
+
+impl Identity {
+    /// Pins whoever has this number now, as strongly as the system and the budget allow.
+    pub fn pin(
+        table: &dyn ProcessTable,
+        budget: &Arc<FdBudget>,
+        pid: Pid,
+    ) -> Result<Self, AlreadyGone> {
+        match table.pidfd_open(pid) {
+            Ok(pidfd) => Self::pin_by_pidfd(table, budget, pid, pidfd),
+            Err(error) if is_no_such_process(&error) => Err(AlreadyGone),
+            // Absent (ENOSYS), forbidden (EPERM), out of descriptors (EMFILE), or EINVAL for a
+            // number that is dying or names a mere thread: none of these says "gone".
+            Err(_) => Self::pin_by_stat(table, budget, pid),
+        }
+    }
+
+    fn pin_by_pidfd(
+        table: &dyn ProcessTable,
+        budget: &Arc<FdBudget>,
+        pid: Pid,
+        pidfd: OwnedFd,
+    ) -> Result<Self, AlreadyGone> {
+        let alive_at_ns = monotonic_ns();
+        // Hidden entries (hidepid) are no loss here: the pidfd is the identity.
+        let start_time = table.look(pid).ok().map(|facts| facts.start_time);
+        if table.pidfd_exited(pidfd.as_fd()).unwrap_or(false) {
+            return Err(AlreadyGone);
+        }
+        let inode = table.pidfd_inode(pidfd.as_fd());
+        let handle = budget
+            .take()
+            .map_or(Handle::Nothing, |slot| Handle::Pidfd(pidfd, slot));
+        Ok(Self {
+            pid,
+            start_time,
+            alive_at_ns,
+            inode,
+            handle,
+        })
+    }
+
+    fn pin_by_stat(
+        table: &dyn ProcessTable,
+        budget: &Arc<FdBudget>,
+        pid: Pid,
+    ) -> Result<Self, AlreadyGone> {
+        let slot = budget.take();
+        let looked = match slot {
+            Some(slot) => table
+                .open_stat(pid)
+                .and_then(|stat| Ok((table.read_stat(stat.as_fd())?, Handle::Stat(stat, slot)))),
+            None => table.look(pid).map(|facts| (facts, Handle::Nothing)),
+        };
+        // After the look: an end between the two is left to others, but none of a predecessor's can
+        // pass for this one's.
+        let alive_at_ns = monotonic_ns();
+        match looked {
+            Ok((facts, _)) if facts.all_ended() => Err(AlreadyGone),
+            Ok((facts, handle)) => Ok(Self {
+                pid,
+                start_time: Some(facts.start_time),
+                alive_at_ns,
+                inode: None,
+                handle,
+            }),
+            Err(_) if matches!(table.number_in_use(pid), Ok(false)) => Err(AlreadyGone),
+            Err(_) => Ok(Self {
+                pid,
+                start_time: None,
+                alive_at_ns,
+                inode: None,
+                handle: Handle::Nothing,
+            }),
+        }
+    }
+
+    /// Takes a pidfd if none is held and one can be had now. Answers whether it did.
+    pub fn promote(&mut self, table: &dyn ProcessTable, budget: &Arc<FdBudget>) -> bool {
+        if matches!(self.handle, Handle::Pidfd(..)) {
+            return false;
+        }
+        let Some(slot) = budget.take() else {
+            return false;
+        };
+        let Ok(pidfd) = table.pidfd_open(self.pid) else {
+            return false;
+        };
+        if self.is_behind(table, pidfd.as_fd()) {
+            self.inode = table.pidfd_inode(pidfd.as_fd());
+            self.handle = Handle::Pidfd(pidfd, slot);
+            return true;
+        }
+        false
+    }
+
+    fn is_behind(&self, table: &dyn ProcessTable, pidfd: BorrowedFd<'_>) -> bool {
+        if self.inode.is_some() {
+            return table.pidfd_inode(pidfd) == self.inode;
+        }
+        let same_start = table
+            .look(self.pid)
+            .is_ok_and(|facts| Some(facts.start_time) == self.start_time);
+        same_start && matches!(table.pidfd_exited(pidfd), Ok(false))
+    }
+
+    /// The pidfd, if one is held.
+    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.handle {
+            Handle::Pidfd(pidfd, _) => Some(pidfd.as_fd()),
+            Handle::Stat(..) | Handle::Nothing => None,
+        }
+    }
+
+    /// The name of its strength in JSON.
+    pub fn strength(&self) -> &'static str {
+        match (&self.handle, self.inode, self.start_time) {
+            (Handle::Pidfd(..), _, _) => "pidfd",
+            (Handle::Stat(..), _, _) => "stat",
+            (Handle::Nothing, Some(_), _) => "pidfd_inode",
+            (Handle::Nothing, None, Some(_)) => "start_time",
+            (Handle::Nothing, None, None) => "pid",
+        }
+    }
+
+    /// The wait status word of the process, which has ended, where the system still keeps it.
+    pub fn exit_word(&self, table: &dyn ProcessTable) -> Option<u32> {
+        table.exit_word(self.pid, self.start_time, self.pidfd())
+    }
+}

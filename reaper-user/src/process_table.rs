@@ -1,0 +1,78 @@
+//! What the operating system is asked about processes: the port that identity and verdict look
+//! through. Real systems are behind it in `sys/`; tests put errors there that cannot be forced.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use reaper_registry::{Pid, StartTime};
+
+/// One process-table entry at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub start_time: StartTime,
+    /// The main thread has ended (state Z or X). Others may still run.
+    pub main_thread_ended: bool,
+    pub threads: u32,
+    /// A thread of the kernel's own, which nobody can own a session with.
+    pub kernel_thread: bool,
+}
+
+impl Facts {
+    /// Whether all of the process has ended. A main thread that left is a zombie while its workers
+    /// run on, so the state alone says nothing.
+    pub fn all_ended(&self) -> bool {
+        self.main_thread_ended && self.threads <= 1
+    }
+}
+
+/// Questions to the operating system. Errors come as it gives them; what they mean is decided by
+/// the asker.
+pub trait ProcessTable: Send + Sync {
+    /// The entry under this number. `NotFound` also where the entry is hidden from us.
+    fn look(&self, pid: Pid) -> io::Result<Facts>;
+
+    /// Whether the number belongs to anybody, dead but unreaped ones included. Not fooled by a
+    /// restricted view of the table.
+    fn number_in_use(&self, pid: Pid) -> io::Result<bool>;
+
+    /// A descriptor of the process-table entry, which never shows a successor.
+    fn open_stat(&self, pid: Pid) -> io::Result<OwnedFd>;
+
+    /// The entry behind such a descriptor; `ESRCH` once the process is reaped.
+    fn read_stat(&self, stat: BorrowedFd<'_>) -> io::Result<Facts>;
+
+    /// A pidfd. `ESRCH` says with authority that nobody has the number.
+    fn pidfd_open(&self, pid: Pid) -> io::Result<OwnedFd>;
+
+    /// For each pidfd whether every thread of its process has ended.
+    fn pidfds_exited(&self, pidfds: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>>;
+
+    /// Whether every thread behind this one pidfd has ended.
+    fn pidfd_exited(&self, pidfd: BorrowedFd<'_>) -> io::Result<bool> {
+        self.pidfds_exited(&[pidfd])
+            .map(|exited| exited.first() == Some(&true))
+    }
+
+    /// The number that the kernel gives to one process and, until the next boot, to no other.
+    fn pidfd_inode(&self, pidfd: BorrowedFd<'_>) -> Option<u64>;
+
+    /// The wait status word of a process that has ended, where somebody still keeps it for us: the
+    /// pidfd, or the zombie under this number if it is the one that started then.
+    fn exit_word(
+        &self,
+        pid: Pid,
+        start_time: Option<StartTime>,
+        pidfd: Option<BorrowedFd<'_>>,
+    ) -> Option<u32>;
+}
+
+/// The one of this system.
+pub fn of_this_system() -> Arc<dyn ProcessTable> {
+    Arc::new(crate::sys::SystemTable::default())
+}
+
+/// Whether the error says with authority that there is no such process.
+pub fn is_no_such_process(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+}

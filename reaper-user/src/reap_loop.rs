@@ -1,0 +1,242 @@
+//! The loop: hint in, verdict, commit. It alone removes anything for being dead.
+//!
+//! Hints are taken in batches and merged per process, because one death is seen by several sources
+//! within microseconds and each knows something else about it: one the exit status, one the time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reaper_registry::{Death, Exit, ExitStatus, ProcessId, Source};
+use tokio::time::{Instant, sleep_until};
+
+use crate::clock::monotonic_ns;
+use crate::hint::{Hint, HintReceiver, Target};
+use crate::status::StatusBoard;
+use crate::verdict::{GroupDead, Verdict};
+use crate::watch::{WatchSet, Watched};
+
+/// Hints taken at once; between two batches others get their turn.
+const BATCH: usize = 256;
+/// When a process that was said to exit still lives is looked at again. The connector reports a
+/// leader before its workers, and the probe fires before the memory is torn down; whatever lives
+/// longer than this goes on living until its next hint, its pidfd or the sweep.
+const LOOK_AGAIN_AFTER: [Duration; 5] = [
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(5),
+    Duration::from_millis(25),
+    Duration::from_millis(125),
+];
+
+/// Where deaths are committed.
+pub(crate) trait Commit: Send + Sync + 'static {
+    /// The process is gone: make it so, once, for everything that hangs on it.
+    fn commit(&self, process: ProcessId, death: Death);
+}
+
+pub(crate) struct ReapLoop<C> {
+    watched: Arc<WatchSet>,
+    board: StatusBoard,
+    commit: C,
+    suspects: HashMap<ProcessId, Suspect>,
+}
+
+/// What is known of a process that somebody pointed at and that was not yet found gone.
+struct Suspect {
+    /// Whose hint is being followed: the first one since the last look.
+    source: Source,
+    exit: Option<Exit>,
+    died_at_ns: Option<u64>,
+    group_dead: Option<GroupDead>,
+    /// Looks taken since the last hint.
+    looks: usize,
+    look_again_at: Option<Instant>,
+}
+
+impl Suspect {
+    fn new(source: Source) -> Self {
+        Self {
+            source,
+            exit: None,
+            died_at_ns: None,
+            group_dead: None,
+            looks: 0,
+            look_again_at: None,
+        }
+    }
+
+    /// Takes in a hint. The first one after a look begins anew: what came before it was about a
+    /// thread that left, or an image that was replaced, and not about this end.
+    fn learn(&mut self, hint: &Hint) {
+        if self.looks > 0 {
+            *self = Self::new(hint.source);
+        }
+        if let Some(word) = hint.exit_word {
+            self.exit = Some(Exit {
+                status: ExitStatus::from_wait_status(word),
+                from: hint.source,
+            });
+        }
+        self.died_at_ns = hint.died_at_ns.or(self.died_at_ns);
+        self.group_dead = hint.group_dead.or(self.group_dead);
+    }
+
+    /// It was looked at and not found gone. Answers whether it is worth another look by itself.
+    fn lives(&mut self) -> bool {
+        let pause = LOOK_AGAIN_AFTER.get(self.looks);
+        self.looks += 1;
+        self.look_again_at = pause.map(|pause| Instant::now() + *pause);
+        pause.is_some()
+    }
+}
+
+impl<C: Commit> ReapLoop<C> {
+    pub(crate) fn new(watched: Arc<WatchSet>, board: StatusBoard, commit: C) -> Self {
+        Self {
+            watched,
+            board,
+            commit,
+            suspects: HashMap::new(),
+        }
+    }
+
+    /// Runs until every sender of hints is gone.
+    pub(crate) async fn run(mut self, mut hints: HintReceiver) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                received = hints.recv_many(&mut batch, BATCH) => {
+                    if received == 0 {
+                        return;
+                    }
+                    self.await_witnesses(&mut hints, &mut batch).await;
+                    let pointed_at = self.note(batch.drain(..));
+                    for process in pointed_at {
+                        self.decide(process);
+                    }
+                }
+                () = until(self.next_look()) => {
+                    for process in self.due() {
+                        self.decide(process);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A pidfd is readable a few microseconds before the connector's message is queued, and only
+    /// the message tells how the process ended. Where a source runs that will tell, it gets its turn
+    /// on the scheduler before the verdict: no time is waited for, only those who are ready.
+    async fn await_witnesses(&self, hints: &mut HintReceiver, batch: &mut Vec<Hint>) {
+        let knows_no_status = |hint: &Hint| hint.source == Source::Pidfd;
+        let witness_runs = self.board.works(Source::Netlink) || self.board.works(Source::Ebpf);
+        if witness_runs && batch.iter().any(knows_no_status) {
+            tokio::task::yield_now().await;
+            while batch.len() < 2 * BATCH
+                && let Ok(hint) = hints.try_recv()
+            {
+                batch.push(hint);
+            }
+        }
+    }
+
+    /// Merges hints into what is known; answers who was pointed at, each once.
+    fn note(&mut self, hints: impl Iterator<Item = Hint>) -> Vec<ProcessId> {
+        let mut pointed_at = Vec::new();
+        for hint in hints {
+            for process in self.meant(hint.target) {
+                let suspect = self
+                    .suspects
+                    .entry(process)
+                    .or_insert_with(|| Suspect::new(hint.source));
+                suspect.learn(&hint);
+                pointed_at.push(process);
+            }
+        }
+        pointed_at.sort_unstable();
+        pointed_at.dedup();
+        pointed_at
+    }
+
+    fn meant(&self, target: Target) -> Vec<ProcessId> {
+        match target {
+            Target::Process(process) => vec![process],
+            Target::Pid(pid) => self
+                .watched
+                .with_pid(pid)
+                .iter()
+                .map(|one| one.id)
+                .collect(),
+        }
+    }
+
+    fn decide(&mut self, process: ProcessId) {
+        let Some(mut suspect) = self.suspects.remove(&process) else {
+            return;
+        };
+        let Some(watched) = self.watched.get(process) else {
+            return;
+        };
+        match watched.judge(suspect.group_dead, self.watched.table.as_ref()) {
+            Verdict::Gone {
+                evidence,
+                pid_reused,
+            } => {
+                let death = Death {
+                    source: suspect.source,
+                    evidence,
+                    pid_reused,
+                    exit: suspect.exit.or_else(|| self.kept_status(&watched)),
+                    detection: suspect.died_at_ns.map(|died_at_ns| {
+                        Duration::from_nanos(monotonic_ns().saturating_sub(died_at_ns))
+                    }),
+                };
+                self.commit.commit(process, death);
+                return;
+            }
+            Verdict::Alive => {}
+            Verdict::Unknown(doubt) => log::debug!("pid {} is kept: {doubt}", watched.pid),
+        }
+        if suspect.lives() {
+            self.suspects.insert(process, suspect);
+        }
+    }
+
+    /// The status that the system itself still keeps, where no event told it.
+    fn kept_status(&self, watched: &Watched) -> Option<Exit> {
+        watched
+            .exit_word(self.watched.table.as_ref())
+            .map(|word| Exit {
+                status: ExitStatus::from_wait_status(word),
+                from: Source::Pidfd,
+            })
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        self.suspects
+            .values()
+            .filter_map(|suspect| suspect.look_again_at)
+            .min()
+    }
+
+    fn due(&self) -> Vec<ProcessId> {
+        let now = Instant::now();
+        let is_due = |suspect: &Suspect| suspect.look_again_at.is_some_and(|at| at <= now);
+        self.suspects
+            .iter()
+            .filter(|(_, one)| is_due(one))
+            .map(|(process, _)| *process)
+            .collect()
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

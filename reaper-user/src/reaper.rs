@@ -1,0 +1,163 @@
+//! A registry kept true: sessions whose processes have ended are removed, at once and with the
+//! reason. This is what the daemon serves and what other daemons embed.
+
+use std::sync::{Arc, OnceLock};
+
+use reaper_registry::{
+    Authority, Death, Details, NewSession, Pid, Presence, Process, ProcessId, RegisterError,
+    Registry, RegistryBuilder, Session, SessionId, Token,
+};
+
+use crate::clock;
+use crate::identity::AlreadyGone;
+use crate::reap_loop::Commit;
+use crate::status::SourceStatus;
+use crate::watch::{WatchSet, Watched};
+use crate::watcher::{Settings, Watcher};
+
+/// A session to be registered under a process number.
+pub struct Registration {
+    pub id: SessionId,
+    pub token: Token,
+    pub pid: Pid,
+    /// The numeric user that registers.
+    pub owner: u32,
+    pub details: Details,
+    pub presence: Option<Presence>,
+}
+
+/// A session that was registered, and how its process is watched.
+#[derive(Debug)]
+pub struct Registered {
+    pub session: Arc<Session>,
+    /// `pidfd`, `stat`, `pidfd_inode`, `start_time` or `pid`.
+    pub identity: &'static str,
+}
+
+/// Why a registration was refused; nothing is stored then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistrationError<Refusal> {
+    /// The process had ended before it could be pinned.
+    #[error(transparent)]
+    ProcessGone(#[from] AlreadyGone),
+    /// The caller's own check of the process refused.
+    #[error("the process is refused")]
+    Refused(Refusal),
+    /// The registry refused.
+    #[error(transparent)]
+    Registry(#[from] RegisterError),
+}
+
+/// The registry and what keeps it true. Dropped, it stops looking; the registry stays as it is.
+pub struct Reaper {
+    registry: Registry,
+    watcher: Watcher,
+}
+
+impl Reaper {
+    /// Starts watching. To be called within a tokio runtime.
+    ///
+    /// Hooks of `registry` run on the thread that removes: a hook that blocks holds up later
+    /// removals, though never a look-up. Hand slow work to a thread of your own.
+    pub fn start(registry: RegistryBuilder, settings: Settings) -> Self {
+        let watched_slot: Arc<OnceLock<Arc<WatchSet>>> = Arc::default();
+        let releasing = watched_slot.clone();
+        // Whatever removes a session, this lets go of its process: exactly once per session stored.
+        let registry = registry
+            .on_deregister(move |session, _| {
+                if let Some(watched) = releasing.get() {
+                    watched.release(session.process.id);
+                }
+            })
+            .build();
+        let publisher = registry.clone();
+        let committing = registry.clone();
+        let ageing = registry.clone();
+        let watcher = Watcher::start(
+            settings,
+            move |state| publisher.publish_source_state(state, clock::now()),
+            |watched| {
+                watched_slot.get_or_init(|| watched);
+                CommitToRegistry(committing)
+            },
+            Arc::new(move || {
+                ageing.expire(clock::now());
+            }),
+        );
+        Self { registry, watcher }
+    }
+
+    /// The registry: resolve, list, deregister and subscribe there.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Registers a session for the process that has this number now. `check` may refuse it; what
+    /// it reads of the process is true of the very process that is pinned, unless that has ended.
+    pub fn register<Refusal>(
+        &self,
+        registration: Registration,
+        authority: Authority,
+        check: impl FnOnce(&Watched) -> Result<(), Refusal>,
+    ) -> Result<Registered, RegistrationError<Refusal>> {
+        let Registration {
+            id,
+            token,
+            pid,
+            owner,
+            details,
+            presence,
+        } = registration;
+        let mut hold = self.watcher.watched.hold(pid)?;
+        check(&hold.watched).map_err(RegistrationError::Refused)?;
+        let process = Process::new(hold.watched.id, pid, hold.watched.start_time);
+        let new = NewSession {
+            id,
+            token,
+            process,
+            owner,
+            details,
+            presence,
+        };
+        let session = self.registry.register(new, authority, clock::now())?;
+        // From here on the session's removal lets go, by the hook above.
+        hold.keep();
+        hold.look_again();
+        Ok(Registered {
+            session,
+            identity: hold.watched.strength(),
+        })
+    }
+
+    /// The live session of this token.
+    pub fn resolve(&self, token: &Token) -> Option<Arc<Session>> {
+        self.registry.resolve(token, clock::now())
+    }
+
+    /// How strongly the process of this session is pinned; `None` once it is not watched.
+    pub fn identity_of(&self, session: &Session) -> Option<&'static str> {
+        self.watcher
+            .watched
+            .get(session.process.id)
+            .map(|watched| watched.strength())
+    }
+
+    /// Each source as it stands.
+    pub fn status(&self) -> Vec<SourceStatus> {
+        self.watcher.status()
+    }
+
+    /// Waits until each source has said for the first time how it is.
+    pub async fn first_reports(&self) -> Vec<SourceStatus> {
+        self.watcher.first_reports().await
+    }
+}
+
+struct CommitToRegistry(Registry);
+
+impl Commit for CommitToRegistry {
+    fn commit(&self, process: ProcessId, death: Death) {
+        self.0.remove_process(process, death, clock::now());
+    }
+}

@@ -1,0 +1,2 @@
+//! Source: the exit probe.
+pub mod btf;

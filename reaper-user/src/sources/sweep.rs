@@ -1,0 +1,208 @@
+//! Source: the sweep. It looks at every watched process every few seconds and whenever somebody
+//! asks for it: the floor under all other sources, and the whole story on systems without them.
+//!
+//! - Privilege: none. Minimum system: any whose process table shows start times.
+//! - What it can miss: nothing for longer than one interval and its own time, except a process that
+//!   is known by number and start time alone and whose successor started in the same clock tick.
+//! - It never slows down because the others look healthy.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reaper_registry::{Evidence, ProcessId, Source};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{Context, SourceError};
+use crate::clock::monotonic_ns;
+use crate::hint::{Hint, HintSender, Target};
+use crate::status::Reporter;
+use crate::verdict::Verdict;
+use crate::watch::{WatchSet, Watched};
+
+/// How often everybody is looked at unless the caller says otherwise: what people poll with today,
+/// so that even the worst case is not worse than what they have.
+pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
+/// Processes per slice: one `poll` over so many descriptors takes some 100 µs.
+const SLICE: usize = 512;
+/// How long a sweep works before others get their turn.
+const TURN: Duration = Duration::from_millis(2);
+/// Below this many, all of them replaced at once is an ordinary day.
+const MASS: usize = 10;
+/// How many processes get a stronger identity per sweep, where there is room again.
+const PROMOTIONS: usize = 256;
+
+/// How the sweep works here.
+#[derive(Clone)]
+pub struct Settings {
+    pub interval: Duration,
+    /// Called once per sweep: ceilings on age are checked at the same pace.
+    pub each_pass: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// Runs for ever.
+pub async fn run(context: Context, settings: Settings) -> Result<Infallible, SourceError> {
+    let mut ticks = interval(settings.interval);
+    // After a long stop (SIGSTOP, suspend) one catch-up sweep, not one per interval missed.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = context.hints.verification_asked() => {}
+        }
+        (settings.each_pass)();
+        let pass = Pass::over(&context.watched, &context.hints).await;
+        pass.report(&context.reporter, settings.interval);
+    }
+}
+
+/// What one sweep found.
+#[derive(Default)]
+struct Pass {
+    looked_at: usize,
+    unknown: usize,
+    held_back: usize,
+    took: Duration,
+}
+
+impl Pass {
+    async fn over(watched: &WatchSet, hints: &HintSender) -> Self {
+        let started_ns = monotonic_ns();
+        let mut turn_ns = started_ns;
+        let mut pass = Self::default();
+        // Those whose number seems to be another's; believed or not all together, at the end.
+        let mut replaced = Vec::new();
+        let mut known_by_number = 0;
+        let mut after = None;
+        loop {
+            let slice = watched.slice_after(after, SLICE);
+            let Some(last) = slice.last() else { break };
+            after = Some(last.id);
+            pass.looked_at += slice.len();
+            let (pinned, weak): (Vec<_>, Vec<_>) = slice
+                .into_iter()
+                .partition(|one| one.with_pidfd(|pidfd| pidfd.is_some()));
+            for process in exited(watched, &pinned) {
+                hints.send_when_room(look(process)).await;
+            }
+            known_by_number += weak.len();
+            for one in weak {
+                match one.judge(None, watched.table.as_ref()) {
+                    Verdict::Alive => {}
+                    Verdict::Gone {
+                        evidence: Evidence::StartTime,
+                        ..
+                    } => replaced.push(one),
+                    Verdict::Gone { .. } => hints.send_when_room(look(one.id)).await,
+                    Verdict::Unknown(doubt) => {
+                        log::debug!("pid {}: {doubt}", one.pid);
+                        pass.unknown += 1;
+                    }
+                }
+                pause_after(&mut turn_ns).await;
+            }
+            pause_after(&mut turn_ns).await;
+        }
+        for process in pass.believe(watched, replaced, known_by_number) {
+            hints.send_when_room(look(process)).await;
+        }
+        promote_some(watched);
+        pass.took = Duration::from_nanos(monotonic_ns() - started_ns);
+        pass
+    }
+
+    /// More than half of those that are known by number alone, replaced within one sweep, is rather
+    /// a process table that lies than a wave of reuse. A second question decides for each: only
+    /// those whose number is free by now are believed.
+    fn believe(
+        &mut self,
+        watched: &WatchSet,
+        replaced: Vec<Arc<Watched>>,
+        known_by_number: usize,
+    ) -> Vec<ProcessId> {
+        let is_mass = replaced.len() >= MASS && replaced.len() * 2 > known_by_number;
+        let (believed, held_back): (Vec<_>, Vec<_>) = replaced
+            .into_iter()
+            .partition(|one| !is_mass || matches!(watched.table.number_in_use(one.pid), Ok(false)));
+        self.held_back = held_back.len();
+        believed.into_iter().map(|one| one.id).collect()
+    }
+
+    fn report(&self, reporter: &Reporter, interval: Duration) {
+        let detail = format!(
+            "every {}, {} processes in {:.1} ms",
+            humantime::format_duration(interval),
+            self.looked_at,
+            self.took.as_secs_f64() * 1e3
+        );
+        if self.held_back > 0 {
+            reporter.degraded(
+                &format!(
+                    "{} processes look replaced at once; their numbers are in use, so they are kept",
+                    self.held_back
+                ),
+                "check that /proc is that of the daemon's own pid and time namespace",
+                detail,
+            );
+        } else if self.unknown > 0 {
+            reporter.degraded(
+                &format!(
+                    "{} processes cannot be looked at; they are kept",
+                    self.unknown
+                ),
+                "let the daemon see other users' processes (hidepid, ProtectProc=) or use pidfds",
+                detail,
+            );
+        } else {
+            reporter.up(detail);
+        }
+    }
+}
+
+fn look(process: ProcessId) -> Hint {
+    Hint::look(Target::Process(process), Source::Sweep)
+}
+
+/// Those whose pidfd is readable, with one system call for all.
+fn exited(watched: &WatchSet, pinned: &[Arc<Watched>]) -> Vec<ProcessId> {
+    let identities: Vec<_> = pinned.iter().map(|one| one.identity()).collect();
+    let (ids, pidfds): (Vec<_>, Vec<_>) = pinned
+        .iter()
+        .zip(&identities)
+        .filter_map(|(one, identity)| Some((one.id, identity.pidfd()?)))
+        .unzip();
+    match watched.table.pidfds_exited(&pidfds) {
+        Ok(exited) => ids
+            .into_iter()
+            .zip(exited)
+            .filter_map(|(id, exited)| exited.then_some(id))
+            .collect(),
+        Err(error) => {
+            // Nothing was learnt in bulk; let each be judged for itself.
+            log::warn!("polling {} pidfds failed: {error}", pidfds.len());
+            ids
+        }
+    }
+}
+
+async fn pause_after(turn_ns: &mut u64) {
+    if Duration::from_nanos(monotonic_ns() - *turn_ns) > TURN {
+        tokio::task::yield_now().await;
+        *turn_ns = monotonic_ns();
+    }
+}
+
+fn promote_some(watched: &WatchSet) {
+    let budget = &watched.budget;
+    if budget.used() >= budget.limit() || watched.len() <= budget.used() {
+        return;
+    }
+    let mut after = None;
+    let mut promoted = 0;
+    while promoted < PROMOTIONS {
+        let slice = watched.slice_after(after, SLICE);
+        let Some(last) = slice.last() else { return };
+        after = Some(last.id);
+        promoted += slice.iter().filter(|one| watched.promote(one)).count();
+    }
+}

@@ -1,0 +1,141 @@
+//! The process table of systems other than Linux: start times by the system call that gives them,
+//! and nothing to hold on to.
+#![expect(
+    unsafe_code,
+    reason = "the start-time calls of macOS and FreeBSD have no safe wrapper"
+)]
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use reaper_registry::{Pid, StartTime};
+use rustix::io::Errno;
+use rustix::process::test_kill_process;
+
+use crate::process_table::{Facts, ProcessTable};
+
+#[derive(Default)]
+pub(crate) struct OtherTable;
+
+impl ProcessTable for OtherTable {
+    fn look(&self, pid: Pid) -> io::Result<Facts> {
+        look(pid)
+    }
+
+    fn number_in_use(&self, pid: Pid) -> io::Result<bool> {
+        let pid = rustix::process::Pid::from_raw(pid.as_raw()).expect("a Pid is never zero");
+        match test_kill_process(pid) {
+            Ok(()) | Err(Errno::PERM) => Ok(true),
+            Err(Errno::SRCH) => Ok(false),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    fn open_stat(&self, _pid: Pid) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn read_stat(&self, _stat: BorrowedFd<'_>) -> io::Result<Facts> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn pidfd_open(&self, _pid: Pid) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn pidfds_exited(&self, pidfds: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
+        Ok(vec![false; pidfds.len()])
+    }
+
+    fn pidfd_inode(&self, _pidfd: BorrowedFd<'_>) -> Option<u64> {
+        None
+    }
+
+    fn exit_word(
+        &self,
+        _pid: Pid,
+        _start_time: Option<StartTime>,
+        _pidfd: Option<BorrowedFd<'_>>,
+    ) -> Option<u32> {
+        None
+    }
+}
+
+/// Start time in microseconds since 1970, as the kernel stored it at fork.
+fn start_time(seconds: u64, micros: u64) -> StartTime {
+    StartTime(seconds.saturating_mul(1_000_000).saturating_add(micros))
+}
+
+#[cfg(target_os = "macos")]
+fn look(pid: Pid) -> io::Result<Facts> {
+    let mut info = std::mem::MaybeUninit::<libc::proc_bsdinfo>::zeroed();
+    let size = libc::c_int::try_from(size_of::<libc::proc_bsdinfo>()).expect("136 bytes");
+    // SAFETY: the buffer is writable and as large as `size` says.
+    let filled = unsafe {
+        libc::proc_pidinfo(
+            pid.as_raw(),
+            libc::PROC_PIDTBSDINFO,
+            0,
+            info.as_mut_ptr().cast(),
+            size,
+        )
+    };
+    if filled != size {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call filled all of it, and any bytes are a valid value of this plain structure.
+    let info = unsafe { info.assume_init() };
+    let ended = info.pbi_status == libc::SZOMB;
+    Ok(Facts {
+        start_time: start_time(info.pbi_start_tvsec, info.pbi_start_tvusec),
+        main_thread_ended: ended,
+        // A zombie of this system is a whole process: its threads are gone.
+        threads: u32::from(!ended),
+        kernel_thread: pid.get() == 0,
+    })
+}
+
+#[cfg(target_os = "freebsd")]
+fn look(pid: Pid) -> io::Result<Facts> {
+    let name = [
+        libc::CTL_KERN,
+        libc::KERN_PROC,
+        libc::KERN_PROC_PID,
+        pid.as_raw(),
+    ];
+    let mut info = std::mem::MaybeUninit::<libc::kinfo_proc>::zeroed();
+    let mut size = size_of::<libc::kinfo_proc>();
+    // SAFETY: name and buffer live through the call and are as long as the lengths say.
+    let answer = unsafe {
+        libc::sysctl(
+            name.as_ptr(),
+            4,
+            info.as_mut_ptr().cast(),
+            &raw mut size,
+            std::ptr::null(),
+            0,
+        )
+    };
+    if answer != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if size != size_of::<libc::kinfo_proc>() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    // SAFETY: the call filled all of it, and any bytes are a valid value of this plain structure.
+    let info = unsafe { info.assume_init() };
+    let ended = info.ki_stat == libc::SZOMB;
+    let micros = |part: i64| u64::try_from(part).unwrap_or(0);
+    Ok(Facts {
+        start_time: start_time(micros(info.ki_start.tv_sec), micros(info.ki_start.tv_usec)),
+        main_thread_ended: ended,
+        threads: u32::from(!ended),
+        kernel_thread: pid.get() == 0,
+    })
+}
+
+/// Systems whose call nobody has written yet: bare liveness is the guard there.
+#[cfg(not(any(target_os = "macos", target_os = "freebsd")))]
+fn look(_pid: Pid) -> io::Result<Facts> {
+    Err(io::ErrorKind::Unsupported.into())
+}

@@ -1,0 +1,34 @@
+//! `PIDFD_GET_INFO`: what a pidfd knows of its process after everybody else has forgotten it.
+#![expect(unsafe_code, reason = "an ioctl that no crate wraps yet")]
+
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+/// `_IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)` with the structure's first size.
+const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b;
+/// Asks for, and confirms, the exit status (6.15+, and only after the process is reaped).
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+
+/// `struct pidfd_info` of the kernel's `include/uapi/linux/pidfd.h`, as far as its first version
+/// went; the kernel copies no more than the size that is in the request number.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroupid: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+const _: () = assert!(size_of::<PidfdInfo>() == 64);
+
+/// The wait status word; `None` on older kernels and while the process is not reaped.
+pub(super) fn exit_word(pidfd: BorrowedFd<'_>) -> Option<u32> {
+    let mut info = PidfdInfo {
+        mask: PIDFD_INFO_EXIT,
+        ..PidfdInfo::default()
+    };
+    // SAFETY: the descriptor is open for the length of the call, and the kernel writes at most the
+    // 64 bytes that the request number names into a structure of that size.
+    let answer = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    (answer == 0 && info.mask & PIDFD_INFO_EXIT != 0).then(|| info.exit_code.cast_unsigned())
+}

@@ -1,0 +1,121 @@
+//! Decodes `/proc/PID/stat`: safe code over bytes, because a process chooses part of them.
+
+use reaper_registry::StartTime;
+
+use crate::process_table::Facts;
+
+/// `PF_KTHREAD` of the kernel's `include/linux/sched.h`, in the flags field.
+const KERNEL_THREAD: u64 = 0x0020_0000;
+
+// Positions behind the command name: field 3 of proc_pid_stat(5), the state, is the first.
+const STATE: usize = 0;
+const FLAGS: usize = 9 - 3;
+const THREADS: usize = 20 - 3;
+const START_TIME: usize = 22 - 3;
+const EXIT_WORD: usize = 52 - 3;
+
+/// The line is not one that a kernel writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed stat line")]
+pub(crate) struct Malformed;
+
+/// The facts in one line.
+pub(crate) fn facts(line: &[u8]) -> Result<Facts, Malformed> {
+    let fields = fields(line)?;
+    Ok(Facts {
+        start_time: StartTime(number(fields.clone().nth(START_TIME))?),
+        main_thread_ended: matches!(fields.clone().nth(STATE), Some(b"Z" | b"X" | b"x")),
+        threads: number(fields.clone().nth(THREADS))?
+            .try_into()
+            .unwrap_or(u32::MAX),
+        kernel_thread: number(fields.clone().nth(FLAGS))? & KERNEL_THREAD != 0,
+    })
+}
+
+/// The wait status word, which is only meaningful once the process has ended; it reads as zero for
+/// those who may not know it.
+pub(crate) fn exit_word(line: &[u8]) -> Result<u32, Malformed> {
+    number(fields(line)?.nth(EXIT_WORD))?
+        .try_into()
+        .map_err(|_too_large| Malformed)
+}
+
+/// The fields behind the command name. The name stands in parentheses and may itself hold
+/// parentheses, blanks and line ends, so only the last `)` ends it.
+fn fields(line: &[u8]) -> Result<impl Iterator<Item = &[u8]> + Clone, Malformed> {
+    let end = line
+        .iter()
+        .rposition(|byte| *byte == b')')
+        .ok_or(Malformed)?;
+    Ok(line[end + 1..]
+        .split(u8::is_ascii_whitespace)
+        .filter(|field| !field.is_empty()))
+}
+
+fn number(field: Option<&[u8]>) -> Result<u64, Malformed> {
+    str::from_utf8(field.ok_or(Malformed)?)
+        .ok()
+        .and_then(|digits| digits.parse().ok())
+        .ok_or(Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn line(name: &str, state: char, threads: u32) -> Vec<u8> {
+        format!(
+            "42 ({name}) {state} 1 42 42 0 -1 4194304 100 0 0 0 1 2 0 0 20 0 {threads} 0 267034 \
+             2000000 300 18446744073709551615 1 1 0 0 0 0 0 4096 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 \
+             0 768\n"
+        )
+        .into_bytes()
+    }
+
+    #[test]
+    fn a_name_may_hold_what_ends_a_name() {
+        for name in ["sh", "a) Z 1 (b", "x y\nz)", ")", ""] {
+            let facts = facts(&line(name, 'S', 3)).unwrap();
+            assert_eq!(facts.start_time, StartTime(267_034), "{name:?}");
+            assert_eq!(
+                (facts.main_thread_ended, facts.threads),
+                (false, 3),
+                "{name:?}"
+            );
+            assert_eq!(exit_word(&line(name, 'Z', 1)), Ok(768));
+        }
+    }
+
+    #[test]
+    fn a_zombie_with_threads_has_not_ended() {
+        assert!(!facts(&line("leader", 'Z', 3)).unwrap().all_ended());
+        assert!(facts(&line("leader", 'Z', 1)).unwrap().all_ended());
+    }
+
+    #[test]
+    fn kernel_threads_are_told_apart() {
+        let mut text = String::from_utf8(line("kworker", 'S', 1)).unwrap();
+        assert!(!facts(text.as_bytes()).unwrap().kernel_thread);
+        text = text.replace("4194304", "2129984");
+        assert!(facts(text.as_bytes()).unwrap().kernel_thread);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            let _either = (facts(&bytes).is_ok(), exit_word(&bytes).is_ok());
+        }
+
+        #[test]
+        fn a_cut_line_is_refused_or_whole(cut in 0usize..200) {
+            let whole = line("sh", 'S', 1);
+            let cut = cut.min(whole.len());
+            if let Ok(facts) = facts(&whole[..cut]) {
+                // Cut inside of the last number wanted, it reads as a shorter number.
+                prop_assert!(facts.start_time.0 <= 267_034);
+            }
+        }
+    }
+}

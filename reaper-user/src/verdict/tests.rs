@@ -1,0 +1,446 @@
+//! The verdict, row by row of what kernels were seen to do.
+
+use std::sync::Arc;
+
+use reaper_registry::Pid;
+use rustix::io::Errno;
+
+use super::*;
+use crate::fake_table::{FakeTable, Refusals};
+use crate::fd_budget::FdBudget;
+use crate::identity::AlreadyGone;
+
+const PID: u32 = 4242;
+const STARTED: u64 = 1_000;
+
+/// What a system offers, from the strongest identity to the weakest.
+#[derive(Clone, Copy, Debug)]
+enum System {
+    Pidfds,
+    /// Pidfds with inodes, but no descriptor to spare for holding one.
+    InodesOnly,
+    StatFilesOnly,
+    NumbersOnly,
+}
+
+const SYSTEMS: [System; 4] = [
+    System::Pidfds,
+    System::InodesOnly,
+    System::StatFilesOnly,
+    System::NumbersOnly,
+];
+
+struct Scene {
+    table: FakeTable,
+    identity: Identity,
+    refusals: Refusals,
+}
+
+fn pid() -> Pid {
+    Pid::new(PID).unwrap()
+}
+
+fn live_process(system: System) -> Scene {
+    let table = FakeTable::default();
+    table.spawn(pid(), STARTED);
+    let (budget, pidfd_open) = match system {
+        System::Pidfds => (10, None),
+        System::InodesOnly => (0, None),
+        System::StatFilesOnly => (10, Some(Errno::NOSYS)),
+        System::NumbersOnly => (0, Some(Errno::NOSYS)),
+    };
+    let refusals = Refusals {
+        pidfd_open,
+        ..Refusals::default()
+    };
+    table.refuse(refusals);
+    let identity = Identity::pin(&table, &FdBudget::new(budget), pid()).unwrap();
+    let strength = match system {
+        System::Pidfds => "pidfd",
+        System::InodesOnly => "pidfd_inode",
+        System::StatFilesOnly => "stat",
+        System::NumbersOnly => "start_time",
+    };
+    assert_eq!(identity.strength(), strength);
+    Scene {
+        table,
+        identity,
+        refusals,
+    }
+}
+
+impl Scene {
+    fn verdict(&self) -> String {
+        match judge(&self.identity, None, &self.table) {
+            Verdict::Gone {
+                evidence,
+                pid_reused: false,
+            } => format!("gone by {}", evidence.name()),
+            Verdict::Gone {
+                evidence,
+                pid_reused: true,
+            } => format!("reused by {}", evidence.name()),
+            Verdict::Alive => "alive".into(),
+            Verdict::Unknown(Doubt::Hidden) => "unknown: hidden".into(),
+            Verdict::Unknown(Doubt::LookFailed(error)) => {
+                format!(
+                    "unknown: {}",
+                    Errno::from_io_error(&error).unwrap().raw_os_error()
+                )
+            }
+        }
+    }
+
+    fn refuse(&self, change: impl FnOnce(&mut Refusals)) {
+        let mut refusals = self.refusals;
+        change(&mut refusals);
+        self.table.refuse(refusals);
+    }
+}
+
+#[test]
+fn a_running_process_is_alive() {
+    for system in SYSTEMS {
+        assert_eq!(live_process(system).verdict(), "alive", "{system:?}");
+    }
+}
+
+#[test]
+fn a_process_whose_leader_left_is_alive_until_its_last_thread_ends() {
+    for system in SYSTEMS {
+        let scene = live_process(system);
+        scene.table.leader_leaves(pid(), 2);
+        assert_eq!(scene.verdict(), "alive", "{system:?}");
+        scene.table.leader_leaves(pid(), 1);
+        assert_eq!(scene.verdict(), "alive", "{system:?}");
+        scene.table.die(pid(), 0);
+        assert!(scene.verdict().starts_with("gone"), "{system:?}");
+    }
+}
+
+#[test]
+fn a_zombie_that_nobody_reaps_is_gone() {
+    let expected = [
+        "gone by pidfd",
+        "gone by pidfd",
+        "gone by stat",
+        "gone by stat",
+    ];
+    for (system, expected) in SYSTEMS.into_iter().zip(expected) {
+        let scene = live_process(system);
+        scene.table.die(pid(), 9);
+        assert_eq!(scene.verdict(), expected, "{system:?}");
+    }
+}
+
+#[test]
+fn a_reaped_process_is_gone() {
+    let expected = [
+        "gone by pidfd",
+        "gone by pidfd",
+        "gone by stat",
+        "gone by stat",
+    ];
+    for (system, expected) in SYSTEMS.into_iter().zip(expected) {
+        let scene = live_process(system);
+        scene.table.die(pid(), 9);
+        scene.table.reap(pid());
+        assert_eq!(scene.verdict(), expected, "{system:?}");
+    }
+}
+
+#[test]
+fn a_successor_under_the_same_number_is_not_the_process() {
+    let expected = [
+        "gone by pidfd",
+        "reused by pidfd",
+        "gone by stat",
+        "reused by start_time",
+    ];
+    for (system, expected) in SYSTEMS.into_iter().zip(expected) {
+        let scene = live_process(system);
+        scene.table.die(pid(), 0);
+        scene.table.reap(pid());
+        scene.table.spawn(pid(), STARTED + 3);
+        assert_eq!(scene.verdict(), expected, "{system:?}");
+    }
+}
+
+#[test]
+fn only_the_number_mode_is_fooled_by_a_successor_of_the_same_tick() {
+    let expected = ["gone by pidfd", "reused by pidfd", "gone by stat", "alive"];
+    for (system, expected) in SYSTEMS.into_iter().zip(expected) {
+        let scene = live_process(system);
+        scene.table.die(pid(), 0);
+        scene.table.reap(pid());
+        scene.table.spawn(pid(), STARTED);
+        assert_eq!(scene.verdict(), expected, "{system:?}");
+    }
+}
+
+#[test]
+fn a_hidden_entry_proves_nothing_while_the_number_is_in_use() {
+    let scene = live_process(System::NumbersOnly);
+    scene.refuse(|refusals| refusals.look = Some(Errno::NOENT));
+    assert_eq!(scene.verdict(), "unknown: hidden");
+    scene.table.die(pid(), 0);
+    scene.table.reap(pid());
+    assert_eq!(scene.verdict(), "gone by stat");
+}
+
+#[test]
+fn a_hidden_proc_is_no_loss_to_a_pidfd() {
+    for system in [System::Pidfds, System::InodesOnly] {
+        let scene = live_process(system);
+        scene.refuse(|refusals| refusals.look = Some(Errno::NOENT));
+        assert_eq!(scene.verdict(), "alive", "{system:?}");
+        scene.table.die(pid(), 0);
+        assert_eq!(scene.verdict(), "gone by pidfd", "{system:?}");
+    }
+}
+
+#[test]
+fn every_refusal_of_a_look_keeps_the_process() {
+    for errno in [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::PERM,
+        Errno::ACCESS,
+        Errno::NOMEM,
+        Errno::INVAL,
+    ] {
+        let unknown = format!("unknown: {}", errno.raw_os_error());
+        let scene = live_process(System::Pidfds);
+        scene.refuse(|refusals| refusals.poll = Some(errno));
+        assert_eq!(scene.verdict(), unknown);
+
+        let scene = live_process(System::InodesOnly);
+        scene.refuse(|refusals| {
+            refusals.pidfd_open = Some(errno);
+            refusals.look = Some(errno);
+        });
+        assert_eq!(scene.verdict(), unknown);
+
+        for system in [System::StatFilesOnly, System::NumbersOnly] {
+            let scene = live_process(system);
+            scene.refuse(|refusals| refusals.look = Some(errno));
+            assert_eq!(scene.verdict(), unknown, "{system:?}");
+        }
+    }
+}
+
+#[test]
+fn without_descriptors_an_inode_falls_back_to_number_and_start_time() {
+    let scene = live_process(System::InodesOnly);
+    scene.refuse(|refusals| refusals.pidfd_open = Some(Errno::MFILE));
+    assert_eq!(scene.verdict(), "alive");
+    scene.table.die(pid(), 0);
+    assert_eq!(scene.verdict(), "gone by stat");
+}
+
+#[test]
+fn a_number_that_cannot_even_be_asked_about_is_kept() {
+    let scene = live_process(System::NumbersOnly);
+    scene.refuse(|refusals| {
+        refusals.look = Some(Errno::NOENT);
+        refusals.number = Some(Errno::INVAL);
+    });
+    assert_eq!(
+        scene.verdict(),
+        format!("unknown: {}", Errno::INVAL.raw_os_error())
+    );
+}
+
+#[test]
+fn group_dead_is_believed_for_the_process_that_started_then_and_for_no_other() {
+    let scene = live_process(System::Pidfds);
+    let alive_at_ns = scene.identity.alive_at_ns;
+    let judged = |start_time, at_ns| {
+        let word = GroupDead {
+            start_time: StartTime(start_time),
+            at_ns,
+        };
+        judge(&scene.identity, Some(word), &scene.table)
+    };
+    assert!(matches!(
+        judged(STARTED + 1, alive_at_ns + 1),
+        Verdict::Alive
+    ));
+    assert!(matches!(
+        judged(STARTED, alive_at_ns + 1),
+        Verdict::Gone {
+            evidence: Evidence::GroupDead,
+            pid_reused: false
+        }
+    ));
+}
+
+#[test]
+fn group_dead_of_a_predecessor_in_the_same_tick_is_not_about_the_successor() {
+    let scene = live_process(System::Pidfds);
+    let word = GroupDead {
+        start_time: StartTime(STARTED),
+        at_ns: scene.identity.alive_at_ns - 1,
+    };
+    assert!(matches!(
+        judge(&scene.identity, Some(word), &scene.table),
+        Verdict::Alive
+    ));
+}
+
+#[test]
+fn group_dead_says_nothing_of_a_process_whose_start_is_unknown() {
+    let table = FakeTable::default();
+    table.spawn(pid(), STARTED);
+    table.refuse(Refusals {
+        look: Some(Errno::NOENT),
+        ..Refusals::default()
+    });
+    let identity = Identity::pin(&table, &FdBudget::new(1), pid()).unwrap();
+    assert!(identity.start_time.is_none());
+    let word = GroupDead {
+        start_time: StartTime(STARTED),
+        at_ns: u64::MAX,
+    };
+    assert!(matches!(
+        judge(&identity, Some(word), &table),
+        Verdict::Alive
+    ));
+}
+
+#[test]
+fn the_dead_cannot_be_pinned() {
+    for pidfd_open in [
+        None,
+        Some(Errno::NOSYS),
+        Some(Errno::INVAL),
+        Some(Errno::PERM),
+    ] {
+        let table = FakeTable::default();
+        let budget = FdBudget::new(10);
+        table.refuse(Refusals {
+            pidfd_open,
+            ..Refusals::default()
+        });
+        assert_eq!(
+            Identity::pin(&table, &budget, pid()).err(),
+            Some(AlreadyGone),
+            "never lived"
+        );
+        table.spawn(pid(), STARTED);
+        table.die(pid(), 0);
+        assert_eq!(
+            Identity::pin(&table, &budget, pid()).err(),
+            Some(AlreadyGone),
+            "zombie"
+        );
+        table.reap(pid());
+        assert_eq!(
+            Identity::pin(&table, &budget, pid()).err(),
+            Some(AlreadyGone),
+            "reaped"
+        );
+        assert_eq!(budget.used(), 0);
+    }
+}
+
+#[test]
+fn einval_of_a_number_that_lives_is_not_gone() {
+    let table = FakeTable::default();
+    table.spawn(pid(), STARTED);
+    table.refuse(Refusals {
+        pidfd_open: Some(Errno::INVAL),
+        ..Refusals::default()
+    });
+    let identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
+    assert_eq!(identity.strength(), "stat");
+}
+
+#[test]
+fn bare_liveness_guards_a_process_of_which_nothing_can_be_read() {
+    let table = FakeTable::default();
+    table.spawn(pid(), STARTED);
+    table.refuse(Refusals {
+        pidfd_open: Some(Errno::PERM),
+        look: Some(Errno::NOENT),
+        ..Refusals::default()
+    });
+    let identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
+    assert_eq!(identity.strength(), "pid");
+    assert!(matches!(judge(&identity, None, &table), Verdict::Alive));
+    table.die(pid(), 0);
+    table.reap(pid());
+    assert!(matches!(
+        judge(&identity, None, &table),
+        Verdict::Gone {
+            evidence: Evidence::Stat,
+            pid_reused: false
+        }
+    ));
+}
+
+#[test]
+fn a_freed_slot_promotes_the_same_process_and_never_a_successor() {
+    for no_inode in [false, true] {
+        let table = FakeTable::default();
+        table.spawn(pid(), STARTED);
+        table.refuse(Refusals {
+            no_inode,
+            ..Refusals::default()
+        });
+        let budget = FdBudget::new(1);
+        let slot = budget.take().unwrap();
+        let mut spilled = Identity::pin(&table, &budget, pid()).unwrap();
+        assert_ne!(spilled.strength(), "pidfd");
+        assert!(!spilled.promote(&table, &budget), "no slot");
+        drop(slot);
+        assert!(spilled.promote(&table, &budget));
+        assert_eq!((spilled.strength(), budget.used()), ("pidfd", 1));
+        drop(spilled);
+
+        let slot = budget.take().unwrap();
+        let mut dead = Identity::pin(&table, &budget, pid()).unwrap();
+        drop(slot);
+        table.die(pid(), 0);
+        table.reap(pid());
+        table.spawn(pid(), STARTED + 5);
+        assert!(
+            !dead.promote(&table, &budget),
+            "a successor was taken for the process"
+        );
+        assert_eq!(budget.used(), 0);
+    }
+}
+
+#[test]
+fn the_real_table_of_this_system_sees_ourselves_alive_and_a_child_gone() {
+    let table: Arc<dyn ProcessTable> = crate::process_table::of_this_system();
+    let budget = FdBudget::from_limits();
+    let ourselves = Identity::pin(
+        table.as_ref(),
+        &budget,
+        Pid::new(std::process::id()).unwrap(),
+    )
+    .unwrap();
+    assert!(matches!(
+        judge(&ourselves, None, table.as_ref()),
+        Verdict::Alive
+    ));
+
+    let mut child = std::process::Command::new("cat")
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("cat runs everywhere");
+    let identity =
+        Identity::pin(table.as_ref(), &budget, Pid::try_from(child.id()).unwrap()).unwrap();
+    assert!(matches!(
+        judge(&identity, None, table.as_ref()),
+        Verdict::Alive
+    ));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(matches!(
+        judge(&identity, None, table.as_ref()),
+        Verdict::Gone { .. }
+    ));
+}

@@ -1,0 +1,165 @@
+//! The machine room that both doors of the library share: sources, the set of watched processes and
+//! the loop, started together and stopped together.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reaper_registry::{Source, SourceState};
+use tokio::task::JoinSet;
+
+use crate::fd_budget::FdBudget;
+use crate::hint::{self, HintSender};
+use crate::process_table;
+use crate::reap_loop::{Commit, ReapLoop};
+use crate::sources::{self, Context, sweep};
+use crate::status::{SourceStatus, StatusBoard};
+use crate::watch::WatchSet;
+
+/// Which sources of hints to run. The sweep is always one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sources(BTreeSet<Source>);
+
+impl Default for Sources {
+    /// Every source that this system could have; those that do not work here say so and cost
+    /// nothing.
+    fn default() -> Self {
+        Self(sources::ALL.into())
+    }
+}
+
+impl Sources {
+    /// These, and the sweep.
+    pub fn only(sources: impl IntoIterator<Item = Source>) -> Self {
+        Self(sources.into_iter().chain([Source::Sweep]).collect())
+    }
+
+    fn contains(&self, source: Source) -> bool {
+        self.0.contains(&source)
+    }
+}
+
+/// How to watch.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub sources: Sources,
+    pub sweep_interval: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            sources: Sources::default(),
+            sweep_interval: sweep::DEFAULT_INTERVAL,
+        }
+    }
+}
+
+/// Running sources and their loop. Dropped, it stops them.
+pub(crate) struct Watcher {
+    pub(crate) watched: Arc<WatchSet>,
+    pub(crate) board: StatusBoard,
+    settings: Settings,
+    _tasks: JoinSet<()>,
+}
+
+impl Watcher {
+    /// Starts everything. To be called within a tokio runtime.
+    ///
+    /// `make_commit` gets the set, because what is committed lets go of its processes there;
+    /// `each_sweep` is called at each sweep.
+    pub(crate) fn start<C: Commit>(
+        settings: Settings,
+        on_source_change: impl Fn(SourceState) + Send + Sync + 'static,
+        make_commit: impl FnOnce(Arc<WatchSet>) -> C,
+        each_sweep: Arc<dyn Fn() + Send + Sync>,
+    ) -> Self {
+        let (hints, receiver) = hint::channel();
+        let table = process_table::of_this_system();
+        let watched = WatchSet::new(table, FdBudget::from_limits(), hints.clone());
+        let board = StatusBoard::new(on_source_change);
+        let mut tasks = JoinSet::new();
+        let reap_loop = ReapLoop::new(watched.clone(), board.clone(), make_commit(watched.clone()));
+        tasks.spawn(reap_loop.run(receiver));
+
+        let sweep = sweep::Settings {
+            interval: settings.sweep_interval,
+            each_pass: each_sweep,
+        };
+        let context = |source| context(source, &hints, &watched, &board);
+        tasks.spawn(sources::supervise(context(Source::Sweep), move |context| {
+            sweep::run(context, sweep.clone())
+        }));
+        spawn_event_sources(&mut tasks, &settings.sources, context);
+        Self {
+            watched,
+            board,
+            settings,
+            _tasks: tasks,
+        }
+    }
+
+    /// Waits until each source that was asked for has said how it is.
+    pub(crate) async fn first_reports(&self) -> Vec<SourceStatus> {
+        let mut reports = Vec::new();
+        for source in sources::ALL {
+            if self.settings.sources.contains(source) && source != Source::Ebpf {
+                reports.push(self.board.first_report(source).await);
+            }
+        }
+        reports
+    }
+
+    pub(crate) fn status(&self) -> Vec<SourceStatus> {
+        self.board.all(&sources::ALL)
+    }
+}
+
+fn context(
+    source: Source,
+    hints: &HintSender,
+    watched: &Arc<WatchSet>,
+    board: &StatusBoard,
+) -> Context {
+    Context {
+        hints: hints.clone(),
+        watched: watched.clone(),
+        reporter: board.reporter(source),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn spawn_event_sources(
+    tasks: &mut JoinSet<()>,
+    wanted: &Sources,
+    context: impl Fn(Source) -> Context,
+) {
+    if wanted.contains(Source::Pidfd) {
+        tasks.spawn(sources::supervise(
+            context(Source::Pidfd),
+            sources::pidfd::run,
+        ));
+    }
+    if wanted.contains(Source::Netlink) {
+        tasks.spawn(sources::supervise(
+            context(Source::Netlink),
+            sources::netlink::run,
+        ));
+    }
+}
+
+/// Elsewhere the sweep is all there is; the others say so.
+#[cfg(not(target_os = "linux"))]
+fn spawn_event_sources(
+    _tasks: &mut JoinSet<()>,
+    wanted: &Sources,
+    context: impl Fn(Source) -> Context,
+) {
+    for source in [Source::Pidfd, Source::Netlink] {
+        if wanted.contains(source) {
+            context(source)
+                .reporter
+                .down("Linux only", "the sweep covers every session here");
+        }
+    }
+}

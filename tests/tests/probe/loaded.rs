@@ -1,0 +1,235 @@
+//! A loaded probe, victims to watch with it, and waiting.
+
+use std::{
+    fs,
+    io::{Error, Write},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{HashMap, MapData, PerCpuArray, RingBuf},
+    programs::{BtfTracePoint, TracePoint},
+};
+use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
+use reaper_user::sources::ebpf::btf;
+
+/// Prints why a test says nothing here, or fails it where the capability was asked for.
+pub(crate) fn skip(capability: &str, reason: &str) {
+    let required = std::env::var("REAPER_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|name| name.trim() == capability),
+        "REAPER_REQUIRE has {capability}, but {reason}"
+    );
+    println!("skipped, needs {capability}: {reason}");
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Variant {
+    Btf,
+    Classic,
+}
+
+pub(crate) struct Probe {
+    pub(crate) watched: HashMap<MapData, u32, [u8; WatchEntry::SIZE]>,
+    pub(crate) doorbell: RingBuf<MapData>,
+    counters: PerCpuArray<MapData, u64>,
+    /// Holds program and link.
+    _ebpf: Ebpf,
+}
+
+impl Probe {
+    /// The probe, attached; `None`, with the reason printed, where this machine does not allow it.
+    pub(crate) fn attached(variant: Variant, doorbell_bytes: u32) -> Option<Self> {
+        match Self::try_attached(variant, doorbell_bytes) {
+            Ok(probe) => Some(probe),
+            Err(reason) => {
+                skip("ebpf", &reason);
+                None
+            }
+        }
+    }
+
+    /// As above, with the reason for the caller. Prints what each step took.
+    pub(crate) fn try_attached(variant: Variant, doorbell_bytes: u32) -> Result<Self, String> {
+        let mut watch = Stopwatch::start();
+        let blob = fs::read(btf::VMLINUX).map_err(|e| format!("{}: {e}", btf::VMLINUX))?;
+        let offsets = btf::offsets(&blob).map_err(|e| e.to_string())?.globals();
+        watch.lap("offsets");
+        let canary = std::process::id();
+        let mut loader = EbpfLoader::new();
+        watch.lap("loader (parses kernel BTF)");
+        for (name, offset) in &offsets {
+            loader.override_global(name, offset, true);
+        }
+        loader
+            .override_global(probe::globals::CANARY_TGID, &canary, true)
+            .override_global(probe::globals::BOOT_OFFSET_NS, &0_u64, true)
+            .map_max_entries(probe::MAP_DOORBELL, doorbell_bytes);
+        let mut ebpf = loader.load(objects::PROBE).map_err(|e| chain(&e))?;
+        watch.lap("maps");
+        match variant {
+            Variant::Btf => attach_btf(&mut ebpf, &mut watch)?,
+            Variant::Classic => attach_classic(&mut ebpf, &mut watch)?,
+        }
+        let mut take = |name| ebpf.take_map(name).unwrap();
+        let [watched, doorbell, counters] =
+            [probe::MAP_WATCHED, probe::MAP_DOORBELL, probe::MAP_COUNTERS].map(&mut take);
+        Ok(Self {
+            watched: watched.try_into().unwrap(),
+            doorbell: doorbell.try_into().unwrap(),
+            counters: counters.try_into().unwrap(),
+            _ebpf: ebpf,
+        })
+    }
+
+    pub(crate) fn watch(&mut self, tgid: u32, start_ticks: u64) {
+        self.watched
+            .insert(tgid, WatchEntry::watching(start_ticks).to_bytes(), 0)
+            .unwrap();
+    }
+
+    pub(crate) fn entry(&self, tgid: u32) -> WatchEntry {
+        WatchEntry::from_bytes(&self.watched.get(&tgid, 0).unwrap()).unwrap()
+    }
+
+    pub(crate) fn drain(&mut self) -> Vec<GroupDeath> {
+        std::iter::from_fn(|| {
+            self.doorbell
+                .next()
+                .map(|record| GroupDeath::from_bytes(&record).unwrap())
+        })
+        .collect()
+    }
+
+    pub(crate) fn count(&self, counter: Counter) -> u64 {
+        self.counters.get(&counter.index(), 0).unwrap().iter().sum()
+    }
+}
+
+fn attach_btf(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<(), String> {
+    let kernel = Btf::from_sys_fs().map_err(|e| chain(&e))?;
+    watch.lap("kernel BTF for the hook's id");
+    let program: &mut BtfTracePoint = ebpf
+        .program_mut(probe::PROGRAM_BTF)
+        .unwrap()
+        .try_into()
+        .unwrap();
+    program
+        .load(probe::TRACEPOINT, &kernel)
+        .map_err(|e| chain(&e))?;
+    watch.lap("verify");
+    program.attach().map_err(|e| chain(&e))?;
+    watch.lap("attach");
+    Ok(())
+}
+
+fn attach_classic(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<(), String> {
+    let program: &mut TracePoint = ebpf
+        .program_mut(probe::PROGRAM_CLASSIC)
+        .unwrap()
+        .try_into()
+        .unwrap();
+    program.load().map_err(|e| chain(&e))?;
+    watch.lap("verify");
+    program
+        .attach(probe::TRACEPOINT_CATEGORY, probe::TRACEPOINT)
+        .map_err(|e| chain(&e))?;
+    watch.lap("attach");
+    Ok(())
+}
+
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut texts = vec![error.to_string()];
+    let mut source = error.source();
+    while let Some(inner) = source {
+        texts.push(inner.to_string());
+        source = inner.source();
+    }
+    texts.join(": ")
+}
+
+struct Stopwatch(Instant);
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "times printed for the reader, nothing depends on them"
+)]
+impl Stopwatch {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn lap(&mut self, what: &str) {
+        println!("{:>9.3} ms {what}", self.0.elapsed().as_secs_f64() * 1e3);
+        self.0 = Instant::now();
+    }
+}
+
+/// Polls until something holds, and fails after ten seconds.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's deadline may stop during suspend"
+)]
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within ten seconds: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A child that waits to be killed; killed and reaped at the latest when dropped.
+pub(crate) struct Victim {
+    child: Child,
+    pub(crate) start_ticks: u64,
+}
+
+impl Victim {
+    pub(crate) fn spawn(kind: &str) -> Self {
+        let child = Command::new(env!("CARGO_BIN_EXE_probe_victim"))
+            .arg(kind)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let start_ticks = stat_field(child.id(), 22).unwrap().parse().unwrap();
+        Self { child, start_ticks }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Lets it do its trick.
+    pub(crate) fn cue(&mut self) {
+        self.child.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+    }
+
+    /// Lets it end by itself, and reaps it.
+    pub(crate) fn finish(&mut self) {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap();
+    }
+
+    /// Kills it without reaping it.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A field of `/proc/PID/stat`, counted as proc(5) does, from the third on.
+pub(crate) fn stat_field(pid: u32, number: usize) -> Result<String, Error> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, after_name) = stat.rsplit_once(") ").unwrap();
+    Ok(after_name.split(' ').nth(number - 3).unwrap().to_owned())
+}

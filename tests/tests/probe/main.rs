@@ -1,0 +1,219 @@
+//! The exit probe and the connector filter on the real kernel, loaded as the daemon will load them.
+//!
+//! Needs root or the BPF capabilities. Where they are absent each test prints why and passes, unless
+//! `REAPER_REQUIRE` lists `ebpf` (for the filter's traffic: `netlink`).
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a failed helper fails its test"
+)]
+
+mod classic;
+mod filter;
+mod loaded;
+
+use std::{collections::HashSet, fs, process::Command, thread};
+
+use loaded::{Probe, Variant, Victim, eventually, stat_field};
+use reaper_ebpf::{Counter, GroupDeath, WatchEntry, probe};
+use rustix::time::{ClockId, clock_gettime};
+
+fn attached() -> Option<Probe> {
+    Probe::attached(Variant::Btf, probe::DEFAULT_DOORBELL_BYTES)
+}
+
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap()
+}
+
+/// A kill is marked in the map and rung at the door once, with code, start and time.
+fn check_kill_is_marked(probe: &mut Probe) {
+    let mut victim = Victim::spawn("wait");
+    let pid = victim.pid();
+    probe.watch(pid, victim.start_ticks);
+    assert_eq!(probe.entry(pid).death(pid), None);
+    let before = monotonic_ns();
+    victim.kill();
+    eventually("the mark", || probe.entry(pid).death(pid).is_some());
+    let death = probe.entry(pid).death(pid).unwrap();
+    assert_eq!(
+        death,
+        GroupDeath {
+            tgid: pid,
+            exit_code: 9,
+            start_ticks: victim.start_ticks,
+            died_at_ns: death.died_at_ns,
+        }
+    );
+    assert!((before..monotonic_ns()).contains(&death.died_at_ns));
+    println!(
+        "killed to marked: {} us",
+        (death.died_at_ns - before) / 1000
+    );
+    let mut rung = Vec::new();
+    eventually("the doorbell", || {
+        rung.extend(probe.drain());
+        !rung.is_empty()
+    });
+    assert_eq!(rung, [death]);
+    assert_eq!(probe.count(Counter::Marked), 1);
+    assert_eq!(probe.count(Counter::RingFull), 0);
+}
+
+#[test]
+fn a_killed_process_is_marked_with_code_and_time() {
+    let Some(mut probe) = attached() else { return };
+    check_kill_is_marked(&mut probe);
+}
+
+#[test]
+fn an_ordinary_exit_is_marked_with_its_status() {
+    let Some(mut probe) = attached() else { return };
+    let mut victim = Victim::spawn("wait");
+    probe.watch(victim.pid(), victim.start_ticks);
+    victim.finish();
+    let death = probe
+        .entry(victim.pid())
+        .death(victim.pid())
+        .expect("reaped, hence marked before");
+    assert_eq!(death.exit_code, 7 << 8);
+}
+
+#[test]
+fn a_leader_that_leaves_first_is_not_a_death() {
+    let Some(mut probe) = attached() else { return };
+    let mut victim = Victim::spawn("leader-first");
+    let pid = victim.pid();
+    probe.watch(pid, victim.start_ticks);
+    victim.cue();
+    eventually("the leader is a zombie", || {
+        stat_field(pid, 3).unwrap() == "Z"
+    });
+    assert_eq!(probe.entry(pid), WatchEntry::watching(victim.start_ticks));
+    assert_eq!(probe.drain(), []);
+    victim.finish();
+    let death = probe
+        .entry(pid)
+        .death(pid)
+        .expect("the last thread has ended");
+    // Before 6.1 the leader's status, 4, speaks for the group.
+    assert!([7 << 8, 4 << 8].contains(&death.exit_code), "{death:?}");
+    assert_eq!(probe.drain(), [death]);
+}
+
+#[test]
+fn a_program_replaced_by_a_worker_is_not_a_death() {
+    let Some(mut probe) = attached() else { return };
+    let mut victim = Victim::spawn("worker-exec");
+    let pid = victim.pid();
+    probe.watch(pid, victim.start_ticks);
+    victim.cue();
+    eventually("the exec", || {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .unwrap()
+            .ends_with(b"\0replaced\0")
+    });
+    assert_eq!(probe.entry(pid), WatchEntry::watching(victim.start_ticks));
+    assert_eq!(probe.drain(), []);
+    victim.finish();
+    let death = probe
+        .entry(pid)
+        .death(pid)
+        .expect("same start time across exec");
+    assert_eq!(death.exit_code, 7 << 8);
+}
+
+#[test]
+fn thread_exits_of_a_watched_process_ring_nothing() {
+    let Some(mut probe) = attached() else { return };
+    let mut victim = Victim::spawn("churn");
+    let pid = victim.pid();
+    probe.watch(pid, victim.start_ticks);
+    victim.cue();
+    eventually("2000 threads have come and gone", || {
+        fs::read_dir(format!("/proc/{pid}/task"))
+            .unwrap()
+            .flatten()
+            .any(|task| fs::read(task.path().join("comm")).is_ok_and(|name| name == b"churned\n"))
+    });
+    assert_eq!(probe.drain(), []);
+    assert_eq!(probe.entry(pid), WatchEntry::watching(victim.start_ticks));
+    victim.finish();
+    assert_eq!(probe.drain().len(), 1);
+}
+
+#[test]
+fn another_start_time_is_rung_but_not_marked() {
+    let Some(mut probe) = attached() else { return };
+    let mut victim = Victim::spawn("wait");
+    let pid = victim.pid();
+    probe.watch(pid, victim.start_ticks - 1);
+    victim.finish();
+    assert_eq!(
+        probe.entry(pid),
+        WatchEntry::watching(victim.start_ticks - 1)
+    );
+    assert_eq!(
+        [Counter::Marked, Counter::Mismatched].map(|c| probe.count(c)),
+        [0, 1]
+    );
+    let rung: Vec<_> = probe
+        .drain()
+        .iter()
+        .map(|death| (death.tgid, death.start_ticks))
+        .collect();
+    assert_eq!(rung, [(pid, victim.start_ticks)]);
+}
+
+#[test]
+fn strangers_ring_nothing() {
+    let Some(mut probe) = attached() else { return };
+    for _ in 0..100 {
+        assert!(Command::new("true").status().unwrap().success());
+    }
+    assert_eq!(probe.drain(), []);
+    assert_eq!(
+        [Counter::Marked, Counter::Mismatched].map(|c| probe.count(c)),
+        [0, 0]
+    );
+}
+
+#[test]
+fn a_thread_of_our_own_is_counted_and_rings_nothing() {
+    let Some(mut probe) = attached() else { return };
+    let before = probe.count(Counter::Canary);
+    thread::spawn(|| ()).join().unwrap();
+    eventually("the canary", || probe.count(Counter::Canary) > before);
+    assert_eq!(probe.drain(), []);
+}
+
+#[test]
+fn a_full_ring_loses_nothing() {
+    let page = u32::try_from(rustix::param::page_size()).unwrap();
+    let Some(mut probe) = Probe::attached(Variant::Btf, page) else {
+        return;
+    };
+    let mut victims: Vec<_> = (0..300).map(|_| Victim::spawn("wait")).collect();
+    for victim in &victims {
+        probe.watch(victim.pid(), victim.start_ticks);
+    }
+    victims.iter_mut().for_each(Victim::kill);
+    let unmarked = |probe: &Probe| {
+        victims
+            .iter()
+            .filter(|v| probe.entry(v.pid()).death(v.pid()).is_none())
+            .count()
+    };
+    eventually("every death is marked in the map", || unmarked(&probe) == 0);
+    eventually("every overflow is counted", || {
+        probe.count(Counter::Marked) == 300 && probe.count(Counter::RingFull) >= 100
+    });
+    let rung: HashSet<u32> = probe.drain().iter().map(|death| death.tgid).collect();
+    println!(
+        "{} rung, {} overflowed",
+        rung.len(),
+        probe.count(Counter::RingFull)
+    );
+    assert_eq!(rung.len() as u64 + probe.count(Counter::RingFull), 300);
+}

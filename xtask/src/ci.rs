@@ -1,0 +1,200 @@
+//! `cargo xtask ci`: the one list of checks. People and CI run this and nothing else, so that no
+//! check exists in one place only. What a check does is left to its tool or to its own module.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+use clap::builder::PossibleValuesParser;
+
+use crate::command::{command, now, run as execute};
+use crate::{targets, tidy};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run only these steps, in the order of the list
+    #[arg(long, value_name = "STEP", value_delimiter = ',', value_parser = step_names())]
+    only: Vec<String>,
+    /// Print the steps and what they are for
+    #[arg(long)]
+    list: bool,
+}
+
+struct Step {
+    name: &'static str,
+    purpose: &'static str,
+    check: fn() -> Result<()>,
+}
+
+/// Run in this order. README's own command comes first: what a newcomer types must work before
+/// anything else matters, and the builds that follow share its artefacts.
+const STEPS: &[Step] = &[
+    Step {
+        name: "test",
+        purpose: "README's `cargo test --release`",
+        check: test,
+    },
+    Step {
+        name: "test-xtask",
+        purpose: "the task runner's own tests",
+        check: test_xtask,
+    },
+    Step {
+        name: "privileged",
+        purpose: "as root, no privileged test may skip",
+        check: privileged,
+    },
+    Step {
+        name: "fmt",
+        purpose: "one formatting",
+        check: fmt,
+    },
+    Step {
+        name: "clippy",
+        purpose: "no warning in any target",
+        check: clippy,
+    },
+    Step {
+        name: "doc",
+        purpose: "the documentation builds and its links resolve",
+        check: doc,
+    },
+    Step {
+        name: "tidy",
+        purpose: "the rules of the repository",
+        check: tidy::run,
+    },
+    Step {
+        name: "deny",
+        purpose: "licences and origin of every dependency",
+        check: deny,
+    },
+    Step {
+        name: "check-targets",
+        purpose: "macOS, FreeBSD, WebAssembly",
+        check: targets::run,
+    },
+];
+
+/// Runs every chosen step even after a failure: one run shows all that is wrong.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let Args { only, list } = args;
+    if *list {
+        for Step { name, purpose, .. } in STEPS {
+            println!("{name:<14} {purpose}");
+        }
+        return Ok(());
+    }
+    let chosen = |step: &&Step| only.is_empty() || only.iter().any(|name| name == step.name);
+    let mut summary = Vec::new();
+    let mut failures = Vec::new();
+    for Step {
+        name,
+        purpose,
+        check,
+    } in STEPS.iter().filter(chosen)
+    {
+        eprintln!("\n== {name}: {purpose}");
+        let start = now();
+        let outcome = check();
+        let seconds = start.elapsed().as_secs_f32();
+        let verdict = if outcome.is_ok() { "ok" } else { "FAILED" };
+        eprintln!("== {name}: {verdict}, {seconds:.1} s");
+        summary.push(format!("{name:<14} {verdict:<6} {seconds:>7.1} s"));
+        if let Err(error) = outcome {
+            eprintln!("{error:#}");
+            failures.push(format!("{name}: {error:#}"));
+        }
+    }
+    println!("\n{}\n", summary.join("\n"));
+    if !failures.is_empty() {
+        bail!(
+            "{} failed\n{}",
+            count(failures.len(), "step"),
+            failures.join("\n")
+        );
+    }
+    Ok(())
+}
+
+/// "1 step", "2 steps".
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+fn step_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(STEPS.iter().map(|step| step.name))
+}
+
+fn test() -> Result<()> {
+    execute(&mut command("cargo", &["test", "--release"])?)
+}
+
+fn test_xtask() -> Result<()> {
+    execute(&mut command(
+        "cargo",
+        &["test", "--release", "--package", "xtask"],
+    )?)
+}
+
+/// The whole suite has run already; here the privileged tests run again with skips forbidden.
+/// Without root they have skipped, with their reasons printed, and no second run can do better.
+/// The test is chosen by `--test` alone, not by `--package`: the same choice of packages means the
+/// same features in every dependency, and so nothing is built again.
+fn privileged() -> Result<()> {
+    if effective_uid()? != 0 {
+        eprintln!("not root: the privileged tests ran in the first step and may have skipped");
+        return Ok(());
+    }
+    let mut tests = command("cargo", &["test", "--release", "--test", "privileged"])?;
+    execute(tests.env("REAPER_REQUIRE", "netlink"))
+}
+
+fn fmt() -> Result<()> {
+    execute(&mut command("cargo", &["fmt", "--all", "--check"])?)
+}
+
+fn clippy() -> Result<()> {
+    let args = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--release",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    execute(&mut command("cargo", &args)?)
+}
+
+fn doc() -> Result<()> {
+    let mut doc = command("cargo", &["doc", "--no-deps", "--workspace", "--release"])?;
+    execute(doc.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Without `advisories`: a verdict that changes while the code does not has no place in a gate.
+fn deny() -> Result<()> {
+    let args = [
+        "deny",
+        "--locked",
+        "check",
+        "--hide-inclusion-graph",
+        "bans",
+        "licenses",
+        "sources",
+    ];
+    execute(&mut command("cargo", &args)?)
+        .context("if cargo has no `deny`: cargo install --locked --debug cargo-deny@0.20.2")
+}
+
+/// From /proc, since std has no call for it; elsewhere there are no privileged tests to run.
+fn effective_uid() -> Result<u32> {
+    let Ok(status) = fs::read_to_string("/proc/self/status") else {
+        return Ok(u32::MAX);
+    };
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let effective = uids.and_then(|uids| uids.split_whitespace().nth(1));
+    effective
+        .context("/proc/self/status has no Uid line")?
+        .parse()
+        .context("Uid is no number")
+}

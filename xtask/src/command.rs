@@ -1,0 +1,73 @@
+//! Starting other programs: every one is echoed and timed, and a failure names the program.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+/// The folder of the workspace. Read when run and not when built, so that a moved clone works.
+pub(crate) fn repo_root() -> Result<PathBuf> {
+    let manifest_dir = std::env::var("CARGO_MANIFEST_DIR").context("start me as `cargo xtask`")?;
+    let root = Path::new(&manifest_dir)
+        .parent()
+        .context("xtask/ lies in the workspace")?;
+    Ok(root.to_path_buf())
+}
+
+/// A command that runs at the root of the workspace, without input.
+pub(crate) fn command(program: &str, args: &[&str]) -> Result<Command> {
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .current_dir(repo_root()?)
+        .stdin(Stdio::null());
+    Ok(command)
+}
+
+/// Runs to the end with its output passed on. Anything but success is an error.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let line = describe(command);
+    eprintln!("$ {line}");
+    let start = now();
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start `{line}`"))?;
+    let seconds = start.elapsed().as_secs_f32();
+    if !status.success() {
+        bail!("`{line}` failed after {seconds:.1} s ({status})");
+    }
+    eprintln!("  {seconds:.1} s");
+    Ok(())
+}
+
+/// Runs to the end and returns what it wrote to its standard output.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let line = describe(command);
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("cannot start `{line}`"))?;
+    if !output.status.success() {
+        bail!("`{line}` failed ({})", output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("`{line}` wrote invalid UTF-8"))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the daemon's clock is not for the task runner"
+)]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// The line a person would type: the variables we set, the program, the arguments.
+fn describe(command: &Command) -> String {
+    let variables = command
+        .get_envs()
+        .filter_map(|(name, value)| Some(format!("{}='{}'", name.display(), value?.display())));
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    variables
+        .chain(words.map(|word| word.display().to_string()))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
