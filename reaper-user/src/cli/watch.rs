@@ -188,7 +188,7 @@ mod tests {
         let reused = removal(r#""ts":1795324800123,"cause":"pid_reused","source":"sweep""#);
         assert_eq!(
             as_text(&reused, Layout::Tabs).unwrap(),
-            "08:00:00.123Z\tremoved\ts-1\tapi\tpid 7042\tpid reused\tvia sweep"
+            "05:20:00.123Z\tremoved\ts-1\tapi\tpid 7042\tpid reused\tvia sweep"
         );
     }
 
