@@ -247,6 +247,7 @@ mod tests {
             "reaperd daemon --max-sessions 0",
             "reaperd daemon --register-policy everyone",
             "reaperd run",
+            "reaperd run -g x true",
             "reaperd rm",
             "reaperd rm s --token-file f",
             "reaperd ls --pid x",

@@ -124,7 +124,14 @@ impl Client {
         body: Bytes,
     ) -> Result<T, ClientError> {
         self.limited(async {
-            let answer = self.send(method, target, token, body).await?;
+            let answer = match self.send(method.clone(), target, token, body.clone()).await {
+                // It was accepted by a daemon that was about to end. Asked again, which a question
+                // may be, the socket says plainly whether there is another.
+                Err(ClientError::Broken { .. }) if method == Method::GET => {
+                    self.send(method, target, token, body).await?
+                }
+                answer => answer?,
+            };
             if !answer.status().is_success() {
                 return Err(problem(answer).await?);
             }

@@ -69,6 +69,14 @@ impl Kind {
     }
 }
 
+/// Makes this process the one that orphaned victims go to, so that it can reap them: not every
+/// machine has a first process that does, and nothing shall be left.
+pub fn adopt_orphans() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    Ok(())
+}
+
 /// A running victim. Dropping it kills and reaps it.
 #[derive(Debug)]
 pub struct Victim {
@@ -273,15 +281,25 @@ impl Drop for Victim {
             }
             #[cfg(target_os = "linux")]
             Process::Chosen(pidfd) => {
-                use rustix::process::{WaitId, WaitIdOptions, pidfd_send_signal, waitid};
-                pidfd_send_signal(&*pidfd, Signal::KILL).unwrap_or_default();
-                let this = WaitId::PidFd(std::os::fd::AsFd::as_fd(pidfd));
-                waitid(this, WaitIdOptions::EXITED)
-                    .map(drop)
-                    .unwrap_or_default();
+                rustix::process::pidfd_send_signal(&*pidfd, Signal::KILL).unwrap_or_default();
+                reap(pidfd);
             }
         }
+        #[cfg(target_os = "linux")]
+        if let Some(handle) = &self.handle {
+            // An orphan that has come to us. Who has been reaped or is not ours is no trouble.
+            reap(handle);
+        }
     }
+}
+
+#[cfg(target_os = "linux")]
+fn reap(pidfd: &rustix::fd::OwnedFd) {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let this = WaitId::PidFd(std::os::fd::AsFd::as_fd(pidfd));
+    waitid(this, WaitIdOptions::EXITED)
+        .map(drop)
+        .unwrap_or_default();
 }
 
 /// A point in time after which nobody waits any more.

@@ -38,7 +38,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     best_effort: bool,
     /// What to run
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(required = true, trailing_var_arg = true)]
     pub(super) command: Vec<OsString>,
 }
 
@@ -146,6 +146,8 @@ impl Arguments {
     fn not_executed(&self, error: &io::Error) -> Failure {
         let code = match error.kind() {
             io::ErrorKind::NotFound => exit_code::NOT_FOUND,
+            // A folder of PATH that is closed to us says so even if the command is in none.
+            _ if !is_somewhere(Path::new(&self.command[0])) => exit_code::NOT_FOUND,
             _ => exit_code::CANNOT_EXECUTE,
         };
         Failure {
@@ -154,6 +156,15 @@ impl Arguments {
             remedy: "the command by its full path".to_owned(),
         }
     }
+}
+
+/// Whether there is such a command at all, as the system looks for it.
+fn is_somewhere(command: &Path) -> bool {
+    if command.components().count() > 1 || command.is_absolute() {
+        return command.exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(command).exists())
 }
 
 /// Absent is not the same as null to a strict reader.
