@@ -7,6 +7,8 @@
 #[cfg(all(target_os = "linux", feature = "ebpf"))]
 pub mod ebpf;
 #[cfg(target_os = "linux")]
+pub(crate) mod namespaces;
+#[cfg(target_os = "linux")]
 pub mod netlink;
 #[cfg(target_os = "linux")]
 pub mod pidfd;

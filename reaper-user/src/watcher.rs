@@ -99,7 +99,8 @@ impl Watcher {
         }
     }
 
-    /// Waits until each source that was asked for has said how it is.
+    /// Waits until each source that was asked for has said how it is, but for the probe: loading it
+    /// takes the kernel's time, and nobody should wait for that who does not need it.
     pub(crate) async fn first_reports(&self) -> Vec<SourceStatus> {
         let mut reports = Vec::new();
         for source in sources::ALL {
@@ -140,6 +141,19 @@ fn spawn_event_sources(
             sources::pidfd::run,
         ));
     }
+    #[cfg(feature = "ebpf")]
+    if wanted.contains(Source::Ebpf) {
+        tasks.spawn(sources::supervise(
+            context(Source::Ebpf),
+            sources::ebpf::run,
+        ));
+    }
+    #[cfg(not(feature = "ebpf"))]
+    if wanted.contains(Source::Ebpf) {
+        context(Source::Ebpf)
+            .reporter
+            .down("not built in", "build with the feature `ebpf`");
+    }
     if wanted.contains(Source::Netlink) {
         tasks.spawn(sources::supervise(
             context(Source::Netlink),
@@ -155,7 +169,7 @@ fn spawn_event_sources(
     wanted: &Sources,
     context: impl Fn(Source) -> Context,
 ) {
-    for source in [Source::Pidfd, Source::Netlink] {
+    for source in [Source::Pidfd, Source::Netlink, Source::Ebpf] {
         if wanted.contains(source) {
             context(source)
                 .reporter

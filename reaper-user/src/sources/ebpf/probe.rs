@@ -1,0 +1,259 @@
+//! The probe as aya loads it: the object, its maps, and the reasons why a kernel refuses it.
+
+use std::collections::HashMap as StdHashMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::{BtfTracePoint, TracePoint};
+use aya::{Btf, Ebpf, EbpfLoader};
+use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
+use reaper_registry::{Pid, ProcessId};
+
+use super::btf;
+use crate::sources::SourceError;
+use crate::watch::{Arm, Watched};
+
+const GRANT: &str = "give the daemon CAP_BPF and CAP_PERFMON (systemd: the 50-ebpf.conf drop-in)";
+
+/// An attached probe, in the parts that its source uses.
+pub(super) struct Probe {
+    pub(super) armed: Arc<Armed>,
+    pub(super) doorbell: Doorbell,
+    pub(super) counters: Counters,
+    pub(super) variant: Variant,
+    /// Program and link: dropping it detaches.
+    pub(super) program: Ebpf,
+}
+
+/// Which of the two hooks is in force.
+#[derive(Clone, Copy)]
+pub(super) enum Variant {
+    BtfTracepoint,
+    ClassicTracepoint,
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BtfTracepoint => "BTF tracepoint",
+            Self::ClassicTracepoint => "classic tracepoint",
+        })
+    }
+}
+
+impl Probe {
+    /// Loads and attaches. Blocks for tens of milliseconds.
+    pub(super) fn attach() -> Result<Self, SourceError> {
+        super::super::namespaces::must_see_initial_pids()?;
+        let blob = fs::read(btf::VMLINUX).map_err(|error| {
+            SourceError::new(
+                format!("{} cannot be read: {error}", btf::VMLINUX),
+                "run a kernel with CONFIG_DEBUG_INFO_BTF",
+            )
+        })?;
+        let offsets = btf::offsets(&blob)
+            .map_err(|error| {
+                SourceError::new(
+                    format!("this kernel's types are not understood: {error}"),
+                    "",
+                )
+            })?
+            .globals();
+        let mut loader = EbpfLoader::new();
+        for (name, offset) in &offsets {
+            loader.override_global(name, offset, true);
+        }
+        let ourselves = std::process::id();
+        let boot_offset_ns = super::super::namespaces::boot_offset_ns();
+        let mut program = loader
+            .override_global(probe::globals::CANARY_TGID, &ourselves, true)
+            .override_global(probe::globals::BOOT_OFFSET_NS, &boot_offset_ns, true)
+            .load(objects::PROBE)
+            .map_err(|error| refused(&error))?;
+        let variant = match attach_btf(&mut program) {
+            Ok(()) => Variant::BtfTracepoint,
+            // The first refusal tells more than the second one would.
+            Err(first) => attach_classic(&mut program)
+                .map(|()| Variant::ClassicTracepoint)
+                .map_err(|_second| first)?,
+        };
+        let watched = take_map(&mut program, probe::MAP_WATCHED)?;
+        let doorbell = take_map(&mut program, probe::MAP_DOORBELL)?;
+        let counters = take_map(&mut program, probe::MAP_COUNTERS)?;
+        Ok(Self {
+            armed: Arc::new(Armed(Mutex::new(ArmedState {
+                map: HashMap::try_from(watched).map_err(|error| refused(&error))?,
+                owners: StdHashMap::new(),
+            }))),
+            doorbell: Doorbell(RingBuf::try_from(doorbell).map_err(|error| refused(&error))?),
+            counters: Counters(PerCpuArray::try_from(counters).map_err(|error| refused(&error))?),
+            variant,
+            program,
+        })
+    }
+}
+
+fn attach_btf(ebpf: &mut Ebpf) -> Result<(), SourceError> {
+    let kernel = Btf::from_sys_fs().map_err(|error| refused(&error))?;
+    let program: &mut BtfTracePoint = program(ebpf, probe::PROGRAM_BTF)?;
+    program
+        .load(probe::TRACEPOINT, &kernel)
+        .map_err(|error| refused(&error))?;
+    program.attach().map_err(|error| refused(&error))?;
+    Ok(())
+}
+
+fn attach_classic(ebpf: &mut Ebpf) -> Result<(), SourceError> {
+    let program: &mut TracePoint = program(ebpf, probe::PROGRAM_CLASSIC)?;
+    program.load().map_err(|error| refused(&error))?;
+    program
+        .attach(probe::TRACEPOINT_CATEGORY, probe::TRACEPOINT)
+        .map_err(|error| refused(&error))?;
+    Ok(())
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, SourceError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    ebpf.program_mut(name)
+        .ok_or_else(|| incomplete(name))?
+        .try_into()
+        .map_err(|error: aya::programs::ProgramError| refused(&error))
+}
+
+fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, SourceError> {
+    ebpf.take_map(name).ok_or_else(|| incomplete(name))
+}
+
+fn incomplete(name: &str) -> SourceError {
+    SourceError::new(
+        format!("the built object lacks {name}"),
+        "rebuild it: cargo xtask build-ebpf",
+    )
+}
+
+/// Words a refusal. The kernel says "not permitted" for a missing capability and for lockdown
+/// alike, so the latter is looked up.
+fn refused(error: &(dyn std::error::Error + 'static)) -> SourceError {
+    let mut texts = vec![error.to_string()];
+    let mut errno = None;
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        errno = errno.or(error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error));
+        cause = error.source();
+        texts.extend(cause.map(ToString::to_string));
+    }
+    texts.dedup();
+    // The verifier's log can be long, and its first line says it.
+    let text = texts
+        .join(": ")
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    if !matches!(errno, Some(libc::EPERM | libc::EACCES)) {
+        return SourceError::new(text, "");
+    }
+    if in_confidentiality_lockdown() {
+        return SourceError::new(
+            format!("kernel lockdown (confidentiality) forbids it: {text}"),
+            "boot without lockdown=confidentiality",
+        );
+    }
+    SourceError::new(format!("not permitted: {text}"), GRANT)
+}
+
+fn in_confidentiality_lockdown() -> bool {
+    fs::read_to_string("/sys/kernel/security/lockdown")
+        .is_ok_and(|modes| modes.contains("[confidentiality]"))
+}
+
+/// The watch map and whom each number is armed for: a number can be armed for a successor while
+/// its predecessor is still being removed.
+pub(super) struct Armed(Mutex<ArmedState>);
+
+struct ArmedState {
+    map: HashMap<MapData, u32, [u8; WatchEntry::SIZE]>,
+    owners: StdHashMap<u32, ProcessId>,
+}
+
+impl Armed {
+    /// The death that the probe has marked under this number.
+    pub(super) fn death_of(&self, pid: Pid) -> Option<GroupDeath> {
+        let value = self.state().map.get(&pid.get(), 0).ok()?;
+        WatchEntry::from_bytes(&value)?.death(pid.get())
+    }
+
+    fn state(&self) -> MutexGuard<'_, ArmedState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Arm for Armed {
+    fn arm(&self, watched: &Watched) {
+        let ArmedState { map, owners } = &mut *self.state();
+        let tgid = watched.pid.get();
+        if owners.insert(tgid, watched.id) == Some(watched.id) {
+            // Armed already: writing the entry again would wipe a mark.
+            return;
+        }
+        // Without a start time nothing can be marked, but the doorbell rings all the same.
+        let start_ticks = watched.start_time.map_or(0, |start_time| start_time.0);
+        let entry = WatchEntry::watching(start_ticks).to_bytes();
+        if let Err(error) = map.insert(tgid, entry, 0) {
+            owners.remove(&tgid);
+            log::warn!("pid {tgid} is not seen by the probe: {error}");
+        }
+    }
+
+    fn disarm(&self, watched: &Watched) {
+        let ArmedState { map, owners } = &mut *self.state();
+        let tgid = watched.pid.get();
+        if owners.get(&tgid) != Some(&watched.id) {
+            return;
+        }
+        owners.remove(&tgid);
+        if let Err(error) = map.remove(&tgid) {
+            log::debug!("pid {tgid} was not in the watch map: {error}");
+        }
+    }
+}
+
+/// The ring buffer.
+pub(super) struct Doorbell(RingBuf<MapData>);
+
+impl Doorbell {
+    /// The next record, without waiting.
+    pub(super) fn next(&mut self) -> Option<GroupDeath> {
+        loop {
+            let record = GroupDeath::from_bytes(&self.0.next()?);
+            // A record of another length is none of ours; there are none.
+            if record.is_some() {
+                return record;
+            }
+        }
+    }
+
+    /// A descriptor that becomes readable when the bell rings.
+    pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.0.as_fd().try_clone_to_owned()
+    }
+}
+
+/// What the probe counts.
+pub(super) struct Counters(PerCpuArray<MapData, u64>);
+
+impl Counters {
+    /// The sum over all CPUs; only rises.
+    pub(super) fn read(&self, counter: Counter) -> io::Result<u64> {
+        let per_cpu = self.0.get(&counter.index(), 0).map_err(io::Error::other)?;
+        Ok(per_cpu.iter().sum())
+    }
+}

@@ -1,0 +1,56 @@
+//! Which of the kernel's namespaces we are in: exit events carry the numbers of the initial ones.
+
+use std::fs;
+use std::os::linux::fs::MetadataExt as _;
+
+use super::SourceError;
+
+/// Inode numbers of the initial namespaces: fixed in the kernel's `include/linux/proc_ns.h`
+/// (`PROC_PID_INIT_INO`, `PROC_USER_INIT_INO`).
+const INITIAL_PID: u64 = 0xEFFF_FFFC;
+const INITIAL_USER: u64 = 0xEFFF_FFFD;
+
+/// Whether our pids are the kernel's own. Where `/proc` does not tell, they are taken to be.
+pub(crate) fn in_initial_pid() -> bool {
+    is("pid", INITIAL_PID)
+}
+
+/// Whether our capabilities count on the whole system.
+pub(crate) fn in_initial_user() -> bool {
+    is("user", INITIAL_USER)
+}
+
+fn is(name: &str, inode: u64) -> bool {
+    fs::metadata(format!("/proc/self/ns/{name}")).is_ok_and(|file| file.st_ino() == inode)
+}
+
+/// Refuses a source whose events carry numbers that mean other processes here.
+pub(crate) fn must_see_initial_pids() -> Result<(), SourceError> {
+    if in_initial_pid() {
+        return Ok(());
+    }
+    Err(SourceError::new(
+        "this daemon is in a pid namespace of its own, and the kernel's events carry the host's numbers",
+        "run it on the host (--pid=host); here pidfds cover every session",
+    ))
+}
+
+/// What our time namespace adds to boot time, in two's complement: the kernel adds it before it
+/// shows us start times, so the probe must add it too.
+pub(crate) fn boot_offset_ns() -> u64 {
+    let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+    let boot = offsets
+        .lines()
+        .find_map(|line| line.strip_prefix("boottime"));
+    let mut numbers = boot
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(str::parse::<i64>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(seconds)), Some(Ok(nanos))) => seconds
+            .wrapping_mul(1_000_000_000)
+            .wrapping_add(nanos)
+            .cast_unsigned(),
+        _ => 0,
+    }
+}
