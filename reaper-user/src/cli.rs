@@ -43,10 +43,16 @@ const SOCKET_HELP: &str =
 )]
 struct Arguments {
     /// The daemon's socket
-    #[arg(long, global = true, value_name = "PATH", help = SOCKET_HELP)]
+    #[arg(long, global = true, value_name = "PATH", help = SOCKET_HELP, display_order = 98)]
     socket: Option<PathBuf>,
     /// When to use colours
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        display_order = 99
+    )]
     color: Color,
     #[command(subcommand)]
     command: Command,
