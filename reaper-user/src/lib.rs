@@ -7,7 +7,11 @@
 //! The modules, in the order in which an exit passes through them:
 //! sources say *look* ([`hint`]), [`verdict`] decides, the loop commits, the registry tells.
 
+pub mod cli;
+pub mod client;
 pub mod clock;
+pub mod daemon;
+pub mod exit_code;
 mod exit_watcher;
 #[cfg(test)]
 mod fake_table;
@@ -17,10 +21,13 @@ pub mod identity;
 pub mod process_table;
 mod reap_loop;
 mod reaper;
+pub mod socket_path;
 pub mod sources;
 pub mod status;
 mod sys;
 pub mod verdict;
+#[doc(hidden)]
+pub mod victims;
 pub mod watch;
 mod watcher;
 

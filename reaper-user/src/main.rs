@@ -1,2 +1,7 @@
-//! The `reaperd` binary.
-fn main() {}
+//! The `reaperd` binary: everything it does is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    reaper_user::cli::main()
+}

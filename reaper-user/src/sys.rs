@@ -12,6 +12,10 @@ mod pidfd_info;
 pub(crate) mod proc_stat;
 #[cfg(target_os = "linux")]
 mod readiness;
+#[cfg(target_os = "linux")]
+pub(crate) mod set_tid;
+#[cfg(target_os = "linux")]
+pub(crate) mod victim;
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux_table::LinuxTable as SystemTable;

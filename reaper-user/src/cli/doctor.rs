@@ -1,0 +1,328 @@
+//! `reaperd doctor`: what works on this machine for this user, what does not, and what would mend
+//! it. It asks the library, not the daemon, because a daemon may not run; of the daemon it says one
+//! line. What it prints holds no secret and is made for bug reports.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::failure::Failure;
+use super::output::escape;
+use crate::client::{Client, ClientError, SourceReport, SourcesReport, Version};
+use crate::status::SourceStatus;
+use crate::{ExitWatcher, exit_code};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Exit with 6 unless everything works as intended
+    #[arg(long)]
+    strict: bool,
+}
+
+/// How one thing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    /// Not there, and not asked for.
+    Skip,
+    Warn,
+    Fail,
+}
+
+/// One finding.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    verdict: Verdict,
+    subject: String,
+    text: String,
+    remedy: String,
+}
+
+impl Arguments {
+    pub(super) async fn run(self, client: &Client) -> Result<u8, Failure> {
+        let mut findings: Vec<Finding> = probe().await.into_iter().map(source_finding).collect();
+        findings.push(daemon_finding(client, ask(client).await));
+        let mut out = io::stdout().lock();
+        let written = if self.json {
+            let result = result_line(&findings);
+            let report = json!({
+                "schema": 1,
+                "version": env!("CARGO_PKG_VERSION"),
+                "system": system(),
+                "findings": findings,
+                "result": result,
+            });
+            writeln!(out, "{report}")
+        } else {
+            show(&mut out, &findings)
+        };
+        written.map_err(Failure::output)?;
+        if worst(&findings) == Verdict::Fail && !self.strict {
+            return Err(Failure::new(
+                "something that is needed does not work",
+                remedy(&findings),
+            ));
+        }
+        if self.strict && worst(&findings) >= Verdict::Warn {
+            let message = "not everything works as intended".to_owned();
+            let remedy = remedy(&findings);
+            return Err(Failure {
+                code: exit_code::DEGRADED,
+                message,
+                remedy,
+            });
+        }
+        Ok(exit_code::DONE)
+    }
+}
+
+/// Starts every source here, as this user, and asks how it is.
+async fn probe() -> Vec<SourceReport> {
+    let watcher = ExitWatcher::builder().start().await;
+    let as_report = |status: SourceStatus| SourceReport {
+        source: status.source.name().to_owned(),
+        state: status.state().to_owned(),
+        reason: status.reason,
+        remedy: status.remedy,
+        detail: status.detail,
+        lost: status.lost,
+    };
+    watcher.status().into_iter().map(as_report).collect()
+}
+
+async fn ask(client: &Client) -> Result<(Version, SourcesReport), ClientError> {
+    Ok((
+        client.get("/v1/version").await?,
+        client.get("/v1/sources").await?,
+    ))
+}
+
+fn source_finding(report: SourceReport) -> Finding {
+    let SourceReport {
+        source,
+        state,
+        reason,
+        remedy,
+        detail,
+        lost,
+    } = report;
+    let verdict = match (state.as_str(), source.as_str()) {
+        ("up", _) => Verdict::Ok,
+        ("off", _) => Verdict::Skip,
+        // The floor under all others.
+        ("down", "sweep") => Verdict::Fail,
+        _ => Verdict::Warn,
+    };
+    let mut parts: Vec<String> = [reason, detail]
+        .into_iter()
+        .filter(|p| !p.is_empty())
+        .collect();
+    if lost > 0 {
+        parts.push(format!("{lost} events lost"));
+    }
+    let text = if parts.is_empty() {
+        state
+    } else {
+        parts.join("; ")
+    };
+    Finding {
+        verdict,
+        subject: source,
+        text,
+        remedy,
+    }
+}
+
+fn daemon_finding(
+    client: &Client,
+    answer: Result<(Version, SourcesReport), ClientError>,
+) -> Finding {
+    let socket = client.socket().display();
+    let (verdict, text, remedy) = match answer {
+        Ok((version, sources)) => {
+            let states = sources
+                .sources
+                .iter()
+                .filter(|source| source.state != "off");
+            let states: Vec<_> = states
+                .map(|source| format!("{} {}", source.source, source.state))
+                .collect();
+            let verdict = if sources.status == "ok" {
+                Verdict::Ok
+            } else {
+                Verdict::Warn
+            };
+            let text = format!(
+                "{} on {socket}: {}",
+                version.daemon_version,
+                states.join(", ")
+            );
+            let remedy = sources.sources.into_iter().map(|source| source.remedy);
+            (
+                verdict,
+                text,
+                remedy
+                    .filter(|text| !text.is_empty())
+                    .collect::<Vec<_>>()
+                    .join("; "),
+            )
+        }
+        Err(ClientError::NoDaemon { .. }) => (
+            Verdict::Skip,
+            format!("none on {socket}"),
+            "reaperd daemon".to_owned(),
+        ),
+        Err(error) => {
+            let Failure {
+                message, remedy, ..
+            } = error.into();
+            (Verdict::Fail, message, remedy)
+        }
+    };
+    Finding {
+        verdict,
+        subject: "daemon".to_owned(),
+        text,
+        remedy,
+    }
+}
+
+fn worst(findings: &[Finding]) -> Verdict {
+    findings
+        .iter()
+        .map(|finding| finding.verdict)
+        .max()
+        .unwrap_or(Verdict::Ok)
+}
+
+/// The remedy of the worst finding that has one.
+fn remedy(findings: &[Finding]) -> String {
+    findings
+        .iter()
+        .filter(|finding| finding.verdict >= Verdict::Warn && !finding.remedy.is_empty())
+        .max_by_key(|finding| finding.verdict)
+        .map_or_else(
+            || "reaperd doctor".to_owned(),
+            |finding| finding.remedy.clone(),
+        )
+}
+
+fn result_line(findings: &[Finding]) -> String {
+    let of = |verdict: Verdict| -> Vec<&str> {
+        let these = findings.iter().filter(|finding| finding.verdict == verdict);
+        these.map(|finding| finding.subject.as_str()).collect()
+    };
+    match worst(findings) {
+        Verdict::Ok | Verdict::Skip => "ok".to_owned(),
+        Verdict::Warn => format!("ok, degraded ({})", of(Verdict::Warn).join(", ")),
+        Verdict::Fail => format!("failed ({})", of(Verdict::Fail).join(", ")),
+    }
+}
+
+fn show(out: &mut impl Write, findings: &[Finding]) -> io::Result<()> {
+    let width = findings
+        .iter()
+        .map(|finding| finding.subject.len())
+        .max()
+        .unwrap_or(0);
+    for Finding {
+        verdict,
+        subject,
+        text,
+        remedy,
+    } in findings
+    {
+        let verdict = match verdict {
+            Verdict::Ok => "ok",
+            Verdict::Skip => "skip",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "fail",
+        };
+        writeln!(out, "{verdict:4}  {subject:width$}  {}", escape(text))?;
+        if !remedy.is_empty() {
+            writeln!(out, "{:6}{:width$}  try: {}", "", "", escape(remedy))?;
+        }
+    }
+    writeln!(out, "result: {}", result_line(findings))
+}
+
+/// System and release, as bug reports need them.
+fn system() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    [std::env::consts::OS, release.trim(), std::env::consts::ARCH].join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(source: &str, state: &str, reason: &str, remedy: &str) -> SourceReport {
+        let [source, state, reason, remedy] = [source, state, reason, remedy].map(str::to_owned);
+        SourceReport {
+            source,
+            state,
+            reason,
+            remedy,
+            ..SourceReport::default()
+        }
+    }
+
+    fn findings(daemon: Result<(Version, SourcesReport), ClientError>) -> Vec<Finding> {
+        let up = SourceReport {
+            detail: "one set for all".into(),
+            lost: 3,
+            ..report("pidfd", "up", "", "")
+        };
+        let mut findings: Vec<Finding> = [
+            report(
+                "netlink",
+                "down",
+                "no acknowledgement within 200 ms",
+                "run on the host",
+            ),
+            report("ebpf", "off", "", ""),
+            up,
+        ]
+        .map(source_finding)
+        .into();
+        findings.push(daemon_finding(&Client::new("/r/x.sock"), daemon));
+        findings
+    }
+
+    #[test]
+    fn each_finding_has_its_remedy_below_it() {
+        let findings = findings(Err(ClientError::NoDaemon {
+            path: "/r/x.sock".into(),
+        }));
+        let mut out = Vec::new();
+        show(&mut out, &findings).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "warn  netlink  no acknowledgement within 200 ms\n               \
+             try: run on the host\n\
+             skip  ebpf     off\n\
+             ok    pidfd    one set for all; 3 events lost\n\
+             skip  daemon   none on /r/x.sock\n               \
+             try: reaperd daemon\n\
+             result: ok, degraded (netlink)\n"
+        );
+        assert_eq!(remedy(&findings), "run on the host");
+    }
+
+    #[test]
+    fn a_sweep_that_is_down_or_a_socket_that_answers_nonsense_is_a_failure() {
+        assert_eq!(
+            source_finding(report("sweep", "down", "x", "y")).verdict,
+            Verdict::Fail
+        );
+        let nonsense = findings(Err(ClientError::Protocol {
+            detail: "no HTTP".into(),
+        }));
+        assert_eq!(result_line(&nonsense), "failed (daemon)");
+    }
+}

@@ -1,0 +1,197 @@
+//! How results look: aligned columns on a terminal, tabs in a pipe, and no control character of
+//! anybody's in either.
+
+use std::borrow::Cow;
+use std::io::{self, IsTerminal as _, Write};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use reaper_registry::ExitStatus;
+
+/// Between two columns on a terminal.
+const GAP: u16 = 2;
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// For people.
+    Columns,
+    /// For programs: one row a line, no header.
+    Tabs,
+}
+
+impl Layout {
+    /// What suits standard output.
+    pub(super) fn of_stdout() -> Self {
+        if io::stdout().is_terminal() {
+            Self::Columns
+        } else {
+            Self::Tabs
+        }
+    }
+
+    /// Between two values of a line that is not part of a table.
+    pub(super) fn gap(self) -> &'static str {
+        match self {
+            Self::Columns => "  ",
+            Self::Tabs => "\t",
+        }
+    }
+}
+
+/// Writes a table.
+pub(super) fn table(
+    out: &mut impl Write,
+    layout: Layout,
+    header: &[&str],
+    rows: Vec<Vec<String>>,
+) -> io::Result<()> {
+    let rows = rows
+        .into_iter()
+        .map(|row| row.into_iter().map(|cell| escape(&cell).into_owned()));
+    match layout {
+        Layout::Tabs => rows.into_iter().try_for_each(|row| {
+            let cells: Vec<String> = row.collect();
+            writeln!(out, "{}", cells.join("\t"))
+        }),
+        Layout::Columns => {
+            let mut table = Table::new();
+            table
+                .load_style(presets::NOTHING)
+                .set_content_arrangement(ContentArrangement::Disabled);
+            table.set_header(header.iter().copied());
+            table.add_rows(rows);
+            for column in table.column_iter_mut() {
+                column.set_padding((0, GAP));
+            }
+            table
+                .lines()
+                .try_for_each(|line| writeln!(out, "{}", line.trim_end()))
+        }
+    }
+}
+
+/// Writes a line for people to standard error. That nobody can read it is no reason to fail.
+pub(super) fn talk(text: &str) {
+    writeln!(anstream::stderr(), "{text}").unwrap_or_default();
+}
+
+/// Makes text from elsewhere harmless to a terminal, and to whoever splits lines at tabs.
+pub(super) fn escape(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let harmless = text.chars().fold(String::new(), |mut harmless, c| {
+        if c.is_control() {
+            harmless.extend(c.escape_default());
+        } else {
+            harmless.push(c);
+        }
+        harmless
+    });
+    Cow::Owned(harmless)
+}
+
+/// How a process ended, in words.
+pub(super) fn exit_status(status: ExitStatus) -> String {
+    match status {
+        ExitStatus::Code(code) => format!("exit {code}"),
+        ExitStatus::Signal { signal, .. } => match signal_name(signal) {
+            Some(name) => format!("killed by {name}"),
+            None => format!("killed by signal {signal}"),
+        },
+    }
+}
+
+fn signal_name(signal: u8) -> Option<&'static str> {
+    let names = [
+        (libc::SIGHUP, "SIGHUP"),
+        (libc::SIGINT, "SIGINT"),
+        (libc::SIGQUIT, "SIGQUIT"),
+        (libc::SIGILL, "SIGILL"),
+        (libc::SIGTRAP, "SIGTRAP"),
+        (libc::SIGABRT, "SIGABRT"),
+        (libc::SIGBUS, "SIGBUS"),
+        (libc::SIGFPE, "SIGFPE"),
+        (libc::SIGKILL, "SIGKILL"),
+        (libc::SIGUSR1, "SIGUSR1"),
+        (libc::SIGSEGV, "SIGSEGV"),
+        (libc::SIGUSR2, "SIGUSR2"),
+        (libc::SIGPIPE, "SIGPIPE"),
+        (libc::SIGALRM, "SIGALRM"),
+        (libc::SIGTERM, "SIGTERM"),
+        (libc::SIGXCPU, "SIGXCPU"),
+        (libc::SIGSYS, "SIGSYS"),
+    ];
+    names
+        .into_iter()
+        .find(|(number, _)| *number == i32::from(signal))
+        .map(|(_, name)| name)
+}
+
+/// A time span in its largest unit, as lists of processes have it.
+pub(super) fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m", seconds / 60),
+        3_600..86_400 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// Microseconds as milliseconds with one digit, or as whole ones where there are many.
+pub(super) fn milliseconds(us: u64) -> String {
+    if us < 100_000 {
+        let tenths = (us + 50) / 100;
+        format!("{}.{} ms", tenths / 10, tenths % 10)
+    } else {
+        format!("{} ms", us / 1_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(layout: Layout) -> String {
+        let rows = vec![
+            vec!["s-1".to_owned(), "\u{1b}[2Japi\tx".to_owned()],
+            vec!["longer".to_owned(), "b".to_owned()],
+        ];
+        let mut out = Vec::new();
+        table(&mut out, layout, &["SESSION", "NAME"], rows).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn columns_are_aligned_and_have_a_header() {
+        assert_eq!(
+            written(Layout::Columns),
+            "SESSION  NAME\ns-1      \\u{1b}[2Japi\\tx\nlonger   b\n"
+        );
+    }
+
+    #[test]
+    fn a_pipe_gets_tabs_and_no_header() {
+        assert_eq!(written(Layout::Tabs), "s-1\t\\u{1b}[2Japi\\tx\nlonger\tb\n");
+    }
+
+    #[test]
+    fn endings_and_times_in_words() {
+        assert_eq!(exit_status(ExitStatus::Code(7)), "exit 7");
+        let killed = |signal| {
+            exit_status(ExitStatus::Signal {
+                signal,
+                core: false,
+            })
+        };
+        assert_eq!(killed(9), "killed by SIGKILL");
+        assert_eq!(killed(40), "killed by signal 40");
+        assert_eq!(
+            [age(59), age(60), age(7_200), age(90_000)],
+            ["59s", "1m", "2h", "1d"]
+        );
+        assert_eq!(milliseconds(312), "0.3 ms");
+        assert_eq!(milliseconds(99_960), "100.0 ms");
+        assert_eq!(milliseconds(812_345), "812 ms");
+    }
+}

@@ -1,0 +1,82 @@
+//! `reaperd rm`.
+
+use std::fs;
+use std::path::PathBuf;
+
+use reaper_registry::Token;
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::failure::Failure;
+use crate::client::{Client, ClientError, percent_encode};
+use crate::exit_code;
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Arguments {
+    /// The session to remove
+    session_id: Option<String>,
+    /// A file that holds the token of the session to remove
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl Arguments {
+    pub(super) async fn run(self, client: &Client) -> Result<u8, Failure> {
+        let result: Result<Value, ClientError> = match (&self.session_id, &self.token_file) {
+            (_, Some(file)) => {
+                client
+                    .delete_as(&read_token(file)?, "/v1/sessions/me")
+                    .await
+            }
+            (Some(id), None) => {
+                client
+                    .delete(&format!("/v1/sessions/by-id/{}", percent_encode(id)))
+                    .await
+            }
+            // clap has seen to it that one is there.
+            (None, None) => return Err(no_session("no session is named".to_owned())),
+        };
+        match (result, &self.session_id) {
+            (Ok(_), _) => Ok(exit_code::DONE),
+            (Err(ClientError::Problem { status: 404, .. }), Some(id)) => {
+                Err(no_session(format!("no session {id:?}")))
+            }
+            // To the daemon, a token that names no session is no credential.
+            (
+                Err(ClientError::Problem {
+                    status: 401 | 404,
+                    detail,
+                    ..
+                }),
+                None,
+            ) => Err(no_session(format!("no session has this token: {detail}"))),
+            (Err(error), _) => Err(error.into()),
+        }
+    }
+}
+
+fn no_session(message: String) -> Failure {
+    Failure {
+        code: exit_code::NO_SESSION,
+        message,
+        remedy: "reaperd ls".to_owned(),
+    }
+}
+
+fn read_token(file: &PathBuf) -> Result<Token, Failure> {
+    let text = fs::read_to_string(file)
+        .map(Zeroizing::new)
+        .map_err(|error| {
+            Failure::new(
+                format!("cannot read {}: {error}", file.display()),
+                "the file named in REAPERD_TOKEN_FILE of the session",
+            )
+        })?;
+    Token::parse(text.trim()).map_err(|error| {
+        Failure::new(
+            format!("{}: {error}", file.display()),
+            "reaperd token > FILE",
+        )
+    })
+}

@@ -1,0 +1,210 @@
+//! `reaperd watch`: one line an event, as it happens.
+
+use std::io::{self, Write as _};
+
+use serde_json::{Value, json};
+
+use super::failure::Failure;
+use super::output::{Layout, escape, exit_status, milliseconds};
+use crate::client::{Client, ClientError, Deregistered, ExitSeen, Frame};
+use crate::exit_code;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    /// Ends with the daemon: in order when it says so, as "no daemon" when it just vanishes.
+    pub(super) async fn run(self, client: &Client) -> Result<u8, Failure> {
+        let mut events = client.events("").await?;
+        let layout = Layout::of_stdout();
+        loop {
+            let frame = match events.next().await {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Err(vanished("the daemon closed the stream")),
+                Err(error @ ClientError::Protocol { .. }) => return Err(error.into()),
+                Err(error) => return Err(vanished(&error.to_string())),
+            };
+            let line = if self.json {
+                as_json(&frame)?
+            } else {
+                as_text(&frame, layout)?
+            };
+            // One write a line, at once: whoever reads this waits for it.
+            let mut out = io::stdout().lock();
+            out.write_all(format!("{line}\n").as_bytes())
+                .and_then(|()| out.flush())
+                .map_err(Failure::output)?;
+            if frame.event == "shutdown" {
+                return Ok(exit_code::DONE);
+            }
+        }
+    }
+}
+
+fn vanished(what: &str) -> Failure {
+    Failure {
+        code: exit_code::NO_DAEMON,
+        message: format!("{what}; later events are not known here"),
+        remedy: "reaperd ls".to_owned(),
+    }
+}
+
+fn data(frame: &Frame) -> Result<Value, ClientError> {
+    serde_json::from_str(&frame.data).map_err(|error| ClientError::Protocol {
+        detail: format!("the data of a {:?} event is not JSON: {error}", frame.event),
+    })
+}
+
+fn as_json(frame: &Frame) -> Result<String, ClientError> {
+    let event = json!({
+        "schema": 1, "id": frame.id, "event": frame.event, "data": data(frame)?,
+    });
+    Ok(event.to_string())
+}
+
+fn as_text(frame: &Frame, layout: Layout) -> Result<String, ClientError> {
+    let data = data(frame)?;
+    let mut words = vec![clock_time(&data)];
+    match frame.event.as_str() {
+        "session_registered" => {
+            words.push("registered".to_owned());
+            words.extend(session_words(&data));
+        }
+        "session_deregistered" => {
+            words.push("removed".to_owned());
+            words.extend(session_words(&data));
+            let removal: Deregistered =
+                serde_json::from_value(data).map_err(|error| ClientError::Protocol {
+                    detail: format!("a removal cannot be read: {error}"),
+                })?;
+            words.push(cause(&removal));
+            words.extend(
+                removal
+                    .source
+                    .as_ref()
+                    .map(|source| format!("via {source}")),
+            );
+            words.extend(removal.detection_us.map(milliseconds));
+        }
+        "source_state" => {
+            words.push("source".to_owned());
+            let fields = ["source", "state", "reason"].map(|field| text(&data, field));
+            words.extend(fields.into_iter().flatten().filter(|word| !word.is_empty()));
+        }
+        "snapshot" => {
+            words.push("snapshot".to_owned());
+            let sessions = data
+                .get("sessions")
+                .and_then(Value::as_array)
+                .map_or(0, Vec::len);
+            words.push(format!("{sessions} sessions"));
+        }
+        other => {
+            words.push(other.to_owned());
+            words.push(data.to_string());
+        }
+    }
+    let words: Vec<_> = words.iter().map(|word| escape(word)).collect();
+    Ok(words.join(layout.gap()))
+}
+
+fn session_words(data: &Value) -> Vec<String> {
+    let session = data.get("session").unwrap_or(&Value::Null);
+    let pid = session
+        .get("pid")
+        .and_then(Value::as_u64)
+        .unwrap_or_default();
+    vec![
+        text(session, "sessionId").unwrap_or_default(),
+        text(session, "displayName").unwrap_or_default(),
+        format!("pid {pid}"),
+    ]
+}
+
+/// Why a session is gone, in words; how its process ended, where that is known.
+fn cause(removal: &Deregistered) -> String {
+    let status = removal.exit.as_ref().and_then(ExitSeen::status);
+    match (removal.cause.as_str(), status) {
+        ("exited", Some(status)) => exit_status(status),
+        ("exited", None) => "exited".to_owned(),
+        (cause, _) => cause.replace('_', " "),
+    }
+}
+
+fn text(value: &Value, field: &str) -> Option<String> {
+    value.get(field).and_then(Value::as_str).map(str::to_owned)
+}
+
+/// The time of day in UTC, to the millisecond.
+fn clock_time(data: &Value) -> String {
+    let then = match data.get("ts") {
+        Some(Value::String(text)) => text.parse().ok(),
+        Some(Value::Number(ms)) => ms
+            .as_i64()
+            .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()),
+        _ => None,
+    };
+    let Some(then) = then else {
+        return "--:--:--.---Z".to_owned();
+    };
+    let ms_of_day = then.as_millisecond().rem_euclid(86_400_000);
+    let (seconds, ms) = (ms_of_day / 1_000, ms_of_day % 1_000);
+    let (hours, minutes) = (seconds / 3_600, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02}.{ms:03}Z", seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(event: &str, data: &str) -> Frame {
+        Frame {
+            id: "e.4".into(),
+            event: event.into(),
+            data: data.into(),
+        }
+    }
+
+    fn removal(rest: &str) -> Frame {
+        let session = r#""session":{"sessionId":"s-1","displayName":"api","pid":7042}"#;
+        frame("session_deregistered", &format!("{{{session},{rest}}}"))
+    }
+
+    #[test]
+    fn a_removal_says_who_how_and_who_saw_it() {
+        let killed = removal(
+            r#""ts":"2026-11-22T12:00:04.118Z","cause":"exited","source":"netlink",
+               "evidence":"pidfd","exit":{"signal":9,"core":false,"from":"netlink"},
+               "detection_us":412"#,
+        );
+        assert_eq!(
+            as_text(&killed, Layout::Columns).unwrap(),
+            "12:00:04.118Z  removed  s-1  api  pid 7042  killed by SIGKILL  via netlink  0.4 ms"
+        );
+        let reused = removal(r#""ts":1795324800123,"cause":"pid_reused","source":"sweep""#);
+        assert_eq!(
+            as_text(&reused, Layout::Tabs).unwrap(),
+            "05:20:00.123Z\tremoved\ts-1\tapi\tpid 7042\tpid reused\tvia sweep"
+        );
+    }
+
+    #[test]
+    fn unknown_events_and_hostile_names_are_shown_harmlessly() {
+        let odd = frame("new\u{1b}thing", r#"{"a":"\u001b"}"#);
+        let line = as_text(&odd, Layout::Columns).unwrap();
+        assert_eq!(line, r#"--:--:--.---Z  new\u{1b}thing  {"a":"\u001b"}"#);
+    }
+
+    #[test]
+    fn json_keeps_what_the_daemon_said() {
+        let line = as_json(&frame("gap", r#"{"reason":"epoch","x":[1]}"#)).unwrap();
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["schema"], 1);
+        assert_eq!(value["data"], json!({"reason": "epoch", "x": [1]}));
+        assert!(as_json(&frame("gap", "no json")).is_err());
+    }
+}
