@@ -3,7 +3,13 @@
 //! border, and nothing decided here.
 
 #[cfg(target_os = "linux")]
+pub(crate) mod cbpf;
+#[cfg(target_os = "linux")]
+pub(crate) mod cn_proc;
+#[cfg(target_os = "linux")]
 mod linux_table;
+#[cfg(target_os = "linux")]
+pub(crate) mod netlink;
 #[cfg(not(target_os = "linux"))]
 mod other_table;
 #[cfg(target_os = "linux")]

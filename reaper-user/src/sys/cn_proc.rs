@@ -1,0 +1,178 @@
+//! The proc connector's datagrams as bytes: requests out, events in. Safe code, and no descriptor.
+//!
+//! A datagram is `nlmsghdr` (16 bytes), `cn_msg` (20), `proc_event` (40 on every kernel since 4.18),
+//! all in native byte order. `proc_event` is not aligned within it (its time stamp lies at 44), so
+//! fields are copied out. What the header says about the type cannot be trusted to a general netlink
+//! parser: the connector sends everything as type 3, which is `NLMSG_DONE` elsewhere.
+//!
+//! Layout: `include/uapi/linux/connector.h` and `cn_proc.h`.
+
+use netlink_packet_core::NetlinkBuffer;
+
+/// Where `proc_event.what` lies in a datagram; the socket filters look at it.
+pub(crate) const WHAT_AT: u32 = 36;
+/// Where the thread group of an EXIT lies in a datagram; the socket filters look at it.
+pub(crate) const EXIT_TGID_AT: u32 = 56;
+/// `proc_event.what` of the answer to a request.
+pub(crate) const WHAT_ACK: u32 = 0;
+/// `proc_event.what` of an exit, and its bit in an event mask.
+pub(crate) const WHAT_EXIT: u32 = 0x8000_0000;
+
+const NETLINK_HEADER: usize = 16;
+const CONNECTOR_HEADER: usize = 20;
+/// `CN_IDX_PROC` and `CN_VAL_PROC`.
+const PROC: [u32; 2] = [1, 1];
+/// The one message type the connector uses.
+const MESSAGE_TYPE: u16 = 3;
+
+/// What is asked of the connector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// `PROC_CN_MCAST_LISTEN`, in the four-byte form that every kernel knows.
+    Listen,
+    /// `PROC_CN_MCAST_LISTEN` for these events alone. Kernels before 6.6 ignore it in silence, and no
+    /// kernel answers it: the answer does not pass the mask.
+    ListenTo(u32),
+    /// `PROC_CN_MCAST_IGNORE`.
+    Ignore,
+}
+
+impl Request {
+    /// The datagram. The kernel answers it with `ack + 1`.
+    pub(crate) fn encode(self, ack: u32) -> Vec<u8> {
+        let words: &[u32] = match self {
+            Self::Listen => &[1],
+            Self::ListenTo(mask) => &[1, mask],
+            Self::Ignore => &[2],
+        };
+        let data = words.len() * 4;
+        let mut payload = Vec::with_capacity(CONNECTOR_HEADER + data);
+        for word in [PROC[0], PROC[1], 0, ack] {
+            payload.extend(word.to_ne_bytes());
+        }
+        payload.extend(
+            u16::try_from(data)
+                .expect("a request is two words at most")
+                .to_ne_bytes(),
+        );
+        payload.extend(0_u16.to_ne_bytes());
+        payload.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
+
+        let length = NETLINK_HEADER + payload.len();
+        let mut datagram = vec![0; length];
+        let mut message = NetlinkBuffer::new(&mut datagram);
+        message.set_length(u32::try_from(length).expect("a request is 44 bytes at most"));
+        message.set_message_type(MESSAGE_TYPE);
+        message.payload_mut().copy_from_slice(&payload);
+        datagram
+    }
+}
+
+/// What the connector tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The answer to somebody's request: all listeners get it, so it must be matched by its number.
+    Ack { ack: u32, error: u32 },
+    /// A thread is gone; a process may be.
+    Exit(Exit),
+    /// Something that nobody asked for.
+    Other,
+}
+
+/// The end of one thread. Numbers are those of the initial pid namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exit {
+    pub(crate) pid: u32,
+    pub(crate) tgid: u32,
+    /// The wait status word of the *thread*.
+    pub(crate) wait_status: u32,
+    /// On `CLOCK_MONOTONIC`.
+    pub(crate) timestamp_ns: u64,
+}
+
+/// Why a message was skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Malformed {
+    #[error("the netlink header and the datagram disagree about its length")]
+    Length,
+    #[error("netlink message type {0} is not the connector's")]
+    Type(u16),
+    #[error("the message ends before its fields do")]
+    Truncated,
+    #[error("connector channel {0}/{1} is not that of processes")]
+    Channel(u32, u32),
+}
+
+/// The messages of one datagram, in order. After a header that cannot be believed it ends, because
+/// nothing tells where the next one would start.
+pub(crate) fn decode(datagram: &[u8]) -> Messages<'_> {
+    Messages { rest: datagram }
+}
+
+/// See [`decode`].
+pub(crate) struct Messages<'a> {
+    rest: &'a [u8],
+}
+
+impl Iterator for Messages<'_> {
+    type Item = Result<Event, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let Ok(message) = NetlinkBuffer::new_checked(self.rest) else {
+            self.rest = &[];
+            return Some(Err(Malformed::Length));
+        };
+        let event = match message.message_type() {
+            MESSAGE_TYPE => event(message.payload()),
+            other => Err(Malformed::Type(other)),
+        };
+        // At least a header's worth, or `new_checked` had refused it: each turn makes progress.
+        let length = usize::try_from(message.length()).unwrap_or(usize::MAX);
+        let next = length.checked_next_multiple_of(4).unwrap_or(usize::MAX);
+        self.rest = self.rest.get(next..).unwrap_or(&[]);
+        Some(event)
+    }
+}
+
+fn event(payload: &[u8]) -> Result<Event, Malformed> {
+    let (channel, value) = (word(payload, 0)?, word(payload, 4)?);
+    if [channel, value] != PROC {
+        return Err(Malformed::Channel(channel, value));
+    }
+    let ack = word(payload, 12)?;
+    let length = usize::from(u16::from_ne_bytes(bytes(payload, 16)?));
+    let data = payload
+        .get(CONNECTOR_HEADER..CONNECTOR_HEADER + length)
+        .ok_or(Malformed::Truncated)?;
+    match word(data, 0)? {
+        WHAT_ACK => Ok(Event::Ack {
+            ack,
+            error: word(data, 16)?,
+        }),
+        WHAT_EXIT => Ok(Event::Exit(Exit {
+            pid: word(data, 16)?,
+            tgid: word(data, 20)?,
+            wait_status: word(data, 24)?,
+            timestamp_ns: u64::from_ne_bytes(bytes(data, 8)?),
+        })),
+        _ => Ok(Event::Other),
+    }
+}
+
+fn word(data: &[u8], at: usize) -> Result<u32, Malformed> {
+    bytes(data, at).map(u32::from_ne_bytes)
+}
+
+fn bytes<const N: usize>(data: &[u8], at: usize) -> Result<[u8; N], Malformed> {
+    data.get(at..)
+        .and_then(|tail| tail.first_chunk())
+        .copied()
+        .ok_or(Malformed::Truncated)
+}
+
+#[cfg(test)]
+#[path = "cn_proc/tests.rs"]
+mod tests;
