@@ -1,6 +1,297 @@
-//! Stub.
-use super::{Context, SourceError};
+//! The proc connector: the kernel tells of every thread's exit over a netlink socket.
+//!
+//! * **Privilege**: none on Linux 6.6 and newer; `CAP_NET_ADMIN` before. Always the initial network,
+//!   pid and user namespaces. With `CAP_NET_ADMIN` the receive buffer is larger.
+//! * **Minimum kernel**: any with `CONFIG_PROC_EVENTS`. The event mask needs 6.6; before, the socket
+//!   filter alone keeps other events out.
+//! * **What it can miss**: exits that find the receive buffer full (the kernel counts them); exits for
+//!   whose message the kernel finds no memory (counted nowhere); everything, if the kernel stops
+//!   sending (another client's IGNORE before 6.6, a bug in 6.6.13 to 6.6.17).
+//! * **What happens then**: a full buffer is noticed at once, the loss is reported, the socket
+//!   replaced, and every process looked at. Silence is noticed by the canary, two misses in a row end
+//!   the source, and the supervisor starts it anew. What no one counts is the sweep's.
+//!
+//! An EXIT says that one thread is gone. The first thread leaves processes that live on, and the last
+//! one need not be the first, so the exit of *any* thread of a watched group is a hint to look, and
+//! none is a verdict. See `filter` for why no exit falls between registration and the filter.
+
+mod canary;
+mod filter;
+mod refusal;
+mod subscription;
+
 use std::convert::Infallible;
-pub async fn run(_context: Context) -> Result<Infallible, SourceError> {
-    Err(SourceError::new("not built yet", ""))
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use reaper_registry::{Pid, Source};
+use tokio::time::Instant;
+
+use self::canary::Canary;
+use self::filter::{ClassicFilter, ExitFilter};
+use self::subscription::{Drained, Subscription};
+use super::{Context, SourceError};
+use crate::hint::{Hint, HintSender, Target};
+use crate::status::Reporter;
+use crate::sys::cn_proc::{Event, Exit};
+use crate::watch::{Arm, WatchSet, Watched};
+
+/// Room for 20,000 exits in one go (832 bytes each, and the kernel doubles what is asked for).
+const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+/// How often a canary is sent.
+const CANARY_EVERY: Duration = Duration::from_secs(2);
+/// How long it may take. Two in a row must fit into two periods.
+const CANARY_WITHIN: Duration = Duration::from_secs(1);
+
+/// Runs the source until it fails.
+pub async fn run(context: Context) -> Result<Infallible, SourceError> {
+    let Context {
+        hints,
+        watched,
+        reporter,
+    } = context;
+    let filter = Arc::new(ClassicFilter::new(Some(std::process::id())));
+    let arming = Arming {
+        filter: Arc::clone(&filter),
+        watched: Arc::downgrade(&watched),
+    };
+    let _attachment = watched.attach(Arc::new(arming));
+    let is_watched = move |pid| watched.contains_pid(pid);
+    Listener {
+        hints,
+        reporter,
+        filter,
+        is_watched,
+        receive_buffer: RECEIVE_BUFFER,
+    }
+    .run()
+    .await
 }
+
+/// Keeps the filter in step with the watch set.
+struct Arming<F> {
+    filter: Arc<F>,
+    watched: Weak<WatchSet>,
+}
+
+impl<F: ExitFilter> Arm for Arming<F> {
+    fn arm(&self, watched: &Watched) {
+        self.filter.add(watched.pid.get(), watched.id);
+        // While a source is attached, an entry may be let go of before it is armed: then nobody
+        // would disarm it again.
+        if self
+            .watched
+            .upgrade()
+            .is_none_or(|set| set.get(watched.id).is_none())
+        {
+            self.disarm(watched);
+        }
+    }
+
+    fn disarm(&self, watched: &Watched) {
+        self.filter.remove(watched.pid.get(), watched.id);
+    }
+}
+
+/// The source, apart from where the watch set comes from.
+struct Listener<F, W> {
+    hints: HintSender,
+    reporter: Reporter,
+    filter: Arc<F>,
+    is_watched: W,
+    receive_buffer: usize,
+}
+
+impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
+    async fn run(self) -> Result<Infallible, SourceError> {
+        let mut subscription = Subscription::open(&*self.filter, self.receive_buffer).await?;
+        loop {
+            let lost = tokio::select! {
+                lost = self.listen(&mut subscription) => lost?,
+                never = self.filter.keep_tidy() => match never {},
+            };
+            // Until a canary is heard again, which ends with a look at everybody: so whatever dies
+            // from here on is found.
+            subscription.proven = false;
+            self.reporter.lost(u64::from(lost));
+            self.reporter.degraded(
+                &format!("{lost} exits did not fit into the receive buffer; subscribing anew"),
+                "grant CAP_NET_ADMIN or raise net.core.rmem_max if this lasts",
+                self.detail(&subscription, None),
+            );
+            log::warn!("proc connector: {lost} exits lost; looking at every process");
+            subscription = self.replace(subscription).await;
+        }
+    }
+
+    /// A new socket in place of one that has overflowed, because the old one may stay deaf (6.6.13 to
+    /// 6.6.17). But the old one has been emptied and works on every other kernel, so it stays if a
+    /// new one cannot be had or gets less room: the daemon may have dropped its capabilities since.
+    /// Either has to pass the canary next.
+    async fn replace(&self, old: Subscription) -> Subscription {
+        match Subscription::open(&*self.filter, self.receive_buffer).await {
+            Ok(new) if new.receive_buffer >= old.receive_buffer => return new,
+            Ok(_) => log::info!("proc connector: keeping the old socket, which has more room"),
+            Err(error) => log::warn!("proc connector: keeping the old socket: {error}"),
+        }
+        old.install(&*self.filter);
+        old
+    }
+
+    /// Passes exits on until some are lost, and answers how many.
+    async fn listen(&self, subscription: &mut Subscription) -> Result<u32, SourceError> {
+        let mut watchman = Watchman::default();
+        let mut wake_at = Instant::now();
+        loop {
+            let ready = tokio::select! {
+                ready = subscription.ready() => Some(ready.map_err(failed)?),
+                () = tokio::time::sleep_until(wake_at) => None,
+            };
+            // Before the clock is asked as well: what has arrived in time must not count as late.
+            let drained = subscription
+                .drain(|event| self.take(event, &mut watchman))
+                .map_err(failed)?;
+            match (drained, ready) {
+                (Drained::Overrun, _) => {
+                    subscription
+                        .drain_all(|event| self.take(event, &mut watchman))
+                        .map_err(failed)?;
+                    // The error without a drop would be new, but is a loss all the same.
+                    return Ok(subscription.new_drops().map_err(failed)?.max(1));
+                }
+                (Drained::Empty, Some(mut ready)) => ready.clear_ready(),
+                (Drained::Empty, None) => {}
+                (Drained::Partly, _) => tokio::task::yield_now().await,
+            }
+            if let Some(latency) = watchman.heard.take() {
+                self.proved(subscription, latency);
+                wake_at = Instant::now() + CANARY_EVERY;
+            }
+            if Instant::now() >= wake_at {
+                let drops = subscription.new_drops().map_err(failed)?;
+                if drops > 0 {
+                    return Ok(drops);
+                }
+                wake_at = Instant::now() + self.next_canary(subscription, &mut watchman)?;
+            }
+        }
+    }
+
+    fn take(&self, event: Event, watchman: &mut Watchman) {
+        let Event::Exit(exit) = event else { return };
+        watchman.see(&exit);
+        let Ok(pid) = Pid::new(exit.tgid) else { return };
+        if (self.is_watched)(pid) {
+            self.hints.send(Hint {
+                target: Target::Pid(pid),
+                source: Source::Netlink,
+                exit_word: Some(exit.wait_status),
+                died_at_ns: Some(exit.timestamp_ns),
+                group_dead: None,
+            });
+        }
+    }
+
+    /// A canary was heard: it works.
+    fn proved(&self, subscription: &mut Subscription, latency: Duration) {
+        let first = !subscription.proven;
+        subscription.proven = true;
+        self.reporter.up(self.detail(subscription, Some(latency)));
+        if first {
+            self.hints.verify_all();
+        }
+    }
+
+    /// The last canary has rested or is overdue: sends the next one. Answers how long to wait for it.
+    fn next_canary(
+        &self,
+        subscription: &mut Subscription,
+        watchman: &mut Watchman,
+    ) -> Result<Duration, SourceError> {
+        match &watchman.canary {
+            // The machine did not get round to running it, which says nothing about the connector.
+            Some(canary) if !canary.ran() => return Ok(CANARY_WITHIN),
+            Some(_) => {
+                watchman.misses += 1;
+                // Nobody knows since when it was deaf, so the next proof has everyone looked at, and
+                // IGNORE is off the table.
+                subscription.proven = false;
+                if watchman.misses == 2 {
+                    return Err(refusal::canaries_missed());
+                }
+            }
+            None => {}
+        }
+        match Canary::launch() {
+            Ok(canary) => {
+                watchman.canary = Some(canary);
+                Ok(CANARY_WITHIN)
+            }
+            Err(error) => {
+                watchman.canary = None;
+                self.reporter.degraded(
+                    &format!("cannot start a thread to prove that exits arrive: {error}"),
+                    "raise the limit of threads (RLIMIT_NPROC, pids.max)",
+                    self.detail(subscription, None),
+                );
+                self.hints.verify_all();
+                Ok(CANARY_EVERY)
+            }
+        }
+    }
+
+    fn detail(&self, subscription: &Subscription, canary: Option<Duration>) -> String {
+        let canary = canary.map_or_else(String::new, |latency| format!("canary {}, ", ms(latency)));
+        format!(
+            "acknowledged in {}, {canary}buffer {}, filter {}",
+            ms(subscription.acknowledged_in),
+            size(subscription.receive_buffer),
+            self.filter.describe(),
+        )
+    }
+}
+
+/// What is known of the canaries.
+#[derive(Default)]
+struct Watchman {
+    /// Sent and not heard yet.
+    canary: Option<Canary>,
+    misses: u32,
+    heard: Option<Duration>,
+}
+
+impl Watchman {
+    fn see(&mut self, exit: &Exit) {
+        if let Some(latency) = self
+            .canary
+            .as_ref()
+            .and_then(|canary| canary.heard_in(exit))
+        {
+            self.canary = None;
+            self.misses = 0;
+            self.heard = Some(latency);
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn failed(error: io::Error) -> SourceError {
+    refusal::failed("recv", &error)
+}
+
+fn ms(duration: Duration) -> String {
+    format!("{:.2} ms", duration.as_secs_f64() * 1_000.0)
+}
+
+fn size(bytes: usize) -> String {
+    const MIB: usize = 1024 * 1024;
+    if bytes >= MIB {
+        format!("{} MiB", bytes / MIB)
+    } else {
+        format!("{} KiB", bytes / 1024)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! One subscription to the proc connector: from the socket to the acknowledgement, and its datagrams.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::time::timeout;
+
+use super::filter::ExitFilter;
+use super::refusal;
+use crate::clock::monotonic_ns;
+use crate::sources::SourceError;
+use crate::sys::cn_proc::{self, Event, Request, WHAT_EXIT};
+use crate::sys::netlink::ConnectorSocket;
+
+/// How often LISTEN is sent before silence counts as refusal. Before 6.6 any client's IGNORE lowers
+/// the count of listeners, even below zero, and then the kernel answers nobody until it is raised.
+const ATTEMPTS: u32 = 4;
+/// How long each waits. The kernel answers from within `send`, so this is for a busy machine.
+const ANSWER_WITHIN: Duration = Duration::from_millis(50);
+/// Messages handled before other tasks get their turn.
+const BATCH: usize = 512;
+/// Room for a datagram; those of the connector are 76 bytes long.
+const DATAGRAM: usize = 4096;
+/// The first kernel on which IGNORE touches nobody else.
+const GUARDED_IGNORE: procfs::KernelVersion = procfs::KernelVersion {
+    major: 6,
+    minor: 6,
+    patch: 0,
+};
+/// Errors are named because pure error readiness need not wake a reader.
+const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
+
+/// An acknowledged subscription.
+pub(super) struct Subscription {
+    socket: AsyncFd<Arc<ConnectorSocket>>,
+    /// What the kernel granted.
+    pub(super) receive_buffer: usize,
+    pub(super) acknowledged_in: Duration,
+    /// Whether the last canary was heard.
+    pub(super) proven: bool,
+    drops_reported: u32,
+}
+
+/// How far [`Subscription::drain`] got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drained {
+    /// Nothing is left.
+    Empty,
+    /// There may be more.
+    Partly,
+    /// The queue has overflowed. What it held before is still in it, and until all of that is read,
+    /// the kernel drops everything new.
+    Overrun,
+}
+
+impl Subscription {
+    /// Subscribes, with this filter in force.
+    pub(super) async fn open(
+        filter: &impl ExitFilter,
+        receive_buffer: usize,
+    ) -> Result<Self, SourceError> {
+        let mut socket = ConnectorSocket::open().map_err(|error| refusal::socket(&error))?;
+        let receive_buffer = socket
+            .enlarge_receive_buffer(receive_buffer)
+            .map_err(|error| refusal::failed("SO_RCVBUF", &error))?;
+        socket.join().map_err(|error| refusal::bind(&error))?;
+        let socket = Arc::new(socket);
+        // Before anything can arrive, and with it everything but answers and watched exits is kept
+        // out of the queue while we wait. Answers pass every filter.
+        filter.install(&socket);
+        let socket = socket
+            .readiness(INTEREST)
+            .map_err(|error| refusal::failed("epoll_ctl", &error))?;
+        let mut subscription = Self {
+            socket,
+            receive_buffer,
+            acknowledged_in: Duration::ZERO,
+            proven: false,
+            drops_reported: 0,
+        };
+        subscription.listen().await?;
+        Ok(subscription)
+    }
+
+    /// Puts this filter in force, which may have served another socket meanwhile.
+    pub(super) fn install(&self, filter: &impl ExitFilter) {
+        filter.install(self.socket.get_ref());
+    }
+
+    /// LISTEN, the matched answer, then the mask. The mask cannot come first: kernels before 6.6 drop
+    /// such a request, and newer ones then filter the answer away as well.
+    async fn listen(&mut self) -> Result<(), SourceError> {
+        let started_ns = monotonic_ns();
+        for _ in 0..ATTEMPTS {
+            let number = getrandom::u32()
+                .map_err(|error| SourceError::new(format!("getrandom: {error}"), ""))?;
+            self.send(Request::Listen, number)?;
+            let answer = timeout(ANSWER_WITHIN, self.answer_to(number)).await;
+            match answer {
+                Err(_elapsed) => {}
+                Ok(Ok(0)) => {
+                    self.acknowledged_in = Duration::from_nanos(monotonic_ns() - started_ns);
+                    return self.send(Request::ListenTo(WHAT_EXIT), number.wrapping_add(2));
+                }
+                Ok(Ok(error)) => return Err(refusal::answer(error)),
+                Ok(Err(error)) => return Err(refusal::failed("recv", &error)),
+            }
+        }
+        Err(refusal::silence())
+    }
+
+    fn send(&self, request: Request, number: u32) -> Result<(), SourceError> {
+        self.socket
+            .get_ref()
+            .send(&request.encode(number))
+            .map_err(|error| refusal::send(&error))
+    }
+
+    /// Exits that arrive meanwhile are dropped: nothing has been promised yet.
+    async fn answer_to(&self, number: u32) -> io::Result<u32> {
+        let mut answer = None;
+        loop {
+            let mut ready = self.ready().await?;
+            let drained = self.drain(|event| match event {
+                Event::Ack { ack, error } if ack == number.wrapping_add(1) => answer = Some(error),
+                _ => {}
+            })?;
+            if drained == Drained::Empty {
+                ready.clear_ready();
+            }
+            if let Some(error) = answer {
+                return Ok(error);
+            }
+        }
+    }
+
+    /// Waits until there is something to drain. Cancel-safe.
+    pub(super) async fn ready(&self) -> io::Result<AsyncFdReadyGuard<'_, Arc<ConnectorSocket>>> {
+        self.socket.ready(INTEREST).await
+    }
+
+    /// Hands on what has arrived, at most [`BATCH`] datagrams of it. Does not wait.
+    pub(super) fn drain(&self, mut handle: impl FnMut(Event)) -> io::Result<Drained> {
+        let mut buffer = [0; DATAGRAM];
+        for _ in 0..BATCH {
+            match self.socket.get_ref().receive(&mut buffer) {
+                Ok(Some(datagram)) => take(datagram, &mut handle),
+                Ok(None) => log::debug!("a message to our connector socket is not the kernel's"),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => return Ok(Drained::Empty),
+                    Some(libc::EINTR) => {}
+                    Some(libc::ENOBUFS) => return Ok(Drained::Overrun),
+                    _ => return Err(error),
+                },
+            }
+        }
+        Ok(Drained::Partly)
+    }
+
+    /// Drains to the end, overrun or not.
+    pub(super) fn drain_all(&self, mut handle: impl FnMut(Event)) -> io::Result<()> {
+        while self.drain(&mut handle)? != Drained::Empty {}
+        Ok(())
+    }
+
+    /// Messages dropped since this was asked last.
+    pub(super) fn new_drops(&mut self) -> io::Result<u32> {
+        let drops = self.socket.get_ref().drops()?;
+        let new = drops.wrapping_sub(self.drops_reported);
+        self.drops_reported = drops;
+        Ok(new)
+    }
+}
+
+/// IGNORE at the end, so that the kernel stops building messages for nobody: only where we are known
+/// to be counted (our LISTEN was answered and its exits still arrive) and where the kernel checks
+/// that too. Before 6.6 the count is everybody's; one IGNORE too many deafens all listeners of the
+/// host, and one too few costs it a microsecond a fork. So there it is never sent.
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if !self.proven || !procfs::KernelVersion::current().is_ok_and(|v| v >= GUARDED_IGNORE) {
+            return;
+        }
+        if let Err(error) = self.socket.get_ref().send(&Request::Ignore.encode(0)) {
+            log::debug!("the proc connector was not told that we leave: {error}");
+        }
+    }
+}
+
+fn take(datagram: &[u8], handle: &mut impl FnMut(Event)) {
+    for event in cn_proc::decode(datagram) {
+        match event {
+            Ok(event) => handle(event),
+            Err(error) => log::debug!("skipped a message of the proc connector: {error}"),
+        }
+    }
+}

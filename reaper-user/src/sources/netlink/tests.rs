@@ -1,0 +1,367 @@
+//! The source against the kernel that runs the tests.
+
+mod filtering;
+mod places;
+
+use std::collections::HashSet;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use reaper_registry::{ProcessId, SourceHealth};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+use crate::fd_budget::FdBudget;
+use crate::hint::{self, HintReceiver};
+use crate::status::StatusBoard;
+
+/// For what takes milliseconds on an idle machine.
+const SOON: Duration = Duration::from_secs(20);
+/// Room for about twenty messages.
+const TINY_BUFFER: usize = 8 * 1024;
+
+/// Whether the connector can be tested here. Prints why not; fails if it was asked for.
+async fn available() -> bool {
+    let filter = ClassicFilter::new(None);
+    let Err(SourceError { reason, remedy }) = Subscription::open(&filter, TINY_BUFFER).await else {
+        return true;
+    };
+    let required = std::env::var("REAPER_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|name| name == "netlink"),
+        "netlink is required: {reason}"
+    );
+    println!("skipped: no proc connector: {reason} ({remedy})");
+    false
+}
+
+/// Polls until this holds. A parent learns of an exit before the connector tells of it.
+async fn eventually(mut holds: impl FnMut() -> bool) {
+    let polling = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(SOON, polling).await.expect("it never came to be");
+}
+
+/// A child that exits on cue.
+struct Victim(Child);
+
+impl Victim {
+    fn new() -> Self {
+        Self::running("read cue; exit 3")
+    }
+
+    /// The shell that runs this is the process; its input ends on cue.
+    fn running(script: &str) -> Self {
+        let mut shell = Command::new("sh");
+        Self(
+            shell
+                .args(["-c", script])
+                .stdin(Stdio::piped())
+                .spawn()
+                .unwrap(),
+        )
+    }
+
+    /// `None`, with the reason printed, where we may not make one.
+    fn in_a_network_namespace() -> Option<Self> {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--net", "sh", "-c", "echo there; read cue"]);
+        let mut child = unshare
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .ok()?;
+        let mut there = [0; 5];
+        if let Err(error) = child.stdout.take()?.read_exact(&mut there) {
+            println!("skipped: no network namespace can be made: {error}");
+            return None;
+        }
+        Some(Self(child))
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn exit(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        if self.0.try_wait().is_ok_and(|status| status.is_none()) {
+            self.kill();
+        }
+    }
+}
+
+/// A running listener whose watch set is a plain one.
+struct Fixture {
+    hints: HintReceiver,
+    sender: HintSender,
+    board: StatusBoard,
+    filter: Arc<ClassicFilter>,
+    watched: Arc<Mutex<HashSet<u32>>>,
+    running: JoinHandle<Result<Infallible, SourceError>>,
+}
+
+impl Fixture {
+    fn start(filter: ClassicFilter, receive_buffer: usize) -> Self {
+        let (sender, hints) = hint::channel();
+        let board = StatusBoard::new(|_| {});
+        let filter = Arc::new(filter);
+        let watched: Arc<Mutex<HashSet<u32>>> = Arc::default();
+        let set = Arc::clone(&watched);
+        let listener = Listener {
+            hints: sender.clone(),
+            reporter: board.reporter(Source::Netlink),
+            filter: Arc::clone(&filter),
+            is_watched: move |pid: Pid| {
+                set.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .contains(&pid.get())
+            },
+            receive_buffer,
+        };
+        let running = tokio::spawn(listener.run());
+        Self {
+            hints,
+            sender,
+            board,
+            filter,
+            watched,
+            running,
+        }
+    }
+
+    async fn up(receive_buffer: usize) -> Self {
+        let own = Some(std::process::id());
+        let fixture = Self::start(ClassicFilter::new(own), receive_buffer);
+        let status = timeout(SOON, fixture.board.first_report(Source::Netlink))
+            .await
+            .unwrap();
+        assert_eq!(status.health, Some(SourceHealth::Up), "{}", status.reason);
+        println!("{}", status.detail);
+        fixture.everyone_is_looked_at().await;
+        fixture
+    }
+
+    async fn everyone_is_looked_at(&self) {
+        timeout(SOON, self.sender.verification_asked())
+            .await
+            .unwrap();
+    }
+
+    fn watch(&self, victim: &Victim) {
+        self.watched.lock().unwrap().insert(victim.pid());
+        self.filter
+            .add(victim.pid(), ProcessId(u64::from(victim.pid())));
+    }
+
+    /// The exit of a new victim is told. With a tiny buffer strangers may crowd it out again, and
+    /// then everyone is looked at again, and another one has to show it.
+    async fn works(&mut self) {
+        for _ in 0..20 {
+            while self.hints.try_recv().is_ok() {}
+            let mut victim = Victim::new();
+            self.watch(&victim);
+            self.filter.install_again();
+            victim.exit();
+            let told = tokio::select! {
+                biased;
+                hint = self.hints.recv() => hint.map(|hint| hint.target),
+                () = self.sender.verification_asked() => None,
+                () = tokio::time::sleep(SOON) => panic!("neither a hint nor a look at everyone"),
+            };
+            if told == Some(Target::Pid(Pid::new(victim.pid()).unwrap())) {
+                return;
+            }
+        }
+        panic!("twenty victims in a row were crowded out");
+    }
+
+    async fn next_hint(&mut self) -> Hint {
+        timeout(SOON, self.hints.recv()).await.unwrap().unwrap()
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+#[tokio::test]
+async fn the_exit_of_a_watched_process_is_a_hint_with_its_status() {
+    if !available().await {
+        return;
+    }
+    let mut fixture = Fixture::up(RECEIVE_BUFFER).await;
+    let (mut leaves, mut killed) = (Victim::new(), Victim::new());
+    fixture.watch(&leaves);
+    fixture.watch(&killed);
+    let before = crate::clock::monotonic_ns();
+    leaves.exit();
+    let hint = fixture.next_hint().await;
+    assert_eq!(hint.target, Target::Pid(Pid::new(leaves.pid()).unwrap()));
+    assert_eq!(
+        (hint.source, hint.exit_word, hint.group_dead),
+        (Source::Netlink, Some(0x300), None)
+    );
+    assert!((before..crate::clock::monotonic_ns()).contains(&hint.died_at_ns.unwrap()));
+    killed.kill();
+    let hint = fixture.next_hint().await;
+    assert_eq!(
+        (hint.target, hint.exit_word),
+        (Target::Pid(Pid::new(killed.pid()).unwrap()), Some(9))
+    );
+}
+
+#[tokio::test]
+async fn the_watch_set_arms_the_source() {
+    if !available().await {
+        return;
+    }
+    let (sender, mut hints) = hint::channel();
+    let board = StatusBoard::new(|_| {});
+    let table = crate::process_table::of_this_system();
+    let watched = WatchSet::new(table, FdBudget::new(16), sender.clone());
+    let (mut early, mut late) = (Victim::new(), Victim::new());
+    let held_before = watched.hold(Pid::new(early.pid()).unwrap()).unwrap();
+    let reporter = board.reporter(Source::Netlink);
+    let running = tokio::spawn(run(Context {
+        hints: sender,
+        watched: watched.clone(),
+        reporter,
+    }));
+    timeout(SOON, board.first_report(Source::Netlink))
+        .await
+        .unwrap();
+    let held_after = watched.hold(Pid::new(late.pid()).unwrap()).unwrap();
+    for victim in [&mut early, &mut late] {
+        victim.exit();
+        let hint = timeout(SOON, hints.recv()).await.unwrap().unwrap();
+        assert_eq!(hint.target, Target::Pid(Pid::new(victim.pid()).unwrap()));
+    }
+    drop((held_before, held_after));
+    running.abort();
+}
+
+#[tokio::test]
+async fn what_did_not_fit_is_counted_exactly() {
+    if !available().await {
+        return;
+    }
+    let filter = ClassicFilter::new(None);
+    let mut subscription = Subscription::open(&filter, TINY_BUFFER).await.unwrap();
+    let mut victims: Vec<_> = std::iter::repeat_with(Victim::new).take(40).collect();
+    for victim in &victims {
+        filter.add(victim.pid(), ProcessId(1));
+    }
+    filter.install_again();
+    subscription.drain_all(|_| {}).unwrap();
+    let strangers = subscription.new_drops().unwrap();
+    println!("{strangers} strangers were dropped while the filter was wide");
+    victims.iter_mut().for_each(Victim::exit);
+    let (mut read, mut dropped) = (0, 0);
+    assert_eq!(subscription.drain(|_| read += 1).unwrap(), Drained::Overrun);
+    eventually(|| {
+        subscription.drain_all(|_| read += 1).unwrap();
+        dropped += subscription.new_drops().unwrap();
+        read + dropped >= 40
+    })
+    .await;
+    assert!(read > 0, "what was queued before can still be read");
+    assert_eq!(read + dropped, 40);
+}
+
+#[tokio::test]
+async fn an_overrun_is_reported_and_everyone_looked_at_and_then_it_works_again() {
+    if !available().await {
+        return;
+    }
+    let mut fixture = Fixture::up(TINY_BUFFER).await;
+    let mut victims: Vec<_> = std::iter::repeat_with(Victim::new).take(40).collect();
+    for victim in &victims {
+        fixture.watch(victim);
+    }
+    // The listener shares this thread, so it reads nothing until all of them are gone.
+    victims.iter_mut().for_each(Victim::exit);
+    let began = crate::clock::monotonic_ns();
+    fixture.everyone_is_looked_at().await;
+    println!(
+        "recovered in {} us",
+        (crate::clock::monotonic_ns() - began) / 1_000
+    );
+    let status = fixture.board.get(Source::Netlink);
+    assert_eq!(status.health, Some(SourceHealth::Up), "{}", status.reason);
+    assert!(status.lost > 0, "none of forty lost");
+    // What was queued before is passed on, unless threads of other tests had filled the queue.
+    while let Ok(hint) = fixture.hints.try_recv() {
+        assert_eq!(hint.exit_word, Some(0x300));
+    }
+    fixture.works().await;
+}
+
+#[tokio::test]
+async fn the_old_socket_stays_where_no_new_one_can_be_had() {
+    if !available().await {
+        return;
+    }
+    let mut fixture = Fixture::up(TINY_BUFFER).await;
+    // From here on, sockets of this thread are in a network namespace without a connector.
+    let Some(private) = Victim::in_a_network_namespace() else {
+        return;
+    };
+    let namespace = std::fs::File::open(format!("/proc/{}/ns/net", private.pid())).unwrap();
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), None).unwrap();
+    assert!(
+        Subscription::open(&ClassicFilter::new(None), TINY_BUFFER)
+            .await
+            .is_err()
+    );
+    let mut victims: Vec<_> = std::iter::repeat_with(Victim::new).take(40).collect();
+    for victim in &victims {
+        fixture.watch(victim);
+    }
+    victims.iter_mut().for_each(Victim::exit);
+    fixture.everyone_is_looked_at().await;
+    assert_eq!(
+        fixture.board.get(Source::Netlink).health,
+        Some(SourceHealth::Up)
+    );
+    fixture.works().await;
+}
+
+#[tokio::test]
+async fn two_missed_canaries_end_the_source() {
+    if !available().await {
+        return;
+    }
+    // A filter without our own thread group stands in for a kernel that has gone silent.
+    let mut fixture = Fixture::start(ClassicFilter::new(None), RECEIVE_BUFFER);
+    let error = timeout(SOON, &mut fixture.running)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(error.reason, refusal::canaries_missed().reason);
+    assert_eq!(
+        fixture.board.get(Source::Netlink).health,
+        None,
+        "it was never reported up"
+    );
+}

@@ -1,0 +1,172 @@
+//! That the kernel agrees with the filters, and that no newcomer's exit slips through a change.
+
+use super::*;
+use crate::sys::cbpf;
+
+/// Adds the thread groups whose exits are in the queue.
+fn read(subscription: &Subscription, told: &mut Vec<u32>) {
+    subscription
+        .drain_all(|event| {
+            if let Event::Exit(exit) = event {
+                told.push(exit.tgid);
+            }
+        })
+        .unwrap();
+}
+
+/// The thread groups whose exits are told, up to that of the last one.
+async fn told(subscription: &Subscription, last: &Victim) -> Vec<u32> {
+    let mut told = Vec::new();
+    eventually(|| {
+        read(subscription, &mut told);
+        told.contains(&last.pid())
+    })
+    .await;
+    told
+}
+
+/// Attaches the tightest filter, and forgets what an earlier and wider one has let in.
+fn settle(filter: &ClassicFilter, subscription: &Subscription) {
+    filter.install_again();
+    read(subscription, &mut Vec::new());
+}
+
+/// Numbers that no process has.
+fn nobody(count: u32) -> impl Iterator<Item = u32> {
+    (Pid::MAX + 1..).take(count as usize)
+}
+
+#[tokio::test]
+async fn two_hundred_strangers_do_not_reach_the_queue() {
+    if !available().await {
+        return;
+    }
+    let filter = ClassicFilter::new(None);
+    let subscription = Subscription::open(&filter, RECEIVE_BUFFER).await.unwrap();
+    let mut victim = Victim::new();
+    filter.add(victim.pid(), ProcessId(1));
+    settle(&filter, &subscription);
+    for _ in 0..200 {
+        assert!(Command::new("true").status().unwrap().success());
+    }
+    victim.exit();
+    assert_eq!(told(&subscription, &victim).await, [victim.pid()]);
+}
+
+#[tokio::test]
+async fn the_kernel_runs_programs_of_every_size_as_we_mean_them() {
+    if !available().await {
+        return;
+    }
+    for others in [1, 1_000, 3_000, 3_300, 20_000, 100_000] {
+        let filter = ClassicFilter::new(None);
+        let subscription = Subscription::open(&filter, RECEIVE_BUFFER).await.unwrap();
+        nobody(others).for_each(|tgid| filter.add(tgid, ProcessId(1)));
+        let mut victims: Vec<_> = std::iter::repeat_with(Victim::new).take(20).collect();
+        for victim in victims.iter().step_by(2) {
+            filter.add(victim.pid(), ProcessId(2));
+        }
+        settle(&filter, &subscription);
+        println!("{}", filter.describe());
+        // The last one is watched.
+        victims.reverse();
+        victims.iter_mut().for_each(Victim::exit);
+        let exact = others as usize <= cbpf::MAX_EXACT - 10;
+        let told = told(&subscription, &victims[19]).await;
+        for (at, victim) in victims.iter().enumerate() {
+            let watched = at % 2 == 1;
+            let passed = told.contains(&victim.pid());
+            assert!(
+                if exact {
+                    passed == watched
+                } else {
+                    passed >= watched
+                },
+                "{others}: {at}"
+            );
+        }
+        assert!(!exact || told.len() == 10, "{others} others");
+    }
+}
+
+#[tokio::test]
+async fn no_newcomer_is_missed_while_the_filter_changes() {
+    if !available().await {
+        return;
+    }
+    let filter = Arc::new(ClassicFilter::new(None));
+    let subscription = Subscription::open(&*filter, RECEIVE_BUFFER).await.unwrap();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let churn = {
+        let (filter, stop) = (Arc::clone(&filter), Arc::clone(&stop));
+        std::thread::spawn(move || {
+            for tgid in nobody(100_000) {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                filter.add(tgid, ProcessId(1));
+                filter.narrow_if_due();
+                if tgid % 7 == 0 {
+                    filter.remove(tgid, ProcessId(1));
+                }
+                if tgid % 13 == 0 {
+                    filter.install_again();
+                }
+            }
+        })
+    };
+    let mut expected = Vec::new();
+    for _ in 0..100 {
+        let mut victim = Victim::new();
+        filter.add(victim.pid(), ProcessId(2));
+        victim.exit();
+        expected.push(victim.pid());
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    churn.join().unwrap();
+    let mut told = Vec::new();
+    eventually(|| {
+        read(&subscription, &mut told);
+        expected.retain(|pid| !told.contains(pid));
+        expected.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_burst_of_registrations_widens_the_filter_and_a_pause_narrows_it() {
+    if !available().await {
+        return;
+    }
+    let fixture = Fixture::up(RECEIVE_BUFFER).await;
+    nobody(2_000).for_each(|tgid| fixture.filter.add(tgid, ProcessId(1)));
+    assert!(
+        fixture.filter.describe().contains("all exits"),
+        "{}",
+        fixture.filter.describe()
+    );
+    eventually(|| fixture.filter.describe() == "classic (2000 tgids)").await;
+    nobody(2_000)
+        .skip(20)
+        .for_each(|tgid| fixture.filter.remove(tgid, ProcessId(1)));
+    nobody(2_000).for_each(|tgid| fixture.filter.remove(tgid, ProcessId(7)));
+    eventually(|| fixture.filter.describe() == "classic (20 tgids)").await;
+    eventually(|| fixture.filter.state().tgids.len() == 20).await;
+}
+
+#[test]
+fn a_number_stays_watched_until_its_last_process_is_removed() {
+    let filter = ClassicFilter::new(None);
+    filter.add(7, ProcessId(1));
+    filter.add(7, ProcessId(1));
+    filter.add(7, ProcessId(2));
+    filter.remove(7, ProcessId(1));
+    filter.remove(7, ProcessId(1));
+    assert_eq!(filter.state().tgids[&7], [ProcessId(2)]);
+    assert_eq!(filter.state().stale, 0);
+    filter.remove(7, ProcessId(2));
+    filter.remove(7, ProcessId(2));
+    assert_eq!(filter.state().stale, 1);
+    filter.add(7, ProcessId(3));
+    assert_eq!(filter.state().stale, 0);
+}
