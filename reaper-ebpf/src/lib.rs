@@ -35,8 +35,8 @@ pub mod probe {
     /// and 5.8; no tracefs, no read helper, so it also loads under lockdown.
     pub const PROGRAM_BTF: &str = "exit_btf";
     /// Classic tracepoint `sched/sched_process_exit`, the second choice: needs tracefs beside the
-    /// capabilities, and a kernel that still lets programs read kernel memory. Before 6.1 the
-    /// kernel warns once in its log about any such program with an on-demand hash map.
+    /// capabilities, and a kernel that still lets programs read kernel memory. 5.10 warns
+    /// once in its log, with a stack trace, because the watch map is not preallocated; 6.1 does not.
     pub const PROGRAM_CLASSIC: &str = "exit_classic";
     /// The hook of both programs.
     pub const TRACEPOINT: &str = "sched_process_exit";

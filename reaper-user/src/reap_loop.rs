@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reaper_registry::{Death, Exit, ExitStatus, ProcessId, Source};
+use reaper_registry::{Death, Evidence, Exit, ExitStatus, ProcessId, Source};
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::monotonic_ns;
@@ -48,7 +48,8 @@ struct Suspect {
     source: Source,
     exit: Option<Exit>,
     died_at_ns: Option<u64>,
-    group_dead: Option<GroupDead>,
+    /// The kernel's own word, and who brought it.
+    group_dead: Option<(GroupDead, Source)>,
     /// Looks taken since the last hint.
     looks: usize,
     look_again_at: Option<Instant>,
@@ -79,7 +80,17 @@ impl Suspect {
             });
         }
         self.died_at_ns = hint.died_at_ns.or(self.died_at_ns);
-        self.group_dead = hint.group_dead.or(self.group_dead);
+        if let Some(word) = hint.group_dead {
+            self.group_dead = Some((word, hint.source));
+        }
+    }
+
+    /// Whose hint led to this evidence: the first one, unless only one could have.
+    fn credited(&self, evidence: Evidence) -> Source {
+        match (evidence, self.group_dead) {
+            (Evidence::GroupDead, Some((_, source))) => source,
+            _ => self.source,
+        }
     }
 
     /// It was looked at and not found gone. Answers whether it is worth another look by itself.
@@ -178,13 +189,14 @@ impl<C: Commit> ReapLoop<C> {
         let Some(watched) = self.watched.get(process) else {
             return;
         };
-        match watched.judge(suspect.group_dead, self.watched.table.as_ref()) {
+        let group_dead = suspect.group_dead.map(|(word, _)| word);
+        match watched.judge(group_dead, self.watched.table.as_ref()) {
             Verdict::Gone {
                 evidence,
                 pid_reused,
             } => {
                 let death = Death {
-                    source: suspect.source,
+                    source: suspect.credited(evidence),
                     evidence,
                     pid_reused,
                     exit: suspect.exit.or_else(|| self.kept_status(&watched)),

@@ -1,4 +1,5 @@
-//! Why a registration was refused. Nothing has been stored or removed when one of these comes back.
+//! Why a registration was refused. Nothing has been stored or replaced when one of these comes back;
+//! what had outlived its age has been removed all the same.
 
 /// The answer to "why was this session not stored?"
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

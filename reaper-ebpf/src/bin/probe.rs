@@ -144,12 +144,16 @@ mod program {
         let start_ns: u64 = unsafe { M::read(leader, TASK_START_BOOTTIME.load()) }?;
         // SAFETY: `signal` is a signal_struct.
         let flags: u32 = unsafe { M::read(signal, SIGNAL_FLAGS.load()) }?;
-        let exit_code: i32 = if flags & SIGNAL_GROUP_EXIT != 0 {
-            // SAFETY: `signal` is a signal_struct.
-            unsafe { M::read(signal, SIGNAL_GROUP_EXIT_CODE.load()) }?
+        // Both are loaded and then one is taken: with a load in each branch the compiler makes one of
+        // the two that chooses its pointer first, which verifiers up to at least 6.1 cannot follow.
+        // SAFETY: `signal` is a signal_struct.
+        let of_group: i32 = unsafe { M::read(signal, SIGNAL_GROUP_EXIT_CODE.load()) }?;
+        // SAFETY: `leader` is a task.
+        let of_leader: i32 = unsafe { M::read(leader, TASK_EXIT_CODE.load()) }?;
+        let exit_code = if flags & SIGNAL_GROUP_EXIT != 0 {
+            of_group
         } else {
-            // SAFETY: `leader` is a task.
-            unsafe { M::read(leader, TASK_EXIT_CODE.load()) }?
+            of_leader
         };
         Some(GroupDeath {
             tgid,

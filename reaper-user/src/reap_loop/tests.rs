@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use reaper_registry::{Evidence, Pid, SourceHealth, StartTime};
+use reaper_registry::{Pid, SourceHealth, StartTime};
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
@@ -229,12 +229,18 @@ async fn the_kernels_word_for_the_group_needs_no_look_and_only_fits_its_process(
     scene.hints.send(word(99));
     scene.pass(Duration::from_secs(1)).await;
     assert_eq!(scene.deaths(), []);
+    scene
+        .hints
+        .send(Hint::look(Target::Process(process), Source::Pidfd));
     scene.hints.send(word(100));
     scene.pass(A_MOMENT).await;
     let [(_, death)] = scene.deaths()[..] else {
         panic!("not removed")
     };
-    assert_eq!(death.evidence, Evidence::GroupDead);
+    assert_eq!(
+        (death.source, death.evidence),
+        (Source::Ebpf, Evidence::GroupDead)
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -117,10 +117,11 @@ fn readers_beside_a_writer_miss_nothing_and_read_nothing_twice() {
         let readers: Vec<_> = (0..2)
             .map(|_| scope.spawn(|| follow(&registry, &done)))
             .collect();
+        let writing = TellsWhenDone(&done);
         for round in 0..20_000 {
             put(&registry, ["a", "b"][round % 2], 1, at(1));
         }
-        done.store(true, Ordering::Release);
+        drop(writing);
         for reader in readers {
             assert!(reader.join().unwrap() > 0);
         }
@@ -159,6 +160,7 @@ fn a_snapshot_beside_a_writer_plus_its_events_is_the_state() {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let _writing = TellsWhenDone(&done);
             for round in 0..5_000_u64 {
                 put(
                     &registry,
@@ -168,7 +170,6 @@ fn a_snapshot_beside_a_writer_plus_its_events_is_the_state() {
                 );
                 registry.deregister(&token(round % 3), at(1));
             }
-            done.store(true, Ordering::Release);
         });
         while !done.load(Ordering::Acquire) {
             let (snapshot, mut reader) = registry.subscribe();

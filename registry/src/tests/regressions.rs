@@ -15,12 +15,12 @@ fn a_token_that_registers_again_is_known_throughout() {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let _writing = TellsWhenDone(&done);
             // Once under its own name, once under another: both replace.
             for round in 0..20_000 {
                 put(&registry, if round % 2 == 0 { "a" } else { "b" }, 1, at(1));
                 put(&registry, "a", 1, at(1));
             }
-            done.store(true, Ordering::Relaxed);
         });
         while !done.load(Ordering::Relaxed) {
             assert!(registry.resolve(&token(1), at(1)).is_some());

@@ -1,5 +1,6 @@
 //! What the tests share: small sessions, fixed times, deadlines, and a registry that records its hooks.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -161,6 +162,16 @@ pub(super) fn receive<T>(channel: &Receiver<T>, what: &str) -> T {
     channel
         .recv_timeout(DEADLINE)
         .unwrap_or_else(|error| panic!("waited for {what}: {error}"))
+}
+
+/// Tells other threads that this one is through, by success or by panic: a failed test must not leave
+/// them running.
+pub(super) struct TellsWhenDone<'a>(pub(super) &'a AtomicBool);
+
+impl Drop for TellsWhenDone<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// Runs `work` on a thread of its own and gives up at the deadline, so that a deadlock is a failed

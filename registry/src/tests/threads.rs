@@ -23,6 +23,7 @@ fn a_look_up_beside_churn_never_answers_with_a_session_of_another_token() {
                 scope.spawn(move || look_up(registry, done, reader))
             })
             .collect();
+        let writing = TellsWhenDone(&done);
         for round in 0..40_000_u64 {
             let number = round * 7 % TOKENS;
             let stored = put(&registry, &name(number, round), number, at(1));
@@ -35,7 +36,7 @@ fn a_look_up_beside_churn_never_answers_with_a_session_of_another_token() {
             let found = registry.resolve(&token(number), at(1)).map(|s| s.entry);
             assert_eq!(found, (round % 5 > 1).then_some(stored.entry));
         }
-        done.store(true, Ordering::Release);
+        drop(writing);
         let found: u64 = readers.into_iter().map(|r| r.join().unwrap()).sum();
         assert!(found > 0);
     });
