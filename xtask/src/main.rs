@@ -1,2 +1,17 @@
 //! Every repeated developer action.
-fn main() {}
+
+mod vm;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about)]
+enum Command {
+    Vm(vm::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Command::parse() {
+        Command::Vm(args) => vm::run(&args),
+    }
+}
