@@ -10,6 +10,7 @@ mod ci;
 mod command;
 mod targets;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,8 @@ enum Xtask {
     },
     /// Type-check the daemon for macOS and FreeBSD, and the registry for bare WebAssembly
     CheckTargets,
+    /// Run test binaries on real kernels under QEMU, in every role
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Xtask::Tidy => tidy::run(),
         Xtask::BuildEbpf { check } => build_ebpf::run(check),
         Xtask::CheckTargets => targets::run(),
+        Xtask::Vm(args) => vm::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,105 @@
+//! What this kernel and role are expected to offer, as the VM harness says it through the
+//! environment, and the checks that hold a test to it. The table itself is in
+//! `xtask/src/vm/matrix.rs`; outside a guest nothing is expected and every observation passes.
+//!
+//! * `REAPER_EXPECT`: `feature=up` or `feature=down:REASON`, separated by commas.
+//! * `REAPER_REQUIRE`: features whose absence fails a test that would else be skipped.
+//! * `REAPER_ROLE`: the role that this process was put into.
+#![expect(
+    clippy::print_stdout,
+    reason = "libtest captures it and the harness reads it"
+)]
+#![expect(clippy::missing_panics_doc, reason = "these are assertions")]
+
+use std::env;
+use std::fmt;
+
+/// What libtest's output must hold for a test to count as skipped.
+pub const SKIP_MARK: &str = "skipped: ";
+
+/// The expected or observed state of one feature.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum State {
+    Up,
+    /// Not available, and the one word that says why: an errno name or the like.
+    Down(String),
+}
+
+impl State {
+    pub fn down(reason: &str) -> Self {
+        Self::Down(reason.to_owned())
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Up => write!(f, "up"),
+            Self::Down(reason) => write!(f, "down:{reason}"),
+        }
+    }
+}
+
+/// The role of this process, if the harness gave it one.
+pub fn role() -> Option<String> {
+    env::var("REAPER_ROLE").ok().filter(|role| !role.is_empty())
+}
+
+/// What is expected of `feature` here; `None` where nobody wrote it down.
+pub fn expected(feature: &str) -> Option<State> {
+    parse(&env::var("REAPER_EXPECT").ok()?, feature)
+}
+
+/// Fails the test unless `feature` is in the expected state. An unexpected success fails too, and
+/// so does another reason than the expected one.
+pub fn check(feature: &str, seen: &State) {
+    match expected(feature) {
+        Some(expected) => assert_eq!(*seen, expected, "{feature}: seen (left), expected (right)"),
+        None => println!("{feature}={seen}; nothing is expected here"),
+    }
+}
+
+/// Whether a test that needs `feature` may go on. Where it may not, the skip says so, unless
+/// the feature is required here: then it fails.
+pub fn available(feature: &str, seen: &State) -> bool {
+    check(feature, seen);
+    if *seen == State::Up {
+        return true;
+    }
+    assert!(
+        !is_required(feature),
+        "{feature} is required here but {seen}"
+    );
+    println!("{SKIP_MARK}{feature}={seen}");
+    false
+}
+
+fn is_required(feature: &str) -> bool {
+    env::var("REAPER_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item == feature))
+}
+
+fn parse(list: &str, feature: &str) -> Option<State> {
+    let (_, state) = list
+        .split(',')
+        .filter_map(|item| item.split_once('='))
+        .find(|(name, _)| *name == feature)?;
+    Some(match state.split_once(':') {
+        Some((_, reason)) => State::down(reason),
+        None if state == "up" => State::Up,
+        None => State::down(""),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expectations_are_found_by_whole_name() {
+        let list = "netlink=down:EPERM,netlink-mask=up,ebpf=down";
+        assert_eq!(parse(list, "netlink"), Some(State::down("EPERM")));
+        assert_eq!(parse(list, "netlink-mask"), Some(State::Up));
+        assert_eq!(parse(list, "ebpf"), Some(State::down("")));
+        assert_eq!(parse(list, "pidfd"), None);
+    }
+}

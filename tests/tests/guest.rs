@@ -1,0 +1,394 @@
+//! The VM harness's own test: a role is what its name says, and the kernel offers what
+//! `xtask/src/vm/matrix.rs` expects of it. It looks at the kernel only, never at the daemon.
+//! Outside a guest it holds the process to the role that applies: root or none.
+#![cfg(target_os = "linux")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers panic as the test does"
+)]
+
+use std::env;
+use std::fs;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::str::FromStr as _;
+
+use reaper_tests::expect::{self, SKIP_MARK, State};
+use reaper_tests::guest::Role;
+use reaper_tests::sys::{self, BpfCommand};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::netlink::{CONNECTOR, SocketAddrNetlink};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{bind, recv, sendto, socket_with, sockopt};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+fn role() -> Role {
+    let outside = if rustix::process::geteuid().is_root() {
+        "root"
+    } else {
+        "none"
+    };
+    Role::from_str(expect::role().as_deref().unwrap_or(outside)).unwrap()
+}
+
+fn in_guest() -> bool {
+    expect::role().is_some()
+}
+
+fn short_lived_child() -> Child {
+    let own = env::current_exe().unwrap();
+    Command::new(own)
+        .arg("--list")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// One word for an error, as the expectations spell it.
+fn reason(errno: Errno) -> State {
+    State::down(match errno {
+        Errno::PERM => "EPERM",
+        Errno::ACCESS => "EACCES",
+        Errno::NOENT => "ENOENT",
+        Errno::CONNREFUSED => "ECONNREFUSED",
+        Errno::NOSYS => "ENOSYS",
+        _ => return State::Down(format!("{errno:?}")),
+    })
+}
+
+fn state_of<T>(result: std::io::Result<T>) -> State {
+    match result {
+        Ok(_) => State::Up,
+        Err(error) => reason(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+    }
+}
+
+#[test]
+fn user_and_capabilities_are_those_of_the_role() {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let field = |name: &str| {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap();
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let set = |name: &str| u64::from_str_radix(&field(name)[0], 16).unwrap();
+    if !in_guest() {
+        println!(
+            "outside a guest: uid {}, CapEff {:x}",
+            field("Uid:")[0],
+            set("CapEff:")
+        );
+        return;
+    }
+    assert_eq!(field("Uid:"), vec![role().uid().to_string(); 4]);
+    assert_eq!(field("Gid:"), vec![role().uid().to_string(); 4]);
+    assert_eq!(field("Groups:"), Vec::<String>::new());
+    let Some(expected) = role().capabilities() else {
+        let every_known = (1 << 41) - 1;
+        assert_eq!(set("CapEff:") & every_known, every_known);
+        return;
+    };
+    for name in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(set(name), expected.bits(), "{name}");
+    }
+}
+
+#[test]
+fn namespaces_differ_from_init_only_where_the_role_says_so() {
+    for (kind, variable, private_in) in [
+        ("pid", "REAPER_INIT_PID_NS", Role::Pidns),
+        ("net", "REAPER_INIT_NET_NS", Role::Netns),
+    ] {
+        let Ok(of_init) = env::var(variable) else {
+            println!("outside a guest: nobody says which {kind} namespace is init's");
+            continue;
+        };
+        let own = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        let differs = own != Path::new(&of_init);
+        assert_eq!(
+            differs,
+            role() == private_in,
+            "{kind}: own {own:?}, init's {of_init}"
+        );
+    }
+}
+
+#[test]
+fn proc_shows_the_own_pid_namespace() {
+    assert_eq!(
+        fs::read_link("/proc/self").unwrap(),
+        Path::new(&std::process::id().to_string())
+    );
+    if in_guest() {
+        // kthreadd is process 2 of the initial namespace, and invisible in any other.
+        let kthreadd = fs::read_to_string("/proc/2/comm").is_ok_and(|comm| comm == "kthreadd\n");
+        assert_eq!(kthreadd, !matches!(role(), Role::Pidns | Role::Hidepid));
+    }
+}
+
+#[test]
+fn hidepid_hides_the_processes_of_others() {
+    let seen = match fs::read("/proc/1/stat") {
+        Ok(_) => State::Up,
+        Err(error) if error.kind() == ErrorKind::NotFound => State::down("hidden"),
+        Err(error) => panic!("/proc/1/stat: {error}"),
+    };
+    expect::check("procfs", &seen);
+    assert!(
+        Path::new("/proc/self/stat").exists(),
+        "one's own processes are never hidden"
+    );
+    assert!(
+        pidfd_open(Pid::INIT, PidfdFlags::empty()).is_ok(),
+        "a pidfd needs no procfs"
+    );
+}
+
+#[test]
+fn tracefs_is_readable_where_expected() {
+    let id = "/sys/kernel/tracing/events/sched/sched_process_exit/id";
+    expect::check("tracefs", &state_of(fs::read(id)));
+}
+
+#[test]
+fn loopback_and_the_working_folders_are_usable() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.write_all(b"x").unwrap();
+    let mut byte = [0];
+    listener.accept().unwrap().0.read_exact(&mut byte).unwrap();
+    for folder in [
+        env::temp_dir(),
+        env::var("XDG_RUNTIME_DIR").unwrap_or_default().into(),
+    ] {
+        if folder.as_os_str().is_empty() {
+            continue;
+        }
+        drop(tempfile::tempfile_in(&folder).unwrap_or_else(|error| panic!("{folder:?}: {error}")));
+    }
+}
+
+#[test]
+fn the_daemon_is_in_the_guest_and_starts() {
+    let Ok(daemon) = env::var("REAPERD") else {
+        println!("{SKIP_MARK}REAPERD does not name the daemon");
+        return;
+    };
+    let status = Command::new(daemon)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "reaperd --version: {status}");
+}
+
+#[test]
+fn a_pidfd_tells_of_a_death() {
+    let mut child = short_lived_child();
+    let pid = Pid::from_child(&child);
+    let seen = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(fd) if readable(&fd, 10) => State::Up,
+        Ok(_) => State::down("silent"),
+        Err(errno) => reason(errno),
+    };
+    child.wait().unwrap();
+    expect::check("pidfd", &seen);
+    assert_eq!(
+        pidfd_open(pid, PidfdFlags::empty()).err(),
+        Some(Errno::SRCH)
+    );
+}
+
+#[test]
+fn a_pidfd_has_an_inode_of_its_own_where_expected() {
+    let inode = |pid| {
+        let fd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        rustix::fs::fstat(fd).unwrap().st_ino
+    };
+    let own = inode(rustix::process::getpid());
+    let seen = if own == inode(Pid::INIT) {
+        State::down("shared")
+    } else {
+        State::Up
+    };
+    expect::check("pidfd-inode", &seen);
+}
+
+#[test]
+fn bpf_is_allowed_where_expected() {
+    let seen = match (
+        sys::bpf(BpfCommand::MapCreate, &mut ring_buffer()),
+        load_program(),
+    ) {
+        (Ok(_), Ok(_)) => State::Up,
+        (Err(error), _) | (_, Err(error)) => state_of::<()>(Err(error)),
+    };
+    expect::check("ebpf", &seen);
+    let btf = Path::new("/sys/kernel/btf/vmlinux");
+    assert!(
+        !in_guest() || btf.exists(),
+        "every kernel of the matrix has BTF"
+    );
+}
+
+/// `map_type` `BPF_MAP_TYPE_RINGBUF` of one page: needs `CAP_BPF` (linux/bpf.h, `union bpf_attr`).
+fn ring_buffer() -> [u64; 16] {
+    let mut attributes = [0; 16];
+    attributes[0] = 27;
+    attributes[1] = 4096 << 32;
+    attributes
+}
+
+/// A raw tracepoint program that returns 0: needs `CAP_BPF` and `CAP_PERFMON`, and is not attached.
+fn load_program() -> std::io::Result<OwnedFd> {
+    // `r0 = 0; exit`, each instruction as the little-endian word that it is in memory.
+    let program: [u64; 2] = [0xb7, 0x95];
+    let licence = c"GPL";
+    let mut attributes = [0; 16];
+    let (program_type, instructions) = (17_u64, 2_u64);
+    attributes[0] = program_type | instructions << 32;
+    attributes[1] = program.as_ptr().addr() as u64;
+    attributes[2] = licence.as_ptr().addr() as u64;
+    sys::bpf(BpfCommand::ProgLoad, &mut attributes)
+}
+
+#[test]
+fn the_connector_answers_where_expected() {
+    let socket = match connector() {
+        Ok(socket) => socket,
+        Err(errno) => {
+            let seen = reason(errno);
+            expect::check("netlink-mask", &State::down("netlink"));
+            return expect::check("netlink", &seen);
+        }
+    };
+    let seen = subscribe(&socket);
+    expect::check("netlink", &seen);
+    if seen != State::Up {
+        return expect::check("netlink-mask", &State::down("netlink"));
+    }
+    send(&socket, 0, &[LISTEN, EXIT]).unwrap();
+    let mut child = short_lived_child();
+    let pid = child.id();
+    child.wait().unwrap();
+    let mut seen = State::Up;
+    loop {
+        let event = receive(&socket).expect("the child's exit");
+        if event.tgid_of_exit == Some(pid) {
+            break;
+        }
+        if event.what != EXIT {
+            seen = State::down("ignored");
+        }
+    }
+    expect::check("netlink-mask", &seen);
+}
+
+#[test]
+fn a_receive_buffer_is_forced_up_where_expected() {
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        Some(CONNECTOR),
+    );
+    let forced = sockopt::set_socket_recv_buffer_size_force(socket.unwrap(), 8 << 20);
+    expect::check("rcvbuf-force", &forced.map_or_else(reason, |()| State::Up));
+}
+
+/// The operation and the one event that the daemon asks for (`linux/cn_proc.h`).
+const LISTEN: u32 = 1;
+const EXIT: u32 = 0x8000_0000;
+
+/// What of a 76-byte datagram matters here.
+struct ProcEvent {
+    what: u32,
+    ack: u32,
+    tgid_of_exit: Option<u32>,
+}
+
+fn connector() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        flags,
+        Some(CONNECTOR),
+    )?;
+    // Group 1 is that of process events, CN_IDX_PROC.
+    bind(&socket, &SocketAddrNetlink::new(0, 1))?;
+    Ok(socket)
+}
+
+/// Up once the acknowledgement of this very request has come.
+fn subscribe(socket: &OwnedFd) -> State {
+    let ack = 0x5ea9_e400;
+    if let Err(errno) = send(socket, ack, &[LISTEN]) {
+        return reason(errno);
+    }
+    while let Some(event) = receive(socket) {
+        if event.what == 0 && event.ack == ack + 1 {
+            return State::Up;
+        }
+    }
+    State::down("no-ack")
+}
+
+/// nlmsghdr, `cn_msg`, then the operation and perhaps its mask.
+fn send(socket: &OwnedFd, ack: u32, payload: &[u32]) -> Result<(), Errno> {
+    let length = u32::try_from(size_of_val(payload)).unwrap();
+    let done = 3;
+    let header = [
+        36 + length,
+        done,
+        0,
+        std::process::id(),
+        1,
+        1,
+        0,
+        ack,
+        length,
+    ];
+    let words = header.iter().chain(payload);
+    let bytes: Vec<u8> = words.flat_map(|word| word.to_ne_bytes()).collect();
+    sendto(
+        socket,
+        &bytes,
+        SendFlags::empty(),
+        &SocketAddrNetlink::new(0, 0),
+    )
+    .map(drop)
+}
+
+/// The next event, or `None` when there is none for two seconds.
+fn receive(socket: &OwnedFd) -> Option<ProcEvent> {
+    if !readable(socket, 2) {
+        return None;
+    }
+    let mut bytes = [0; 256];
+    let (_, length) = recv(socket, &mut bytes, RecvFlags::empty()).unwrap();
+    assert!(length >= 68, "a datagram of {length} bytes");
+    let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
+    let what = word(36);
+    Some(ProcEvent {
+        what,
+        ack: word(28),
+        tgid_of_exit: (what == EXIT).then(|| word(56)),
+    })
+}
+
+fn readable(fd: impl AsFd, seconds: i64) -> bool {
+    let limit = Timespec {
+        tv_sec: seconds,
+        tv_nsec: 0,
+    };
+    poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)).unwrap() == 1
+}

@@ -1,0 +1,161 @@
+//! Builds what goes into a guest and finds the results in cargo's messages.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::Value;
+
+use super::matrix::{Role, SUITES};
+
+/// The programs of a guest.
+pub(crate) struct Built {
+    pub(crate) daemon: PathBuf,
+    pub(crate) init: PathBuf,
+    pub(crate) tests: Vec<TestBinary>,
+}
+
+/// A libtest binary, its name in verdicts, and where it is run.
+pub(crate) struct TestBinary {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    pub(crate) roles: &'static [Role],
+}
+
+/// Builds the daemon, the init and the suites of the matrix; `instead` replaces the suites.
+pub(crate) fn build(root: &Path, instead: &[PathBuf]) -> anyhow::Result<Built> {
+    // One package selection for both, so that shared dependencies are built once.
+    let selection = [
+        "--release",
+        "--package=reaper-user",
+        "--package=reaper-tests",
+    ];
+    let programs = cargo(root, "build", &selection, &["--bins".to_owned()])?;
+    let program = |name: &str| {
+        let found = programs.iter().find(|artifact| artifact.name == name);
+        found
+            .map(|artifact| artifact.path.clone())
+            .with_context(|| format!("{name} was not built"))
+    };
+    let tests = if instead.is_empty() {
+        suites(root, &selection)?
+    } else {
+        given(instead)?
+    };
+    Ok(Built {
+        daemon: program("reaperd")?,
+        init: program("vm-init")?,
+        tests,
+    })
+}
+
+fn suites(root: &Path, selection: &[&str]) -> anyhow::Result<Vec<TestBinary>> {
+    let mut targets = vec!["--no-run".to_owned()];
+    targets.extend(SUITES.iter().map(|suite| format!("--test={}", suite.name)));
+    let artifacts = cargo(root, "test", selection, &targets)?;
+    let mut tests = Vec::new();
+    for suite in SUITES {
+        let is_suite = |artifact: &&Artifact| artifact.is_test && artifact.name == suite.name;
+        let Some(artifact) = artifacts.iter().find(is_suite) else {
+            bail!("suite {} of the matrix was not built", suite.name);
+        };
+        tests.push(TestBinary {
+            name: suite.name.to_owned(),
+            path: artifact.path.clone(),
+            roles: suite.roles,
+        });
+    }
+    Ok(tests)
+}
+
+fn given(paths: &[PathBuf]) -> anyhow::Result<Vec<TestBinary>> {
+    let mut tests = Vec::new();
+    for path in paths {
+        let path = path
+            .canonicalize()
+            .with_context(|| path.display().to_string())?;
+        let file = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .context("no file name")?;
+        tests.push(TestBinary {
+            name: without_hash(file),
+            path,
+            roles: Role::ALL,
+        });
+    }
+    Ok(tests)
+}
+
+struct Artifact {
+    name: String,
+    is_test: bool,
+    path: PathBuf,
+}
+
+fn cargo(
+    root: &Path,
+    command: &str,
+    selection: &[&str],
+    targets: &[String],
+) -> anyhow::Result<Vec<Artifact>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(root)
+        .arg(command)
+        .args(selection)
+        .args(targets)
+        .args(["--quiet", "--message-format=json-render-diagnostics"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo")?;
+    ensure!(
+        output.status.success(),
+        "cargo {command}: {}",
+        output.status
+    );
+    let mut artifacts = Vec::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let message: Value = serde_json::from_str(line).context("cargo's messages")?;
+        artifacts.extend(artifact(&message));
+    }
+    Ok(artifacts)
+}
+
+/// The executable that a message announces, if it announces one.
+fn artifact(message: &Value) -> Option<Artifact> {
+    Some(Artifact {
+        path: message.get("executable")?.as_str()?.into(),
+        name: message.pointer("/target/name")?.as_str()?.to_owned(),
+        is_test: message.pointer("/profile/test")?.as_bool()?,
+    })
+}
+
+/// `guest-1b6e795807770095` is `guest` to everybody.
+fn without_hash(file: &str) -> String {
+    match file.rsplit_once('-') {
+        Some((name, hash)) if hash.len() == 16 => name.to_owned(),
+        _ => file.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_found_in_cargos_messages() {
+        let message = r#"{"reason":"compiler-artifact","target":{"kind":["test"],"name":"guest"},
+            "profile":{"test":true},"executable":"/t/guest-1"}"#;
+        let artifact = artifact(&serde_json::from_str(message).unwrap()).unwrap();
+        assert_eq!((artifact.name.as_str(), artifact.is_test), ("guest", true));
+        let library = r#"{"target":{"name":"x"},"profile":{"test":false},"executable":null}"#;
+        assert!(super::artifact(&serde_json::from_str(library).unwrap()).is_none());
+    }
+
+    #[test]
+    fn cargos_hash_is_no_part_of_a_name() {
+        assert_eq!(without_hash("guest-1b6e795807770095"), "guest");
+        assert_eq!(without_hash("ipc-contract"), "ipc-contract");
+    }
+}

@@ -1,0 +1,222 @@
+//! What is expected of each kernel and role: the table that every guest is held to. The guest's
+//! tests get their cell through `REAPER_EXPECT` and `REAPER_REQUIRE` and fail when the kernel
+//! offers less, more, or fails for another reason than is written here.
+//!
+//! Measured facts behind the table, on 5.10, 6.1, 6.12 and 6.18: before 6.6 the process connector
+//! wants `CAP_NET_ADMIN`, since then nothing; it never acknowledges a listener outside the initial
+//! pid namespace and refuses one outside the initial network namespace. Since 6.6 it filters by
+//! event. Loading the probe wants `CAP_BPF` and `CAP_PERFMON` and no tracefs. A pidfd wants nothing.
+
+use clap::ValueEnum;
+
+/// How a test binary is started in the guest: `tests/src/guest/roles.rs` knows the same names.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, ValueEnum)]
+pub(crate) enum Role {
+    Root,
+    NetAdmin,
+    Bpf,
+    None,
+    Pidns,
+    Netns,
+    Hidepid,
+    NoTracefs,
+}
+
+/// One test binary of the package `reaper-tests` and the roles it is run in.
+pub(crate) struct Suite {
+    pub(crate) name: &'static str,
+    pub(crate) roles: &'static [Role],
+}
+
+/// What runs in the guests. A suite must not need the source tree: its files are compiled in.
+pub(crate) const SUITES: &[Suite] = &[Suite {
+    name: "guest",
+    roles: Role::ALL,
+}];
+
+/// The expected state of a feature, with the reason where it is down.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Expected {
+    Up,
+    Down(&'static str),
+}
+
+/// The first two numbers of a kernel's version.
+pub(crate) type Version = (u32, u32);
+
+type Rule = fn(Version, Role) -> Expected;
+
+/// Each feature, and what it is expected to be on this kernel in this role.
+const FEATURES: &[(&str, Rule)] = &[
+    ("netlink", netlink),
+    ("netlink-mask", netlink_mask),
+    ("rcvbuf-force", rcvbuf_force),
+    ("ebpf", ebpf),
+    ("pidfd", |_, _| Expected::Up),
+    ("pidfd-inode", |kernel, _| {
+        up_since((6, 9), kernel, "shared")
+    }),
+    ("procfs", procfs),
+    ("tracefs", tracefs),
+];
+
+/// The features that are sources: the rest only shapes how well these work.
+const SOURCES: &[&str] = &["netlink", "ebpf", "pidfd"];
+
+impl Role {
+    pub(crate) const ALL: &'static [Self] = &[
+        Self::Root,
+        Self::NetAdmin,
+        Self::Bpf,
+        Self::None,
+        Self::Pidns,
+        Self::Netns,
+        Self::Hidepid,
+        Self::NoTracefs,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::NetAdmin => "net-admin",
+            Self::Bpf => "bpf",
+            Self::None => "none",
+            Self::Pidns => "pidns",
+            Self::Netns => "netns",
+            Self::Hidepid => "hidepid",
+            Self::NoTracefs => "no-tracefs",
+        }
+    }
+
+    pub(crate) fn meaning(self) -> &'static str {
+        match self {
+            Self::Root => "root with every capability",
+            Self::NetAdmin => "uid 65534 with `CAP_NET_ADMIN` only",
+            Self::Bpf => "uid 65534 with `CAP_BPF` and `CAP_PERFMON` only",
+            Self::None => "uid 65534 without capabilities",
+            Self::Pidns => "root in a pid namespace of its own, with its own /proc",
+            Self::Netns => "root in a network namespace of its own",
+            Self::Hidepid => "uid 65534 without capabilities, /proc mounted hidepid=2",
+            Self::NoTracefs => "root where tracefs is not mounted",
+        }
+    }
+
+    fn is_root(self) -> bool {
+        matches!(
+            self,
+            Self::Root | Self::Pidns | Self::Netns | Self::NoTracefs
+        )
+    }
+}
+
+/// The value of `REAPER_EXPECT`.
+pub(crate) fn expectations(kernel: Version, role: Role) -> String {
+    let cells = FEATURES
+        .iter()
+        .map(|(name, expected)| match expected(kernel, role) {
+            Expected::Up => format!("{name}=up"),
+            Expected::Down(reason) => format!("{name}=down:{reason}"),
+        });
+    cells.collect::<Vec<_>>().join(",")
+}
+
+/// The value of `REAPER_REQUIRE`: everything that is expected to be there.
+pub(crate) fn required(kernel: Version, role: Role) -> String {
+    let up = FEATURES
+        .iter()
+        .filter(|(_, expected)| expected(kernel, role) == Expected::Up);
+    up.map(|(name, _)| *name).collect::<Vec<_>>().join(",")
+}
+
+/// In words: the sources that work, and why the others do not.
+pub(crate) fn summary(kernel: Version, role: Role) -> String {
+    let mut up = Vec::new();
+    let mut down = Vec::new();
+    for (name, expected) in FEATURES.iter().filter(|(name, _)| SOURCES.contains(name)) {
+        match expected(kernel, role) {
+            Expected::Up => up.push(*name),
+            Expected::Down(reason) => down.push(format!("no {name}: {reason}")),
+        }
+    }
+    up.push("sweep");
+    let reasons = if down.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", down.join(", "))
+    };
+    up.join(", ") + &reasons
+}
+
+fn netlink(kernel: Version, role: Role) -> Expected {
+    match role {
+        Role::Netns => Expected::Down("ECONNREFUSED"),
+        Role::Pidns => Expected::Down("no-ack"),
+        Role::Root | Role::NetAdmin | Role::NoTracefs => Expected::Up,
+        Role::Bpf | Role::None | Role::Hidepid => up_since((6, 6), kernel, "EPERM"),
+    }
+}
+
+fn netlink_mask(kernel: Version, role: Role) -> Expected {
+    match netlink(kernel, role) {
+        Expected::Up => up_since((6, 6), kernel, "ignored"),
+        Expected::Down(_) => Expected::Down("netlink"),
+    }
+}
+
+fn rcvbuf_force(_: Version, role: Role) -> Expected {
+    up_if(role.is_root() || role == Role::NetAdmin, "EPERM")
+}
+
+fn ebpf(_: Version, role: Role) -> Expected {
+    up_if(role.is_root() || role == Role::Bpf, "EPERM")
+}
+
+fn procfs(_: Version, role: Role) -> Expected {
+    up_if(role != Role::Hidepid, "hidden")
+}
+
+fn tracefs(_: Version, role: Role) -> Expected {
+    match role {
+        Role::NoTracefs => Expected::Down("ENOENT"),
+        _ => up_if(role.is_root(), "EACCES"),
+    }
+}
+
+fn up_if(condition: bool, otherwise: &'static str) -> Expected {
+    if condition {
+        Expected::Up
+    } else {
+        Expected::Down(otherwise)
+    }
+}
+
+fn up_since(first: Version, kernel: Version, otherwise: &'static str) -> Expected {
+    up_if(kernel >= first, otherwise)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_say_both_the_state_and_the_reason() {
+        let none = expectations((6, 1), Role::None);
+        assert!(
+            none.starts_with("netlink=down:EPERM,netlink-mask=down:netlink,"),
+            "{none}"
+        );
+        assert_eq!(required((6, 1), Role::None), "pidfd,procfs");
+        assert_eq!(
+            summary((6, 12), Role::NetAdmin),
+            "netlink, pidfd, sweep (no ebpf: EPERM)"
+        );
+    }
+
+    #[test]
+    fn role_names_are_those_of_the_command_line() {
+        for role in Role::ALL {
+            let value = role.to_possible_value().expect("no role is hidden");
+            assert_eq!(value.get_name(), role.name());
+        }
+    }
+}

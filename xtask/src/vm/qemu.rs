@@ -1,0 +1,266 @@
+//! One guest: starts QEMU, waits for its end or ends it, and reads what it said.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use super::kernels::Kernel;
+use super::matrix::{self, Role};
+
+/// How often to look whether a guest has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How many console lines a report of a dead guest shows.
+const TAIL_LINES: usize = 25;
+
+/// A kernel, a role, and what to run there.
+pub(crate) struct Guest<'run> {
+    pub(crate) kernel: &'run Kernel,
+    pub(crate) role: Role,
+    pub(crate) initrd: PathBuf,
+    pub(crate) filter: Option<String>,
+    pub(crate) time_limit: Duration,
+    pub(crate) accel: String,
+    /// The console; the verdicts are beside it.
+    pub(crate) log: PathBuf,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Verdict {
+    Ok,
+    Skipped(String),
+    Failed(String),
+}
+
+/// What became of a guest.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// By `suite::test`.
+    pub(crate) verdicts: BTreeMap<String, Verdict>,
+    /// What tests printed.
+    pub(crate) output: BTreeMap<String, String>,
+    /// What is wrong with the guest itself, beyond its tests.
+    pub(crate) problems: Vec<String>,
+    pub(crate) seconds: f64,
+}
+
+/// How QEMU ended.
+enum End {
+    Exited(std::process::ExitStatus),
+    Killed,
+}
+
+pub(crate) fn run(guest: &Guest<'_>) -> Outcome {
+    let started = now();
+    let verdicts = guest.log.with_extension("verdicts");
+    let ended = start(guest, &verdicts).and_then(|child| wait(child, guest.time_limit));
+    let said = fs::read(&verdicts).unwrap_or_default();
+    let mut outcome = read_verdicts(&String::from_utf8_lossy(&said));
+    outcome.seconds = started.elapsed().as_secs_f64();
+    match ended {
+        Ok(End::Exited(status)) if status.success() => {}
+        Ok(End::Exited(status)) => outcome.problems.push(format!("qemu ended with {status}")),
+        Ok(End::Killed) => {
+            outcome.problems.push(format!(
+                "hung: killed after {} s",
+                guest.time_limit.as_secs()
+            ));
+        }
+        Err(error) => outcome.problems.push(format!("{error:#}")),
+    }
+    if !outcome.problems.is_empty() {
+        outcome.problems.push(tail(&guest.log));
+    }
+    outcome
+}
+
+fn start(guest: &Guest<'_>, verdicts: &Path) -> anyhow::Result<Child> {
+    for stale in [&guest.log, verdicts] {
+        fs::write(stale, "").with_context(|| stale.display().to_string())?;
+    }
+    let serial = |path: &Path| format!("file:{}", path.display());
+    // A guest must not outlive this process, however it ends. Without cx16: QEMU 7.2 leaves garbage
+    // in the flags after cmpxchg16b, and an interrupt at that point killed every fifth 6.12 at boot
+    // (17 of 72; none of 40 without).
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"])
+        .args([
+            "-accel",
+            &guest.accel,
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+            "-m",
+            "768",
+        ])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-serial", &serial(&guest.log), "-serial", &serial(verdicts)])
+        .arg("-kernel")
+        .arg(&guest.kernel.image)
+        .arg("-initrd")
+        .arg(&guest.initrd)
+        .args(["-append", &command_line(guest)])
+        .stdin(Stdio::null())
+        .spawn()
+        .context("qemu-system-x86_64: run .ci/install-vm-tools")
+}
+
+/// A panic or an oops ends the guest at once: `-no-reboot` turns the reboot into an exit. The
+/// timer check counts ticks against a loop, which a busy host makes it lose.
+fn command_line(guest: &Guest<'_>) -> String {
+    let Guest {
+        kernel,
+        role,
+        filter,
+        ..
+    } = guest;
+    let mut line = format!(
+        "console=ttyS0 quiet panic=-1 oops=panic no_timer_check random.trust_cpu=on \
+         reaper.role={} reaper.expect={} reaper.require={}",
+        role.name(),
+        matrix::expectations(kernel.version, *role),
+        matrix::required(kernel.version, *role),
+    );
+    if let Some(filter) = filter {
+        line += &format!(" reaper.filter={filter}");
+    }
+    line
+}
+
+fn wait(mut child: Child, time_limit: Duration) -> anyhow::Result<End> {
+    let started = now();
+    loop {
+        if let Some(status) = child.try_wait().context("wait for qemu")? {
+            return Ok(End::Exited(status));
+        }
+        if started.elapsed() >= time_limit {
+            child.kill().context("kill qemu")?;
+            child.wait().context("wait for qemu")?;
+            return Ok(End::Killed);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Reads the lines that `tests/src/guest/suites.rs` writes.
+fn read_verdicts(said: &str) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut running = None;
+    let mut has_ended = false;
+    for line in said
+        .lines()
+        .filter_map(|line| line.trim_end().strip_prefix("REAPER-VM "))
+    {
+        if let Some(name) = line.strip_prefix("start=") {
+            running = Some(name.to_owned());
+        } else if let Some(verdict) = line.strip_prefix("test=") {
+            running = None;
+            outcome.verdicts.extend(verdict_of(verdict));
+        } else if let Some(output) = line.strip_prefix("output=") {
+            let (name, text) = output.split_once(' ').unwrap_or((output, ""));
+            let all = outcome.output.entry(name.to_owned()).or_default();
+            all.push_str(text);
+            all.push('\n');
+        } else if let Some(suite) = line.strip_prefix("suite=") {
+            outcome.problems.extend(odd_end(suite, &outcome.verdicts));
+        } else if let Some(error) = line.strip_prefix("error=") {
+            outcome.problems.push(format!("init: {error}"));
+        }
+        has_ended |= line == "end";
+    }
+    if let Some(name) = running {
+        let why = "the guest ended or hung during this test".to_owned();
+        outcome.verdicts.insert(name, Verdict::Failed(why));
+    }
+    if !has_ended {
+        outcome
+            .problems
+            .push("the guest did not come to its end".to_owned());
+    }
+    outcome
+}
+
+/// `NAME verdict=WORD reason=REST`
+fn verdict_of(text: &str) -> Option<(String, Verdict)> {
+    let (name, rest) = text.split_once(" verdict=")?;
+    let (word, reason) = rest.split_once(" reason=").unwrap_or((rest, ""));
+    let verdict = match word {
+        "ok" => Verdict::Ok,
+        "skipped" => Verdict::Skipped(reason.to_owned()),
+        _ => Verdict::Failed(reason.to_owned()),
+    };
+    Some((name.to_owned(), verdict))
+}
+
+/// `SUITE ended=STATUS`: a binary that fails where none of its tests did.
+fn odd_end(text: &str, verdicts: &BTreeMap<String, Verdict>) -> Option<String> {
+    let (suite, status) = text.split_once(" ended=")?;
+    let is_own = |name: &str| name.split_once("::").is_some_and(|(of, _)| of == suite);
+    let has_failed = verdicts
+        .iter()
+        .any(|(name, verdict)| is_own(name) && matches!(verdict, Verdict::Failed(_)));
+    let is_odd = status != "exit status: 0" && !has_failed;
+    is_odd.then(|| format!("{suite} ended with {status}, though none of its tests failed"))
+}
+
+fn tail(log: &Path) -> String {
+    let console = fs::read(log).unwrap_or_default();
+    let console = String::from_utf8_lossy(&console).replace('\r', "");
+    let lines: Vec<_> = console.lines().collect();
+    let last = &lines[lines.len().saturating_sub(TAIL_LINES)..];
+    format!(
+        "last lines of {}:\n    {}",
+        log.display(),
+        last.join("\n    ")
+    )
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the suspend of a developer's machine is no matter"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "REAPER-VM role=root kernel=6.1\r\nREAPER-VM start=g::a\r\n\
+        REAPER-VM test=g::a verdict=ok reason=\r\nREAPER-VM start=g::b\r\n\
+        REAPER-VM test=g::b verdict=ok reason=\r\n\
+        REAPER-VM test=g::b verdict=skipped reason=ebpf=down:EPERM\r\n\
+        REAPER-VM output=g::b skipped: it\r\nREAPER-VM suite=g ended=exit status: 0\r\n";
+
+    #[test]
+    fn the_last_verdict_counts() {
+        let outcome = read_verdicts(&format!("{GOOD}REAPER-VM end\r\n"));
+        assert_eq!(outcome.verdicts["g::a"], Verdict::Ok);
+        assert_eq!(
+            outcome.verdicts["g::b"],
+            Verdict::Skipped("ebpf=down:EPERM".to_owned())
+        );
+        assert_eq!(outcome.output["g::b"], "skipped: it\n");
+        assert_eq!(outcome.problems, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_guest_that_stops_in_a_test_fails_that_test() {
+        let outcome = read_verdicts(&format!("{GOOD}REAPER-VM start=g::c\r\n"));
+        assert!(matches!(outcome.verdicts["g::c"], Verdict::Failed(_)));
+        assert_eq!(outcome.problems.len(), 1);
+    }
+
+    #[test]
+    fn a_binary_that_fails_without_a_failed_test_is_a_problem() {
+        let odd = GOOD.replace("exit status: 0", "signal: 11 (SIGSEGV)");
+        let outcome = read_verdicts(&format!("{odd}REAPER-VM end\r\n"));
+        assert_eq!(outcome.problems.len(), 1);
+    }
+}
