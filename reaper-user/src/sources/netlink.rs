@@ -17,6 +17,8 @@
 
 mod canary;
 mod filter;
+#[cfg(feature = "ebpf")]
+mod map_filter;
 mod refusal;
 mod subscription;
 
@@ -30,6 +32,8 @@ use tokio::time::Instant;
 
 use self::canary::Canary;
 use self::filter::{ClassicFilter, ExitFilter};
+#[cfg(feature = "ebpf")]
+use self::map_filter::MapFilter;
 use self::subscription::{Drained, Subscription};
 use super::{Context, SourceError};
 use crate::hint::{Hint, HintSender, Target};
@@ -46,12 +50,25 @@ const CANARY_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs the source until it fails.
 pub async fn run(context: Context) -> Result<Infallible, SourceError> {
+    #[cfg(feature = "ebpf")]
+    match tokio::task::spawn_blocking(|| MapFilter::load(std::process::id())).await {
+        Ok(Ok(filter)) => return run_with(context, filter).await,
+        Ok(Err(refusal)) => log::info!("no eBPF filter for the proc connector: {refusal:#}"),
+        Err(cut_short) => log::warn!("loading the connector's filter failed: {cut_short}"),
+    }
+    run_with(context, ClassicFilter::new(Some(std::process::id()))).await
+}
+
+async fn run_with<F: ExitFilter + 'static>(
+    context: Context,
+    filter: F,
+) -> Result<Infallible, SourceError> {
     let Context {
         hints,
         watched,
         reporter,
     } = context;
-    let filter = Arc::new(ClassicFilter::new(Some(std::process::id())));
+    let filter = Arc::new(filter);
     let arming = Arming {
         filter: Arc::clone(&filter),
         watched: Arc::downgrade(&watched),

@@ -105,10 +105,7 @@ impl ConnectorSocket {
     }
 
     /// Replaces the socket's filter by a loaded eBPF program, in one step.
-    #[expect(
-        dead_code,
-        reason = "the seam for the eBPF filter, which is another module's"
-    )]
+    #[cfg(feature = "ebpf")]
     pub(crate) fn attach_bpf(&self, program: BorrowedFd<'_>) -> io::Result<()> {
         self.set_option(libc::SO_ATTACH_BPF, &program.as_raw_fd())
     }

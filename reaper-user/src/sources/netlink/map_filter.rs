@@ -1,0 +1,139 @@
+//! The filter as an eBPF program with a map of thread groups: exact at any size, and a newcomer
+//! costs one system call instead of a program. Needs `CAP_BPF`, and nothing else.
+
+use std::collections::HashMap as StdHashMap;
+use std::convert::Infallible;
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use aya::maps::{HashMap, MapData};
+use aya::programs::{ProgramFd, SocketFilter};
+use aya::{Ebpf, EbpfLoader};
+use reaper_ebpf::{filter, objects};
+use reaper_registry::ProcessId;
+
+use super::filter::ExitFilter;
+use crate::sys::netlink::ConnectorSocket;
+
+/// The program, loaded, and its map.
+pub(super) struct MapFilter {
+    program: ProgramFd,
+    state: Mutex<State>,
+    /// Holds what was loaded.
+    _object: Ebpf,
+}
+
+struct State {
+    map: HashMap<MapData, u32, u32>,
+    /// Who is watched under each number, mostly one.
+    processes: StdHashMap<u32, Vec<ProcessId>>,
+    /// Not ours to keep open.
+    socket: Weak<ConnectorSocket>,
+    /// The map took everybody so far. Once it did not, nothing is filtered any more.
+    complete: bool,
+}
+
+impl MapFilter {
+    /// Loads it; `own` is a thread group whose exits always pass. Blocks for tens of milliseconds,
+    /// which the loader spends on reading the kernel's types.
+    pub(super) fn load(own: u32) -> anyhow::Result<Self> {
+        let mut object = EbpfLoader::new()
+            .override_global(filter::globals::CANARY_TGID, &own, true)
+            .load(objects::FILTER)?;
+        let program: &mut SocketFilter = object
+            .program_mut(filter::PROGRAM)
+            .ok_or_else(|| anyhow::anyhow!("the built object lacks its program"))?
+            .try_into()?;
+        program.load()?;
+        let program = program.fd()?.try_clone()?;
+        let map = object
+            .take_map(filter::MAP_WATCHED)
+            .ok_or_else(|| anyhow::anyhow!("the built object lacks its map"))?;
+        let state = State {
+            map: HashMap::try_from(map)?,
+            processes: StdHashMap::new(),
+            socket: Weak::new(),
+            complete: true,
+        };
+        Ok(Self {
+            program,
+            state: Mutex::new(state),
+            _object: object,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ExitFilter for MapFilter {
+    fn install(&self, socket: &Arc<ConnectorSocket>) {
+        let mut state = self.state();
+        state.socket = Arc::downgrade(socket);
+        if !state.complete {
+            return;
+        }
+        if let Err(error) = socket.attach_bpf(self.program.as_fd()) {
+            // Strangers' exits cost a wake-up then, and are dropped by us.
+            log::warn!("the proc connector's filter is refused: {error}");
+            state.complete = false;
+        }
+    }
+
+    fn add(&self, tgid: u32, process: ProcessId) {
+        let mut state = self.state();
+        let processes = state.processes.entry(tgid).or_default();
+        if processes.contains(&process) {
+            return;
+        }
+        processes.push(process);
+        if processes.len() == 1
+            && let Err(error) = state.map.insert(tgid, 0, 0)
+        {
+            log::warn!("pid {tgid} does not fit the filter's map, so all exits pass: {error}");
+            state.give_up();
+        }
+    }
+
+    fn remove(&self, tgid: u32, process: ProcessId) {
+        let mut state = self.state();
+        let Some(processes) = state.processes.get_mut(&tgid) else {
+            return;
+        };
+        processes.retain(|other| *other != process);
+        if processes.is_empty() {
+            state.processes.remove(&tgid);
+            if let Err(error) = state.map.remove(&tgid) {
+                log::debug!("pid {tgid} was not in the filter's map: {error}");
+            }
+        }
+    }
+
+    /// It never gets wider than need be.
+    async fn keep_tidy(&self) -> Infallible {
+        std::future::pending().await
+    }
+
+    fn describe(&self) -> String {
+        let state = self.state();
+        let watched = state.processes.len();
+        if state.complete {
+            format!("eBPF map ({watched} tgids)")
+        } else {
+            format!("none ({watched} tgids)")
+        }
+    }
+}
+
+impl State {
+    /// Lets everything pass: the promise to those who are in holds, and it holds for this one too.
+    fn give_up(&mut self) {
+        self.complete = false;
+        if let Some(socket) = self.socket.upgrade()
+            && let Err(error) = socket.detach_filter()
+        {
+            log::error!("cannot remove the filter of the proc connector: {error}");
+        }
+    }
+}
