@@ -4,8 +4,8 @@
 use std::sync::{Arc, OnceLock};
 
 use reaper_registry::{
-    Authority, Death, Details, NewSession, Pid, Presence, Process, ProcessId, RegisterError,
-    Registry, RegistryBuilder, Session, SessionId, Token,
+    Authority, BootTime, Death, Details, NewSession, Pid, Presence, Process, ProcessId,
+    RegisterError, Registry, RegistryBuilder, Session, SessionId, Token,
 };
 
 use crate::clock;
@@ -141,6 +141,16 @@ impl Reaper {
             .watched
             .get(session.process.id)
             .map(|watched| watched.strength())
+    }
+
+    /// How many processes are watched; several sessions may share one.
+    pub fn processes(&self) -> usize {
+        self.watcher.watched.len()
+    }
+
+    /// When the last whole sweep began.
+    pub fn swept_at(&self) -> Option<BootTime> {
+        self.watcher.watched.swept_at()
     }
 
     /// Each source as it stands.
