@@ -8,21 +8,27 @@
 //! sources say *look* ([`hint`]), [`verdict`] decides, the loop commits, the registry tells.
 
 pub mod clock;
+pub mod config;
+pub mod daemon;
 mod exit_watcher;
 pub mod fd_budget;
 pub mod hint;
 pub mod identity;
+mod ipc;
 pub mod process_table;
 mod reap_loop;
 mod reaper;
 pub mod sources;
 pub mod status;
 mod sys;
+mod systemd;
 pub mod verdict;
 pub mod watch;
 mod watcher;
 
+pub use daemon::StartupError;
 pub use exit_watcher::{ExitWatcher, ExitWatcherBuilder, ProcessExit, Watch};
+pub use ipc::listener::ListenError;
 pub use reaper::{Reaper, Registered, Registration, RegistrationError};
 pub use reaper_registry as registry;
 pub use reaper_registry::{Pid, Source};
