@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod client;
 pub mod clock;
+pub mod config;
 pub mod daemon;
 pub mod exit_code;
 mod exit_watcher;
@@ -18,6 +19,7 @@ mod fake_table;
 pub mod fd_budget;
 pub mod hint;
 pub mod identity;
+mod ipc;
 pub mod process_table;
 mod reap_loop;
 mod reaper;
@@ -25,13 +27,16 @@ pub mod socket_path;
 pub mod sources;
 pub mod status;
 mod sys;
+mod systemd;
 pub mod verdict;
 #[doc(hidden)]
 pub mod victims;
 pub mod watch;
 mod watcher;
 
+pub use daemon::StartupError;
 pub use exit_watcher::{ExitWatcher, ExitWatcherBuilder, ProcessExit, Watch};
+pub use ipc::listener::ListenError;
 pub use reaper::{Reaper, Registered, Registration, RegistrationError};
 pub use reaper_registry as registry;
 pub use reaper_registry::{Pid, Source};

@@ -4,8 +4,8 @@
 use std::sync::{Arc, OnceLock};
 
 use reaper_registry::{
-    Authority, Death, Details, NewSession, Pid, Presence, Process, ProcessId, RegisterError,
-    Registry, RegistryBuilder, Session, SessionId, Token,
+    Authority, BootTime, Death, Details, NewSession, Pid, Presence, Process, ProcessId,
+    RegisterError, Registry, RegistryBuilder, Session, SessionId, Source, Token,
 };
 
 use crate::clock;
@@ -143,12 +143,29 @@ impl Reaper {
             .map(|watched| watched.strength())
     }
 
+    /// How many processes are watched; several sessions may share one.
+    pub fn processes(&self) -> usize {
+        self.watcher.watched.len()
+    }
+
+    /// When the last whole sweep began.
+    pub fn swept_at(&self) -> Option<BootTime> {
+        self.watcher.watched.swept_at()
+    }
+
     /// Each source as it stands.
     pub fn status(&self) -> Vec<SourceStatus> {
         self.watcher.status()
     }
 
-    /// Waits until each source has said for the first time how it is.
+    /// Waits until this source has said for the first time how it is; for ever, if it was not asked
+    /// for. Cancel-safe.
+    pub async fn first_report(&self, source: Source) -> SourceStatus {
+        self.watcher.board.first_report(source).await
+    }
+
+    /// Waits until each source that was asked for has said for the first time how it is; not for
+    /// the probe, which takes longer to load. Cancel-safe.
     pub async fn first_reports(&self) -> Vec<SourceStatus> {
         self.watcher.first_reports().await
     }

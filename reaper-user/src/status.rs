@@ -29,6 +29,11 @@ impl SourceStatus {
     pub fn state(&self) -> &'static str {
         self.health.map_or("off", SourceHealth::name)
     }
+
+    /// Whether it delivers, if with limits.
+    pub fn works(&self) -> bool {
+        matches!(self.health, Some(SourceHealth::Up | SourceHealth::Degraded))
+    }
 }
 
 type OnChange = Box<dyn Fn(SourceState) + Send + Sync>;
@@ -76,10 +81,7 @@ impl StatusBoard {
 
     /// Whether the source works, if with limits.
     pub fn works(&self, source: Source) -> bool {
-        matches!(
-            self.get(source).health,
-            Some(SourceHealth::Up | SourceHealth::Degraded)
-        )
+        self.get(source).works()
     }
 
     /// Waits until the source has said for the first time how it is. Cancel-safe.

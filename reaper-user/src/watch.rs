@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use reaper_registry::{Pid, ProcessId, Source, StartTime};
+use reaper_registry::{BootTime, Pid, ProcessId, Source, StartTime};
 
 use crate::fd_budget::FdBudget;
 use crate::hint::{Hint, HintSender, Target};
@@ -67,6 +68,8 @@ pub struct WatchSet {
     hints: HintSender,
     entries: Mutex<Entries>,
     arms: RwLock<Vec<(u64, Arc<dyn Arm>)>>,
+    /// When the last whole sweep began, on the boot clock; zero before the first.
+    swept_at_ns: AtomicU64,
 }
 
 #[derive(Default)]
@@ -93,7 +96,18 @@ impl WatchSet {
             hints,
             entries: Mutex::default(),
             arms: RwLock::default(),
+            swept_at_ns: AtomicU64::new(0),
         })
+    }
+
+    /// Everybody who is still here was alive then, or in doubt.
+    pub fn swept_at(&self) -> Option<BootTime> {
+        let nanos = self.swept_at_ns.load(Ordering::Relaxed);
+        (nanos > 0).then_some(BootTime::from_nanos(nanos))
+    }
+
+    pub(crate) fn mark_swept(&self, began: BootTime) {
+        self.swept_at_ns.store(began.as_nanos(), Ordering::Relaxed);
     }
 
     /// Starts watching whoever has this number now, or shares the entry that does so already.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use reaper_registry::Source;
 
 use super::failure::Failure;
-use super::values::{self, RegisterPolicy, SourceChoice};
-use crate::daemon::DaemonOptions;
+use super::values::{self, SourceChoice};
+use crate::config::{DaemonOptions, RegisterPolicy};
 use crate::exit_code;
 
 #[derive(Debug, clap::Args)]
@@ -51,7 +51,7 @@ impl Arguments {
         }
         let options = DaemonOptions {
             socket,
-            sources: self.sources,
+            sources: self.sources.into(),
             require: self.require,
             sweep_interval: self.sweep_interval,
             ttl: self.ttl,
@@ -63,7 +63,7 @@ impl Arguments {
         };
         match crate::daemon::run(options).await {
             Ok(()) => Ok(exit_code::DONE),
-            Err(error) => Err(Failure::new(error.to_string(), error.remedy)),
+            Err(error) => Err(Failure::new(error.to_string(), error.remedy())),
         }
     }
 }

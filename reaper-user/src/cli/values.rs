@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use reaper_registry::Source;
 
+use crate::watcher::Sources;
+
 /// Which sources may run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceChoice {
@@ -33,16 +35,13 @@ impl fmt::Display for SourceChoice {
     }
 }
 
-/// Who may register which processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum RegisterPolicy {
-    /// A process registers itself alone.
-    #[value(name = "self")]
-    Itself,
-    /// Any process of the caller's user.
-    SameUid,
-    /// Any process.
-    Any,
+impl From<SourceChoice> for Sources {
+    fn from(choice: SourceChoice) -> Self {
+        match choice {
+            SourceChoice::Auto => Self::default(),
+            SourceChoice::Only(sources) => Self::only(sources),
+        }
+    }
 }
 
 /// Reads `auto` or a list of sources.

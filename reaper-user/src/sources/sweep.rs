@@ -51,7 +51,9 @@ pub async fn run(context: Context, settings: Settings) -> Result<Infallible, Sou
             () = context.hints.verification_asked() => {}
         }
         (settings.each_pass)();
+        let began = crate::clock::now().boot;
         let pass = Pass::over(&context.watched, &context.hints).await;
+        context.watched.mark_swept(began);
         pass.report(&context.reporter, settings.interval);
     }
 }

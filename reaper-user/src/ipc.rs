@@ -1,0 +1,98 @@
+//! The protocol: HTTP/1.1 with JSON bodies over a Unix socket.
+//!
+//! # Routes
+//!
+//! | method and path | what |
+//! |---|---|
+//! | `POST /v1/sessions/register` | store a session, replacing the live one of its id |
+//! | `GET /v1/sessions[?pid=&mesh=&verbose=1]` | the caller's sessions; root sees all |
+//! | `GET`, `DELETE /v1/sessions/me` | the session of the presented token |
+//! | `DELETE /v1/sessions/TOKEN` | the same, for clients of the origin |
+//! | `DELETE /v1/sessions/by-id/ID` | by name, for the session's user and root |
+//! | `GET /v1/events[?event=a,b][&session=ID][&snapshot=1]` | the history, as it happens |
+//! | `GET /v1/sources`, `/v1/health`, `/v1/version` | how well the daemon works, and what it is |
+//!
+//! Paths match exactly; a wrong method is 404 like a wrong path. A session is presented as
+//! `Authorization: ClaudeMesh-Session <64 hex digits>`. Every error is `application/problem+json`
+//! and carries `code` for programs and `error` for clients of the origin.
+//!
+//! # What a client may rely on
+//!
+//! - A registration that was answered resolves from then on, and its `session_registered` comes
+//!   before anything else about it.
+//! - Each stored session has exactly one `session_deregistered`, and by then it no longer resolves.
+//! - Events come in the order of their numbers. A number that a reader missed is inside of a `gap`.
+//! - A `snapshot` holds the state after the event whose number it bears, and before the next one.
+//! - Nothing waits for a reader. One that lags behind the ring of 4,096 events gets a `gap`.
+//! - An event stream ends by the end of the connection, so that a reader notices the death of the
+//!   daemon itself.
+//!
+//! # The way of a request
+//!
+//! [`listener`] (who may connect) → [`guard`] (where messages end) → hyper → [`gate`] (the
+//! same checks for every path, in a fixed order) → [`routes`] → [`problem`] or [`wire`].
+
+mod admission;
+mod gate;
+mod guard;
+mod health;
+pub(crate) mod listener;
+mod problem;
+mod query;
+mod register;
+mod routes;
+pub(crate) mod serve;
+mod sse;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::sync::Arc;
+
+use tokio::sync::{Notify, Semaphore};
+
+use crate::config::DaemonOptions;
+use crate::process_table::ProcessTable;
+use crate::reaper::Reaper;
+
+/// Event streams at once. Each is one connection and one wake-up per event.
+pub(crate) const MAX_STREAMS: usize = 64;
+
+/// What every request can reach.
+pub(crate) struct App {
+    pub(crate) reaper: Reaper,
+    pub(crate) options: DaemonOptions,
+    pub(crate) table: Arc<dyn ProcessTable>,
+    /// New at each start: event numbers of another epoch mean nothing in this one.
+    pub(crate) epoch: u64,
+    /// Rung after each event.
+    pub(crate) events: Arc<Notify>,
+    pub(crate) streams: Arc<Semaphore>,
+}
+
+/// By which door a connection came in. A property of the listener, never guessed from an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Unix,
+}
+
+/// Who is at the other end, as the kernel says it was at the time of connecting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    pub(crate) transport: Transport,
+    pub(crate) uid: u32,
+    /// Zero where the peer lives in a pid namespace that we do not see into.
+    pub(crate) pid: i32,
+}
+
+impl Peer {
+    pub(crate) fn is_root(self) -> bool {
+        self.uid == 0
+    }
+
+    /// Whether sessions of this user are shown to it.
+    pub(crate) fn sees(self, owner: u32) -> bool {
+        self.is_root() || self.uid == owner
+    }
+}

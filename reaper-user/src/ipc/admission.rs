@@ -1,0 +1,203 @@
+//! May this caller register this process? Answered from what the system says about the process once
+//! it is pinned, and pinned still after the answer.
+
+use reaper_registry::Pid;
+
+use super::Peer;
+use crate::config::RegisterPolicy;
+use crate::identity::AlreadyGone;
+use crate::process_table::ProcessTable;
+use crate::verdict::Verdict;
+use crate::watch::Watched;
+
+/// Why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error(transparent)]
+    Gone(#[from] AlreadyGone),
+    #[error("this is a thread of process {process}; register that one")]
+    ThreadId { process: i32 },
+    #[error("this is a thread of the kernel")]
+    KernelThread,
+    #[error("this is the daemon itself")]
+    OwnPid,
+    #[error("the process belongs to another user")]
+    OtherUser,
+    #[error("a process may only register itself here")]
+    NotSelf,
+    #[error("the system does not show whose process this is")]
+    Hidden,
+    #[error("the caller lives in another pid namespace, where numbers mean other processes")]
+    ForeignPidNamespace,
+}
+
+/// What can be said without a look at the process.
+pub(crate) fn check_claim(pid: Pid, peer: Peer, policy: RegisterPolicy) -> Result<(), Refused> {
+    if std::process::id() == pid.get() {
+        return Err(Refused::OwnPid);
+    }
+    // Zero is how the kernel shows a peer whose number does not exist here. It is never a wildcard.
+    if peer.pid <= 0 {
+        return Err(Refused::ForeignPidNamespace);
+    }
+    if policy == RegisterPolicy::SelfOnly && !peer.is_root() && peer.pid != pid.as_raw() {
+        return Err(Refused::NotSelf);
+    }
+    Ok(())
+}
+
+/// What is read of the pinned process, and then whether it is still the one that was read.
+pub(crate) fn check_process(
+    watched: &Watched,
+    peer: Peer,
+    policy: RegisterPolicy,
+    table: &dyn ProcessTable,
+) -> Result<(), Refused> {
+    let facts = facts_of(watched.pid);
+    let verdict = admit(facts, watched.pid, peer, policy);
+    let is_kernel_thread = || {
+        table
+            .look(watched.pid)
+            .is_ok_and(|facts| facts.kernel_thread)
+    };
+    // Only root's processes can be threads of the kernel, so only they are asked.
+    let verdict = match verdict {
+        Ok(()) if facts.is_some_and(|facts| facts.real_uid == 0) && is_kernel_thread() => {
+            Err(Refused::KernelThread)
+        }
+        verdict => verdict,
+    };
+    // What was read is true of the pinned process only if that still lives; otherwise the number
+    // may have been somebody else's already.
+    if let Verdict::Gone { .. } = watched.judge(None, table) {
+        return Err(AlreadyGone.into());
+    }
+    verdict
+}
+
+/// What the system says about a process beside its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ProcessFacts {
+    /// The process that this number belongs to: another number for a mere thread.
+    process: i32,
+    real_uid: u32,
+}
+
+fn admit(
+    facts: Option<ProcessFacts>,
+    pid: Pid,
+    peer: Peer,
+    policy: RegisterPolicy,
+) -> Result<(), Refused> {
+    let anybodys = peer.is_root() || policy == RegisterPolicy::Any;
+    match facts {
+        Some(facts) if facts.process != pid.as_raw() => Err(Refused::ThreadId {
+            process: facts.process,
+        }),
+        Some(facts) if !anybodys && facts.real_uid != peer.uid => Err(Refused::OtherUser),
+        None if !anybodys => Err(Refused::Hidden),
+        Some(_) | None => Ok(()),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn facts_of(pid: Pid) -> Option<ProcessFacts> {
+    let status = procfs::process::Process::new(pid.as_raw())
+        .and_then(|process| process.status())
+        .ok()?;
+    Some(ProcessFacts {
+        process: status.tgid,
+        real_uid: status.ruid,
+    })
+}
+
+/// Elsewhere the process table of this program does not tell users apart, so only root and the
+/// policy `any` can register.
+#[cfg(not(target_os = "linux"))]
+fn facts_of(_pid: Pid) -> Option<ProcessFacts> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::Transport;
+
+    const ROOT: u32 = 0;
+    const USER: u32 = 1000;
+
+    fn peer(uid: u32, pid: i32) -> Peer {
+        Peer {
+            transport: Transport::Unix,
+            uid,
+            pid,
+        }
+    }
+
+    #[test]
+    fn the_facts_decide() {
+        use RegisterPolicy::{Any, SameUid};
+        let pid = Pid::new(4242).unwrap();
+        let thread = Err(Refused::ThreadId { process: 4000 });
+        // Process and real user, where the system shows them.
+        for (shown, uid, policy, expected) in [
+            (Some((4242, USER)), USER, SameUid, Ok(())),
+            (Some((4242, ROOT)), USER, SameUid, Err(Refused::OtherUser)),
+            (Some((4242, 1001)), USER, SameUid, Err(Refused::OtherUser)),
+            (Some((4242, 1001)), USER, Any, Ok(())),
+            (Some((4242, 1001)), ROOT, SameUid, Ok(())),
+            (Some((4000, USER)), USER, SameUid, thread),
+            (Some((4000, USER)), ROOT, Any, thread),
+            (None, USER, SameUid, Err(Refused::Hidden)),
+            (None, USER, Any, Ok(())),
+            (None, ROOT, SameUid, Ok(())),
+        ] {
+            let facts = shown.map(|(process, real_uid)| ProcessFacts { process, real_uid });
+            let admitted = admit(facts, pid, peer(uid, 7), policy);
+            assert_eq!(admitted, expected, "{shown:?} {uid}");
+        }
+    }
+
+    #[test]
+    fn the_claim_is_checked_before_anybody_is_looked_at() {
+        use RegisterPolicy::{Any, SameUid, SelfOnly};
+        let own = Pid::new(std::process::id()).unwrap();
+        let other = Pid::new(own.get() ^ 1).unwrap();
+        let user = |pid: Pid| peer(USER, pid.as_raw());
+        for (pid, peer, policy, expected) in [
+            (own, user(other), Any, Err(Refused::OwnPid)),
+            (other, user(other), SelfOnly, Ok(())),
+            (other, user(own), SelfOnly, Err(Refused::NotSelf)),
+            (other, peer(ROOT, own.as_raw()), SelfOnly, Ok(())),
+            (other, user(own), SameUid, Ok(())),
+            (other, peer(USER, 0), Any, Err(Refused::ForeignPidNamespace)),
+            (
+                other,
+                peer(ROOT, 0),
+                SelfOnly,
+                Err(Refused::ForeignPidNamespace),
+            ),
+        ] {
+            assert_eq!(check_claim(pid, peer, policy), expected, "{pid} {policy:?}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_thread_id_and_a_process_are_told_apart_by_the_system() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let (to_main, from_thread) = std::sync::mpsc::channel();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let tid = rustix::thread::gettid().as_raw_nonzero().get();
+            to_main.send(tid).unwrap();
+            stopped.recv().unwrap();
+        });
+        let tid = from_thread.recv().unwrap();
+        let facts = facts_of(Pid::try_from(tid).unwrap()).unwrap();
+        stop.send(()).unwrap();
+        thread.join().unwrap();
+        assert_eq!(facts.process, own);
+        assert_ne!(facts.process, tid);
+    }
+}

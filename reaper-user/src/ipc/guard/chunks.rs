@@ -1,0 +1,146 @@
+//! Where a chunked body ends. Strict: no extensions, no trailers, no blanks, because nothing that
+//! speaks to us sends them and readers disagree about them.
+
+use super::head::BODY_MAX;
+
+/// Digits enough for a size past every limit.
+const SIZE_DIGITS_MAX: u8 = 8;
+
+/// The bytes are not a chunked body as this daemon reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed chunk")]
+pub(super) struct Malformed;
+
+/// A position within a chunked body.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chunks {
+    expecting: Expecting,
+    total: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Expecting {
+    Size { digits: u8, size: u64 },
+    SizeLineFeed { size: u64 },
+    Data { left: u64 },
+    DataReturn,
+    DataLineFeed,
+    LastReturn,
+    LastLineFeed,
+}
+
+impl Chunks {
+    pub(super) const fn new() -> Self {
+        Self {
+            expecting: Expecting::Size { digits: 0, size: 0 },
+            total: 0,
+        }
+    }
+
+    /// Whether the chunks so far announce more than a body may hold.
+    pub(super) const fn is_too_large(&self) -> bool {
+        self.total > BODY_MAX
+    }
+
+    /// Walks over `bytes`: how many of them belong to this body, and whether it is complete.
+    pub(super) fn walk(&mut self, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            self.expecting = match (self.expecting, byte) {
+                (Expecting::Size { digits, .. }, _)
+                    if byte.is_ascii_hexdigit() && digits == SIZE_DIGITS_MAX =>
+                {
+                    return Err(Malformed);
+                }
+                (Expecting::Size { digits, size }, _) if byte.is_ascii_hexdigit() => {
+                    Expecting::Size {
+                        digits: digits + 1,
+                        size: size * 16
+                            + u64::from(char::from(byte).to_digit(16).ok_or(Malformed)?),
+                    }
+                }
+                (Expecting::Size { digits: 1.., size }, b'\r') => Expecting::SizeLineFeed { size },
+                (Expecting::SizeLineFeed { size: 0 }, b'\n') => Expecting::LastReturn,
+                (Expecting::SizeLineFeed { size }, b'\n') => {
+                    self.total += size;
+                    Expecting::Data { left: size }
+                }
+                (Expecting::Data { left }, _) => {
+                    let here = (bytes.len() - at).min(usize::try_from(left).unwrap_or(usize::MAX));
+                    // The common step below takes one byte; this one takes all that are here.
+                    at += here - 1;
+                    match left - here as u64 {
+                        0 => Expecting::DataReturn,
+                        left => Expecting::Data { left },
+                    }
+                }
+                (Expecting::DataReturn, b'\r') => Expecting::DataLineFeed,
+                (Expecting::DataLineFeed, b'\n') => Expecting::Size { digits: 0, size: 0 },
+                (Expecting::LastReturn, b'\r') => Expecting::LastLineFeed,
+                (Expecting::LastLineFeed, b'\n') => return Ok((at + 1, true)),
+                _ => return Err(Malformed),
+            };
+            at += 1;
+        }
+        Ok((at, false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_found_whatever_the_pieces() {
+        let body = b"5\r\nhello\r\n1A\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\nGET /next";
+        let end = body.len() - b"GET /next".len();
+        for piece in 1..=body.len() {
+            let mut chunks = Chunks::new();
+            let mut at = 0;
+            loop {
+                let upto = (at + piece).min(body.len());
+                let (walked, complete) = chunks.walk(&body[at..upto]).unwrap();
+                at += walked;
+                if complete {
+                    break;
+                }
+            }
+            assert_eq!(at, end, "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn everything_unusual_is_malformed() {
+        for body in [
+            "\r\n",
+            "5\nhello\r\n",
+            "5;ext=1\r\nhello\r\n",
+            "5 \r\nhello\r\n",
+            " 5\r\nhello\r\n",
+            "+5\r\nhello\r\n",
+            "0x5\r\nhello\r\n",
+            "5\r\nhelloX\r\n",
+            "5\r\nhello\n0\r\n\r\n",
+            "0\r\nTrailer: x\r\n\r\n",
+            "0\r\n\n",
+            "000000005\r\nhello",
+            "fffffffffffffffff\r\n",
+        ] {
+            assert_eq!(
+                Chunks::new().walk(body.as_bytes()),
+                Err(Malformed),
+                "{body:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_sum_is_what_is_limited() {
+        let mut chunks = Chunks::new();
+        chunks.walk(b"10000\r\n").unwrap();
+        assert!(!chunks.is_too_large());
+        chunks.walk(&vec![b'x'; 65_536]).unwrap();
+        chunks.walk(b"\r\n1\r\n").unwrap();
+        assert!(chunks.is_too_large());
+    }
+}

@@ -1,0 +1,222 @@
+//! The socket file against real files, links, daemons and leftovers.
+
+use std::os::unix::net::{UnixListener as StdListener, UnixStream};
+
+use super::*;
+
+fn folder() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .permissions(std::fs::Permissions::from_mode(0o700))
+        .tempdir()
+        .unwrap()
+}
+
+fn claim(path: &Path) -> Result<Socket, ListenError> {
+    Socket::claim(path, Reach::Private)
+}
+
+fn refusal(path: &Path) -> ListenError {
+    claim(path).err().expect("refused")
+}
+
+fn mode_of(path: &Path) -> u32 {
+    path.symlink_metadata().unwrap().permissions().mode() & 0o7777
+}
+
+#[tokio::test]
+async fn the_socket_is_private_and_leaves_with_us() {
+    let folder = folder();
+    let path = folder.path().join("made/reaperd.sock");
+    let socket = claim(&path).unwrap();
+    assert_eq!(mode_of(path.parent().unwrap()), 0o700);
+    assert_eq!(mode_of(&path), 0o600);
+    assert_eq!(
+        mode_of(&folder.path().join("made/reaperd.sock.lock")),
+        0o600
+    );
+    UnixStream::connect(&path).unwrap();
+    socket.remove();
+    assert!(!path.exists());
+    claim(&path).unwrap().remove();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_mode_is_there_before_anybody_can_look() {
+    // What `bind` relies on: the file is created with the mode of the unbound socket.
+    let folder = folder();
+    let path = folder.path().join("s");
+    let socket = unix_socket().unwrap();
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600)).unwrap();
+    rustix::net::bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    assert_eq!(mode_of(&path), 0o600);
+}
+
+#[tokio::test]
+async fn a_path_is_as_long_as_the_system_allows() {
+    let folder = folder();
+    let room = PATH_MAX - folder.path().as_os_str().len() - 1;
+    claim(&folder.path().join("x".repeat(room)))
+        .unwrap()
+        .remove();
+    let error = refusal(&folder.path().join("x".repeat(room + 1)));
+    assert!(
+        matches!(error, ListenError::PathTooLong { length: 108, .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_private_or_not_ours_or_a_link_is_refused() {
+    let folder = folder();
+    let open = folder.path().join("open");
+    std::fs::create_dir(&open).unwrap();
+    for mode in [0o701, 0o750, 0o755, 0o777, 0o1777] {
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(mode)).unwrap();
+        let error = refusal(&open.join("s"));
+        assert!(
+            matches!(error, ListenError::OpenFolder { .. }),
+            "{mode:o}: {error}"
+        );
+    }
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&open, &link).unwrap();
+    assert!(matches!(
+        refusal(&link.join("s")),
+        ListenError::NotAFolder(_)
+    ));
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&open, Some(65_534), None).unwrap();
+        let error = refusal(&open.join("s"));
+        assert!(
+            matches!(error, ListenError::NotOurFolder { owner: 65_534, .. }),
+            "{error}"
+        );
+    } else {
+        println!("skipped: another user's folder needs root to make");
+        assert!(!reaper_user_requires("root"));
+    }
+    let nowhere = refusal(&folder.path().join("no/such/s"));
+    assert!(matches!(
+        nowhere,
+        ListenError::System {
+            call: "create folder",
+            ..
+        }
+    ));
+    assert!(matches!(
+        refusal(Path::new("/")),
+        ListenError::NoFileName(_)
+    ));
+}
+
+fn reaper_user_requires(capability: &str) -> bool {
+    std::env::var("REAPER_REQUIRE").is_ok_and(|list| list.split(',').any(|one| one == capability))
+}
+
+#[tokio::test]
+async fn a_live_daemon_is_not_disturbed() {
+    let folder = folder();
+    let path = folder.path().join("s");
+    let socket = claim(&path).unwrap();
+    let error = refusal(&path);
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "a daemon (pid {}) already serves {path:?}",
+            std::process::id()
+        )
+    );
+    UnixStream::connect(&path).unwrap();
+    drop(socket);
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_taken_over_and_nothing_else_is() {
+    let folder = folder();
+    let path = folder.path().join("s");
+    // Killed while it listened, and killed between bind and listen.
+    drop(StdListener::bind(&path).unwrap());
+    assert!(path.exists());
+    drop(claim(&path).unwrap());
+    let bound_only = unix_socket().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    rustix::net::bind(&bound_only, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    claim(&path).unwrap().remove();
+
+    let foreign = StdListener::bind(&path).unwrap();
+    assert!(matches!(refusal(&path), ListenError::InUse(_)));
+    drop(foreign);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "precious").unwrap();
+    assert!(matches!(refusal(&path), ListenError::NotASocket(_)));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn a_socket_that_was_taken_away_is_bound_again() {
+    let folder = folder();
+    let path = folder.path().join("in/s");
+    let mut socket = claim(&path).unwrap();
+    let before = socket.file;
+    socket.stay();
+    assert_eq!(socket.file, before, "nothing to do");
+
+    std::fs::remove_file(&path).unwrap();
+    socket.stay();
+    UnixStream::connect(&path).unwrap();
+
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    socket.stay();
+    UnixStream::connect(&path).unwrap();
+    assert!(
+        matches!(refusal(&path), ListenError::Locked { .. }),
+        "with its lock"
+    );
+    socket.remove();
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_ours_stays_at_the_end() {
+    let folder = folder();
+    let path = folder.path().join("s");
+    let socket = claim(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let other = StdListener::bind(&path).unwrap();
+    socket.remove();
+    assert!(path.exists());
+    drop(other);
+}
+
+#[test]
+fn of_many_starters_one_wins_and_the_losers_leave_its_socket_alone() {
+    let folder = folder();
+    let path = folder.path().join("s");
+    for _ in 0..50 {
+        drop(StdListener::bind(&path));
+        let barrier = std::sync::Barrier::new(4);
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let starter = || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                let _in = runtime.enter();
+                barrier.wait();
+                let claimed = claim(&path);
+                barrier.wait();
+                UnixStream::connect(&path).expect("the winner is reachable");
+                barrier.wait();
+                claimed.map(Socket::remove)
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(starter)).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    }
+}

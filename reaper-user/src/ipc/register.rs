@@ -1,0 +1,326 @@
+//! The body of a registration, read strictly and in the order in which the origin answers.
+//!
+//! Each field is kept as the raw text of its JSON value until its turn comes, so that the first bad
+//! one is named, a field that is given twice is refused, and the token and the secret key are
+//! decoded straight out of the body's buffer without a copy in between.
+
+use std::borrow::Cow;
+
+use hyper::StatusCode;
+use reaper_registry::{
+    Attestation, Details, Pid, Presence, SecretKey, SessionId, Token, TokenMalformed,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::problem::Problem;
+
+/// Session id, mesh, display name, role.
+const NAME_MAX: usize = 128;
+/// `PATH_MAX` of Linux.
+const CWD_MAX: usize = 4_096;
+const GROUPS_MAX: usize = 64;
+const GROUP_MAX: usize = 64;
+/// Keys and signatures in hex are 64 to 128 bytes long; their content is not ours to check.
+const ATTESTATION_TEXT_MAX: usize = 1_024;
+/// The first number that can belong to somebody who registers: 1 is init.
+const PID_MIN: u32 = 2;
+
+const REQUIRED: &str = "session_id, mesh, display_name, pid all required";
+
+/// A registration as it was asked for. What is still open is whether the process may be.
+pub(super) struct Asked {
+    pub(super) id: SessionId,
+    pub(super) token: Token,
+    pub(super) pid: Pid,
+    pub(super) details: Details,
+    pub(super) presence: Option<Presence>,
+}
+
+/// The fields that are known; others are ignored.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    token: Option<&'a RawValue>,
+    #[serde(borrow)]
+    session_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    mesh: Option<&'a RawValue>,
+    #[serde(borrow)]
+    display_name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pid: Option<&'a RawValue>,
+    #[serde(borrow)]
+    cwd: Option<&'a RawValue>,
+    #[serde(borrow)]
+    role: Option<&'a RawValue>,
+    #[serde(borrow)]
+    groups: Option<&'a RawValue>,
+    #[serde(borrow)]
+    presence: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct PresenceFields<'a> {
+    session_pubkey: &'a str,
+    session_secret_key: &'a str,
+    #[serde(borrow)]
+    parent_attestation: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct AttestationFields<'a> {
+    #[serde(borrow)]
+    session_pubkey: Cow<'a, str>,
+    #[serde(borrow)]
+    parent_member_pubkey: Cow<'a, str>,
+    #[serde(borrow)]
+    signature: Cow<'a, str>,
+    expires_at: f64,
+}
+
+/// Reads a body.
+pub(super) fn parse(body: &[u8]) -> Result<Asked, Problem> {
+    let body = str::from_utf8(body).map_err(|_not_text| invalid_json("the body is not UTF-8"))?;
+    let Fields {
+        token,
+        session_id,
+        mesh,
+        display_name,
+        pid,
+        cwd,
+        role,
+        groups,
+        presence,
+    } = fields(body)?;
+
+    let token = token
+        .and_then(|raw| borrowed_text(raw))
+        .ok_or(TokenMalformed)
+        .and_then(Token::parse)?;
+    let id = required_name("session_id", session_id)?;
+    let details = Details {
+        mesh: required_name("mesh", mesh)?.into(),
+        display_name: required_name("display_name", display_name)?.into(),
+        cwd: None,
+        role: None,
+        groups: Box::default(),
+    };
+    let pid = required_pid(pid)?;
+    Ok(Asked {
+        id: SessionId::new(&id),
+        token,
+        pid,
+        details: Details {
+            cwd: optional_text("cwd", cwd, CWD_MAX)?,
+            role: optional_text("role", role, NAME_MAX)?,
+            groups: parse_groups(groups)?,
+            ..details
+        },
+        presence: present(presence).and_then(parse_presence),
+    })
+}
+
+/// The known fields of the object; what is not an object is answered as the origin does.
+fn fields(body: &str) -> Result<Fields<'_>, Problem> {
+    if body.trim_ascii().is_empty() {
+        return Err(missing_body());
+    }
+    let whole: &RawValue =
+        serde_json::from_str(body).map_err(|error| invalid_json(&error.to_string()))?;
+    if let Some(fields) = object(whole) {
+        return fields.map_err(|error| {
+            // Each value was well-formed a moment ago, so what is wrong is a field given twice.
+            Problem::field(
+                duplicate_field(&error.to_string()),
+                "duplicate_field",
+                "Error: invalid_json",
+                error.to_string(),
+            )
+        });
+    }
+    let is_zero = whole.get().parse::<f64>().is_ok_and(|number| number == 0.0);
+    if is_zero || matches!(whole.get(), "null" | "false" | "\"\"") {
+        return Err(missing_body());
+    }
+    // Arrays and the rest fall through to the first thing an object would have needed.
+    Err(TokenMalformed.into())
+}
+
+/// Reads a struct from a JSON object, and from nothing else: a derived reader takes arrays too.
+fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<serde_json::Result<T>> {
+    raw.get()
+        .starts_with('{')
+        .then(|| serde_json::from_str(raw.get()))
+}
+
+/// The field that serde's message names, as a name of our own.
+fn duplicate_field(message: &str) -> &'static str {
+    const NAMES: [&str; 9] = [
+        "token",
+        "session_id",
+        "mesh",
+        "display_name",
+        "pid",
+        "cwd",
+        "role",
+        "groups",
+        "presence",
+    ];
+    NAMES
+        .into_iter()
+        .find(|name| message.contains(&format!("`{name}`")))
+        .unwrap_or("body")
+}
+
+/// A string without escapes, as it lies in the body.
+fn borrowed_text(raw: &RawValue) -> Option<&str> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// `null` is as good as absent.
+fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
+    raw.filter(|raw| raw.get() != "null")
+}
+
+fn required_name(field: &'static str, raw: Option<&RawValue>) -> Result<String, Problem> {
+    let raw = present(raw).ok_or_else(|| required(field))?;
+    let text = text(field, raw, NAME_MAX)?;
+    if text.is_empty() {
+        return Err(required(field));
+    }
+    Ok(text)
+}
+
+fn optional_text(
+    field: &'static str,
+    raw: Option<&RawValue>,
+    max: usize,
+) -> Result<Option<Box<str>>, Problem> {
+    present(raw)
+        .map(|raw| text(field, raw, max).map(Into::into))
+        .transpose()
+}
+
+fn text(field: &'static str, raw: &RawValue, max: usize) -> Result<String, Problem> {
+    let text: String = serde_json::from_str(raw.get())
+        .map_err(|_other_type| invalid(field, "must be a string"))?;
+    check_text(field, &text, max)?;
+    Ok(text)
+}
+
+fn check_text(field: &'static str, text: &str, max: usize) -> Result<(), Problem> {
+    if text.len() > max {
+        return Err(invalid(
+            field,
+            &format!("must not be longer than {max} bytes"),
+        ));
+    }
+    if text.chars().any(|c| c.is_control() || reorders_text(c)) {
+        return Err(invalid(field, "must not hold control characters"));
+    }
+    Ok(())
+}
+
+/// The characters that make a line read otherwise than it is (Unicode's bidirectional overrides and
+/// isolates). Marks that right-to-left writing needs are not among them.
+fn reorders_text(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn required_pid(raw: Option<&RawValue>) -> Result<Pid, Problem> {
+    let raw = present(raw).ok_or_else(|| required("pid"))?.get();
+    // Digits alone: `1.0`, `1e3` and `"12"` are numbers to some readers and not to others.
+    let all_digits = raw.bytes().all(|byte| byte.is_ascii_digit());
+    let pid = raw.parse::<u32>().ok().filter(|_| all_digits);
+    pid.filter(|pid| *pid >= PID_MIN)
+        .and_then(|pid| Pid::new(pid).ok())
+        .ok_or_else(|| {
+            let rule = format!("pid must be an integer in {PID_MIN}..={}", Pid::MAX);
+            Problem::field("pid", "invalid_pid", rule.clone(), rule)
+        })
+}
+
+fn parse_groups(raw: Option<&RawValue>) -> Result<Box<[Box<str>]>, Problem> {
+    let Some(raw) = present(raw) else {
+        return Ok(Box::default());
+    };
+    let groups: Vec<Box<str>> = serde_json::from_str(raw.get())
+        .map_err(|_other_type| invalid("groups", "must be an array of strings"))?;
+    if groups.len() > GROUPS_MAX {
+        return Err(invalid(
+            "groups",
+            &format!("must not be more than {GROUPS_MAX}"),
+        ));
+    }
+    for group in &groups {
+        check_text("groups", group, GROUP_MAX)?;
+    }
+    Ok(groups.into())
+}
+
+/// All or nothing, and never a reason to refuse the session.
+fn parse_presence(raw: &RawValue) -> Option<Presence> {
+    let presence: PresenceFields<'_> = object(raw)?.ok()?;
+    let attestation: AttestationFields<'_> = object(presence.parent_attestation)?.ok()?;
+    let texts = [
+        &attestation.session_pubkey,
+        &attestation.parent_member_pubkey,
+        &attestation.signature,
+    ];
+    if texts.iter().any(|text| text.len() > ATTESTATION_TEXT_MAX) {
+        return None;
+    }
+    let is_hex_key = presence.session_pubkey.len() == 64
+        && presence
+            .session_pubkey
+            .bytes()
+            .all(|c| c.is_ascii_hexdigit());
+    Some(Presence {
+        session_pubkey: is_hex_key
+            .then(|| presence.session_pubkey.to_ascii_lowercase())?
+            .into(),
+        secret_key: SecretKey::parse(presence.session_secret_key)?,
+        attestation: Attestation {
+            session_pubkey: attestation.session_pubkey.into(),
+            parent_member_pubkey: attestation.parent_member_pubkey.into(),
+            expires_at: attestation.expires_at,
+            signature: attestation.signature.into(),
+        },
+    })
+}
+
+fn invalid_json(detail: &str) -> Problem {
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "invalid_json",
+        "Error: invalid_json",
+        detail,
+    )
+}
+
+fn missing_body() -> Problem {
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "missing_body",
+        "missing body",
+        "a registration is a JSON object",
+    )
+}
+
+fn required(field: &'static str) -> Problem {
+    Problem::field(
+        field,
+        "field_required",
+        REQUIRED,
+        format!("{field} is required"),
+    )
+}
+
+fn invalid(field: &'static str, rule: &str) -> Problem {
+    let words = format!("{field} {rule}");
+    Problem::field(field, "invalid_field", words.clone(), words)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! Every rule for a registration's body, as a table.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn good() -> Value {
+    json!({
+        "token": "AB".repeat(32),
+        "session_id": "s-1",
+        "mesh": "dev",
+        "display_name": "api",
+        "pid": 4242,
+    })
+}
+
+fn with(field: &str, value: Value) -> Value {
+    let mut body = good();
+    body[field] = value;
+    body
+}
+
+fn answer(body: &str) -> (u16, Value) {
+    let problem = parse(body.as_bytes()).err().expect("refused");
+    let json = serde_json::from_slice(&problem.to_json()).unwrap();
+    (problem.status().as_u16(), json)
+}
+
+#[test]
+fn a_full_body_is_read() {
+    let mut body = good();
+    body["cwd"] = json!("/home/é");
+    body["role"] = json!("lead");
+    body["groups"] = json!(["@a", "@b:role"]);
+    body["unknown"] = json!({"token": 1});
+    let asked = parse(body.to_string().as_bytes()).ok().unwrap();
+    assert_eq!(asked.id.as_str(), "s-1");
+    assert_eq!(asked.pid.get(), 4242);
+    assert_eq!(asked.token.prefix().to_string(), "abababab");
+    assert_eq!(&*asked.details.mesh, "dev");
+    assert_eq!(asked.details.cwd.as_deref(), Some("/home/é"));
+    assert_eq!(asked.details.role.as_deref(), Some("lead"));
+    assert_eq!(asked.details.groups.len(), 2);
+    assert!(asked.presence.is_none());
+}
+
+#[test]
+fn what_is_no_object_is_answered_as_the_origin_does() {
+    for (body, status, error) in [
+        ("{", 400, "Error: invalid_json"),
+        ("{}x", 400, "Error: invalid_json"),
+        ("nul", 400, "Error: invalid_json"),
+        ("[1,]", 400, "Error: invalid_json"),
+        ("", 400, "missing body"),
+        (" \r\n", 400, "missing body"),
+        ("null", 400, "missing body"),
+        ("false", 400, "missing body"),
+        ("0", 400, "missing body"),
+        ("-0.0", 400, "missing body"),
+        (" \"\" ", 400, "missing body"),
+        ("[]", 422, "token must be 64 hex chars"),
+        ("7", 422, "token must be 64 hex chars"),
+        ("true", 422, "token must be 64 hex chars"),
+        ("\"x\"", 422, "token must be 64 hex chars"),
+        ("{}", 422, "token must be 64 hex chars"),
+    ] {
+        let (got, problem) = answer(body);
+        assert_eq!(
+            (got, problem["error"].as_str()),
+            (status, Some(error)),
+            "{body:?}"
+        );
+    }
+    assert_eq!(
+        parse(b"{\"token\":\"\xff\"}").err().unwrap().code(),
+        "invalid_json"
+    );
+}
+
+#[test]
+fn an_array_of_the_right_values_is_no_registration() {
+    let values: Vec<_> = ["token", "session_id", "mesh", "display_name", "pid"]
+        .map(|field| good()[field].clone())
+        .into();
+    assert_eq!(answer(&json!(values).to_string()).1["field"], "token");
+}
+
+#[test]
+fn each_bad_field_is_named() {
+    let long = |length: usize| json!("x".repeat(length));
+    for (field, value, code) in [
+        ("token", json!("AB".repeat(31)), "invalid_token"),
+        ("token", json!("AB".repeat(33)), "invalid_token"),
+        ("token", json!("G".repeat(64)), "invalid_token"),
+        (
+            "token",
+            json!(format!("0x{}", "a".repeat(62))),
+            "invalid_token",
+        ),
+        ("token", json!(7), "invalid_token"),
+        ("token", json!(null), "invalid_token"),
+        ("session_id", json!(null), "field_required"),
+        ("session_id", json!(""), "field_required"),
+        ("session_id", json!(7), "invalid_field"),
+        ("session_id", long(129), "invalid_field"),
+        ("session_id", json!("a\nb"), "invalid_field"),
+        ("session_id", json!("a\u{0}b"), "invalid_field"),
+        ("session_id", json!("a\u{85}b"), "invalid_field"),
+        ("session_id", json!("a\u{202e}b"), "invalid_field"),
+        ("mesh", json!(""), "field_required"),
+        ("mesh", json!(["dev"]), "invalid_field"),
+        ("mesh", long(129), "invalid_field"),
+        ("display_name", json!(""), "field_required"),
+        ("display_name", json!({}), "invalid_field"),
+        ("display_name", json!("tab\t"), "invalid_field"),
+        ("cwd", long(4_097), "invalid_field"),
+        ("cwd", json!(1), "invalid_field"),
+        ("cwd", json!("/a\u{7f}"), "invalid_field"),
+        ("role", long(129), "invalid_field"),
+        ("role", json!(true), "invalid_field"),
+        ("groups", json!("@a"), "invalid_field"),
+        ("groups", json!([1]), "invalid_field"),
+        ("groups", json!(["ok", null]), "invalid_field"),
+        ("groups", json!(vec!["@a"; 65]), "invalid_field"),
+        ("groups", json!(["x".repeat(65)]), "invalid_field"),
+        ("groups", json!(["a\rb"]), "invalid_field"),
+    ] {
+        let (status, problem) = answer(&with(field, value.clone()).to_string());
+        assert_eq!(status, 422, "{field}: {value}");
+        assert_eq!(problem["field"], field, "{field}: {value}");
+        assert_eq!(problem["code"], code, "{field}: {value}");
+    }
+}
+
+#[test]
+fn what_is_just_within_the_limits_passes() {
+    for (field, value) in [
+        ("session_id", json!("x".repeat(128))),
+        ("display_name", json!("שלום\u{200f}")),
+        ("cwd", json!("x".repeat(4_096))),
+        ("cwd", json!(null)),
+        ("role", json!(null)),
+        ("groups", json!(null)),
+        ("groups", json!(vec!["x".repeat(64); 64])),
+        ("pid", json!(2)),
+        ("pid", json!(4_194_304)),
+    ] {
+        let body = with(field, value.clone()).to_string();
+        assert!(parse(body.as_bytes()).is_ok(), "{field}: {value}");
+    }
+}
+
+#[test]
+fn a_pid_is_a_plain_integer_in_range() {
+    for pid in [
+        "0",
+        "1",
+        "-1",
+        "-0",
+        "4194305",
+        "1.0",
+        "4242.5",
+        "4e3",
+        "\"4242\"",
+        "2147483648",
+        "4294967297",
+        "4294971538",
+        "1e309",
+        "18446744073709555858",
+        "true",
+        "[4242]",
+        "{}",
+    ] {
+        let body = good().to_string().replace("4242", pid);
+        let (status, problem) = answer(&body);
+        assert_eq!(
+            (status, problem["field"].as_str()),
+            (422, Some("pid")),
+            "{pid}"
+        );
+    }
+    let (_, problem) = answer(&with("pid", json!(null)).to_string());
+    assert_eq!(problem["error"], REQUIRED);
+}
+
+#[test]
+fn the_first_bad_field_wins_in_the_order_of_the_origin() {
+    let mut body = json!({"token": "short", "pid": 0});
+    assert_eq!(
+        answer(&body.to_string()).1["error"],
+        "token must be 64 hex chars"
+    );
+    body["token"] = good()["token"].clone();
+    let problem = answer(&body.to_string()).1;
+    assert_eq!(
+        (&problem["error"], &problem["field"]),
+        (&json!(REQUIRED), &json!("session_id"))
+    );
+}
+
+#[test]
+fn a_field_given_twice_is_refused() {
+    for (field, value) in [
+        ("token", "\"x\""),
+        ("pid", "4242"),
+        ("presence", "null"),
+        ("cwd", "1"),
+    ] {
+        let twice = format!("{},\"{field}\":{value},\"{field}\":{value}}}", r#"{"a":1"#);
+        let (status, problem) = answer(&twice);
+        assert_eq!((status, problem["field"].as_str()), (422, Some(field)));
+        assert_eq!(problem["code"], "duplicate_field");
+    }
+}
+
+fn presence() -> Value {
+    json!({
+        "session_pubkey": "CD".repeat(32),
+        "session_secret_key": "EF".repeat(64),
+        "parent_attestation": {
+            "session_pubkey": "any",
+            "parent_member_pubkey": "\u{e9}\"",
+            "expires_at": 1_795_324_800_000_u64,
+            "signature": "",
+        },
+    })
+}
+
+#[test]
+fn presence_is_all_or_nothing() {
+    let accepted = |presence: Value| {
+        let asked = parse(with("presence", presence).to_string().as_bytes());
+        let Ok(asked) = asked else {
+            panic!("never a reason to refuse")
+        };
+        asked.presence
+    };
+    let whole = accepted(presence()).unwrap();
+    assert_eq!(&*whole.session_pubkey, "cd".repeat(32));
+    assert_eq!(whole.secret_key.expose(), &[0xef; 64]);
+    assert_eq!(&*whole.attestation.parent_member_pubkey, "\u{e9}\"");
+
+    let mut broken = vec![json!(null), json!([]), json!("x"), json!({})];
+    for (pointer, value) in [
+        ("/session_pubkey", json!("CD".repeat(31))),
+        ("/session_pubkey", json!("ZZ".repeat(32))),
+        ("/session_secret_key", json!("EF".repeat(63))),
+        ("/session_secret_key", json!(7)),
+        ("/parent_attestation", json!(null)),
+        ("/parent_attestation", json!(["a", "b", "c", 1])),
+        ("/parent_attestation/expires_at", json!("1")),
+        ("/parent_attestation/signature", json!(1)),
+        ("/parent_attestation/signature", json!("x".repeat(1_025))),
+    ] {
+        let mut one = presence();
+        *one.pointer_mut(pointer).unwrap() = value;
+        broken.push(one);
+    }
+    for one in broken {
+        assert!(accepted(one.clone()).is_none(), "{one}");
+    }
+}
+
+#[test]
+fn no_refusal_repeats_a_secret() {
+    let secret = "EF".repeat(64);
+    for body in [
+        with("token", json!(secret)).to_string(),
+        with("pid", json!(secret)).to_string(),
+        with("groups", json!([[secret]])).to_string(),
+        format!("{{\"presence\":{{\"session_secret_key\":\"{secret}\"}},\"presence\":{secret}}}"),
+        format!("{{\"token\":\"{secret}\",\"token\":\"{secret}\"}}"),
+        format!("{{\"token\":\"{secret}\" {secret}"),
+    ] {
+        let problem = answer(&body).1.to_string();
+        assert!(!problem.contains(&secret[..16]), "{problem}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(body: String) {
+        let _either = parse(body.as_bytes()).is_ok();
+    }
+
+    #[test]
+    fn any_number_is_a_pid_or_refused(number: f64) {
+        let body = with("pid", json!(number)).to_string();
+        // Written by serde_json, a float always has a point or an exponent.
+        prop_assert!(parse(body.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn integers_pass_exactly_in_range(number: i64) {
+        let passes = parse(with("pid", json!(number)).to_string().as_bytes()).is_ok();
+        prop_assert_eq!(passes, (2..=4_194_304).contains(&number));
+    }
+}

@@ -1,0 +1,434 @@
+//! One flat match from method and path to what answers it.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{self, HeaderValue};
+use hyper::http::request;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use reaper_registry::{Authority, Removal, Session, SessionId, Source, Token};
+use serde::Serialize;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::gate::{self, Claim};
+use super::guard::{BODY_MAX, REFUSAL_FIELD, Refusal};
+use super::problem::Problem;
+use super::stream::EventStream;
+use super::wire::{Me, RegisterAnswer, Removed, SessionView};
+use super::{App, Peer, admission, health, query, register};
+use crate::clock;
+use crate::reaper::Registration;
+
+/// How long a body may take.
+const BODY_TIME: Duration = Duration::from_secs(10);
+/// Sessions written between two pauses: a list of 100,000 must not hold up a look-up.
+const LIST_SLICE: usize = 512;
+
+/// The body of an answer.
+pub(super) enum Answer {
+    Whole(Option<Bytes>),
+    Events(Box<EventStream>),
+}
+
+/// Answers one request.
+pub(super) async fn answer(
+    app: Arc<App>,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Response<Answer> {
+    let (head, body) = request.into_parts();
+    let refused = head.headers.get(REFUSAL_FIELD);
+    if let Some(refusal) = refused.and_then(|code| Refusal::from_code(code.as_bytes())) {
+        return problem(&refusal.into());
+    }
+    let answered = match gate::admit(&head, peer.transport) {
+        Ok(claim) => route(&app, peer, &head, body, claim).await,
+        Err(refused) => Err(refused),
+    };
+    answered.unwrap_or_else(|refused| {
+        log::debug!("{} {}", refused.status().as_u16(), refused.code());
+        problem(&refused)
+    })
+}
+
+async fn route(
+    app: &Arc<App>,
+    peer: Peer,
+    head: &request::Parts,
+    body: Incoming,
+    claim: Claim,
+) -> Result<Response<Answer>, Problem> {
+    match (&head.method, head.uri.path()) {
+        (&Method::POST, "/v1/sessions/register") => register(app, peer, body).await,
+        (&Method::GET, "/v1/sessions") => list(app, peer, head.uri.query()).await,
+        (&Method::GET, "/v1/sessions/me") => {
+            let session = required_session(app, &claim)?;
+            let session = SessionView::new(&session, app.reaper.identity_of(&session));
+            Ok(json(&Me { session }))
+        }
+        (&Method::DELETE, "/v1/sessions/me") => delete_me(app, &claim),
+        (&Method::GET, "/v1/events") => {
+            let own = session(app, &claim)?;
+            let stream = EventStream::open(app, peer, head, own.as_deref())?;
+            Ok(event_stream(stream))
+        }
+        (&Method::GET, "/v1/sources") => Ok(json(&health::sources(app).view())),
+        (&Method::GET, "/v1/health") => Ok(json(&health::health(app))),
+        (&Method::GET, "/v1/version") => Ok(json(&health::ABOUT)),
+        (&Method::DELETE, path) if path.starts_with("/v1/sessions/") => {
+            delete(app, peer, &path["/v1/sessions/".len()..])
+        }
+        (method, path) => match backing_part(method, path) {
+            Some(error) => {
+                session(app, &claim)?;
+                Err(Problem::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "no_broker",
+                    error,
+                    "this daemon keeps sessions; it is no message broker",
+                ))
+            }
+            None => Err(Problem::not_found()),
+        },
+    }
+}
+
+/// The routes of a message broker (A5), which answer as if theirs were not running, so that its
+/// clients degrade as they do there.
+fn backing_part(method: &Method, path: &str) -> Option<&'static str> {
+    let is_skill = path
+        .strip_prefix("/v1/skills/")
+        .is_some_and(|name| !name.is_empty() && !name.contains('/'));
+    let is_memory = path
+        .strip_prefix("/v1/memory/")
+        .is_some_and(|id| !id.is_empty() && !id.contains('/'));
+    match (method.as_str(), path) {
+        ("GET" | "DELETE", "/v1/inbox") => Some("inbox not initialised"),
+        ("POST", "/v1/send") => Some("outbox not initialised"),
+        ("GET", "/v1/peers" | "/v1/skills")
+        | ("GET" | "POST", "/v1/state" | "/v1/memory")
+        | ("POST", "/v1/profile") => Some("broker not initialised"),
+        ("GET", _) if is_skill => Some("broker not initialised"),
+        ("DELETE", _) if is_memory => Some("broker not initialised"),
+        _ => None,
+    }
+}
+
+async fn register(app: &App, peer: Peer, body: Incoming) -> Result<Response<Answer>, Problem> {
+    let body = read_body(body).await?;
+    let asked = register::parse(&body)?;
+    drop(body);
+    let policy = app.options.register_policy;
+    admission::check_claim(asked.pid, peer, policy)?;
+    let presence_accepted = asked.presence.is_some();
+    let authority = if peer.is_root() {
+        Authority::Any
+    } else {
+        Authority::Owner
+    };
+    let registration = Registration {
+        id: asked.id,
+        token: asked.token,
+        pid: asked.pid,
+        owner: peer.uid,
+        details: asked.details,
+        presence: asked.presence,
+    };
+    let registered = app.reaper.register(registration, authority, |watched| {
+        admission::check_process(watched, peer, policy, app.table.as_ref())
+    })?;
+    let session = &registered.session;
+    Ok(json(&RegisterAnswer {
+        ok: true,
+        registered_at: session.registered_at.wall_ms,
+        presence_accepted,
+        start_time: session.process.start_time().map(|time| time.0),
+        identity: registered.identity,
+        sources: watching(app, registered.identity),
+    }))
+}
+
+/// Which sources will notice the end of a process that is pinned like this.
+fn watching(app: &App, identity: &str) -> Vec<&'static str> {
+    app.reaper
+        .status()
+        .iter()
+        .filter(|status| status.works())
+        .map(|status| status.source)
+        .filter(|source| *source != Source::Pidfd || identity == "pidfd")
+        .map(Source::name)
+        .collect()
+}
+
+async fn list(app: &App, peer: Peer, query: Option<&str>) -> Result<Response<Answer>, Problem> {
+    let pid = query::value(query, "pid")
+        .map(|pid| pid.parse::<u32>())
+        .transpose()
+        .map_err(|_not_a_number| Problem::query("pid", "pid must be a number"))?;
+    let mesh = query::value(query, "mesh");
+    let is_verbose = query::value(query, "verbose").as_deref() == Some("1");
+    let shown = |session: &Arc<Session>| {
+        peer.sees(session.owner)
+            && pid.is_none_or(|pid| session.process.pid.get() == pid)
+            && mesh
+                .as_deref()
+                .is_none_or(|mesh| *session.details.mesh == *mesh)
+    };
+    let mut body = b"{\"sessions\":[".to_vec();
+    let sessions = app.reaper.registry().list();
+    let mut any_written = false;
+    for slice in sessions.chunks(LIST_SLICE) {
+        for session in slice.iter().filter(|session| shown(session)) {
+            if any_written {
+                body.push(b',');
+            }
+            any_written = true;
+            let view = SessionView::new(session, app.reaper.identity_of(session));
+            let view = if is_verbose {
+                view.verified_at(health::verified_at(app, session))
+            } else {
+                view
+            };
+            super::sse::write_json(&mut body, &view);
+        }
+        tokio::task::yield_now().await;
+    }
+    body.extend_from_slice(b"]}");
+    Ok(whole(StatusCode::OK, "application/json", body))
+}
+
+fn delete_me(app: &App, claim: &Claim) -> Result<Response<Answer>, Problem> {
+    // Resolved first, so that each kind of absence has its own answer.
+    required_session(app, claim)?;
+    let Claim::Token(token) = claim else {
+        return Err(no_token());
+    };
+    remove_by_token(app, token).ok_or_else(|| unknown(app, token))
+}
+
+/// By token, as clients of the origin do it, or by name.
+fn delete(app: &App, peer: Peer, tail: &str) -> Result<Response<Answer>, Problem> {
+    if let Some(id) = tail.strip_prefix("by-id/") {
+        let id = query::decode_segment(id)
+            .ok_or_else(|| Problem::query("session_id", "the session id has a broken escape"))?;
+        return delete_named(app, peer, &SessionId::new(&id));
+    }
+    if tail.is_empty() || tail.contains('/') {
+        return Err(Problem::not_found());
+    }
+    let token = Token::parse(tail).map_err(|_malformed| {
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_token",
+            "invalid token",
+            "a token is 64 hex digits",
+        )
+    })?;
+    // As typed; that it is a token makes these bytes hex digits.
+    let prefix = &tail[..8];
+    let removed = app.reaper.registry().deregister(&token, clock::now());
+    match removed {
+        Some(_) => Ok(json(&Removed {
+            ok: true,
+            token_prefix: prefix.to_owned(),
+        })),
+        None => Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "unknown_session",
+            "unknown session",
+            "no live session has this token",
+        )
+        .not_ok(prefix)),
+    }
+}
+
+fn delete_named(app: &App, peer: Peer, id: &SessionId) -> Result<Response<Answer>, Problem> {
+    let registry = app.reaper.registry();
+    registry
+        .session_named(id)
+        // Another user's session is as unknown here as it is in the list.
+        .filter(|session| peer.sees(session.owner))
+        .and_then(|session| registry.remove_entry(session.entry, Removal::Requested, clock::now()))
+        .map(|session| removed(&session))
+        .ok_or_else(|| {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "unknown_session",
+                "unknown session",
+                "no live session has this id",
+            )
+        })
+}
+
+fn remove_by_token(app: &App, token: &Token) -> Option<Response<Answer>> {
+    let session = app.reaper.registry().deregister(token, clock::now())?;
+    Some(removed(&session))
+}
+
+fn removed(session: &Session) -> Response<Answer> {
+    json(&Removed {
+        ok: true,
+        token_prefix: session.token_prefix.to_string(),
+    })
+}
+
+/// The session that was presented. One that is not good is an error on every route that asks.
+fn session(app: &App, claim: &Claim) -> Result<Option<Arc<Session>>, Problem> {
+    match claim {
+        Claim::None => Ok(None),
+        Claim::Malformed => Err(Problem::no_session(
+            "malformed_session_token",
+            "a session token is 64 hex digits",
+        )),
+        Claim::Token(token) => match app.reaper.resolve(token) {
+            Some(session) => Ok(Some(session)),
+            None => Err(unknown(app, token)),
+        },
+    }
+}
+
+fn required_session(app: &App, claim: &Claim) -> Result<Arc<Session>, Problem> {
+    session(app, claim)?.ok_or_else(no_token)
+}
+
+fn no_token() -> Problem {
+    Problem::no_session(
+        "no_session_token",
+        "present one as Authorization: ClaudeMesh-Session",
+    )
+}
+
+fn unknown(app: &App, token: &Token) -> Problem {
+    let now = clock::now();
+    match app.reaper.registry().recently_gone(token, now) {
+        Some(end) => Problem::session_gone(&end, now),
+        None => Problem::no_session("unknown_session", "no live session has this token"),
+    }
+}
+
+/// The whole body, in a buffer that never moves and is wiped.
+async fn read_body(body: Incoming) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    let announced = body.size_hint().upper().unwrap_or(BODY_MAX);
+    let max = usize::try_from(BODY_MAX).unwrap_or(usize::MAX);
+    let capacity = usize::try_from(announced).unwrap_or(max).min(max);
+    let mut whole = Zeroizing::new(Vec::with_capacity(capacity));
+    let mut body = std::pin::pin!(body);
+    let reading = async {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                log::debug!("reading a body: {error}");
+                broken_body()
+            })?;
+            let Some(data) = frame.data_ref() else {
+                continue;
+            };
+            if whole.len() + data.len() > capacity {
+                return Err(Refusal::BodyTooLarge.into());
+            }
+            whole.extend_from_slice(data);
+        }
+        Ok(())
+    };
+    match timeout(BODY_TIME, reading).await {
+        Ok(read) => read.map(|()| whole),
+        Err(_elapsed) => Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            "body timeout",
+            format!("the body took longer than {} s", BODY_TIME.as_secs()),
+        )
+        .closing()),
+    }
+}
+
+fn broken_body() -> Problem {
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "broken_body",
+        "Error: invalid_json",
+        "the body is cut off or not properly chunked",
+    )
+    .closing()
+}
+
+fn json(body: &impl Serialize) -> Response<Answer> {
+    let mut bytes = Vec::with_capacity(512);
+    super::sse::write_json(&mut bytes, body);
+    whole(StatusCode::OK, "application/json", bytes)
+}
+
+fn problem(problem: &Problem) -> Response<Answer> {
+    let mut response = whole(
+        problem.status(),
+        "application/problem+json",
+        problem.to_json(),
+    );
+    let headers = response.headers_mut();
+    if problem.closes() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(seconds) = problem.retry_after() {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+fn whole(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response<Answer> {
+    let mut response = Response::new(Answer::Whole(Some(body.into())));
+    *response.status_mut() = status;
+    let content_type = HeaderValue::from_static(content_type);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+fn event_stream(stream: EventStream) -> Response<Answer> {
+    let mut response = Response::new(Answer::Events(Box::new(stream)));
+    // The version without chunks: the body then ends with the connection.
+    *response.version_mut() = Version::HTTP_10;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache, no-transform, no-store"),
+        (header::CONNECTION, "close"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Events(stream) => Pin::new(stream.as_mut()).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Events(_) => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! What several tests of this module need.
+
+use std::sync::Arc;
+
+use reaper_registry::{
+    Authority, BootTime, Details, Moment, NewSession, Pid, Process, ProcessId, Registry, Session,
+    SessionId, Token, TokenKey,
+};
+
+pub(super) fn session() -> Arc<Session> {
+    let registry = Registry::builder(TokenKey::new([7; 16])).build();
+    let new = NewSession {
+        id: SessionId::new("s-1"),
+        token: Token::from_bytes([0xab; 32]),
+        process: Process::new(ProcessId(1), Pid::new(4242).unwrap(), None),
+        owner: 1000,
+        details: Details {
+            mesh: "dev\n".into(),
+            display_name: "api".into(),
+            ..Details::default()
+        },
+        presence: None,
+    };
+    let now = Moment {
+        boot: BootTime::from_nanos(1),
+        wall_ms: 1_795_324_800_000,
+    };
+    registry.register(new, Authority::Owner, now).unwrap()
+}
