@@ -258,6 +258,66 @@ fn calls_behind_a_blocked_hook_are_bounded_and_lost_only_in_pairs() {
     assert_eq!(heard + registry.hooks_lost(), replacements + 1);
 }
 
+/// Replaces the session of this name, whose hook is blocked, until no more calls can wait.
+fn fill_lane(registry: &Registry, name: &str, token_number: u64) {
+    while registry.waiting_hooks() < MAX_WAITING {
+        put(registry, name, token_number, at(1));
+    }
+}
+
+#[test]
+fn a_call_that_waited_for_a_lost_one_is_made_by_whoever_lost_it() {
+    let (gate, entered, let_go) = Gate::new();
+    let diary = Diary::default();
+    let builder = builder().on_register(move |session| {
+        if session.entry == EntryId(1) {
+            gate.pass();
+        }
+    });
+    let registry = diary.attach(builder).build();
+    std::thread::scope(|scope| {
+        scope.spawn(|| put(&registry, "stuck", 1, at(1)));
+        receive(&entered, "the hook to be entered");
+        fill_lane(&registry, "stuck", 1);
+        put(&registry, "b", 2, at(1));
+        // Waits behind the blocked hook, in the lane of "b" too, so that the next "b" waits as well.
+        put(&registry, "stuck", 2, at(1));
+        let waiting = put(&registry, "b", 3, at(1)).entry.0;
+        let announced = format!("+b#{waiting}");
+        assert!(!diary.words().contains(&announced));
+        registry.deregister(&token(2), at(1));
+        assert!(diary.words().contains(&announced));
+        let_go.send(()).unwrap();
+    });
+    assert_eq!(registry.waiting_hooks(), 0);
+}
+
+#[test]
+fn a_session_that_was_being_announced_is_never_lost() {
+    let (gate, entered, let_go) = Gate::new();
+    let diary = Diary::default();
+    let builder = builder().on_register(move |session| {
+        if session.entry <= EntryId(2) {
+            gate.pass();
+        }
+    });
+    let registry = diary.attach(builder).build();
+    std::thread::scope(|scope| {
+        scope.spawn(|| put(&registry, "stuck", 1, at(1)));
+        receive(&entered, "the first hook to be entered");
+        scope.spawn(|| put(&registry, "stuck too", 2, at(1)));
+        receive(&entered, "the second hook to be entered");
+        fill_lane(&registry, "stuck too", 2);
+        registry.deregister(&token(1), at(1));
+        let_go.send(()).unwrap();
+        let_go.send(()).unwrap();
+    });
+    let calls = diary.words();
+    assert!(calls.contains(&"-stuck#1 requested".to_owned()));
+    registry.deregister(&token(2), at(1));
+    check_pairs(&diary.read());
+}
+
 #[test]
 fn one_name_under_several_threads_keeps_its_order_and_loses_nothing() {
     let diary = Diary::default();
