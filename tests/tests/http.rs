@@ -1,0 +1,447 @@
+//! The daemon over raw bytes on a real socket: what no client library would let a test send or see.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use reaper_user::config::DaemonOptions;
+use reaper_user::{Sources, StartupError, daemon};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+/// A daemon within this process, on a socket in a folder of its own.
+struct Daemon {
+    folder: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<(), StartupError>>>,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut DaemonOptions)) -> Self {
+        let folder = tempfile::Builder::new()
+            .permissions(std::fs::Permissions::from_mode(0o700))
+            .tempdir()
+            .unwrap();
+        let mut options = DaemonOptions::on(folder.path().join("s"));
+        options.sources = Sources::only([reaper_user::Source::Pidfd]);
+        change(&mut options);
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(daemon::run_until(options, async {
+                stopped.await.unwrap_or(());
+            }))
+        });
+        let daemon = Self {
+            folder,
+            stop: Some(stop),
+            thread: Some(thread),
+        };
+        eventually("the daemon serves", || {
+            UnixStream::connect(daemon.socket()).is_ok()
+        });
+        daemon
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("s")
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.socket()).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        stream
+    }
+
+    /// Sends these bytes and reads until the daemon closes.
+    fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
+        let mut stream = self.connect();
+        stream.write_all(bytes.as_ref()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// One request on a connection of its own.
+    fn request(&self, method: &str, target: &str, fields: &str, body: &str) -> (u16, Value) {
+        let length = body.len();
+        let answer = self.raw(format!(
+            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\
+             Content-Length: {length}\r\n\r\n{body}"
+        ));
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head[9..12].parse().unwrap();
+        (status, serde_json::from_str(body).unwrap())
+    }
+
+    fn get(&self, target: &str) -> (u16, Value) {
+        self.request("GET", target, "", "")
+    }
+
+    fn register(&self, token: u64, id: &str, pid: u32) -> (u16, Value) {
+        let body = json!({
+            "token": format!("{token:064x}"), "session_id": id, "mesh": "dev",
+            "display_name": "api", "pid": pid,
+        });
+        self.request("POST", "/v1/sessions/register", "", &body.to_string())
+    }
+
+    fn stop(mut self) -> Duration {
+        let began = Instant::now();
+        self.stop.take().unwrap().send(()).unwrap();
+        self.thread.take().unwrap().join().unwrap().unwrap();
+        assert!(
+            !self.socket().exists(),
+            "the socket file leaves with the daemon"
+        );
+        began.elapsed()
+    }
+}
+
+/// A process that lives until it is dropped.
+struct Victim(Child);
+
+impl Victim {
+    fn start() -> Self {
+        Self(Command::new("sleep").arg("600").spawn().unwrap())
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _gone_already = self.0.kill().and_then(|()| self.0.wait()).is_err();
+    }
+}
+
+/// An event stream, read as bytes.
+struct Events {
+    stream: UnixStream,
+    text: String,
+}
+
+impl Events {
+    fn open(daemon: &Daemon, target: &str, fields: &str) -> Self {
+        let mut stream = daemon.connect();
+        let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut events = Self {
+            stream,
+            text: String::new(),
+        };
+        events.until("retry: 1000\n\n");
+        events
+    }
+
+    /// Reads on until this text has come.
+    fn until(&mut self, text: &str) -> &str {
+        let mut part = [0; 64 * 1024];
+        let mut unsearched = 0;
+        while !self.text[unsearched..].contains(text) {
+            // Long streams are searched once, and what is cut in two is found with its second half.
+            unsearched = self
+                .text
+                .floor_char_boundary(self.text.len().saturating_sub(text.len()));
+            let count = self.stream.read(&mut part).unwrap();
+            assert!(count > 0, "the stream ended before {text:?}");
+            self.text.push_str(str::from_utf8(&part[..count]).unwrap());
+        }
+        &self.text
+    }
+
+    fn to_end(mut self) -> String {
+        self.stream.read_to_string(&mut self.text).unwrap();
+        self.text
+    }
+}
+
+/// Names and sequence numbers in a stream's text, in order.
+fn events_in(text: &str) -> Vec<(String, Option<u64>)> {
+    text.split("\n\n")
+        .filter_map(|block| {
+            let line = |key: &str| block.lines().find_map(|line| line.strip_prefix(key));
+            let seq = line("id: ").and_then(|id| id.split_once('.')?.1.parse().ok());
+            Some((line("event: ")?.to_owned(), seq))
+        })
+        .collect()
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}, but it does not");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn session_header(token: u64) -> String {
+    format!("Authorization: ClaudeMesh-Session {token:064x}\r\n")
+}
+
+#[test]
+fn what_two_readers_could_read_differently_ends_the_connection() {
+    let daemon = Daemon::start();
+    let victim = Victim::start();
+    let second = format!(
+        "DELETE /v1/sessions/{:064x} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        1
+    );
+    for (head, code) in [
+        (
+            "Host: l\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "both_length_fields",
+        ),
+        (
+            "Host: l\r\nContent-Length: 0\r\nContent-Length: 9\r\n\r\n",
+            "two_content_lengths",
+        ),
+        (
+            "Host: l\r\nContent-Length: +0\r\n\r\n",
+            "bad_content_length",
+        ),
+        (
+            "Host: l\r\nContent-Length: 0, 0\r\n\r\n",
+            "bad_content_length",
+        ),
+        (
+            "Host: l\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+            "bad_transfer_encoding",
+        ),
+        ("Host: l\r\nX: a\r\n folded\r\n\r\n", "folded_line"),
+        ("Host: l\n\n", "bare_line_feed"),
+        ("Host: l\r\nContent-Length : 0\r\n\r\n", "bad_field_name"),
+        ("\r\n", "bad_host_field"),
+        ("Host: l\r\nHost: l\r\n\r\n", "bad_host_field"),
+        (
+            "Host: l\r\nReaperd-Refusal: bare_line_feed\r\n\r\n",
+            "bad_field_name",
+        ),
+    ] {
+        assert_eq!(daemon.register(1, "s", victim.pid()).0, 200);
+        let answer = daemon.raw(format!("POST /v1/health HTTP/1.1\r\n{head}{second}"));
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{head:?}: {answer}");
+        assert!(
+            answer.contains(&format!("\"code\":\"{code}\"")),
+            "{head:?}: {answer}"
+        );
+        assert_eq!(
+            answer.matches("content-type: ").count(),
+            1,
+            "{head:?}: {answer}"
+        );
+        assert_eq!(
+            daemon.get("/v1/sessions").1["sessions"]
+                .as_array()
+                .unwrap()
+                .len(),
+            1
+        );
+    }
+    daemon.stop();
+}
+
+#[test]
+fn sizes_are_limited_and_the_refusal_can_be_read() {
+    let daemon = Daemon::start();
+    let post = "POST /v1/sessions/register HTTP/1.1\r\nHost: localhost\r\n";
+    let big = "x".repeat(300_000);
+    let answer = daemon.raw(format!("{post}Content-Length: 300000\r\n\r\n{big}"));
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("payload_too_large"));
+    let answer = daemon.raw(format!(
+        "{post}Transfer-Encoding: chunked\r\n\r\n493e0\r\n{big}\r\n0\r\n\r\n"
+    ));
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    let answer = daemon.raw(format!("{post}X: {big}\r\n\r\n"));
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+
+    let (status, problem) =
+        daemon.request("POST", "/v1/sessions/register", "", &" ".repeat(65_536));
+    assert_eq!((status, &problem["error"]), (400, &json!("missing body")));
+    daemon.stop();
+}
+
+#[test]
+fn bodies_may_be_chunked_and_announced() {
+    let daemon = Daemon::start();
+    let mut stream = daemon.connect();
+    stream
+        .write_all(
+            b"POST /v1/sessions/register HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\
+              Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
+        )
+        .unwrap();
+    let mut part = [0; 25];
+    stream.read_exact(&mut part).unwrap();
+    assert_eq!(&part, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"2\r\n[]\r\n0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("token must be 64 hex chars"), "{answer}");
+    let answer = daemon.raw(
+        "POST /v1/sessions/register HTTP/1.1\r\nHost: localhost\r\n\
+         Transfer-Encoding: chunked\r\n\r\n2;x\r\n[]\r\n0\r\n\r\n",
+    );
+    assert!(
+        answer.starts_with("HTTP/1.1 400 ") && answer.contains("broken_body"),
+        "{answer}"
+    );
+    daemon.stop();
+}
+
+#[test]
+fn only_a_process_of_ones_own_is_registered() {
+    let daemon = Daemon::start();
+    let mut dead = Command::new("true").spawn().unwrap();
+    let dead_pid = dead.id();
+    dead.wait().unwrap();
+    let unreaped = Command::new("true").spawn().unwrap();
+    eventually("it becomes a zombie", || {
+        std::fs::read_to_string(format!("/proc/{}/stat", unreaped.id()))
+            .unwrap()
+            .contains(") Z ")
+    });
+    let (tid_sender, tid) = std::sync::mpsc::channel();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        tid_sender
+            .send(
+                rustix::thread::gettid()
+                    .as_raw_nonzero()
+                    .get()
+                    .unsigned_abs(),
+            )
+            .unwrap();
+        stopped.recv().unwrap();
+    });
+    for (pid, code) in [
+        (dead_pid, "process_gone"),
+        (unreaped.id(), "process_gone"),
+        (tid.recv().unwrap(), "thread_id"),
+        (std::process::id(), "own_pid"),
+        (1, "invalid_pid"),
+    ] {
+        let (status, problem) = daemon.register(1, "s", pid);
+        assert_eq!((status, &problem["code"]), (422, &json!(code)), "{problem}");
+        assert_eq!(problem["field"], "pid");
+    }
+    stop.send(()).unwrap();
+    thread.join().unwrap();
+    assert_eq!(daemon.get("/v1/sessions").1, json!({"sessions": []}));
+    assert_eq!(daemon.get("/v1/sources").1["processes"], 0);
+    drop(unreaped.wait_with_output());
+    daemon.stop();
+}
+
+#[test]
+fn a_session_resolves_until_its_process_dies_and_then_says_why() {
+    let daemon = Daemon::start();
+    let mut events = Events::open(&daemon, "/v1/events", "");
+    let victim = Victim::start();
+    let (status, answer) = daemon.register(0xa, "s", victim.pid());
+    assert_eq!((status, &answer["identity"]), (200, &json!("pidfd")));
+    let me = daemon.request("GET", "/v1/sessions/me", &session_header(0xa), "");
+    assert_eq!((me.0, &me.1["session"]["sessionId"]), (200, &json!("s")));
+    drop(victim);
+    events.until("\"cause\":\"exited\"");
+    let (status, problem) = daemon.request("GET", "/v1/sessions/me", &session_header(0xa), "");
+    assert_eq!((status, &problem["code"]), (401, &json!("session_gone")));
+    assert_eq!(
+        (&problem["cause"], &problem["error"]),
+        (&json!("exited"), &json!("no session token"))
+    );
+    for (fields, code) in [
+        (session_header(0xb), "unknown_session"),
+        (
+            "Authorization: ClaudeMesh-Session x\r\n".to_owned(),
+            "malformed_session_token",
+        ),
+    ] {
+        for target in ["/v1/sessions/me", "/v1/events", "/v1/peers", "/v1/inbox"] {
+            let (status, problem) = daemon.request("GET", target, &fields, "");
+            assert_eq!((status, &problem["code"]), (401, &json!(code)), "{target}");
+        }
+    }
+    assert_eq!(daemon.get("/v1/sessions/me").1["code"], "no_session_token");
+    assert_eq!(daemon.get("/v1/peers").1["error"], "broker not initialised");
+    assert_eq!(daemon.get("/v1/inbox").0, 503);
+    daemon.stop();
+}
+
+#[test]
+fn sessions_leave_on_request_by_each_way() {
+    let daemon = Daemon::start();
+    let victim = Victim::start();
+    let delete = |target: &str, fields: &str| daemon.request("DELETE", target, fields, "");
+    let name = "a/b c";
+    let by_token = format!("/v1/sessions/{:064X}", 0xab);
+    daemon.register(0xab, name, victim.pid());
+    let (status, answer) = delete(&by_token, "");
+    assert_eq!(
+        (status, answer),
+        (200, json!({"ok": true, "token_prefix": "00000000"}))
+    );
+    let (status, problem) = delete(&by_token, "");
+    assert_eq!((status, &problem["ok"]), (404, &json!(false)));
+    assert_eq!(
+        delete("/v1/sessions/nonsense", "").1["error"],
+        "invalid token"
+    );
+
+    daemon.register(0xab, name, victim.pid());
+    assert_eq!(delete("/v1/sessions/me", &session_header(0xab)).0, 200);
+    assert_eq!(
+        delete("/v1/sessions/me", &session_header(0xab)).1["cause"],
+        "requested"
+    );
+
+    daemon.register(0xab, name, victim.pid());
+    assert_eq!(delete("/v1/sessions/by-id/a%2Fb%20c", "").0, 200);
+    assert_eq!(delete("/v1/sessions/by-id/a%2Fb%20c", "").0, 404);
+    assert_eq!(delete("/v1/sessions/by-id/%zz", "").0, 400);
+    assert_eq!(delete("/v1/sessions/", "").0, 404);
+    daemon.stop();
+}
+
+#[test]
+fn a_full_registry_says_when_to_come_back() {
+    let daemon = Daemon::with(|options| options.max_sessions = 2);
+    let victim = Victim::start();
+    for token in 1..=2 {
+        assert_eq!(
+            daemon.register(token, &token.to_string(), victim.pid()).0,
+            200
+        );
+    }
+    let (status, problem) = daemon.register(3, "3", victim.pid());
+    assert_eq!(
+        (status, &problem["code"]),
+        (429, &json!("too_many_sessions"))
+    );
+    assert_eq!(
+        daemon.register(1, "1", victim.pid()).0,
+        200,
+        "replacing needs no room"
+    );
+    assert_eq!(daemon.get("/v1/sources").1["processes"], 1);
+    daemon.stop();
+}
+
+#[path = "http/streams.rs"]
+mod streams;

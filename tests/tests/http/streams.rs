@@ -1,0 +1,203 @@
+//! Event streams: their framing, their scope, replay, gaps and their end.
+
+use super::*;
+
+#[test]
+fn a_stream_has_no_length_and_no_chunks_and_ends_with_the_daemon() {
+    let daemon = Daemon::start();
+    let victim = Victim::start();
+    let events = Events::open(&daemon, "/v1/events", "");
+    // One that never reads, so that its stream cannot be finished politely.
+    let _silent = Events::open(&daemon, "/v1/events", "");
+    let _idle = daemon.connect();
+    daemon.register(1, "s", victim.pid());
+    let took = daemon.stop();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let text = events.to_end();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let head = head.to_ascii_lowercase();
+    assert!(head.starts_with("http/1.0 200 ok\r\n") && head.contains("connection: close"));
+    assert!(
+        !head.contains("chunked") && !head.contains("content-length"),
+        "{head}"
+    );
+    assert!(head.contains("content-type: text/event-stream"));
+    assert!(
+        body.starts_with(": connected\n\nretry: 1000\n\nid: "),
+        "{body}"
+    );
+    let names: Vec<_> = events_in(body).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["session_registered", "shutdown"]);
+}
+
+#[test]
+fn a_reader_that_comes_back_misses_nothing_and_sees_nothing_twice() {
+    let daemon = Daemon::start();
+    let victim = Victim::start();
+    let mut first = Events::open(&daemon, "/v1/events", "");
+    daemon.register(1, "a", victim.pid());
+    daemon.register(2, "b", victim.pid());
+    let seen = first.until("\"sessionId\":\"b\"").to_owned();
+    let ids: Vec<_> = seen
+        .lines()
+        .filter_map(|line| line.strip_prefix("id: "))
+        .collect();
+    drop(first);
+    daemon.register(3, "c", victim.pid());
+    let last_seen = format!("Last-Event-ID: {}\r\n", ids[0]);
+    let mut again = Events::open(&daemon, "/v1/events", &last_seen);
+    daemon.register(4, "d", victim.pid());
+    let text = again.until("\"sessionId\":\"d\"");
+    let numbers: Vec<_> = events_in(text)
+        .into_iter()
+        .map(|(_, seq)| seq.unwrap())
+        .collect();
+    let start = events_in(&seen)[1].1.unwrap();
+    assert_eq!(numbers, [start, start + 1, start + 2], "{text}");
+    daemon.stop();
+}
+
+#[test]
+fn a_reader_of_another_run_gets_a_gap_and_then_the_state() {
+    let daemon = Daemon::start();
+    let victim = Victim::start();
+    daemon.register(1, "a", victim.pid());
+    for id in ["0000000000000000.1", "nonsense", "1.99999"] {
+        let mut events = Events::open(&daemon, "/v1/events", &format!("Last-Event-ID: {id}\r\n"));
+        let text = events.until("]}\n\n").to_owned();
+        let body = text.split_once("retry: 1000\n\n").unwrap().1;
+        assert!(
+            body.starts_with("event: gap\ndata: {\"reason\":\"epoch\"}\n\nid: "),
+            "{body}"
+        );
+        assert_eq!(events_in(body)[1].0, "snapshot");
+        // The snapshot's own id is a position to come back to.
+        let id = body
+            .lines()
+            .find_map(|line| line.strip_prefix("id: "))
+            .unwrap();
+        let mut next = Events::open(&daemon, "/v1/events", &format!("Last-Event-ID: {id}\r\n"));
+        daemon.register(1, "a", victim.pid());
+        let text = next.until("session_registered");
+        assert!(!text.contains("event: gap"), "{text}");
+    }
+    let mut events = Events::open(&daemon, "/v1/events?snapshot=1", "");
+    let text = events.until("]}\n\n");
+    assert!(text.contains("event: snapshot\ndata: {\"sessions\":[{\"sessionId\":\"a\""));
+    daemon.stop();
+}
+
+#[test]
+fn a_reader_that_lags_gets_a_gap_and_holds_up_nobody() {
+    let daemon = Daemon::start();
+    let victim = Victim::start();
+    let mut lagging = Events::open(&daemon, "/v1/events?event=session_registered", "");
+    let first_id = {
+        let mut quick = Events::open(&daemon, "/v1/events", "");
+        daemon.register(1, "first", victim.pid());
+        let text = quick.until("session_registered\n");
+        text.lines()
+            .find_map(|line| line.strip_prefix("id: "))
+            .unwrap()
+            .to_owned()
+    };
+    let mut stream = daemon.connect();
+    let mut part = [0; 4_096];
+    // Each is two events; together they are more than the ring and the socket's buffers hold.
+    let details = "x".repeat(4_000);
+    for round in 0..4_000 {
+        let body = json!({
+            "token": format!("{:064x}", 2), "session_id": "s", "mesh": "dev",
+            "display_name": round.to_string(), "cwd": details, "pid": victim.pid(),
+        })
+        .to_string();
+        let request = format!(
+            "POST /v1/sessions/register HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let count = stream.read(&mut part).unwrap();
+        assert!(part[..count].starts_with(b"HTTP/1.1 200"));
+    }
+    let text = lagging.until("\"displayName\":\"3999\"");
+    assert!(text.contains("event: gap\ndata: {\"missed_from\":"));
+    let mut next = 0;
+    for (name, seq) in events_in(text) {
+        let seq = seq.unwrap();
+        assert!(seq > next, "{name} {seq} after {next}");
+        next = seq;
+    }
+    // Whoever comes back with a number that has left the ring is told so too.
+    let mut late = Events::open(
+        &daemon,
+        "/v1/events",
+        &format!("Last-Event-ID: {first_id}\r\n"),
+    );
+    let text = late.until("]}\n\n");
+    let names: Vec<_> = events_in(text).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["gap", "snapshot"]);
+    daemon.stop();
+}
+
+#[test]
+fn a_session_sees_its_own_events_and_filters_narrow_further() {
+    let daemon = Daemon::start();
+    let victim = Victim::start();
+    daemon.register(0xa, "a", victim.pid());
+    let mut own = Events::open(&daemon, "/v1/events", &session_header(0xa));
+    let mut named = Events::open(&daemon, "/v1/events?session=b%20c", "");
+    let mut ends = Events::open(&daemon, "/v1/events?event=session_deregistered,gap", "");
+    daemon.register(0xb, "b c", victim.pid());
+    drop(victim);
+    let shown = |text: &str| {
+        let sessions = ["\"sessionId\":\"a\"", "\"sessionId\":\"b c\""];
+        (
+            sessions.map(|session| text.matches(session).count()),
+            events_in(text).len(),
+        )
+    };
+    assert_eq!(shown(own.until("session_deregistered")), ([1, 0], 1));
+    assert_eq!(shown(named.until("\"detection_us\"")), ([0, 2], 2));
+    ends.until("\"sessionId\":\"a\"");
+    assert_eq!(shown(ends.until("\"sessionId\":\"b c\"")), ([1, 1], 2));
+    assert_eq!(daemon.get("/v1/events?event=nonsense").1["field"], "event");
+    daemon.stop();
+}
+
+#[test]
+fn there_are_so_many_streams_and_no_more() {
+    let daemon = Daemon::start();
+    let streams: Vec<_> = (0..64)
+        .map(|_| Events::open(&daemon, "/v1/events", ""))
+        .collect();
+    let (status, problem) = daemon.get("/v1/events");
+    assert_eq!(
+        (status, &problem["code"]),
+        (429, &json!("too_many_streams"))
+    );
+    drop(streams);
+    eventually("there is room again", || {
+        let mut stream = daemon.connect();
+        stream
+            .write_all(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        status.ends_with(b"200")
+    });
+    daemon.stop();
+}
+
+#[test]
+fn a_daemon_whose_socket_was_removed_is_found_again() {
+    let daemon = Daemon::start();
+    let mut events = Events::open(&daemon, "/v1/events", "");
+    std::fs::remove_file(daemon.socket()).unwrap();
+    eventually("it is bound again", || {
+        UnixStream::connect(daemon.socket()).is_ok()
+    });
+    let victim = Victim::start();
+    assert_eq!(daemon.register(1, "s", victim.pid()).0, 200);
+    events.until("session_registered");
+    daemon.stop();
+}
