@@ -12,7 +12,7 @@ const KILLED: ExitStatus = ExitStatus::Signal {
 };
 
 fn spawn(kind: Kind) -> Victim {
-    Victim::spawn(Path::new(PROGRAM), kind).unwrap()
+    Victim::spawn(Path::new(PROGRAM), kind).expect("a victim starts")
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The demo's own daemon: a child process in a temporary folder that leaves nothing.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -37,7 +38,10 @@ impl PrivateDaemon {
         sources: &SourceChoice,
         sweep: Duration,
     ) -> Result<Self, Failure> {
-        let folder = tempfile::Builder::new().prefix("reaperd-demo-").tempdir()?;
+        let folder = tempfile::Builder::new()
+            .prefix("reaperd-demo-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir()?;
         let log = File::create(folder.path().join("log"))?;
         let child = Command::new(program)
             .arg("daemon")

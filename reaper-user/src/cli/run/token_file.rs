@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 
 use reaper_registry::Token;
@@ -50,6 +50,7 @@ fn on_disk(token: &Token) -> io::Result<PathBuf> {
     // A private folder (0700), so that the name cannot be taken by somebody else.
     let path = tempfile::Builder::new()
         .prefix("reaperd-")
+        .permissions(fs::Permissions::from_mode(0o700))
         .tempdir()?
         .keep()
         .join("session-token");
@@ -65,7 +66,6 @@ fn on_disk(token: &Token) -> io::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn what_is_read_is_the_token_and_nothing_else() {
