@@ -26,6 +26,7 @@ use reaper_registry::Token;
 
 use crate::client::Client;
 use crate::exit_code;
+use crate::privileges;
 use crate::socket_path::{self, Surroundings};
 use crate::victims::Kind;
 use failure::Failure;
@@ -122,7 +123,10 @@ impl Arguments {
         let socket = socket_path::resolve(self.socket.as_deref(), &surroundings);
         let client = Client::new(&socket);
         match self.command {
-            Command::Daemon(arguments) => threads()?.block_on(arguments.run(socket)),
+            Command::Daemon(arguments) => {
+                privileges::keep_only_what_sources_need();
+                threads()?.block_on(arguments.run(socket))
+            }
             Command::Run(arguments) => arguments.run(&client),
             Command::Ls(arguments) => thread()?.block_on(arguments.run(&client)),
             Command::Watch(arguments) => thread()?.block_on(arguments.run(&client)),

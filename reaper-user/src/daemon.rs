@@ -20,6 +20,7 @@ use crate::ipc::listener::{ListenError, Reach, Socket};
 use crate::ipc::{self, App, MAX_STREAMS};
 use crate::process_table;
 use crate::reaper::Reaper;
+use crate::sources;
 use crate::status::SourceStatus;
 use crate::systemd;
 use crate::watcher::Settings;
@@ -146,10 +147,8 @@ async fn first_reports(
         REQUIRED_REPORTS_WITHIN
     };
     let reported = async {
-        reaper.first_reports().await;
-        for source in &options.require {
-            reaper.first_report(*source).await;
-        }
+        reaper.first_reports(&sources::QUICK).await;
+        reaper.first_reports(&options.require).await;
     };
     if timeout(limit, reported).await.is_err() {
         log::debug!("not every source has said how it is");

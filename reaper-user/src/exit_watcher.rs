@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::identity::AlreadyGone;
 use crate::reap_loop::Commit;
+use crate::sources;
 use crate::status::SourceStatus;
 use crate::watch::Hold;
 use crate::watcher::{Settings, Sources, Watcher};
@@ -54,13 +55,13 @@ impl ExitWatcherBuilder {
         self
     }
 
-    /// Starts watching, and waits until each source has said how it is. To be awaited within a
+    /// Starts watching, and waits until each source but the probe has said how it is. To be awaited within a
     /// tokio runtime; cancelled, it stops what it started.
     pub async fn start(self) -> ExitWatcher {
         let waiting = Waiting::default();
         let committing = waiting.clone();
         let watcher = Watcher::start(self.0, |_| {}, |_| committing, Arc::new(|| {}));
-        watcher.first_reports().await;
+        watcher.first_reports(&sources::QUICK).await;
         ExitWatcher { watcher, waiting }
     }
 }
@@ -83,6 +84,11 @@ impl ExitWatcher {
             receiver,
             _hold: hold,
         })
+    }
+
+    /// Waits until every source, the probe included, has said how it is. Cancel-safe.
+    pub async fn settled(&self) {
+        self.watcher.first_reports(&sources::ALL).await;
     }
 
     /// Each source as it stands.

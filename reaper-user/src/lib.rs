@@ -20,6 +20,7 @@ pub mod fd_budget;
 pub mod hint;
 pub mod identity;
 mod ipc;
+pub mod privileges;
 pub mod process_table;
 mod reap_loop;
 mod reaper;

@@ -158,16 +158,10 @@ impl Reaper {
         self.watcher.status()
     }
 
-    /// Waits until this source has said for the first time how it is; for ever, if it was not asked
-    /// for. Cancel-safe.
-    pub async fn first_report(&self, source: Source) -> SourceStatus {
-        self.watcher.board.first_report(source).await
-    }
-
-    /// Waits until each source that was asked for has said for the first time how it is; not for
-    /// the probe, which takes longer to load. Cancel-safe.
-    pub async fn first_reports(&self) -> Vec<SourceStatus> {
-        self.watcher.first_reports().await
+    /// Waits until each of these that was asked for has said for the first time how it is.
+    /// Cancel-safe.
+    pub async fn first_reports(&self, of: &[Source]) -> Vec<SourceStatus> {
+        self.watcher.first_reports(of).await
     }
 }
 

@@ -27,6 +27,10 @@ use crate::watch::WatchSet;
 /// All sources of hints, in the order in which they are shown.
 pub const ALL: [Source; 4] = [Source::Netlink, Source::Ebpf, Source::Pidfd, Source::Sweep];
 
+/// Those that say how they are within milliseconds. Not the probe: loading it takes the kernel's
+/// time, and nobody should wait for that who does not need it.
+pub const QUICK: [Source; 3] = [Source::Netlink, Source::Pidfd, Source::Sweep];
+
 /// First pause before a failed source is started again; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// A source that cannot work here is asked again this seldom.

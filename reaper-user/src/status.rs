@@ -12,7 +12,9 @@ use tokio::sync::watch;
 #[derive(Clone, Debug)]
 pub struct SourceStatus {
     pub source: Source,
-    /// `None`: it was not asked to run.
+    /// Whether it was asked to run.
+    pub wanted: bool,
+    /// What it last said of itself; `None` until it has said something.
     pub health: Option<SourceHealth>,
     /// Why it is not up, in a sentence without a full stop; empty when it is.
     pub reason: String,
@@ -27,7 +29,11 @@ pub struct SourceStatus {
 impl SourceStatus {
     /// The name of the state in JSON and on screen.
     pub fn state(&self) -> &'static str {
-        self.health.map_or("off", SourceHealth::name)
+        match self.health {
+            Some(health) => health.name(),
+            None if self.wanted => "starting",
+            None => "off",
+        }
     }
 
     /// Whether it delivers, if with limits.
@@ -131,6 +137,7 @@ impl StatusBoard {
 fn off(source: Source) -> SourceStatus {
     SourceStatus {
         source,
+        wanted: false,
         health: None,
         reason: String::new(),
         remedy: String::new(),
@@ -147,6 +154,12 @@ pub struct Reporter {
 }
 
 impl Reporter {
+    /// It was asked to run and has not said anything yet.
+    pub fn starting(&self) {
+        self.board
+            .update(self.source, |status| status.wanted = true);
+    }
+
     /// It works as intended.
     pub fn up(&self, detail: impl Into<String>) {
         self.report(SourceHealth::Up, "", "", Some(detail.into()));

@@ -59,7 +59,6 @@ impl Default for Settings {
 pub(crate) struct Watcher {
     pub(crate) watched: Arc<WatchSet>,
     pub(crate) board: StatusBoard,
-    settings: Settings,
     _tasks: JoinSet<()>,
 }
 
@@ -86,6 +85,9 @@ impl Watcher {
             interval: settings.sweep_interval,
             each_pass: each_sweep,
         };
+        for source in &settings.sources.0 {
+            board.reporter(*source).starting();
+        }
         let context = |source| context(source, &hints, &watched, &board);
         tasks.spawn(sources::supervise(context(Source::Sweep), move |context| {
             sweep::run(context, sweep.clone())
@@ -94,21 +96,18 @@ impl Watcher {
         Self {
             watched,
             board,
-            settings,
             _tasks: tasks,
         }
     }
 
-    /// Waits until each source that was asked for has said how it is, but for the probe: loading it
-    /// takes the kernel's time, and nobody should wait for that who does not need it.
-    pub(crate) async fn first_reports(&self) -> Vec<SourceStatus> {
-        let mut reports = Vec::new();
-        for source in sources::ALL {
-            if self.settings.sources.contains(source) && source != Source::Ebpf {
-                reports.push(self.board.first_report(source).await);
+    /// Waits until each of these that was asked for has said how it is. Cancel-safe.
+    pub(crate) async fn first_reports(&self, of: &[Source]) -> Vec<SourceStatus> {
+        for status in self.board.all(of) {
+            if status.wanted {
+                self.board.first_report(status.source).await;
             }
         }
-        reports
+        self.board.all(of)
     }
 
     pub(crate) fn status(&self) -> Vec<SourceStatus> {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 
 use crate::command::{command, now, run as execute};
-use crate::{targets, tidy};
+use crate::{build_ebpf, targets, tidy};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -67,6 +67,11 @@ const STEPS: &[Step] = &[
         name: "deny",
         purpose: "licences and origin of every dependency",
         check: deny,
+    },
+    Step {
+        name: "build-ebpf",
+        purpose: "the checked-in BPF objects are what their source builds",
+        check: || build_ebpf::run(true),
     },
     Step {
         name: "check-targets",
@@ -146,7 +151,7 @@ fn privileged() -> Result<()> {
         return Ok(());
     }
     let mut tests = command("cargo", &["test", "--release", "--test", "privileged"])?;
-    execute(tests.env("REAPER_REQUIRE", "netlink"))
+    execute(tests.env("REAPER_REQUIRE", "netlink,ebpf,pidfd"))
 }
 
 fn fmt() -> Result<()> {

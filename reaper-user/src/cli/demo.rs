@@ -104,7 +104,7 @@ impl Arguments {
         };
         loop {
             let daemon = PrivateDaemon::start(program, &self.sources, sweep).await?;
-            let sources: SourcesReport = Client::new(daemon.socket()).get("/v1/sources").await?;
+            let sources = daemon.sources().await?;
             if sweep == QUICK_SWEEP
                 || sources
                     .sources

@@ -84,6 +84,7 @@ impl Arguments {
 /// Starts every source here, as this user, and asks how it is.
 async fn probe() -> Vec<SourceReport> {
     let watcher = ExitWatcher::builder().start().await;
+    watcher.settled().await;
     let as_report = |status: SourceStatus| SourceReport {
         source: status.source.name().to_owned(),
         state: status.state().to_owned(),

@@ -88,6 +88,11 @@ pub struct SourceReport {
 }
 
 impl SourceReport {
+    /// Whether it has not said yet how it is.
+    pub fn is_starting(&self) -> bool {
+        self.state == "starting"
+    }
+
     /// Whether it delivers, if with limits.
     pub fn works(&self) -> bool {
         matches!(self.state.as_str(), "up" | "degraded")

@@ -105,6 +105,7 @@ mod tests {
     fn status(source: Source, health: Option<SourceHealth>) -> SourceStatus {
         SourceStatus {
             source,
+            wanted: health.is_some(),
             health,
             reason: String::new(),
             remedy: String::new(),

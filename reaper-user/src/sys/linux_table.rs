@@ -8,7 +8,8 @@ use reaper_registry::{Pid, StartTime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, fstat, fstatfs, open};
 use rustix::io::{Errno, pread};
-use rustix::process::{PidfdFlags, geteuid, pidfd_open, test_kill_process};
+use rustix::process::{PidfdFlags, pidfd_open, test_kill_process};
+use rustix::thread::{CapabilitySet, capabilities};
 
 use super::{pidfd_info, proc_stat};
 use crate::process_table::{Facts, ProcessTable};
@@ -98,11 +99,15 @@ impl ProcessTable for LinuxTable {
             return None;
         }
         // Whoever may not know the word reads zero, which looks like success: a zero is believed
-        // only where it must be true.
+        // only by those who may read everybody's.
         proc_stat::exit_word(line)
             .ok()
-            .filter(|word| *word != 0 || geteuid().is_root())
+            .filter(|word| *word != 0 || may_read_everybody())
     }
+}
+
+fn may_read_everybody() -> bool {
+    capabilities(None).is_ok_and(|held| held.effective.contains(CapabilitySet::SYS_PTRACE))
 }
 
 fn kernel_pid(pid: Pid) -> rustix::process::Pid {

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::cli::failure::Failure;
 use crate::cli::values::SourceChoice;
-use crate::client::{Client, Version};
+use crate::client::{Client, SourceReport, SourcesReport, Version};
 use crate::clock::monotonic_ns;
 use crate::socket_path;
 
@@ -85,6 +85,20 @@ impl PrivateDaemon {
                     self.said()
                 );
                 return Err(Failure::new(message, "reaperd daemon"));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// How its sources are, once each has said so; some take longer to start than the daemon does.
+    pub(super) async fn sources(&self) -> Result<SourcesReport, Failure> {
+        let client = Client::new(self.socket());
+        let start_ns = monotonic_ns();
+        loop {
+            let report: SourcesReport = client.get("/v1/sources").await?;
+            let waited = Duration::from_nanos(monotonic_ns() - start_ns);
+            if waited > START || !report.sources.iter().any(SourceReport::is_starting) {
+                return Ok(report);
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
