@@ -33,6 +33,7 @@
 //! same checks for every path, in a fixed order) → [`routes`] → [`problem`] or [`wire`].
 
 mod admission;
+mod answer;
 mod gate;
 mod guard;
 mod health;
@@ -82,8 +83,9 @@ pub(crate) enum Transport {
 pub(crate) struct Peer {
     pub(crate) transport: Transport,
     pub(crate) uid: u32,
-    /// Zero where the peer lives in a pid namespace that we do not see into.
-    pub(crate) pid: i32,
+    /// Zero where the peer lives in a pid namespace that we do not see into; `None` where the
+    /// system does not tell.
+    pub(crate) pid: Option<i32>,
 }
 
 impl Peer {

@@ -37,14 +37,19 @@ pub(crate) fn check_claim(pid: Pid, peer: Peer, policy: RegisterPolicy) -> Resul
         return Err(Refused::OwnPid);
     }
     // Zero is how the kernel shows a peer whose number does not exist here. It is never a wildcard.
-    if peer.pid <= 0 {
+    if peer.pid == Some(0) {
         return Err(Refused::ForeignPidNamespace);
     }
-    if policy == RegisterPolicy::SelfOnly && !peer.is_root() && peer.pid != pid.as_raw() {
+    if policy == RegisterPolicy::SelfOnly && !peer.is_root() && peer.pid != Some(pid.as_raw()) {
         return Err(Refused::NotSelf);
     }
     Ok(())
 }
+
+/// Elsewhere the process table of this program does not say whose a process is. Who may connect is
+/// checked there as well, so what is lost is that a caller can tie its own session to the life of
+/// another user's process.
+const TELLS_USERS_APART: bool = cfg!(target_os = "linux");
 
 /// What is read of the pinned process, and then whether it is still the one that was read.
 pub(crate) fn check_process(
@@ -54,7 +59,11 @@ pub(crate) fn check_process(
     table: &dyn ProcessTable,
 ) -> Result<(), Refused> {
     let facts = facts_of(watched.pid);
-    let verdict = admit(facts, watched.pid, peer, policy);
+    let verdict = if TELLS_USERS_APART {
+        admit(facts, watched.pid, peer, policy)
+    } else {
+        Ok(())
+    };
     let is_kernel_thread = || {
         table
             .look(watched.pid)
@@ -111,8 +120,6 @@ fn facts_of(pid: Pid) -> Option<ProcessFacts> {
     })
 }
 
-/// Elsewhere the process table of this program does not tell users apart, so only root and the
-/// policy `any` can register.
 #[cfg(not(target_os = "linux"))]
 fn facts_of(_pid: Pid) -> Option<ProcessFacts> {
     None
@@ -126,11 +133,11 @@ mod tests {
     const ROOT: u32 = 0;
     const USER: u32 = 1000;
 
-    fn peer(uid: u32, pid: i32) -> Peer {
+    fn peer(uid: u32, pid: impl Into<Option<i32>>) -> Peer {
         Peer {
             transport: Transport::Unix,
             uid,
-            pid,
+            pid: pid.into(),
         }
     }
 
@@ -170,6 +177,8 @@ mod tests {
             (other, user(own), SelfOnly, Err(Refused::NotSelf)),
             (other, peer(ROOT, own.as_raw()), SelfOnly, Ok(())),
             (other, user(own), SameUid, Ok(())),
+            (other, peer(USER, None), SameUid, Ok(())),
+            (other, peer(USER, None), SelfOnly, Err(Refused::NotSelf)),
             (other, peer(USER, 0), Any, Err(Refused::ForeignPidNamespace)),
             (
                 other,

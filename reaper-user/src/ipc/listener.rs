@@ -75,7 +75,12 @@ impl ListenError {
             Self::NotAFolder(path) => format!("remove {}, or use another --socket", path.display()),
             Self::NotOurFolder { .. } => "use a --socket in a folder of this user's own".to_owned(),
             Self::OpenFolder { path, .. } => {
-                format!("chmod 700 {}, or use another --socket", path.display())
+                // Never "chmod" here: it may be /tmp.
+                let own = path.join("reaperd/reaperd.sock");
+                format!(
+                    "use a folder that only this user enters, such as --socket {}",
+                    own.display()
+                )
             }
             Self::Locked { .. } => "use that daemon, or stop it first".to_owned(),
             Self::InUse(_) => "stop that program, or use another --socket".to_owned(),

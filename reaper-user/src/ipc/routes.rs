@@ -1,40 +1,24 @@
 //! One flat match from method and path to what answers it.
 
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
-use http_body_util::BodyExt as _;
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{self, HeaderValue};
+use hyper::body::Incoming;
 use hyper::http::request;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode};
 use reaper_registry::{Authority, Removal, Session, SessionId, Source, Token};
-use serde::Serialize;
-use tokio::time::timeout;
-use zeroize::Zeroizing;
 
+use super::answer::{Answer, event_stream, json, problem, read_body, whole};
 use super::gate::{self, Claim};
-use super::guard::{BODY_MAX, REFUSAL_FIELD, Refusal};
+use super::guard::{REFUSAL_FIELD, Refusal};
 use super::problem::Problem;
 use super::stream::EventStream;
 use super::wire::{Me, RegisterAnswer, Removed, SessionView};
-use super::{App, Peer, admission, health, query, register};
+use super::{App, Peer, admission, health, query, register, sse};
 use crate::clock;
 use crate::reaper::Registration;
 
-/// How long a body may take.
-const BODY_TIME: Duration = Duration::from_secs(10);
 /// Sessions written between two pauses: a list of 100,000 must not hold up a look-up.
 const LIST_SLICE: usize = 512;
-
-/// The body of an answer.
-pub(super) enum Answer {
-    Whole(Option<Bytes>),
-    Events(Box<EventStream>),
-}
 
 /// Answers one request.
 pub(super) async fn answer(
@@ -195,7 +179,7 @@ async fn list(app: &App, peer: Peer, query: Option<&str>) -> Result<Response<Ans
             } else {
                 view
             };
-            super::sse::write_json(&mut body, &view);
+            sse::write_json(&mut body, &view);
         }
         tokio::task::yield_now().await;
     }
@@ -309,126 +293,5 @@ fn unknown(app: &App, token: &Token) -> Problem {
     match app.reaper.registry().recently_gone(token, now) {
         Some(end) => Problem::session_gone(&end, now),
         None => Problem::no_session("unknown_session", "no live session has this token"),
-    }
-}
-
-/// The whole body, in a buffer that never moves and is wiped.
-async fn read_body(body: Incoming) -> Result<Zeroizing<Vec<u8>>, Problem> {
-    let announced = body.size_hint().upper().unwrap_or(BODY_MAX);
-    let max = usize::try_from(BODY_MAX).unwrap_or(usize::MAX);
-    let capacity = usize::try_from(announced).unwrap_or(max).min(max);
-    let mut whole = Zeroizing::new(Vec::with_capacity(capacity));
-    let mut body = std::pin::pin!(body);
-    let reading = async {
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| {
-                log::debug!("reading a body: {error}");
-                broken_body()
-            })?;
-            let Some(data) = frame.data_ref() else {
-                continue;
-            };
-            if whole.len() + data.len() > capacity {
-                return Err(Refusal::BodyTooLarge.into());
-            }
-            whole.extend_from_slice(data);
-        }
-        Ok(())
-    };
-    match timeout(BODY_TIME, reading).await {
-        Ok(read) => read.map(|()| whole),
-        Err(_elapsed) => Err(Problem::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "body_timeout",
-            "body timeout",
-            format!("the body took longer than {} s", BODY_TIME.as_secs()),
-        )
-        .closing()),
-    }
-}
-
-fn broken_body() -> Problem {
-    Problem::new(
-        StatusCode::BAD_REQUEST,
-        "broken_body",
-        "Error: invalid_json",
-        "the body is cut off or not properly chunked",
-    )
-    .closing()
-}
-
-fn json(body: &impl Serialize) -> Response<Answer> {
-    let mut bytes = Vec::with_capacity(512);
-    super::sse::write_json(&mut bytes, body);
-    whole(StatusCode::OK, "application/json", bytes)
-}
-
-fn problem(problem: &Problem) -> Response<Answer> {
-    let mut response = whole(
-        problem.status(),
-        "application/problem+json",
-        problem.to_json(),
-    );
-    let headers = response.headers_mut();
-    if problem.closes() {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    if let Some(seconds) = problem.retry_after() {
-        headers.insert(header::RETRY_AFTER, seconds.into());
-    }
-    response
-}
-
-fn whole(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response<Answer> {
-    let mut response = Response::new(Answer::Whole(Some(body.into())));
-    *response.status_mut() = status;
-    let content_type = HeaderValue::from_static(content_type);
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, content_type);
-    response
-}
-
-fn event_stream(stream: EventStream) -> Response<Answer> {
-    let mut response = Response::new(Answer::Events(Box::new(stream)));
-    // The version without chunks: the body then ends with the connection.
-    *response.version_mut() = Version::HTTP_10;
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-cache, no-transform, no-store"),
-        (header::CONNECTION, "close"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.get_mut() {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Events(stream) => Pin::new(stream.as_mut()).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
-            Self::Events(_) => SizeHint::default(),
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -34,6 +35,7 @@ const FAREWELL: Duration = Duration::from_millis(1_500);
 pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
+    let accept_fails = AtomicBool::new(false);
     let mut looks = interval(LOOK_FOR_SOCKET_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stopping = stop.clone();
@@ -42,7 +44,7 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
             () = told(&mut stop) => break,
             _ = looks.tick() => socket.stay(),
             Some(ended) = connections.join_next() => report_panic(ended),
-            (stream, slot) = accept(&socket, &slots) => {
+            (stream, slot) = accept(&socket, &slots, &accept_fails) => {
                 if let Some(peer) = admit(&app, &stream) {
                     let connection = connection(app.clone(), stream, peer, stopping.clone(), slot);
                     connections.spawn(connection);
@@ -66,7 +68,11 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 }
 
 /// The next connection, once there is room for one. Cancel-safe: what was accepted is answered with.
-async fn accept(socket: &Socket, slots: &Arc<Semaphore>) -> (UnixStream, OwnedSemaphorePermit) {
+async fn accept(
+    socket: &Socket,
+    slots: &Arc<Semaphore>,
+    fails: &AtomicBool,
+) -> (UnixStream, OwnedSemaphorePermit) {
     let slot = slots
         .clone()
         .acquire_owned()
@@ -74,9 +80,15 @@ async fn accept(socket: &Socket, slots: &Arc<Semaphore>) -> (UnixStream, OwnedSe
         .expect("the semaphore is never closed");
     loop {
         match socket.listener.accept().await {
-            Ok((stream, _)) => return (stream, slot),
+            Ok((stream, _)) => {
+                fails.store(false, Ordering::Relaxed);
+                return (stream, slot);
+            }
             Err(error) => {
-                log::warn!("cannot accept a connection: {error}");
+                // Told once, however long it lasts.
+                if !fails.swap(true, Ordering::Relaxed) {
+                    log::warn!("cannot accept connections: {error}");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -92,7 +104,7 @@ fn admit(app: &App, stream: &UnixStream) -> Option<Peer> {
     let peer = Peer {
         transport: Transport::Unix,
         uid: credentials.uid(),
-        pid: credentials.pid().unwrap_or(0),
+        pid: credentials.pid(),
     };
     let is_ours = peer.uid == rustix::process::geteuid().as_raw();
     if is_ours || peer.is_root() || app.options.allow_uids.contains(&peer.uid) {

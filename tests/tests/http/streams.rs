@@ -1,6 +1,12 @@
 //! Event streams: their framing, their scope, replay, gaps and their end.
 
-use super::*;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::fixture::{Daemon, Events, Victim, events_in, eventually, session_header};
 
 #[test]
 fn a_stream_has_no_length_and_no_chunks_and_ends_with_the_daemon() {
@@ -13,7 +19,7 @@ fn a_stream_has_no_length_and_no_chunks_and_ends_with_the_daemon() {
     daemon.register(1, "s", victim.pid());
     let took = daemon.stop();
     assert!(took < Duration::from_secs(2), "{took:?}");
-    let text = events.to_end();
+    let text = events.read_to_the_end();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     let head = head.to_ascii_lowercase();
     assert!(head.starts_with("http/1.0 200 ok\r\n") && head.contains("connection: close"));

@@ -1,0 +1,101 @@
+//! The guard between a sender that cuts its bytes anywhere and a reader like hyper.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+
+/// What hyper would see of these bytes when they come in pieces of this size.
+async fn through(bytes: &[u8], piece: usize) -> io::Result<Vec<u8>> {
+    let (mut client, server) = tokio::io::duplex(piece);
+    let mut guard = Guard::new(server);
+    let bytes = bytes.to_vec();
+    let sender = tokio::spawn(async move {
+        client.write_all(&bytes).await.unwrap();
+        client.shutdown().await.unwrap();
+        client
+    });
+    let mut seen = Vec::new();
+    let mut part = [0; 100];
+    loop {
+        // A refused connection never ends by itself: hyper ends it.
+        let reading = tokio::time::timeout(Duration::from_millis(50), guard.read(&mut part));
+        match reading.await {
+            Ok(Ok(0)) | Err(_) => break,
+            Ok(Ok(count)) => seen.extend_from_slice(&part[..count]),
+            Ok(Err(error)) => return Err(error),
+        }
+    }
+    sender.abort();
+    Ok(seen)
+}
+
+#[tokio::test(start_paused = true)]
+async fn good_messages_pass_unchanged_in_any_pieces() {
+    let bytes = b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n\
+        POST /b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhe\n\nl\
+        POST /c HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
+        3\r\n\n\n\n\r\n0\r\n\r\n\
+        GET /d HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for piece in [1, 2, 3, 7, 50, 1_000] {
+        assert_eq!(through(bytes, piece).await.unwrap(), bytes, "{piece}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_head_is_replaced_in_its_place_and_nothing_behind_it_runs() {
+    let good = "GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for (bad, code) in [
+        ("GET /b HTTP/1.1\nHost: localhost\n\n", "bare_line_feed"),
+        ("GET /b HTTP/1.1\r\nHost: localhost\n\r\n", "bare_line_feed"),
+        ("GET /b HTTP/1.1\r\nHost: localhost\r\n\n", "bare_line_feed"),
+        (
+            "\r\nGET /b HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "bad_request_line",
+        ),
+        (
+            "POST /b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\
+             Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "both_length_fields",
+        ),
+    ] {
+        let seen = through(format!("{good}{bad}{good}").as_bytes(), 64).await;
+        let seen = String::from_utf8(seen.unwrap()).unwrap();
+        let rest = seen.strip_prefix(good).expect("the first request passes");
+        assert!(
+            rest.contains(&format!("{REFUSAL_FIELD}: {code}\r\n\r\n")),
+            "{rest}"
+        );
+        assert!(!rest.contains("/b") && !rest.contains("/a"), "{rest}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_may_fill_the_buffer_and_no_more() {
+    let head = |size: usize| {
+        let frame = "GET / HTTP/1.1\r\nHost: localhost\r\nX: \r\n\r\n";
+        frame.replace("X: ", &format!("X: {}", "y".repeat(size - frame.len())))
+    };
+    let fits = head(HEAD_MAX);
+    assert_eq!(
+        through(fits.as_bytes(), 999).await.unwrap(),
+        fits.as_bytes()
+    );
+    let seen = through(head(HEAD_MAX + 1).as_bytes(), 999).await.unwrap();
+    assert!(String::from_utf8(seen).unwrap().contains("head_too_large"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_chunk_ends_the_reading() {
+    let bytes = b"POST /c HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
+        3;x\r\nabc\r\n0\r\n\r\n";
+    let error = through(bytes, 64).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_never_reads_is_given_up() {
+    let (_client, server) = tokio::io::duplex(16);
+    let mut guard = Guard::new(server);
+    let error = guard.write_all(&[0; 64]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+}

@@ -1,0 +1,203 @@
+//! A daemon within the test's own process, and raw connections to it.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use reaper_user::clock::monotonic_ns;
+use reaper_user::config::DaemonOptions;
+use reaper_user::{Sources, StartupError, daemon};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+/// A daemon within this process, on a socket in a folder of its own.
+pub(crate) struct Daemon {
+    folder: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<(), StartupError>>>,
+}
+
+impl Daemon {
+    pub(crate) fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub(crate) fn with(change: impl FnOnce(&mut DaemonOptions)) -> Self {
+        let folder = tempfile::Builder::new()
+            .permissions(std::fs::Permissions::from_mode(0o700))
+            .tempdir()
+            .unwrap();
+        let mut options = DaemonOptions::on(folder.path().join("s"));
+        options.sources = Sources::only([reaper_user::Source::Pidfd]);
+        change(&mut options);
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(daemon::run_until(options, async {
+                stopped.await.unwrap_or(());
+            }))
+        });
+        let daemon = Self {
+            folder,
+            stop: Some(stop),
+            thread: Some(thread),
+        };
+        eventually("the daemon serves", || {
+            UnixStream::connect(daemon.socket()).is_ok()
+        });
+        daemon
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("s")
+    }
+
+    pub(crate) fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.socket()).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        stream
+    }
+
+    /// Sends these bytes and reads until the daemon closes.
+    pub(crate) fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
+        let mut stream = self.connect();
+        stream.write_all(bytes.as_ref()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) fn request(
+        &self,
+        method: &str,
+        target: &str,
+        fields: &str,
+        body: &str,
+    ) -> (u16, Value) {
+        let length = body.len();
+        let answer = self.raw(format!(
+            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\
+             Content-Length: {length}\r\n\r\n{body}"
+        ));
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head[9..12].parse().unwrap();
+        (status, serde_json::from_str(body).unwrap())
+    }
+
+    pub(crate) fn get(&self, target: &str) -> (u16, Value) {
+        self.request("GET", target, "", "")
+    }
+
+    pub(crate) fn register(&self, token: u64, id: &str, pid: u32) -> (u16, Value) {
+        let body = json!({
+            "token": format!("{token:064x}"), "session_id": id, "mesh": "dev",
+            "display_name": "api", "pid": pid,
+        });
+        self.request("POST", "/v1/sessions/register", "", &body.to_string())
+    }
+
+    pub(crate) fn stop(mut self) -> Duration {
+        let began_ns = monotonic_ns();
+        self.stop.take().unwrap().send(()).unwrap();
+        self.thread.take().unwrap().join().unwrap().unwrap();
+        assert!(
+            !self.socket().exists(),
+            "the socket file leaves with the daemon"
+        );
+        Duration::from_nanos(monotonic_ns() - began_ns)
+    }
+}
+
+/// A process that lives until it is dropped.
+pub(crate) struct Victim(Child);
+
+impl Victim {
+    pub(crate) fn start() -> Self {
+        Self(Command::new("sleep").arg("600").spawn().unwrap())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _gone_already = self.0.kill().and_then(|()| self.0.wait()).is_err();
+    }
+}
+
+/// An event stream, read as bytes.
+pub(crate) struct Events {
+    stream: UnixStream,
+    text: String,
+}
+
+impl Events {
+    pub(crate) fn open(daemon: &Daemon, target: &str, fields: &str) -> Self {
+        let mut stream = daemon.connect();
+        let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut events = Self {
+            stream,
+            text: String::new(),
+        };
+        events.until("retry: 1000\n\n");
+        events
+    }
+
+    /// Reads on until this text has come.
+    pub(crate) fn until(&mut self, text: &str) -> &str {
+        let mut part = vec![0; 64 * 1024];
+        let mut unsearched = 0;
+        while !self.text[unsearched..].contains(text) {
+            // Long streams are searched once, and what is cut in two is found with its second half.
+            unsearched = self
+                .text
+                .floor_char_boundary(self.text.len().saturating_sub(text.len()));
+            let count = self.stream.read(&mut part).unwrap();
+            assert!(count > 0, "the stream ended before {text:?}");
+            self.text.push_str(str::from_utf8(&part[..count]).unwrap());
+        }
+        &self.text
+    }
+
+    pub(crate) fn read_to_the_end(mut self) -> String {
+        self.stream.read_to_string(&mut self.text).unwrap();
+        self.text
+    }
+}
+
+/// Names and sequence numbers in a stream's text, in order.
+pub(crate) fn events_in(text: &str) -> Vec<(String, Option<u64>)> {
+    text.split("\n\n")
+        .filter_map(|block| {
+            let line = |key: &str| block.lines().find_map(|line| line.strip_prefix(key));
+            let seq = line("id: ").and_then(|id| id.split_once('.')?.1.parse().ok());
+            Some((line("event: ")?.to_owned(), seq))
+        })
+        .collect()
+}
+
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline_ns = monotonic_ns() + 10_000_000_000;
+    while !holds() {
+        assert!(monotonic_ns() < deadline_ns, "{what}, but it does not");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub(crate) fn session_header(token: u64) -> String {
+    format!("Authorization: ClaudeMesh-Session {token:064x}\r\n")
+}
