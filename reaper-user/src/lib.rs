@@ -18,6 +18,7 @@ mod exit_watcher;
 mod fake_table;
 pub mod fd_budget;
 pub mod hint;
+mod hook_threads;
 pub mod identity;
 mod ipc;
 pub mod privileges;

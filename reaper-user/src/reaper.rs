@@ -9,6 +9,7 @@ use reaper_registry::{
 };
 
 use crate::clock;
+use crate::hook_threads::HookThreads;
 use crate::identity::AlreadyGone;
 use crate::reap_loop::Commit;
 use crate::status::SourceStatus;
@@ -58,11 +59,17 @@ pub struct Reaper {
 impl Reaper {
     /// Starts watching. To be called within a tokio runtime.
     ///
-    /// Hooks of `registry` run on the thread that removes: a hook that blocks holds up later
-    /// removals, though never a look-up. Hand slow work to a thread of your own.
+    /// The hooks of `registry`, if it has any, run on threads of their own: in order for each
+    /// session, soon after the event, and one that blocks holds up nothing but itself.
     pub fn start(registry: RegistryBuilder, settings: Settings) -> Self {
         let watched_slot: Arc<OnceLock<Arc<WatchSet>>> = Arc::default();
         let releasing = watched_slot.clone();
+        let registry = if registry.has_hooks() {
+            let threads = HookThreads::default();
+            registry.run_hooks_by(move |hooks| threads.run(hooks))
+        } else {
+            registry
+        };
         // Whatever removes a session, this lets go of its process: exactly once per session stored.
         let registry = registry
             .on_deregister(move |session, _| {

@@ -22,6 +22,12 @@ use crate::session::{Session, SessionId};
 type OnRegister = Box<dyn Fn(&Arc<Session>) + Send + Sync>;
 type OnDeregister = Box<dyn Fn(&Arc<Session>, &Removal) + Send + Sync>;
 
+/// The hooks that one mutation made due, as one piece of work.
+pub type HookRun = Box<dyn FnOnce() + Send>;
+
+/// Takes such work over from the mutating thread.
+pub(crate) type HookRunner = Box<dyn Fn(HookRun) + Send + Sync>;
+
 /// How many calls may wait before sessions that end unannounced stay so. Only a hook that blocks while
 /// its session is replaced again and again gets there; a few megabytes are what it can cost.
 pub(crate) const MAX_WAITING: usize = 16_384;
@@ -119,7 +125,7 @@ impl Hooks {
         true
     }
 
-    fn none(&self) -> bool {
+    pub(crate) fn none(&self) -> bool {
         self.on_register.is_empty() && self.on_deregister.is_empty()
     }
 

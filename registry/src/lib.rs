@@ -53,6 +53,7 @@ mod token_index;
 pub use error::RegisterError;
 pub use event::{Event, EventKind, SourceHealth, SourceState};
 pub use event_log::{Next, Subscription};
+pub use hooks::HookRun;
 pub use presence::{Attestation, Presence, SecretKey};
 pub use process::{Pid, PidOutOfRange, Process, ProcessId, StartTime};
 pub use registry::{Authority, Limits, Registry, RegistryBuilder};

@@ -7,7 +7,7 @@ use crate::error::RegisterError;
 use crate::event::{Event, EventKind, SourceState};
 use crate::event_log::{EventLog, Subscription, Waker};
 use crate::graves::Graves;
-use crate::hooks::{Change, Hooks};
+use crate::hooks::{Change, HookRun, HookRunner, Hooks};
 use crate::process::ProcessId;
 use crate::removal::{Death, Removal};
 use crate::session::{EntryId, NewSession, Session, SessionId};
@@ -61,6 +61,7 @@ struct Shared {
     ttl: Duration,
     log: Arc<EventLog>,
     hooks: Hooks,
+    run_hooks: Option<HookRunner>,
 }
 
 /// What a registry is made of.
@@ -72,6 +73,7 @@ pub struct RegistryBuilder {
     event_capacity: usize,
     wake: Option<Waker>,
     hooks: Hooks,
+    run_hooks: Option<HookRunner>,
 }
 
 impl RegistryBuilder {
@@ -125,6 +127,19 @@ impl RegistryBuilder {
         self
     }
 
+    /// Whether any hook has been added.
+    pub fn has_hooks(&self) -> bool {
+        !self.hooks.none()
+    }
+
+    /// Hands the hooks of each mutation to `runner` instead of running them on the mutating thread,
+    /// so that one that blocks holds up neither. Which thread runs what is the runner's choice: the
+    /// order within a session is kept whatever it does, as long as it runs everything once.
+    pub fn run_hooks_by(mut self, runner: impl Fn(HookRun) + Send + Sync + 'static) -> Self {
+        self.run_hooks = Some(Box::new(runner));
+        self
+    }
+
     /// The registry, empty.
     pub fn build(self) -> Registry {
         let by_token = Arc::new(TokenIndex::new());
@@ -137,6 +152,7 @@ impl RegistryBuilder {
             ttl: self.ttl,
             log: Arc::new(EventLog::new(self.event_capacity, self.wake)),
             hooks: self.hooks,
+            run_hooks: self.run_hooks,
         }))
     }
 }
@@ -153,6 +169,7 @@ impl Registry {
             event_capacity: DEFAULT_EVENT_CAPACITY,
             wake: None,
             hooks: Hooks::default(),
+            run_hooks: None,
         }
     }
 
@@ -320,9 +337,19 @@ impl Registry {
         };
         if !changes.is_empty() {
             self.wake_readers();
-            self.0.hooks.run(&changes);
+            self.run_hooks(changes);
         }
         outcome
+    }
+
+    fn run_hooks(&self, changes: Vec<Change>) {
+        match &self.0.run_hooks {
+            Some(runner) if !self.0.hooks.none() => {
+                let registry = self.clone();
+                runner(Box::new(move || registry.0.hooks.run(&changes)));
+            }
+            _ => self.0.hooks.run(&changes),
+        }
     }
 
     fn record(&self, change: &Change, now: Moment) {

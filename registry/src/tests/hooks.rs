@@ -376,3 +376,28 @@ fn check_pairs(calls: &[(SessionId, Seen)]) -> u64 {
     }
     pairs
 }
+
+#[test]
+fn a_runner_gets_the_hooks_and_the_order_within_a_session_stays() {
+    let runs: Arc<Mutex<Vec<HookRun>>> = Arc::default();
+    let taken = runs.clone();
+    let seen: Arc<Mutex<Vec<&str>>> = Arc::default();
+    let (on_register, on_deregister) = (seen.clone(), seen.clone());
+    let registry = builder()
+        .on_register(move |_| on_register.lock().unwrap().push("register"))
+        .on_deregister(move |_, _| on_deregister.lock().unwrap().push("deregister"))
+        .run_hooks_by(move |run| taken.lock().unwrap().push(run))
+        .build();
+    let session = put(&registry, "s", 1, at(1));
+    registry.remove_entry(session.entry, Removal::Requested, at(2));
+    assert!(
+        seen.lock().unwrap().is_empty(),
+        "a hook ran on the mutating thread"
+    );
+    let runs = std::mem::take(&mut *runs.lock().unwrap());
+    // As two threads of a runner might: the later one first.
+    for run in runs.into_iter().rev() {
+        run();
+    }
+    assert_eq!(*seen.lock().unwrap(), ["register", "deregister"]);
+}

@@ -1,0 +1,109 @@
+//! Threads that run the hooks of an embedder's registry, so that a hook that blocks holds up neither
+//! the loop, which removes the dead, nor the hooks of other sessions.
+//!
+//! The registry keeps the order within one session whichever thread runs what. A thread is started
+//! when all others are busy, up to a limit; beyond it, hooks wait.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use reaper_registry::HookRun;
+
+/// How many hooks may block before the others have to wait.
+const MOST: usize = 32;
+/// How long a thread without work stays.
+const LINGER: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Default)]
+pub(crate) struct HookThreads(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<HookRun>,
+    idle: usize,
+    threads: usize,
+}
+
+impl HookThreads {
+    /// Has it run soon, on a thread of ours. Does not wait.
+    pub(crate) fn run(&self, hooks: HookRun) {
+        let mut queue = self.0.queue();
+        queue.waiting.push_back(hooks);
+        if queue.idle >= queue.waiting.len() || queue.threads == MOST {
+            self.0.work.notify_one();
+            return;
+        }
+        queue.threads += 1;
+        drop(queue);
+        let shared = self.0.clone();
+        let started = thread::Builder::new()
+            .name("hooks".into())
+            .spawn(move || shared.work_off());
+        if let Err(error) = started {
+            log::warn!("cannot start a thread for hooks: {error}");
+            self.0.queue().threads -= 1;
+            self.0.work.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    fn work_off(&self) {
+        while let Some(hooks) = self.next() {
+            hooks();
+        }
+    }
+
+    /// The next run, or `None` after a while without any.
+    fn next(&self) -> Option<HookRun> {
+        let mut queue = self.queue();
+        queue.idle += 1;
+        let (mut queue, _timed_out) = self
+            .work
+            .wait_timeout_while(queue, LINGER, |queue| queue.waiting.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        queue.idle -= 1;
+        let next = queue.waiting.pop_front();
+        if next.is_none() {
+            queue.threads -= 1;
+        }
+        next
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_hook_that_blocks_holds_up_no_other() {
+        let threads = HookThreads::default();
+        let (done, seen) = mpsc::channel();
+        let (_unblock, blocked) = mpsc::channel::<()>();
+        threads.run(Box::new(move || assert!(blocked.recv().is_err())));
+        for number in 0..100 {
+            let done = done.clone();
+            threads.run(Box::new(move || done.send(number).unwrap()));
+        }
+        let mut numbers: Vec<i32> = (0..100).map(|_| seen.recv_timeout(SOON).unwrap()).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+        assert!(threads.0.queue().threads <= MOST);
+    }
+}
