@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use reaper_registry::{
     Authority, BootTime, Death, Details, NewSession, Pid, Presence, Process, ProcessId,
-    RegisterError, Registry, RegistryBuilder, Session, SessionId, Source, Token,
+    RegisterError, Registry, RegistryBuilder, Session, SessionId, Source, SourceState, Token,
 };
 
 use crate::clock;
@@ -83,7 +83,10 @@ impl Reaper {
         let ageing = registry.clone();
         let watcher = Watcher::start(
             settings,
-            move |state| publisher.publish_source_state(state, clock::now()),
+            move |state| {
+                log::info!("{}", in_words(&state));
+                publisher.publish_source_state(state, clock::now());
+            },
             |watched| {
                 watched_slot.get_or_init(|| watched);
                 CommitToRegistry(committing)
@@ -170,6 +173,16 @@ impl Reaper {
     pub async fn first_reports(&self, of: &[Source]) -> Vec<SourceStatus> {
         self.watcher.first_reports(of).await
     }
+}
+
+fn in_words(state: &SourceState) -> String {
+    let SourceState {
+        source,
+        health,
+        reason,
+    } = state;
+    let colon = if reason.is_empty() { "" } else { ": " };
+    format!("{source} is {}{colon}{reason}", health.name())
 }
 
 struct CommitToRegistry(Registry);

@@ -17,7 +17,8 @@ use super::btf;
 use crate::sources::SourceError;
 use crate::watch::{Arm, Watched};
 
-const GRANT: &str = "give the daemon CAP_BPF and CAP_PERFMON (systemd: the 50-ebpf.conf drop-in)";
+const GRANT: &str =
+    "give the daemon CAP_BPF and CAP_PERFMON (setcap, or AmbientCapabilities= under systemd)";
 
 /// An attached probe, in the parts that its source uses.
 pub(super) struct Probe {
@@ -140,24 +141,22 @@ fn incomplete(name: &str) -> SourceError {
 /// Words a refusal. The kernel says "not permitted" for a missing capability and for lockdown
 /// alike, so the latter is looked up.
 fn refused(error: &(dyn std::error::Error + 'static)) -> SourceError {
-    let mut texts = vec![error.to_string()];
+    let mut text = error.to_string();
     let mut errno = None;
     let mut cause = Some(error);
     while let Some(error) = cause {
         errno = errno.or(error
             .downcast_ref::<io::Error>()
             .and_then(io::Error::raw_os_error));
+        // Some errors say what their cause says, others leave it to the reader.
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
         cause = error.source();
-        texts.extend(cause.map(ToString::to_string));
     }
-    texts.dedup();
     // The verifier's log can be long, and its first line says it.
-    let text = texts
-        .join(": ")
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned();
+    let text = text.lines().next().unwrap_or_default().to_owned();
     if !matches!(errno, Some(libc::EPERM | libc::EACCES)) {
         return SourceError::new(text, "");
     }
