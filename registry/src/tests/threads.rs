@@ -37,18 +37,20 @@ fn a_look_up_beside_churn_never_answers_with_a_session_of_another_token() {
             assert_eq!(found, (round % 5 > 1).then_some(stored.entry));
         }
         drop(writing);
-        let found: u64 = readers.into_iter().map(|r| r.join().unwrap()).sum();
-        assert!(found > 0);
+        for reader in readers {
+            reader.join().unwrap();
+        }
     });
     registry.check_invariants();
 }
 
-fn look_up(registry: &Registry, done: &AtomicBool, reader: u64) -> u64 {
+/// Until the writer is through, and at least until something was found.
+fn look_up(registry: &Registry, done: &AtomicBool, reader: u64) {
     let mut found = 0;
     // Entries of one token come in ascending order to every reader.
     let mut newest = vec![EntryId(0); usize::try_from(TOKENS).unwrap()];
     let mut number = reader;
-    while !done.load(Ordering::Acquire) {
+    while found == 0 || !done.load(Ordering::Acquire) {
         number = (number + 5) % TOKENS;
         let Some(session) = registry.resolve(&token(number), at(1)) else {
             continue;
@@ -60,7 +62,6 @@ fn look_up(registry: &Registry, done: &AtomicBool, reader: u64) -> u64 {
         *last = session.entry;
         found += 1;
     }
-    found
 }
 
 #[test]
