@@ -55,10 +55,15 @@ pub(crate) fn one_guest(guest: &Guest<'_>, outcome: &Outcome) -> String {
         ", and the guest has a problem"
     };
     let (kernel, role) = (&guest.kernel.alias, guest.role.name());
-    format!(
+    let mut line = format!(
         "guest {kernel} {role}: {count}{problem} in {:.1} s",
         outcome.seconds
-    )
+    );
+    // Never silent: a kernel that often fails to boot is something to look into.
+    if let Some(why) = &outcome.failed_boot {
+        line += &format!("\nguest {kernel} {role}: this was the second boot; the first: {why}");
+    }
+    line
 }
 
 /// Prints one verdict for each kernel, role and test, and collects all that went wrong.
@@ -84,7 +89,8 @@ pub(crate) fn verdicts(guests: &[Guest<'_>], outcomes: &[Outcome]) -> Vec<String
             failures.push(format!("{place}: no test ran"));
         }
     }
-    if outcomes.iter().all(|outcome| outcome.verdicts.is_empty()) {
+    let is_empty = outcomes.iter().all(|outcome| outcome.verdicts.is_empty());
+    if is_empty && failures.is_empty() {
         failures.push("no test ran at all".to_owned());
     }
     failures
