@@ -1,5 +1,7 @@
 //! What the whole-daemon tests share.
 
+#[cfg(target_os = "linux")]
+pub mod bench;
 pub mod expect;
 #[cfg(target_os = "linux")]
 pub mod guest;

@@ -46,3 +46,51 @@ pub fn bpf(command: BpfCommand, attributes: &mut [u64; 16]) -> io::Result<OwnedF
     // SAFETY: the kernel just made this descriptor for us, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// The right to fork: only a process that has a single thread has it, because a child with a lock
+/// that some other thread held would wait for ever.
+pub struct Forker(());
+
+impl Forker {
+    /// To be asked for before anything starts a thread.
+    pub fn of_this_process() -> io::Result<Self> {
+        match std::fs::read_dir("/proc/self/task")?.count() {
+            1 => Ok(Self(())),
+            threads => Err(io::Error::other(format!(
+                "{threads} threads: too many to fork"
+            ))),
+        }
+    }
+
+    /// Runs `child` in a new process, which ends with code 0 behind it; answers its pid.
+    pub fn fork(&self, child: impl FnOnce()) -> io::Result<u32> {
+        // SAFETY: `self` says that there is no other thread whose state the child would inherit.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                child();
+                leave()
+            }
+            pid => u32::try_from(pid).map_err(io::Error::other),
+        }
+    }
+}
+
+fn leave() -> ! {
+    // SAFETY: takes no pointer; what the parent has to flush is not flushed twice.
+    unsafe { libc::_exit(0) }
+}
+
+/// Has the kernel collect children that end, instead of keeping them as zombies.
+pub fn ignore_children() {
+    // SAFETY: no handler is installed, so no code of ours runs in signal context.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Sleeps until a signal ends the process.
+pub fn sleep_for_ever() -> ! {
+    loop {
+        // SAFETY: takes no pointer.
+        unsafe { libc::pause() };
+    }
+}

@@ -5,6 +5,7 @@
     reason = "a task runner talks to the person who started it"
 )]
 
+mod bench;
 mod build_ebpf;
 mod ci;
 mod command;
@@ -24,6 +25,8 @@ enum Xtask {
     Ci(ci::Args),
     /// Check the rules of the repository that no compiler checks
     Tidy,
+    /// Measure everything that this project promises, and write `docs/benchmarks.md`
+    Bench(bench::Args),
     /// Build the BPF objects into `reaper-ebpf/prebuilt`
     BuildEbpf {
         /// Compare a fresh build with the checked-in objects instead of replacing them
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let outcome = match Xtask::parse() {
         Xtask::Ci(args) => ci::run(&args),
         Xtask::Tidy => tidy::run(),
+        Xtask::Bench(args) => bench::run(&args),
         Xtask::BuildEbpf { check } => build_ebpf::run(check),
         Xtask::CheckTargets => targets::run(),
         Xtask::Vm(args) => vm::run(&args),

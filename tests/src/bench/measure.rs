@@ -1,0 +1,178 @@
+//! Numbers: order statistics, processor time, wake-ups, memory, all as the kernel counts them.
+
+use std::fs;
+use std::io;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// A set of readings of one quantity.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Readings(Vec<f64>);
+
+impl Readings {
+    pub(super) fn push(&mut self, reading: f64) {
+        self.0.push(reading);
+    }
+
+    pub(super) fn push_ns(&mut self, nanos: u64) {
+        self.0.push(float(nanos));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn median(&self) -> f64 {
+        self.quantile(50)
+    }
+
+    /// The smallest reading that `percent` of them do not exceed; NaN of none.
+    pub(super) fn quantile(&self, percent: usize) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let rank = (sorted.len() * percent).div_ceil(100).max(1);
+        sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
+    }
+
+    pub(super) fn max(&self) -> f64 {
+        self.quantile(100)
+    }
+}
+
+impl FromIterator<f64> for Readings {
+    fn from_iter<I: IntoIterator<Item = f64>>(readings: I) -> Self {
+        Self(readings.into_iter().collect())
+    }
+}
+
+/// Exact up to 2^53, which no count or time here reaches.
+#[expect(clippy::cast_precision_loss, reason = "the values stay below 2^53")]
+pub(super) const fn float(value: u64) -> f64 {
+    value as f64
+}
+
+/// The same of a count.
+#[expect(clippy::cast_precision_loss, reason = "the values stay below 2^53")]
+pub(super) const fn count(value: usize) -> f64 {
+    value as f64
+}
+
+/// Processor time of this thread, in nanoseconds.
+pub(super) fn thread_cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let part = |part: i64| u64::try_from(part).unwrap_or(0);
+    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
+}
+
+/// What all threads of a process have used and done so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Usage {
+    pub(super) cpu_ns: u64,
+    /// Times that one of its threads was woken after it had chosen to sleep.
+    pub(super) wakeups: u64,
+}
+
+impl Usage {
+    pub(super) fn of(pid: u32) -> io::Result<Self> {
+        let mut usage = Self::default();
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let task = task?.path();
+            // A thread that ended since the listing takes its share with it: canaries, microseconds.
+            let Ok(status) = fs::read_to_string(task.join("status")) else {
+                continue;
+            };
+            let schedstat = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+            usage.wakeups += field(&status, "voluntary_ctxt_switches:");
+            usage.cpu_ns += schedstat
+                .split_ascii_whitespace()
+                .next()
+                .and_then(|nanos| nanos.parse::<u64>().ok())
+                .unwrap_or(0);
+        }
+        Ok(usage)
+    }
+
+    pub(super) fn since(self, earlier: Self) -> Self {
+        Self {
+            cpu_ns: self.cpu_ns.saturating_sub(earlier.cpu_ns),
+            wakeups: self.wakeups.saturating_sub(earlier.wakeups),
+        }
+    }
+}
+
+/// Resident memory of a process, in bytes.
+pub(super) fn resident(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(field(&status, "VmRSS:") * 1024)
+}
+
+/// Processor time of children that were waited for, in nanoseconds, to 10 ms.
+pub(super) fn children_cpu_ns() -> io::Result<u64> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let ticks: u64 = stat
+        .rsplit_once(") ")
+        .map(|(_, rest)| rest.split(' ').skip(13).take(2))
+        .into_iter()
+        .flatten()
+        .filter_map(|ticks| ticks.parse::<u64>().ok())
+        .sum();
+    Ok(ticks * 10_000_000)
+}
+
+/// A number of `/proc/PID/status`.
+fn field(status: &str, name: &str) -> u64 {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .and_then(|rest| rest.split_ascii_whitespace().next())
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Numbers that look random and are the same in every run (xorshift64*).
+pub(super) struct Dice(u64);
+
+impl Dice {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(super) fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Below `bound`.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.roll() >> 33).unwrap_or(0) % bound
+    }
+
+    /// The 64 hex digits of a token.
+    pub(super) fn token(&mut self) -> String {
+        (0..4).map(|_| format!("{:016x}", self.roll())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_readings() {
+        let readings: Readings = (1..=200).map(count).collect();
+        assert!((readings.median() - 100.0).abs() < f64::EPSILON);
+        assert!((readings.quantile(99) - 198.0).abs() < f64::EPSILON);
+        assert!((readings.max() - 200.0).abs() < f64::EPSILON);
+        assert!(Readings::default().median().is_nan());
+    }
+
+    #[test]
+    fn a_field_of_status_is_found_by_its_whole_name() {
+        let status =
+            "nonvoluntary_ctxt_switches:\t7\nvoluntary_ctxt_switches:\t3\nVmRSS:\t 12 kB\n";
+        assert_eq!(field(status, "voluntary_ctxt_switches:"), 3);
+        assert_eq!(field(status, "VmRSS:"), 12);
+    }
+}

@@ -1,0 +1,227 @@
+//! Who watches a death: the bare loop, a registry in this process, a subscriber of a real daemon.
+//! Each takes its time of day as the first thing it does.
+
+use std::collections::HashMap;
+use std::io::{self, Read as _};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use reaper_registry::{Authority, Details, Registry, SessionId, Source, Token, TokenKey};
+use reaper_user::clock::monotonic_ns;
+use reaper_user::{Pid, Reaper, Registration, Settings, Sources};
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use rustix::fd::OwnedFd;
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use super::daemon::{Daemon, eventually};
+use super::measure::Dice;
+
+/// Two sweeps.
+const PATIENCE: Duration = Duration::from_secs(12);
+
+/// A death as somebody saw it: the number of the victim, and when that was.
+type Sight = (u64, u64);
+
+/// Somebody who watches.
+pub(super) struct Observer {
+    pub(super) name: String,
+    watch: Box<dyn Fn(u32, u64) -> io::Result<()>>,
+    sights: Receiver<Sight>,
+    early: HashMap<u64, u64>,
+}
+
+impl Observer {
+    fn new(
+        name: impl Into<String>,
+        sights: Receiver<Sight>,
+        watch: impl Fn(u32, u64) -> io::Result<()> + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            watch: Box::new(watch),
+            sights,
+            early: HashMap::new(),
+        }
+    }
+
+    /// Has it watch this process from now on.
+    pub(super) fn watch(&self, pid: u32, number: u64) -> io::Result<()> {
+        (self.watch)(pid, number)
+    }
+
+    /// Waits until it has seen the death of that number; answers when that was.
+    pub(super) fn seen_at(&mut self, number: u64) -> io::Result<u64> {
+        loop {
+            if let Some(at_ns) = self.early.remove(&number) {
+                return Ok(at_ns);
+            }
+            let sight = self.sights.recv_timeout(PATIENCE);
+            let (other, at_ns) = sight.map_err(|error| {
+                io::Error::other(format!("{} did not see {number}: {error}", self.name))
+            })?;
+            self.early.insert(other, at_ns);
+        }
+    }
+}
+
+type Pidfds = Arc<Mutex<HashMap<u64, OwnedFd>>>;
+
+/// One thread, one epoll set, one pidfd for each process: what anybody could write in C.
+pub(super) fn bare_loop() -> io::Result<Observer> {
+    let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+    let pidfds = Pidfds::default();
+    let (seen, sights) = channel();
+    let (watching, held) = (epoll.clone(), pidfds.clone());
+    std::thread::Builder::new()
+        .name("bare-loop".into())
+        .spawn(move || wait_and_tell(&epoll, &pidfds, &seen))?;
+    Ok(Observer::new(
+        "bare pidfd + epoll loop",
+        sights,
+        move |pid, number| {
+            let pidfd = open_pidfd(pid)?;
+            epoll::add(
+                &*watching,
+                &pidfd,
+                EventData::new_u64(number),
+                EventFlags::IN | EventFlags::ONESHOT,
+            )?;
+            held.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(number, pidfd);
+            Ok(())
+        },
+    ))
+}
+
+pub(super) fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed())
+        .ok_or_else(|| io::Error::other("pid 0"))?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Until nobody wants to be told.
+fn wait_and_tell(epoll: &OwnedFd, pidfds: &Pidfds, seen: &Sender<Sight>) {
+    let mut events = [Event {
+        flags: EventFlags::empty(),
+        data: EventData::new_u64(0),
+    }; 256];
+    loop {
+        let Ok(ready) = epoll::wait(epoll, &mut events[..], None) else {
+            continue;
+        };
+        let at_ns = monotonic_ns();
+        for event in &events[..ready] {
+            let number = event.data.u64();
+            if seen.send((number, at_ns)).is_err() {
+                return;
+            }
+            pidfds
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&number);
+        }
+    }
+}
+
+/// A registry in this process, seen by its deregister hook. `None`: every source.
+pub(super) fn hook(
+    runtime: &tokio::runtime::Runtime,
+    source: Option<Source>,
+) -> io::Result<Observer> {
+    let (seen, sights) = channel();
+    let builder = Registry::builder(TokenKey::new([7; 16])).on_deregister(move |session, _| {
+        let at_ns = monotonic_ns();
+        if let Some(number) = number_of(session.id.as_str()) {
+            // Nobody listens any more once the measurement is over.
+            seen.send((number, at_ns)).unwrap_or_default();
+        }
+    });
+    let settings = Settings {
+        sources: source.map_or_else(Sources::default, |source| Sources::only([source])),
+        ..Settings::default()
+    };
+    let reaper = runtime.block_on(async { Reaper::start(builder, settings) });
+    let is_up = || {
+        let works = |wanted: Source| {
+            let status = reaper.status();
+            status.iter().any(|one| one.source == wanted && one.works())
+        };
+        source.map_or_else(|| works(Source::Ebpf) && works(Source::Netlink), works)
+    };
+    let name = format!("hook, {}", source.map_or("all sources", Source::name));
+    eventually(&name, is_up)?;
+    Ok(Observer::new(name, sights, move |pid, number| {
+        let mut dice = Dice::new(number + 1);
+        let registration = Registration {
+            id: SessionId::new(&format!("v-{number}")),
+            token: Token::parse(&dice.token()).map_err(io::Error::other)?,
+            pid: Pid::new(pid).map_err(io::Error::other)?,
+            owner: 0,
+            details: Details::default(),
+            presence: None,
+        };
+        let nobody_objects = |_: &_| Ok::<(), io::Error>(());
+        reaper
+            .register(registration, Authority::Any, nobody_objects)
+            .map(drop)
+            .map_err(|error| io::Error::other(error.to_string()))
+    }))
+}
+
+/// A subscriber of a daemon's events. `None`: every source.
+pub(super) fn subscriber(source: Option<Source>) -> io::Result<Observer> {
+    let daemon = match source {
+        Some(source) => Daemon::start(&["--sources", source.name()])?,
+        None => Daemon::start(&[])?,
+    };
+    match source {
+        Some(source) => daemon.wait_for(source.name())?,
+        None => daemon.wait_for("ebpf")?,
+    }
+    let source = source.map_or("all sources", Source::name);
+    subscriber_of(daemon, &format!("subscriber, {source}"))
+}
+
+/// A subscriber of this daemon.
+pub(super) fn subscriber_of(daemon: Daemon, name: &str) -> io::Result<Observer> {
+    let sights = read_events(&daemon)?;
+    Ok(Observer::new(name, sights, move |pid, number| {
+        daemon.register(pid, &format!("v-{number}"), &Dice::new(number + 1).token())
+    }))
+}
+
+/// Deregistrations as they arrive.
+pub(super) fn read_events(daemon: &Daemon) -> io::Result<Receiver<Sight>> {
+    let mut stream = daemon.events()?;
+    let (seen, sights) = channel();
+    std::thread::Builder::new()
+        .name("subscriber".into())
+        .spawn(move || {
+            let mut chunk = vec![0; 65_536];
+            let mut text = String::new();
+            while let Ok(read @ 1..) = stream.read(&mut chunk) {
+                let at_ns = monotonic_ns();
+                text.push_str(&String::from_utf8_lossy(&chunk[..read]));
+                while let Some(end) = text.find("\n\n") {
+                    let frame: String = text.drain(..end + 2).collect();
+                    let number = frame
+                        .split("\"v-")
+                        .nth(1)
+                        .and_then(|rest| rest.split('"').next())
+                        .and_then(|number| number.parse().ok());
+                    if let Some(number) = number
+                        && seen.send((number, at_ns)).is_err()
+                    {
+                        return;
+                    }
+                }
+            }
+        })?;
+    Ok(sights)
+}
+
+fn number_of(id: &str) -> Option<u64> {
+    id.strip_prefix("v-")?.parse().ok()
+}

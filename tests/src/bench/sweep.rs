@@ -1,0 +1,102 @@
+//! A sweep over ten thousand live sessions, beside what others do to look at as many processes.
+
+use std::io;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::Plan;
+use super::daemon::{Daemon, registration};
+use super::load::{Until, closed_loop};
+use super::measure::{Dice, Readings, children_cpu_ns, count, float, thread_cpu_ns};
+use super::nursery::Nursery;
+use super::observers::open_pidfd;
+use super::report::{Row, Section, time, times};
+
+const SESSIONS: usize = 10_000;
+const INTERVAL: Duration = Duration::from_millis(250);
+const SWEEPS: u32 = 8;
+
+pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
+    let mut nursery = Nursery::open()?;
+    let pids = nursery.start(SESSIONS, 0)?;
+    let daemon = Daemon::start(&[
+        "--sources=sweep",
+        "--sweep-interval=250ms",
+        "--max-sessions-per-uid=100000",
+    ])?;
+    let at_rest = cpu_of_sweeps(&daemon)?;
+    let mut dice = Dice::new(4);
+    let mut next = 0;
+    closed_loop(daemon.socket(), 16, &Until::Answered(SESSIONS), |out| {
+        let request = registration(pids[next], &format!("v-{next}"), &dice.token());
+        out.extend_from_slice(request.as_bytes());
+        next += 1;
+    })?;
+    let (mut sweep, mut ps, mut bare) = <(Readings, Readings, Readings)>::default();
+    let mut pidfds = Vec::new();
+    for pid in &pids {
+        pidfds.push(open_pidfd(*pid)?);
+    }
+    let mut polled: Vec<_> = pidfds
+        .iter()
+        .map(|pidfd| PollFd::new(pidfd, PollFlags::IN))
+        .collect();
+    let list = list_of(&pids);
+    for _ in 0..plan.rounds {
+        sweep.push((cpu_of_sweeps(&daemon)? - at_rest).max(0.0));
+        ps.push(cpu_of_ps(&list)?);
+        for _ in 0..SWEEPS {
+            let began = thread_cpu_ns();
+            poll(&mut polled, Some(&Timespec::default()))?;
+            bare.push_ns(thread_cpu_ns() - began);
+        }
+    }
+    let ours = sweep.median();
+    let (by_ps, by_poll) = (ps.median() / ours, ours / bare.median());
+    let rows = vec![
+        Row::new("CPU of a sweep", time(ours))
+            .beside(format!("one `ps` over the same pids {}", time(ps.median())))
+            .ratio(times(by_ps) + " less")
+            .target("20x less than ps", by_ps >= 20.0),
+        Row::new("the same", time(ours))
+            .beside(format!("one bare poll() {}", time(bare.median())))
+            .ratio(times(by_poll))
+            .target("within 1.5x of poll", by_poll <= 1.5),
+    ];
+    Ok(Section {
+        title: "Sweep of 10,000 live sessions",
+        method: format!(
+            "10,000 sleeping processes, one session each; CPU of the whole daemon over {SWEEPS} sweeps less its CPU \
+             without sessions; `ps -o pid=,lstart= -p ..` once a round; one poll() on as many pidfds; {} rounds, medians",
+            plan.rounds
+        ),
+        rows,
+    })
+}
+
+/// Processor time for one sweep, with everything else that the daemon does meanwhile.
+fn cpu_of_sweeps(daemon: &Daemon) -> io::Result<f64> {
+    let before = daemon.usage()?;
+    std::thread::sleep(INTERVAL * SWEEPS);
+    let used = daemon.usage()?.since(before);
+    Ok(float(used.cpu_ns) / f64::from(SWEEPS))
+}
+
+fn list_of(pids: &[u32]) -> String {
+    let words: Vec<_> = pids.iter().map(u32::to_string).collect();
+    words.join(",")
+}
+
+fn cpu_of_ps(list: &str) -> io::Result<f64> {
+    const TIMES: usize = 3;
+    let before = children_cpu_ns()?;
+    for _ in 0..TIMES {
+        Command::new("ps")
+            .args(["-o", "pid=,lstart=", "-p", list])
+            .stdout(Stdio::null())
+            .status()?;
+    }
+    Ok(float(children_cpu_ns()? - before) / count(TIMES))
+}
