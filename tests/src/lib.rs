@@ -1,8 +1,12 @@
 //! What the whole-daemon tests share.
 
+#[cfg(target_os = "linux")]
+pub mod crowd;
+pub mod daemon;
 pub mod expect;
 #[cfg(target_os = "linux")]
 pub mod guest;
 pub mod libtest;
 #[cfg(target_os = "linux")]
 pub mod sys;
+pub mod wait;
