@@ -41,7 +41,8 @@ pub enum Kind {
     /// That grandchild.
     #[command(hide = true)]
     Orphan,
-    /// Starts and ends this many threads over and over; exits with 0 on cue.
+    /// Starts and ends this many threads over and over (after 2,000 of them it says `churned`);
+    /// exits with 0 on cue.
     ThreadChurn { threads: u16 },
     /// Touches this many MiB of memory; exits with 0 on cue.
     Hog { megabytes: u32 },

@@ -2,9 +2,12 @@
 
 #[cfg(target_os = "linux")]
 pub mod bench;
+pub mod crowd;
+pub mod daemon;
 pub mod expect;
 #[cfg(target_os = "linux")]
 pub mod guest;
 pub mod libtest;
 #[cfg(target_os = "linux")]
 pub mod sys;
+pub mod wait;

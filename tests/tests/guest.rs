@@ -178,8 +178,8 @@ fn loopback_and_the_working_folders_are_usable() {
 
 #[test]
 fn the_daemon_is_in_the_guest_and_starts() {
-    let Ok(daemon) = env::var("REAPERD") else {
-        println!("{SKIP_MARK}REAPERD does not name the daemon");
+    let Ok(daemon) = env::var("REAPERD_BIN") else {
+        println!("{SKIP_MARK}REAPERD_BIN does not name the daemon");
         return;
     };
     let status = Command::new(daemon)

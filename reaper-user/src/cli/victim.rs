@@ -126,16 +126,26 @@ fn orphan() -> io::Result<u8> {
     Ok(0)
 }
 
+/// So many threads make a churn, whoever waits for one.
+const CHURNED: u32 = 2_000;
+
 fn churn(threads: u16) -> io::Result<u8> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
+            let mut ended = 0_u32;
             while !stop.load(Ordering::Relaxed) {
                 thread::scope(|batch| {
                     for _ in 0..threads {
                         batch.spawn(|| ());
                     }
                 });
+                let before = ended;
+                ended = ended.saturating_add(threads.into());
+                if before < CHURNED && ended >= CHURNED {
+                    // Nobody has to listen.
+                    say("churned").unwrap_or_default();
+                }
             }
         });
         let cued = ready().and_then(|()| cue());

@@ -133,7 +133,7 @@ impl Guest<'_> {
             ("HOME", "/tmp"),
             ("TMPDIR", "/tmp"),
             ("XDG_RUNTIME_DIR", self.runtime_dir),
-            ("REAPERD", DAEMON),
+            ("REAPERD_BIN", DAEMON),
             ("REAPER_ROLE", role),
             ("REAPER_EXPECT", expect),
             ("REAPER_REQUIRE", require),

@@ -1,0 +1,312 @@
+//! The real daemon as a child process, for tests of what users run: its socket in a private folder
+//! of its own, its events with the time at which each came, and an end that leaves nothing.
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    reason = "these are steps of tests, which fail by panicking"
+)]
+
+mod events;
+mod program;
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use reaper_registry::Token;
+use reaper_user::client::{Client, ClientError, Session, SessionList, SourcesReport, Version};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+pub use events::{Arrived, Events, Removal};
+pub use program::reaperd;
+
+use crate::wait::{PATIENCE, eventually, within};
+
+/// The promise of `reaperd daemon`: so soon after SIGTERM it has ended.
+const STOPS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How a daemon is to be started.
+#[derive(Clone, Debug, Default)]
+pub struct Launch {
+    prefix: Vec<String>,
+    arguments: Vec<String>,
+    owner: Option<u32>,
+}
+
+impl Launch {
+    /// With these flags.
+    pub fn with(arguments: &[&str]) -> Self {
+        Self {
+            arguments: owned(arguments),
+            ..Self::default()
+        }
+    }
+
+    /// Through this command, which takes a program with its arguments at the end of its own.
+    pub fn through(mut self, prefix: &[&str]) -> Self {
+        self.prefix = owned(prefix);
+        self
+    }
+
+    /// In a folder of this user's.
+    pub fn for_user(mut self, uid: u32) -> Self {
+        self.owner = Some(uid);
+        self
+    }
+
+    /// Starts it, without waiting for it to serve.
+    pub fn spawn(&self) -> TestDaemon {
+        let folder = tempfile::Builder::new()
+            .prefix("reaperd-test-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir()
+            .unwrap();
+        let log = File::create(folder.path().join("log")).unwrap();
+        if let Some(uid) = self.owner {
+            chown(folder.path(), Some(uid), Some(uid)).unwrap();
+        }
+        let socket = folder.path().join("s.sock");
+        let mut words = self.prefix.clone();
+        words.push(reaperd().to_str().unwrap().to_owned());
+        words.extend(owned(&["daemon", "--socket", socket.to_str().unwrap()]));
+        words.extend(self.arguments.iter().cloned());
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            .env_remove("REAPERD_SOCKET")
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        TestDaemon {
+            client: Client::new(&socket).with_time_limit(PATIENCE),
+            runtime: runtime(),
+            child,
+            folder,
+        }
+    }
+
+    /// Starts it and waits until it serves.
+    pub fn start(&self) -> TestDaemon {
+        let mut daemon = self.spawn();
+        daemon.serves();
+        daemon
+    }
+}
+
+/// A running daemon. Dropped, it is killed; a test that went well ends with [`Self::stop`].
+pub struct TestDaemon {
+    child: Child,
+    client: Client,
+    runtime: Runtime,
+    folder: TempDir,
+}
+
+impl TestDaemon {
+    /// One with these flags, serving.
+    pub fn start(arguments: &[&str]) -> Self {
+        Launch::with(arguments).start()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("s.sock")
+    }
+
+    /// The process that was started: the daemon, unless it was started through another command
+    /// that stays.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All that it has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    fn serves(&mut self) {
+        within(PATIENCE, "the daemon answers", || {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended: {ended:?}\n{}", self.log());
+            self.get::<Version>("/v1/version").is_ok()
+        });
+    }
+
+    /// Reads a resource.
+    pub fn get<T: serde::de::DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
+        self.runtime.block_on(self.client.get(target))
+    }
+
+    /// Registers a session of this id for the process.
+    pub fn try_register(&self, id: &str, pid: u32) -> Result<Token, ClientError> {
+        let mut bytes = [0; 32];
+        // Any token is as good as another, as long as no two sessions share one.
+        let tail = &id.as_bytes()[id.len().saturating_sub(28)..];
+        bytes[..tail.len()].copy_from_slice(tail);
+        bytes[28..].copy_from_slice(&pid.to_ne_bytes());
+        let token = Token::from_bytes(bytes);
+        let body = json!({
+            "token": token.reveal().as_str(), "session_id": id, "mesh": "test",
+            "display_name": id, "pid": pid,
+        });
+        let _registered: Value = self
+            .runtime
+            .block_on(self.client.post("/v1/sessions/register", &body))?;
+        Ok(token)
+    }
+
+    /// As above; a refusal fails the test.
+    pub fn register(&self, id: &str, pid: u32) -> Token {
+        self.try_register(id, pid)
+            .unwrap_or_else(|error| panic!("register {id} for {pid}: {error}\n{}", self.log()))
+    }
+
+    /// Registers one session for each, named by its number.
+    pub fn register_all(&self, pids: impl IntoIterator<Item = u32>) {
+        for pid in pids {
+            self.register(&session_of(pid), pid);
+        }
+    }
+
+    pub fn list(&self) -> Vec<Session> {
+        self.get::<SessionList>("/v1/sessions").unwrap().sessions
+    }
+
+    /// Whether this session is listed.
+    pub fn lists(&self, id: &str) -> bool {
+        self.list().iter().any(|session| session.session_id == id)
+    }
+
+    /// Whether this token is that of a live session.
+    pub fn accepts(&self, token: &Token) -> bool {
+        let answer = self
+            .runtime
+            .block_on(self.client.get_as::<Value>(token, "/v1/sessions/me"));
+        match answer {
+            Ok(_) => true,
+            Err(ClientError::Problem { status: 401, .. }) => false,
+            Err(error) => panic!("resolve: {error}"),
+        }
+    }
+
+    pub fn sources(&self) -> SourcesReport {
+        self.get("/v1/sources").unwrap()
+    }
+
+    /// Waits until this source says that it works, or why it does not.
+    pub fn settled(&self, source: &str) -> Result<(), String> {
+        let mut state = Ok(());
+        eventually("the source says how it is", || {
+            let report = self.sources();
+            let report = report.sources.iter().find(|one| one.source == source);
+            let report = report.unwrap_or_else(|| panic!("{source} is not reported"));
+            state = match report.works() {
+                true => Ok(()),
+                false => Err(report.reason.clone()),
+            };
+            report.works() || report.state == "down"
+        });
+        state
+    }
+
+    /// Follows the events from here on.
+    pub fn events(&self) -> Events {
+        Events::open(&self.runtime, &self.client)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Has it not run any more, and returns when it really does not.
+    pub fn suspend(&self) {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        self.signal(Signal::STOP);
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let pid = Pid::from_child(&self.child);
+        let status = waitid(WaitId::Pid(pid), options).unwrap();
+        assert!(status.is_some_and(|status| status.stopped()));
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Waits for its end and answers with the status.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("the daemon ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    /// Stops it as a service manager does. It must end in time, in order, and leave nothing.
+    pub fn stop(self) {
+        self.signal(Signal::TERM);
+        self.stopped();
+    }
+
+    /// As [`Self::stop`], after somebody else has told it to stop.
+    pub fn stopped(mut self) {
+        let mut status = None;
+        within(STOPS_WITHIN, "the daemon ends after SIGTERM", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        let log = self.log();
+        assert!(status.unwrap().success(), "{status:?}\n{log}");
+        assert!(!self.socket().exists(), "it left its socket behind\n{log}");
+        assert!(!log.contains("panicked"), "{log}");
+    }
+}
+
+impl Drop for TestDaemon {
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        // A daemon behind a command that stays goes with the group of that command's children.
+        for pid in children_of(self.child.id()) {
+            kill_process(pid, Signal::KILL).unwrap_or_default();
+        }
+        self.child.kill().unwrap_or_default();
+        self.child.wait().map(drop).unwrap_or_default();
+    }
+}
+
+/// The children of a process, as `/proc` tells.
+pub fn children_of(pid: u32) -> Vec<Pid> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let numbers = list.split_whitespace().filter_map(|pid| pid.parse().ok());
+    numbers.filter_map(Pid::from_raw).collect()
+}
+
+/// The id under which [`TestDaemon::register_all`] registers a process.
+pub fn session_of(pid: u32) -> String {
+    format!("pid-{pid}")
+}
+
+/// Whether this program is to be had here.
+pub fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| Path::new(&folder).join(name).exists())
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}

@@ -1,0 +1,120 @@
+//! A daemon's events as they come, each with the time at which it came.
+
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+
+use reaper_user::client::{Client, Deregistered, EventStream, Frame};
+use reaper_user::clock::monotonic_ns;
+use tokio::runtime::Runtime;
+
+use crate::wait::{Deadline, PATIENCE};
+
+/// An event and its arrival on `CLOCK_MONOTONIC`.
+#[derive(Clone, Debug)]
+pub struct Arrived {
+    pub at_ns: u64,
+    pub frame: Frame,
+}
+
+/// A removal and its arrival.
+#[derive(Clone, Debug)]
+pub struct Removal {
+    pub at_ns: u64,
+    pub told: Deregistered,
+}
+
+impl Removal {
+    fn of(event: &Arrived) -> Option<Self> {
+        if event.frame.event != "session_deregistered" {
+            return None;
+        }
+        let told = serde_json::from_str(&event.frame.data)
+            .unwrap_or_else(|error| panic!("{error}: {}", event.frame.data));
+        Some(Self {
+            at_ns: event.at_ns,
+            told,
+        })
+    }
+
+    pub fn session(&self) -> &str {
+        &self.told.session.session_id
+    }
+}
+
+/// A stream of events, read by a task of its own so that arrival times are true.
+pub struct Events {
+    coming: Receiver<Arrived>,
+    arrived: Vec<Arrived>,
+}
+
+impl Events {
+    pub(super) fn open(runtime: &Runtime, client: &Client) -> Self {
+        let stream = runtime.block_on(client.events("")).unwrap();
+        let (sender, coming) = mpsc::channel();
+        runtime.spawn(read(stream, sender));
+        Self {
+            coming,
+            arrived: Vec::new(),
+        }
+    }
+
+    /// Waits until `enough` of what has come is enough.
+    pub fn until(&mut self, what: &str, mut enough: impl FnMut(&[Arrived]) -> bool) {
+        let deadline = Deadline::after(PATIENCE);
+        while !enough(&self.arrived) {
+            match self.coming.recv_timeout(deadline.left()) {
+                Ok(event) => self.arrived.push(event),
+                Err(RecvTimeoutError::Timeout) => panic!("not within {PATIENCE:?}: {what}"),
+                Err(RecvTimeoutError::Disconnected) => panic!("the stream ended before {what}"),
+            }
+        }
+    }
+
+    /// Waits for the removal of this session.
+    pub fn removal_of(&mut self, session: &str) -> Removal {
+        let of_it = |event: &Arrived| Removal::of(event).filter(|it| it.session() == session);
+        let mut found = None;
+        let mut looked_at = 0;
+        self.until(&format!("the removal of {session}"), |arrived| {
+            found = found
+                .take()
+                .or_else(|| arrived[looked_at..].iter().find_map(of_it));
+            looked_at = arrived.len();
+            found.is_some()
+        });
+        found.expect("it has come")
+    }
+
+    /// Waits for so many removals in all.
+    pub fn removals(&mut self, count: usize) -> Vec<Removal> {
+        let mut seen = 0;
+        let mut looked_at = 0;
+        self.until(&format!("{count} removals"), |arrived| {
+            let news = &arrived[looked_at..];
+            seen += news
+                .iter()
+                .filter(|event| Removal::of(event).is_some())
+                .count();
+            looked_at = arrived.len();
+            seen >= count
+        });
+        self.arrived.iter().filter_map(Removal::of).collect()
+    }
+
+    /// All removals up to the end of the stream, which comes with that of the daemon.
+    pub fn to_end(mut self) -> Vec<Removal> {
+        let deadline = Deadline::after(PATIENCE);
+        while let Ok(event) = self.coming.recv_timeout(deadline.left()) {
+            self.arrived.push(event);
+        }
+        self.arrived.iter().filter_map(Removal::of).collect()
+    }
+}
+
+async fn read(mut stream: EventStream, sender: mpsc::Sender<Arrived>) {
+    while let Ok(Some(frame)) = stream.next().await {
+        let at_ns = monotonic_ns();
+        if sender.send(Arrived { at_ns, frame }).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Where the program under test is. In a guest the harness says it; else it lies beside the test
+//! executables, where a run of one package's tests alone does not put it or leaves an old one.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+/// The `reaperd` binary, of this state of the sources.
+pub fn reaperd() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| match env::var_os("REAPERD_BIN") {
+        Some(path) => path.into(),
+        None => beside_this_test(),
+    })
+}
+
+/// `target/PROFILE/deps/TEST` knows `target/PROFILE/reaperd`.
+fn beside_this_test() -> PathBuf {
+    let test = env::current_exe().expect("/proc is mounted");
+    let deps = test.parent().expect("a file is in a folder");
+    let profile = deps.parent().expect("cargo's folder of a profile");
+    let program = profile.join("reaperd");
+    if !is_current(&program) {
+        build(profile);
+    }
+    program
+}
+
+/// Whether it is as new as everything that cargo's list says it was made of.
+fn is_current(program: &Path) -> bool {
+    let built = modified(program);
+    let Ok(list) = fs::read_to_string(program.with_extension("d")) else {
+        return false;
+    };
+    let Some((_, sources)) = list.split_once(": ") else {
+        return false;
+    };
+    // A name with a blank in it is not found, and cargo, which is asked then, knows better.
+    let mut sources = sources.split_whitespace();
+    built.is_some()
+        && sources.all(|source| modified(Path::new(source)) <= built && Path::new(source).exists())
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|found| found.modified()).ok()
+}
+
+fn build(profile: &Path) {
+    let name = match profile.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let target = profile.parent().expect("cargo's target folder");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace");
+    let status = Command::new(env!("CARGO"))
+        .current_dir(root)
+        .args(["build", "--quiet", "--bin", "reaperd", "--profile", name])
+        .arg("--target-dir")
+        .arg(target)
+        .status();
+    assert!(
+        status.as_ref().is_ok_and(std::process::ExitStatus::success),
+        "cargo build --bin reaperd: {status:?}"
+    );
+}

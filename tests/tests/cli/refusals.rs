@@ -1,0 +1,172 @@
+//! What does not work is refused with its own code and its own sentence.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use reaper_tests::daemon::TestDaemon;
+use reaper_tests::wait::eventually;
+use rustix::process::{Signal, kill_process};
+
+use super::*;
+
+fn private_folder() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir()
+        .unwrap()
+}
+
+/// A daemon that cannot be: it ends by itself.
+fn daemon_on(socket: &Path) -> Said {
+    let socket = socket.to_str().unwrap();
+    Said::by(command(&["daemon", "--socket", socket]).output().unwrap())
+}
+
+#[test]
+fn no_daemon_is_not_no_sessions() {
+    let folder = private_folder();
+    let socket = folder.path().join("s.sock");
+    let socket = socket.to_str().unwrap();
+    for arguments in [
+        &["ls"][..],
+        &["ls", "--json"],
+        &["watch"],
+        &["watch", "--json"],
+        &["rm", "x"],
+        &["run", "--", "true"],
+    ] {
+        let said = Said::by(
+            command(arguments)
+                .args(["--socket", socket])
+                .output()
+                .unwrap_or_else(|error| panic!("{error}")),
+        );
+        if arguments[0] != "run" {
+            said.failed(NO_DAEMON, "no daemon on ");
+        }
+    }
+    let run = ["run", "--socket", socket, "--", "true"];
+    Said::by(command(&run).output().unwrap()).failed(NO_DAEMON, "no daemon on ");
+    let run = ["run", "--socket", socket, "--best-effort", "--", "true"];
+    let said = Said::by(command(&run).output().unwrap());
+    assert_eq!(said.code, Some(DONE), "{said:?}");
+    assert!(said.err.contains("running it unregistered"), "{said:?}");
+}
+
+#[test]
+fn an_unknown_session_has_its_own_code() {
+    let daemon = TestDaemon::start(&["--sources", "pidfd"]);
+    run(&daemon, &["rm", "nobody"]).failed(NO_SESSION, "no session \"nobody\"");
+    let token = private_folder();
+    let file = token.path().join("token");
+    fs::write(&file, "ab".repeat(32)).unwrap();
+    run(&daemon, &["rm", "--token-file", file.to_str().unwrap()])
+        .failed(NO_SESSION, "no session has this token");
+    daemon.stop();
+}
+
+#[test]
+fn unusable_flags_are_usage_errors() {
+    for arguments in [
+        &["nonsense"][..],
+        &["ls", "--pid", "x"],
+        &["rm"],
+        &["run"],
+        &["daemon", "--sources", "netlnik"],
+        &["daemon", "--sweep-interval", "0s"],
+        &["daemon", "--ttl", "soon"],
+        &["daemon", "--max-sessions", "0"],
+        &["daemon", "--require", "nothing"],
+        &["demo", "--sources", "all"],
+    ] {
+        Said::by(command(arguments).output().unwrap()).failed(USAGE, "error: ");
+    }
+}
+
+#[test]
+fn a_source_that_is_required_and_not_asked_for_ends_the_start() {
+    let folder = private_folder();
+    let socket = folder.path().join("s.sock");
+    let arguments = [
+        "daemon",
+        "--sources",
+        "sweep",
+        "--require",
+        "pidfd",
+        "--socket",
+    ];
+    let said = Said::by(command(&arguments).arg(&socket).output().unwrap());
+    said.failed(FAILED, "the required source pidfd does not work here");
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_stale_socket_is_taken_over() {
+    let daemon = TestDaemon::start(&["--sources", "pidfd"]);
+    let socket = daemon.socket();
+    // Killed, it leaves its socket behind.
+    daemon.signal(Signal::KILL);
+    eventually("nobody listens", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_err()
+    });
+    assert!(socket.exists());
+    Said::by(command(&["ls", "--socket"]).arg(&socket).output().unwrap())
+        .failed(NO_DAEMON, "no daemon on ");
+    let mut next = command(&["daemon", "--sources", "pidfd", "--socket"]);
+    let mut next = next.arg(&socket).stderr(Stdio::null()).spawn().unwrap();
+    eventually("another one serves there", || {
+        command(&["ls", "--socket"])
+            .arg(&socket)
+            .output()
+            .unwrap()
+            .status
+            .success()
+    });
+    kill_process(rustix::process::Pid::from_child(&next), Signal::TERM).unwrap();
+    assert!(next.wait().unwrap().success());
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_socket_that_is_no_place_for_a_daemon_is_refused_with_its_own_sentence() {
+    let folder = private_folder();
+    let inside = |name: &str| folder.path().join(name);
+    let too_long = inside(&"x".repeat(120));
+    daemon_on(&too_long).failed(FAILED, "bytes long, and the system allows");
+
+    fs::write(inside("file"), "").unwrap();
+    daemon_on(&inside("file")).failed(FAILED, "exists and is not a socket");
+    assert!(inside("file").exists());
+
+    let _listener = UnixListener::bind(inside("taken")).unwrap();
+    daemon_on(&inside("taken")).failed(FAILED, "some other program listens on");
+
+    fs::create_dir(inside("open")).unwrap();
+    fs::set_permissions(inside("open"), Permissions::from_mode(0o755)).unwrap();
+    daemon_on(&inside("open/s.sock")).failed(FAILED, "is open to others (mode 0755)");
+
+    std::os::unix::fs::symlink(folder.path(), inside("link")).unwrap();
+    daemon_on(&inside("link/s.sock")).failed(FAILED, "is a link or not a folder");
+
+    daemon_on(Path::new("/proc/sys/s.sock")).failed(FAILED, "");
+    if rustix::process::geteuid().is_root() {
+        fs::create_dir(inside("foreign")).unwrap();
+        fs::set_permissions(inside("foreign"), Permissions::from_mode(0o700)).unwrap();
+        chown(inside("foreign"), Some(65534), None).unwrap();
+        daemon_on(&inside("foreign/s.sock")).failed(FAILED, "belongs to user 65534");
+    } else {
+        // Root's, and closed to us.
+        daemon_on(Path::new("/etc/s.sock")).failed(FAILED, "belongs to user 0");
+    }
+}
+
+#[test]
+fn a_live_daemon_keeps_its_socket() {
+    let daemon = TestDaemon::start(&["--sources", "pidfd"]);
+    let sentence = format!("a daemon (pid {}) already serves", daemon.pid());
+    daemon_on(&daemon.socket()).failed(FAILED, &sentence);
+    run(&daemon, &["ls"]).done();
+    daemon.stop();
+}
