@@ -24,6 +24,7 @@ use super::wire::{Me, RegisterAnswer, Removed, SessionView};
 use super::{App, Peer, admission, health, query, register};
 use crate::clock;
 use crate::reaper::Registration;
+use crate::sources;
 
 /// How long a body may take.
 const BODY_TIME: Duration = Duration::from_secs(10);
@@ -156,11 +157,9 @@ async fn register(app: &App, peer: Peer, body: Incoming) -> Result<Response<Answ
 
 /// Which sources will notice the end of a process that is pinned like this.
 fn watching(app: &App, identity: &str) -> Vec<&'static str> {
-    app.reaper
-        .status()
-        .iter()
-        .filter(|status| status.works())
-        .map(|status| status.source)
+    sources::ALL
+        .into_iter()
+        .filter(|source| app.reaper.works(*source))
         .filter(|source| *source != Source::Pidfd || identity == "pidfd")
         .map(Source::name)
         .collect()
