@@ -163,6 +163,11 @@ impl Reaper {
         self.watcher.watched.swept_at()
     }
 
+    /// Whether this source works, if with limits.
+    pub fn works(&self, source: Source) -> bool {
+        self.watcher.board.works(source)
+    }
+
     /// Each source as it stands.
     pub fn status(&self) -> Vec<SourceStatus> {
         self.watcher.status()

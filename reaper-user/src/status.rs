@@ -87,7 +87,8 @@ impl StatusBoard {
 
     /// Whether the source works, if with limits.
     pub fn works(&self, source: Source) -> bool {
-        self.get(source).works()
+        // Asked for each request and each death: no copy of the words.
+        self.sources().get(&source).is_some_and(SourceStatus::works)
     }
 
     /// Waits until the source has said for the first time how it is. Cancel-safe.

@@ -13,7 +13,7 @@ pub(crate) mod netlink;
 #[cfg(not(target_os = "linux"))]
 mod other_table;
 #[cfg(target_os = "linux")]
-mod pidfd_info;
+pub(crate) mod pidfd_info;
 #[cfg(any(target_os = "linux", test))]
 pub(crate) mod proc_stat;
 #[cfg(target_os = "linux")]

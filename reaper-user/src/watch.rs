@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use reaper_registry::{BootTime, Pid, ProcessId, Source, StartTime};
@@ -26,6 +26,8 @@ pub struct Watched {
     pub start_time: Option<StartTime>,
     /// Behind a lock because a stronger handle may replace a weaker one later.
     identity: RwLock<Identity>,
+    /// It was found to be no thread of the kernel, and nobody becomes one.
+    is_ordinary: AtomicBool,
 }
 
 impl Watched {
@@ -37,6 +39,24 @@ impl Watched {
     /// Lends its pidfd, if one is held.
     pub fn with_pidfd<T>(&self, use_it: impl FnOnce(Option<BorrowedFd<'_>>) -> T) -> T {
         use_it(self.identity().pidfd())
+    }
+
+    /// Whether it is a thread of the kernel's own. One that executes a program is so no more, so only
+    /// the answer "no" is kept.
+    pub(crate) fn is_kernel_thread(&self, table: &dyn ProcessTable) -> bool {
+        if self.is_ordinary.load(Ordering::Relaxed) {
+            return false;
+        }
+        match table.look(self.pid) {
+            Ok(facts) => {
+                // True of this very process only if it lives still: the number may be another's.
+                if !facts.kernel_thread && matches!(self.judge(None, table), Verdict::Alive) {
+                    self.is_ordinary.store(true, Ordering::Relaxed);
+                }
+                facts.kernel_thread
+            }
+            Err(_) => false,
+        }
     }
 
     /// How strongly it is pinned: the name in JSON.
@@ -128,6 +148,7 @@ impl WatchSet {
                 pid,
                 start_time: identity.start_time,
                 identity: RwLock::new(identity),
+                is_ordinary: AtomicBool::new(false),
             });
             entries.by_id.insert(
                 id,

@@ -66,9 +66,14 @@ pub struct NewSession {
     pub presence: Option<Presence>,
 }
 
-/// A stored session.
+/// A stored session. What a look-up reads comes first and stays there, beside the count of its
+/// holders: at a hundred thousand sessions a look-up costs what its cache misses cost.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Session {
+    digest: Digest,
+    /// When it was stored.
+    pub registered_at: Moment,
     /// Which registration this is.
     pub entry: EntryId,
     /// Its name.
@@ -83,12 +88,9 @@ pub struct Session {
     pub details: Details,
     /// The public half of its presence: the key in hex, and the parent's word for it.
     pub presence: Option<(Box<str>, Attestation)>,
-    /// When it was stored.
-    pub registered_at: Moment,
     // Apart from the rest, because the session itself lives on in events and in readers' hands
     // after its removal and the key must not.
     secret_key: Mutex<Option<Arc<SecretKey>>>,
-    digest: Digest,
 }
 
 impl Session {

@@ -205,9 +205,10 @@ impl TestDaemon {
             let report = self.sources();
             let report = report.sources.iter().find(|one| one.source == source);
             let report = report.unwrap_or_else(|| panic!("{source} is not reported"));
-            state = match report.works() {
-                true => Ok(()),
-                false => Err(report.reason.clone()),
+            state = if report.works() {
+                Ok(())
+            } else {
+                Err(report.reason.clone())
             };
             report.works() || report.state == "down"
         });

@@ -20,8 +20,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let build = ["build", "--release", "--locked", "--bins"];
-    let packages = ["--package", "reaper-user", "--package", "reaper-tests"];
-    execute(command("cargo", &build)?.args(packages))?;
+    execute(&mut command("cargo", &build)?)?;
     let mut bench = command("target/release/bench", &[])?;
     bench.args(["--rounds", &args.rounds.to_string()]);
     if args.only.is_empty() {

@@ -74,6 +74,11 @@ const STEPS: &[Step] = &[
         check: || build_ebpf::run(true),
     },
     Step {
+        name: "vm",
+        purpose: "every kernel and role behaves as the matrix says",
+        check: vms,
+    },
+    Step {
         name: "check-targets",
         purpose: "macOS, FreeBSD, WebAssembly",
         check: targets::run,
@@ -152,6 +157,12 @@ fn privileged() -> Result<()> {
     }
     let mut tests = command("cargo", &["test", "--release", "--test", "privileged"])?;
     execute(tests.env("REAPER_REQUIRE", "netlink,ebpf,pidfd"))
+}
+
+/// The whole matrix, by the command that people use.
+fn vms() -> Result<()> {
+    let xtask = std::env::current_exe()?;
+    execute(&mut command(&xtask.to_string_lossy(), &["vm"])?)
 }
 
 fn fmt() -> Result<()> {

@@ -7,6 +7,8 @@ use super::Peer;
 use crate::config::RegisterPolicy;
 use crate::identity::AlreadyGone;
 use crate::process_table::ProcessTable;
+#[cfg(target_os = "linux")]
+use crate::sys::pidfd_info;
 use crate::verdict::Verdict;
 use crate::watch::Watched;
 
@@ -58,17 +60,13 @@ pub(crate) fn check_process(
     policy: RegisterPolicy,
     table: &dyn ProcessTable,
 ) -> Result<(), Refused> {
-    let facts = facts_of(watched.pid);
+    let facts = facts_of(watched);
     let verdict = if TELLS_USERS_APART {
         admit(facts, watched.pid, peer, policy)
     } else {
         Ok(())
     };
-    let is_kernel_thread = || {
-        table
-            .look(watched.pid)
-            .is_ok_and(|facts| facts.kernel_thread)
-    };
+    let is_kernel_thread = || watched.is_kernel_thread(table);
     // Only root's processes can be threads of the kernel, so only they are asked.
     let verdict = match verdict {
         Ok(()) if facts.is_some_and(|facts| facts.real_uid == 0) && is_kernel_thread() => {
@@ -109,8 +107,22 @@ fn admit(
     }
 }
 
+/// From the pidfd where it tells, because that is one system call; a registration should not wait
+/// for the kernel to write out, and for us to read, the sixty lines of `/proc/PID/status`.
 #[cfg(target_os = "linux")]
-fn facts_of(pid: Pid) -> Option<ProcessFacts> {
+fn facts_of(watched: &Watched) -> Option<ProcessFacts> {
+    let told = watched.with_pidfd(|pidfd| pidfd.and_then(pidfd_info::tgid_and_ruid));
+    if let Some((tgid, real_uid)) = told {
+        return Some(ProcessFacts {
+            process: tgid.cast_signed(),
+            real_uid,
+        });
+    }
+    facts_by_number(watched.pid)
+}
+
+#[cfg(target_os = "linux")]
+fn facts_by_number(pid: Pid) -> Option<ProcessFacts> {
     let status = procfs::process::Process::new(pid.as_raw())
         .and_then(|process| process.status())
         .ok()?;
@@ -121,7 +133,7 @@ fn facts_of(pid: Pid) -> Option<ProcessFacts> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn facts_of(_pid: Pid) -> Option<ProcessFacts> {
+fn facts_of(_watched: &Watched) -> Option<ProcessFacts> {
     None
 }
 
@@ -203,7 +215,7 @@ mod tests {
             stopped.recv().unwrap();
         });
         let tid = from_thread.recv().unwrap();
-        let facts = facts_of(Pid::try_from(tid).unwrap()).unwrap();
+        let facts = facts_by_number(Pid::try_from(tid).unwrap()).unwrap();
         stop.send(()).unwrap();
         thread.join().unwrap();
         assert_eq!(facts.process, own);

@@ -16,6 +16,7 @@ use super::wire::{Me, RegisterAnswer, Removed, SessionView};
 use super::{App, Peer, admission, health, query, register, sse};
 use crate::clock;
 use crate::reaper::Registration;
+use crate::sources;
 
 /// Sessions written between two pauses: a list of 100,000 must not hold up a look-up.
 const LIST_SLICE: usize = 512;
@@ -140,11 +141,9 @@ async fn register(app: &App, peer: Peer, body: Incoming) -> Result<Response<Answ
 
 /// Which sources will notice the end of a process that is pinned like this.
 fn watching(app: &App, identity: &str) -> Vec<&'static str> {
-    app.reaper
-        .status()
-        .iter()
-        .filter(|status| status.works())
-        .map(|status| status.source)
+    sources::ALL
+        .into_iter()
+        .filter(|source| app.reaper.works(*source))
         .filter(|source| *source != Source::Pidfd || identity == "pidfd")
         .map(Source::name)
         .collect()

@@ -8,6 +8,10 @@ const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b;
 /// Asks for, and confirms, the exit status (6.15+, and only after the process is reaped).
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
 
+/// Asks for, and confirms, the numbers and the users (6.13+, and only until the process is reaped).
+const PIDFD_INFO_PID: u64 = 1 << 0;
+const PIDFD_INFO_CREDS: u64 = 1 << 1;
+
 /// `struct pidfd_info` of the kernel's `include/uapi/linux/pidfd.h`, as far as its first version
 /// went; the kernel copies no more than the size that is in the request number.
 #[repr(C)]
@@ -15,7 +19,12 @@ const PIDFD_INFO_EXIT: u64 = 1 << 3;
 struct PidfdInfo {
     mask: u64,
     cgroupid: u64,
-    ids: [u32; 11],
+    pid: u32,
+    tgid: u32,
+    ppid: u32,
+    ruid: u32,
+    /// The other seven of its users and groups.
+    others: [u32; 7],
     exit_code: i32,
 }
 
@@ -23,12 +32,22 @@ const _: () = assert!(size_of::<PidfdInfo>() == 64);
 
 /// The wait status word; `None` on older kernels and while the process is not reaped.
 pub(super) fn exit_word(pidfd: BorrowedFd<'_>) -> Option<u32> {
+    info(pidfd, PIDFD_INFO_EXIT).map(|info| info.exit_code.cast_unsigned())
+}
+
+/// The thread group and the real user of a process; `None` on older kernels and once it is reaped.
+pub(crate) fn tgid_and_ruid(pidfd: BorrowedFd<'_>) -> Option<(u32, u32)> {
+    info(pidfd, PIDFD_INFO_PID | PIDFD_INFO_CREDS).map(|info| (info.tgid, info.ruid))
+}
+
+/// What was asked for; `None` unless the kernel gave all of it.
+fn info(pidfd: BorrowedFd<'_>, wanted: u64) -> Option<PidfdInfo> {
     let mut info = PidfdInfo {
-        mask: PIDFD_INFO_EXIT,
+        mask: wanted,
         ..PidfdInfo::default()
     };
     // SAFETY: the descriptor is open for the length of the call, and the kernel writes at most the
     // 64 bytes that the request number names into a structure of that size.
     let answer = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
-    (answer == 0 && info.mask & PIDFD_INFO_EXIT != 0).then(|| info.exit_code.cast_unsigned())
+    (answer == 0 && info.mask & wanted == wanted).then_some(info)
 }

@@ -17,7 +17,7 @@ use reaper_user::clock::{self, monotonic_ns};
 use super::Plan;
 use super::daemon::{Daemon, registration};
 use super::load::{Until, closed_loop};
-use super::measure::{Dice, Readings, float};
+use super::measure::{Dice, Readings, float, thread_cpu_ns};
 use super::nursery::{Nursery, kill};
 use super::observers::{bare_loop, read_events};
 use super::report::{Row, Section, time};
@@ -39,7 +39,7 @@ pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
         title: "Mass death",
         method: "all victims registered over HTTP and killed one by one as fast as `kill` can; from the last death \
                  as the bare loop sees it to the last `session_deregistered` at a subscriber, every source on; \
-                 simulated: `Registry::remove_process` for each of 100,000 processes, with one hook"
+                 simulated: `Registry::remove_process` for each of 100,000 processes, with one hook, in CPU time"
             .to_owned(),
         rows,
     })
@@ -51,7 +51,17 @@ fn real(victims: usize) -> io::Result<Row> {
     let mut nursery = Nursery::open()?;
     let pids = nursery.start(victims, 0)?;
     let mut bare = bare_loop()?;
-    for (number, pid) in (0..).zip(&pids) {
+    // No more than half of the descriptors that there may be; the last to die is among them.
+    let step = if victims > 8_000 { 4 } else { 1 };
+    let sample = || {
+        (0..)
+            .zip(&pids)
+            .collect::<Vec<(u64, &u32)>>()
+            .into_iter()
+            .rev()
+            .step_by(step)
+    };
+    for (number, pid) in sample() {
         bare.watch(*pid, number)?;
     }
     let mut dice = Dice::new(8);
@@ -67,7 +77,7 @@ fn real(victims: usize) -> io::Result<Row> {
         kill(*pid)?;
     }
     let mut last_death = began;
-    for (number, _) in (0..).zip(&pids) {
+    for (number, _) in sample() {
         last_death = last_death.max(bare.seen_at(number)?);
     }
     let (last_event, seen) = all_events(&events, victims);
@@ -79,7 +89,11 @@ fn real(victims: usize) -> io::Result<Row> {
         (_, true) => format!("all gone, {} events (the reader met a gap)", seen.len()),
         _ => format!("SOME LEFT, {} events", seen.len()),
     };
-    let row = Row::new(format!("{victims} real processes"), time(behind))
+    let behind_text = match behind {
+        0.0 => "before the bare loop".to_owned(),
+        behind => time(behind),
+    };
+    let row = Row::new(format!("{victims} real processes"), behind_text)
         .beside(format!(
             "{told}; last death {} after the first kill",
             time(float(last_death - began))
@@ -114,11 +128,11 @@ fn simulated(plan: &Plan) -> io::Result<Row> {
             counting.fetch_add(1, Ordering::Relaxed);
         })?;
         let now = clock::now();
-        let began = monotonic_ns();
+        let began = thread_cpu_ns();
         for process in 0..SIMULATED {
             registry.remove_process(ProcessId(process), DEATH, now);
         }
-        readings.push_ns(monotonic_ns() - began);
+        readings.push_ns(thread_cpu_ns() - began);
         assert!(registry.is_empty(), "every session has a process that died");
         let called = u64::try_from(hooks.load(Ordering::Relaxed)).unwrap_or(0);
         assert_eq!(called, SIMULATED, "one hook call for each session");

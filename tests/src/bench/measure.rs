@@ -151,7 +151,8 @@ impl Dice {
 
     /// The 64 hex digits of a token.
     pub(super) fn token(&mut self) -> String {
-        (0..4).map(|_| format!("{:016x}", self.roll())).collect()
+        let [a, b, c, d] = [self.roll(), self.roll(), self.roll(), self.roll()];
+        format!("{a:016x}{b:016x}{c:016x}{d:016x}")
     }
 }
 

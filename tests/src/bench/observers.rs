@@ -204,22 +204,28 @@ pub(super) fn read_events(daemon: &Daemon) -> io::Result<Receiver<Sight>> {
             while let Ok(read @ 1..) = stream.read(&mut chunk) {
                 let at_ns = monotonic_ns();
                 text.push_str(&String::from_utf8_lossy(&chunk[..read]));
-                while let Some(end) = text.find("\n\n") {
-                    let frame: String = text.drain(..end + 2).collect();
-                    let number = frame
-                        .split("\"v-")
-                        .nth(1)
-                        .and_then(|rest| rest.split('"').next())
-                        .and_then(|number| number.parse().ok());
-                    if let Some(number) = number
+                let mut frames = text.split("\n\n").peekable();
+                let mut rest = "";
+                while let Some(frame) = frames.next() {
+                    if frames.peek().is_none() {
+                        // What has no end yet.
+                        rest = frame;
+                    } else if let Some(number) = number_in(frame)
                         && seen.send((number, at_ns)).is_err()
                     {
                         return;
                     }
                 }
+                text = rest.to_owned();
             }
         })?;
     Ok(sights)
+}
+
+/// The number of the session that a frame names.
+fn number_in(frame: &str) -> Option<u64> {
+    let (_, rest) = frame.split_once("\"v-")?;
+    rest.split('"').next()?.parse().ok()
 }
 
 fn number_of(id: &str) -> Option<u64> {

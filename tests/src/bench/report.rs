@@ -8,6 +8,8 @@ use std::fs;
 pub(super) enum Verdict {
     Met,
     Missed,
+    /// What it is compared with misses it too here, so nothing is said about the row itself.
+    Unclear,
     /// It is there for comparison.
     None,
 }
@@ -21,6 +23,7 @@ impl Verdict {
         match self {
             Self::Met => "met",
             Self::Missed => "**missed**",
+            Self::Unclear => "not to be told here: the rival misses it too",
             Self::None => "",
         }
     }
@@ -62,6 +65,14 @@ impl Row {
     pub(super) fn target(mut self, target: &'static str, met: bool) -> Self {
         self.target = target;
         self.verdict = Verdict::of(met);
+        self
+    }
+
+    /// A missed target says nothing where the bare rival misses it as well.
+    pub(super) fn unless_missed_by(mut self, rival_met: bool) -> Self {
+        if self.verdict == Verdict::Missed && !rival_met {
+            self.verdict = Verdict::Unclear;
+        }
         self
     }
 

@@ -48,6 +48,8 @@ pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
         sweep.push((cpu_of_sweeps(&daemon)? - at_rest).max(0.0));
         ps.push(cpu_of_ps(&list)?);
         for _ in 0..SWEEPS {
+            // As cold as the sweep finds its descriptors.
+            std::thread::sleep(INTERVAL);
             let began = thread_cpu_ns();
             poll(&mut polled, Some(&Timespec::default()))?;
             bare.push_ns(thread_cpu_ns() - began);
@@ -69,7 +71,7 @@ pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
         title: "Sweep of 10,000 live sessions",
         method: format!(
             "10,000 sleeping processes, one session each; CPU of the whole daemon over {SWEEPS} sweeps less its CPU \
-             without sessions; `ps -o pid=,lstart= -p ..` once a round; one poll() on as many pidfds; {} rounds, medians",
+             without sessions; `ps -o pid=,lstart= -p ..` once a round; one poll() on as many pidfds at the same intervals; {} rounds, medians",
             plan.rounds
         ),
         rows,

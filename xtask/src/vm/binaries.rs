@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
-use super::matrix::{Role, SUITES};
+use super::matrix::{Role, SUITES, Suite};
 
 /// The programs of a guest.
 pub(crate) struct Built {
@@ -24,21 +24,11 @@ pub(crate) struct TestBinary {
 
 /// Builds the daemon, the init and the suites of the matrix; `instead` replaces the suites.
 pub(crate) fn build(root: &Path, instead: &[PathBuf]) -> anyhow::Result<Built> {
-    // One package selection for both, so that shared dependencies are built once.
-    let selection = [
-        "--release",
-        "--package=reaper-user",
-        "--package=reaper-tests",
-    ];
-    let programs = cargo(root, "build", &selection, &["--bins".to_owned()])?;
-    let program = |name: &str| {
-        let found = programs.iter().find(|artifact| artifact.name == name);
-        found
-            .map(|artifact| artifact.path.clone())
-            .with_context(|| format!("{name} was not built"))
-    };
+    // The very build of README's test command, so that whoever ran that builds nothing here.
+    let artifacts = cargo(root, &["test", "--release", "--no-run"])?;
+    let program = |name: &str| find(&artifacts, name, false);
     let tests = if instead.is_empty() {
-        suites(root, &selection)?
+        suites(&artifacts)?
     } else {
         given(instead)?
     };
@@ -49,23 +39,23 @@ pub(crate) fn build(root: &Path, instead: &[PathBuf]) -> anyhow::Result<Built> {
     })
 }
 
-fn suites(root: &Path, selection: &[&str]) -> anyhow::Result<Vec<TestBinary>> {
-    let mut targets = vec!["--no-run".to_owned()];
-    targets.extend(SUITES.iter().map(|suite| format!("--test={}", suite.name)));
-    let artifacts = cargo(root, "test", selection, &targets)?;
-    let mut tests = Vec::new();
-    for suite in SUITES {
-        let is_suite = |artifact: &&Artifact| artifact.is_test && artifact.name == suite.name;
-        let Some(artifact) = artifacts.iter().find(is_suite) else {
-            bail!("suite {} of the matrix was not built", suite.name);
-        };
-        tests.push(TestBinary {
+fn suites(artifacts: &[Artifact]) -> anyhow::Result<Vec<TestBinary>> {
+    let binary = |suite: &Suite| {
+        Ok(TestBinary {
             name: suite.name.to_owned(),
-            path: artifact.path.clone(),
+            path: find(artifacts, suite.name, true)?,
             roles: suite.roles,
-        });
-    }
-    Ok(tests)
+        })
+    };
+    SUITES.iter().map(binary).collect()
+}
+
+fn find(artifacts: &[Artifact], name: &str, is_test: bool) -> anyhow::Result<PathBuf> {
+    artifacts
+        .iter()
+        .find(|artifact| artifact.name == name && artifact.is_test == is_test)
+        .map(|artifact| artifact.path.clone())
+        .with_context(|| format!("{name} was not built"))
 }
 
 fn given(paths: &[PathBuf]) -> anyhow::Result<Vec<TestBinary>> {
@@ -93,25 +83,19 @@ struct Artifact {
     path: PathBuf,
 }
 
-fn cargo(
-    root: &Path,
-    command: &str,
-    selection: &[&str],
-    targets: &[String],
-) -> anyhow::Result<Vec<Artifact>> {
+fn cargo(root: &Path, arguments: &[&str]) -> anyhow::Result<Vec<Artifact>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(root)
-        .arg(command)
-        .args(selection)
-        .args(targets)
+        .args(arguments)
         .args(["--quiet", "--message-format=json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()
         .context("cargo")?;
     ensure!(
         output.status.success(),
-        "cargo {command}: {}",
+        "cargo {}: {}",
+        arguments.join(" "),
         output.status
     );
     let mut artifacts = Vec::new();
