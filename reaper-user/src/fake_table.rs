@@ -46,6 +46,7 @@ impl FakeTable {
         let mut state = self.state();
         let facts = Facts {
             start_time: StartTime(start_time),
+            main_thread_ending: false,
             main_thread_ended: false,
             threads: 1,
             kernel_thread: false,

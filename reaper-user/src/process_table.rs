@@ -11,6 +11,8 @@ use reaper_registry::{Pid, StartTime};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
     pub start_time: StartTime,
+    /// The main thread is on its way out or has ended, as early as the system shows it.
+    pub main_thread_ending: bool,
     /// The main thread has ended (state Z or X). Others may still run.
     pub main_thread_ended: bool,
     pub threads: u32,

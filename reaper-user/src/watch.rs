@@ -343,11 +343,18 @@ impl Hold {
 
     /// The last step of registration: the process may have ended after it was pinned and before the
     /// sources were armed, and then nobody else would say so until the next sweep.
+    ///
+    /// Since 6.16 the probe fires long before the process is seen as dead: one that was armed in
+    /// between was armed too late for the probe and looks alive here. Its main thread shows that it
+    /// is on its way out, and then the loop looks for as long as tearing down its memory may take.
     pub fn look_again(&self) {
-        if !matches!(
-            self.watched.judge(None, self.set.table.as_ref()),
-            Verdict::Alive
-        ) {
+        let table = self.set.table.as_ref();
+        let alive = matches!(self.watched.judge(None, table), Verdict::Alive);
+        let ending = || {
+            let facts = table.look(self.watched.pid);
+            facts.is_ok_and(|facts| facts.main_thread_ending)
+        };
+        if !alive || ending() {
             self.set.hints.send(Hint::look(
                 Target::Process(self.watched.id),
                 Source::Register,

@@ -88,6 +88,7 @@ fn look(pid: Pid) -> io::Result<Facts> {
     let ended = info.pbi_status == libc::SZOMB;
     Ok(Facts {
         start_time: start_time(info.pbi_start_tvsec, info.pbi_start_tvusec),
+        main_thread_ending: ended,
         main_thread_ended: ended,
         // A zombie of this system is a whole process: its threads are gone.
         threads: u32::from(!ended),
@@ -128,6 +129,7 @@ fn look(pid: Pid) -> io::Result<Facts> {
     let micros = |part: i64| u64::try_from(part).unwrap_or(0);
     Ok(Facts {
         start_time: start_time(micros(info.ki_start.tv_sec), micros(info.ki_start.tv_usec)),
+        main_thread_ending: ended,
         main_thread_ended: ended,
         threads: u32::from(!ended),
         kernel_thread: pid.get() == 0,

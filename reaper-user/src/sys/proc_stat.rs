@@ -4,8 +4,10 @@ use reaper_registry::StartTime;
 
 use crate::process_table::Facts;
 
-/// `PF_KTHREAD` of the kernel's `include/linux/sched.h`, in the flags field.
+/// `PF_KTHREAD` and `PF_EXITING` of the kernel's `include/linux/sched.h`, in the flags field. The
+/// latter is set on entering the exit path, before the thread is counted out of its process.
 const KERNEL_THREAD: u64 = 0x0020_0000;
+const EXITING: u64 = 0x4;
 
 // Positions behind the command name: field 3 of proc_pid_stat(5), the state, is the first.
 const STATE: usize = 0;
@@ -22,13 +24,15 @@ pub(crate) struct Malformed;
 /// The facts in one line.
 pub(crate) fn facts(line: &[u8]) -> Result<Facts, Malformed> {
     let fields = fields(line)?;
+    let flags = number(fields.clone().nth(FLAGS))?;
     Ok(Facts {
         start_time: StartTime(number(fields.clone().nth(START_TIME))?),
+        main_thread_ending: flags & EXITING != 0,
         main_thread_ended: matches!(fields.clone().nth(STATE), Some(b"Z" | b"X" | b"x")),
         threads: number(fields.clone().nth(THREADS))?
             .try_into()
             .unwrap_or(u32::MAX),
-        kernel_thread: number(fields.clone().nth(FLAGS))? & KERNEL_THREAD != 0,
+        kernel_thread: flags & KERNEL_THREAD != 0,
     })
 }
 
@@ -100,6 +104,15 @@ mod tests {
         assert!(!facts(text.as_bytes()).unwrap().kernel_thread);
         text = text.replace("4194304", "2129984");
         assert!(facts(text.as_bytes()).unwrap().kernel_thread);
+    }
+
+    #[test]
+    fn a_thread_on_its_way_out_shows_before_it_has_ended() {
+        let mut text = String::from_utf8(line("sh", 'R', 1)).unwrap();
+        assert!(!facts(text.as_bytes()).unwrap().main_thread_ending);
+        text = text.replace("4194304", "4194308");
+        let facts = facts(text.as_bytes()).unwrap();
+        assert!(facts.main_thread_ending && !facts.main_thread_ended);
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use std::{collections::HashSet, env, io, os::fd::OwnedFd, process::Command, thre
 
 use aya::{Ebpf, EbpfLoader, maps::HashMap, programs::SocketFilter};
 use reaper_ebpf::{filter, objects, probe};
+use reaper_user::victims::Kind;
 use rustix::{
     io::Errno,
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink},
@@ -100,7 +101,7 @@ fn only_watched_exits_and_acks_pass() {
         .unwrap()
         .try_into()
         .unwrap();
-    let mut victim = Victim::spawn("wait");
+    let mut victim = Victim::spawn(Kind::Sleep);
     watched.insert(victim.pid(), 0, 0).unwrap();
     for _ in 0..50 {
         assert!(Command::new("true").status().unwrap().success());

@@ -2,8 +2,7 @@
 
 use std::{
     fs,
-    io::{Error, Write},
-    process::{Child, Command, Stdio},
+    io::Error,
     thread,
     time::{Duration, Instant},
 };
@@ -14,7 +13,9 @@ use aya::{
     programs::{BtfTracePoint, TracePoint},
 };
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
+use reaper_tests::daemon::reaperd;
 use reaper_user::sources::ebpf::btf;
+use reaper_user::victims::{self, Kind};
 
 /// Prints why a test says nothing here, or fails it where the capability was asked for.
 pub(crate) fn skip(capability: &str, reason: &str) {
@@ -182,48 +183,42 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A child that waits to be killed; killed and reaped at the latest when dropped.
+/// A victim, and its start time as the probe has to know it.
 pub(crate) struct Victim {
-    child: Child,
+    inner: victims::Victim,
     pub(crate) start_ticks: u64,
 }
 
 impl Victim {
-    pub(crate) fn spawn(kind: &str) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_probe_victim"))
-            .arg(kind)
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let start_ticks = stat_field(child.id(), 22).unwrap().parse().unwrap();
-        Self { child, start_ticks }
+    pub(crate) fn spawn(kind: Kind) -> Self {
+        let inner = victims::Victim::spawn(reaperd(), kind).unwrap();
+        let start_ticks = stat_field(inner.pid().get(), 22).unwrap().parse().unwrap();
+        Self { inner, start_ticks }
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.inner.pid().get()
     }
 
     /// Lets it do its trick.
     pub(crate) fn cue(&mut self) {
-        self.child.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+        self.inner.cue().unwrap();
+    }
+
+    /// Waits until it says that it has done it.
+    pub(crate) fn expect(&mut self, line: &str) {
+        self.inner.expect(line).unwrap();
     }
 
     /// Lets it end by itself, and reaps it.
     pub(crate) fn finish(&mut self) {
-        drop(self.child.stdin.take());
-        self.child.wait().unwrap();
+        self.cue();
+        self.inner.wait().unwrap();
     }
 
     /// Kills it without reaping it.
     pub(crate) fn kill(&mut self) {
-        self.child.kill().unwrap();
-    }
-}
-
-impl Drop for Victim {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+        self.inner.kill().unwrap();
     }
 }
 

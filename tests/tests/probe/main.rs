@@ -12,10 +12,11 @@ mod classic;
 mod filter;
 mod loaded;
 
-use std::{collections::HashSet, fs, process::Command, thread};
+use std::{collections::HashSet, process::Command, thread};
 
 use loaded::{Probe, Variant, Victim, eventually, stat_field};
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, probe};
+use reaper_user::victims::Kind;
 use rustix::time::{ClockId, clock_gettime};
 
 fn attached() -> Option<Probe> {
@@ -29,7 +30,7 @@ fn monotonic_ns() -> u64 {
 
 /// A kill is marked in the map and rung at the door once, with code, start and time.
 fn check_kill_is_marked(probe: &mut Probe) {
-    let mut victim = Victim::spawn("wait");
+    let mut victim = Victim::spawn(Kind::Sleep);
     let pid = victim.pid();
     probe.watch(pid, victim.start_ticks);
     assert_eq!(probe.entry(pid).death(pid), None);
@@ -70,7 +71,7 @@ fn a_killed_process_is_marked_with_code_and_time() {
 #[test]
 fn an_ordinary_exit_is_marked_with_its_status() {
     let Some(mut probe) = attached() else { return };
-    let mut victim = Victim::spawn("wait");
+    let mut victim = Victim::spawn(Kind::Exit { code: 7 });
     probe.watch(victim.pid(), victim.start_ticks);
     victim.finish();
     let death = probe
@@ -83,13 +84,12 @@ fn an_ordinary_exit_is_marked_with_its_status() {
 #[test]
 fn a_leader_that_leaves_first_is_not_a_death() {
     let Some(mut probe) = attached() else { return };
-    let mut victim = Victim::spawn("leader-first");
+    let mut victim = Victim::spawn(Kind::LeaderFirst);
     let pid = victim.pid();
     probe.watch(pid, victim.start_ticks);
     victim.cue();
-    eventually("the leader is a zombie", || {
-        stat_field(pid, 3).unwrap() == "Z"
-    });
+    victim.expect("leader left");
+    assert_eq!(stat_field(pid, 3).unwrap(), "Z");
     assert_eq!(probe.entry(pid), WatchEntry::watching(victim.start_ticks));
     assert_eq!(probe.drain(), []);
     victim.finish();
@@ -97,23 +97,19 @@ fn a_leader_that_leaves_first_is_not_a_death() {
         .entry(pid)
         .death(pid)
         .expect("the last thread has ended");
-    // Before 6.1 the leader's status, 4, speaks for the group.
-    assert!([7 << 8, 4 << 8].contains(&death.exit_code), "{death:?}");
+    // Before 6.1 the leader's status, 0, speaks for the group.
+    assert!([7 << 8, 0].contains(&death.exit_code), "{death:?}");
     assert_eq!(probe.drain(), [death]);
 }
 
 #[test]
 fn a_program_replaced_by_a_worker_is_not_a_death() {
     let Some(mut probe) = attached() else { return };
-    let mut victim = Victim::spawn("worker-exec");
+    let mut victim = Victim::spawn(Kind::WorkerExec);
     let pid = victim.pid();
     probe.watch(pid, victim.start_ticks);
     victim.cue();
-    eventually("the exec", || {
-        fs::read(format!("/proc/{pid}/cmdline"))
-            .unwrap()
-            .ends_with(b"\0replaced\0")
-    });
+    victim.expect(&format!("ready {pid}"));
     assert_eq!(probe.entry(pid), WatchEntry::watching(victim.start_ticks));
     assert_eq!(probe.drain(), []);
     victim.finish();
@@ -121,22 +117,16 @@ fn a_program_replaced_by_a_worker_is_not_a_death() {
         .entry(pid)
         .death(pid)
         .expect("same start time across exec");
-    assert_eq!(death.exit_code, 7 << 8);
+    assert_eq!(death.exit_code, 0);
 }
 
 #[test]
 fn thread_exits_of_a_watched_process_ring_nothing() {
     let Some(mut probe) = attached() else { return };
-    let mut victim = Victim::spawn("churn");
+    let mut victim = Victim::spawn(Kind::ThreadChurn { threads: 8 });
     let pid = victim.pid();
     probe.watch(pid, victim.start_ticks);
-    victim.cue();
-    eventually("2000 threads have come and gone", || {
-        fs::read_dir(format!("/proc/{pid}/task"))
-            .unwrap()
-            .flatten()
-            .any(|task| fs::read(task.path().join("comm")).is_ok_and(|name| name == b"churned\n"))
-    });
+    victim.expect("churned");
     assert_eq!(probe.drain(), []);
     assert_eq!(probe.entry(pid), WatchEntry::watching(victim.start_ticks));
     victim.finish();
@@ -146,7 +136,7 @@ fn thread_exits_of_a_watched_process_ring_nothing() {
 #[test]
 fn another_start_time_is_rung_but_not_marked() {
     let Some(mut probe) = attached() else { return };
-    let mut victim = Victim::spawn("wait");
+    let mut victim = Victim::spawn(Kind::Sleep);
     let pid = victim.pid();
     probe.watch(pid, victim.start_ticks - 1);
     victim.finish();
@@ -194,7 +184,7 @@ fn a_full_ring_loses_nothing() {
     let Some(mut probe) = Probe::attached(Variant::Btf, page) else {
         return;
     };
-    let mut victims: Vec<_> = (0..300).map(|_| Victim::spawn("wait")).collect();
+    let mut victims: Vec<_> = (0..300).map(|_| Victim::spawn(Kind::Sleep)).collect();
     for victim in &victims {
         probe.watch(victim.pid(), victim.start_ticks);
     }

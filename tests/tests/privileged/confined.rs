@@ -1,0 +1,174 @@
+//! The daemon with less than everything: as nobody, and in namespaces of its own.
+
+use std::process::Command;
+use std::time::Duration;
+
+use reaper_tests::daemon::{Launch, TestDaemon, children_of, reaperd};
+use reaper_tests::wait::within;
+use reaper_user::victims::{Kind, Victim};
+use rustix::process::{Signal, kill_process};
+
+use super::root_with;
+
+const NOBODY: &[&str] = &[
+    "setpriv",
+    "--reuid",
+    "65534",
+    "--regid",
+    "65534",
+    "--clear-groups",
+    "--bounding-set",
+    "-all",
+    "--inh-caps",
+    "-all",
+];
+const PID_NAMESPACE: &[&str] = &["unshare", "--pid", "--fork", "--mount-proc"];
+const NET_NAMESPACE: &[&str] = &["unshare", "--net"];
+
+/// A daemon that sees less still tells of a kill, by what it has.
+fn still_tells_of_a_kill(daemon: &TestDaemon, mut victim: Victim, pid: u32, by: &[&str]) {
+    let mut events = daemon.events();
+    daemon.register("doomed", pid);
+    victim.kill().unwrap();
+    let told = events.removal_of("doomed").told;
+    assert_eq!(told.cause, "exited");
+    assert!(by.contains(&told.source.as_deref().unwrap()), "{told:?}");
+    assert!(!daemon.lists("doomed"));
+}
+
+/// What `doctor` says of a source when it is run like this: the finding and its remedy.
+fn doctor_on(source: &str, prefix: &[&str]) -> (String, String) {
+    let output = Command::new(prefix[0])
+        .args(&prefix[1..])
+        .arg(reaperd())
+        .args(["doctor", "--json", "--socket", "/nowhere/s.sock"])
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let findings = report["findings"].as_array().unwrap();
+    let finding = findings.iter().find(|it| it["subject"] == source).unwrap();
+    println!("{source}: {finding}");
+    let text = |field: &str| finding[field].as_str().unwrap().to_owned();
+    (
+        format!("{} {}", text("verdict"), text("text")),
+        text("remedy"),
+    )
+}
+
+#[test]
+fn as_nobody_pidfd_and_sweep_work_and_doctor_says_what_is_missing() {
+    if !root_with(&["setpriv"]) {
+        return;
+    }
+    let launch = Launch::with(&["--sources", "auto"])
+        .through(NOBODY)
+        .for_user(65534);
+    let daemon = launch.start();
+    assert!(daemon.settled("ebpf").is_err());
+    assert!(daemon.settled("pidfd").is_ok() && daemon.settled("sweep").is_ok());
+    let victim = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
+    let pid = victim.pid().get();
+    // Since 6.6 the connector asks for no capability.
+    still_tells_of_a_kill(&daemon, victim, pid, &["pidfd", "netlink"]);
+    daemon.stop();
+
+    let (finding, remedy) = doctor_on("ebpf", NOBODY);
+    assert!(finding.starts_with("warn not permitted"), "{finding}");
+    assert!(remedy.contains("CAP_BPF and CAP_PERFMON"), "{remedy}");
+}
+
+#[test]
+fn in_a_pid_namespace_pidfd_and_sweep_work_and_doctor_says_what_is_missing() {
+    if !root_with(&["unshare"]) {
+        return;
+    }
+    let daemon = Launch::with(&["--sources", "auto"])
+        .through(PID_NAMESPACE)
+        .start();
+    assert!(daemon.settled("netlink").is_err() && daemon.settled("ebpf").is_err());
+    assert!(daemon.settled("pidfd").is_ok() && daemon.settled("sweep").is_ok());
+    // Its numbers are others, and the only process in there that we know of is the daemon itself.
+    let inside = children_of(daemon.pid());
+    assert_eq!(inside.len(), 1, "unshare has one child, the daemon");
+    let enter = [
+        "nsenter",
+        "--target",
+        &inside[0].to_string(),
+        "--pid",
+        "--mount",
+    ];
+    let mut events = daemon.events();
+    let run = [
+        "run",
+        "--name",
+        "inner",
+        "--socket",
+        daemon.socket().to_str().unwrap(),
+        "--",
+        "sleep",
+        "600",
+    ]
+    .map(str::to_owned);
+    let mut inner = Command::new(enter[0])
+        .args(&enter[1..])
+        .arg(reaperd())
+        .args(&run)
+        .spawn()
+        .unwrap();
+    let mut session = None;
+    within(Duration::from_secs(20), "it registers from inside", || {
+        session = daemon.list().into_iter().next();
+        session.is_some()
+    });
+    let session = session.unwrap();
+    for pid in children_of(inner.id()) {
+        kill_process(pid, Signal::KILL).unwrap();
+    }
+    let told = events.removal_of(&session.session_id).told;
+    assert_eq!(
+        (told.cause.as_str(), told.source.as_deref()),
+        ("exited", Some("pidfd"))
+    );
+    inner.wait().unwrap();
+    drop(events);
+    kill_process(inside[0], Signal::TERM).unwrap();
+    daemon.stopped();
+
+    let (finding, remedy) = doctor_on("netlink", PID_NAMESPACE);
+    assert!(
+        finding.starts_with("warn not in the initial pid namespace"),
+        "{finding}"
+    );
+    assert!(remedy.contains("--pid=host"), "{remedy}");
+    let (finding, remedy) = doctor_on("ebpf", PID_NAMESPACE);
+    assert!(
+        finding.contains("in a pid namespace of its own"),
+        "{finding}"
+    );
+    assert!(remedy.contains("--pid=host"), "{remedy}");
+}
+
+#[test]
+fn a_required_source_that_cannot_be_ends_the_start_with_reason_and_remedy() {
+    if !root_with(&["unshare"]) {
+        return;
+    }
+    let launch = Launch::with(&["--require", "netlink"]).through(NET_NAMESPACE);
+    let mut daemon = launch.spawn();
+    let status = daemon.wait();
+    let log = daemon.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    let sentence = "the required source netlink does not work here: not in the initial network";
+    assert!(log.contains(sentence), "{log}");
+    assert!(log.contains("  try: run in the host's network"), "{log}");
+    assert!(!daemon.socket().exists());
+
+    // Not required, it is missed by nobody.
+    let daemon = Launch::with(&[]).through(NET_NAMESPACE).start();
+    assert!(daemon.settled("netlink").is_err());
+    let victim = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
+    let pid = victim.pid().get();
+    still_tells_of_a_kill(&daemon, victim, pid, &["pidfd", "ebpf"]);
+    daemon.stop();
+}

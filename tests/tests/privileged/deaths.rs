@@ -1,0 +1,143 @@
+//! One death after another, as `ls` and the event stream tell of it.
+
+use std::os::fd::OwnedFd;
+use std::thread;
+
+use reaper_tests::daemon::{Launch, TestDaemon, reaperd};
+use reaper_tests::expect::SKIP_MARK;
+use reaper_user::clock::monotonic_ns;
+use reaper_user::victims::{Kind, Victim};
+use rustix::event::epoll;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::works;
+
+#[test]
+fn a_kill_is_told_with_cause_source_and_time_by_each_source() {
+    for sources in ["netlink", "pidfd", "sweep", "ebpf", "auto"] {
+        let sweep = if sources == "sweep" { "50ms" } else { "60s" };
+        let flags = ["--sources", sources, "--sweep-interval", sweep];
+        let daemon = TestDaemon::start(&flags);
+        if sources != "auto" && !works(&daemon, sources) {
+            daemon.stop();
+            continue;
+        }
+        let mut events = daemon.events();
+        let mut victim = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
+        let token = daemon.register("doomed", victim.pid().get());
+        assert!(daemon.lists("doomed") && daemon.accepts(&token));
+        victim.kill().unwrap();
+        let removal = events.removal_of("doomed").told;
+        assert!(!daemon.lists("doomed") && !daemon.accepts(&token));
+
+        assert_eq!(removal.session.pid, victim.pid().get());
+        assert_eq!(removal.cause, "exited", "{sources}");
+        let source = removal.source.clone().unwrap();
+        assert!(sources == "auto" || source == sources, "{removal:?}");
+        let evidence = if source == "ebpf" {
+            "group_dead"
+        } else {
+            "pidfd"
+        };
+        assert!(sources == "auto" || removal.evidence.as_deref() == Some(evidence));
+        // The kernel's time of the exit comes with events that carry it.
+        if ["netlink", "ebpf"].contains(&sources) {
+            assert!(removal.detection_us.is_some(), "{removal:?}");
+        }
+        assert_eq!(removal.exit.as_ref().and_then(|exit| exit.signal), Some(9));
+        drop(events);
+        daemon.stop();
+    }
+}
+
+#[test]
+fn the_probe_tells_of_a_large_process_before_its_pidfd_is_readable() {
+    let daemon = TestDaemon::start(&["--sources", "ebpf", "--sweep-interval", "60s"]);
+    if !works(&daemon, "ebpf") {
+        return daemon.stop();
+    }
+    let mut events = daemon.events();
+    let (mut earlier, rounds) = (0, 5);
+    for round in 0..rounds {
+        let mut hog = Victim::spawn(reaperd(), Kind::Hog { megabytes: 300 }).unwrap();
+        let session = format!("hog-{round}");
+        daemon.register(&session, hog.pid().get());
+        let watched = readable_at(hog.pid().get());
+        hog.kill().unwrap();
+        let removal = events.removal_of(&session);
+        let readable_ns = watched.join().unwrap();
+        assert_eq!(removal.told.source.as_deref(), Some("ebpf"));
+        assert_eq!(removal.told.evidence.as_deref(), Some("group_dead"));
+        let ahead = i128::from(readable_ns) - i128::from(removal.at_ns);
+        println!("{} us ahead of the pidfd", ahead / 1000);
+        earlier += i32::from(ahead > 0);
+    }
+    // A reader that was not scheduled in time is no fault of the probe's.
+    assert!(earlier * 2 > rounds, "{earlier} of {rounds} came earlier");
+    drop(events);
+    daemon.stop();
+}
+
+/// When an epoll set with its pidfd says that it has ended.
+fn readable_at(pid: u32) -> thread::JoinHandle<u64> {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let set: OwnedFd = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    epoll::add(
+        &set,
+        &pidfd,
+        epoll::EventData::new_u64(0),
+        epoll::EventFlags::IN,
+    )
+    .unwrap();
+    thread::spawn(move || {
+        let mut events = Vec::with_capacity(1);
+        loop {
+            match epoll::wait(&set, rustix::buffer::spare_capacity(&mut events), None) {
+                Err(rustix::io::Errno::INTR) => {}
+                ready => break assert_eq!(ready, Ok(1), "{pidfd:?}"),
+            }
+        }
+        monotonic_ns()
+    })
+}
+
+#[test]
+fn a_number_that_was_used_again_while_the_daemon_slept_is_another_process() {
+    for sources in ["netlink", "ebpf", "pidfd", "auto"] {
+        let flags = ["--sources", sources, "--sweep-interval", "60s"];
+        let daemon = Launch::with(&flags).start();
+        if sources != "auto" && !works(&daemon, sources) {
+            daemon.stop();
+            continue;
+        }
+        let mut events = daemon.events();
+        let mut first = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
+        let token = daemon.register("first", first.pid().get());
+        daemon.suspend();
+        first.kill().unwrap();
+        first.wait().unwrap();
+        let heir = Victim::spawn_at_pid(reaperd(), Kind::Sleep, first.pid());
+        daemon.resume();
+        events.removal_of("first");
+        assert!(!daemon.accepts(&token));
+        match heir {
+            Ok(mut heir) => {
+                let token = daemon.register("heir", heir.pid().get());
+                // Another death, told after all that was said of the first one.
+                let mut other = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
+                daemon.register("other", other.pid().get());
+                other.kill().unwrap();
+                events.removal_of("other");
+                assert!(
+                    daemon.accepts(&token),
+                    "{sources}: the heir was taken for the first"
+                );
+                heir.kill().unwrap();
+                events.removal_of("heir");
+            }
+            Err(error) => println!("{SKIP_MARK}no process under a chosen pid here: {error}"),
+        }
+        daemon.stop();
+    }
+}

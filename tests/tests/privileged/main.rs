@@ -1,0 +1,51 @@
+//! The daemon on the real kernel, with everything that root may use: each source by itself, storms,
+//! stops and short rations.
+//!
+//! Meant to be run as root with `REAPER_REQUIRE=netlink,ebpf`, which forbids to skip. Elsewhere a
+//! test says what it lacks and passes. How many processes take part can be raised:
+//! `REAPER_VICTIMS` (killed at once), `REAPER_LIVING` and `REAPER_STRANGERS` (of the stopped daemon).
+#![cfg(target_os = "linux")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "steps of tests; the reason of a skip is printed"
+)]
+
+mod confined;
+mod crowds;
+mod deaths;
+
+use reaper_tests::daemon::{TestDaemon, has_program};
+use reaper_tests::expect::{self, SKIP_MARK, State};
+
+/// Whether this source works for the daemon; a skip says why not, and fails where it is required.
+fn works(daemon: &TestDaemon, source: &str) -> bool {
+    let state = match daemon.settled(source) {
+        Ok(()) => State::Up,
+        Err(reason) => State::Down(reason),
+    };
+    expect::available(source, &state)
+}
+
+/// Whether we are root and have these programs.
+fn root_with(programs: &[&str]) -> bool {
+    if !rustix::process::geteuid().is_root() {
+        println!("{SKIP_MARK}not root");
+        return false;
+    }
+    let missing: Vec<_> = programs.iter().filter(|name| !has_program(name)).collect();
+    if !missing.is_empty() {
+        println!("{SKIP_MARK}no {missing:?} here");
+    }
+    missing.is_empty()
+}
+
+/// A count that the environment may raise.
+fn count(variable: &str, usually: usize) -> usize {
+    match std::env::var(variable) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|error| panic!("{variable}: {error}")),
+        Err(_) => usually,
+    }
+}
