@@ -77,9 +77,12 @@ impl ExitWatcher {
     pub fn watch(&self, pid: Pid) -> Result<Watch, AlreadyGone> {
         let hold = self.watcher.watched.hold(pid)?;
         let (sender, receiver) = oneshot::channel();
-        self.waiting.add(hold.watched.id, sender);
+        let process = hold.watched.id;
+        self.waiting.add(process, sender);
         hold.look_again();
         Ok(Watch {
+            process,
+            waiting: self.waiting.clone(),
             pid,
             receiver,
             _hold: hold,
@@ -101,6 +104,8 @@ impl ExitWatcher {
 #[must_use = "dropping it ends the watch"]
 pub struct Watch {
     pid: Pid,
+    process: ProcessId,
+    waiting: Waiting,
     receiver: oneshot::Receiver<Death>,
     _hold: Hold,
 }
@@ -117,6 +122,13 @@ impl Future for Watch {
             // The watcher was dropped: nobody will ever tell.
             Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.receiver.close();
+        self.waiting.forget_dropped(self.process);
     }
 }
 
@@ -158,10 +170,18 @@ struct Waiting(Arc<Mutex<HashMap<ProcessId, Vec<oneshot::Sender<Death>>>>>);
 impl Waiting {
     fn add(&self, process: ProcessId, sender: oneshot::Sender<Death>) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let senders = waiting.entry(process).or_default();
-        // Watches that were dropped since leave room for this one.
-        senders.retain(|other| !other.is_closed());
-        senders.push(sender);
+        waiting.entry(process).or_default().push(sender);
+    }
+
+    fn forget_dropped(&self, process: ProcessId) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(senders) = waiting.get_mut(&process) else {
+            return;
+        };
+        senders.retain(|sender| !sender.is_closed());
+        if senders.is_empty() {
+            waiting.remove(&process);
+        }
     }
 }
 

@@ -68,6 +68,14 @@ impl FakeTable {
         });
     }
 
+    /// What a reader sees who meets a worker's exec: the old main thread, ended and counted out.
+    pub(crate) fn look_torn(&self, pid: Pid) {
+        self.change(pid, |process| {
+            process.facts.main_thread_ended = true;
+            process.facts.threads = 0;
+        });
+    }
+
     /// Every thread ends; the parent has not looked yet.
     pub(crate) fn die(&self, pid: Pid, exit_word: u32) {
         self.change(pid, |process| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Of the limit, the share that may pin processes; the rest is for connections and files.
-const SHARE_PERCENT: u64 = 60;
+const SHARE_PERCENT: usize = 60;
 
 /// The budget. What it runs out of is strength of identity, never sessions.
 #[derive(Debug)]
@@ -28,11 +28,7 @@ impl FdBudget {
 
     /// The usual share of what this process may open.
     pub fn from_limits() -> Arc<Self> {
-        let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let share = open_files.map_or(usize::MAX as u64, |limit| {
-            limit / 100 * SHARE_PERCENT + limit % 100 * SHARE_PERCENT / 100
-        });
-        Self::new(usize::try_from(share).unwrap_or(usize::MAX))
+        Self::new(share_of(open_file_limit()))
     }
 
     /// A slot, while there is one.
@@ -60,6 +56,23 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.0.used.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Descriptors that the processes' share leaves for everything else.
+pub fn left_by_processes() -> usize {
+    let limit = open_file_limit();
+    limit - share_of(limit)
+}
+
+fn open_file_limit() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    })
+}
+
+fn share_of(limit: usize) -> usize {
+    limit / 100 * SHARE_PERCENT + limit % 100 * SHARE_PERCENT / 100
 }
 
 /// Raises the soft limit of open descriptors to the hard one.

@@ -21,13 +21,24 @@ pub enum Target {
     Process(ProcessId),
 }
 
+/// A wait status word, and for whom it speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitWord {
+    /// For the whole process.
+    Process(u32),
+    /// For the main thread.
+    MainThread(u32),
+    /// For one of the others.
+    Worker(u32),
+}
+
 /// One hint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hint {
     pub target: Target,
     pub source: Source,
-    /// The wait status word that came with it. Of several for one process, the last one counts.
-    pub exit_word: Option<u32>,
+    /// The wait status word that came with it.
+    pub exit: Option<ExitWord>,
     /// When the kernel says it happened, on `CLOCK_MONOTONIC`.
     pub died_at_ns: Option<u64>,
     /// The kernel's own word that a whole process is dead.
@@ -40,7 +51,7 @@ impl Hint {
         Self {
             target,
             source,
-            exit_word: None,
+            exit: None,
             died_at_ns: None,
             group_dead: None,
         }

@@ -135,7 +135,12 @@ impl Identity {
         false
     }
 
+    /// Whether this pidfd is our process's.
     fn is_behind(&self, table: &dyn ProcessTable, pidfd: BorrowedFd<'_>) -> bool {
+        if let Handle::Stat(stat, _) = &self.handle {
+            // Still ours while ours is not reaped, and then its number cannot be another's.
+            return table.read_stat(stat.as_fd()).is_ok();
+        }
         if self.inode.is_some() {
             return table.pidfd_inode(pidfd) == self.inode;
         }

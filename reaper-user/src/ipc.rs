@@ -86,6 +86,18 @@ pub(crate) struct Peer {
     /// Zero where the peer lives in a pid namespace that we do not see into; `None` where the
     /// system does not tell.
     pub(crate) pid: Option<i32>,
+    pub(crate) numbering: Numbering,
+}
+
+/// What the numbers mean by which a peer names processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Numbering {
+    /// The same as here.
+    Ours,
+    /// The peer is in a pid namespace below ours, and this is its own number there.
+    Nested { own: i32 },
+    /// The system does not tell.
+    Unknown,
 }
 
 impl Peer {

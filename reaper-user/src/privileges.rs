@@ -14,6 +14,7 @@ pub fn keep_only_what_sources_need() {
         | CapabilitySet::PERFMON // the probe
         | CapabilitySet::NET_ADMIN // a large receive buffer; before Linux 6.6, the connector itself
         | CapabilitySet::SYS_PTRACE; // other users' start times under hidepid, and exit statuses
+    raise_locked_memory_limit();
     let outcome = capabilities(None).and_then(|held| {
         set_no_new_privs(true)?;
         set_capabilities(
@@ -27,6 +28,20 @@ pub fn keep_only_what_sources_need() {
     });
     if let Err(error) = outcome {
         log::warn!("capabilities that nobody needs cannot be given up: {error}");
+    }
+}
+
+/// Before Linux 5.11, BPF maps count against this limit, and raising it takes a capability that is
+/// given up next.
+#[cfg(target_os = "linux")]
+fn raise_locked_memory_limit() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        log::debug!("the limit of locked memory stays: {error}");
     }
 }
 

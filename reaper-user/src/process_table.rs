@@ -24,7 +24,9 @@ impl Facts {
     /// Whether all of the process has ended. A main thread that left is a zombie while its workers
     /// run on, so the state alone says nothing.
     pub fn all_ended(&self) -> bool {
-        self.main_thread_ended && self.threads <= 1
+        // Not "at most one": a reader that meets a worker's exec sees the old main thread being
+        // released, ended and with a count of zero, while the process lives on under the worker.
+        self.main_thread_ended && self.threads == 1
     }
 }
 

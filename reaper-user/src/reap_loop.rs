@@ -4,6 +4,7 @@
 //! within microseconds and each knows something else about it: one the exit status, one the time.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use reaper_registry::{Death, Evidence, Exit, ExitStatus, ProcessId, Source};
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::monotonic_ns;
-use crate::hint::{Hint, HintReceiver, Target};
+use crate::hint::{ExitWord, Hint, HintReceiver, Target};
 use crate::status::StatusBoard;
 use crate::verdict::{GroupDead, Verdict};
 use crate::watch::{WatchSet, Watched};
@@ -46,7 +47,7 @@ pub(crate) struct ReapLoop<C> {
 struct Suspect {
     /// Whose hint is being followed: the first one since the last look.
     source: Source,
-    exit: Option<Exit>,
+    exit: Reported,
     died_at_ns: Option<u64>,
     /// The kernel's own word, and who brought it.
     group_dead: Option<(GroupDead, Source)>,
@@ -55,11 +56,44 @@ struct Suspect {
     look_again_at: Option<Instant>,
 }
 
+/// What sources reported of how it ended.
+#[derive(Clone, Copy, Default)]
+struct Reported {
+    of_process: Option<Exit>,
+    last: Option<Exit>,
+    main_thread_left: bool,
+}
+
+impl Reported {
+    fn learn(&mut self, word: ExitWord, from: Source) {
+        let exit = |word| {
+            Some(Exit {
+                status: ExitStatus::from_wait_status(word),
+                from,
+            })
+        };
+        match word {
+            ExitWord::Process(word) => self.of_process = exit(word),
+            ExitWord::MainThread(word) => {
+                self.main_thread_left = true;
+                self.last = exit(word);
+            }
+            ExitWord::Worker(word) => self.last = exit(word),
+        }
+    }
+
+    /// The last thread's word is the process's. Without the main thread's among them, the last one
+    /// seen need not be the last one: a worker may have left just before, with a word of its own.
+    fn of_last_thread(self) -> Option<Exit> {
+        self.last.filter(|_| self.main_thread_left)
+    }
+}
+
 impl Suspect {
     fn new(source: Source) -> Self {
         Self {
             source,
-            exit: None,
+            exit: Reported::default(),
             died_at_ns: None,
             group_dead: None,
             looks: 0,
@@ -73,11 +107,8 @@ impl Suspect {
         if self.looks > 0 {
             *self = Self::new(hint.source);
         }
-        if let Some(word) = hint.exit_word {
-            self.exit = Some(Exit {
-                status: ExitStatus::from_wait_status(word),
-                from: hint.source,
-            });
+        if let Some(word) = hint.exit {
+            self.exit.learn(word, hint.source);
         }
         self.died_at_ns = hint.died_at_ns.or(self.died_at_ns);
         if let Some(word) = hint.group_dead {
@@ -124,12 +155,12 @@ impl<C: Commit> ReapLoop<C> {
                     self.await_witnesses(&mut hints, &mut batch).await;
                     let pointed_at = self.note(batch.drain(..));
                     for process in pointed_at {
-                        self.decide(process);
+                        self.decide_contained(process);
                     }
                 }
                 () = until(self.next_look()) => {
                     for process in self.due() {
-                        self.decide(process);
+                        self.decide_contained(process);
                     }
                 }
             }
@@ -182,6 +213,13 @@ impl<C: Commit> ReapLoop<C> {
         }
     }
 
+    /// A panic over one process must not end the watch over all others.
+    fn decide_contained(&mut self, process: ProcessId) {
+        if catch_unwind(AssertUnwindSafe(|| self.decide(process))).is_err() {
+            log::error!("deciding about process {} panicked", process.0);
+        }
+    }
+
     fn decide(&mut self, process: ProcessId) {
         let Some(mut suspect) = self.suspects.remove(&process) else {
             return;
@@ -199,7 +237,11 @@ impl<C: Commit> ReapLoop<C> {
                     source: suspect.credited(evidence),
                     evidence,
                     pid_reused,
-                    exit: suspect.exit.or_else(|| self.kept_status(&watched)),
+                    exit: suspect
+                        .exit
+                        .of_process
+                        .or_else(|| self.kept_status(&watched))
+                        .or_else(|| suspect.exit.of_last_thread()),
                     detection: suspect.died_at_ns.map(|died_at_ns| {
                         Duration::from_nanos(monotonic_ns().saturating_sub(died_at_ns))
                     }),

@@ -72,7 +72,7 @@ impl Reaper {
         };
         // Whatever removes a session, this lets go of its process: exactly once per session stored.
         let registry = registry
-            .on_deregister(move |session, _| {
+            .on_removed(move |session| {
                 if let Some(watched) = releasing.get() {
                     watched.release(session.process.id);
                 }

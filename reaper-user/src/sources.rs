@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reaper_registry::Source;
+use tokio::task::JoinSet;
 
 use crate::hint::HintSender;
 use crate::status::Reporter;
@@ -64,12 +65,12 @@ impl SourceError {
 /// Keeps one source running.
 pub(crate) async fn supervise<Run>(context: Context, run: impl Fn(Context) -> Run)
 where
-    Run: Future<Output = Result<Infallible, SourceError>>,
+    Run: Future<Output = Result<Infallible, SourceError>> + Send + 'static,
 {
     let mut pause = FIRST_PAUSE;
     loop {
         let started_ns = crate::clock::monotonic_ns();
-        let Err(SourceError { reason, remedy }) = run(context.clone()).await;
+        let SourceError { reason, remedy } = failure_of(run(context.clone())).await;
         context.reporter.down(&reason, &remedy);
         // Nobody knows since when it was deaf.
         context.hints.verify_all();
@@ -79,5 +80,23 @@ where
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Runs a source in a task of its own, so that a panic in it is a failure like any other.
+async fn failure_of<Run>(run: Run) -> SourceError
+where
+    Run: Future<Output = Result<Infallible, SourceError>> + Send + 'static,
+{
+    // A set, because dropping it ends the task.
+    let mut task = JoinSet::new();
+    task.spawn(run);
+    match task.join_next().await {
+        Some(Ok(Err(failure))) => failure,
+        Some(Err(panicked)) => SourceError::new(
+            format!("it stopped unexpectedly: {panicked}"),
+            "report it with the log around it; it is started again",
+        ),
+        None => SourceError::new("it did not run", ""),
     }
 }

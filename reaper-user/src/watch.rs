@@ -270,7 +270,7 @@ impl WatchSet {
             .unwrap_or_else(PoisonError::into_inner)
             .promote(self.table.as_ref(), &self.budget);
         if promoted {
-            self.for_each_arm(|arm| arm.arm(watched));
+            self.for_each_arm(|arm| self.arm_if_held(arm, watched));
         }
         promoted
     }
@@ -290,12 +290,20 @@ impl WatchSet {
             let Some(last) = slice.last() else { break };
             after = Some(last.id);
             for watched in &slice {
-                arm.arm(watched);
+                self.arm_if_held(arm.as_ref(), watched);
             }
         }
         Attachment {
             set: self.clone(),
             key,
+        }
+    }
+
+    /// An entry may be let go of while it is armed, and then nobody else would disarm it.
+    fn arm_if_held(&self, arm: &dyn Arm, watched: &Watched) {
+        arm.arm(watched);
+        if self.get(watched.id).is_none() {
+            arm.disarm(watched);
         }
     }
 

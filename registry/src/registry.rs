@@ -21,6 +21,8 @@ const DEFAULT_TTL: Duration = Duration::from_hours(24);
 /// How many events a late reader finds.
 const DEFAULT_EVENT_CAPACITY: usize = 4_096;
 
+type OnRemoved = Box<dyn Fn(&Session) + Send + Sync>;
+
 /// Ceilings on what is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -62,6 +64,7 @@ struct Shared {
     log: Arc<EventLog>,
     hooks: Hooks,
     run_hooks: Option<HookRunner>,
+    on_removed: Option<OnRemoved>,
 }
 
 /// What a registry is made of.
@@ -74,6 +77,7 @@ pub struct RegistryBuilder {
     wake: Option<Waker>,
     hooks: Hooks,
     run_hooks: Option<HookRunner>,
+    on_removed: Option<OnRemoved>,
 }
 
 impl RegistryBuilder {
@@ -127,6 +131,14 @@ impl RegistryBuilder {
         self
     }
 
+    /// `release` is called once for each removed session, on the thread that removed it, right after
+    /// the lock and before the hooks: for whoever holds something for the session's sake. It must be
+    /// quick. It is never left out, as hooks are when too many of them wait.
+    pub fn on_removed(mut self, release: impl Fn(&Session) + Send + Sync + 'static) -> Self {
+        self.on_removed = Some(Box::new(release));
+        self
+    }
+
     /// Whether any hook has been added.
     pub fn has_hooks(&self) -> bool {
         !self.hooks.none()
@@ -153,6 +165,7 @@ impl RegistryBuilder {
             log: Arc::new(EventLog::new(self.event_capacity, self.wake)),
             hooks: self.hooks,
             run_hooks: self.run_hooks,
+            on_removed: self.on_removed,
         }))
     }
 }
@@ -170,6 +183,7 @@ impl Registry {
             wake: None,
             hooks: Hooks::default(),
             run_hooks: None,
+            on_removed: None,
         }
     }
 
@@ -337,9 +351,21 @@ impl Registry {
         };
         if !changes.is_empty() {
             self.wake_readers();
+            self.release(&changes);
             self.run_hooks(changes);
         }
         outcome
+    }
+
+    fn release(&self, changes: &[Change]) {
+        let Some(release) = &self.0.on_removed else {
+            return;
+        };
+        for change in changes {
+            if let Change::Deregistered(session, _) = change {
+                self.0.hooks.contain(|| release(session));
+            }
+        }
     }
 
     fn run_hooks(&self, changes: Vec<Change>) {

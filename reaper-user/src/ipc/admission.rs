@@ -3,7 +3,7 @@
 
 use reaper_registry::Pid;
 
-use super::Peer;
+use super::{Numbering, Peer};
 use crate::config::RegisterPolicy;
 use crate::identity::AlreadyGone;
 use crate::process_table::ProcessTable;
@@ -33,8 +33,22 @@ pub(crate) enum Refused {
     ForeignPidNamespace,
 }
 
-/// What can be said without a look at the process.
-pub(crate) fn check_claim(pid: Pid, peer: Peer, policy: RegisterPolicy) -> Result<(), Refused> {
+/// What can be said without a look at the process. Answers the number that it has here: a caller in
+/// a namespace below ours means another one by the number it names, and only its own can be told.
+pub(crate) fn check_claim(
+    claimed: Pid,
+    peer: Peer,
+    policy: RegisterPolicy,
+) -> Result<Pid, Refused> {
+    let pid = match peer.numbering {
+        Numbering::Ours => claimed,
+        Numbering::Unknown if policy == RegisterPolicy::Any => claimed,
+        Numbering::Nested { own } if own == claimed.as_raw() => peer
+            .pid
+            .and_then(|pid| Pid::try_from(pid).ok())
+            .ok_or(Refused::ForeignPidNamespace)?,
+        Numbering::Nested { .. } | Numbering::Unknown => return Err(Refused::ForeignPidNamespace),
+    };
     if std::process::id() == pid.get() {
         return Err(Refused::OwnPid);
     }
@@ -45,7 +59,27 @@ pub(crate) fn check_claim(pid: Pid, peer: Peer, policy: RegisterPolicy) -> Resul
     if policy == RegisterPolicy::SelfOnly && !peer.is_root() && peer.pid != Some(pid.as_raw()) {
         return Err(Refused::NotSelf);
     }
-    Ok(())
+    Ok(pid)
+}
+
+/// By which numbers this peer names processes.
+#[cfg(target_os = "linux")]
+pub(crate) fn numbering_of(peer: Option<i32>) -> Numbering {
+    let numbers = peer
+        .and_then(|pid| procfs::process::Process::new(pid).ok())
+        .and_then(|process| process.status().ok())
+        .and_then(|status| status.nspid);
+    match numbers.as_deref() {
+        Some([_]) => Numbering::Ours,
+        Some([.., own]) => Numbering::Nested { own: *own },
+        Some([]) | None => Numbering::Unknown,
+    }
+}
+
+/// Elsewhere there is one numbering for all.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn numbering_of(_peer: Option<i32>) -> Numbering {
+    Numbering::Ours
 }
 
 /// Elsewhere the process table of this program does not say whose a process is. Who may connect is
@@ -150,6 +184,7 @@ mod tests {
             transport: Transport::Unix,
             uid,
             pid: pid.into(),
+            numbering: Numbering::Ours,
         }
     }
 
@@ -185,11 +220,11 @@ mod tests {
         let user = |pid: Pid| peer(USER, pid.as_raw());
         for (pid, peer, policy, expected) in [
             (own, user(other), Any, Err(Refused::OwnPid)),
-            (other, user(other), SelfOnly, Ok(())),
+            (other, user(other), SelfOnly, Ok(other)),
             (other, user(own), SelfOnly, Err(Refused::NotSelf)),
-            (other, peer(ROOT, own.as_raw()), SelfOnly, Ok(())),
-            (other, user(own), SameUid, Ok(())),
-            (other, peer(USER, None), SameUid, Ok(())),
+            (other, peer(ROOT, own.as_raw()), SelfOnly, Ok(other)),
+            (other, user(own), SameUid, Ok(other)),
+            (other, peer(USER, None), SameUid, Ok(other)),
             (other, peer(USER, None), SelfOnly, Err(Refused::NotSelf)),
             (other, peer(USER, 0), Any, Err(Refused::ForeignPidNamespace)),
             (
@@ -201,6 +236,28 @@ mod tests {
         ] {
             assert_eq!(check_claim(pid, peer, policy), expected, "{pid} {policy:?}");
         }
+    }
+
+    #[test]
+    fn a_caller_in_a_nested_namespace_can_only_mean_itself() {
+        use RegisterPolicy::{Any, SameUid};
+        let host = Pid::new(4242).unwrap();
+        let inner = Pid::new(7).unwrap();
+        let nested = Peer {
+            numbering: Numbering::Nested { own: 7 },
+            ..peer(USER, host.as_raw())
+        };
+        assert_eq!(check_claim(inner, nested, SameUid), Ok(host));
+        let foreign = Err(Refused::ForeignPidNamespace);
+        for claimed in [host, Pid::new(8).unwrap()] {
+            assert_eq!(check_claim(claimed, nested, Any), foreign, "{claimed}");
+        }
+        let untold = Peer {
+            numbering: Numbering::Unknown,
+            ..peer(USER, host.as_raw())
+        };
+        assert_eq!(check_claim(host, untold, SameUid), foreign);
+        assert_eq!(check_claim(host, untold, Any), Ok(host));
     }
 
     #[cfg(target_os = "linux")]

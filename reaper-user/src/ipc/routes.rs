@@ -110,7 +110,7 @@ async fn register(app: &App, peer: Peer, body: Incoming) -> Result<Response<Answ
     let asked = register::parse(&body)?;
     drop(body);
     let policy = app.options.register_policy;
-    admission::check_claim(asked.pid, peer, policy)?;
+    let pid = admission::check_claim(asked.pid, peer, policy)?;
     let presence_accepted = asked.presence.is_some();
     let authority = if peer.is_root() {
         Authority::Any
@@ -120,7 +120,7 @@ async fn register(app: &App, peer: Peer, body: Incoming) -> Result<Response<Answ
     let registration = Registration {
         id: asked.id,
         token: asked.token,
-        pid: asked.pid,
+        pid,
         owner: peer.uid,
         details: asked.details,
         presence: asked.presence,

@@ -15,9 +15,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::guard::Guard;
 use super::listener::Socket;
-use super::{App, Peer, Transport, routes};
+use super::{App, Peer, Transport, admission, routes};
 
-/// Connections at once; those that come then wait in the kernel's queue.
+/// Connections at once; those that come then wait in the kernel's queue. Fewer where descriptors are
+/// few: half of what the processes' share leaves, so that the rest is there to look with.
 const MAX_CONNECTIONS: usize = 1_024;
 /// How long a head may take, and how long a connection may idle between two requests.
 const HEAD_TIME: Duration = Duration::from_secs(5);
@@ -33,7 +34,7 @@ const FAREWELL: Duration = Duration::from_millis(1_500);
 
 /// Serves until `stop` turns true, ends every connection and removes the socket.
 pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(most_connections()));
     let mut connections = JoinSet::new();
     let accept_fails = AtomicBool::new(false);
     let mut looks = interval(LOOK_FOR_SOCKET_EVERY);
@@ -60,6 +61,10 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
         log::debug!("{} connections are cut off", connections.len());
         connections.shutdown().await;
     }
+}
+
+fn most_connections() -> usize {
+    (crate::fd_budget::left_by_processes() / 2).clamp(1, MAX_CONNECTIONS)
 }
 
 /// Waits for the word to stop. The sender is dropped only with the daemon, which is an end too.
@@ -105,6 +110,7 @@ fn admit(app: &App, stream: &UnixStream) -> Option<Peer> {
         transport: Transport::Unix,
         uid: credentials.uid(),
         pid: credentials.pid(),
+        numbering: admission::numbering_of(credentials.pid()),
     };
     let is_ours = peer.uid == rustix::process::geteuid().as_raw();
     if is_ours || peer.is_root() || app.options.allow_uids.contains(&peer.uid) {

@@ -84,7 +84,7 @@ impl Scene {
 
     fn exit_event(&self, number: u32, exit_word: u32) {
         self.hints.send(Hint {
-            exit_word: Some(exit_word),
+            exit: Some(ExitWord::MainThread(exit_word)),
             died_at_ns: Some(monotonic_ns()),
             ..Hint::look(Target::Pid(pid(number)), Source::Netlink)
         });

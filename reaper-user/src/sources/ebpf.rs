@@ -25,7 +25,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{Context, SourceError};
 use crate::clock::monotonic_ns;
-use crate::hint::{Hint, HintSender, Target};
+use crate::hint::{ExitWord, Hint, HintSender, Target};
 use crate::sys::readiness_of;
 use crate::verdict::GroupDead;
 use crate::watch::WatchSet;
@@ -123,7 +123,7 @@ fn pass_on(death: GroupDeath, hints: &HintSender) {
         return;
     };
     hints.send(Hint {
-        exit_word: Some(death.exit_code.cast_unsigned()),
+        exit: Some(ExitWord::Process(death.exit_code.cast_unsigned())),
         died_at_ns: Some(death.died_at_ns),
         group_dead: Some(GroupDead {
             start_time: StartTime(death.start_ticks),

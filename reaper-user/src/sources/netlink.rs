@@ -24,7 +24,7 @@ mod subscription;
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reaper_registry::{Pid, Source};
@@ -36,10 +36,10 @@ use self::filter::{ClassicFilter, ExitFilter};
 use self::map_filter::MapFilter;
 use self::subscription::{Drained, Subscription};
 use super::{Context, SourceError};
-use crate::hint::{Hint, HintSender, Target};
+use crate::hint::{ExitWord, Hint, HintSender, Target};
 use crate::status::Reporter;
 use crate::sys::cn_proc::{Event, Exit};
-use crate::watch::{Arm, WatchSet, Watched};
+use crate::watch::{Arm, Watched};
 
 /// Room for 20,000 exits in one go (832 bytes each, and the kernel doubles what is asked for).
 const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
@@ -69,11 +69,7 @@ async fn run_with<F: ExitFilter + 'static>(
         reporter,
     } = context;
     let filter = Arc::new(filter);
-    let arming = Arming {
-        filter: Arc::clone(&filter),
-        watched: Arc::downgrade(&watched),
-    };
-    let _attachment = watched.attach(Arc::new(arming));
+    let _attachment = watched.attach(Arc::new(Arming(filter.clone())));
     let is_watched = move |pid| watched.contains_pid(pid);
     Listener {
         hints,
@@ -87,27 +83,15 @@ async fn run_with<F: ExitFilter + 'static>(
 }
 
 /// Keeps the filter in step with the watch set.
-struct Arming<F> {
-    filter: Arc<F>,
-    watched: Weak<WatchSet>,
-}
+struct Arming<F>(Arc<F>);
 
 impl<F: ExitFilter> Arm for Arming<F> {
     fn arm(&self, watched: &Watched) {
-        self.filter.add(watched.pid.get(), watched.id);
-        // While a source is attached, an entry may be let go of before it is armed: then nobody
-        // would disarm it again.
-        if self
-            .watched
-            .upgrade()
-            .is_none_or(|set| set.get(watched.id).is_none())
-        {
-            self.disarm(watched);
-        }
+        self.0.add(watched.pid.get(), watched.id);
     }
 
     fn disarm(&self, watched: &Watched) {
-        self.filter.remove(watched.pid.get(), watched.id);
+        self.0.remove(watched.pid.get(), watched.id);
     }
 }
 
@@ -203,7 +187,11 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
             self.hints.send(Hint {
                 target: Target::Pid(pid),
                 source: Source::Netlink,
-                exit_word: Some(exit.wait_status),
+                exit: Some(if exit.pid == exit.tgid {
+                    ExitWord::MainThread(exit.wait_status)
+                } else {
+                    ExitWord::Worker(exit.wait_status)
+                }),
                 died_at_ns: Some(exit.timestamp_ns),
                 group_dead: None,
             });

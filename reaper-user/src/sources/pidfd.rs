@@ -138,12 +138,13 @@ impl PidfdSet {
     }
 
     fn report(&self, without: usize) {
-        let detail = format!("budget of {} descriptors", self.budget.limit());
+        let limit = self.budget.limit();
+        let detail = format!("budget of {limit} descriptors, {without} processes without one");
         if without == 0 {
-            self.reporter.up(detail);
+            self.reporter.up(format!("budget of {limit} descriptors"));
         } else {
             self.reporter.degraded(
-                &format!("{without} processes are watched without a pidfd"),
+                "some processes are watched without a pidfd",
                 "raise the limit of open descriptors (LimitNOFILE=)",
                 detail,
             );

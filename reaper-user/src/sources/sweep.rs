@@ -23,6 +23,8 @@ use crate::watch::{WatchSet, Watched};
 /// How often everybody is looked at unless the caller says otherwise: what people poll with today,
 /// so that even the worst case is not worse than what they have.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
+/// Anything shorter is a busy loop.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 /// Processes per slice: one `poll` over so many descriptors takes some 100 µs.
 const SLICE: usize = 512;
 /// How long a sweep works before others get their turn.
@@ -42,7 +44,7 @@ pub struct Settings {
 
 /// Runs for ever.
 pub async fn run(context: Context, settings: Settings) -> Result<Infallible, SourceError> {
-    let mut ticks = interval(settings.interval);
+    let mut ticks = interval(settings.interval.max(SHORTEST_INTERVAL));
     // After a long stop (SIGSTOP, suspend) one catch-up sweep, not one per interval missed.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -90,8 +90,8 @@ fn look(pid: Pid) -> io::Result<Facts> {
         start_time: start_time(info.pbi_start_tvsec, info.pbi_start_tvusec),
         main_thread_ending: ended,
         main_thread_ended: ended,
-        // A zombie of this system is a whole process: its threads are gone.
-        threads: u32::from(!ended),
+        // A zombie of this system is a whole process.
+        threads: 1,
         kernel_thread: pid.get() == 0,
     })
 }
@@ -131,7 +131,7 @@ fn look(pid: Pid) -> io::Result<Facts> {
         start_time: start_time(micros(info.ki_start.tv_sec), micros(info.ki_start.tv_usec)),
         main_thread_ending: ended,
         main_thread_ended: ended,
-        threads: u32::from(!ended),
+        threads: 1,
         kernel_thread: pid.get() == 0,
     })
 }

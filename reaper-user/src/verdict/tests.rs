@@ -119,6 +119,15 @@ fn a_process_whose_leader_left_is_alive_until_its_last_thread_ends() {
 }
 
 #[test]
+fn a_look_that_meets_a_workers_exec_does_not_bury_the_process() {
+    for system in SYSTEMS {
+        let scene = live_process(system);
+        scene.table.look_torn(pid());
+        assert_eq!(scene.verdict(), "alive", "{system:?}");
+    }
+}
+
+#[test]
 fn a_zombie_that_nobody_reaps_is_gone() {
     let expected = [
         "gone by pidfd",

@@ -180,7 +180,13 @@ pub(super) struct Armed(Mutex<ArmedState>);
 
 struct ArmedState {
     map: HashMap<MapData, u32, [u8; WatchEntry::SIZE]>,
-    owners: StdHashMap<u32, ProcessId>,
+    /// Under each number, in the order in which they came; the map holds the entry of the last.
+    owners: StdHashMap<u32, Vec<Owner>>,
+}
+
+struct Owner {
+    process: ProcessId,
+    start_ticks: u64,
 }
 
 impl Armed {
@@ -195,32 +201,53 @@ impl Armed {
     }
 }
 
-impl Arm for Armed {
-    fn arm(&self, watched: &Watched) {
-        let ArmedState { map, owners } = &mut *self.state();
-        let tgid = watched.pid.get();
-        if owners.insert(tgid, watched.id) == Some(watched.id) {
-            // Armed already: writing the entry again would wipe a mark.
+impl ArmedState {
+    /// Has the map hold the last owner's entry.
+    fn put_last(&mut self, tgid: u32) {
+        let Some(last) = self.owners.get(&tgid).and_then(|owners| owners.last()) else {
             return;
-        }
-        // Without a start time nothing can be marked, but the doorbell rings all the same.
-        let start_ticks = watched.start_time.map_or(0, |start_time| start_time.0);
-        let entry = WatchEntry::watching(start_ticks).to_bytes();
-        if let Err(error) = map.insert(tgid, entry, 0) {
-            owners.remove(&tgid);
+        };
+        let entry = WatchEntry::watching(last.start_ticks).to_bytes();
+        if let Err(error) = self.map.insert(tgid, entry, 0) {
             log::warn!("pid {tgid} is not seen by the probe: {error}");
         }
     }
+}
 
-    fn disarm(&self, watched: &Watched) {
-        let ArmedState { map, owners } = &mut *self.state();
+impl Arm for Armed {
+    fn arm(&self, watched: &Watched) {
+        let mut state = self.state();
         let tgid = watched.pid.get();
-        if owners.get(&tgid) != Some(&watched.id) {
+        let owners = state.owners.entry(tgid).or_default();
+        if owners.iter().any(|owner| owner.process == watched.id) {
+            // Armed already: writing the entry again would wipe a mark.
             return;
         }
-        owners.remove(&tgid);
-        if let Err(error) = map.remove(&tgid) {
-            log::debug!("pid {tgid} was not in the watch map: {error}");
+        owners.push(Owner {
+            process: watched.id,
+            // Without a start time nothing can be marked, but the doorbell rings all the same.
+            start_ticks: watched.start_time.map_or(0, |start_time| start_time.0),
+        });
+        state.put_last(tgid);
+    }
+
+    fn disarm(&self, watched: &Watched) {
+        let mut state = self.state();
+        let tgid = watched.pid.get();
+        let Some(owners) = state.owners.get_mut(&tgid) else {
+            return;
+        };
+        let was_last = owners
+            .last()
+            .is_some_and(|owner| owner.process == watched.id);
+        owners.retain(|owner| owner.process != watched.id);
+        if owners.is_empty() {
+            state.owners.remove(&tgid);
+            if let Err(error) = state.map.remove(&tgid) {
+                log::debug!("pid {tgid} was not in the watch map: {error}");
+            }
+        } else if was_last {
+            state.put_last(tgid);
         }
     }
 }

@@ -15,8 +15,10 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::fd_budget::FdBudget;
+use crate::hint::ExitWord;
 use crate::hint::{self, HintReceiver};
 use crate::status::StatusBoard;
+use crate::watch::WatchSet;
 
 /// For what takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -218,15 +220,18 @@ async fn the_exit_of_a_watched_process_is_a_hint_with_its_status() {
     let hint = fixture.next_hint().await;
     assert_eq!(hint.target, Target::Pid(Pid::new(leaves.pid()).unwrap()));
     assert_eq!(
-        (hint.source, hint.exit_word, hint.group_dead),
-        (Source::Netlink, Some(0x300), None)
+        (hint.source, hint.exit, hint.group_dead),
+        (Source::Netlink, Some(ExitWord::MainThread(0x300)), None)
     );
     assert!((before..crate::clock::monotonic_ns()).contains(&hint.died_at_ns.unwrap()));
     killed.kill();
     let hint = fixture.next_hint().await;
     assert_eq!(
-        (hint.target, hint.exit_word),
-        (Target::Pid(Pid::new(killed.pid()).unwrap()), Some(9))
+        (hint.target, hint.exit),
+        (
+            Target::Pid(Pid::new(killed.pid()).unwrap()),
+            Some(ExitWord::MainThread(9))
+        )
     );
 }
 
@@ -311,7 +316,7 @@ async fn an_overrun_is_reported_and_everyone_looked_at_and_then_it_works_again()
     assert!(status.lost > 0, "none of forty lost");
     // What was queued before is passed on, unless threads of other tests had filled the queue.
     while let Ok(hint) = fixture.hints.try_recv() {
-        assert_eq!(hint.exit_word, Some(0x300));
+        assert_eq!(hint.exit, Some(ExitWord::MainThread(0x300)));
     }
     fixture.works().await;
 }

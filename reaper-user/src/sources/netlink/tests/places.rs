@@ -23,8 +23,8 @@ async fn elsewhere() {
     let mut victim = Victim::new();
     fixture.watch(&victim);
     victim.exit();
-    let word = fixture.next_hint().await.exit_word.unwrap();
-    println!("\nUP {word:#x} | {}", status.detail);
+    let word = fixture.next_hint().await.exit.unwrap();
+    println!("\nUP {word:x?} | {}", status.detail);
 }
 
 /// What it prints there. `None`, with the reason printed, where there is no such place here.
