@@ -157,6 +157,11 @@ impl<C: Commit> ReapLoop<C> {
                     for process in pointed_at {
                         self.decide_contained(process);
                     }
+                    // In a mass death there is always more. Those whom the events have just woken
+                    // wait on this very worker, and a subscriber must not lag behind the ring.
+                    if received == BATCH {
+                        tokio::task::yield_now().await;
+                    }
                 }
                 () = until(self.next_look()) => {
                     for process in self.due() {

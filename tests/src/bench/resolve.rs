@@ -123,8 +123,8 @@ fn beside_churn(registry: &Registry, tokens: &[[u8; 32]]) -> io::Result<(f64, f6
 pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
     let registry = full(SESSIONS, || ())?;
     let (tokens, others) = (shuffled(11)?, shuffled(12)?);
-    let bare_map = || -> Plain { tokens.iter().map(|bytes| (*bytes, Arc::new(1))).collect() };
-    let maps = [bare_map(), bare_map()];
+    let private_map = || -> Plain { tokens.iter().map(|bytes| (*bytes, Arc::new(1))).collect() };
+    let maps = [private_map(), private_map()];
     time_calls(&registry, &tokens, false);
     let (mut floor, mut floor_scaling) = <(Readings, Readings)>::default();
     let (mut alone, mut with_clocks, mut scaling) = <(Readings, Readings, Readings)>::default();
