@@ -203,7 +203,7 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
             self.hints.send(Hint {
                 target: Target::Pid(pid),
                 source: Source::Netlink,
-                exit_word: Some(exit.wait_status),
+                exit_word: exit.word_of_its_process(),
                 died_at_ns: Some(exit.timestamp_ns),
                 group_dead: None,
             });

@@ -90,6 +90,14 @@ pub(crate) struct Exit {
     pub(crate) timestamp_ns: u64,
 }
 
+impl Exit {
+    /// The wait status as far as it can be that of the whole process. A thread that returns ends
+    /// with zero whatever becomes of its process, so zero from any but the main thread says nothing.
+    pub(crate) fn word_of_its_process(&self) -> Option<u32> {
+        (self.pid == self.tgid || self.wait_status != 0).then_some(self.wait_status)
+    }
+}
+
 /// Why a message was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {

@@ -92,6 +92,20 @@ fn captured_events_are_read() {
 }
 
 #[test]
+fn a_thread_that_returned_says_nothing_of_its_process() {
+    for (message, word) in [
+        (captured::EXIT_3, Some(0x300)),
+        (captured::EXIT_OF_A_THREAD, None),
+        (captured::KILLED, Some(9)),
+    ] {
+        let Event::Exit(exit) = only(message) else {
+            panic!("{message} is an exit")
+        };
+        assert_eq!(exit.word_of_its_process(), word);
+    }
+}
+
+#[test]
 fn several_messages_in_one_datagram_are_all_read() {
     let both = [from_hex(captured::EXIT_3), from_hex(captured::KILLED)].concat();
     let pids: Vec<_> = decode(&both)
