@@ -1,5 +1,9 @@
 //! What happens around the moment at which a watch begins.
-#![expect(clippy::unwrap_used, reason = "steps of tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "steps of tests, and how many kills came first"
+)]
 
 use std::sync::Barrier;
 use std::thread;
