@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Of the limit, the share that may pin processes; the rest is for connections and files.
+/// What is never shared out: the runtime, the sources, the socket, the standard streams, and what a
+/// look at a process opens for its length.
+const RESERVED: usize = 24;
+/// Of the rest, the share that may pin processes; the rest is for connections and files.
 const SHARE_PERCENT: usize = 60;
 
 /// The budget. What it runs out of is strength of identity, never sessions.
@@ -61,7 +64,7 @@ impl Drop for Slot {
 /// Descriptors that the processes' share leaves for everything else.
 pub fn left_by_processes() -> usize {
     let limit = open_file_limit();
-    limit - share_of(limit)
+    limit.saturating_sub(RESERVED) - share_of(limit)
 }
 
 fn open_file_limit() -> usize {
@@ -72,6 +75,7 @@ fn open_file_limit() -> usize {
 }
 
 fn share_of(limit: usize) -> usize {
+    let limit = limit.saturating_sub(RESERVED);
     limit / 100 * SHARE_PERCENT + limit % 100 * SHARE_PERCENT / 100
 }
 

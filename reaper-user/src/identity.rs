@@ -174,3 +174,6 @@ impl Identity {
         table.exit_word(self.pid, self.start_time, self.pidfd())
     }
 }
+
+#[cfg(test)]
+mod tests;

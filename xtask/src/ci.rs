@@ -155,7 +155,19 @@ fn privileged() -> Result<()> {
         eprintln!("not root: the privileged tests ran in the first step and may have skipped");
         return Ok(());
     }
-    let mut tests = command("cargo", &["test", "--release", "--test", "privileged"])?;
+    let mut tests = command(
+        "cargo",
+        &[
+            "test",
+            "--release",
+            "--test",
+            "privileged",
+            "--test",
+            "contract",
+            "--test",
+            "probe",
+        ],
+    )?;
     execute(tests.env("REAPER_REQUIRE", "netlink,ebpf,pidfd"))
 }
 

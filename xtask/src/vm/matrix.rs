@@ -29,10 +29,20 @@ pub(crate) struct Suite {
 }
 
 /// What runs in the guests. A suite must not need the source tree: its files are compiled in.
-pub(crate) const SUITES: &[Suite] = &[Suite {
-    name: "guest",
-    roles: Role::ALL,
-}];
+pub(crate) const SUITES: &[Suite] = &[
+    Suite {
+        name: "guest",
+        roles: Role::ALL,
+    },
+    Suite {
+        name: "contract",
+        roles: Role::ALL,
+    },
+    Suite {
+        name: "probe",
+        roles: &[Role::Root, Role::Bpf],
+    },
+];
 
 /// The expected state of a feature, with the reason where it is down.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
