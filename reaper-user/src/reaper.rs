@@ -51,6 +51,45 @@ pub enum RegistrationError<Refusal> {
 }
 
 /// The registry and what keeps it true. Dropped, it stops looking; the registry stays as it is.
+///
+/// ```
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::mpsc;
+///
+/// use reaper_user::registry::{Authority, Details, Registry, SessionId, Token, TokenKey};
+/// use reaper_user::{Pid, Reaper, Registration, Settings};
+///
+/// let (told, ends) = mpsc::channel();
+/// // Both from the system's random source in a real program.
+/// let (key, token) = (TokenKey::new([7; 16]), Token::from_bytes([9; 32]));
+/// let registry = Registry::builder(key).on_deregister(move |session, removal| {
+///     let end = (session.id.clone(), removal.cause());
+///     told.send(end).expect("somebody listens");
+/// });
+/// let reaper = Reaper::start(registry, Settings::default());
+///
+/// let mut child = std::process::Command::new("sleep").arg("60").spawn()?;
+/// let registration = Registration {
+///     id: SessionId::new("s-1"),
+///     token: token.clone(),
+///     pid: Pid::try_from(child.id())?,
+///     owner: 1000,
+///     details: Details { mesh: "dev".into(), display_name: "api".into(), ..Details::default() },
+///     presence: None,
+/// };
+/// let accept_anybody = |_: &_| Ok::<(), std::convert::Infallible>(());
+/// reaper.register(registration, Authority::Owner, accept_anybody)?;
+/// assert!(reaper.resolve(&token).is_some());
+///
+/// child.kill()?;
+/// let end = tokio::task::spawn_blocking(move || ends.recv()).await??;
+/// assert_eq!(end, (SessionId::new("s-1"), "exited"));
+/// assert!(reaper.resolve(&token).is_none());
+/// child.wait()?;
+/// # Ok(()) }
+/// # tokio::runtime::Runtime::new()?.block_on(run())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Reaper {
     registry: Registry,
     watcher: Watcher,

@@ -14,6 +14,8 @@ pub struct SourceStatus {
     pub source: Source,
     /// Whether it was asked to run.
     pub wanted: bool,
+    /// Whether it has worked at any time: one that never did is not missed where others do.
+    pub has_worked: bool,
     /// What it last said of itself; `None` until it has said something.
     pub health: Option<SourceHealth>,
     /// Why it is not up, in a sentence without a full stop; empty when it is.
@@ -139,6 +141,7 @@ fn off(source: Source) -> SourceStatus {
     SourceStatus {
         source,
         wanted: false,
+        has_worked: false,
         health: None,
         reason: String::new(),
         remedy: String::new(),
@@ -185,6 +188,7 @@ impl Reporter {
     fn report(&self, health: SourceHealth, reason: &str, remedy: &str, detail: Option<String>) {
         self.board.update(self.source, |status| {
             status.health = Some(health);
+            status.has_worked |= health != SourceHealth::Down;
             reason.clone_into(&mut status.reason);
             remedy.clone_into(&mut status.remedy);
             if let Some(detail) = detail {

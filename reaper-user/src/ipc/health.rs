@@ -69,14 +69,18 @@ pub(super) fn health(app: &App) -> Health {
 }
 
 /// Degraded is whatever falls short of what was asked for: of "what works here", one source of
-/// events beside the sweep; of a list, all of it; of a requirement, that source.
+/// events beside the sweep, and whatever has worked before; of a list, all of it; of a requirement,
+/// that source.
 fn overall(statuses: &[SourceStatus], options: &DaemonOptions) -> &'static str {
     let is_auto = options.sources == watcher::Sources::default();
     let falls_short = |status: &SourceStatus| match status.health {
         None | Some(SourceHealth::Up) => false,
         Some(SourceHealth::Degraded) => true,
         Some(SourceHealth::Down) => {
-            !is_auto || status.source == Source::Sweep || options.require.contains(&status.source)
+            !is_auto
+                || status.has_worked
+                || status.source == Source::Sweep
+                || options.require.contains(&status.source)
         }
     };
     let delivers_events = |status: &SourceStatus| status.source != Source::Sweep && status.works();
@@ -106,6 +110,7 @@ mod tests {
         SourceStatus {
             source,
             wanted: health.is_some(),
+            has_worked: false,
             health,
             reason: String::new(),
             remedy: String::new(),
@@ -153,5 +158,18 @@ mod tests {
                 "{netlink:?} {pidfd:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_source_that_worked_and_died_is_missed_though_others_work() {
+        let mut statuses = [
+            status(Source::Netlink, Some(SourceHealth::Down)),
+            status(Source::Pidfd, Some(SourceHealth::Up)),
+            status(Source::Sweep, Some(SourceHealth::Up)),
+        ];
+        let auto = DaemonOptions::on("/x");
+        assert_eq!(overall(&statuses, &auto), "ok");
+        statuses[0].has_worked = true;
+        assert_eq!(overall(&statuses, &auto), "degraded");
     }
 }

@@ -134,26 +134,23 @@ impl Pass {
 
     fn report(&self, reporter: &Reporter, interval: Duration) {
         let detail = format!(
-            "every {}, {} processes in {:.1} ms",
+            "every {}, {} processes in {:.1} ms, {} unknown, {} held back",
             humantime::format_duration(interval),
             self.looked_at,
-            self.took.as_secs_f64() * 1e3
+            self.took.as_secs_f64() * 1e3,
+            self.unknown,
+            self.held_back,
         );
+        // Reasons without numbers: each change of a reason is an event.
         if self.held_back > 0 {
             reporter.degraded(
-                &format!(
-                    "{} processes look replaced at once; their numbers are in use, so they are kept",
-                    self.held_back
-                ),
+                "many processes look replaced at once; their numbers are in use, so they are kept",
                 "check that /proc is that of the daemon's own pid and time namespace",
                 detail,
             );
         } else if self.unknown > 0 {
             reporter.degraded(
-                &format!(
-                    "{} processes cannot be looked at; they are kept",
-                    self.unknown
-                ),
+                "some processes cannot be looked at; they are kept",
                 "let the daemon see other users' processes (hidepid, ProtectProc=) or use pidfds",
                 detail,
             );
