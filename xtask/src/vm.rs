@@ -39,6 +39,10 @@ pub(crate) struct Args {
     #[arg(long, value_enum, value_delimiter = ',')]
     role: Vec<Role>,
 
+    /// Run only these suites of the matrix [default: all]
+    #[arg(long, value_delimiter = ',')]
+    suite: Vec<String>,
+
     /// Run only tests whose name contains this
     #[arg(long)]
     filter: Option<String>,
@@ -76,6 +80,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let is_whole_matrix = args.kernel.is_empty()
         && args.kernel_image.is_empty()
         && args.role.is_empty()
+        && args.suite.is_empty()
         && args.filter.is_none()
         && args.test_binary.is_empty();
     if let Some(filter) = &args.filter {
@@ -89,7 +94,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (kernels, mut failures) = find_kernels(args);
     let work = root().join("target/vm");
     std::fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
-    let built = binaries::build(&root(), &args.test_binary)?;
+    let built = binaries::build(&root(), &args.suite, &args.test_binary)?;
     let initrds = initramfs::build_for_roles(&work, &built, &roles)?;
 
     let guests = plan(args, &kernels, &roles, &work, &initrds);

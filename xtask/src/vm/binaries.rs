@@ -22,13 +22,14 @@ pub(crate) struct TestBinary {
     pub(crate) roles: &'static [Role],
 }
 
-/// Builds the daemon, the init and the suites of the matrix; `instead` replaces the suites.
-pub(crate) fn build(root: &Path, instead: &[PathBuf]) -> anyhow::Result<Built> {
+/// Builds the daemon, the init and the suites of the matrix, or those of them that are `wanted`;
+/// `instead` replaces the suites.
+pub(crate) fn build(root: &Path, wanted: &[String], instead: &[PathBuf]) -> anyhow::Result<Built> {
     // The very build of README's test command, so that whoever ran that builds nothing here.
     let artifacts = cargo(root, &["test", "--release", "--no-run"])?;
     let program = |name: &str| find(&artifacts, name, false);
     let tests = if instead.is_empty() {
-        suites(&artifacts)?
+        suites(&artifacts, wanted)?
     } else {
         given(instead)?
     };
@@ -39,7 +40,11 @@ pub(crate) fn build(root: &Path, instead: &[PathBuf]) -> anyhow::Result<Built> {
     })
 }
 
-fn suites(artifacts: &[Artifact]) -> anyhow::Result<Vec<TestBinary>> {
+fn suites(artifacts: &[Artifact], wanted: &[String]) -> anyhow::Result<Vec<TestBinary>> {
+    for name in wanted {
+        let is_known = SUITES.iter().any(|suite| suite.name == name.as_str());
+        ensure!(is_known, "the matrix has no suite {name}");
+    }
     let binary = |suite: &Suite| {
         Ok(TestBinary {
             name: suite.name.to_owned(),
@@ -47,7 +52,11 @@ fn suites(artifacts: &[Artifact]) -> anyhow::Result<Vec<TestBinary>> {
             roles: suite.roles,
         })
     };
-    SUITES.iter().map(binary).collect()
+    SUITES
+        .iter()
+        .filter(|suite| wanted.is_empty() || wanted.iter().any(|name| name == suite.name))
+        .map(binary)
+        .collect()
 }
 
 fn find(artifacts: &[Artifact], name: &str, is_test: bool) -> anyhow::Result<PathBuf> {
