@@ -33,6 +33,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod builder;
 mod error;
 mod event;
 mod event_log;
@@ -50,13 +51,14 @@ mod time;
 mod token;
 mod token_index;
 
+pub use builder::RegistryBuilder;
 pub use error::RegisterError;
 pub use event::{Event, EventKind, SourceHealth, SourceState};
 pub use event_log::{Next, Subscription};
 pub use hooks::HookRun;
 pub use presence::{Attestation, Presence, SecretKey};
 pub use process::{Pid, PidOutOfRange, Process, ProcessId, StartTime};
-pub use registry::{Authority, Limits, Registry, RegistryBuilder};
+pub use registry::{Authority, Limits, Registry};
 pub use removal::{Death, Evidence, Exit, ExitStatus, Removal, Source};
 pub use session::{Details, EntryId, NewSession, Session, SessionId};
 pub use time::{BootTime, Moment};
