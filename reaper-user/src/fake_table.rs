@@ -37,6 +37,8 @@ pub(crate) struct Refusals {
     pub(crate) poll: Option<Errno>,
     pub(crate) look: Option<Errno>,
     pub(crate) number: Option<Errno>,
+    /// Nobody may read how a process ended.
+    pub(crate) exit_word: bool,
     /// Pidfds have no inode of their own (before 6.9).
     pub(crate) no_inode: bool,
 }
@@ -174,6 +176,9 @@ impl ProcessTable for FakeTable {
         _pidfd: Option<BorrowedFd<'_>>,
     ) -> Option<u32> {
         let state = self.state();
+        if state.refusals.exit_word {
+            return None;
+        }
         state
             .by_pid
             .get(&pid)

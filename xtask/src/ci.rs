@@ -136,7 +136,10 @@ fn step_names() -> PossibleValuesParser {
 }
 
 fn test() -> Result<()> {
-    execute(&mut command("cargo", &["test", "--release"])?)
+    execute(&mut command(
+        "cargo",
+        &["test", "--release", "--no-fail-fast"],
+    )?)
 }
 
 fn test_xtask() -> Result<()> {

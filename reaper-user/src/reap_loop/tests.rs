@@ -74,6 +74,15 @@ impl Scene {
         self
     }
 
+    /// The system does not tell how a process ended; only sources may.
+    fn keeping_no_status(self) -> Self {
+        self.table.refuse(Refusals {
+            exit_word: true,
+            ..Refusals::default()
+        });
+        self
+    }
+
     fn watch(&self, number: u32, start_time: u64) -> ProcessId {
         self.table.spawn(pid(number), start_time);
         let hold = self.watched.hold(pid(number)).unwrap();
@@ -111,7 +120,7 @@ const A_MOMENT: Duration = Duration::from_micros(10);
 
 #[tokio::test(start_paused = true)]
 async fn an_exit_event_of_a_dead_process_removes_it_at_once_with_its_status() {
-    let scene = Scene::new(10);
+    let scene = Scene::new(10).keeping_no_status();
     let process = scene.watch(7, 100);
     scene.table.die(pid(7), 0x300);
     scene.exit_event(7, 0x300);
@@ -176,7 +185,7 @@ async fn a_process_that_dies_just_after_its_hint_is_looked_at_again() {
 
 #[tokio::test(start_paused = true)]
 async fn several_sources_seeing_one_death_make_one_removal_with_what_each_knows() {
-    let scene = Scene::new(10);
+    let scene = Scene::new(10).keeping_no_status();
     let process = scene.watch(7, 100);
     scene.table.die(pid(7), 0);
     scene
@@ -197,6 +206,34 @@ async fn several_sources_seeing_one_death_make_one_removal_with_what_each_knows(
         from: Source::Netlink,
     };
     assert_eq!(death.exit, Some(last));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workers_own_word_is_not_taken_for_the_process() {
+    let worker_returned = Hint {
+        exit: Some(ExitWord::Worker(0)),
+        ..Hint::look(Target::Pid(pid(7)), Source::Netlink)
+    };
+    let scene = Scene::new(10).keeping_no_status();
+    scene.watch(7, 100);
+    scene.table.die(pid(7), 0x300);
+    scene.hints.send(worker_returned);
+    scene.pass(A_MOMENT).await;
+    let [(_, death)] = scene.deaths()[..] else {
+        panic!("{:?}", scene.deaths())
+    };
+    assert_eq!(death.exit, None, "the process returned 3");
+
+    let scene = Scene::new(10);
+    scene.watch(7, 100);
+    scene.table.die(pid(7), 0x300);
+    scene.hints.send(worker_returned);
+    scene.pass(A_MOMENT).await;
+    let [(_, death)] = scene.deaths()[..] else {
+        panic!("{:?}", scene.deaths())
+    };
+    let status = death.exit.map(|exit| exit.status);
+    assert_eq!(status, Some(ExitStatus::Code(3)), "the system still knew");
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,7 +41,8 @@ pub(crate) const SUITES: &[Suite] = &[
     },
     Suite {
         name: "probe",
-        roles: &[Role::Root, Role::Bpf],
+        // Not in the role `bpf`: before 5.11 its limit of locked memory is too low for the maps.
+        roles: &[Role::Root],
     },
 ];
 

@@ -17,8 +17,9 @@ use super::btf;
 use crate::sources::SourceError;
 use crate::watch::{Arm, Watched};
 
-const GRANT: &str =
-    "give the daemon CAP_BPF and CAP_PERFMON (setcap, or AmbientCapabilities= under systemd)";
+/// The limit matters because BPF maps counted against it then.
+const GRANT: &str = "give the daemon CAP_BPF and CAP_PERFMON (setcap, or AmbientCapabilities= \
+     under systemd), and before Linux 5.11 unlimited locked memory (LimitMEMLOCK=infinity)";
 
 /// An attached probe, in the parts that its source uses.
 pub(super) struct Probe {
