@@ -327,13 +327,29 @@ fn prepare_folder(socket: &Path, reach: Reach) -> Result<(), ListenError> {
     Ok(())
 }
 
+/// As the system's own type, whose width differs between systems.
+fn permissions(mode: u32) -> Mode {
+    let set = |bit: u32, flag: Mode| if mode & bit == 0 { Mode::empty() } else { flag };
+    [
+        (0o400, Mode::RUSR),
+        (0o200, Mode::WUSR),
+        (0o040, Mode::RGRP),
+        (0o020, Mode::WGRP),
+        (0o004, Mode::ROTH),
+        (0o002, Mode::WOTH),
+    ]
+    .into_iter()
+    .map(|(bit, flag)| set(bit, flag))
+    .collect()
+}
+
 /// Binds and listens, over a stale socket if there is one. The lock is held.
 fn bind(path: &Path, reach: Reach) -> Result<(UnixListener, FileId), ListenError> {
     let system = |call| move |errno: Errno| ListenError::system(call, path)(errno.into());
     let address = SocketAddrUnix::new(path).map_err(system("address"))?;
     clear_stale(path, &address)?;
     let socket = unix_socket().map_err(system("open a socket for"))?;
-    let mode = Mode::from_raw_mode(reach.socket_mode());
+    let mode = permissions(reach.socket_mode());
     // Not possible before `bind` on the BSDs and macOS, where the folder is the protection.
     if cfg!(any(target_os = "linux", target_os = "android")) {
         rustix::fs::fchmod(&socket, mode).map_err(system("set the mode of"))?;
