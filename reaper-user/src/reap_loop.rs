@@ -262,7 +262,7 @@ impl<C: Commit> ReapLoop<C> {
         }
     }
 
-    /// The status that the system itself still keeps, where no event told it.
+    /// The status that the system itself still keeps: the process's own, where events tell of threads.
     fn kept_status(&self, watched: &Watched) -> Option<Exit> {
         watched
             .exit_word(self.watched.table.as_ref())

@@ -25,7 +25,6 @@ impl Failure {
     }
 
     /// Of writing the result.
-    #[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
     pub(super) fn output(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             // Whoever read it has seen enough, as in `reaperd ls | head -1`.

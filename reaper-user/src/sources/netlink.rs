@@ -280,7 +280,6 @@ impl Watchman {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn failed(error: io::Error) -> SourceError {
     refusal::failed("recv", &error)
 }

@@ -14,7 +14,7 @@ use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
 use reaper_registry::{Pid, ProcessId};
 
 use super::btf;
-use crate::sources::SourceError;
+use crate::sources::{SourceError, namespaces};
 use crate::watch::{Arm, Watched};
 
 /// The limit matters because BPF maps counted against it then.
@@ -50,7 +50,7 @@ impl fmt::Display for Variant {
 impl Probe {
     /// Loads and attaches. Blocks for tens of milliseconds.
     pub(super) fn attach() -> Result<Self, SourceError> {
-        super::super::namespaces::must_see_initial_pids()?;
+        namespaces::must_see_initial_pids()?;
         let blob = fs::read(btf::VMLINUX).map_err(|error| {
             SourceError::new(
                 format!("{} cannot be read: {error}", btf::VMLINUX),
@@ -70,7 +70,7 @@ impl Probe {
             loader.override_global(name, offset, true);
         }
         let ourselves = std::process::id();
-        let boot_offset_ns = super::super::namespaces::boot_offset_ns();
+        let boot_offset_ns = namespaces::boot_offset_ns();
         let mut program = loader
             .override_global(probe::globals::CANARY_TGID, &ourselves, true)
             .override_global(probe::globals::BOOT_OFFSET_NS, &boot_offset_ns, true)
