@@ -11,6 +11,7 @@ mod list;
 mod output;
 mod remove;
 mod run;
+mod selftest;
 pub mod values;
 mod victim;
 mod watch;
@@ -82,6 +83,11 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Show all of it on a private daemon and processes that die in different ways
     Demo(demo::Arguments),
+    /// Let real processes end in every way we know, and say what each source of exits saw of it
+    ///
+    /// Takes about half a minute and needs no daemon and no root; what a source lacks it says. The
+    /// victims can be had one by one, for trying other tools on them: `reaperd victim --help`.
+    Selftest(selftest::Arguments),
     /// Print a new session token
     Token,
     /// Print the version
@@ -133,6 +139,7 @@ impl Arguments {
             Command::Rm(arguments) => thread()?.block_on(arguments.run(&client)),
             Command::Doctor(arguments) => threads()?.block_on(arguments.run(&client)),
             Command::Demo(arguments) => threads()?.block_on(arguments.run()),
+            Command::Selftest(arguments) => arguments.run(),
             Command::Token => token(),
             Command::Version => version(),
             Command::Victim { kind } => victim::run(kind),

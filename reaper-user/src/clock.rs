@@ -1,5 +1,7 @@
 //! The only place that reads a clock.
 
+use std::time::Duration;
+
 use reaper_registry::{BootTime, Moment};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -30,4 +32,36 @@ fn nanos(clock: ClockId) -> u64 {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
     seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
+
+/// A point in time after which nobody waits any more.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    began_ns: u64,
+    wait: Duration,
+}
+
+impl Deadline {
+    /// So long from now.
+    pub fn after(wait: Duration) -> Self {
+        Self {
+            began_ns: monotonic_ns(),
+            wait,
+        }
+    }
+
+    /// What has passed since it was set.
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(monotonic_ns().saturating_sub(self.began_ns))
+    }
+
+    /// What is left of it; zero once it has passed.
+    pub fn left(&self) -> Duration {
+        self.wait.saturating_sub(self.elapsed())
+    }
+
+    /// Whether it has passed.
+    pub fn has_passed(&self) -> bool {
+        self.left().is_zero()
+    }
 }

@@ -30,6 +30,8 @@ pub mod sources;
 pub mod status;
 mod sys;
 mod systemd;
+#[doc(hidden)]
+pub mod torture;
 pub mod verdict;
 #[doc(hidden)]
 pub mod victims;

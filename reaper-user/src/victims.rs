@@ -14,7 +14,7 @@ use reaper_registry::{ExitStatus, Pid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
-use crate::clock::monotonic_ns;
+use crate::clock::Deadline;
 
 /// How long a victim may take to say what is expected of it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,6 +41,12 @@ pub enum Kind {
     /// That grandchild.
     #[command(hide = true)]
     Orphan,
+    /// The victim is a grandchild: on cue its parent, which traces it, stops it (and says `traced`)
+    /// and then never looks at it again.
+    Traced,
+    /// That grandchild.
+    #[command(hide = true)]
+    Tracee,
     /// Starts and ends this many threads over and over (after 2,000 of them it says `churned`);
     /// exits with 0 on cue.
     ThreadChurn { threads: u16 },
@@ -59,6 +65,8 @@ impl Kind {
             Self::SelfExec => ("self-exec", None),
             Self::ParentFirst => ("parent-first", None),
             Self::Orphan => ("orphan", None),
+            Self::Traced => ("traced", None),
+            Self::Tracee => ("tracee", None),
             Self::ThreadChurn { threads } => ("thread-churn", Some(threads.to_string())),
             Self::Hog { megabytes } => ("hog", Some(megabytes.to_string())),
         };
@@ -182,10 +190,10 @@ impl Victim {
         let deadline = Deadline::after(PATIENCE);
         let mut line = Vec::new();
         loop {
-            let left = deadline
-                .left()
-                .ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))?;
-            let left = Timespec::try_from(left).map_err(io::Error::other)?;
+            if deadline.has_passed() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let left = Timespec::try_from(deadline.left()).map_err(io::Error::other)?;
             let mut fds = [PollFd::new(&self.says, PollFlags::IN)];
             match poll(&mut fds, Some(&left)) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => continue,
@@ -232,13 +240,25 @@ impl Victim {
     /// [`Kind::ParentFirst`] that is the parent.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         let deadline = Deadline::after(PATIENCE);
-        while deadline.left().is_some() {
+        while !deadline.has_passed() {
             if let Some(status) = self.try_wait()? {
                 return Ok(status);
             }
             std::thread::sleep(LOOK_EVERY);
         }
         Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Waits until our child has ended and leaves it a zombie.
+    pub fn wait_unreaped(&self) -> io::Result<()> {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        let id = match &self.process {
+            Process::Child(child) => WaitId::Pid(rustix::process::Pid::from_child(child)),
+            #[cfg(target_os = "linux")]
+            Process::Chosen(pidfd) => WaitId::PidFd(std::os::fd::AsFd::as_fd(pidfd)),
+        };
+        waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
+        Ok(())
     }
 
     /// Reaps our child if it has ended.
@@ -301,20 +321,4 @@ fn reap(pidfd: &rustix::fd::OwnedFd) {
     waitid(this, WaitIdOptions::EXITED)
         .map(drop)
         .unwrap_or_default();
-}
-
-/// A point in time after which nobody waits any more.
-struct Deadline(u64);
-
-impl Deadline {
-    fn after(wait: Duration) -> Self {
-        Self(monotonic_ns().saturating_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX)))
-    }
-
-    fn left(&self) -> Option<Duration> {
-        self.0
-            .checked_sub(monotonic_ns())
-            .filter(|left| *left > 0)
-            .map(Duration::from_nanos)
-    }
 }

@@ -4,41 +4,12 @@
 use std::thread;
 use std::time::Duration;
 
-use reaper_user::clock::monotonic_ns;
+pub use reaper_user::clock::Deadline;
 
 /// Long enough for an emulated machine, and for one that is busy with other work.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
-
-/// A point in time after which nobody waits any more.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadline {
-    began_ns: u64,
-    wait: Duration,
-}
-
-impl Deadline {
-    pub fn after(wait: Duration) -> Self {
-        Self {
-            began_ns: monotonic_ns(),
-            wait,
-        }
-    }
-
-    /// What has passed since the deadline was set.
-    pub fn elapsed(&self) -> Duration {
-        Duration::from_nanos(monotonic_ns().saturating_sub(self.began_ns))
-    }
-
-    pub fn left(&self) -> Duration {
-        self.wait.saturating_sub(self.elapsed())
-    }
-
-    pub fn has_passed(&self) -> bool {
-        self.left().is_zero()
-    }
-}
 
 /// Fails the test unless `holds` does so in time.
 pub fn eventually(what: &str, holds: impl FnMut() -> bool) {

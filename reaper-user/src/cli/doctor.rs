@@ -1,6 +1,9 @@
 //! `reaperd doctor`: what works on this machine for this user, what does not, and what would mend
 //! it. It asks the library, not the daemon, because a daemon may not run; of the daemon it says one
-//! line. What it prints holds no secret and is made for bug reports.
+//! line. What it prints holds no secret and is made for bug reports. When to doubt what sources say
+//! of themselves is in `doctor/doubt.rs`.
+
+mod doubt;
 
 use std::io::{self, Write};
 
@@ -45,8 +48,14 @@ struct Finding {
 
 impl Arguments {
     pub(super) async fn run(self, client: &Client) -> Result<u8, Failure> {
-        let mut findings: Vec<Finding> = probe().await.into_iter().map(source_finding).collect();
-        findings.push(daemon_finding(client, ask(client).await));
+        let mut reports = probe().await;
+        let mut findings: Vec<Finding> = reports.iter().cloned().map(source_finding).collect();
+        let daemon = ask(client).await;
+        if let Ok((_, of_daemon)) = &daemon {
+            reports.extend(of_daemon.sources.iter().cloned());
+        }
+        findings.push(daemon_finding(client, daemon));
+        findings.extend(doubt::finding(&doubt::doubts(&release(), &reports)));
         let mut out = io::stdout().lock();
         let written = if self.json {
             let result = result_line(&findings);
@@ -253,9 +262,13 @@ fn show(out: &mut impl Write, findings: &[Finding]) -> io::Result<()> {
 }
 
 /// System and release, as bug reports need them.
-fn system() -> String {
+pub(super) fn system() -> String {
+    [std::env::consts::OS, &release(), std::env::consts::ARCH].join(" ")
+}
+
+fn release() -> String {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    [std::env::consts::OS, release.trim(), std::env::consts::ARCH].join(" ")
+    release.trim().to_owned()
 }
 
 #[cfg(test)]

@@ -56,6 +56,13 @@ fn act(kind: Kind) -> io::Result<u8> {
             Ok(0)
         }
         Kind::Orphan => orphan(),
+        Kind::Traced => tracer(),
+        Kind::Tracee => {
+            ready()?;
+            loop {
+                thread::park();
+            }
+        }
         Kind::ThreadChurn { threads } => churn(threads),
         Kind::Hog { megabytes } => {
             // Written, page by page, so that it is really there.
@@ -92,18 +99,44 @@ fn leader_first() -> io::Result<u8> {
 /// Until the kernel shows the leader as finished.
 #[cfg(target_os = "linux")]
 fn wait_for_leader(leader: u32) -> io::Result<()> {
-    let path = format!("/proc/self/task/{leader}/stat");
+    wait_for_state(&format!("/proc/self/task/{leader}/stat"), &['Z', 'X'])
+}
+
+/// Until the stat line of this path shows one of these states.
+#[cfg(target_os = "linux")]
+fn wait_for_state(path: &str, states: &[char]) -> io::Result<()> {
     loop {
-        let stat = std::fs::read_to_string(&path)?;
+        let stat = std::fs::read_to_string(path)?;
         // The name may contain anything, so the state is what follows its last parenthesis.
         if stat
             .rsplit_once(") ")
-            .is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+            .is_some_and(|(_, rest)| rest.starts_with(states))
         {
             return Ok(());
         }
         thread::yield_now();
     }
+}
+
+/// The parent and tracer of the victim proper. It waits for nobody.
+#[cfg(target_os = "linux")]
+fn tracer() -> io::Result<u8> {
+    use crate::sys::victim::{stop_traced, trace};
+
+    let child = myself(&["victim", "tracee"])?.spawn()?;
+    let pid = reaper_registry::Pid::try_from(child.id()).map_err(io::Error::other)?;
+    trace(pid)?;
+    cue()?;
+    stop_traced(pid)?;
+    wait_for_state(&format!("/proc/{pid}/stat"), &['t', 'T'])?;
+    say("traced")?;
+    cue()?;
+    Ok(0)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn tracer() -> io::Result<u8> {
+    Err(io::Error::other("tracing is different on every system"))
 }
 
 #[cfg(not(target_os = "linux"))]

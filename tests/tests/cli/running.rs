@@ -213,3 +213,24 @@ fn the_demo_goes_well_and_leaves_nothing() {
         assert!(left.is_empty(), "{left:?}");
     }
 }
+
+#[test]
+fn the_selftest_plays_the_whole_contract_and_tells_of_it() {
+    let mut selftest = command(&["selftest", "--json", "--sources", "pidfd"]);
+    let said = Said::by(selftest.output().unwrap());
+    assert_eq!(said.code, Some(DONE), "{said:?}");
+    let report = json(&said.out);
+    assert_eq!(report["result"], "ok", "{report}");
+    let lineups = report["lineups"].as_array().unwrap();
+    assert_eq!(lineups.len(), 1, "{report}");
+    assert_eq!(lineups[0]["lineup"], "pidfd");
+    let cases = lineups[0]["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), reaper_user::torture::CASES.len());
+    let sums = &lineups[0]["sums"];
+    assert!(sums["seen"].as_u64().unwrap() > 200, "{sums}");
+    assert!(sums["median_us"].as_u64() <= sums["worst_us"].as_u64());
+    assert_eq!(
+        (&sums["missed"], &sums["false_deaths"]),
+        (&json("0"), &json("0"))
+    );
+}

@@ -164,6 +164,18 @@ fn a_required_source_that_cannot_be_ends_the_start_with_reason_and_remedy() {
     assert!(log.contains("  try: run in the host's network"), "{log}");
     assert!(!daemon.socket().exists());
 
+    // The self-test does not pass over it either.
+    let selftest = Command::new(NET_NAMESPACE[0])
+        .args(&NET_NAMESPACE[1..])
+        .arg(reaperd())
+        .args(["selftest", "--sources", "netlink"])
+        .output()
+        .unwrap();
+    assert_eq!(selftest.status.code(), Some(1), "{selftest:?}");
+    let said = String::from_utf8_lossy(&selftest.stderr);
+    assert!(said.contains("netlink does not work here"), "{said}");
+    assert!(said.contains("  try: run in the host's network"), "{said}");
+
     // Not required, it is missed by nobody.
     let daemon = Launch::with(&[]).through(NET_NAMESPACE).start();
     assert!(daemon.settled("netlink").is_err());

@@ -1,0 +1,107 @@
+//! `reaperd selftest`: the torture kit against the sources of the machine at hand. What each source
+//! saw, missed and took for an end that was none, and how late it was; the exit code tells the truth
+//! about that. The cases are in [`crate::torture`]; here they are chosen, played and told of.
+
+mod report;
+
+use std::path::Path;
+
+use super::failure::Failure;
+use super::values::{self, SourceChoice};
+use crate::torture::{CASES, Lineup, Stage};
+use crate::{exit_code, fd_budget, victims};
+use report::{Played, Report, Result as Outcome};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The sources to test, each alone: a list of netlink, ebpf, pidfd, sweep; auto is each that
+    /// works here, and then all of them together
+    #[arg(long, value_name = "LIST", default_value = "auto", value_parser = values::sources)]
+    sources: SourceChoice,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    pub(super) fn run(self) -> Result<u8, Failure> {
+        victims::adopt_orphans()?;
+        // Two hundred victims at once, each behind two pipes and two handles.
+        fd_budget::raise_open_file_limit();
+        let program = std::env::current_exe()?;
+        let mut report = Report::new(self.json);
+        report.open().map_err(Failure::output)?;
+        for lineup in self.lineups() {
+            let outcome = play(lineup, &program)?;
+            report.add(lineup, outcome).map_err(Failure::output)?;
+        }
+        report.finish().map_err(Failure::output)?;
+        let missing = match self.sources {
+            SourceChoice::Auto => None,
+            SourceChoice::Only(_) => report.first_untested(),
+        };
+        if let Some((source, remedy)) = missing {
+            let message = format!("{source} does not work here, so it was not tested");
+            return Err(Failure::new(message, remedy));
+        }
+        if report.is_good() {
+            return Ok(exit_code::DONE);
+        }
+        Err(Failure::new(
+            "not everything went as it must, see above",
+            "reaperd selftest --json, and report it with what it prints",
+        ))
+    }
+
+    fn lineups(&self) -> Vec<Lineup> {
+        match &self.sources {
+            SourceChoice::Auto => Lineup::ALL.to_vec(),
+            SourceChoice::Only(sources) => sources.iter().copied().map(Lineup::Alone).collect(),
+        }
+    }
+}
+
+/// Plays every case with one lineup.
+fn play(lineup: Lineup, program: &Path) -> Result<Outcome, Failure> {
+    let stage = Stage::open(lineup, program.to_owned())?;
+    let missing = |status: &&crate::SourceStatus| !status.works();
+    let reports = stage.reports();
+    if let (Lineup::Alone(_), Some(status)) = (lineup, reports.iter().find(missing)) {
+        return Ok(Outcome::Untested {
+            reason: status.reason.clone(),
+            remedy: status.remedy.clone(),
+        });
+    }
+    let cases = CASES.iter().map(|case| {
+        let fault = case.play(&stage).err();
+        Played::new(case, fault, &stage.take_observed())
+    });
+    let cases = cases.collect();
+    // Losses are no faults where everything was made up for, and worth knowing.
+    let lost = stage.reports().iter().map(|status| status.lost).sum();
+    Ok(Outcome::Tested { cases, lost })
+}
+
+#[cfg(test)]
+mod tests {
+    use reaper_registry::Source;
+
+    use super::*;
+
+    #[test]
+    fn named_sources_are_tested_alone_and_auto_is_everything() {
+        let only = Arguments {
+            sources: SourceChoice::Only(vec![Source::Netlink, Source::Sweep]),
+            json: false,
+        };
+        assert_eq!(
+            only.lineups(),
+            [Lineup::Alone(Source::Netlink), Lineup::Alone(Source::Sweep)]
+        );
+        let auto = Arguments {
+            sources: SourceChoice::Auto,
+            json: false,
+        };
+        assert_eq!(auto.lineups(), Lineup::ALL);
+    }
+}
