@@ -71,9 +71,12 @@ where
     loop {
         let started_ns = crate::clock::monotonic_ns();
         let SourceError { reason, remedy } = failure_of(run(context.clone())).await;
+        let was_relied_on = context.reporter.works();
         context.reporter.down(&reason, &remedy);
-        // Nobody knows since when it was deaf.
-        context.hints.verify_all();
+        if was_relied_on {
+            // Nobody knows since when it was deaf.
+            context.hints.verify_all();
+        }
         let ran_for = Duration::from_nanos(crate::clock::monotonic_ns() - started_ns);
         if ran_for > LONGEST_PAUSE {
             pause = FIRST_PAUSE;
@@ -98,5 +101,50 @@ where
             "report it with the log around it; it is started again",
         ),
         None => SourceError::new("it did not run", ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::fake_table::FakeTable;
+    use crate::fd_budget::FdBudget;
+    use crate::hint;
+    use crate::status::StatusBoard;
+
+    /// Whether the failure of a source that did this has everybody looked at.
+    async fn verified_after(run: impl Fn(&Reporter) + Clone + Send + 'static) -> bool {
+        let (hints, _receiver) = hint::channel();
+        let board = StatusBoard::new(|_| {});
+        let context = Context {
+            hints: hints.clone(),
+            watched: WatchSet::new(
+                Arc::new(FakeTable::default()),
+                FdBudget::new(0),
+                hints.clone(),
+            ),
+            reporter: board.reporter(Source::Netlink),
+        };
+        let failing = supervise(context, move |context| {
+            let run = run.clone();
+            async move {
+                run(&context.reporter);
+                Err(SourceError::new("it fails", ""))
+            }
+        });
+        let supervised = tokio::spawn(failing);
+        let asked = timeout(FIRST_PAUSE / 2, hints.verification_asked()).await;
+        supervised.abort();
+        asked.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_source_that_was_relied_on_is_made_up_for() {
+        assert!(verified_after(|reporter| reporter.up("")).await);
+        assert!(verified_after(|reporter| reporter.degraded("a limit", "", "")).await);
+        // Or one that cannot work here would have everybody looked at for ever.
+        assert!(!verified_after(|_| {}).await);
     }
 }

@@ -179,6 +179,11 @@ impl Reporter {
         self.report(SourceHealth::Down, reason, remedy, Some(String::new()));
     }
 
+    /// Whether it last said that it works, if with limits.
+    pub fn works(&self) -> bool {
+        self.board.works(self.source)
+    }
+
     /// It lost this many events more.
     pub fn lost(&self, events: u64) {
         self.board
