@@ -74,6 +74,24 @@ pub fn available(feature: &str, seen: &State) -> bool {
     false
 }
 
+/// A source of the daemon's or the library's in the words of the matrix, by what it says of itself.
+pub fn source_state(works: bool, reason: &str) -> State {
+    if works {
+        return State::Up;
+    }
+    let word = [
+        ("initial network", "ECONNREFUSED"),
+        // By design and not by the kernel's word, which would let us in.
+        ("pid namespace of its own", "pid-namespace"),
+        ("not in the initial", "no-ack"),
+        ("CAP_NET_ADMIN is missing", "EPERM"),
+        ("not permitted", "EPERM"),
+    ]
+    .into_iter()
+    .find(|(text, _)| reason.contains(text));
+    State::down(word.map_or(reason, |(_, word)| word))
+}
+
 fn is_required(feature: &str) -> bool {
     env::var("REAPER_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item == feature))
 }

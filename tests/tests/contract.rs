@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 
 use reaper_tests::daemon::reaperd;
-use reaper_tests::expect::{self, SKIP_MARK, State};
+use reaper_tests::expect::{self, SKIP_MARK};
 use reaper_user::torture::{CASES, Fault, Lineup, Stage};
 use reaper_user::{Source, SourceStatus};
 
@@ -68,7 +68,11 @@ fn play(name: &str, lineup: Lineup) {
     let case = CASES.iter().find(|case| case.name == name).unwrap();
     let stage = Stage::open(lineup, reaperd().to_owned()).unwrap();
     let reports = stage.reports();
-    let usable = reports.iter().filter(|status| is_usable(status)).count();
+    let is_usable = |status: &&SourceStatus| {
+        let seen = expect::source_state(status.works(), &status.reason);
+        expect::available(status.source.name(), &seen)
+    };
+    let usable = reports.iter().filter(is_usable).count();
     // Together they are whatever works here.
     if usable < reports.len() && lineup != Lineup::Together {
         return;
@@ -78,27 +82,4 @@ fn play(name: &str, lineup: Lineup) {
         Err(Fault::Impossible(reason)) => println!("{SKIP_MARK}{reason}"),
         Err(fault) => panic!("{}: {fault}", lineup.name()),
     }
-}
-
-/// The shared rule for what does not work here, in the words of the matrix.
-fn is_usable(status: &SourceStatus) -> bool {
-    let name = status.source.name();
-    if status.works() {
-        return expect::available(name, &State::Up);
-    }
-    let reason = &status.reason;
-    if reason.contains("pid namespace of its own") {
-        // By design and not by the kernel's word, which would let us in.
-        println!("{SKIP_MARK}{name}: {reason}");
-        return false;
-    }
-    let word = [
-        ("initial network", "ECONNREFUSED"),
-        ("not in the initial", "no-ack"),
-        ("CAP_NET_ADMIN is missing", "EPERM"),
-        ("not permitted", "EPERM"),
-    ]
-    .into_iter()
-    .find(|(text, _)| reason.contains(text));
-    expect::available(name, &State::down(word.map_or(reason, |(_, word)| word)))
 }

@@ -231,7 +231,7 @@ fn bpf_is_allowed_where_expected() {
         (Ok(_), Ok(_)) => State::Up,
         (Err(error), _) | (_, Err(error)) => state_of::<()>(Err(error)),
     };
-    expect::check("ebpf", &seen);
+    expect::check("bpf", &seen);
     let btf = Path::new("/sys/kernel/btf/vmlinux");
     assert!(
         !in_guest() || btf.exists(),
