@@ -14,6 +14,8 @@
 use std::env;
 use std::fmt;
 
+use reaper_user::SourceStatus;
+
 /// What libtest's output must hold for a test to count as skipped.
 pub const SKIP_MARK: &str = "skipped: ";
 
@@ -72,6 +74,37 @@ pub fn available(feature: &str, seen: &State) -> bool {
     );
     println!("{SKIP_MARK}{feature}={seen}");
     false
+}
+
+/// Whether this kernel is older than that.
+pub fn kernel_before(major: u32, minor: u32) -> bool {
+    let release =
+        std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("every kernel tells its name");
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse().ok());
+    (numbers.next().flatten(), numbers.next().flatten()) < (Some(major), Some(minor))
+}
+
+/// Whether a test of this source may go on; if not, the reason is in the words of the matrix. The source
+/// must have said how it is.
+pub fn source_works(status: &SourceStatus) -> bool {
+    let name = status.source.name();
+    if status.works() {
+        return available(name, &State::Up);
+    }
+    let reason = status.reason.as_str();
+    if reason.contains("pid namespace of its own") {
+        // By design and not by the kernel's word, which would let us in.
+        println!("{SKIP_MARK}{name}: {reason}");
+        return false;
+    }
+    let words = [
+        ("initial network", "ECONNREFUSED"),
+        ("not in the initial", "no-ack"),
+        ("CAP_NET_ADMIN is missing", "EPERM"),
+        ("not permitted", "EPERM"),
+    ];
+    let word = words.iter().find(|(text, _)| reason.contains(text));
+    available(name, &State::down(word.map_or(reason, |(_, word)| word)))
 }
 
 fn is_required(feature: &str) -> bool {
