@@ -132,6 +132,7 @@ fn start_reaper(options: &DaemonOptions, events: Arc<Notify>) -> Result<Reaper, 
     let settings = Settings {
         sources: options.sources.clone(),
         sweep_interval: options.sweep_interval,
+        ..Settings::default()
     };
     Ok(Reaper::start(registry, settings))
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use reaper_registry::{Death, ExitStatus, Pid, ProcessId, Source};
 use tokio::sync::oneshot;
 
+use crate::faults::Faults;
 use crate::identity::AlreadyGone;
 use crate::reap_loop::Commit;
 use crate::sources;
@@ -52,6 +53,13 @@ impl ExitWatcherBuilder {
     /// How often everybody is looked at whatever the other sources say; 5 s unless set.
     pub fn sweep_every(mut self, interval: Duration) -> Self {
         self.0.sweep_interval = interval;
+        self
+    }
+
+    /// For tests: what befalls the hints of the event sources.
+    #[doc(hidden)]
+    pub fn faults(mut self, faults: Faults) -> Self {
+        self.0.faults = Some(faults);
         self
     }
 

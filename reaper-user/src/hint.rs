@@ -83,6 +83,16 @@ pub fn channel() -> (HintSender, HintReceiver) {
 }
 
 impl HintSender {
+    /// A line of its own to somebody else, whose senders ask the same sweep.
+    pub(crate) fn apart(&self) -> (Self, HintReceiver) {
+        let (hints, receiver) = mpsc::channel(CAPACITY);
+        let sender = Self {
+            hints,
+            ..self.clone()
+        };
+        (sender, receiver)
+    }
+
     /// Passes a hint on; if there is no room, has everyone looked at instead.
     pub fn send(&self, hint: Hint) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.hints.try_send(hint) {

@@ -16,6 +16,8 @@ pub mod exit_code;
 mod exit_watcher;
 #[cfg(test)]
 mod fake_table;
+#[doc(hidden)]
+pub mod faults;
 pub mod fd_budget;
 pub mod hint;
 mod hook_threads;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use reaper_registry::Source;
 
 pub use stage::{Observed, Stage};
+pub use survivors::kernel_before;
 
 /// One case of the contract.
 #[derive(Debug)]

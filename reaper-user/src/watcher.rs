@@ -2,17 +2,19 @@
 //! the loop, started together and stopped together.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reaper_registry::{Source, SourceState};
 use tokio::task::JoinSet;
 
+use crate::faults::Faults;
 use crate::fd_budget::FdBudget;
 use crate::hint::{self, HintSender};
 use crate::process_table;
 use crate::reap_loop::{Commit, ReapLoop};
-use crate::sources::{self, Context, sweep};
+use crate::sources::{self, Context, SourceError, sweep};
 use crate::status::{SourceStatus, StatusBoard};
 use crate::watch::WatchSet;
 
@@ -44,6 +46,9 @@ impl Sources {
 pub struct Settings {
     pub sources: Sources,
     pub sweep_interval: Duration,
+    /// For tests: what befalls the hints of the event sources.
+    #[doc(hidden)]
+    pub faults: Option<Faults>,
 }
 
 impl Default for Settings {
@@ -51,6 +56,7 @@ impl Default for Settings {
         Self {
             sources: Sources::default(),
             sweep_interval: sweep::DEFAULT_INTERVAL,
+            faults: None,
         }
     }
 }
@@ -88,11 +94,16 @@ impl Watcher {
         for source in &settings.sources.0 {
             board.reporter(*source).starting();
         }
-        let context = |source| context(source, &hints, &watched, &board);
-        tasks.spawn(sources::supervise(context(Source::Sweep), move |context| {
+        let mut supervision = Supervision {
+            tasks: &mut tasks,
+            hints,
+            watched: watched.clone(),
+            board: board.clone(),
+        };
+        supervision.start(Source::Sweep, None, move |context| {
             sweep::run(context, sweep.clone())
-        }));
-        spawn_event_sources(&mut tasks, &settings.sources, context);
+        });
+        start_event_sources(supervision, &settings.sources, settings.faults.as_ref());
         Self {
             watched,
             board,
@@ -115,62 +126,74 @@ impl Watcher {
     }
 }
 
-fn context(
-    source: Source,
-    hints: &HintSender,
-    watched: &Arc<WatchSet>,
-    board: &StatusBoard,
-) -> Context {
-    Context {
-        hints: hints.clone(),
-        watched: watched.clone(),
-        reporter: board.reporter(source),
+/// Starts sources, each with what it is given and a supervisor of its own.
+struct Supervision<'a> {
+    tasks: &'a mut JoinSet<()>,
+    hints: HintSender,
+    watched: Arc<WatchSet>,
+    board: StatusBoard,
+}
+
+impl Supervision<'_> {
+    fn context(&self, source: Source) -> Context {
+        Context {
+            hints: self.hints.clone(),
+            watched: self.watched.clone(),
+            reporter: self.board.reporter(source),
+        }
+    }
+
+    fn start<Run>(
+        &mut self,
+        source: Source,
+        faults: Option<&Faults>,
+        run: impl Fn(Context) -> Run + Send + 'static,
+    ) where
+        Run: Future<Output = Result<Infallible, SourceError>> + Send + 'static,
+    {
+        let mut context = self.context(source);
+        let Some(faults) = faults.cloned() else {
+            self.tasks.spawn(sources::supervise(context, run));
+            return;
+        };
+        let (hints, line) = faults.line_to(context.hints, source);
+        context.hints = hints;
+        self.tasks.spawn(line);
+        self.tasks
+            .spawn(sources::supervise(context, move |context| {
+                faults.clone().until_killed(source, run(context))
+            }));
     }
 }
 
 #[cfg(target_os = "linux")]
-fn spawn_event_sources(
-    tasks: &mut JoinSet<()>,
-    wanted: &Sources,
-    context: impl Fn(Source) -> Context,
-) {
+fn start_event_sources(mut sources: Supervision<'_>, wanted: &Sources, faults: Option<&Faults>) {
     if wanted.contains(Source::Pidfd) {
-        tasks.spawn(sources::supervise(
-            context(Source::Pidfd),
-            sources::pidfd::run,
-        ));
+        sources.start(Source::Pidfd, faults, sources::pidfd::run);
     }
     #[cfg(feature = "ebpf")]
     if wanted.contains(Source::Ebpf) {
-        tasks.spawn(sources::supervise(
-            context(Source::Ebpf),
-            sources::ebpf::run,
-        ));
+        sources.start(Source::Ebpf, faults, sources::ebpf::run);
     }
     #[cfg(not(feature = "ebpf"))]
     if wanted.contains(Source::Ebpf) {
-        context(Source::Ebpf)
+        sources
+            .context(Source::Ebpf)
             .reporter
             .down("not built in", "build with the feature `ebpf`");
     }
     if wanted.contains(Source::Netlink) {
-        tasks.spawn(sources::supervise(
-            context(Source::Netlink),
-            sources::netlink::run,
-        ));
+        sources.start(Source::Netlink, faults, sources::netlink::run);
     }
 }
 
 /// Elsewhere the sweep is all there is; the others say so.
 #[cfg(not(target_os = "linux"))]
-fn spawn_event_sources(
-    _tasks: &mut JoinSet<()>,
-    wanted: &Sources,
-    context: impl Fn(Source) -> Context,
-) {
+fn start_event_sources(sources: Supervision<'_>, wanted: &Sources, _faults: Option<&Faults>) {
     for source in [Source::Pidfd, Source::Netlink, Source::Ebpf] {
         if wanted.contains(source) {
-            context(source)
+            sources
+                .context(source)
                 .reporter
                 .down("Linux only", "the sweep covers every session here");
         }

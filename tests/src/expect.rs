@@ -14,6 +14,8 @@
 use std::env;
 use std::fmt;
 
+use reaper_user::SourceStatus;
+
 /// What libtest's output must hold for a test to count as skipped.
 pub const SKIP_MARK: &str = "skipped: ";
 
@@ -72,6 +74,12 @@ pub fn available(feature: &str, seen: &State) -> bool {
     );
     println!("{SKIP_MARK}{feature}={seen}");
     false
+}
+
+/// Whether a test of this source, which has said how it is, may go on.
+pub fn source_works(status: &SourceStatus) -> bool {
+    let seen = source_state(status.works(), &status.reason);
+    available(status.source.name(), &seen)
 }
 
 /// A source of the daemon's or the library's in the words of the matrix, by what it says of itself.

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "system calls without a safe wrapper")]
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::thread::UnshareFlags;
 
@@ -92,5 +92,51 @@ pub fn sleep_for_ever() -> ! {
     loop {
         // SAFETY: takes no pointer.
         unsafe { libc::pause() };
+    }
+}
+
+/// Has the kernel drop whatever is meant for this socket, for good: a classic filter that passes
+/// nothing (`BPF_RET | BPF_K`, 0), locked, so that no other can take its place.
+pub fn silence(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let mut pass_nothing = [libc::sock_filter {
+        code: 0x06,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    }];
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: pass_nothing.as_mut_ptr(),
+    };
+    set_socket_option(socket, libc::SO_ATTACH_FILTER, &program)?;
+    set_socket_option(socket, libc::SO_LOCK_FILTER, &1_i32)
+}
+
+fn set_socket_option<T>(socket: BorrowedFd<'_>, option: i32, value: &T) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads `length` bytes of `value`, and for a filter the one instruction that
+    // its pointer leads to, which the only caller keeps alive; it copies both.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const *value).cast(),
+            length,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Puts another open file behind a descriptor that somebody else in this process owns: to the owner
+/// it looks as if what was there had lost its effect. The owner still closes it, once.
+pub fn put_behind(descriptor: RawFd, file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: touches no memory, and the number stays an open descriptor throughout.
+    match unsafe { libc::dup3(file.as_raw_fd(), descriptor, libc::O_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
     }
 }

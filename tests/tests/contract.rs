@@ -68,11 +68,8 @@ fn play(name: &str, lineup: Lineup) {
     let case = CASES.iter().find(|case| case.name == name).unwrap();
     let stage = Stage::open(lineup, reaperd().to_owned()).unwrap();
     let reports = stage.reports();
-    let is_usable = |status: &&SourceStatus| {
-        let seen = expect::source_state(status.works(), &status.reason);
-        expect::available(status.source.name(), &seen)
-    };
-    let usable = reports.iter().filter(is_usable).count();
+    let works = |status: &&SourceStatus| expect::source_works(status);
+    let usable = reports.iter().filter(works).count();
     // Together they are whatever works here.
     if usable < reports.len() && lineup != Lineup::Together {
         return;

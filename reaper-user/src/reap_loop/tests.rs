@@ -1,5 +1,7 @@
 //! The loop and the sweep over a table of fake processes, on paused time.
 
+mod any_order;
+
 use std::sync::{Arc, Mutex};
 
 use reaper_registry::{Pid, SourceHealth, StartTime};

@@ -91,7 +91,8 @@ fn linux_only(what: &str) -> Result<(), Fault> {
     Err(Fault::Impossible(format!("{what} exists on Linux alone")))
 }
 
-fn kernel_before(major: u32, minor: u32) -> bool {
+/// Whether this kernel is older than that; no where it does not say.
+pub fn kernel_before(major: u32, minor: u32) -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split(['.', '-']).map(|part| part.parse().ok());
     match (numbers.next().flatten(), numbers.next().flatten()) {
