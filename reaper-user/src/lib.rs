@@ -17,6 +17,10 @@ mod exit_watcher;
 #[cfg(test)]
 mod fake_table;
 pub mod fd_budget;
+// On Linux with every source, where all the parsers are.
+#[cfg(all(any(test, fuzzing), target_os = "linux", feature = "ebpf"))]
+#[doc(hidden)]
+pub mod fuzz_doors;
 pub mod hint;
 mod hook_threads;
 pub mod identity;
