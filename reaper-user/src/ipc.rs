@@ -34,16 +34,16 @@
 
 mod admission;
 mod answer;
-mod gate;
-mod guard;
+pub(crate) mod gate;
+pub(crate) mod guard;
 mod health;
 pub(crate) mod listener;
 mod problem;
-mod query;
-mod register;
+pub(crate) mod query;
+pub(crate) mod register;
 mod routes;
 pub(crate) mod serve;
-mod sse;
+pub(crate) mod sse;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,10 @@ mod fake_table;
 #[doc(hidden)]
 pub mod faults;
 pub mod fd_budget;
+// On Linux with every source, where all the parsers are.
+#[cfg(all(any(test, fuzzing), target_os = "linux", feature = "ebpf"))]
+#[doc(hidden)]
+pub mod fuzz_doors;
 pub mod hint;
 mod hook_threads;
 pub mod identity;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 
 use crate::command::{command, now, run as execute};
-use crate::{build_ebpf, targets, tidy};
+use crate::{build_ebpf, fuzz, targets, tidy};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -72,6 +72,11 @@ const STEPS: &[Step] = &[
         name: "build-ebpf",
         purpose: "the checked-in BPF objects are what their source builds",
         check: || build_ebpf::run(true),
+    },
+    Step {
+        name: "fuzz",
+        purpose: "every parser of bytes from outside, 20 s each",
+        check: || fuzz::run(&fuzz::Args::default()),
     },
     Step {
         name: "vm",

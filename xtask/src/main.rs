@@ -9,6 +9,7 @@ mod bench;
 mod build_ebpf;
 mod ci;
 mod command;
+mod fuzz;
 mod targets;
 mod tidy;
 mod vm;
@@ -35,6 +36,8 @@ enum Xtask {
     },
     /// Type-check the daemon for macOS and FreeBSD, and the registry for bare WebAssembly
     CheckTargets,
+    /// Let every parser of bytes from outside read for a while what a fuzzer makes up
+    Fuzz(fuzz::Args),
     /// Run test binaries on real kernels under QEMU, in every role
     Vm(vm::Args),
 }
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Xtask::Bench(args) => bench::run(&args),
         Xtask::BuildEbpf { check } => build_ebpf::run(check),
         Xtask::CheckTargets => targets::run(),
+        Xtask::Fuzz(args) => fuzz::run(&args),
         Xtask::Vm(args) => vm::run(&args),
     };
     match outcome {

@@ -82,7 +82,13 @@ const UNFINISHED: &[(&str, &str)] = &[
 const MACHINE_FOLDERS: &[&str] = &[concat!("/ro", "ot/"), concat!("/wo", "rk/")];
 
 /// Bytes captured or produced by a program, which are kept as they were.
-const VERBATIM: &[&str] = &["/fixtures/", "/golden/", "/snapshots/"];
+const VERBATIM: &[&str] = &[
+    "/fixtures/",
+    "/golden/",
+    "/snapshots/",
+    "/corpus/",
+    "/crashes/",
+];
 
 pub(crate) fn run() -> Result<()> {
     let files = tracked_text_files()?;
@@ -351,6 +357,7 @@ mod tests {
         check("a.md", "a\nb\r\n", &["a.md:2: trailing"]);
         check("a.md", "a\n\t", &["a.md:2: trailing"]);
         check("tests/fixtures/request.http", "GET / HTTP/1.1\r\n", &[]);
+        check("tests/fuzz/corpus/http_head/get", "GET / HTTP/1.1\r\n", &[]);
     }
 
     #[test]

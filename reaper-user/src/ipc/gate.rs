@@ -14,7 +14,7 @@ use super::query;
 const SESSION_SCHEME: &str = "claudemesh-session";
 
 /// The session that a request says it comes from; whether there is one is the route's question.
-pub(super) enum Claim {
+pub(crate) enum Claim {
     None,
     /// A session was presented, and what stands there is no token.
     Malformed,
@@ -22,7 +22,7 @@ pub(super) enum Claim {
 }
 
 /// The gate.
-pub(super) fn admit(head: &request::Parts, transport: Transport) -> Result<Claim, Problem> {
+pub(crate) fn admit(head: &request::Parts, transport: Transport) -> Result<Claim, Problem> {
     let has_token_key = |text| query::pairs(text).any(|(key, _)| key == "token");
     if head.uri.query().is_some_and(has_token_key) {
         return Err(bad_request(

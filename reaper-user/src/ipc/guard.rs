@@ -10,8 +10,8 @@
 //! Absent here: the time limit on heads (hyper's, since only it knows whether a response is still
 //! under way) and the one on bodies (the route's).
 
-mod chunks;
-mod head;
+pub(crate) mod chunks;
+pub(crate) mod head;
 
 use std::io;
 use std::pin::Pin;
@@ -178,7 +178,10 @@ impl<S> Guard<S> {
 
 /// Looks for the end of the head in `bytes`, from where the last look ended, and checks the head
 /// once it is there. A bare line feed is refused at once: it may be the end to somebody else.
-fn scan(bytes: &[u8], scanned: &mut usize) -> Result<Option<(usize, BodyFraming)>, Refusal> {
+pub(crate) fn scan(
+    bytes: &[u8],
+    scanned: &mut usize,
+) -> Result<Option<(usize, BodyFraming)>, Refusal> {
     while let Some(at) = bytes[*scanned..].iter().position(|byte| *byte == b'\n') {
         let line_feed = *scanned + at;
         let before = &bytes[..line_feed];

@@ -29,12 +29,12 @@ const PID_MIN: u32 = 2;
 const REQUIRED: &str = "session_id, mesh, display_name, pid all required";
 
 /// A registration as it was asked for. What is still open is whether the process may be.
-pub(super) struct Asked {
-    pub(super) id: SessionId,
-    pub(super) token: Token,
-    pub(super) pid: Pid,
-    pub(super) details: Details,
-    pub(super) presence: Option<Presence>,
+pub(crate) struct Asked {
+    pub(crate) id: SessionId,
+    pub(crate) token: Token,
+    pub(crate) pid: Pid,
+    pub(crate) details: Details,
+    pub(crate) presence: Option<Presence>,
 }
 
 /// The fields that are known; others are ignored.
@@ -80,7 +80,7 @@ struct AttestationFields<'a> {
 }
 
 /// Reads a body.
-pub(super) fn parse(body: &[u8]) -> Result<Asked, Problem> {
+pub(crate) fn parse(body: &[u8]) -> Result<Asked, Problem> {
     let body = str::from_utf8(body).map_err(|_not_text| invalid_json("the body is not UTF-8"))?;
     let Fields {
         token,

@@ -26,13 +26,13 @@ pub(super) const NAMES: [&str; 6] = [
 
 /// `<epoch>.<seq>`: a position in the history of one run of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct EventId {
+pub(crate) struct EventId {
     pub(super) epoch: u64,
     pub(super) seq: u64,
 }
 
 impl EventId {
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (epoch, seq) = text.split_once('.')?;
         // As it is written and in no other way: no sign, no capitals, no shorter form.
         let id = Self {

@@ -9,11 +9,11 @@ const SIZE_DIGITS_MAX: u8 = 8;
 /// The bytes are not a chunked body as this daemon reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed chunk")]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 /// A position within a chunked body.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Chunks {
+pub(crate) struct Chunks {
     expecting: Expecting,
     total: u64,
 }
@@ -30,7 +30,7 @@ enum Expecting {
 }
 
 impl Chunks {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             expecting: Expecting::Size { digits: 0, size: 0 },
             total: 0,
@@ -38,12 +38,12 @@ impl Chunks {
     }
 
     /// Whether the chunks so far announce more than a body may hold.
-    pub(super) const fn is_too_large(&self) -> bool {
+    pub(crate) const fn is_too_large(&self) -> bool {
         self.total > BODY_MAX
     }
 
     /// Walks over `bytes`: how many of them belong to this body, and whether it is complete.
-    pub(super) fn walk(&mut self, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
+    pub(crate) fn walk(&mut self, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             self.expecting = match (self.expecting, byte) {

@@ -83,7 +83,7 @@ impl Refusal {
 
 /// How the body behind a head is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BodyFraming {
+pub(crate) enum BodyFraming {
     Length(u64),
     Chunked,
 }
@@ -99,7 +99,7 @@ struct Seen {
 
 /// Checks a whole head, its last empty line included. Every line feed in it is known to follow a
 /// carriage return.
-pub(super) fn check(head: &[u8]) -> Result<BodyFraming, Refusal> {
+pub(crate) fn check(head: &[u8]) -> Result<BodyFraming, Refusal> {
     let mut lines = head
         .split(|byte| *byte == b'\n')
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line));

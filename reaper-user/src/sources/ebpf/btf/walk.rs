@@ -19,26 +19,26 @@ const MAX_DEPTH: u32 = 8;
 /// themselves would otherwise be walked for ever.
 const MAX_MEMBERS: u32 = 10_000;
 
-pub(super) mod kind {
-    pub(in super::super) const INT: u32 = 1;
-    pub(in super::super) const PTR: u32 = 2;
-    pub(in super::super) const ARRAY: u32 = 3;
-    pub(in super::super) const STRUCT: u32 = 4;
-    pub(in super::super) const UNION: u32 = 5;
-    pub(in super::super) const ENUM: u32 = 6;
-    pub(in super::super) const FWD: u32 = 7;
-    pub(in super::super) const TYPEDEF: u32 = 8;
-    pub(in super::super) const VOLATILE: u32 = 9;
-    pub(in super::super) const CONST: u32 = 10;
-    pub(in super::super) const RESTRICT: u32 = 11;
-    pub(in super::super) const FUNC: u32 = 12;
-    pub(in super::super) const FUNC_PROTO: u32 = 13;
-    pub(in super::super) const VAR: u32 = 14;
-    pub(in super::super) const DATASEC: u32 = 15;
-    pub(in super::super) const FLOAT: u32 = 16;
-    pub(in super::super) const DECL_TAG: u32 = 17;
-    pub(in super::super) const TYPE_TAG: u32 = 18;
-    pub(in super::super) const ENUM64: u32 = 19;
+pub(crate) mod kind {
+    pub(crate) const INT: u32 = 1;
+    pub(crate) const PTR: u32 = 2;
+    pub(crate) const ARRAY: u32 = 3;
+    pub(crate) const STRUCT: u32 = 4;
+    pub(crate) const UNION: u32 = 5;
+    pub(crate) const ENUM: u32 = 6;
+    pub(crate) const FWD: u32 = 7;
+    pub(crate) const TYPEDEF: u32 = 8;
+    pub(crate) const VOLATILE: u32 = 9;
+    pub(crate) const CONST: u32 = 10;
+    pub(crate) const RESTRICT: u32 = 11;
+    pub(crate) const FUNC: u32 = 12;
+    pub(crate) const FUNC_PROTO: u32 = 13;
+    pub(crate) const VAR: u32 = 14;
+    pub(crate) const DATASEC: u32 = 15;
+    pub(crate) const FLOAT: u32 = 16;
+    pub(crate) const DECL_TAG: u32 = 17;
+    pub(crate) const TYPE_TAG: u32 = 18;
+    pub(crate) const ENUM64: u32 = 19;
 }
 
 /// A structure to look out for while the types are stepped over.

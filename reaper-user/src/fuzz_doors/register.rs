@@ -1,0 +1,138 @@
+//! Bodies of registrations. What is taken keeps every promise about its fields and is what a general
+//! JSON reader sees; what is refused is refused without a word of its secrets.
+
+use reaper_registry::{Details, Pid, Presence};
+use serde_json::{Value, json};
+
+use crate::ipc::register::{Asked, parse};
+
+/// As many hex digits in a row say something about a secret; no message of ours has so many.
+const TELLING: usize = 16;
+
+/// Any bytes as a body.
+pub fn register_body(bytes: &[u8]) {
+    match parse(bytes) {
+        Ok(asked) => {
+            check_promises(&asked);
+            // Absent where a field that nobody looks at holds what only a stricter reader refuses.
+            if let Ok(Value::Object(second)) = serde_json::from_slice(bytes) {
+                check_against(&asked, &Value::Object(second));
+            }
+            let again = parse(written(&asked).to_string().as_bytes());
+            let again = again.ok().expect("what was taken once is taken again");
+            check_against(&again, &written(&asked));
+            assert_eq!(again.details, asked.details);
+        }
+        Err(problem) => {
+            let text = problem.to_json();
+            let read: Value = serde_json::from_slice(&text).expect("a problem is JSON");
+            assert_eq!(read["code"], problem.code());
+            assert!(matches!(problem.status().as_u16(), 400 | 422));
+            let is_hex = |run: &&[u8]| run.iter().all(u8::is_ascii_hexdigit);
+            for secret in bytes.windows(TELLING).filter(is_hex) {
+                assert!(
+                    !text.windows(TELLING).any(|part| part == secret),
+                    "the answer tells: {read}"
+                );
+            }
+        }
+    }
+}
+
+fn check_promises(asked: &Asked) {
+    let Asked {
+        id,
+        token,
+        pid,
+        details,
+        presence,
+    } = asked;
+    let Details {
+        mesh,
+        display_name,
+        cwd,
+        role,
+        groups,
+    } = details;
+    assert!((2..=Pid::MAX).contains(&pid.get()));
+    assert_eq!(token.reveal().len(), 64);
+    for name in [id.as_str(), mesh, display_name] {
+        assert!(!name.is_empty());
+        check_text(name, 128);
+    }
+    check_text(cwd.as_deref().unwrap_or_default(), 4_096);
+    check_text(role.as_deref().unwrap_or_default(), 128);
+    assert!(groups.len() <= 64);
+    groups.iter().for_each(|group| check_text(group, 64));
+    if let Some(Presence {
+        session_pubkey,
+        attestation,
+        ..
+    }) = presence
+    {
+        assert_eq!(session_pubkey.len(), 64);
+        assert!(
+            session_pubkey
+                .bytes()
+                .all(|byte| b"0123456789abcdef".contains(&byte))
+        );
+        assert!(attestation.signature.len() <= 1_024);
+        assert!(attestation.expires_at.is_finite());
+    }
+}
+
+/// What is shown on terminals and in lists must not steer them.
+fn check_text(text: &str, max: usize) {
+    assert!(text.len() <= max);
+    let steers = |c: char| matches!(c, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    assert!(!text.contains(steers), "{text:?}");
+}
+
+/// A general reader sees the same fields.
+fn check_against(asked: &Asked, second: &Value) {
+    let text = |field: &str| second[field].as_str();
+    assert_eq!(
+        text("token").map(str::to_ascii_lowercase).as_deref(),
+        Some(asked.token.reveal().as_str())
+    );
+    assert_eq!(text("session_id"), Some(asked.id.as_str()));
+    assert_eq!(text("mesh"), Some(&*asked.details.mesh));
+    assert_eq!(text("display_name"), Some(&*asked.details.display_name));
+    assert_eq!(second["pid"], asked.pid.get());
+    assert_eq!(text("cwd"), asked.details.cwd.as_deref());
+    assert_eq!(text("role"), asked.details.role.as_deref());
+    let groups = second["groups"].as_array().map_or(&[][..], Vec::as_slice);
+    assert!(
+        groups
+            .iter()
+            .eq(asked.details.groups.iter().map(|group| &**group))
+    );
+    if let Some(presence) = &asked.presence {
+        let second = &second["presence"];
+        let key = second["session_pubkey"].as_str().expect("it was read");
+        assert_eq!(key.to_ascii_lowercase(), *presence.session_pubkey);
+        let attestation = &second["parent_attestation"];
+        assert_eq!(attestation["signature"], *presence.attestation.signature);
+    }
+}
+
+/// The body that asks for this, in our own words. The secret key is left out, and with it presence.
+fn written(asked: &Asked) -> Value {
+    let Details {
+        mesh,
+        display_name,
+        cwd,
+        role,
+        groups,
+    } = &asked.details;
+    json!({
+        "token": *asked.token.reveal(),
+        "session_id": asked.id.as_str(),
+        "mesh": mesh,
+        "display_name": display_name,
+        "pid": asked.pid.get(),
+        "cwd": cwd,
+        "role": role,
+        "groups": groups,
+    })
+}
