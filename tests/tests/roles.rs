@@ -2,11 +2,6 @@
 //! all the same. What is expected of a kernel and role is in `xtask/src/vm/matrix.rs`; outside a
 //! guest nothing is, and what is said is printed.
 #![cfg(target_os = "linux")]
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "steps of tests; what is seen is printed"
-)]
 
 use std::process::Command;
 
