@@ -2,6 +2,8 @@
 //! a function; what the calls mean is left to the caller.
 #![expect(unsafe_code, reason = "system calls without a safe wrapper")]
 
+pub mod seccomp;
+
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
