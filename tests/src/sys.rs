@@ -5,9 +5,14 @@
 pub mod seccomp;
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::ptr;
 
+use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
+
+use crate::nursery::{CUE, LAST_CUE};
 
 /// `BPF_MAP_CREATE` and `BPF_PROG_LOAD` of linux/bpf.h: both answer with a descriptor.
 #[derive(Clone, Copy)]
@@ -71,16 +76,91 @@ impl Forker {
             -1 => Err(io::Error::last_os_error()),
             0 => {
                 child();
-                leave()
+                end_process(0)
             }
             pid => u32::try_from(pid).map_err(io::Error::other),
         }
     }
+
+    /// The same under a chosen pid, which must be free: `clone3` with `set_tid` (Linux 5.5). Needs
+    /// `CAP_CHECKPOINT_RESTORE` or `CAP_SYS_ADMIN`.
+    ///
+    /// The C library does not know of this fork: its idea of the thread's number is the parent's,
+    /// so `child` must not start threads or raise signals through it.
+    pub fn fork_as(&self, pid: Pid, child: impl FnOnce()) -> io::Result<()> {
+        /// `CLONE_ARGS_SIZE_VER1` of include/uapi/linux/sched.h, in words.
+        const WORDS: usize = 10;
+        const EXIT_SIGNAL: usize = 4;
+        const SET_TID: usize = 8;
+        const SET_TID_SIZE: usize = 9;
+        let number = pid.as_raw_nonzero().get();
+        let mut request = [0_u64; WORDS];
+        request[EXIT_SIGNAL] = u64::from(libc::SIGCHLD.cast_unsigned());
+        request[SET_TID] = (&raw const number).addr() as u64;
+        request[SET_TID_SIZE] = 1;
+        // SAFETY: the record has the size that is told, and what it points to is in this frame.
+        // Without CLONE_VM the child runs on its own copy of memory, and `self` says that there is
+        // no other thread whose state it would inherit.
+        let answer = unsafe {
+            libc::syscall(
+                libc::SYS_clone3,
+                request.as_mut_ptr(),
+                size_of_val(&request),
+            )
+        };
+        match answer {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                child();
+                end_process(0)
+            }
+            _parent => Ok(()),
+        }
+    }
 }
 
-fn leave() -> ! {
-    // SAFETY: takes no pointer; what the parent has to flush is not flushed twice.
-    unsafe { libc::_exit(0) }
+/// Ends this process at once, from whichever thread: nothing is flushed, no handler runs.
+pub fn end_process(code: u8) -> ! {
+    // SAFETY: takes no pointer; what a parent has to flush is not flushed twice.
+    unsafe { libc::_exit(i32::from(code)) }
+}
+
+/// Ends this thread alone: its process lives on, even if this was the first one.
+pub fn end_thread() -> ! {
+    loop {
+        // SAFETY: the call touches no memory. Nothing of this thread is used after it, and what it
+        // owns is leaked, not freed under somebody's feet.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    }
+}
+
+/// Has the signals that are cues wait until somebody asks for them: in this thread and in whatever
+/// it starts.
+pub fn block_cues() {
+    let cues = set_of(&[CUE, LAST_CUE]);
+    // SAFETY: reads the set, which is initialised, and writes through no pointer.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const cues, ptr::null_mut()) };
+}
+
+/// Waits for a signal that [`block_cues`] holds back.
+pub fn wait_for(cue: Signal) {
+    let set = set_of(&[cue]);
+    let mut came = 0;
+    // Only a set without valid signals is refused.
+    // SAFETY: reads the set, which is initialised, and writes the number to a place of ours.
+    unsafe { libc::sigwait(&raw const set, &raw mut came) };
+}
+
+fn set_of(signals: &[Signal]) -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: initialises the set that it is given.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    for signal in signals {
+        // SAFETY: changes the set, which has just been initialised.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), signal.as_raw()) };
+    }
+    // SAFETY: initialised above.
+    unsafe { set.assume_init() }
 }
 
 /// Has the kernel collect children that end, instead of keeping them as zombies.

@@ -5,6 +5,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use reaper_user::client::{Client, Deregistered, EventStream, Frame};
 use reaper_user::clock::monotonic_ns;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 use crate::wait::{Deadline, PATIENCE};
 
@@ -23,7 +24,8 @@ pub struct Removal {
 }
 
 impl Removal {
-    fn of(event: &Arrived) -> Option<Self> {
+    /// The removal that this event tells of, if it tells of one.
+    pub fn of(event: &Arrived) -> Option<Self> {
         if event.frame.event != "session_deregistered" {
             return None;
         }
@@ -44,14 +46,22 @@ impl Removal {
 pub struct Events {
     coming: Receiver<Arrived>,
     arrived: Vec<Arrived>,
+    reader: JoinHandle<()>,
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // Or it would keep its connection until the next event.
+        self.reader.abort();
+    }
 }
 
 impl Events {
     pub(super) fn open(runtime: &Runtime, client: &Client) -> Self {
         let stream = runtime.block_on(client.events("")).unwrap();
         let (sender, coming) = mpsc::channel();
-        runtime.spawn(read(stream, sender));
         Self {
+            reader: runtime.spawn(read(stream, sender)),
             coming,
             arrived: Vec::new(),
         }

@@ -44,6 +44,11 @@ pub(crate) const SUITES: &[Suite] = &[
         // Not in the role `bpf`: before 5.11 its limit of locked memory is too low for the maps.
         roles: &[Role::Root],
     },
+    // Numbers can be chosen in this role alone.
+    Suite {
+        name: "toll",
+        roles: &[Role::Root],
+    },
 ];
 
 /// The expected state of a feature, with the reason where it is down.
