@@ -4,12 +4,15 @@
 
 mod kind;
 mod orders;
+mod twins;
 mod victim;
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use reaper_registry::Token;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
@@ -24,6 +27,15 @@ pub const KEEP_THE_DEAD: &str = "keep-the-dead";
 pub const CUE: Signal = Signal::USR1;
 /// The cue of the last thread of [`Kind::LeaderFirst`].
 pub const LAST_CUE: Signal = Signal::USR2;
+
+/// A number whose first owner is dead and whose second one lives.
+pub struct Twins {
+    pub pid: u32,
+    /// The first one's, in ticks, as the daemon told it.
+    pub start_time: u64,
+    /// What pinned the first one.
+    pub identity: String,
+}
 
 /// A running nursery. Dropped, it goes with everybody in it.
 pub struct Nursery {
@@ -65,20 +77,33 @@ impl Nursery {
         self.number()
     }
 
-    /// An idle one, born just after a tick of the clock that start times are told in.
-    pub fn start_with_tick(&mut self) -> io::Result<u32> {
-        writeln!(self.orders, "tick")?;
-        self.number()
-    }
-
-    /// Kills this victim, reaps it and gives its number to an idle one: at once, or when so many
-    /// ticks have passed. [`Errno::EXIST`]: a stranger was faster.
+    /// Has a process born just after a tick of the clock that start times are told in, registers it
+    /// as this session, kills and reaps it, and gives its number to an idle one: at once, or when so
+    /// many ticks have passed. [`Errno::EXIST`]: all is done but the last, a stranger was faster.
     ///
     /// The dead must be kept here, and the right to choose numbers is needed; see
-    /// [`crate::sys::Forker::fork_as`].
-    pub fn replace(&mut self, pid: u32, ticks: u32) -> io::Result<u32> {
-        writeln!(self.orders, "replace {pid} {ticks}")?;
-        self.number()
+    /// [`crate::sys::Forker::fork_still`].
+    pub fn twins(
+        &mut self,
+        socket: &Path,
+        token: &Token,
+        session: &str,
+        ticks: u32,
+    ) -> io::Result<Twins> {
+        let (socket, token) = (socket.display(), token.reveal());
+        writeln!(self.orders, "twins {ticks} {socket} {} {session}", &*token)?;
+        let answer = self.answer()?;
+        let mut words = answer.split_whitespace();
+        let mut word = || {
+            words
+                .next()
+                .ok_or_else(|| io::Error::other("too few words"))
+        };
+        Ok(Twins {
+            pid: word()?.parse().map_err(io::Error::other)?,
+            start_time: word()?.parse().map_err(io::Error::other)?,
+            identity: word()?.trim_matches('"').to_owned(),
+        })
     }
 
     /// Waits until this victim has ended, where the dead are kept, and reaps it; answers with its
@@ -97,17 +122,22 @@ impl Nursery {
     }
 
     fn numbers(&mut self) -> io::Result<Vec<u32>> {
+        self.answer()?
+            .split_whitespace()
+            .map(|word| word.parse().map_err(io::Error::other))
+            .collect()
+    }
+
+    fn answer(&mut self) -> io::Result<String> {
         let mut line = String::new();
         if self.answers.read_line(&mut line)? == 0 {
             return Err(io::Error::other("the nursery has ended"));
         }
-        if let Some(error) = line.strip_prefix("error ") {
-            let errno = error.trim().parse().map_err(io::Error::other)?;
-            return Err(Errno::from_raw_os_error(errno).into());
-        }
-        line.split_whitespace()
-            .map(|word| word.parse().map_err(io::Error::other))
-            .collect()
+        let Some(error) = line.strip_prefix("error ") else {
+            return Ok(line);
+        };
+        let errno = error.trim().parse().map_err(io::Error::other)?;
+        Err(Errno::from_raw_os_error(errno).into())
     }
 }
 

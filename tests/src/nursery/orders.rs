@@ -11,13 +11,12 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, getpid, setrli
 use rustix::process::{set_child_subreaper, set_parent_process_death_signal};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Kind, kill, victim};
+use super::twins::{First, Registration};
+use super::{Kind, victim};
 use crate::sys::{Forker, block_cues, ignore_children};
 
 /// Of the clock that start times are told in: `USER_HZ` is 100 on every architecture here.
 const TICK_NS: u64 = 10_000_000;
-
-const IDLE: Kind = Kind::Idle { megabytes: 0 };
 
 /// Obeys until nobody gives orders any more. Must be called while this process has one thread.
 pub fn run(keep_the_dead: bool) -> io::Result<()> {
@@ -64,15 +63,7 @@ impl Nursery {
                 }
                 Ok(())
             }
-            "tick" => {
-                pass_ticks(1);
-                self.forker.fork(|| victim::live(IDLE, self.pid)).map(drop)
-            }
-            "replace" => {
-                let (victim, ticks) = rest.split_once(' ').ok_or_else(nonsense)?;
-                let ticks = ticks.parse().map_err(io::Error::other)?;
-                self.replace(pid(victim).ok_or_else(nonsense)?, ticks)
-            }
+            "twins" => self.twins(rest).ok_or_else(nonsense)?,
             "reap" => {
                 let status = reap(pid(rest).ok_or_else(nonsense)?)?;
                 answer(&format!("{}", status.cast_unsigned()))
@@ -81,28 +72,36 @@ impl Nursery {
         }
     }
 
-    fn replace(&self, pid: Pid, ticks: u32) -> io::Result<()> {
-        kill(pid.as_raw_nonzero().get().cast_unsigned())?;
-        reap(pid)?;
-        pass_ticks(ticks);
-        match self.forker.fork_as(pid, || victim::live(IDLE, self.pid)) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-                answer(&format!("error {}", errno.raw_os_error()))
+    /// `TICKS SOCKET TOKEN SESSION`, where the session's name may have blanks.
+    fn twins(&self, words: &str) -> Option<io::Result<()>> {
+        let mut words = words.splitn(4, ' ');
+        let ticks = words.next()?.parse().ok()?;
+        let registration = Registration {
+            socket: words.next()?,
+            token: words.next()?,
+            session: words.next()?,
+        };
+        Some(match registration.of_twins(&self.forker, ticks) {
+            Ok(First { pid, answer: told }) => {
+                let (start_time, identity) = (&told["start_time"], &told["identity"]);
+                answer(&format!("{} {start_time} {identity}", pid.as_raw_nonzero()))
             }
-        }
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(errno) => answer(&format!("error {}", errno.raw_os_error())),
+                None => Err(error),
+            },
+        })
     }
 }
 
-fn reap(pid: Pid) -> io::Result<i32> {
+pub(super) fn reap(pid: Pid) -> io::Result<i32> {
     let ended = waitpid(Some(pid), WaitOptions::empty())?;
     let (_, status) = ended.ok_or_else(|| io::Error::other("it has not ended"))?;
     Ok(status.as_raw())
 }
 
 /// Returns just behind the beginning of a tick: nobody tells of one, so it is slept for.
-fn pass_ticks(number: u32) {
+pub(super) fn pass_ticks(number: u32) {
     for _ in 0..number {
         let tick = boottime_ns() / TICK_NS;
         while boottime_ns() / TICK_NS == tick {

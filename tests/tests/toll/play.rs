@@ -8,7 +8,7 @@ use std::time::Duration;
 use reaper_registry::Token;
 use reaper_tests::daemon::{Events, TestDaemon};
 use reaper_tests::expect::SKIP_MARK;
-use reaper_tests::nursery::{Kind, Nursery, kill};
+use reaper_tests::nursery::{Kind, Nursery, Twins, kill};
 use reaper_tests::wait::{Deadline, PATIENCE};
 use reaper_user::client::{Client, Registered};
 use rustix::io::Errno;
@@ -90,8 +90,7 @@ impl Play {
 
     /// Registers like [`Ledger::register`], and answers with what pins the process.
     pub(crate) fn register(&mut self, id: &str, pid: u32) -> String {
-        // No two sessions share one.
-        let token = Token::parse(&format!("{:064x}", self.ledger.registered() + 1)).unwrap();
+        let token = self.next_token();
         let body = json!({
             "token": token.reveal().as_str(), "session_id": id, "mesh": "test",
             "display_name": id, "pid": pid,
@@ -102,6 +101,11 @@ impl Play {
         answer.identity.expect("it is told")
     }
 
+    /// No two sessions share one.
+    fn next_token(&self) -> Token {
+        Token::parse(&format!("{:064x}", self.ledger.registered() + 1)).unwrap()
+    }
+
     /// Some numbers whose first owner was registered and replaced. `None` where numbers cannot be
     /// chosen.
     pub(crate) fn batch(&mut self, when: When) -> Option<Vec<Life>> {
@@ -110,26 +114,32 @@ impl Play {
         let mut lives = Vec::new();
         for number in 0..BATCH {
             let first = format!("{}-{number}", self.batches);
-            let pid = self.nursery.start_with_tick().unwrap();
-            let identity = self.register(&first, pid);
-            let born = start_time(pid);
-            self.ledger.doom(&first, None);
-            match self.nursery.replace(pid, ticks) {
-                Ok(heir) => assert_eq!(heir, pid),
+            let token = self.next_token();
+            let socket = self.daemon.socket();
+            let twins = self.nursery.twins(&socket, &token, &first, ticks);
+            match twins {
+                Ok(Twins {
+                    pid,
+                    start_time,
+                    identity,
+                }) => {
+                    self.ledger.open(&first, pid, token);
+                    lives.push(Life {
+                        same_tick: start_time == start_time_of(pid),
+                        first: first.clone(),
+                        pid,
+                        identity,
+                    });
+                }
                 // It went to a stranger, which proves nothing.
-                Err(error) if is(&error, Errno::EXIST) => continue,
+                Err(error) if is(&error, Errno::EXIST) => self.ledger.open(&first, 0, token),
                 Err(error) if is(&error, Errno::PERM) && !is_root() => {
                     println!("{SKIP_MARK}no process under a chosen pid here: {error}");
                     return None;
                 }
-                Err(error) => panic!("replace {pid}: {error}"),
+                Err(error) => panic!("twins: {error}"),
             }
-            lives.push(Life {
-                same_tick: start_time(pid) == born,
-                first,
-                pid,
-                identity,
-            });
+            self.ledger.doom(&first, None);
         }
         Some(lives)
     }
@@ -190,7 +200,7 @@ fn is_root() -> bool {
 }
 
 /// Field 22 of `/proc/PID/stat`, in ticks.
-fn start_time(pid: u32) -> u64 {
+fn start_time_of(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let (_, fields) = stat.rsplit_once(')').unwrap();
     fields.split_whitespace().nth(19).unwrap().parse().unwrap()
