@@ -136,7 +136,8 @@ impl TestDaemon {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
-    fn serves(&mut self) {
+    /// Waits until it serves.
+    pub fn serves(&mut self) {
         within(PATIENCE, "the daemon answers", || {
             let ended = self.ended();
             assert!(ended.is_none(), "it ended: {ended:?}\n{}", self.log());

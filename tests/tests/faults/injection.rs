@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use reaper_tests::expect::SKIP_MARK;
-use reaper_tests::sys::seccomp::{Call, Listener, Received, Waiting, deny, listen};
+use reaper_tests::sys::seccomp::{Call, Listener, Received, Waiting, deny, listen, pretend};
 use rustix::io::Errno;
 
 /// The option of prctl(2) with which the daemon gives up rights: the first call that it makes by
@@ -40,6 +40,9 @@ pub(crate) struct Fault {
     /// All that follow fail too, until it is lifted.
     pub(crate) lasts: bool,
 }
+
+/// A call that is never made, and what it is answered with; `None`: success.
+pub(crate) type Denied = (Call, Option<Errno>);
 
 /// The fault in force, and its supervisor.
 pub(crate) struct Injection {
@@ -81,11 +84,7 @@ impl Injection {
     }
 
     /// Starts a program under it, one for which these calls are always denied as well.
-    pub(crate) fn spawn(
-        &mut self,
-        command: &mut Command,
-        denied: &[(Call, Errno)],
-    ) -> io::Result<Child> {
+    pub(crate) fn spawn(&mut self, command: &mut Command, denied: &[Denied]) -> io::Result<Child> {
         let to_supervisor = self.to_supervisor.take().expect("one program a fault");
         let mut calls = self.shared.fault.calls.clone();
         calls.push(Call::from(libc::SYS_prctl).with(0, NO_NEW_PRIVS));
@@ -177,17 +176,18 @@ impl Shared {
 }
 
 /// Starts a program for which these calls are denied, from its first instruction on.
-pub(crate) fn spawn_denied(command: &mut Command, denied: &[(Call, Errno)]) -> io::Result<Child> {
+pub(crate) fn spawn_denied(command: &mut Command, denied: &[Denied]) -> io::Result<Child> {
     on_a_thread_of_its_own(|| {
         deny_all(denied)?;
         command.spawn()
     })
 }
 
-fn deny_all(denied: &[(Call, Errno)]) -> io::Result<()> {
-    denied
-        .iter()
-        .try_for_each(|(call, errno)| deny(&[*call], *errno))
+fn deny_all(denied: &[Denied]) -> io::Result<()> {
+    denied.iter().try_for_each(|(call, errno)| match errno {
+        Some(errno) => deny(&[*call], *errno),
+        None => pretend(&[*call]),
+    })
 }
 
 /// A filter stays on its thread; so that thread ends when the program has been started.
@@ -199,7 +199,7 @@ fn on_a_thread_of_its_own<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 pub(crate) fn is_possible() -> bool {
     let tried = on_a_thread_of_its_own(|| listen(&[libc::SYS_pidfd_open.into()]).map(drop));
     // The listener has come with 5.0 and "go on" with 5.5. The latter has no probe of its own.
-    let answers = procfs_release().is_none_or(|release| release >= (5, 5));
+    let answers = release().is_none_or(|release| release >= (5, 5));
     match tried {
         Ok(()) if answers => true,
         Ok(()) => {
@@ -213,7 +213,8 @@ pub(crate) fn is_possible() -> bool {
     }
 }
 
-fn procfs_release() -> Option<(u32, u32)> {
+/// The first two numbers of the kernel's version.
+pub(crate) fn release() -> Option<(u32, u32)> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
     let mut numbers = release.split(['.', '-', '+']).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))

@@ -9,17 +9,17 @@ use std::time::Duration;
 use reaper_registry::Token;
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{Launch, TestDaemon, session_of};
-use reaper_tests::sys::seccomp::Call;
 use reaper_tests::wait::{Deadline, eventually, within};
 use reaper_user::client::{ClientError, SessionList, Version};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use crate::injection::{Fault, Injection, Since};
+use crate::injection::{Denied, Fault, Injection, Since};
 
 /// Many sweeps, on a machine that is busy with other work.
 pub(crate) const GONE_WITHIN: Duration = Duration::from_secs(10);
-const SWEEP: Duration = Duration::from_millis(100);
+/// A short interval, so that many fit into a short life.
+pub(crate) const SWEEP: Duration = Duration::from_millis(100);
 /// Descriptors with which two processes can be pinned; the rest is for everything else.
 const FEW_DESCRIPTORS: &str = "ulimit -n 28; exec \"$@\"";
 const PINNED_WITH_FEW: usize = 2;
@@ -52,10 +52,10 @@ impl Footing {
         }
     }
 
-    fn denied(self) -> Vec<(Call, Errno)> {
+    fn denied(self) -> Vec<Denied> {
         match self {
             Self::Pidfd | Self::Inode => Vec::new(),
-            Self::Stat | Self::Number => vec![(libc::SYS_pidfd_open.into(), Errno::NOSYS)],
+            Self::Stat | Self::Number => vec![(libc::SYS_pidfd_open.into(), Some(Errno::NOSYS))],
         }
     }
 

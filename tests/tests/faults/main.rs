@@ -10,11 +10,19 @@
     reason = "steps of tests; what was tried and why something was not is printed"
 )]
 
+mod clock;
+mod descriptors;
 mod injection;
 mod lasting;
 mod life;
+mod overrun;
+mod proc;
+mod stopped;
 mod system_calls;
 mod table;
+
+use reaper_tests::daemon::TestDaemon;
+use reaper_tests::expect::{self, SKIP_MARK};
 
 /// How much is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,4 +37,14 @@ fn extent() -> Extent {
         Ok(word) if word == "whole" => Extent::Whole,
         Ok(_) | Err(_) => Extent::Bounded,
     }
+}
+
+/// Whether this source works for the daemon; a skip says why not, and fails where it is required.
+fn works(daemon: &TestDaemon, source: &str) -> bool {
+    let settled = daemon.settled(source);
+    if let Err(reason) = &settled {
+        assert!(!expect::is_required(source), "{source}: {reason}");
+        println!("{SKIP_MARK}{source}: {reason}");
+    }
+    settled.is_ok()
 }
