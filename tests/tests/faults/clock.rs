@@ -71,7 +71,7 @@ fn ten_years_forth_and_back_end_no_session_and_hide_no_death() {
 
     let clock = Clock::read();
     let later = |time: Duration| time + TEN_YEARS;
-    let earlier = |time: Duration| time - TEN_YEARS;
+    let earlier = |time: Duration| time.saturating_sub(TEN_YEARS);
     let changes: [fn(Duration) -> Duration; 3] = [later, earlier, |time| time];
     for change in changes {
         clock.set(change);
