@@ -82,7 +82,7 @@ pub fn available(feature: &str, seen: &State) -> bool {
     false
 }
 
-/// Whether `feature` may not be missed here.
+/// Whether a test that needs `feature` may not do without it here.
 pub fn is_required(feature: &str) -> bool {
     env::var("REAPER_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item == feature))
 }

@@ -169,6 +169,8 @@ fn privileged() -> Result<()> {
             "contract",
             "--test",
             "probe",
+            "--test",
+            "faults",
         ],
     )?;
     execute(tests.env("REAPER_REQUIRE", "netlink,ebpf,pidfd"))

@@ -1,5 +1,6 @@
 //! A daemon's events as they come, each with the time at which it came.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 
 use reaper_user::client::{Client, Deregistered, EventStream, Frame};
@@ -117,6 +118,16 @@ impl Events {
             self.arrived.push(event);
         }
         self.arrived.iter().filter_map(Removal::of).collect()
+    }
+
+    /// Of the daemon, which has been stopped, exactly these removals were heard: each once, and each
+    /// for a death.
+    pub fn told_once_each(self, dead: &BTreeSet<String>) {
+        let removals = self.to_end();
+        let told: BTreeSet<String> = removals.iter().map(|it| it.session().to_owned()).collect();
+        assert_eq!(removals.len(), told.len(), "nobody is removed twice");
+        assert_eq!(told, *dead);
+        assert!(removals.iter().all(|it| it.told.cause == "exited"));
     }
 }
 

@@ -105,6 +105,21 @@ fn a_call_can_be_denied_by_its_argument() {
     denied.join().unwrap();
 }
 
+#[test]
+fn a_call_can_seem_to_have_been_made() {
+    let pretending = thread::spawn(|| {
+        let nice = rustix::process::getpriority_process(None);
+        if let Err(error) = pretend(&[libc::SYS_setpriority.into()]) {
+            assert!(refused(&error));
+            return;
+        }
+        assert_eq!(rustix::process::setpriority_process(None, 19), Ok(()));
+        assert_eq!(rustix::process::getpriority_process(None), nice);
+        assert_ne!(nice, Ok(19));
+    });
+    pretending.join().unwrap();
+}
+
 fn uname() -> Result<(), Errno> {
     let mut name = std::mem::MaybeUninit::<libc::utsname>::uninit();
     // SAFETY: the kernel writes one `utsname` there, or nothing.
