@@ -190,8 +190,10 @@ fn measured(kernels: &[&Kernel], cells: &Cells<'_>) -> String {
         "---|".repeat(heads.len())
     );
     for name in names {
-        let of_kernel = |figures: &BTreeMap<&str, &str>| figures.get(name).copied().unwrap_or("");
-        let row: Vec<_> = figures.iter().map(of_kernel).collect();
+        let row: Vec<&str> = figures
+            .iter()
+            .map(|of_kernel| of_kernel.get(name).copied().unwrap_or(""))
+            .collect();
         section += &format!("| {name} | {} |\n", row.join(" | "));
     }
     section
