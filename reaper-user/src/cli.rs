@@ -28,6 +28,7 @@ use reaper_registry::Token;
 use crate::client::Client;
 use crate::exit_code;
 use crate::privileges;
+use crate::runtime;
 use crate::socket_path::{self, Surroundings};
 use crate::victims::Kind;
 use failure::Failure;
@@ -149,16 +150,19 @@ impl Arguments {
 
 /// A runtime for commands that ask and print.
 fn thread() -> Result<tokio::runtime::Runtime, Failure> {
-    Ok(tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?)
+    runtime::build(tokio::runtime::Builder::new_current_thread()).map_err(no_runtime)
 }
 
 /// A runtime for work that must not wait for other work.
 fn threads() -> Result<tokio::runtime::Runtime, Failure> {
-    Ok(tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?)
+    runtime::build(tokio::runtime::Builder::new_multi_thread()).map_err(no_runtime)
+}
+
+fn no_runtime(error: io::Error) -> Failure {
+    Failure::new(
+        format!("the runtime does not start: {error}"),
+        "raise the limits of threads and of open descriptors (ulimit -u, ulimit -n)",
+    )
 }
 
 fn token() -> Result<u8, Failure> {

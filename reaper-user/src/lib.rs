@@ -31,6 +31,7 @@ pub mod privileges;
 pub mod process_table;
 mod reap_loop;
 mod reaper;
+mod runtime;
 pub mod socket_path;
 pub mod sources;
 pub mod status;

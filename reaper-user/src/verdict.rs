@@ -114,13 +114,15 @@ fn by_facts(identity: &Identity, facts: Facts) -> Verdict {
 /// A pidfd for the length of one look: exact, without a descriptor of its own.
 fn by_inode(identity: &Identity, inode: u64, table: &dyn ProcessTable) -> Verdict {
     match table.pidfd_open(identity.pid) {
-        Ok(pidfd) if table.pidfd_inode(pidfd.as_fd()) != Some(inode) => {
-            Verdict::reused(Evidence::Pidfd)
-        }
-        Ok(pidfd) => match table.pidfd_exited(pidfd.as_fd()) {
-            Ok(true) => Verdict::gone(Evidence::Pidfd),
-            Ok(false) => Verdict::Alive,
-            Err(error) => Verdict::Unknown(error.into()),
+        Ok(pidfd) => match table.pidfd_inode(pidfd.as_fd()) {
+            Some(other) if other != inode => Verdict::reused(Evidence::Pidfd),
+            Some(_) => match table.pidfd_exited(pidfd.as_fd()) {
+                Ok(true) => Verdict::gone(Evidence::Pidfd),
+                Ok(false) => Verdict::Alive,
+                Err(error) => Verdict::Unknown(error.into()),
+            },
+            // The system would not say whose it is, which is not to say that it is another's.
+            None => by_number(identity, table),
         },
         Err(error) if is_no_such_process(&error) => Verdict::gone(Evidence::Pidfd),
         Err(_) => by_number(identity, table),

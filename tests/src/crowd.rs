@@ -1,8 +1,11 @@
 //! Many processes at once, where the talkative victims of `reaper_user::victims` would cost too
 //! much: a crowd is made of `sleep`, needs no descriptor, and is killed and reaped on drop.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::process::{Child, Command, Stdio};
+
+use crate::daemon::session_of;
 
 /// Processes that live until they are killed.
 #[derive(Debug)]
@@ -21,6 +24,11 @@ impl Crowd {
 
     pub fn pids(&self) -> impl Iterator<Item = u32> {
         self.0.iter().map(Child::id)
+    }
+
+    /// The ids under which `TestDaemon::register_all` registers them.
+    pub fn sessions(&self) -> BTreeSet<String> {
+        self.pids().map(session_of).collect()
     }
 
     /// Kills all, and reaps them after the last kill.

@@ -10,6 +10,7 @@ mod events;
 mod program;
 
 use std::fs::{self, File, Permissions};
+use std::io;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -29,6 +30,15 @@ use crate::wait::{PATIENCE, eventually, within};
 
 /// The promise of `reaperd daemon`: so soon after SIGTERM it has ended.
 const STOPS_WITHIN: Duration = Duration::from_secs(2);
+
+/// The flags of a run with `REAPER_SOURCES=sweep`: whatever names no source itself is then tested
+/// with the one path that every system has. It sweeps more often than users have it do, because the
+/// tests wait for it.
+pub fn sources_of_this_run() -> Option<[&'static str; 4]> {
+    let word = std::env::var("REAPER_SOURCES").ok()?;
+    assert_eq!(word, "sweep", "REAPER_SOURCES knows no other word");
+    Some(["--sources", "sweep", "--sweep-interval", "100ms"])
+}
 
 /// How a daemon is to be started.
 #[derive(Clone, Debug, Default)]
@@ -61,6 +71,12 @@ impl Launch {
 
     /// Starts it, without waiting for it to serve.
     pub fn spawn(&self) -> TestDaemon {
+        self.spawn_by(Command::spawn)
+    }
+
+    /// As [`Self::spawn`], by a way of the caller's own: from a thread whose filters the daemon is
+    /// to inherit. What speaks to the daemon later has none of that thread's.
+    pub fn spawn_by(&self, start: impl FnOnce(&mut Command) -> io::Result<Child>) -> TestDaemon {
         let folder = tempfile::Builder::new()
             .prefix("reaperd-test-")
             .permissions(Permissions::from_mode(0o700))
@@ -75,15 +91,23 @@ impl Launch {
         words.push(reaperd().to_str().unwrap().to_owned());
         words.extend(owned(&["daemon", "--socket", socket.to_str().unwrap()]));
         words.extend(self.arguments.iter().cloned());
-        let child = Command::new(&words[0])
+        if !words.iter().any(|word| word == "--sources") {
+            words.extend(
+                sources_of_this_run()
+                    .iter()
+                    .flatten()
+                    .map(|&word| word.to_owned()),
+            );
+        }
+        let mut command = Command::new(&words[0]);
+        command
             .args(&words[1..])
             .env_remove("REAPERD_SOCKET")
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{words:?}: {error}"));
+            .stderr(log);
+        let child = start(&mut command).unwrap_or_else(|error| panic!("{words:?}: {error}"));
         TestDaemon {
             client: Client::new(&socket).with_time_limit(PATIENCE),
             runtime: runtime(),
@@ -129,9 +153,10 @@ impl TestDaemon {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
-    fn serves(&mut self) {
+    /// Waits until it serves.
+    pub fn serves(&mut self) {
         within(PATIENCE, "the daemon answers", || {
-            let ended = self.child.try_wait().unwrap();
+            let ended = self.ended();
             assert!(ended.is_none(), "it ended: {ended:?}\n{}", self.log());
             self.get::<Version>("/v1/version").is_ok()
         });
@@ -140,6 +165,16 @@ impl TestDaemon {
     /// Reads a resource.
     pub fn get<T: serde::de::DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
         self.runtime.block_on(self.client.get(target))
+    }
+
+    /// Reads a resource, if that is possible so soon.
+    pub fn get_within<T: serde::de::DeserializeOwned>(
+        &self,
+        limit: Duration,
+        target: &str,
+    ) -> Result<T, ClientError> {
+        let client = self.client.clone().with_time_limit(limit);
+        self.runtime.block_on(client.get(target))
     }
 
     /// Registers a session of this id for the process.
@@ -182,16 +217,22 @@ impl TestDaemon {
         self.list().iter().any(|session| session.session_id == id)
     }
 
-    /// Whether this token is that of a live session.
-    pub fn accepts(&self, token: &Token) -> bool {
+    /// Whether this token is that of a live session, if the daemon answers.
+    pub fn resolves(&self, token: &Token) -> Result<bool, ClientError> {
         let answer = self
             .runtime
             .block_on(self.client.get_as::<Value>(token, "/v1/sessions/me"));
         match answer {
-            Ok(_) => true,
-            Err(ClientError::Problem { status: 401, .. }) => false,
-            Err(error) => panic!("resolve: {error}"),
+            Ok(_) => Ok(true),
+            Err(ClientError::Problem { status: 401, .. }) => Ok(false),
+            Err(error) => Err(error),
         }
+    }
+
+    /// As above; no answer fails the test.
+    pub fn accepts(&self, token: &Token) -> bool {
+        self.resolves(token)
+            .unwrap_or_else(|error| panic!("resolve: {error}"))
     }
 
     pub fn sources(&self) -> SourcesReport {
@@ -238,11 +279,16 @@ impl TestDaemon {
         self.signal(Signal::CONT);
     }
 
+    /// The status, if it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits for its end and answers with the status.
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         eventually("the daemon ends", || {
-            status = self.child.try_wait().unwrap();
+            status = self.ended();
             status.is_some()
         });
         status.unwrap()

@@ -19,6 +19,14 @@ use reaper_user::SourceStatus;
 /// What libtest's output must hold for a test to count as skipped.
 pub const SKIP_MARK: &str = "skipped: ";
 
+/// What a line of a test's output starts with that is a figure for `docs/kernel-matrix.md`.
+pub const MEASURED_MARK: &str = "measured: ";
+
+/// Tells the reader of this run, and the page of all kernels, what was measured.
+pub fn measured(name: &str, value: impl fmt::Display) {
+    println!("{MEASURED_MARK}{name} = {value}");
+}
+
 /// The expected or observed state of one feature.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum State {
@@ -100,7 +108,8 @@ pub fn source_state(works: bool, reason: &str) -> State {
     State::down(word.map_or(reason, |(_, word)| word))
 }
 
-fn is_required(feature: &str) -> bool {
+/// Whether a test that needs `feature` may not do without it here.
+pub fn is_required(feature: &str) -> bool {
     env::var("REAPER_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item == feature))
 }
 

@@ -2,12 +2,16 @@
 
 #[cfg(target_os = "linux")]
 pub mod bench;
+#[cfg(target_os = "linux")]
+pub mod confined;
 pub mod crowd;
 pub mod daemon;
 pub mod expect;
 #[cfg(target_os = "linux")]
 pub mod guest;
 pub mod libtest;
+#[cfg(target_os = "linux")]
+pub mod nursery;
 #[cfg(target_os = "linux")]
 pub mod sys;
 pub mod wait;

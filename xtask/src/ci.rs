@@ -34,6 +34,11 @@ const STEPS: &[Step] = &[
         check: test,
     },
     Step {
+        name: "test-sweep",
+        purpose: "the daemon with the sweep alone, as on systems without event sources",
+        check: test_sweep,
+    },
+    Step {
         name: "test-xtask",
         purpose: "the task runner's own tests",
         check: test_xtask,
@@ -147,6 +152,12 @@ fn test() -> Result<()> {
     )?)
 }
 
+/// Nothing is built again: the packages are those of the first step.
+fn test_sweep() -> Result<()> {
+    let args = ["test", "--release", "--test", "cli", "--test", "http"];
+    execute(command("cargo", &args)?.env("REAPER_SOURCES", "sweep"))
+}
+
 fn test_xtask() -> Result<()> {
     execute(&mut command(
         "cargo",
@@ -174,6 +185,8 @@ fn privileged() -> Result<()> {
             "contract",
             "--test",
             "probe",
+            "--test",
+            "faults",
             "--test",
             "unreliable",
         ],

@@ -24,6 +24,11 @@ use self::kernels::Kernel;
 use self::matrix::Role;
 use self::qemu::{Guest, Outcome};
 
+/// How long a guest may take with a share of the long suites, and with all of them: several times
+/// what it takes where two guests have two processors.
+const LIMIT: Duration = Duration::from_mins(10);
+const WHOLE_LIMIT: Duration = Duration::from_hours(1);
+
 /// Run the test suites on real kernels under QEMU, in every role
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -51,9 +56,13 @@ pub(crate) struct Args {
     #[arg(long)]
     test_binary: Vec<PathBuf>,
 
-    /// Seconds until a guest counts as hung
-    #[arg(long, default_value_t = 300)]
-    time_limit: u64,
+    /// Run all of the long suites and not a share, as a run of the whole matrix does
+    #[arg(long)]
+    whole: bool,
+
+    /// Seconds until a guest counts as hung [default: 600, and 3600 for the whole of the suites]
+    #[arg(long)]
+    time_limit: Option<u64>,
 
     /// Guests at a time [default: one a processor]
     #[arg(long)]
@@ -97,7 +106,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let built = binaries::build(&root(), &args.suite, &args.test_binary)?;
     let initrds = initramfs::build_for_roles(&work, &built, &roles)?;
 
-    let guests = plan(args, &kernels, &roles, &work, &initrds);
+    let whole = args.whole || is_whole_matrix;
+    let guests = plan(args, whole, &kernels, &roles, &work, &initrds);
     let outcomes = run_all(&guests, args.jobs);
     failures.extend(report::verdicts(&guests, &outcomes));
     if is_whole_matrix {
@@ -143,11 +153,14 @@ fn find_kernels(args: &Args) -> (Vec<Kernel>, Vec<String>) {
 
 fn plan<'run>(
     args: &Args,
+    whole: bool,
     kernels: &'run [Kernel],
     roles: &[Role],
     work: &Path,
     initrds: &initramfs::Images,
 ) -> Vec<Guest<'run>> {
+    let default_limit = if whole { WHOLE_LIMIT } else { LIMIT };
+    let time_limit = args.time_limit.map_or(default_limit, Duration::from_secs);
     let mut guests = Vec::new();
     for kernel in kernels {
         for role in roles {
@@ -159,7 +172,8 @@ fn plan<'run>(
                 role: *role,
                 initrd: initrd.clone(),
                 filter: args.filter.clone(),
-                time_limit: Duration::from_secs(args.time_limit),
+                whole,
+                time_limit,
                 accel: args.accel.clone(),
                 log: work.join(format!("{}-{}.log", kernel.release, role.name())),
             });

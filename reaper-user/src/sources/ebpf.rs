@@ -26,6 +26,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::{Context, SourceError};
 use crate::clock::monotonic_ns;
 use crate::hint::{ExitWord, Hint, HintSender, Target};
+use crate::runtime::on_a_thread;
 use crate::sys::readiness_of;
 use crate::verdict::GroupDead;
 use crate::watch::WatchSet;
@@ -54,9 +55,7 @@ pub async fn run(context: Context) -> Result<Infallible, SourceError> {
         counters,
         variant,
         program,
-    } = tokio::task::spawn_blocking(Probe::attach)
-        .await
-        .map_err(|error| SourceError::new(format!("loading was cut short: {error}"), ""))??;
+    } = on_a_thread(Probe::attach).await.map_err(no_thread)??;
     // Detaches when this function ends, and not before.
     let _program = program;
     let readiness = doorbell
@@ -97,6 +96,13 @@ pub async fn run(context: Context) -> Result<Infallible, SourceError> {
 
 fn failed(error: io::Error) -> SourceError {
     SourceError::new(format!("the probe failed: {error}"), "")
+}
+
+fn no_thread(error: io::Error) -> SourceError {
+    SourceError::new(
+        format!("loading was cut short: {error}"),
+        "raise the limit of threads (RLIMIT_NPROC, pids.max)",
+    )
 }
 
 fn answer(doorbell: &mut Doorbell, hints: &HintSender) {

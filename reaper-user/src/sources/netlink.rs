@@ -37,6 +37,8 @@ use self::map_filter::MapFilter;
 use self::subscription::{Drained, Subscription};
 use super::{Context, SourceError};
 use crate::hint::{ExitWord, Hint, HintSender, Target};
+#[cfg(feature = "ebpf")]
+use crate::runtime::on_a_thread;
 use crate::status::Reporter;
 use crate::sys::cn_proc::{Event, Exit};
 use crate::watch::{Arm, Watched};
@@ -51,10 +53,10 @@ const CANARY_WITHIN: Duration = Duration::from_secs(1);
 /// Runs the source until it fails.
 pub async fn run(context: Context) -> Result<Infallible, SourceError> {
     #[cfg(feature = "ebpf")]
-    match tokio::task::spawn_blocking(|| MapFilter::load(std::process::id())).await {
+    match on_a_thread(|| MapFilter::load(std::process::id())).await {
         Ok(Ok(filter)) => return run_with(context, filter).await,
         Ok(Err(refusal)) => log::info!("no eBPF filter for the proc connector: {refusal:#}"),
-        Err(cut_short) => log::warn!("loading the connector's filter failed: {cut_short}"),
+        Err(no_thread) => log::warn!("loading the connector's filter failed: {no_thread}"),
     }
     run_with(context, ClassicFilter::new(Some(std::process::id()))).await
 }

@@ -7,15 +7,17 @@
 //! - It never slows down because the others look healthy.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reaper_registry::{Evidence, ProcessId, Source};
+use reaper_registry::{Evidence, Pid, ProcessId, Source};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Context, SourceError};
 use crate::clock::monotonic_ns;
 use crate::hint::{Hint, HintSender, Target};
+use crate::process_table::ProcessTable;
 use crate::status::Reporter;
 use crate::verdict::Verdict;
 use crate::watch::{WatchSet, Watched};
@@ -31,6 +33,8 @@ const SLICE: usize = 512;
 const TURN: Duration = Duration::from_millis(2);
 /// Below this many, all of them replaced at once is an ordinary day.
 const MASS: usize = 10;
+/// Somebody else's, always there, and shown to everybody by a table that hides nothing.
+const INIT: u32 = 1;
 /// How many processes get a stronger identity per sweep, where there is room again.
 const PROMOTIONS: usize = 256;
 
@@ -56,7 +60,8 @@ pub async fn run(context: Context, settings: Settings) -> Result<Infallible, Sou
         let began = crate::clock::now().boot;
         let pass = Pass::over(&context.watched, &context.hints).await;
         context.watched.mark_swept(began);
-        pass.report(&context.reporter, settings.interval);
+        let view = view_of(context.watched.table.as_ref());
+        pass.report(&context.reporter, settings.interval, view);
     }
 }
 
@@ -132,9 +137,9 @@ impl Pass {
         believed.into_iter().map(|one| one.id).collect()
     }
 
-    fn report(&self, reporter: &Reporter, interval: Duration) {
+    fn report(&self, reporter: &Reporter, interval: Duration, view: &str) {
         let detail = format!(
-            "every {}, {} processes in {:.1} ms, {} unknown, {} held back",
+            "every {}, {} processes in {:.1} ms, {} unknown, {} held back{view}",
             humantime::format_duration(interval),
             self.looked_at,
             self.took.as_secs_f64() * 1e3,
@@ -157,6 +162,28 @@ impl Pass {
         } else {
             reporter.up(detail);
         }
+    }
+}
+
+/// What is missing in what the process table shows, for the words behind the numbers. No reason to call
+/// the sweep degraded: whoever is held by a pidfd needs no table, and those in doubt are counted.
+fn view_of(table: &dyn ProcessTable) -> &'static str {
+    let hides = |pid: u32| {
+        let is_hidden = |error: io::Error| {
+            use io::ErrorKind::{NotFound, PermissionDenied};
+            matches!(error.kind(), NotFound | PermissionDenied)
+        };
+        // Out of descriptors or memory is something else, and passes.
+        Pid::new(pid).is_ok_and(|pid| {
+            table.look(pid).is_err_and(is_hidden) && matches!(table.number_in_use(pid), Ok(true))
+        })
+    };
+    if hides(std::process::id()) {
+        ", the process table shows nobody"
+    } else if hides(INIT) {
+        ", the process table hides other users' processes"
+    } else {
+        ""
     }
 }
 

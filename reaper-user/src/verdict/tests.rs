@@ -247,6 +247,15 @@ fn without_descriptors_an_inode_falls_back_to_number_and_start_time() {
 }
 
 #[test]
+fn an_inode_that_the_system_will_not_tell_is_not_another_ones() {
+    let scene = live_process(System::InodesOnly);
+    scene.refuse(|refusals| refusals.no_inode = true);
+    assert_eq!(scene.verdict(), "alive");
+    scene.table.die(pid(), 0);
+    assert_eq!(scene.verdict(), "gone by stat");
+}
+
+#[test]
 fn a_number_that_cannot_even_be_asked_about_is_kept() {
     let scene = live_process(System::NumbersOnly);
     scene.refuse(|refusals| {

@@ -11,9 +11,10 @@ use super::Plan;
 use super::daemon::Daemon;
 use super::load::paced;
 use super::measure::{Dice, Readings, float};
-use super::nursery::{Nursery, kill};
+use super::nursery::{self, idle};
 use super::observers::{Observer, bare_loop, hook, subscriber, subscriber_of};
 use super::report::{Row, Section, time, times};
+use crate::nursery::{Nursery, kill};
 
 /// Between the registration and the kill: whoever was busy with the registration sleeps again.
 const SETTLE: Duration = Duration::from_millis(3);
@@ -78,7 +79,7 @@ fn one_death(
     observers: &mut [&mut Observer],
     number: u64,
 ) -> io::Result<Vec<u64>> {
-    let pid = nursery.start_one(megabytes)?;
+    let pid = nursery.start_one(idle(megabytes))?;
     for observer in &*observers {
         observer.watch(pid, number)?;
     }
@@ -95,7 +96,7 @@ fn one_death(
 /// Small victims, each watched by the bare loop and one other.
 pub(super) fn small(plan: &Plan) -> io::Result<Section> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let mut nursery = Nursery::open()?;
+    let mut nursery = nursery::open()?;
     let mut bare = bare_loop()?;
     let mut pairs = Vec::new();
     for source in SOURCES {
@@ -195,7 +196,7 @@ fn under_load(nursery: &mut Nursery, bare: &mut Observer, kills: usize) -> io::R
 /// Large victims: all observers on the same deaths.
 pub(super) fn fat(plan: &Plan) -> io::Result<Section> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let mut nursery = Nursery::open()?;
+    let mut nursery = nursery::open()?;
     let mut observers = vec![bare_loop()?];
     for source in [Source::Ebpf, Source::Pidfd, Source::Netlink] {
         observers.push(hook(&runtime, Some(source))?);
@@ -231,12 +232,12 @@ pub(super) fn fat(plan: &Plan) -> io::Result<Section> {
 /// The sweep alone, which is what polling can do.
 pub(super) fn polling(plan: &Plan) -> io::Result<Section> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let mut nursery = Nursery::open()?;
+    let mut nursery = nursery::open()?;
     let mut sweep = hook(&runtime, Some(Source::Sweep))?;
     let mut bare = bare_loop()?;
     let mut dice = Dice::new(5);
     let deaths = 4 * plan.rounds;
-    let pids = nursery.start(deaths, 0)?;
+    let pids = nursery.start(deaths, idle(0))?;
     let mut when = Vec::new();
     for (number, pid) in (0..).zip(&pids) {
         sweep.watch(*pid, number)?;

@@ -18,9 +18,10 @@ use super::Plan;
 use super::daemon::{Daemon, registration};
 use super::load::{Until, closed_loop};
 use super::measure::{Dice, Readings, float, thread_cpu_ns};
-use super::nursery::{Nursery, kill};
+use super::nursery::{self, idle};
 use super::observers::{bare_loop, read_events};
 use super::report::{Row, Section, time};
+use crate::nursery::kill;
 
 const SIMULATED: u64 = 100_000;
 const QUIET: Duration = Duration::from_secs(3);
@@ -48,8 +49,8 @@ pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
 fn real(victims: usize) -> io::Result<Row> {
     let daemon = Daemon::start(&["--max-sessions-per-uid=100000"])?;
     daemon.wait_for("ebpf")?;
-    let mut nursery = Nursery::open()?;
-    let pids = nursery.start(victims, 0)?;
+    let mut nursery = nursery::open()?;
+    let pids = nursery.start(victims, idle(0))?;
     let mut bare = bare_loop()?;
     // No more than half of the descriptors that there may be; the last to die is among them.
     let step = if victims > 8_000 { 4 } else { 1 };

@@ -10,7 +10,7 @@ use reaper_user::clock::monotonic_ns;
 use super::Plan;
 use super::daemon::Daemon;
 use super::measure::{Dice, Readings, children_cpu_ns, float};
-use super::nursery::Nursery;
+use super::nursery::{self, idle};
 use super::report::{Row, Section, time};
 
 const SESSIONS: usize = 20;
@@ -161,8 +161,8 @@ fn storm() -> io::Result<()> {
 }
 
 pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
-    let mut nursery = Nursery::open()?;
-    let pids = nursery.start(SESSIONS, 0)?;
+    let mut nursery = nursery::open()?;
+    let pids = nursery.start(SESSIONS, idle(0))?;
     let mut cases = [
         Case::new("no daemon", Host::Without),
         Case::new("ebpf", Host::Root("ebpf")),

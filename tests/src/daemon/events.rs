@@ -1,10 +1,12 @@
 //! A daemon's events as they come, each with the time at which it came.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 
 use reaper_user::client::{Client, Deregistered, EventStream, Frame};
 use reaper_user::clock::monotonic_ns;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 use crate::wait::{Deadline, PATIENCE};
 
@@ -23,7 +25,8 @@ pub struct Removal {
 }
 
 impl Removal {
-    fn of(event: &Arrived) -> Option<Self> {
+    /// The removal that this event tells of, if it tells of one.
+    pub fn of(event: &Arrived) -> Option<Self> {
         if event.frame.event != "session_deregistered" {
             return None;
         }
@@ -44,14 +47,22 @@ impl Removal {
 pub struct Events {
     coming: Receiver<Arrived>,
     arrived: Vec<Arrived>,
+    reader: JoinHandle<()>,
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // Or it would keep its connection until the next event.
+        self.reader.abort();
+    }
 }
 
 impl Events {
     pub(super) fn open(runtime: &Runtime, client: &Client) -> Self {
         let stream = runtime.block_on(client.events("")).unwrap();
         let (sender, coming) = mpsc::channel();
-        runtime.spawn(read(stream, sender));
         Self {
+            reader: runtime.spawn(read(stream, sender)),
             coming,
             arrived: Vec::new(),
         }
@@ -107,6 +118,16 @@ impl Events {
             self.arrived.push(event);
         }
         self.arrived.iter().filter_map(Removal::of).collect()
+    }
+
+    /// Of the daemon, which has been stopped, exactly these removals were heard: each once, and each
+    /// for a death.
+    pub fn told_once_each(self, dead: &BTreeSet<String>) {
+        let removals = self.to_end();
+        let told: BTreeSet<String> = removals.iter().map(|it| it.session().to_owned()).collect();
+        assert_eq!(removals.len(), told.len(), "nobody is removed twice");
+        assert_eq!(told, *dead);
+        assert!(removals.iter().all(|it| it.told.cause == "exited"));
     }
 }
 

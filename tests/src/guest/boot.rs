@@ -17,6 +17,8 @@ pub(super) struct Orders {
     pub(super) filter: Option<String>,
     pub(super) expect: String,
     pub(super) require: String,
+    /// How much of the long suites is to be run.
+    pub(super) torture: String,
 }
 
 /// Runs everything and powers off. Returning ends PID 1, at which the kernel panics and, started
@@ -63,6 +65,7 @@ fn orders(command_line: &str) -> Orders {
             "filter" => orders.filter = Some(value.to_owned()),
             "expect" => value.clone_into(&mut orders.expect),
             "require" => value.clone_into(&mut orders.require),
+            "torture" => value.clone_into(&mut orders.torture),
             _ => {}
         }
     }

@@ -13,9 +13,10 @@ use super::boot::Orders;
 use super::{context, roles};
 use crate::libtest::{Event, Reader, Verdict, listed};
 
-/// Where the host put the test binaries and the daemon.
+/// Where the host put the test binaries and the programs that they start.
 const TESTS: &str = "/tests";
 const DAEMON: &str = "/bin/reaperd";
+const NURSERY: &str = "/bin/nursery";
 
 /// The second serial port: the first is the console.
 pub(super) struct Verdicts(File);
@@ -120,6 +121,7 @@ impl Guest<'_> {
             filter,
             expect,
             require,
+            torture,
         } = self.orders;
         let mut command = Command::new(context("own path", std::env::current_exe())?);
         command
@@ -134,9 +136,11 @@ impl Guest<'_> {
             ("TMPDIR", "/tmp"),
             ("XDG_RUNTIME_DIR", self.runtime_dir),
             ("REAPERD_BIN", DAEMON),
+            ("NURSERY_BIN", NURSERY),
             ("REAPER_ROLE", role),
             ("REAPER_EXPECT", expect),
             ("REAPER_REQUIRE", require),
+            ("REAPER_TORTURE", torture),
             ("REAPER_INIT_PID_NS", &namespace("pid")?),
             ("REAPER_INIT_NET_NS", &namespace("net")?),
         ] {

@@ -6,7 +6,7 @@ mod running;
 
 use std::process::{Command, Output, Stdio};
 
-use reaper_tests::daemon::{TestDaemon, reaperd};
+use reaper_tests::daemon::{TestDaemon, reaperd, sources_of_this_run};
 use serde_json::Value;
 
 const DONE: i32 = 0;
@@ -14,6 +14,15 @@ const FAILED: i32 = 1;
 const USAGE: i32 = 2;
 const NO_DAEMON: i32 = 3;
 const NO_SESSION: i32 = 4;
+
+/// A daemon for commands to talk to, with the one source of events that nothing has to be allowed
+/// for; or with what this run is about.
+fn daemon() -> TestDaemon {
+    match sources_of_this_run() {
+        Some(flags) => TestDaemon::start(&flags),
+        None => TestDaemon::start(&["--sources", "pidfd"]),
+    }
+}
 
 /// A command of the daemon's user, without what this process's own surroundings would add.
 fn command(arguments: &[&str]) -> Command {

@@ -5,7 +5,6 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use reaper_tests::daemon::TestDaemon;
 use reaper_tests::wait::eventually;
 use rustix::process::{Signal, kill_process};
 
@@ -57,7 +56,7 @@ fn no_daemon_is_not_no_sessions() {
 
 #[test]
 fn an_unknown_session_has_its_own_code() {
-    let daemon = TestDaemon::start(&["--sources", "pidfd"]);
+    let daemon = daemon();
     run(&daemon, &["rm", "nobody"]).failed(NO_SESSION, "no session \"nobody\"");
     let token = private_folder();
     let file = token.path().join("token");
@@ -104,7 +103,7 @@ fn a_source_that_is_required_and_not_asked_for_ends_the_start() {
 
 #[test]
 fn a_stale_socket_is_taken_over() {
-    let daemon = TestDaemon::start(&["--sources", "pidfd"]);
+    let daemon = daemon();
     let socket = daemon.socket();
     // Killed, it leaves its socket behind.
     daemon.signal(Signal::KILL);
@@ -164,7 +163,7 @@ fn a_socket_that_is_no_place_for_a_daemon_is_refused_with_its_own_sentence() {
 
 #[test]
 fn a_live_daemon_keeps_its_socket() {
-    let daemon = TestDaemon::start(&["--sources", "pidfd"]);
+    let daemon = daemon();
     let sentence = format!("a daemon (pid {}) already serves", daemon.pid());
     daemon_on(&daemon.socket()).failed(FAILED, &sentence);
     run(&daemon, &["ls"]).done();

@@ -41,7 +41,7 @@ fn line(out: &mut BufReader<ChildStdout>) -> String {
 
 #[test]
 fn an_empty_daemon_lists_nothing_and_that_is_a_success() {
-    let daemon = TestDaemon::start(&["--sources", "pidfd"]);
+    let daemon = daemon();
     assert_eq!(run(&daemon, &["ls"]).done(), "");
     let empty = json(&run(&daemon, &["ls", "--json"]).done());
     assert_eq!(empty, serde_json::json!({"schema": 1, "sessions": []}));
@@ -50,7 +50,7 @@ fn an_empty_daemon_lists_nothing_and_that_is_a_success() {
 
 #[test]
 fn ls_shows_and_rm_removes_and_the_process_lives_on() {
-    let daemon = TestDaemon::start(&["--sources", "pidfd"]);
+    let daemon = daemon();
     let mut victim = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
     let token = daemon.register("s-1", victim.pid().get());
     let pid = victim.pid().to_string();
@@ -76,7 +76,7 @@ fn ls_shows_and_rm_removes_and_the_process_lives_on() {
 
 #[test]
 fn watch_tells_of_a_kill_and_ends_with_the_daemon() {
-    let daemon = TestDaemon::start(&["--sources", "pidfd"]);
+    let daemon = daemon();
     let (mut watching, mut out) = Running::start(&daemon, &["watch", "--json"]);
     let (mut reading, mut text) = Running::start(&daemon, &["watch"]);
     // Both follow once they have told of something: sessions come until they do.
@@ -101,9 +101,10 @@ fn watch_tells_of_a_kill_and_ends_with_the_daemon() {
     assert_eq!(event["schema"], 1);
     let data = &event["data"];
     assert_eq!(data["session"]["pid"], victim.pid().get());
+    let source = sources_of_this_run().map_or("pidfd", |[_, source, ..]| source);
     assert_eq!(
         (&data["cause"], &data["source"]),
-        (&"exited".into(), &"pidfd".into())
+        (&"exited".into(), &source.into())
     );
     assert_eq!(
         (&data["evidence"], &data["exit"]["signal"]),
@@ -116,7 +117,7 @@ fn watch_tells_of_a_kill_and_ends_with_the_daemon() {
         }
     };
     assert!(
-        told.contains("killed by SIGKILL") && told.contains("via pidfd"),
+        told.contains("killed by SIGKILL") && told.contains(&format!("via {source}")),
         "{told}"
     );
     daemon.stop();
@@ -141,7 +142,7 @@ fn follows(daemon: &TestDaemon, out: &mut BufReader<ChildStdout>, victim: &Victi
 
 #[test]
 fn run_keeps_the_pid_and_the_command_finds_its_session() {
-    let daemon = TestDaemon::start(&["--sources", "pidfd"]);
+    let daemon = daemon();
     let script = "echo $$; echo $REAPERD_SESSION_ID; echo $REAPERD_SOCKET; cat $REAPERD_TOKEN_FILE; \
                   echo; cat $CLAUDEMESH_IPC_TOKEN_FILE; echo; exec sleep 600";
     let (mut running, mut out) = Running::start(
@@ -172,7 +173,7 @@ fn run_keeps_the_pid_and_the_command_finds_its_session() {
 
 #[test]
 fn run_passes_the_commands_own_code_on_and_leaves_no_session_where_there_is_none() {
-    let daemon = TestDaemon::start(&["--sources", "pidfd"]);
+    let daemon = daemon();
     let said = run(&daemon, &["run", "--", "sh", "-c", "exit 7"]);
     assert_eq!((said.code, said.err.as_str()), (Some(7), ""), "{said:?}");
     run(&daemon, &["run", "--", "/nowhere/at-all"]).failed(127, "cannot run /nowhere/at-all");
@@ -183,7 +184,7 @@ fn run_passes_the_commands_own_code_on_and_leaves_no_session_where_there_is_none
 
 #[test]
 fn doctor_names_every_source_and_the_daemon() {
-    let daemon = TestDaemon::start(&["--sources", "pidfd"]);
+    let daemon = daemon();
     let said = run(&daemon, &["doctor"]).done();
     for subject in ["netlink", "ebpf", "pidfd", "sweep", "daemon"] {
         let of_it = |line: &str| line.split_whitespace().nth(1) == Some(subject);

@@ -8,9 +8,10 @@ use std::process::{Child, Command};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use reaper_tests::daemon::sources_of_this_run;
 use reaper_user::clock::monotonic_ns;
 use reaper_user::config::DaemonOptions;
-use reaper_user::{Sources, StartupError, daemon};
+use reaper_user::{Source, Sources, StartupError, daemon};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -32,7 +33,11 @@ impl Daemon {
             .tempdir()
             .unwrap();
         let mut options = DaemonOptions::on(folder.path().join("s"));
-        options.sources = Sources::only([reaper_user::Source::Pidfd]);
+        options.sources = Sources::only([Source::Pidfd]);
+        if sources_of_this_run().is_some() {
+            options.sources = Sources::only([Source::Sweep]);
+            options.sweep_interval = Duration::from_millis(100);
+        }
         change(&mut options);
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {

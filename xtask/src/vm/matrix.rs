@@ -30,25 +30,19 @@ pub(crate) struct Suite {
 
 /// What runs in the guests. A suite must not need the source tree: its files are compiled in.
 pub(crate) const SUITES: &[Suite] = &[
-    Suite {
-        name: "guest",
-        roles: Role::ALL,
-    },
-    Suite {
-        name: "roles",
-        roles: Role::ALL,
-    },
+    suite("guest", Role::ALL),
+    suite("roles", Role::ALL),
     // Minutes a guest under emulation, so in the one role in which every source works.
-    Suite {
-        name: "contract",
-        roles: &[Role::Root],
-    },
-    Suite {
-        name: "probe",
-        // Not in the role `bpf`: before 5.11 its limit of locked memory is too low for the maps.
-        roles: &[Role::Root],
-    },
+    suite("contract", &[Role::Root]),
+    // Not in the role `bpf`: before 5.11 its limit of locked memory is too low for the maps.
+    suite("probe", &[Role::Root]),
+    // Only there can numbers be chosen.
+    suite("toll", &[Role::Root]),
 ];
+
+const fn suite(name: &'static str, roles: &'static [Role]) -> Suite {
+    Suite { name, roles }
+}
 
 /// The expected state of a feature, with the reason where it is down.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -31,6 +31,8 @@ pub(crate) struct Guest<'run> {
     pub(crate) role: Role,
     pub(crate) initrd: PathBuf,
     pub(crate) filter: Option<String>,
+    /// All of the long suites, and not a share.
+    pub(crate) whole: bool,
     pub(crate) time_limit: Duration,
     pub(crate) accel: String,
     /// The console; the verdicts are beside it.
@@ -132,6 +134,7 @@ fn command_line(guest: &Guest<'_>) -> String {
         kernel,
         role,
         filter,
+        whole,
         ..
     } = guest;
     let mut line = format!(
@@ -141,6 +144,9 @@ fn command_line(guest: &Guest<'_>) -> String {
         matrix::expectations(kernel.version, *role),
         matrix::required(kernel.version, *role),
     );
+    if *whole {
+        line += " reaper.torture=whole";
+    }
     if let Some(filter) = filter {
         line += &format!(" reaper.filter={filter}");
     }

@@ -155,6 +155,7 @@ fn page(guests: &[Guest<'_>], outcomes: &[Outcome], failures: &[String]) -> Stri
     page += &table(&kernels, |kernel, role| {
         matrix::summary(kernel.version, role)
     });
+    page += &measured(&kernels, &cells);
     for suite in suites {
         page += &format!("\n## Suite `{suite}`\n\n");
         page += &table(&kernels, |kernel, role| {
@@ -166,6 +167,44 @@ fn page(guests: &[Guest<'_>], outcomes: &[Outcome], failures: &[String]) -> Stri
         page += &tests_of(suite, &cells);
     }
     page
+}
+
+/// What tests printed as figures, in the one role in which all of them can run.
+fn measured(kernels: &[&Kernel], cells: &Cells<'_>) -> String {
+    let figures: Vec<BTreeMap<&str, &str>> = kernels
+        .iter()
+        .map(|kernel| {
+            let cell = cells.get(&(kernel.alias.as_str(), Role::Root));
+            cell.map_or_else(BTreeMap::new, |outcome| figures_of(outcome))
+        })
+        .collect();
+    let names: BTreeSet<&str> = figures.iter().flat_map(BTreeMap::keys).copied().collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    let heads: Vec<_> = kernels.iter().map(|kernel| kernel.alias.as_str()).collect();
+    let mut section = format!(
+        "\n## Measured\n\nAs root; what each figure is, is said where its test prints it.\n\n\
+         | | {} |\n|---|{}\n",
+        heads.join(" | "),
+        "---|".repeat(heads.len())
+    );
+    for name in names {
+        let row: Vec<&str> = figures
+            .iter()
+            .map(|of_kernel| of_kernel.get(name).copied().unwrap_or(""))
+            .collect();
+        section += &format!("| {name} | {} |\n", row.join(" | "));
+    }
+    section
+}
+
+/// Lines of the form `measured: NAME = VALUE`.
+fn figures_of(outcome: &Outcome) -> BTreeMap<&str, &str> {
+    let lines = outcome.output.values().flat_map(|output| output.lines());
+    lines
+        .filter_map(|line| line.trim().strip_prefix("measured: ")?.split_once(" = "))
+        .collect()
 }
 
 /// Kernels as columns, roles as rows.
@@ -225,4 +264,32 @@ fn own_verdicts<'run>(
         (of == suite).then_some((test, verdict))
     });
     own.collect::<Vec<_>>().into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_a_table_of_names_and_kernels() {
+        let kernel = Kernel {
+            alias: "6.1".to_owned(),
+            image: "/nowhere".into(),
+            release: "6.1.0".to_owned(),
+            package: "6.1-1".to_owned(),
+            version: (6, 1),
+        };
+        let output = "noise\nmeasured: deaths = 10000\nmeasured: missed = 3 of 9\n".to_owned();
+        let outcome = Outcome {
+            output: BTreeMap::from([("toll::a".to_owned(), output)]),
+            ..Outcome::default()
+        };
+        let cells = Cells::from([(("6.1", Role::Root), &outcome)]);
+        let section = measured(&[&kernel], &cells);
+        assert!(section.contains("| | 6.1 |\n|---|---|\n"), "{section}");
+        assert!(
+            section.ends_with("| deaths | 10000 |\n| missed | 3 of 9 |\n"),
+            "{section}"
+        );
+    }
 }

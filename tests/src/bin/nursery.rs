@@ -1,0 +1,31 @@
+//! The nursery of the suite `toll`, and the way into a confinement in which that suite starts the
+//! daemon. What the nursery does is in `reaper_tests::nursery`, the confinement in
+//! `reaper_tests::confined`.
+
+use std::process::ExitCode;
+
+#[cfg(target_os = "linux")]
+fn main() -> ExitCode {
+    use reaper_tests::{confined, nursery};
+
+    let mut words = std::env::args().skip(1);
+    let outcome = match words.next().as_deref() {
+        Some(confined::COMMAND) => confined::enter(words),
+        first => nursery::run(first == Some(nursery::KEEP_THE_DEAD)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever waits for an answer sees the end of the pipe, and the number of the error.
+        Err(error) => ExitCode::from(
+            error
+                .raw_os_error()
+                .and_then(|number| u8::try_from(number).ok())
+                .unwrap_or(u8::MAX),
+        ),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() -> ExitCode {
+    ExitCode::FAILURE
+}

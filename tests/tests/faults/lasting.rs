@@ -1,0 +1,70 @@
+//! Calls that fail every time: from the start and for good, as a seccomp profile or an old kernel has
+//! it, or for a while, as a host does that has run out of something.
+
+use libc::c_long;
+use rustix::io::Errno;
+
+use crate::injection::{Fault, Since, is_possible};
+use crate::life::{Footing, SocketFile, outlives, under};
+use crate::table::{self, Row};
+
+fn lasting(calls: Vec<reaper_tests::sys::seccomp::Call>, errno: Errno, since: Since) -> Fault {
+    Fault {
+        calls,
+        errno,
+        since,
+        nth: 1,
+        lasts: true,
+    }
+}
+
+#[test]
+fn what_fails_from_the_start_is_done_without() {
+    use Errno as E;
+    if !is_possible() {
+        return;
+    }
+    let cases: [(c_long, &[Errno]); 6] = [
+        (
+            libc::SYS_pidfd_open,
+            &[E::NOSYS, E::PERM, E::MFILE, E::INVAL],
+        ),
+        (libc::SYS_bpf, &[E::PERM, E::NOSYS]),
+        (libc::SYS_setsockopt, &[E::PERM]),
+        (libc::SYS_fstatfs, &[E::NOSYS]),
+        (libc::SYS_ioctl, &[E::PERM]),
+        (libc::SYS_capset, &[E::PERM]),
+    ];
+    for (call, errnos) in cases {
+        for &errno in errnos {
+            println!("call {call}: {errno}");
+            let fault = lasting(vec![call.into()], errno, Since::Start);
+            assert!(under(fault, Footing::Pidfd, SocketFile::Removed));
+        }
+    }
+}
+
+/// The first errors of a host in need are tried on every way to look at a process.
+#[test]
+fn what_fails_for_a_while_costs_no_living_session_and_is_made_up_for() {
+    if !is_possible() {
+        return;
+    }
+    for Row {
+        name,
+        calls,
+        errnos,
+        footings,
+        ..
+    } in table::looks()
+    {
+        let mut has_struck = false;
+        for &footing in footings {
+            println!("{name}: {} on {footing:?}", errnos[0]);
+            let fault = lasting(calls.clone(), errnos[0], Since::Watching);
+            // Some ways to look do without this call.
+            has_struck |= outlives(fault, footing);
+        }
+        assert!(has_struck, "{name} is never called");
+    }
+}

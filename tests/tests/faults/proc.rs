@@ -1,0 +1,120 @@
+//! `/proc` shows less than it should, or is not there. What the daemon cannot see it does not take for
+//! dead; and what holds a process by more than its number needs no `/proc`.
+
+use std::process::Command;
+
+use reaper_tests::crowd::Crowd;
+use reaper_tests::daemon::{Launch, has_program, reaperd};
+use reaper_tests::expect::SKIP_MARK;
+use reaper_tests::wait::Deadline;
+use rustix::io::Errno;
+
+use crate::injection::{Denied, spawn_denied};
+use crate::life::{SWEEP, SocketFile, stops_in_order, the_dead_go_and_the_living_stays};
+
+/// In a mount namespace of their own; the rest of the command follows.
+const HIDDEN: &str = "mount -t proc -o hidepid=2 proc /proc && exec \
+    setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps -all --bounding-set -all \"$@\"";
+const UNMOUNTED: &str = "umount -l /proc && exec \"$@\"";
+const EMPTY: &str = "mount -t tmpfs none /proc && exec \"$@\"";
+/// The first kernel on which two mounts of one pid namespace's `/proc` may differ: before, the host's
+/// own would be remounted.
+const SEPARATE_MOUNTS: (u32, u32) = (5, 8);
+
+fn is_possible() -> bool {
+    let missing = ["unshare", "setpriv", "mount", "umount"]
+        .into_iter()
+        .find(|name| !has_program(name));
+    let old = crate::injection::release().is_some_and(|release| release < SEPARATE_MOUNTS);
+    let reason = match missing {
+        _ if !rustix::process::geteuid().is_root() => "not root".to_owned(),
+        Some(name) => format!("no {name} here"),
+        None if old => "this kernel has one /proc for all mounts".to_owned(),
+        None => return true,
+    };
+    println!("{SKIP_MARK}{reason}");
+    false
+}
+
+fn shell(script: &str) -> [&str; 6] {
+    ["unshare", "--mount", "sh", "-c", script, "sh"]
+}
+
+/// Which identities can be had is up to the kernel alone: with pidfds, and as before they came.
+fn footings() -> [Vec<Denied>; 2] {
+    [
+        Vec::new(),
+        vec![(libc::SYS_pidfd_open.into(), Some(Errno::NOSYS))],
+    ]
+}
+
+fn holds_its_promises_where(script: &str, user: Option<u32>) {
+    if !is_possible() {
+        return;
+    }
+    for (sources, denied) in ["auto", "pidfd", "sweep"]
+        .into_iter()
+        .flat_map(|sources| footings().map(|denied| (sources, denied)))
+    {
+        println!("--sources {sources}, {} denied", denied.len());
+        let sweep = format!("{}ms", SWEEP.as_millis());
+        let flags = ["--sources", sources, "--sweep-interval", &sweep];
+        // Whose number a caller names is read in `/proc`, and is unknown here.
+        let any = ["--register-policy", "any"];
+        let launch = Launch::with(&[flags.as_slice(), &any].concat()).through(&shell(script));
+        let launch = user.into_iter().fold(launch, Launch::for_user);
+        let mut daemon = launch.spawn_by(|command| spawn_denied(command, &denied));
+        daemon.serves();
+        let bystanders = Crowd::start(2).unwrap();
+        daemon.register_all(bystanders.pids());
+        let some_sweeps = Deadline::after(6 * SWEEP);
+        while !some_sweeps.has_passed() {
+            assert_eq!(daemon.list().len(), 2, "a false death\n{}", daemon.log());
+        }
+        the_dead_go_and_the_living_stays(&daemon, &bystanders, || {});
+        stops_in_order(daemon, SocketFile::Removed);
+    }
+}
+
+#[test]
+fn a_hidden_proc_costs_nobody_a_session() {
+    holds_its_promises_where(HIDDEN, Some(65534));
+}
+
+#[test]
+fn an_unmounted_proc_costs_nobody_a_session() {
+    holds_its_promises_where(UNMOUNTED, None);
+}
+
+#[test]
+fn an_empty_proc_costs_nobody_a_session() {
+    holds_its_promises_where(EMPTY, None);
+}
+
+#[test]
+fn doctor_says_what_proc_does_not_show() {
+    if !is_possible() {
+        return;
+    }
+    let cases = [
+        (HIDDEN, "the process table hides other users' processes"),
+        (UNMOUNTED, "the process table shows nobody"),
+        (EMPTY, "the process table shows nobody"),
+    ];
+    for (script, words) in cases {
+        let prefix = shell(script);
+        let output = Command::new(prefix[0])
+            .args(&prefix[1..])
+            .arg(reaperd())
+            .args(["doctor", "--json", "--socket", "/nowhere/s.sock"])
+            .output()
+            .unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        let findings = report["findings"].as_array().unwrap();
+        let says_so = |finding: &serde_json::Value| {
+            finding["subject"] == "sweep" && finding["text"].as_str().unwrap().contains(words)
+        };
+        assert!(findings.iter().any(says_so), "{report:#}");
+    }
+}
