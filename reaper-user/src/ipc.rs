@@ -98,6 +98,8 @@ pub(crate) enum Numbering {
     Nested { own: i32 },
     /// The system does not tell.
     Unknown,
+    /// It would, were it not short of descriptors or memory.
+    NotNow,
 }
 
 impl Peer {

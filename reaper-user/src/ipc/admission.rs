@@ -8,6 +8,8 @@ use crate::config::RegisterPolicy;
 use crate::identity::AlreadyGone;
 use crate::process_table::ProcessTable;
 #[cfg(target_os = "linux")]
+use crate::process_table::is_no_such_process;
+#[cfg(target_os = "linux")]
 use crate::sys::pidfd_info;
 use crate::verdict::Verdict;
 use crate::watch::Watched;
@@ -31,6 +33,10 @@ pub(crate) enum Refused {
     Hidden,
     #[error("the caller lives in another pid namespace, where numbers mean other processes")]
     ForeignPidNamespace,
+    #[error(
+        "the system has too few descriptors or too little memory left for a look at the process"
+    )]
+    NotNow,
 }
 
 /// What can be said without a look at the process. Answers the number that it has here: a caller in
@@ -42,11 +48,12 @@ pub(crate) fn check_claim(
 ) -> Result<Pid, Refused> {
     let pid = match peer.numbering {
         Numbering::Ours => claimed,
-        Numbering::Unknown if policy == RegisterPolicy::Any => claimed,
+        Numbering::Unknown | Numbering::NotNow if policy == RegisterPolicy::Any => claimed,
         Numbering::Nested { own } if own == claimed.as_raw() => peer
             .pid
             .and_then(|pid| Pid::try_from(pid).ok())
             .ok_or(Refused::ForeignPidNamespace)?,
+        Numbering::NotNow => return Err(Refused::NotNow),
         Numbering::Nested { .. } | Numbering::Unknown => return Err(Refused::ForeignPidNamespace),
     };
     if std::process::id() == pid.get() {
@@ -65,14 +72,30 @@ pub(crate) fn check_claim(
 /// By which numbers this peer names processes.
 #[cfg(target_os = "linux")]
 pub(crate) fn numbering_of(peer: Option<i32>) -> Numbering {
-    let numbers = peer
-        .and_then(|pid| procfs::process::Process::new(pid).ok())
-        .and_then(|process| process.status().ok())
-        .and_then(|status| status.nspid);
-    match numbers.as_deref() {
-        Some([_]) => Numbering::Ours,
-        Some([.., own]) => Numbering::Nested { own: *own },
-        Some([]) | None => Numbering::Unknown,
+    let Some(peer) = peer else {
+        return Numbering::Unknown;
+    };
+    match status_of(peer).map(|status| status.and_then(|status| status.nspid)) {
+        Ok(numbers) => match numbers.as_deref() {
+            Some([_]) => Numbering::Ours,
+            Some([.., own]) => Numbering::Nested { own: *own },
+            Some([]) | None => Numbering::Unknown,
+        },
+        Err(_short) => Numbering::NotNow,
+    }
+}
+
+/// `/proc/PID/status`; `None` where it is hidden or gone.
+#[cfg(target_os = "linux")]
+fn status_of(pid: i32) -> Result<Option<procfs::process::Status>, Refused> {
+    use procfs::ProcError::Io;
+    let status = procfs::process::Process::new(pid).and_then(|process| process.status());
+    match status {
+        Ok(status) => Ok(Some(status)),
+        // It ended under our eyes, which the look that follows will see as well.
+        Err(Io(error, _)) if is_no_such_process(&error) => Ok(None),
+        Err(Io(..)) => Err(Refused::NotNow),
+        Err(_) => Ok(None),
     }
 }
 
@@ -94,20 +117,17 @@ pub(crate) fn check_process(
     policy: RegisterPolicy,
     table: &dyn ProcessTable,
 ) -> Result<(), Refused> {
-    let facts = facts_of(watched);
-    let verdict = if TELLS_USERS_APART {
-        admit(facts, watched.pid, peer, policy)
-    } else {
-        Ok(())
-    };
-    let is_kernel_thread = || watched.is_kernel_thread(table);
-    // Only root's processes can be threads of the kernel, so only they are asked.
-    let verdict = match verdict {
-        Ok(()) if facts.is_some_and(|facts| facts.real_uid == 0) && is_kernel_thread() => {
-            Err(Refused::KernelThread)
+    let verdict = facts_of(watched).and_then(|facts| {
+        if TELLS_USERS_APART {
+            admit(facts, watched.pid, peer, policy)?;
         }
-        verdict => verdict,
-    };
+        // Only root's processes can be threads of the kernel, so only they are asked.
+        let may_be_kernels = facts.is_some_and(|facts| facts.real_uid == 0);
+        if may_be_kernels && watched.is_kernel_thread(table) {
+            return Err(Refused::KernelThread);
+        }
+        Ok(())
+    });
     // What was read is true of the pinned process only if that still lives; otherwise the number
     // may have been somebody else's already.
     if let Verdict::Gone { .. } = watched.judge(None, table) {
@@ -144,31 +164,30 @@ fn admit(
 /// From the pidfd where it tells, because that is one system call; a registration should not wait
 /// for the kernel to write out, and for us to read, the sixty lines of `/proc/PID/status`.
 #[cfg(target_os = "linux")]
-fn facts_of(watched: &Watched) -> Option<ProcessFacts> {
+fn facts_of(watched: &Watched) -> Result<Option<ProcessFacts>, Refused> {
     let told = watched.with_pidfd(|pidfd| pidfd.and_then(pidfd_info::tgid_and_ruid));
     if let Some((tgid, real_uid)) = told {
-        return Some(ProcessFacts {
+        return Ok(Some(ProcessFacts {
             process: tgid.cast_signed(),
             real_uid,
-        });
+        }));
     }
     facts_by_number(watched.pid)
 }
 
 #[cfg(target_os = "linux")]
-fn facts_by_number(pid: Pid) -> Option<ProcessFacts> {
-    let status = procfs::process::Process::new(pid.as_raw())
-        .and_then(|process| process.status())
-        .ok()?;
-    Some(ProcessFacts {
+fn facts_by_number(pid: Pid) -> Result<Option<ProcessFacts>, Refused> {
+    let status = status_of(pid.as_raw())?;
+    Ok(status.map(|status| ProcessFacts {
         process: status.tgid,
         real_uid: status.ruid,
-    })
+    }))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn facts_of(_watched: &Watched) -> Option<ProcessFacts> {
-    None
+#[expect(clippy::unnecessary_wraps, reason = "the same signature everywhere")]
+fn facts_of(_watched: &Watched) -> Result<Option<ProcessFacts>, Refused> {
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -258,6 +277,12 @@ mod tests {
         };
         assert_eq!(check_claim(host, untold, SameUid), foreign);
         assert_eq!(check_claim(host, untold, Any), Ok(host));
+        let short = Peer {
+            numbering: Numbering::NotNow,
+            ..untold
+        };
+        assert_eq!(check_claim(host, short, SameUid), Err(Refused::NotNow));
+        assert_eq!(check_claim(host, short, Any), Ok(host));
     }
 
     #[cfg(target_os = "linux")]
@@ -272,7 +297,9 @@ mod tests {
             stopped.recv().unwrap();
         });
         let tid = from_thread.recv().unwrap();
-        let facts = facts_by_number(Pid::try_from(tid).unwrap()).unwrap();
+        let facts = facts_by_number(Pid::try_from(tid).unwrap())
+            .unwrap()
+            .unwrap();
         stop.send(()).unwrap();
         thread.join().unwrap();
         assert_eq!(facts.process, own);

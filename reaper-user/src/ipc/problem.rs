@@ -211,6 +211,10 @@ impl From<Refused> for Problem {
             Refused::NotSelf => forbidden_pid("not_yourself", detail),
             Refused::Hidden => forbidden_pid("process_hidden", detail),
             Refused::ForeignPidNamespace => forbidden_pid("foreign_pid_namespace", detail),
+            Refused::NotNow => {
+                let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, "not_now");
+                Self::new(status, code, code, detail).retry_later()
+            }
         }
     }
 }

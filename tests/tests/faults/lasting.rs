@@ -2,13 +2,17 @@
 //! it, or for a while, as a host does that has run out of something.
 
 use libc::c_long;
+use reaper_tests::crowd::Crowd;
+use reaper_tests::daemon::Launch;
+use reaper_tests::sys::seccomp::Call;
+use reaper_user::client::ClientError;
 use rustix::io::Errno;
 
-use crate::injection::{Fault, Since, is_possible};
+use crate::injection::{Fault, Injection, Since, is_possible};
 use crate::life::{Footing, SocketFile, outlives, under};
 use crate::table::{self, Row};
 
-fn lasting(calls: Vec<reaper_tests::sys::seccomp::Call>, errno: Errno, since: Since) -> Fault {
+fn lasting(calls: Vec<Call>, errno: Errno, since: Since) -> Fault {
     Fault {
         calls,
         errno,
@@ -67,4 +71,29 @@ fn what_fails_for_a_while_costs_no_living_session_and_is_made_up_for() {
         }
         assert!(has_struck, "{name} is never called");
     }
+}
+
+/// Once told "that is not your process" a client would not ask again.
+#[test]
+fn a_shortage_refuses_a_registration_for_now_and_not_for_good() {
+    if !is_possible() {
+        return;
+    }
+    let fault = lasting(table::open(), Errno::MFILE, Since::Serving);
+    let mut injection = Injection::new(fault);
+    let launch = Launch::with(&["--sources", "sweep"]);
+    let mut daemon = launch.spawn_by(|command| injection.spawn(command, &[]));
+    daemon.serves();
+    let living = Crowd::start(1).unwrap();
+    let pid = living.pids().next().unwrap();
+    injection.reached(Since::Serving);
+    match daemon.try_register("s", pid).map(drop) {
+        Err(ClientError::Problem { status, code, .. }) => {
+            assert_eq!((status, code.as_str()), (503, "not_now"));
+        }
+        other => panic!("{other:?}"),
+    }
+    injection.lift();
+    daemon.register("s", pid);
+    daemon.stop();
 }

@@ -200,8 +200,18 @@ pub(crate) fn registers(daemon: &TestDaemon, pid: u32) -> Token {
     eventually("a registration succeeds when repeated", || {
         match daemon.try_register(&id, pid) {
             Ok(registered) => token = Some(registered),
-            Err(ClientError::Problem { status, detail, .. }) => {
+            Err(ClientError::Problem {
+                status,
+                code,
+                detail,
+            }) => {
                 println!("register: {status} {detail}");
+                // "Not now", or what is true of a `/proc` that shows nothing. But it lives.
+                let may_be_said = ["not_now", "foreign_pid_namespace", "process_hidden"];
+                assert!(
+                    may_be_said.contains(&code.as_str()),
+                    "{status} {code}: {detail}"
+                );
                 let stored = listed(daemon, GONE_WITHIN).is_some_and(|list| list.contains(&id));
                 assert!(!stored, "refused with {status} {detail} and stored");
             }

@@ -74,6 +74,11 @@ impl Row {
     }
 }
 
+/// The calls that open a file.
+pub(crate) fn open() -> Vec<Call> {
+    OPEN.iter().copied().map(Call::from).collect()
+}
+
 /// What looks at processes.
 pub(crate) fn looks() -> Vec<Row> {
     use Errno as E;
