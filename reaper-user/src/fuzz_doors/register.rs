@@ -19,7 +19,9 @@ pub fn register_body(bytes: &[u8]) {
                 check_against(&asked, &Value::Object(second));
             }
             let again = parse(written(&asked).to_string().as_bytes());
-            let again = again.ok().expect("what was taken once is taken again");
+            let Ok(again) = again else {
+                panic!("what was taken once is taken again")
+            };
             check_against(&again, &written(&asked));
             assert_eq!(again.details, asked.details);
         }
