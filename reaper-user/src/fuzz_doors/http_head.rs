@@ -148,10 +148,10 @@ fn check_chunks(body: &[u8], piece: usize) {
     let mut outcome = Ok((0, false));
     while at < body.len() {
         outcome = in_pieces.walk(&body[at..body.len().min(at + piece)]);
-        let Ok((walked, complete)) = outcome else {
+        let Ok((taken, complete)) = outcome else {
             break;
         };
-        at += walked;
+        at += taken;
         if complete {
             break;
         }

@@ -7,6 +7,8 @@ use crate::sys::cn_proc::{
 };
 
 const NETLINK_HEADER: usize = 16;
+/// Behind the headers of netlink and of the connector.
+const DATA_AT: usize = 36;
 
 /// Any bytes as one datagram, and then as the fields of an exit.
 pub fn netlink_message(bytes: &[u8]) {
@@ -40,6 +42,17 @@ fn believable_length(rest: &[u8]) -> Option<usize> {
 
 fn check(message: &[u8], event: Result<Event, Malformed>) {
     let what = word(message, WHAT_AT as usize);
+    if let Ok(event) = event {
+        // What it was read from is within the data that the connector's header announces.
+        let announced = message[32..].first_chunk().expect("an event was read");
+        let needed = match event {
+            Event::Exit(_) => 28,
+            Event::Ack { .. } => 20,
+            Event::Other => 4,
+        };
+        let announced = usize::from(u16::from_ne_bytes(*announced));
+        assert!(announced >= needed && DATA_AT + announced <= message.len());
+    }
     match event {
         Ok(Event::Exit(Exit { tgid, .. })) => {
             assert_eq!(what, Some(WHAT_EXIT));

@@ -53,5 +53,6 @@ fn as_a_segment(text: &str) {
 }
 
 fn escaped(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("%{byte:02X}")).collect()
+    let bytes: Vec<_> = bytes.iter().map(|byte| format!("%{byte:02X}")).collect();
+    bytes.concat()
 }

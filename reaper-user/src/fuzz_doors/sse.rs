@@ -36,9 +36,10 @@ fn frames(stream: &[u8], piece: usize) -> Vec<Frame> {
 /// With both line ends, since a value may itself end in a carriage return.
 fn written(frame: &Frame) -> String {
     let Frame { id, event, data } = frame;
-    let data: String = data
+    let lines: Vec<_> = data
         .split('\n')
         .map(|line| format!("data: {line}\r\n"))
         .collect();
+    let data = lines.concat();
     format!("id: {id}\r\nevent: {event}\r\n{data}\r\n")
 }

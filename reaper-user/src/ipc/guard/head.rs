@@ -2,6 +2,8 @@
 //! differently is refused here, so that hyper behind us and any program before us agree on where
 //! each message ends.
 
+use hyper::Uri;
+
 /// Heads are refused past this size. A2 has 16 KiB.
 pub(crate) const HEAD_MAX: usize = 16 * 1024;
 /// Bodies are refused past this size; a body of exactly this size passes.
@@ -140,8 +142,9 @@ fn request_line(line: &[u8]) -> Result<bool, Refusal> {
     };
     let well_formed = !method.is_empty()
         && method.iter().copied().all(is_token_byte)
-        && !target.is_empty()
-        && target.iter().all(u8::is_ascii_graphic);
+        && target.iter().all(u8::is_ascii_graphic)
+        // Hyper answers a target that it cannot read by itself, without a body that says why.
+        && Uri::try_from(target).is_ok();
     match version {
         b"HTTP/1.1" if well_formed => Ok(true),
         b"HTTP/1.0" if well_formed => Ok(false),
@@ -311,6 +314,9 @@ mod tests {
             "G@T / HTTP/1.1",
             "GET /\u{e9} HTTP/1.1",
             "GET /\0 HTTP/1.1",
+            "GET v1/health HTTP/1.1",
+            "GET http:// HTTP/1.1",
+            "GET ?a=b HTTP/1.1",
             "GET / HTTP/1.1\r",
         ] {
             let head = format!("{line}\r\nHost: localhost\r\n\r\n");
