@@ -179,7 +179,7 @@ fn a_probe_that_was_detached_is_noticed_and_attached_anew() {
     watching.is_noticed_and_mended("two canaries were missed");
 }
 
-/// `PROC_CN_MCAST_LISTEN` and `PROC_CN_MCAST_IGNORE` of linux/cn_proc.h.
+/// `PROC_CN_MCAST_LISTEN` and `PROC_CN_MCAST_IGNORE` of `linux/cn_proc.h`.
 const LISTEN: u32 = 1;
 const IGNORE: u32 = 2;
 
