@@ -103,8 +103,10 @@ impl Forker {
             request[SET_TID_SIZE] = 1;
         }
         let answer = clone_still(&request);
-        u32::try_from(answer)
-            .map_err(|_negative| io::Error::from_raw_os_error(answer.unsigned_abs() as i32))
+        u32::try_from(answer).map_err(|_negative| {
+            let errno = i32::try_from(answer.unsigned_abs()).unwrap_or(libc::EINVAL);
+            io::Error::from_raw_os_error(errno)
+        })
     }
 }
 
