@@ -102,11 +102,8 @@ impl Forker {
             request[SET_TID] = (&raw const number).addr() as u64;
             request[SET_TID_SIZE] = 1;
         }
-        let answer = clone_still(&request);
-        u32::try_from(answer).map_err(|_negative| {
-            let errno = i32::try_from(answer.unsigned_abs()).unwrap_or(libc::EINVAL);
-            io::Error::from_raw_os_error(errno)
-        })
+        let answer = i32::try_from(clone_still(&request)).map_err(io::Error::other)?;
+        u32::try_from(answer).map_err(|_negative| io::Error::from_raw_os_error(-answer))
     }
 }
 

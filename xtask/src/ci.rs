@@ -189,18 +189,21 @@ fn privileged() -> Result<()> {
             "faults",
             "--test",
             "unreliable",
+            "--test",
+            "toll",
         ],
     )?;
     execute(tests.env("REAPER_REQUIRE", "netlink,ebpf,pidfd"))
 }
 
-/// What each kernel and role offers, and that the daemon starts there. The other suites take minutes a
-/// guest under emulation; they run on the host above, and everywhere by `cargo xtask vm`.
+/// What each kernel and role offers, that the daemon starts there, and a share of the toll as root.
+/// The other suites take minutes a guest under emulation; they run on the host above, and everywhere
+/// by `cargo xtask vm`.
 fn vms() -> Result<()> {
     let xtask = std::env::current_exe()?;
     execute(&mut command(
         &xtask.to_string_lossy(),
-        &["vm", "--suite", "guest"],
+        &["vm", "--suite", "guest,roles,toll"],
     )?)
 }
 

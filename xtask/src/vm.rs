@@ -48,6 +48,10 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',')]
     suite: Vec<String>,
 
+    /// Write the page though not every suite ran; it then has no word of the others
+    #[arg(long)]
+    page: bool,
+
     /// Run only tests whose name contains this
     #[arg(long)]
     filter: Option<String>,
@@ -86,12 +90,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     } else {
         args.role.clone()
     };
-    let is_whole_matrix = args.kernel.is_empty()
+    let is_whole_table = args.kernel.is_empty()
         && args.kernel_image.is_empty()
         && args.role.is_empty()
-        && args.suite.is_empty()
         && args.filter.is_none()
         && args.test_binary.is_empty();
+    let is_whole_matrix = is_whole_table && args.suite.is_empty();
+    ensure!(
+        is_whole_table || !args.page,
+        "a page of some kernels or roles would hide the others: leave the choice of them out"
+    );
     if let Some(filter) = &args.filter {
         let is_word = !filter.is_empty() && !filter.contains(char::is_whitespace);
         ensure!(
@@ -110,7 +118,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let guests = plan(args, whole, &kernels, &roles, &work, &initrds);
     let outcomes = run_all(&guests, args.jobs);
     failures.extend(report::verdicts(&guests, &outcomes));
-    if is_whole_matrix {
+    if is_whole_matrix || args.page {
         let page = root().join("docs/kernel-matrix.md");
         report::write_page(&page, &guests, &outcomes, &failures)?;
         println!("wrote {}", page.display());

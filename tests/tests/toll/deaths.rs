@@ -42,6 +42,32 @@ fn without_pidfds_none_is_missed_either() {
     Toll::of(daemon).take("deaths without pidfds", share(2_000, 200));
 }
 
+/// With a pidfd, or with the connector's filter open, somebody else tells of an end that falls
+/// between the steps of a registration. With the probe alone nobody does but its last step.
+#[test]
+fn with_one_source_alone_no_end_during_registration_is_forgotten() {
+    for source in ["ebpf", "netlink"] {
+        let flags = ["--sources", source, NO_SWEEP[0], NO_SWEEP[1]];
+        let daemon = daemon_without_pidfds(&flags, 4_096);
+        if working(&daemon, &[source]).is_empty() {
+            println!("{SKIP_MARK}{source} does not work here");
+            continue;
+        }
+        let mut toll = Toll::of(daemon);
+        for _ in 0..share(50, 5) {
+            for pid in Way::DuringRegistration.start(20, &mut toll.collected, &mut toll.kept) {
+                toll.register_while_it_dies(pid);
+            }
+            toll.ledger.settle(&mut toll.events);
+            // The numbers may come again.
+            toll.waves += 1;
+        }
+        let name = format!("ends during registration, {source} alone");
+        measured(&name, toll.ledger.removed + toll.ledger.refused);
+        toll.close(&name);
+    }
+}
+
 /// A daemon, its books, and what it had open in the beginning.
 struct Toll {
     daemon: TestDaemon,
