@@ -340,6 +340,21 @@ pub fn session_of(pid: u32) -> String {
     format!("pid-{pid}")
 }
 
+/// What `doctor` finds when it is run through this command and asks the daemon on this socket.
+pub fn doctor_through(prefix: &[&str], socket: &Path) -> Vec<Value> {
+    let program = reaperd().to_str().unwrap();
+    let words: Vec<_> = prefix.iter().copied().chain([program]).collect();
+    let output = Command::new(words[0])
+        .args(&words[1..])
+        .args(["doctor", "--json", "--socket"])
+        .arg(socket)
+        .output()
+        .unwrap_or_else(|error| panic!("{words:?}: {error}"));
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    report["findings"].as_array().unwrap().clone()
+}
+
 /// Whether this program is to be had here.
 pub fn has_program(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

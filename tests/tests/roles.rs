@@ -3,9 +3,7 @@
 //! guest nothing is, and what is said is printed.
 #![cfg(target_os = "linux")]
 
-use std::process::Command;
-
-use reaper_tests::daemon::{TestDaemon, reaperd};
+use reaper_tests::daemon::{TestDaemon, doctor_through, reaperd};
 use reaper_tests::expect;
 use reaper_user::victims::{Kind, Victim};
 use serde_json::Value;
@@ -51,14 +49,7 @@ fn every_source_works_or_says_why_not_and_deaths_are_told_by_those_that_do() {
 fn doctor_agrees_and_has_a_remedy_for_what_does_not_work() {
     let daemon = TestDaemon::start(&NO_SWEEP);
     let working = working(&daemon);
-    let output = Command::new(reaperd())
-        .args(["doctor", "--json", "--socket"])
-        .arg(daemon.socket())
-        .output()
-        .unwrap();
-    let report: Value = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {output:?}"));
-    let findings = report["findings"].as_array().unwrap();
+    let findings = doctor_through(&[], &daemon.socket());
     for source in EVENT_SOURCES {
         let of_it = |finding: &&Value| finding["subject"] == source;
         let finding = findings.iter().find(of_it).unwrap();

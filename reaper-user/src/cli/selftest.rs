@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::values::{self, SourceChoice};
 use crate::torture::{CASES, Lineup, Stage};
 use crate::{exit_code, fd_budget, victims};
-use report::{Played, Report, Result as Outcome};
+use report::{Outcome, Played, Report};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {

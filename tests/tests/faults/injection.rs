@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use reaper_tests::expect::SKIP_MARK;
 use reaper_tests::sys::seccomp::{Call, Listener, Received, Waiting, deny, listen, pretend};
+use reaper_user::torture::kernel_before;
 use rustix::io::Errno;
 
 /// The option of prctl(2) with which the daemon gives up rights: the first call that it makes by
@@ -199,7 +200,7 @@ fn on_a_thread_of_its_own<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 pub(crate) fn is_possible() -> bool {
     let tried = on_a_thread_of_its_own(|| listen(&[libc::SYS_pidfd_open.into()]).map(drop));
     // The listener has come with 5.0 and "go on" with 5.5. The latter has no probe of its own.
-    let answers = release().is_none_or(|release| release >= (5, 5));
+    let answers = !kernel_before(5, 5);
     match tried {
         Ok(()) if answers => true,
         Ok(()) => {
@@ -211,11 +212,4 @@ pub(crate) fn is_possible() -> bool {
             false
         }
     }
-}
-
-/// The first two numbers of the kernel's version.
-pub(crate) fn release() -> Option<(u32, u32)> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
-    let mut numbers = release.split(['.', '-', '+']).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }

@@ -1,12 +1,13 @@
 //! `/proc` shows less than it should, or is not there. What the daemon cannot see it does not take for
 //! dead; and what holds a process by more than its number needs no `/proc`.
 
-use std::process::Command;
+use std::path::Path;
 
 use reaper_tests::crowd::Crowd;
-use reaper_tests::daemon::{Launch, has_program, reaperd};
+use reaper_tests::daemon::{Launch, doctor_through, has_program};
 use reaper_tests::expect::SKIP_MARK;
 use reaper_tests::wait::Deadline;
+use reaper_user::torture::kernel_before;
 use rustix::io::Errno;
 
 use crate::injection::{Denied, spawn_denied};
@@ -19,13 +20,14 @@ const UNMOUNTED: &str = "umount -l /proc && exec \"$@\"";
 const EMPTY: &str = "mount -t tmpfs none /proc && exec \"$@\"";
 /// The first kernel on which two mounts of one pid namespace's `/proc` may differ: before, the host's
 /// own would be remounted.
-const SEPARATE_MOUNTS: (u32, u32) = (5, 8);
+const SEPARATE_MOUNTS: [u32; 2] = [5, 8];
 
 fn is_possible() -> bool {
     let missing = ["unshare", "setpriv", "mount", "umount"]
         .into_iter()
         .find(|name| !has_program(name));
-    let old = crate::injection::release().is_some_and(|release| release < SEPARATE_MOUNTS);
+    let [major, minor] = SEPARATE_MOUNTS;
+    let old = kernel_before(major, minor);
     let reason = match missing {
         _ if !rustix::process::geteuid().is_root() => "not root".to_owned(),
         Some(name) => format!("no {name} here"),
@@ -102,19 +104,10 @@ fn doctor_says_what_proc_does_not_show() {
         (EMPTY, "the process table shows nobody"),
     ];
     for (script, words) in cases {
-        let prefix = shell(script);
-        let output = Command::new(prefix[0])
-            .args(&prefix[1..])
-            .arg(reaperd())
-            .args(["doctor", "--json", "--socket", "/nowhere/s.sock"])
-            .output()
-            .unwrap();
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {output:?}"));
-        let findings = report["findings"].as_array().unwrap();
+        let findings = doctor_through(&shell(script), Path::new("/nowhere/s.sock"));
         let says_so = |finding: &serde_json::Value| {
             finding["subject"] == "sweep" && finding["text"].as_str().unwrap().contains(words)
         };
-        assert!(findings.iter().any(says_so), "{report:#}");
+        assert!(findings.iter().any(says_so), "{findings:#?}");
     }
 }

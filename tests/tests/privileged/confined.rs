@@ -1,9 +1,10 @@
 //! The daemon with less than everything: as nobody, and in namespaces of its own.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use reaper_tests::daemon::{Launch, TestDaemon, children_of, reaperd};
+use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through, reaperd};
 use reaper_tests::wait::within;
 use reaper_user::victims::{Kind, Victim};
 use rustix::process::{Signal, kill_process};
@@ -38,15 +39,7 @@ fn still_tells_of_a_kill(daemon: &TestDaemon, mut victim: Victim, pid: u32, by: 
 
 /// What `doctor` says of a source when it is run like this: the finding and its remedy.
 fn doctor_on(source: &str, prefix: &[&str]) -> (String, String) {
-    let output = Command::new(prefix[0])
-        .args(&prefix[1..])
-        .arg(reaperd())
-        .args(["doctor", "--json", "--socket", "/nowhere/s.sock"])
-        .output()
-        .unwrap();
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {output:?}"));
-    let findings = report["findings"].as_array().unwrap();
+    let findings = doctor_through(prefix, Path::new("/nowhere/s.sock"));
     let finding = findings.iter().find(|it| it["subject"] == source).unwrap();
     println!("{source}: {finding}");
     let text = |field: &str| finding[field].as_str().unwrap().to_owned();

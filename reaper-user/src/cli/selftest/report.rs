@@ -12,7 +12,7 @@ use crate::cli::output::{escape, milliseconds};
 use crate::torture::{Case, Fault, Lineup, Observed};
 
 /// What became of one lineup.
-pub(super) enum Result {
+pub(super) enum Outcome {
     Tested { cases: Vec<Played>, lost: u64 },
     Untested { reason: String, remedy: String },
 }
@@ -136,7 +136,7 @@ impl Sums {
 /// All of it.
 pub(super) struct Report {
     json: bool,
-    lineups: Vec<(Lineup, Result)>,
+    lineups: Vec<(Lineup, Outcome)>,
 }
 
 impl Report {
@@ -155,29 +155,29 @@ impl Report {
     }
 
     /// Takes in what became of a lineup and tells people of it.
-    pub(super) fn add(&mut self, lineup: Lineup, result: Result) -> io::Result<()> {
+    pub(super) fn add(&mut self, lineup: Lineup, outcome: Outcome) -> io::Result<()> {
         let name = lineup.name();
-        match &result {
-            Result::Untested { reason, remedy } => {
+        match &outcome {
+            Outcome::Untested { reason, remedy } => {
                 self.say(&format!("{name:8}  not tested: {}", escape(reason)))?;
                 if !remedy.is_empty() {
                     self.say(&format!("{:8}  try: {}", "", escape(remedy)))?;
                 }
             }
-            Result::Tested { cases, lost } => {
+            Outcome::Tested { cases, lost } => {
                 self.say(&format!("{name:8}  {}", Sums::of(cases).line()))?;
                 if *lost > 0 {
                     self.say(&format!("{:8}  {lost} events lost, and made up for", ""))?;
                 }
                 for case in cases.iter().filter(|case| case.outcome != "ok") {
-                    let outcome = case.outcome.replace('_', " ");
+                    let how = case.outcome.replace('_', " ");
                     let what = case.case.replace('_', " ");
                     let text = escape(&case.text);
-                    self.say(&format!("{:8}  {outcome}: {what}: {text}", ""))?;
+                    self.say(&format!("{:8}  {how}: {what}: {text}", ""))?;
                 }
             }
         }
-        self.lineups.push((lineup, result));
+        self.lineups.push((lineup, outcome));
         Ok(())
     }
 
@@ -190,9 +190,9 @@ impl Report {
 
     /// Whether nothing was missed, mistaken or told wrongly by any source that was tested.
     pub(super) fn is_good(&self) -> bool {
-        self.lineups.iter().all(|(_, result)| match result {
-            Result::Tested { cases, .. } => cases.iter().all(Played::is_good),
-            Result::Untested { .. } => true,
+        self.lineups.iter().all(|(_, outcome)| match outcome {
+            Outcome::Tested { cases, .. } => cases.iter().all(Played::is_good),
+            Outcome::Untested { .. } => true,
         })
     }
 
@@ -200,12 +200,12 @@ impl Report {
     pub(super) fn first_untested(&self) -> Option<(&'static str, String)> {
         self.lineups
             .iter()
-            .find_map(|(lineup, result)| match result {
-                Result::Untested { remedy, .. } if remedy.is_empty() => {
+            .find_map(|(lineup, outcome)| match outcome {
+                Outcome::Untested { remedy, .. } if remedy.is_empty() => {
                     Some((lineup.name(), "reaperd doctor".to_owned()))
                 }
-                Result::Untested { remedy, .. } => Some((lineup.name(), remedy.clone())),
-                Result::Tested { .. } => None,
+                Outcome::Untested { remedy, .. } => Some((lineup.name(), remedy.clone())),
+                Outcome::Tested { .. } => None,
             })
     }
 
@@ -214,15 +214,15 @@ impl Report {
     }
 
     fn as_json(&self) -> Value {
-        let lineup = |(lineup, result): &(Lineup, Result)| match result {
-            Result::Tested { cases, lost } => json!({
+        let lineup = |(lineup, outcome): &(Lineup, Outcome)| match outcome {
+            Outcome::Tested { cases, lost } => json!({
                 "lineup": lineup.name(),
                 "state": "tested",
                 "sums": Sums::of(cases),
                 "lost": lost,
                 "cases": cases,
             }),
-            Result::Untested { reason, remedy } => json!({
+            Outcome::Untested { reason, remedy } => json!({
                 "lineup": lineup.name(),
                 "state": "untested",
                 "reason": reason,
@@ -286,7 +286,7 @@ mod tests {
     fn a_fault_fails_the_whole_and_a_skip_does_not() {
         let report = |fault| {
             let mut report = Report::new(true);
-            let tested = Result::Tested {
+            let tested = Outcome::Tested {
                 cases: vec![played(None, &[]), played(fault, &[])],
                 lost: 0,
             };
@@ -302,7 +302,7 @@ mod tests {
     fn a_source_that_was_asked_for_and_does_not_work_is_named_with_its_remedy() {
         let mut report = Report::new(true);
         assert_eq!(report.first_untested(), None);
-        let untested = Result::Untested {
+        let untested = Outcome::Untested {
             reason: "not permitted".to_owned(),
             remedy: "run as root".to_owned(),
         };
