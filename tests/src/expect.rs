@@ -19,7 +19,7 @@ use reaper_user::SourceStatus;
 /// What libtest's output must hold for a test to count as skipped.
 pub const SKIP_MARK: &str = "skipped: ";
 
-/// What a line of a test's output starts with that is a figure for `docs/kernel-matrix.md`.
+/// What a line of a test's output starts with that is a figure for `docs/kernel-figures.md`.
 pub const MEASURED_MARK: &str = "measured: ";
 
 /// Tells the reader of this run, and the page of all kernels, what was measured.

@@ -7,6 +7,7 @@
 )]
 
 mod binaries;
+mod figures;
 mod initramfs;
 mod kernels;
 mod matrix;
@@ -90,11 +91,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     } else {
         args.role.clone()
     };
-    let is_whole_table = args.kernel.is_empty()
+    let is_every_kernel = args.kernel.is_empty()
         && args.kernel_image.is_empty()
-        && args.role.is_empty()
         && args.filter.is_none()
         && args.test_binary.is_empty();
+    let is_whole_table = is_every_kernel && args.role.is_empty();
     let is_whole_matrix = is_whole_table && args.suite.is_empty();
     ensure!(
         is_whole_table || !args.page,
@@ -119,9 +120,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let outcomes = run_all(&guests, args.jobs);
     failures.extend(report::verdicts(&guests, &outcomes));
     if is_whole_matrix || args.page {
-        let page = root().join("docs/kernel-matrix.md");
-        report::write_page(&page, &guests, &outcomes, &failures)?;
-        println!("wrote {}", page.display());
+        let page = report::page(&guests, &outcomes, &failures);
+        write_page("docs/kernel-matrix.md", &page)?;
+    }
+    if is_every_kernel
+        && whole
+        && failures.is_empty()
+        && let Some(page) = figures::page(&guests, &outcomes)
+    {
+        write_page("docs/kernel-figures.md", &page)?;
     }
     for failure in &failures {
         println!("\nFAILURE {failure}");
@@ -212,6 +219,12 @@ fn run_all(guests: &[Guest<'_>], jobs: Option<usize>) -> Vec<Outcome> {
     let mut done = done.into_inner().unwrap_or_default();
     done.sort_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+fn write_page(name: &str, text: &str) -> anyhow::Result<()> {
+    std::fs::write(root().join(name), text).context(name.to_owned())?;
+    println!("wrote {name}");
+    Ok(())
 }
 
 fn root() -> PathBuf {

@@ -1,9 +1,6 @@
 //! What the guests said, for a reader: verdict lines, failures, and `docs/kernel-matrix.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-
-use anyhow::Context as _;
 
 use super::kernels::Kernel;
 use super::matrix::{self, Role};
@@ -96,23 +93,10 @@ pub(crate) fn verdicts(guests: &[Guest<'_>], outcomes: &[Outcome]) -> Vec<String
     failures
 }
 
-/// Writes the page; the same kernels and verdicts give the same bytes.
-pub(crate) fn write_page(
-    path: &Path,
-    guests: &[Guest<'_>],
-    outcomes: &[Outcome],
-    failures: &[String],
-) -> anyhow::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    }
-    let text = page(guests, outcomes, failures);
-    std::fs::write(path, text).with_context(|| path.display().to_string())
-}
-
 type Cells<'run> = BTreeMap<(&'run str, Role), &'run Outcome>;
 
-fn page(guests: &[Guest<'_>], outcomes: &[Outcome], failures: &[String]) -> String {
+/// The page of the matrix; the same kernels and verdicts give the same bytes.
+pub(crate) fn page(guests: &[Guest<'_>], outcomes: &[Outcome], failures: &[String]) -> String {
     let mut kernels: Vec<&Kernel> = Vec::new();
     let mut cells = Cells::new();
     for (guest, outcome) in guests.iter().zip(outcomes) {
@@ -131,7 +115,8 @@ fn page(guests: &[Guest<'_>], outcomes: &[Outcome], failures: &[String]) -> Stri
         .collect();
 
     let mut page = "# Kernel matrix\n\nWritten by `cargo xtask vm`; the expectations are in \
-         `xtask/src/vm/matrix.rs`. Every guest is one kernel in one role.\n\n"
+         `xtask/src/vm/matrix.rs`. Every guest is one kernel in one role. What was counted and \
+         measured in them is in [kernel-figures.md](kernel-figures.md).\n\n"
         .to_owned();
     page += &match failures.len() {
         0 => "**Every cell is as expected.**\n\n".to_owned(),
@@ -155,7 +140,6 @@ fn page(guests: &[Guest<'_>], outcomes: &[Outcome], failures: &[String]) -> Stri
     page += &table(&kernels, |kernel, role| {
         matrix::summary(kernel.version, role)
     });
-    page += &measured(&kernels, &cells);
     for suite in suites {
         page += &format!("\n## Suite `{suite}`\n\n");
         page += &table(&kernels, |kernel, role| {
@@ -167,44 +151,6 @@ fn page(guests: &[Guest<'_>], outcomes: &[Outcome], failures: &[String]) -> Stri
         page += &tests_of(suite, &cells);
     }
     page
-}
-
-/// What tests printed as figures, in the one role in which all of them can run.
-fn measured(kernels: &[&Kernel], cells: &Cells<'_>) -> String {
-    let figures: Vec<BTreeMap<&str, &str>> = kernels
-        .iter()
-        .map(|kernel| {
-            let cell = cells.get(&(kernel.alias.as_str(), Role::Root));
-            cell.map_or_else(BTreeMap::new, |outcome| figures_of(outcome))
-        })
-        .collect();
-    let names: BTreeSet<&str> = figures.iter().flat_map(BTreeMap::keys).copied().collect();
-    if names.is_empty() {
-        return String::new();
-    }
-    let heads: Vec<_> = kernels.iter().map(|kernel| kernel.alias.as_str()).collect();
-    let mut section = format!(
-        "\n## Measured\n\nAs root; what each figure is, is said where its test prints it.\n\n\
-         | | {} |\n|---|{}\n",
-        heads.join(" | "),
-        "---|".repeat(heads.len())
-    );
-    for name in names {
-        let row: Vec<&str> = figures
-            .iter()
-            .map(|of_kernel| of_kernel.get(name).copied().unwrap_or(""))
-            .collect();
-        section += &format!("| {name} | {} |\n", row.join(" | "));
-    }
-    section
-}
-
-/// Lines of the form `measured: NAME = VALUE`.
-fn figures_of(outcome: &Outcome) -> BTreeMap<&str, &str> {
-    let lines = outcome.output.values().flat_map(|output| output.lines());
-    lines
-        .filter_map(|line| line.trim().strip_prefix("measured: ")?.split_once(" = "))
-        .collect()
 }
 
 /// Kernels as columns, roles as rows.
@@ -264,32 +210,4 @@ fn own_verdicts<'run>(
         (of == suite).then_some((test, verdict))
     });
     own.collect::<Vec<_>>().into_iter()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn figures_are_a_table_of_names_and_kernels() {
-        let kernel = Kernel {
-            alias: "6.1".to_owned(),
-            image: "/nowhere".into(),
-            release: "6.1.0".to_owned(),
-            package: "6.1-1".to_owned(),
-            version: (6, 1),
-        };
-        let output = "noise\nmeasured: deaths = 10000\nmeasured: missed = 3 of 9\n".to_owned();
-        let outcome = Outcome {
-            output: BTreeMap::from([("toll::a".to_owned(), output)]),
-            ..Outcome::default()
-        };
-        let cells = Cells::from([(("6.1", Role::Root), &outcome)]);
-        let section = measured(&[&kernel], &cells);
-        assert!(section.contains("| | 6.1 |\n|---|---|\n"), "{section}");
-        assert!(
-            section.ends_with("| deaths | 10000 |\n| missed | 3 of 9 |\n"),
-            "{section}"
-        );
-    }
 }
