@@ -90,6 +90,10 @@ pub(crate) struct Peer {
 }
 
 /// What the numbers mean by which a peer names processes.
+#[cfg_attr(
+    not(any(target_os = "linux", test)),
+    expect(dead_code, reason = "elsewhere there is one numbering for all")
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Numbering {
     /// The same as here.

@@ -357,8 +357,15 @@ pub fn doctor_through(prefix: &[&str], socket: &Path) -> Vec<Value> {
 
 /// Whether this program is to be had here.
 pub fn has_program(name: &str) -> bool {
+    program(name).is_some()
+}
+
+/// Where this program is, if it is to be had here.
+pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| Path::new(&folder).join(name).exists())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.exists())
 }
 
 fn runtime() -> Runtime {

@@ -4,6 +4,8 @@
 pub mod bench;
 #[cfg(target_os = "linux")]
 pub mod confined;
+#[cfg(target_os = "linux")]
+pub mod connector;
 pub mod crowd;
 pub mod daemon;
 pub mod expect;

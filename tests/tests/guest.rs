@@ -16,14 +16,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr as _;
 
+use reaper_tests::connector::{self, Connector, Operation, ProcEvent};
 use reaper_tests::expect::{self, SKIP_MARK, State};
 use reaper_tests::guest::Role;
 use reaper_tests::sys::{self, BpfCommand};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::netlink::{CONNECTOR, SocketAddrNetlink};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
-use rustix::net::{bind, recv, sendto, socket_with, sockopt};
+use rustix::net::netlink::CONNECTOR;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 fn role() -> Role {
@@ -262,32 +262,27 @@ fn load_program() -> std::io::Result<OwnedFd> {
 
 #[test]
 fn the_connector_answers_where_expected() {
-    let socket = match connector() {
-        Ok(socket) => socket,
-        Err(errno) => {
-            let seen = reason(errno);
-            expect::check("netlink-mask", &State::down("netlink"));
-            return expect::check("netlink", &seen);
-        }
+    let asked = Connector::join().and_then(|it| Ok((it.ask(Operation::Listen)?, it)));
+    let seen = match &asked {
+        Ok((true, _)) => State::Up,
+        Ok((false, _)) => State::down("no-ack"),
+        Err(errno) => reason(*errno),
     };
-    let seen = subscribe(&socket);
     expect::check("netlink", &seen);
-    if seen != State::Up {
+    let Ok((true, connector)) = asked else {
         return expect::check("netlink-mask", &State::down("netlink"));
-    }
-    send(&socket, 0, &[LISTEN, EXIT]).unwrap();
+    };
+    connector.set_mask(connector::EXIT).unwrap();
     let mut child = short_lived_child();
     let pid = child.id();
     child.wait().unwrap();
     let mut seen = State::Up;
     loop {
-        let event = receive(&socket).expect("the child's exit");
-        if event.tgid_of_exit == Some(pid) {
-            break;
-        }
-        // What others did before the mask was set may still be in the queue, and says nothing.
-        if event.tgid_of_start == Some(pid) {
-            seen = State::down("ignored");
+        match connector.receive().expect("the child's exit") {
+            ProcEvent::Exited(process) if process == pid => break,
+            // What others did before the mask was set may still be queued, and says nothing.
+            ProcEvent::Started(process) if process == pid => seen = State::down("ignored"),
+            _ => {}
         }
     }
     expect::check("netlink-mask", &seen);
@@ -295,105 +290,11 @@ fn the_connector_answers_where_expected() {
 
 #[test]
 fn a_receive_buffer_is_forced_up_where_expected() {
-    let socket = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        Some(CONNECTOR),
-    );
-    let forced = sockopt::set_socket_recv_buffer_size_force(socket.unwrap(), 8 << 20);
-    expect::check("rcvbuf-force", &forced.map_or_else(reason, |()| State::Up));
-}
-
-/// The operation and the one event that the daemon asks for (`linux/cn_proc.h`).
-const LISTEN: u32 = 1;
-const EXIT: u32 = 0x8000_0000;
-/// Two that it does not ask for.
-const FORK: u32 = 1;
-const EXEC: u32 = 2;
-
-/// What of a 76-byte datagram matters here.
-struct ProcEvent {
-    what: u32,
-    ack: u32,
-    tgid_of_exit: Option<u32>,
-    /// Of a process that began to exist or to run another program.
-    tgid_of_start: Option<u32>,
-}
-
-fn connector() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC;
-    let socket = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        flags,
-        Some(CONNECTOR),
-    )?;
-    // Group 1 is that of process events, CN_IDX_PROC.
-    bind(&socket, &SocketAddrNetlink::new(0, 1))?;
-    Ok(socket)
-}
-
-/// Up once the acknowledgement of this very request has come.
-fn subscribe(socket: &OwnedFd) -> State {
-    let ack = 0x5ea9_e400;
-    if let Err(errno) = send(socket, ack, &[LISTEN]) {
-        return reason(errno);
-    }
-    while let Some(event) = receive(socket) {
-        if event.what == 0 && event.ack == ack + 1 {
-            return State::Up;
-        }
-    }
-    State::down("no-ack")
-}
-
-/// nlmsghdr, `cn_msg`, then the operation and perhaps its mask.
-fn send(socket: &OwnedFd, ack: u32, payload: &[u32]) -> Result<(), Errno> {
-    let length = u32::try_from(size_of_val(payload)).unwrap();
-    let done = 3;
-    let header = [
-        36 + length,
-        done,
-        0,
-        std::process::id(),
-        1,
-        1,
-        0,
-        ack,
-        length,
-    ];
-    let words = header.iter().chain(payload);
-    let bytes: Vec<u8> = words.flat_map(|word| word.to_ne_bytes()).collect();
-    sendto(
-        socket,
-        &bytes,
-        SendFlags::empty(),
-        &SocketAddrNetlink::new(0, 0),
-    )
-    .map(drop)
-}
-
-/// The next event, or `None` when there is none for two seconds.
-fn receive(socket: &OwnedFd) -> Option<ProcEvent> {
-    if !readable(socket, 2) {
-        return None;
-    }
-    let mut bytes = [0; 256];
-    let (_, length) = recv(socket, &mut bytes, RecvFlags::empty()).unwrap();
-    assert!(length >= 68, "a datagram of {length} bytes");
-    let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
-    let what = word(36);
-    Some(ProcEvent {
-        what,
-        ack: word(28),
-        tgid_of_exit: (what == EXIT).then(|| word(56)),
-        tgid_of_start: match what {
-            FORK => Some(word(64)),
-            EXEC => Some(word(56)),
-            _ => None,
-        },
-    })
+    let family = AddressFamily::NETLINK;
+    let socket = socket_with(family, SocketType::DGRAM, flags, Some(CONNECTOR)).unwrap();
+    let forced = sockopt::set_socket_recv_buffer_size_force(socket, 8 << 20);
+    expect::check("rcvbuf-force", &forced.map_or_else(reason, |()| State::Up));
 }
 
 fn readable(fd: impl AsFd, seconds: i64) -> bool {

@@ -61,7 +61,8 @@ pub(crate) struct Args {
     #[arg(long)]
     test_binary: Vec<PathBuf>,
 
-    /// Run all of the long suites and not a share, as a run of the whole matrix does
+    /// Run all of the long suites and not a share: with `--suite toll --role root` half an hour a
+    /// guest, which writes docs/kernel-figures.md
     #[arg(long)]
     whole: bool,
 
@@ -96,7 +97,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         && args.filter.is_none()
         && args.test_binary.is_empty();
     let is_whole_table = is_every_kernel && args.role.is_empty();
-    let is_whole_matrix = is_whole_table && args.suite.is_empty();
     ensure!(
         is_whole_table || !args.page,
         "a page of some kernels or roles would hide the others: leave the choice of them out"
@@ -115,16 +115,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let built = binaries::build(&root(), &args.suite, &args.test_binary)?;
     let initrds = initramfs::build_for_roles(&work, &built, &roles)?;
 
-    let whole = args.whole || is_whole_matrix;
-    let guests = plan(args, whole, &kernels, &roles, &work, &initrds);
+    let guests = plan(args, &kernels, &roles, &work, &initrds);
     let outcomes = run_all(&guests, args.jobs);
     failures.extend(report::verdicts(&guests, &outcomes));
-    if is_whole_matrix || args.page {
+    if is_whole_table && (args.suite.is_empty() || args.page) {
         let page = report::page(&guests, &outcomes, &failures);
         write_page("docs/kernel-matrix.md", &page)?;
     }
     if is_every_kernel
-        && whole
+        && args.whole
         && failures.is_empty()
         && let Some(page) = figures::page(&guests, &outcomes)
     {
@@ -168,13 +167,12 @@ fn find_kernels(args: &Args) -> (Vec<Kernel>, Vec<String>) {
 
 fn plan<'run>(
     args: &Args,
-    whole: bool,
     kernels: &'run [Kernel],
     roles: &[Role],
     work: &Path,
     initrds: &initramfs::Images,
 ) -> Vec<Guest<'run>> {
-    let default_limit = if whole { WHOLE_LIMIT } else { LIMIT };
+    let default_limit = if args.whole { WHOLE_LIMIT } else { LIMIT };
     let time_limit = args.time_limit.map_or(default_limit, Duration::from_secs);
     let mut guests = Vec::new();
     for kernel in kernels {
@@ -187,7 +185,7 @@ fn plan<'run>(
                 role: *role,
                 initrd: initrd.clone(),
                 filter: args.filter.clone(),
-                whole,
+                whole: args.whole,
                 time_limit,
                 accel: args.accel.clone(),
                 log: work.join(format!("{}-{}.log", kernel.release, role.name())),

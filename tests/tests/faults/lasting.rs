@@ -69,7 +69,8 @@ fn what_fails_for_a_while_costs_no_living_session_and_is_made_up_for() {
             // Some ways to look do without this call.
             has_struck |= outlives(fault, footing);
         }
-        assert!(has_struck, "{name} is never called");
+        let are_all_had = footings.iter().all(|footing| footing.is_to_be_had());
+        assert!(has_struck || !are_all_had, "{name} is never called");
     }
 }
 

@@ -10,7 +10,8 @@ use reaper_registry::Token;
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{Launch, TestDaemon, session_of};
 use reaper_tests::wait::{Deadline, eventually, within};
-use reaper_user::client::{ClientError, SessionList, Version};
+use reaper_user::client::{ClientError, SessionList, SourceReport, SourcesReport, Version};
+use reaper_user::torture::kernel_before;
 use rustix::io::Errno;
 use rustix::process::Signal;
 
@@ -38,6 +39,11 @@ pub(crate) enum Footing {
 }
 
 impl Footing {
+    /// Before 6.9 all pidfds share an inode, so that none is opened only to look.
+    pub(crate) fn is_to_be_had(self) -> bool {
+        self != Self::Inode || !kernel_before(6, 9)
+    }
+
     fn launch(self) -> Launch {
         let sources = match self {
             Self::Pidfd | Self::Stat => "auto",
@@ -92,6 +98,7 @@ pub(crate) fn under(fault: Fault, footing: Footing, file: SocketFile) -> bool {
     }
     injection.reached(Since::Serving);
     the_dead_go_and_the_living_stays(&daemon, &fillers, || injection.reached(Since::Watching));
+    every_source_has_started(&daemon);
     stops_in_order(daemon, file);
     injection.has_struck()
 }
@@ -145,6 +152,15 @@ pub(crate) fn serves_or_ends(daemon: &mut TestDaemon) -> Option<ExitStatus> {
         status.is_some() || daemon.get::<Version>("/v1/version").is_ok()
     });
     status
+}
+
+/// One that is slow to start makes its calls after the first sessions have come and gone.
+fn every_source_has_started(daemon: &TestDaemon) {
+    eventually("every source has said how it is", || {
+        daemon
+            .get::<SourcesReport>("/v1/sources")
+            .is_ok_and(|report| !report.sources.iter().any(SourceReport::is_starting))
+    });
 }
 
 fn refused_in_order(daemon: &TestDaemon, status: ExitStatus) {

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use reaper_tests::crowd::Crowd;
-use reaper_tests::daemon::{Launch, doctor_through, has_program};
+use reaper_tests::daemon::{Launch, doctor_through, has_program, program};
 use reaper_tests::expect::SKIP_MARK;
 use reaper_tests::wait::Deadline;
 use reaper_user::torture::kernel_before;
@@ -13,33 +13,35 @@ use rustix::io::Errno;
 use crate::injection::{Denied, spawn_denied};
 use crate::life::{SWEEP, SocketFile, stops_in_order, the_dead_go_and_the_living_stays};
 
-/// In a mount namespace of their own; the rest of the command follows.
+/// In a mount namespace of their own; the rest of the command follows. `$0` is where setpriv is: by
+/// its name alone, busybox would take its own, which cannot change the user.
 const HIDDEN: &str = "mount -t proc -o hidepid=2 proc /proc && exec \
-    setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps -all --bounding-set -all \"$@\"";
+    \"$0\" --reuid 65534 --regid 65534 --clear-groups --inh-caps -all --bounding-set -all \"$@\"";
 const UNMOUNTED: &str = "umount -l /proc && exec \"$@\"";
 const EMPTY: &str = "mount -t tmpfs none /proc && exec \"$@\"";
 /// The first kernel on which two mounts of one pid namespace's `/proc` may differ: before, the host's
 /// own would be remounted.
 const SEPARATE_MOUNTS: [u32; 2] = [5, 8];
 
-fn is_possible() -> bool {
-    let missing = ["unshare", "setpriv", "mount", "umount"]
+/// Where setpriv is, if all of this is possible here; else says why it is not.
+fn setpriv_if_possible() -> Option<String> {
+    let missing = ["unshare", "mount", "umount"]
         .into_iter()
         .find(|name| !has_program(name));
     let [major, minor] = SEPARATE_MOUNTS;
-    let old = kernel_before(major, minor);
-    let reason = match missing {
+    let reason = match (missing, program("setpriv")) {
         _ if !rustix::process::geteuid().is_root() => "not root".to_owned(),
-        Some(name) => format!("no {name} here"),
-        None if old => "this kernel has one /proc for all mounts".to_owned(),
-        None => return true,
+        _ if kernel_before(major, minor) => "this kernel has one /proc for all mounts".to_owned(),
+        (Some(name), _) => format!("no {name} here"),
+        (None, None) => "no setpriv here".to_owned(),
+        (None, Some(setpriv)) => return Some(setpriv.to_str()?.to_owned()),
     };
     println!("{SKIP_MARK}{reason}");
-    false
+    None
 }
 
-fn shell(script: &str) -> [&str; 6] {
-    ["unshare", "--mount", "sh", "-c", script, "sh"]
+fn shell<'words>(script: &'words str, setpriv: &'words str) -> [&'words str; 6] {
+    ["unshare", "--mount", "sh", "-c", script, setpriv]
 }
 
 /// Which identities can be had is up to the kernel alone: with pidfds, and as before they came.
@@ -51,9 +53,9 @@ fn footings() -> [Vec<Denied>; 2] {
 }
 
 fn holds_its_promises_where(script: &str, user: Option<u32>) {
-    if !is_possible() {
+    let Some(setpriv) = setpriv_if_possible() else {
         return;
-    }
+    };
     for (sources, denied) in ["auto", "pidfd", "sweep"]
         .into_iter()
         .flat_map(|sources| footings().map(|denied| (sources, denied)))
@@ -63,7 +65,8 @@ fn holds_its_promises_where(script: &str, user: Option<u32>) {
         let flags = ["--sources", sources, "--sweep-interval", &sweep];
         // Whose number a caller names is read in `/proc`, and is unknown here.
         let any = ["--register-policy", "any"];
-        let launch = Launch::with(&[flags.as_slice(), &any].concat()).through(&shell(script));
+        let launch =
+            Launch::with(&[flags.as_slice(), &any].concat()).through(&shell(script, &setpriv));
         let launch = user.into_iter().fold(launch, Launch::for_user);
         let mut daemon = launch.spawn_by(|command| spawn_denied(command, &denied));
         daemon.serves();
@@ -95,16 +98,16 @@ fn an_empty_proc_costs_nobody_a_session() {
 
 #[test]
 fn doctor_says_what_proc_does_not_show() {
-    if !is_possible() {
+    let Some(setpriv) = setpriv_if_possible() else {
         return;
-    }
+    };
     let cases = [
         (HIDDEN, "the process table hides other users' processes"),
         (UNMOUNTED, "the process table shows nobody"),
         (EMPTY, "the process table shows nobody"),
     ];
     for (script, words) in cases {
-        let findings = doctor_through(&shell(script), Path::new("/nowhere/s.sock"));
+        let findings = doctor_through(&shell(script, &setpriv), Path::new("/nowhere/s.sock"));
         let says_so = |finding: &serde_json::Value| {
             finding["subject"] == "sweep" && finding["text"].as_str().unwrap().contains(words)
         };

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::time::Duration;
 
+use reaper_tests::connector::{Connector, Operation};
 use reaper_tests::daemon::reaperd;
 use reaper_tests::expect::{self, SKIP_MARK};
 use reaper_tests::sys;
@@ -13,8 +14,7 @@ use reaper_user::registry::SourceHealth;
 use reaper_user::torture::kernel_before;
 use reaper_user::victims::{Kind, Victim};
 use reaper_user::{ExitWatcher, ProcessExit, Source, SourceStatus, Sources};
-use rustix::net::netlink::{self, SocketAddrNetlink};
-use rustix::net::{self, AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, netlink, sockopt};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use tokio::runtime::Runtime;
 
@@ -179,25 +179,6 @@ fn a_probe_that_was_detached_is_noticed_and_attached_anew() {
     watching.is_noticed_and_mended("two canaries were missed");
 }
 
-/// `PROC_CN_MCAST_LISTEN` and `PROC_CN_MCAST_IGNORE` of `linux/cn_proc.h`.
-const LISTEN: u32 = 1;
-const IGNORE: u32 = 2;
-
-/// The connector's request: netlink header, connector header, and the operation.
-fn request(operation: u32) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    bytes.extend(40_u32.to_ne_bytes());
-    bytes.extend(3_u16.to_ne_bytes());
-    bytes.extend([0; 10]);
-    for word in [1_u32, 1, 0, 0] {
-        bytes.extend(word.to_ne_bytes());
-    }
-    bytes.extend(4_u16.to_ne_bytes());
-    bytes.extend([0; 2]);
-    bytes.extend(operation.to_ne_bytes());
-    bytes
-}
-
 /// Before 6.6 the count of listeners is everybody's, so a stranger can deafen us; since then it
 /// cannot. Either way we must be found working in the end.
 #[test]
@@ -212,21 +193,16 @@ fn a_stranger_who_leaves_too_often_does_not_deafen_us_for_good() {
         return;
     };
     watching.sees_deaths();
-    let stranger = net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        Some(netlink::CONNECTOR),
-    )
-    .unwrap();
-    net::bind(&stranger, &SocketAddrNetlink::new(0, 1)).unwrap();
-    let kernel = SocketAddrNetlink::new(0, 0);
-    for operation in [LISTEN, IGNORE, IGNORE, IGNORE] {
-        net::sendto(&stranger, &request(operation), SendFlags::empty(), &kernel).unwrap();
-    }
+    let stranger = Connector::join().unwrap();
+    assert!(stranger.ask(Operation::Listen).unwrap());
     if kernel_before(6, 6) {
+        // Whoever has gone without leaving still counts, so it takes as many of these.
+        while stranger.ask(Operation::Ignore).unwrap() {}
         watching.is_noticed_and_mended("two of our own threads in a row");
         return;
+    }
+    for _ in 0..3 {
+        stranger.ask(Operation::Ignore).unwrap();
     }
     let mut canaries = Vec::new();
     eventually("two more canaries are heard of", || {

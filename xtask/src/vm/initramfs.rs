@@ -18,10 +18,13 @@ pub(crate) type Images = BTreeMap<Role, PathBuf>;
 const BUSYBOX: [&str; 2] = ["/usr/bin/busybox", "/bin/busybox"];
 
 /// Small tools that tests and shell hooks expect to find.
-const APPLETS: [&str; 13] = [
-    "cat", "chmod", "echo", "env", "false", "id", "kill", "ls", "mkdir", "ps", "sh", "sleep",
-    "true",
+const APPLETS: [&str; 15] = [
+    "cat", "chmod", "echo", "env", "false", "id", "kill", "ls", "mkdir", "mount", "ps", "sh",
+    "sleep", "true", "umount",
 ];
+
+/// This machine's own, of util-linux: what busybox has under these names knows too few options.
+const TOOLS: [&str; 2] = ["setpriv", "unshare"];
 
 const EMPTY_FOLDERS: [&str; 6] = ["dev", "proc", "sys", "tmp", "run", "tests"];
 
@@ -73,6 +76,9 @@ fn archive(built: &Built, tests: &[&TestBinary]) -> anyhow::Result<Vec<u8>> {
     for test in tests {
         files.insert(format!("tests/{}", test.name), test.path.clone());
     }
+    for tool in TOOLS {
+        files.insert(format!("bin/{tool}"), find_tool(tool)?);
+    }
     let programs: Vec<_> = files.values().cloned().collect();
     for program in programs {
         for library in libraries(&program)? {
@@ -96,6 +102,14 @@ fn archive(built: &Built, tests: &[&TestBinary]) -> anyhow::Result<Vec<u8>> {
         archive.entry(&format!("bin/{applet}"), 0o120_777, b"busybox");
     }
     Ok(archive.finish())
+}
+
+fn find_tool(name: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file())
+        .with_context(|| format!("{name} is missing: run .ci/install-vm-tools"))
 }
 
 /// Every folder above these files, parents first, and those that are mount points.

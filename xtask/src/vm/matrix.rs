@@ -38,6 +38,9 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("probe", &[Role::Root]),
     // Only there can numbers be chosen.
     suite("toll", &[Role::Root]),
+    // Only there can clocks be set, /proc be taken away and buffers be made small.
+    suite("faults", &[Role::Root]),
+    suite("unreliable", &[Role::Root]),
 ];
 
 const fn suite(name: &'static str, roles: &'static [Role]) -> Suite {

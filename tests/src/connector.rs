@@ -1,0 +1,115 @@
+//! The process connector (`linux/cn_proc.h`), spoken to by hand: for tests that look at the kernel
+//! and not at us, and for a stranger who subscribes beside us.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::netlink::{CONNECTOR, SocketAddrNetlink};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{bind, recv, sendto, socket_with};
+
+/// The event types that are told apart, by the bit that stands for them in a mask since 6.6.
+pub const FORK: u32 = 1;
+pub const EXEC: u32 = 2;
+pub const EXIT: u32 = 0x8000_0000;
+
+/// How long an event may be under way. A kernel that does not answer at all costs this much.
+const ANSWERS_WITHIN: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+
+/// `PROC_CN_MCAST_LISTEN` and `PROC_CN_MCAST_IGNORE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Listen = 1,
+    Ignore = 2,
+}
+
+/// What of a 76-byte datagram matters to tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcEvent {
+    Acknowledged(u32),
+    /// A process, by its tgid, began to exist or to run another program.
+    Started(u32),
+    Exited(u32),
+    Other,
+}
+
+/// A member of the group that process events are told to.
+#[derive(Debug)]
+pub struct Connector(OwnedFd);
+
+impl Connector {
+    /// Joins the group. That alone makes no kernel tell anything.
+    pub fn join() -> Result<Self, Errno> {
+        let flags = SocketFlags::CLOEXEC;
+        let family = AddressFamily::NETLINK;
+        let socket = socket_with(family, SocketType::DGRAM, flags, Some(CONNECTOR))?;
+        // Group 1 is that of process events, CN_IDX_PROC.
+        bind(&socket, &SocketAddrNetlink::new(0, 1))?;
+        Ok(Self(socket))
+    }
+
+    /// Asks, and answers whether the kernel has acknowledged this very request.
+    pub fn ask(&self, operation: Operation) -> Result<bool, Errno> {
+        let ack = 0x5ea9_e400;
+        self.send(ack, &[operation as u32])?;
+        while let Some(event) = self.receive() {
+            if event == ProcEvent::Acknowledged(ack + 1) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Wants these events alone, of a kernel that knows of masks; nothing is acknowledged.
+    pub fn set_mask(&self, events: u32) -> Result<(), Errno> {
+        self.send(0, &[Operation::Listen as u32, events])
+    }
+
+    /// The next event, or `None` when there is none for a second.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel sends something that is no process event.
+    pub fn receive(&self) -> Option<ProcEvent> {
+        let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
+        if poll(&mut ready, Some(&ANSWERS_WITHIN)).ok()? != 1 {
+            return None;
+        }
+        let mut bytes = [0; 256];
+        let (_, length) = recv(&self.0, &mut bytes, RecvFlags::empty()).ok()?;
+        assert!(length >= 68, "a datagram of {length} bytes");
+        let word = |at: usize| {
+            let bytes = bytes[at..].first_chunk().expect("it is long enough");
+            u32::from_ne_bytes(*bytes)
+        };
+        Some(match word(36) {
+            0 => ProcEvent::Acknowledged(word(28)),
+            FORK => ProcEvent::Started(word(64)),
+            EXEC => ProcEvent::Started(word(56)),
+            EXIT => ProcEvent::Exited(word(56)),
+            _ => ProcEvent::Other,
+        })
+    }
+
+    /// `nlmsghdr`, `cn_msg`, then the operation and perhaps its mask.
+    fn send(&self, ack: u32, payload: &[u32]) -> Result<(), Errno> {
+        let length = u32::try_from(size_of_val(payload)).map_err(|_too_long| Errno::INVAL)?;
+        let own = std::process::id();
+        let done = 3;
+        let header = [36 + length, done, 0, own, 1, 1, 0, ack, length];
+        let words = header.iter().chain(payload);
+        let bytes: Vec<u8> = words.flat_map(|word| word.to_ne_bytes()).collect();
+        let kernel = SocketAddrNetlink::new(0, 0);
+        sendto(&self.0, &bytes, SendFlags::empty(), &kernel).map(drop)
+    }
+}
+
+impl AsFd for Connector {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
