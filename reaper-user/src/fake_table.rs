@@ -70,6 +70,11 @@ impl FakeTable {
         });
     }
 
+    /// The main thread is on its way out, and has not arrived.
+    pub(crate) fn begin_to_die(&self, pid: Pid) {
+        self.change(pid, |process| process.facts.main_thread_ending = true);
+    }
+
     /// What a reader sees who meets a worker's exec: the old main thread, ended and counted out.
     pub(crate) fn look_torn(&self, pid: Pid) {
         self.change(pid, |process| {

@@ -22,13 +22,19 @@ const BATCH: usize = 256;
 /// When a process that was said to exit still lives is looked at again. The connector reports a
 /// leader before its workers, and the probe fires before the memory is torn down; whatever lives
 /// longer than this goes on living until its next hint, its pidfd or the sweep.
-const LOOK_AGAIN_AFTER: [Duration; 5] = [
+const LOOK_AGAIN_AFTER: [Duration; 7] = [
     Duration::from_millis(1),
     Duration::from_millis(2),
     Duration::from_millis(5),
     Duration::from_millis(25),
     Duration::from_millis(125),
+    Duration::from_millis(625),
+    Duration::from_millis(3_125),
 ];
+/// How many of these there are for whom a source points at: one that has pointed will point at the
+/// last thread too. Whoever was on the way out when it was registered may have passed the probe
+/// already, and on a busy machine it needs longer than this for the rest of the way.
+const LOOKS_AFTER_AN_EVENT: usize = 5;
 
 /// Where deaths are committed.
 pub(crate) trait Commit: Send + Sync + 'static {
@@ -126,7 +132,11 @@ impl Suspect {
 
     /// It was looked at and not found gone. Answers whether it is worth another look by itself.
     fn lives(&mut self) -> bool {
-        let pause = LOOK_AGAIN_AFTER.get(self.looks);
+        let pauses = match self.source {
+            Source::Register => &LOOK_AGAIN_AFTER[..],
+            _ => &LOOK_AGAIN_AFTER[..LOOKS_AFTER_AN_EVENT],
+        };
+        let pause = pauses.get(self.looks);
         self.looks += 1;
         self.look_again_at = pause.map(|pause| Instant::now() + *pause);
         pause.is_some()

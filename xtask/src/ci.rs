@@ -30,7 +30,7 @@ struct Step {
 const STEPS: &[Step] = &[
     Step {
         name: "test",
-        purpose: "README's `cargo test --release`",
+        purpose: "README's `cargo test --release`; as root no test may skip",
         check: test,
     },
     Step {
@@ -42,11 +42,6 @@ const STEPS: &[Step] = &[
         name: "test-xtask",
         purpose: "the task runner's own tests",
         check: test_xtask,
-    },
-    Step {
-        name: "privileged",
-        purpose: "as root, no privileged test may skip",
-        check: privileged,
     },
     Step {
         name: "fmt",
@@ -145,11 +140,14 @@ fn step_names() -> PossibleValuesParser {
     PossibleValuesParser::new(STEPS.iter().map(|step| step.name))
 }
 
+/// Root can do all that the tests try, so that a skip for want of one of these fails. Anybody else's
+/// skips are printed with their reasons.
 fn test() -> Result<()> {
-    execute(&mut command(
-        "cargo",
-        &["test", "--release", "--no-fail-fast"],
-    )?)
+    let mut tests = command("cargo", &["test", "--release", "--no-fail-fast"])?;
+    if effective_uid()? == 0 {
+        tests.env("REAPER_REQUIRE", "netlink,ebpf,pidfd");
+    }
+    execute(&mut tests)
 }
 
 /// Nothing is built again: the packages are those of the first step.
@@ -163,37 +161,6 @@ fn test_xtask() -> Result<()> {
         "cargo",
         &["test", "--release", "--package", "xtask"],
     )?)
-}
-
-/// The whole suite has run already; here the privileged tests run again with skips forbidden.
-/// Without root they have skipped, with their reasons printed, and no second run can do better.
-/// The test is chosen by `--test` alone, not by `--package`: the same choice of packages means the
-/// same features in every dependency, and so nothing is built again.
-fn privileged() -> Result<()> {
-    if effective_uid()? != 0 {
-        eprintln!("not root: the privileged tests ran in the first step and may have skipped");
-        return Ok(());
-    }
-    let mut tests = command(
-        "cargo",
-        &[
-            "test",
-            "--release",
-            "--test",
-            "privileged",
-            "--test",
-            "contract",
-            "--test",
-            "probe",
-            "--test",
-            "faults",
-            "--test",
-            "unreliable",
-            "--test",
-            "toll",
-        ],
-    )?;
-    execute(tests.env("REAPER_REQUIRE", "netlink,ebpf,pidfd"))
 }
 
 /// What each kernel and role offers, that the daemon starts there, and a share of the toll as root.

@@ -426,6 +426,27 @@ async fn a_process_that_dies_while_it_is_registered_is_noticed_by_the_last_look(
     assert_eq!(death.source, Source::Register);
 }
 
+/// Seen on 6.1, emulated and busy: the probe had fired before it was armed, and the process took more
+/// than 158 ms for the rest of its end. Nobody looked any more.
+#[tokio::test(start_paused = true)]
+async fn one_that_is_registered_on_its_way_out_is_looked_at_for_seconds() {
+    let scene = Scene::new(10);
+    scene.table.spawn(pid(7), 100);
+    let hold = scene.watched.hold(pid(7)).unwrap();
+    scene.table.begin_to_die(pid(7));
+    hold.look_again();
+    let process = hold.watched.id;
+    scene.committed.holds.lock().unwrap().insert(process, hold);
+    scene.pass(Duration::from_secs(2)).await;
+    assert_eq!(scene.deaths(), []);
+    scene.table.die(pid(7), 0);
+    scene.pass(Duration::from_secs(2)).await;
+    let [(_, death)] = scene.deaths()[..] else {
+        panic!("forgotten on its way out")
+    };
+    assert_eq!(death.source, Source::Register);
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_process_is_one_entry_until_its_last_holder_lets_go() {
     let scene = Scene::new(10);
