@@ -65,6 +65,7 @@ impl FakeTable {
     /// The main thread leaves while so many others run on.
     pub(crate) fn leader_leaves(&self, pid: Pid, workers: u32) {
         self.change(pid, |process| {
+            process.facts.main_thread_ending = true;
             process.facts.main_thread_ended = true;
             process.facts.threads = workers + 1;
         });
@@ -86,6 +87,7 @@ impl FakeTable {
     /// Every thread ends; the parent has not looked yet.
     pub(crate) fn die(&self, pid: Pid, exit_word: u32) {
         self.change(pid, |process| {
+            process.facts.main_thread_ending = true;
             process.facts.main_thread_ended = true;
             process.facts.threads = 1;
             process.exit_word = exit_word;

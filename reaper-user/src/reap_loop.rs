@@ -31,10 +31,10 @@ const LOOK_AGAIN_AFTER: [Duration; 7] = [
     Duration::from_millis(625),
     Duration::from_millis(3_125),
 ];
-/// How many of these there are for whom a source points at: one that has pointed will point at the
-/// last thread too. Whoever was on the way out when it was registered may have passed the probe
-/// already, and on a busy machine it needs longer than this for the rest of the way.
-const LOOKS_AFTER_AN_EVENT: usize = 5;
+/// How many of these there are for whom the connector points at: it has pointed at a thread, and will
+/// at the last one too. The probe points once; and whoever was on the way out when it was registered
+/// may have passed it already, and on a busy machine needs longer than this for the rest of the way.
+const LOOKS_AFTER_A_THREAD: usize = 5;
 
 /// Where deaths are committed.
 pub(crate) trait Commit: Send + Sync + 'static {
@@ -133,8 +133,8 @@ impl Suspect {
     /// It was looked at and not found gone. Answers whether it is worth another look by itself.
     fn lives(&mut self) -> bool {
         let pauses = match self.source {
-            Source::Register => &LOOK_AGAIN_AFTER[..],
-            _ => &LOOK_AGAIN_AFTER[..LOOKS_AFTER_AN_EVENT],
+            Source::Netlink => &LOOK_AGAIN_AFTER[..LOOKS_AFTER_A_THREAD],
+            _ => &LOOK_AGAIN_AFTER[..],
         };
         let pause = pauses.get(self.looks);
         self.looks += 1;

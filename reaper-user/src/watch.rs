@@ -352,21 +352,21 @@ impl Hold {
     /// The last step of registration: the process may have ended after it was pinned and before the
     /// sources were armed, and then nobody else would say so until the next sweep.
     ///
-    /// Since 6.16 the probe fires long before the process is seen as dead: one that was armed in
-    /// between was armed too late for the probe and looks alive here. Its main thread shows that it
-    /// is on its way out, and then the loop looks for as long as tearing down its memory may take.
+    /// One that is not even on its way out has yet to pass every source, all of which are armed by
+    /// now. Of any other the loop must decide, and go on looking: the probe fires before a process is
+    /// seen as dead, since 6.16 long before, so that one which was armed too late for the probe may
+    /// look alive here. An entry that is no more, or that is somebody else's, is no proof of life.
     pub fn look_again(&self) {
-        let table = self.set.table.as_ref();
-        let alive = matches!(self.watched.judge(None, table), Verdict::Alive);
-        let ending = || {
-            let facts = table.look(self.watched.pid);
-            facts.is_ok_and(|facts| facts.main_thread_ending)
-        };
-        if !alive || ending() {
-            self.set.hints.send(Hint::look(
-                Target::Process(self.watched.id),
-                Source::Register,
-            ));
+        let Watched { id, pid, .. } = *self.watched;
+        let is_same = |start_time| self.watched.start_time.is_none_or(|own| own == start_time);
+        let has_all_before_it = self
+            .set
+            .table
+            .look(pid)
+            .is_ok_and(|facts| is_same(facts.start_time) && !facts.main_thread_ending);
+        if !has_all_before_it {
+            let hint = Hint::look(Target::Process(id), Source::Register);
+            self.set.hints.send(hint);
         }
     }
 }
