@@ -163,15 +163,27 @@ fn test_xtask() -> Result<()> {
     )?)
 }
 
-/// What each kernel and role offers, that the daemon starts there, and a share of the toll as root.
-/// The other suites take minutes a guest under emulation; they run on the host above, and everywhere
-/// by `cargo xtask vm`.
+/// What each kernel and role offers, what the daemon makes of it, and a share of the toll as root;
+/// and the contract on the oldest and the newest kernel. The other suites take minutes a guest under
+/// emulation; they run on the host above, and everywhere by `cargo xtask vm`.
 fn vms() -> Result<()> {
     let xtask = std::env::current_exe()?;
-    execute(&mut command(
-        &xtask.to_string_lossy(),
+    let runs: [&[&str]; 2] = [
         &["vm", "--suite", "guest,roles,toll"],
-    )?)
+        &[
+            "vm",
+            "--suite",
+            "contract",
+            "--role",
+            "root",
+            "--kernel",
+            "5.10,newest",
+        ],
+    ];
+    for run in runs {
+        execute(&mut command(&xtask.to_string_lossy(), run)?)?;
+    }
+    Ok(())
 }
 
 fn fmt() -> Result<()> {

@@ -116,6 +116,13 @@ impl Injection {
         self.shared.made.load(Ordering::Acquire)
     }
 
+    /// Whether calls are counted as they should be by now: a fault since the start begins with a
+    /// call that the daemon must make, or it would never strike and look harmless.
+    pub(crate) fn is_counting(&self) -> bool {
+        let since_start = self.shared.fault.since == Since::Start;
+        !since_start || self.shared.counting.load(Ordering::Acquire)
+    }
+
     /// Whether the call that was to fail was made.
     pub(crate) fn has_struck(&self) -> bool {
         self.made() >= self.shared.fault.nth

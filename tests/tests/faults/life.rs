@@ -82,16 +82,37 @@ pub(crate) enum SocketFile {
     MayStay,
 }
 
-/// Runs it once. Answers whether the fault has struck.
-pub(crate) fn under(fault: Fault, footing: Footing, file: SocketFile) -> bool {
+/// What came of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The call was not made as often.
+    NotStruck,
+    /// It struck, and the daemon did what it is there for.
+    Survived,
+    /// The daemon would not start, in order and with its reason.
+    Refused,
+}
+
+/// Runs it once. What is denied fails throughout, beside the fault.
+pub(crate) fn under(
+    fault: Fault,
+    footing: Footing,
+    denied: &[Denied],
+    file: SocketFile,
+) -> Outcome {
     // Dropped after the daemon, whose calls it answers.
-    let mut injection = Injection::new(fault.clone());
+    let mut injection = Injection::new(fault);
     let launch = footing.launch();
-    let mut daemon = launch.spawn_by(|command| injection.spawn(command, &footing.denied()));
+    let denied = [&footing.denied(), denied].concat();
+    let mut daemon = launch.spawn_by(|command| injection.spawn(command, &denied));
     if let Some(status) = serves_or_ends(&mut daemon) {
         refused_in_order(&daemon, status);
-        return true;
+        return Outcome::Refused;
     }
+    assert!(
+        injection.is_counting(),
+        "the first call of its own is not seen"
+    );
     let fillers = footing.fillers();
     for pid in fillers.pids() {
         registers(&daemon, pid);
@@ -100,7 +121,11 @@ pub(crate) fn under(fault: Fault, footing: Footing, file: SocketFile) -> bool {
     the_dead_go_and_the_living_stays(&daemon, &fillers, || injection.reached(Since::Watching));
     every_source_has_started(&daemon);
     stops_in_order(daemon, file);
-    injection.has_struck()
+    if injection.has_struck() {
+        Outcome::Survived
+    } else {
+        Outcome::NotStruck
+    }
 }
 
 /// Has the fault last for some sweeps, in which no death need be noticed, and then be over. Answers

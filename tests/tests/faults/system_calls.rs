@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rustix::io::Errno;
 
 use crate::injection::{Fault, Since, is_possible};
-use crate::life::{self, Footing};
+use crate::life::{self, Footing, Outcome};
 use crate::table::{self, Row};
 use crate::{Extent, extent};
 
@@ -52,26 +52,33 @@ fn each_fails_once(rows: Vec<Row>) {
             .iter()
             .flat_map(|e| footings.iter().map(move |f| (e, f)))
         {
+            let mut has_struck = !footing.is_to_be_had();
             for (since, whole, bounded) in STAGES {
                 let cap = match extent() {
                     Extent::Whole => whole,
                     Extent::Bounded => bounded,
                 };
-                failures.extend(until_clean(row, errno, footing, since, cap));
+                match until_clean(row, errno, footing, since, cap) {
+                    Ok(struck) => has_struck |= struck > 0,
+                    Err(failure) => failures.push(failure),
+                }
+            }
+            if !has_struck {
+                failures.push(format!("{} on {footing:?} is never called", row.name));
             }
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// Has the first call fail, then the second ..; answers what went wrong, if anything did.
+/// Has the first call fail, then the second ..; answers how many have, or what went wrong.
 fn until_clean(
     row: &Row,
     errno: Errno,
     footing: Footing,
     since: Since,
     cap: usize,
-) -> Option<String> {
+) -> Result<usize, String> {
     for nth in 1..=cap {
         let fault = Fault {
             calls: row.calls.clone(),
@@ -85,20 +92,23 @@ fn until_clean(
             row.name
         );
         // All are tried: one run shows all that is wrong.
-        match catch_unwind(AssertUnwindSafe(|| life::under(fault, footing, row.file))) {
-            Ok(true) => {}
-            Ok(false) => {
+        let run = || life::under(fault, footing, &row.denied, row.file);
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Outcome::Survived) => {}
+            Ok(Outcome::Refused) if row.may_refuse => {}
+            Ok(Outcome::Refused) => return Err(format!("{case}: it would not start")),
+            Ok(Outcome::NotStruck) => {
                 println!("{case}: clean");
-                return None;
+                return Ok(nth - 1);
             }
-            Err(panic) => return Some(format!("{case}: {}", words_of(&*panic))),
+            Err(panic) => return Err(format!("{case}: {}", words_of(&*panic))),
         }
     }
     println!(
         "{} {errno} on {footing:?} since {since:?}: not tried beyond no. {cap}",
         row.name
     );
-    None
+    Ok(cap)
 }
 
 fn words_of(panic: &(dyn std::any::Any + Send)) -> String {

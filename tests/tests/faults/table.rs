@@ -12,10 +12,13 @@
 //!   none is aborted by design, and whoever restarts it finds an empty registry. Shared mappings,
 //!   which the BPF ring needs, are in.
 
+use std::path::Path;
+
 use libc::c_long;
 use reaper_tests::sys::seccomp::Call;
 use rustix::io::Errno;
 
+use crate::injection::Denied;
 use crate::life::{Footing, SocketFile};
 
 /// A call, and how it may fail.
@@ -26,7 +29,10 @@ pub(crate) struct Row {
     pub(crate) errnos: &'static [Errno],
     /// Through what processes are looked at while it fails. The first as above.
     pub(crate) footings: &'static [Footing],
+    /// What fails throughout, so that the call is made at all.
+    pub(crate) denied: Vec<Denied>,
     pub(crate) file: SocketFile,
+    pub(crate) may_refuse: bool,
 }
 
 const ALL: &[Footing] = &[
@@ -51,7 +57,9 @@ impl Row {
             calls: calls.iter().copied().map(Call::from).collect(),
             errnos,
             footings: USUAL,
+            denied: Vec::new(),
             file: SocketFile::Removed,
+            may_refuse: false,
         }
     }
 
@@ -65,6 +73,19 @@ impl Row {
             *call = call.with(argument, value);
         }
         self
+    }
+
+    fn while_denied(self, call: Call) -> Self {
+        let denied = vec![(call, Some(Errno::PERM))];
+        Self { denied, ..self }
+    }
+
+    /// Without this call there is no daemon: it may refuse to start.
+    fn may_refuse(self) -> Self {
+        Self {
+            may_refuse: true,
+            ..self
+        }
     }
 
     /// The socket file may stay behind: that it goes needs this very call.
@@ -115,7 +136,9 @@ pub(crate) fn looks() -> Vec<Row> {
             .on(PIDFDS)
             .file_may_stay(),
         Row::new("kill", &[libc::SYS_kill], &[E::PERM, E::NOSYS]).on(LOOKS),
-        Row::new("ioctl", &[libc::SYS_ioctl], &[E::NOTTY, E::PERM, E::INVAL]).on(PIDFDS),
+        Row::new("ioctl", &[libc::SYS_ioctl], &[E::NOTTY, E::PERM, E::INVAL])
+            .may_refuse()
+            .on(PIDFDS),
     ]
 }
 
@@ -125,13 +148,14 @@ pub(crate) fn sources() -> Vec<Row> {
     // By their lengths: of a datagram's buffer, and of a netlink address.
     let (datagram, address) = (4_096, 12);
     let map_shared = libc::MAP_SHARED.cast_unsigned();
-    vec![
+    let mut rows = vec![
         Row::new(
             "epoll_create1",
             &[libc::SYS_epoll_create1],
             &[E::MFILE, E::NFILE, E::NOMEM],
-        ),
-        Row::new("epoll_ctl", &[libc::SYS_epoll_ctl], &[E::NOSPC, E::NOMEM]),
+        )
+        .may_refuse(),
+        Row::new("epoll_ctl", &[libc::SYS_epoll_ctl], &[E::NOSPC, E::NOMEM]).may_refuse(),
         Row::new("epoll_wait", EPOLL_WAIT, &[E::INTR]),
         Row::new(
             "recv from the connector",
@@ -161,35 +185,51 @@ pub(crate) fn sources() -> Vec<Row> {
             &[E::NOMEM, E::PERM, E::INVAL, E::MFILE, E::TOOBIG, E::BUSY],
         ),
         Row::new(
-            "perf_event_open",
-            &[libc::SYS_perf_event_open],
-            &[E::ACCESS, E::MFILE, E::NOSYS],
-        ),
-        Row::new(
             "mmap of a ring",
             &[libc::SYS_mmap],
             &[E::NOMEM, E::PERM, E::AGAIN],
         )
         .with(3, map_shared),
-        Row::new("fcntl", &[libc::SYS_fcntl], &[E::MFILE, E::INVAL]),
-    ]
+        Row::new("fcntl", &[libc::SYS_fcntl], &[E::MFILE, E::INVAL]).may_refuse(),
+    ];
+    if Path::new("/sys/kernel/tracing/events").exists() {
+        rows.push(perf_event_open());
+    } else {
+        println!("not tried without tracefs: perf_event_open");
+    }
+    rows
+}
+
+/// The probe's second way to be attached, where the first is not to be had.
+fn perf_event_open() -> Row {
+    use Errno as E;
+    // BPF_RAW_TRACEPOINT_OPEN of linux/bpf.h.
+    let first_way = Call::from(libc::SYS_bpf).with(0, 17);
+    Row::new(
+        "perf_event_open",
+        &[libc::SYS_perf_event_open],
+        &[E::ACCESS, E::MFILE, E::NOSYS],
+    )
+    .while_denied(first_way)
 }
 
 /// What the process and its runtime are made of.
 pub(crate) fn process() -> Vec<Row> {
     use Errno as E;
     vec![
-        Row::new("clone3", &[libc::SYS_clone3], &[E::AGAIN, E::NOMEM]),
+        Row::new("clone3", &[libc::SYS_clone3], &[E::AGAIN, E::NOMEM]).may_refuse(),
         Row::new(
             "eventfd2",
             &[libc::SYS_eventfd2],
             &[E::MFILE, E::NFILE, E::NOMEM],
-        ),
+        )
+        .may_refuse(),
         Row::new(
             "socketpair",
             &[libc::SYS_socketpair],
             &[E::MFILE, E::NFILE, E::NOMEM],
-        ),
+        )
+        .may_refuse(),
         Row::new("getrandom", &[libc::SYS_getrandom], &[E::NOSYS, E::PERM]),
         Row::new("prctl", &[libc::SYS_prctl], &[E::PERM, E::INVAL]),
         Row::new(
@@ -197,7 +237,7 @@ pub(crate) fn process() -> Vec<Row> {
             &[libc::SYS_capget, libc::SYS_capset],
             &[E::PERM],
         ),
-        Row::new("prlimit64", &[libc::SYS_prlimit64], &[E::PERM]),
+        Row::new("prlimit64", &[libc::SYS_prlimit64], &[E::PERM]).may_refuse(),
         Row::new(
             "sched_getaffinity",
             &[libc::SYS_sched_getaffinity],
@@ -229,17 +269,21 @@ pub(crate) fn serving() -> Vec<Row> {
             "socket",
             &[libc::SYS_socket],
             &[E::MFILE, E::ACCESS, E::NFILE, E::NOBUFS, E::AFNOSUPPORT],
-        ),
+        )
+        .may_refuse(),
         Row::new(
             "bind",
             &[libc::SYS_bind],
             &[E::ACCESS, E::ADDRINUSE, E::NOMEM, E::ROFS],
-        ),
-        Row::new("listen", &[libc::SYS_listen], &[E::ADDRINUSE, E::OPNOTSUPP]),
-        Row::new("fchmod", CHMOD, &[E::PERM, E::ROFS, E::NOMEM]).file_may_stay(),
-        Row::new("mkdir", MKDIR, &[E::ACCESS, E::NOSPC, E::ROFS]),
-        Row::new("flock", &[libc::SYS_flock], &[E::NOLCK, E::INTR, E::AGAIN]),
-        Row::new("ftruncate", &[libc::SYS_ftruncate], &[E::IO, E::ROFS]),
+        )
+        .may_refuse(),
+        Row::new("listen", &[libc::SYS_listen], &[E::ADDRINUSE, E::OPNOTSUPP]).may_refuse(),
+        Row::new("fchmod", CHMOD, &[E::PERM, E::ROFS, E::NOMEM])
+            .may_refuse()
+            .file_may_stay(),
+        Row::new("mkdir", MKDIR, &[E::ACCESS, E::NOSPC, E::ROFS]).may_refuse(),
+        Row::new("flock", &[libc::SYS_flock], &[E::NOLCK, E::INTR, E::AGAIN]).may_refuse(),
+        Row::new("ftruncate", &[libc::SYS_ftruncate], &[E::IO, E::ROFS]).may_refuse(),
         Row::new("lseek", &[libc::SYS_lseek], &[E::INVAL]),
         // By what is written: the log, and the end of the line in the lock file. A wake-up of the
         // runtime, which is eight bytes to an eventfd, does not fail.
@@ -254,6 +298,7 @@ pub(crate) fn serving() -> Vec<Row> {
             &[libc::SYS_write],
             &[E::NOSPC, E::IO, E::DQUOT],
         )
+        .may_refuse()
         .with(2, 1),
         Row::new(
             "writev",

@@ -71,7 +71,14 @@ pub(crate) fn verdicts(guests: &[Guest<'_>], outcomes: &[Outcome]) -> Vec<String
         for (name, verdict) in &outcome.verdicts {
             match verdict {
                 Verdict::Ok => println!("{place} {name} ok"),
-                Verdict::Skipped(reason) => println!("{place} {name} skipped ({reason})"),
+                Verdict::Skipped(reason) => {
+                    println!("{place} {name} skipped ({reason})");
+                    if guest.role == Role::Root {
+                        failures.push(format!(
+                            "{place} {name}: skipped ({reason}); root can do all"
+                        ));
+                    }
+                }
                 Verdict::Failed(reason) => {
                     println!("{place} {name} FAILED");
                     let output = outcome.output.get(name).map_or("", String::as_str);
