@@ -11,7 +11,7 @@ use reaper_registry::{Death, ExitStatus, Pid, ProcessId, Source};
 use tokio::sync::oneshot;
 
 use crate::faults::Faults;
-use crate::identity::AlreadyGone;
+use crate::identity::NotPinned;
 use crate::reap_loop::Commit;
 use crate::sources;
 use crate::status::SourceStatus;
@@ -81,8 +81,9 @@ impl ExitWatcher {
     }
 
     /// Watches whoever has this number now. The answer resolves once every thread of that process
-    /// has ended, whoever has the number by then; dropping it ends the watch.
-    pub fn watch(&self, pid: Pid) -> Result<Watch, AlreadyGone> {
+    /// has ended, whoever has the number by then; dropping it ends the watch. The number of a mere
+    /// thread is refused, with that of its process.
+    pub fn watch(&self, pid: Pid) -> Result<Watch, NotPinned> {
         let hold = self.watcher.watched.hold(pid)?;
         let (sender, receiver) = oneshot::channel();
         let process = hold.watched.id;

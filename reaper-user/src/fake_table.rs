@@ -22,6 +22,8 @@ struct State {
     /// Descriptors are real ones of an empty file, so that they can be owned and closed.
     behind: HashMap<RawFd, usize>,
     refusals: Refusals,
+    /// Numbers of mere threads, and whose they are.
+    threads: HashMap<Pid, Pid>,
 }
 
 struct FakeProcess {
@@ -60,6 +62,12 @@ impl FakeTable {
         });
         let index = state.processes.len() - 1;
         state.by_pid.insert(pid, index);
+    }
+
+    /// Another number for a thread of this process, with an entry of its own.
+    pub(crate) fn spawn_thread(&self, process: Pid, number: Pid, start_time: u64) {
+        self.spawn(number, start_time);
+        self.state().threads.insert(number, process);
     }
 
     /// The main thread leaves while so many others run on.
@@ -139,6 +147,13 @@ impl ProcessTable for FakeTable {
         let state = self.state();
         refused(state.refusals.number)?;
         Ok(state.by_pid.contains_key(&pid))
+    }
+
+    fn process_of(&self, number: Pid) -> io::Result<Pid> {
+        let state = self.state();
+        refused(state.refusals.look)?;
+        let of_thread = state.threads.get(&number);
+        Ok(of_thread.copied().unwrap_or(number))
     }
 
     fn open_stat(&self, pid: Pid) -> io::Result<OwnedFd> {

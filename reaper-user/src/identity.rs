@@ -40,18 +40,29 @@ pub enum Handle {
 #[error("the process is gone")]
 pub struct AlreadyGone;
 
+/// Why nobody was pinned under a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotPinned {
+    #[error(transparent)]
+    Gone(#[from] AlreadyGone),
+    /// The number is that of a mere thread, which may end while its process lives on: name `process`.
+    #[error("this is a thread of process {process}; name that one")]
+    ThreadId { process: Pid },
+}
+
 impl Identity {
     /// Pins whoever has this number now, as strongly as the system and the budget allow.
     pub fn pin(
         table: &dyn ProcessTable,
         budget: &Arc<FdBudget>,
         pid: Pid,
-    ) -> Result<Self, AlreadyGone> {
+    ) -> Result<Self, NotPinned> {
         match table.pidfd_open(pid) {
             Ok(pidfd) => Self::pin_by_pidfd(table, budget, pid, pidfd),
-            Err(error) if is_no_such_process(&error) => Err(AlreadyGone),
+            Err(error) if is_no_such_process(&error) => Err(AlreadyGone.into()),
             // Absent (ENOSYS), forbidden (EPERM), out of descriptors (EMFILE), or EINVAL for a
-            // number that is dying or names a mere thread: none of these says "gone".
+            // number that is dying or names a mere thread (ENOENT on newer kernels, 6.18 for one): none
+            // of these says "gone", and none tells a thread from a filter's or an old kernel's no.
             Err(_) => Self::pin_by_stat(table, budget, pid),
         }
     }
@@ -61,12 +72,12 @@ impl Identity {
         budget: &Arc<FdBudget>,
         pid: Pid,
         pidfd: OwnedFd,
-    ) -> Result<Self, AlreadyGone> {
+    ) -> Result<Self, NotPinned> {
         let alive_at_ns = monotonic_ns();
         // Hidden entries (hidepid) are no loss here: the pidfd is the identity.
         let start_time = table.look(pid).ok().map(|facts| facts.start_time);
         if table.pidfd_exited(pidfd.as_fd()).unwrap_or(false) {
-            return Err(AlreadyGone);
+            return Err(AlreadyGone.into());
         }
         let inode = table.pidfd_inode(pidfd.as_fd());
         let handle = budget
@@ -85,19 +96,26 @@ impl Identity {
         table: &dyn ProcessTable,
         budget: &Arc<FdBudget>,
         pid: Pid,
-    ) -> Result<Self, AlreadyGone> {
-        let slot = budget.take();
-        let looked = match slot {
-            Some(slot) => table
-                .open_stat(pid)
-                .and_then(|stat| Ok((table.read_stat(stat.as_fd())?, Handle::Stat(stat, slot)))),
+    ) -> Result<Self, NotPinned> {
+        let opened = budget.take().map(|slot| (table.open_stat(pid), slot));
+        // A thread has an entry as well. Asked while the entry is held and before it is read: if it
+        // can be read afterwards, the answer was about the one that is held.
+        match table.process_of(pid) {
+            Ok(process) if process != pid => return Err(NotPinned::ThreadId { process }),
+            // Where the system does not tell, somebody lives under the number all the same.
+            Ok(_) | Err(_) => {}
+        }
+        let looked = match opened {
+            Some((stat, slot)) => {
+                stat.and_then(|stat| Ok((table.read_stat(stat.as_fd())?, Handle::Stat(stat, slot))))
+            }
             None => table.look(pid).map(|facts| (facts, Handle::Nothing)),
         };
         // After the look: an end between the two is left to others, but none of a predecessor's can
         // pass for this one's.
         let alive_at_ns = monotonic_ns();
         match looked {
-            Ok((facts, _)) if facts.all_ended() => Err(AlreadyGone),
+            Ok((facts, _)) if facts.all_ended() => Err(AlreadyGone.into()),
             Ok((facts, handle)) => Ok(Self {
                 pid,
                 start_time: Some(facts.start_time),
@@ -105,7 +123,7 @@ impl Identity {
                 inode: None,
                 handle,
             }),
-            Err(_) if matches!(table.number_in_use(pid), Ok(false)) => Err(AlreadyGone),
+            Err(_) if matches!(table.number_in_use(pid), Ok(false)) => Err(AlreadyGone.into()),
             Err(_) => Ok(Self {
                 pid,
                 start_time: None,

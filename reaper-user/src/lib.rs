@@ -47,6 +47,7 @@ mod watcher;
 
 pub use daemon::StartupError;
 pub use exit_watcher::{ExitWatcher, ExitWatcherBuilder, ProcessExit, Watch};
+pub use identity::{AlreadyGone, NotPinned};
 pub use ipc::listener::ListenError;
 pub use reaper::{Reaper, Registered, Registration, RegistrationError};
 pub use reaper_registry as registry;

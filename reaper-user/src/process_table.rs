@@ -40,6 +40,10 @@ pub trait ProcessTable: Send + Sync {
     /// restricted view of the table.
     fn number_in_use(&self, pid: Pid) -> io::Result<bool>;
 
+    /// The process that this number belongs to: another number for a mere thread of one. An error says
+    /// nothing either way.
+    fn process_of(&self, number: Pid) -> io::Result<Pid>;
+
     /// A descriptor of the process-table entry, which never shows a successor.
     fn open_stat(&self, pid: Pid) -> io::Result<OwnedFd>;
 

@@ -10,7 +10,7 @@ use reaper_registry::{
 
 use crate::clock;
 use crate::hook_threads::HookThreads;
-use crate::identity::AlreadyGone;
+use crate::identity::{AlreadyGone, NotPinned};
 use crate::reap_loop::Commit;
 use crate::status::SourceStatus;
 use crate::watch::{WatchSet, Watched};
@@ -41,13 +41,25 @@ pub struct Registered {
 pub enum RegistrationError<Refusal> {
     /// The process had ended before it could be pinned.
     #[error(transparent)]
-    ProcessGone(#[from] AlreadyGone),
+    ProcessGone(AlreadyGone),
+    /// The number is that of a mere thread, whose end says nothing of its process: register `process`.
+    #[error("this is a thread of process {process}; register that one")]
+    ThreadId { process: Pid },
     /// The caller's own check of the process refused.
     #[error("the process is refused")]
     Refused(Refusal),
     /// The registry refused.
     #[error(transparent)]
     Registry(#[from] RegisterError),
+}
+
+impl<Refusal> From<NotPinned> for RegistrationError<Refusal> {
+    fn from(reason: NotPinned) -> Self {
+        match reason {
+            NotPinned::Gone(gone) => Self::ProcessGone(gone),
+            NotPinned::ThreadId { process } => Self::ThreadId { process },
+        }
+    }
 }
 
 /// The registry and what keeps it true. Dropped, it stops looking; the registry stays as it is.

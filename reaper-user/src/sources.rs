@@ -4,6 +4,8 @@
 //! until it fails, and answers with the reason. It knows processes, never sessions. The supervisor
 //! reports the failure, waits and starts it again, for ever: whatever made it fail may pass.
 
+#[cfg(target_os = "linux")]
+mod canary;
 #[cfg(all(target_os = "linux", feature = "ebpf"))]
 pub mod ebpf;
 #[cfg(target_os = "linux")]

@@ -24,7 +24,7 @@ pub(crate) mod set_tid;
 pub(crate) mod victim;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux_table::LinuxTable as SystemTable;
+pub(crate) use linux_table::{LinuxTable as SystemTable, status_of};
 #[cfg(not(target_os = "linux"))]
 pub(crate) use other_table::OtherTable as SystemTable;
 #[cfg(target_os = "linux")]

@@ -14,7 +14,7 @@ use reaper_registry::{BootTime, Pid, ProcessId, Source, StartTime};
 
 use crate::fd_budget::FdBudget;
 use crate::hint::{Hint, HintSender, Target};
-use crate::identity::{AlreadyGone, Identity};
+use crate::identity::{Identity, NotPinned};
 use crate::process_table::ProcessTable;
 use crate::verdict::{GroupDead, Verdict, judge};
 
@@ -134,7 +134,7 @@ impl WatchSet {
     ///
     /// The caller stores what it wants to keep true and then calls [`Hold::look_again`]: only then
     /// can no death fall between the identity that was read and the sources that were armed.
-    pub fn hold(self: &Arc<Self>, pid: Pid) -> Result<Hold, AlreadyGone> {
+    pub fn hold(self: &Arc<Self>, pid: Pid) -> Result<Hold, NotPinned> {
         if let Some(hold) = self.share(pid) {
             return Ok(hold);
         }

@@ -27,20 +27,20 @@ fn the_dead_cannot_be_pinned() {
         });
         assert_eq!(
             Identity::pin(&table, &budget, pid()).err(),
-            Some(AlreadyGone),
+            Some(AlreadyGone.into()),
             "never lived"
         );
         table.spawn(pid(), STARTED);
         table.die(pid(), 0);
         assert_eq!(
             Identity::pin(&table, &budget, pid()).err(),
-            Some(AlreadyGone),
+            Some(AlreadyGone.into()),
             "zombie"
         );
         table.reap(pid());
         assert_eq!(
             Identity::pin(&table, &budget, pid()).err(),
-            Some(AlreadyGone),
+            Some(AlreadyGone.into()),
             "reaped"
         );
         assert_eq!(budget.used(), 0);
@@ -90,4 +90,51 @@ fn a_freed_slot_promotes_the_same_process_and_never_a_successor() {
         );
         assert_eq!(budget.used(), 0);
     }
+}
+
+#[test]
+fn the_number_of_a_mere_thread_is_refused_with_that_of_its_process() {
+    for pidfd_open in [Errno::INVAL, Errno::NOENT, Errno::NOSYS, Errno::PERM] {
+        for descriptors in [0, 10] {
+            let table = FakeTable::default();
+            let thread = Pid::new(4243).unwrap();
+            table.spawn(pid(), STARTED);
+            table.spawn_thread(pid(), thread, STARTED);
+            table.refuse(Refusals {
+                pidfd_open: Some(pidfd_open),
+                ..Refusals::default()
+            });
+            let budget = FdBudget::new(descriptors);
+            assert_eq!(
+                Identity::pin(&table, &budget, thread).err(),
+                Some(NotPinned::ThreadId { process: pid() }),
+                "{pidfd_open}"
+            );
+            assert_eq!(budget.used(), 0);
+            assert!(Identity::pin(&table, &budget, pid()).is_ok());
+        }
+    }
+}
+
+/// A watch on a thread told of an end while the process lived on.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_real_thread_is_not_watched_as_a_process() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        tell.send(rustix::thread::gettid().as_raw_nonzero().get())
+            .unwrap();
+        stopped.recv().unwrap();
+    });
+    let number = Pid::try_from(told.recv().unwrap()).unwrap();
+    let watcher = crate::ExitWatcher::builder()
+        .sources(crate::Sources::only([]))
+        .start()
+        .await;
+    let refused = watcher.watch(number).map(drop);
+    stop.send(()).unwrap();
+    thread.join().unwrap();
+    let process = Pid::try_from(std::process::id()).unwrap();
+    assert_eq!(refused, Err(NotPinned::ThreadId { process }));
 }

@@ -10,7 +10,7 @@ use crate::process_table::ProcessTable;
 #[cfg(target_os = "linux")]
 use crate::process_table::is_no_such_process;
 #[cfg(target_os = "linux")]
-use crate::sys::pidfd_info;
+use crate::sys::{self, pidfd_info};
 use crate::verdict::Verdict;
 use crate::watch::Watched;
 
@@ -20,7 +20,7 @@ pub(crate) enum Refused {
     #[error(transparent)]
     Gone(#[from] AlreadyGone),
     #[error("this is a thread of process {process}; register that one")]
-    ThreadId { process: i32 },
+    ThreadId { process: Pid },
     #[error("this is a thread of the kernel")]
     KernelThread,
     #[error("this is the daemon itself")]
@@ -89,8 +89,7 @@ pub(crate) fn numbering_of(peer: Option<i32>) -> Numbering {
 #[cfg(target_os = "linux")]
 fn status_of(pid: i32) -> Result<Option<procfs::process::Status>, Refused> {
     use procfs::ProcError::Io;
-    let status = procfs::process::Process::new(pid).and_then(|process| process.status());
-    match status {
+    match sys::status_of(pid) {
         Ok(status) => Ok(Some(status)),
         // It ended under our eyes, which the look that follows will see as well.
         Err(Io(error, _)) if is_no_such_process(&error) => Ok(None),
@@ -139,8 +138,9 @@ pub(crate) fn check_process(
 /// What the system says about a process beside its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ProcessFacts {
-    /// The process that this number belongs to: another number for a mere thread.
-    process: i32,
+    /// The process that this number belongs to: another number for a mere thread. Pinning asks that
+    /// already; this is for when the system did not answer then.
+    process: Pid,
     real_uid: u32,
 }
 
@@ -152,7 +152,7 @@ fn admit(
 ) -> Result<(), Refused> {
     let anybodys = peer.is_root() || policy == RegisterPolicy::Any;
     match facts {
-        Some(facts) if facts.process != pid.as_raw() => Err(Refused::ThreadId {
+        Some(facts) if facts.process != pid => Err(Refused::ThreadId {
             process: facts.process,
         }),
         Some(facts) if !anybodys && facts.real_uid != peer.uid => Err(Refused::OtherUser),
@@ -167,10 +167,9 @@ fn admit(
 fn facts_of(watched: &Watched) -> Result<Option<ProcessFacts>, Refused> {
     let told = watched.with_pidfd(|pidfd| pidfd.and_then(pidfd_info::tgid_and_ruid));
     if let Some((tgid, real_uid)) = told {
-        return Ok(Some(ProcessFacts {
-            process: tgid.cast_signed(),
-            real_uid,
-        }));
+        return Ok(Pid::new(tgid)
+            .ok()
+            .map(|process| ProcessFacts { process, real_uid }));
     }
     facts_by_number(watched.pid)
 }
@@ -178,9 +177,12 @@ fn facts_of(watched: &Watched) -> Result<Option<ProcessFacts>, Refused> {
 #[cfg(target_os = "linux")]
 fn facts_by_number(pid: Pid) -> Result<Option<ProcessFacts>, Refused> {
     let status = status_of(pid.as_raw())?;
-    Ok(status.map(|status| ProcessFacts {
-        process: status.tgid,
-        real_uid: status.ruid,
+    // Zero once it is no longer in the table.
+    Ok(status.and_then(|status| {
+        Some(ProcessFacts {
+            process: Pid::try_from(status.tgid).ok()?,
+            real_uid: status.ruid,
+        })
     }))
 }
 
@@ -211,7 +213,9 @@ mod tests {
     fn the_facts_decide() {
         use RegisterPolicy::{Any, SameUid};
         let pid = Pid::new(4242).unwrap();
-        let thread = Err(Refused::ThreadId { process: 4000 });
+        let thread = Err(Refused::ThreadId {
+            process: Pid::new(4000).unwrap(),
+        });
         // Process and real user, where the system shows them.
         for (shown, uid, policy, expected) in [
             (Some((4242, USER)), USER, SameUid, Ok(())),
@@ -225,7 +229,10 @@ mod tests {
             (None, USER, Any, Ok(())),
             (None, ROOT, SameUid, Ok(())),
         ] {
-            let facts = shown.map(|(process, real_uid)| ProcessFacts { process, real_uid });
+            let facts = shown.map(|(process, real_uid)| ProcessFacts {
+                process: Pid::new(process).unwrap(),
+                real_uid,
+            });
             let admitted = admit(facts, pid, peer(uid, 7), policy);
             assert_eq!(admitted, expected, "{shown:?} {uid}");
         }
@@ -302,7 +309,7 @@ mod tests {
             .unwrap();
         stop.send(()).unwrap();
         thread.join().unwrap();
-        assert_eq!(facts.process, own);
-        assert_ne!(facts.process, tid);
+        assert_eq!(facts.process.as_raw(), own);
+        assert_ne!(facts.process.as_raw(), tid);
     }
 }

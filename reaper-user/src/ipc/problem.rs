@@ -252,6 +252,7 @@ impl From<RegistrationError<Refused>> for Problem {
     fn from(error: RegistrationError<Refused>) -> Self {
         match error {
             RegistrationError::ProcessGone(gone) => gone.into(),
+            RegistrationError::ThreadId { process } => Refused::ThreadId { process }.into(),
             RegistrationError::Refused(refused) => refused.into(),
             RegistrationError::Registry(error) => error.into(),
         }

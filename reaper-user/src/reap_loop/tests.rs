@@ -1,6 +1,7 @@
 //! The loop and the sweep over a table of fake processes, on paused time.
 
 mod any_order;
+mod doubt;
 
 use std::sync::{Arc, Mutex};
 
@@ -333,55 +334,6 @@ async fn hints_beyond_the_channel_are_made_up_for_by_a_sweep() {
     );
     scene.pass(Duration::from_millis(500)).await;
     assert_eq!(scene.deaths().len(), count as usize);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_table_that_lies_about_everybody_removes_nobody() {
-    let scene = Scene::new(0).with_sweep();
-    scene.table.refuse(Refusals {
-        pidfd_open: Some(Errno::NOSYS),
-        ..Refusals::default()
-    });
-    for number in 1..=100 {
-        scene.watch(number, 100);
-    }
-    // As after a switch of time namespaces: every start time reads otherwise.
-    for number in 1..=100 {
-        scene.table.spawn(pid(number), 777);
-    }
-    scene.pass(INTERVAL * 2).await;
-    assert_eq!(scene.deaths(), []);
-    assert_eq!(
-        scene.board.get(Source::Sweep).health,
-        Some(SourceHealth::Degraded)
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_hidden_proc_keeps_everybody_and_says_so() {
-    let scene = Scene::new(0).with_sweep();
-    scene.table.refuse(Refusals {
-        pidfd_open: Some(Errno::NOSYS),
-        ..Refusals::default()
-    });
-    for number in 1..=5 {
-        scene.watch(number, 100);
-    }
-    scene.table.refuse(Refusals {
-        pidfd_open: Some(Errno::NOSYS),
-        look: Some(Errno::NOENT),
-        ..Refusals::default()
-    });
-    scene.pass(INTERVAL * 2).await;
-    assert_eq!(scene.deaths(), []);
-    assert_eq!(
-        scene.board.get(Source::Sweep).health,
-        Some(SourceHealth::Degraded)
-    );
-    scene.table.die(pid(3), 0);
-    scene.table.reap(pid(3));
-    scene.pass(INTERVAL).await;
-    assert_eq!(scene.deaths().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

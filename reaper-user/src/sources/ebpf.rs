@@ -13,31 +13,30 @@
 
 pub mod btf;
 mod probe;
+mod proof;
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use reaper_ebpf::{Counter, GroupDeath};
 use reaper_registry::{Pid, Source, StartTime};
 use tokio::io::Interest;
-use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use super::canary::{Canary, NO_THREAD_REMEDY};
 use super::{Context, SourceError};
-use crate::clock::monotonic_ns;
 use crate::hint::{ExitWord, Hint, HintSender, Target};
 use crate::runtime::on_a_thread;
+use crate::status::Reporter;
 use crate::sys::readiness_of;
 use crate::verdict::GroupDead;
 use crate::watch::WatchSet;
-use probe::{Armed, Doorbell, Probe};
+use probe::{Armed, Doorbell, Probe, Variant};
+use proof::{Proof, prove};
 
 /// How often the probe must prove that it counts.
 const CANARY_EVERY: Duration = Duration::from_secs(2);
-/// How long a canary's exit may stay uncounted; it takes microseconds.
-const CANARY_DEADLINE: Duration = Duration::from_millis(500);
-/// How often the counter is read while a canary is waited for.
-const CANARY_POLL: Duration = Duration::from_millis(1);
 /// Watched processes per step of a scan.
 const SCAN_SLICE: usize = 1_024;
 
@@ -63,16 +62,16 @@ pub async fn run(context: Context) -> Result<Infallible, SourceError> {
         .and_then(|ring| readiness_of(ring, Interest::READABLE))
         .map_err(failed)?;
     let _attachment = watched.attach(armed.clone());
-    canary(&counters).await?;
-    let mut overflows = counters.read(Counter::RingFull).map_err(failed)?;
-    let report = |overflows: u64| {
-        reporter.up(format!("{variant}, doorbell overflowed {overflows} times"));
+    let counted = || counters.read(Counter::Canary).map_err(failed);
+    let mut standing = Standing {
+        hints: hints.clone(),
+        reporter,
+        variant,
+        overflows: counters.read(Counter::RingFull).map_err(failed)?,
+        proven: false,
     };
-    report(overflows);
-    hints.verify_all();
-
-    let mut canaries = interval(CANARY_EVERY);
-    canaries.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Beside the doorbell and not before it: a canary that waits for a CPU must not hold up deaths.
+    let mut proof = pin!(prove(Duration::ZERO, counted, Canary::launch));
     loop {
         tokio::select! {
             guard = readiness.readable() => {
@@ -82,15 +81,65 @@ pub async fn run(context: Context) -> Result<Infallible, SourceError> {
                 answer(&mut doorbell, &hints);
                 guard.clear_ready();
                 // After the drain: the probe counts before it tries the ring a second time.
-                let counted = counters.read(Counter::RingFull).map_err(failed)?;
-                if counted != overflows {
-                    overflows = counted;
+                let overflows = counters.read(Counter::RingFull).map_err(failed)?;
+                if overflows != standing.overflows {
                     scan(&armed, &watched, &hints);
-                    report(overflows);
+                    standing.overflowed(overflows);
                 }
             }
-            _ = canaries.tick() => canary(&counters).await?,
+            found = &mut proof => {
+                standing.take(&found?);
+                proof.set(prove(CANARY_EVERY, counted, Canary::launch));
+            }
         }
+    }
+}
+
+/// What the source says of itself.
+struct Standing {
+    hints: HintSender,
+    reporter: Reporter,
+    variant: Variant,
+    overflows: u64,
+    /// The last canary that could be started was counted.
+    proven: bool,
+}
+
+impl Standing {
+    fn overflowed(&mut self, overflows: u64) {
+        self.overflows = overflows;
+        if self.proven {
+            self.reporter.up(self.detail());
+        }
+    }
+
+    fn take(&mut self, proof: &Proof) {
+        match proof {
+            Proof::Counted => {
+                self.reporter.up(self.detail());
+                // Nobody knows what it missed while it was not proven.
+                if !self.proven {
+                    self.hints.verify_all();
+                }
+                self.proven = true;
+            }
+            Proof::NoThread(error) => {
+                self.reporter.degraded(
+                    &format!("cannot start a thread to prove that exits are counted: {error}"),
+                    NO_THREAD_REMEDY,
+                    self.detail(),
+                );
+                self.hints.verify_all();
+                self.proven = false;
+            }
+        }
+    }
+
+    fn detail(&self) -> String {
+        let Self {
+            variant, overflows, ..
+        } = self;
+        format!("{variant}, doorbell overflowed {overflows} times")
     }
 }
 
@@ -99,10 +148,7 @@ fn failed(error: io::Error) -> SourceError {
 }
 
 fn no_thread(error: io::Error) -> SourceError {
-    SourceError::new(
-        format!("loading was cut short: {error}"),
-        "raise the limit of threads (RLIMIT_NPROC, pids.max)",
-    )
+    SourceError::new(format!("loading was cut short: {error}"), NO_THREAD_REMEDY)
 }
 
 fn answer(doorbell: &mut Doorbell, hints: &HintSender) {
@@ -139,29 +185,34 @@ fn pass_on(death: GroupDeath, hints: &HintSender) {
     });
 }
 
-/// Lets a thread of our own end and waits until the probe has counted it; two misses in a row are
-/// one too many.
-async fn canary(counters: &probe::Counters) -> Result<(), SourceError> {
-    for _ in 0..2 {
-        let before = counters.read(Counter::Canary).map_err(failed)?;
-        let ended = std::thread::Builder::new()
-            .name("canary".into())
-            .spawn(|| {});
-        if let Err(error) = ended {
-            // No proof either way: a machine that cannot start a thread has other worries.
-            log::warn!("cannot start a canary: {error}");
-            return Ok(());
-        }
-        let started_ns = monotonic_ns();
-        while Duration::from_nanos(monotonic_ns() - started_ns) < CANARY_DEADLINE {
-            if counters.read(Counter::Canary).map_err(failed)? != before {
-                return Ok(());
-            }
-            sleep(CANARY_POLL).await;
-        }
+#[cfg(test)]
+mod tests {
+    use reaper_registry::SourceHealth;
+
+    use super::*;
+    use crate::hint;
+    use crate::status::StatusBoard;
+
+    #[test]
+    fn without_a_canary_it_is_degraded_and_an_overflow_does_not_make_it_up() {
+        let board = StatusBoard::new(|_| {});
+        let (hints, _receiver) = hint::channel();
+        let mut standing = Standing {
+            hints,
+            reporter: board.reporter(Source::Ebpf),
+            variant: Variant::BtfTracepoint,
+            overflows: 0,
+            proven: false,
+        };
+        let health = || board.get(Source::Ebpf).health;
+        standing.overflowed(1);
+        assert_eq!(health(), None, "nothing is proved yet");
+        standing.take(&Proof::Counted);
+        assert_eq!(health(), Some(SourceHealth::Up));
+        standing.take(&Proof::NoThread(io::ErrorKind::WouldBlock.into()));
+        standing.overflowed(2);
+        assert_eq!(health(), Some(SourceHealth::Degraded));
+        standing.take(&Proof::Counted);
+        assert_eq!(health(), Some(SourceHealth::Up));
     }
-    Err(SourceError::new(
-        "the probe no longer sees exits: two canaries were missed",
-        "see whether tracing was switched off or another program detached the probe",
-    ))
 }

@@ -15,7 +15,6 @@
 //! one need not be the first, so the exit of *any* thread of a watched group is a hint to look, and
 //! none is a verdict. See `filter` for why no exit falls between registration and the filter.
 
-mod canary;
 mod filter;
 #[cfg(feature = "ebpf")]
 mod map_filter;
@@ -30,11 +29,11 @@ use std::time::Duration;
 use reaper_registry::{Pid, Source};
 use tokio::time::Instant;
 
-use self::canary::Canary;
 use self::filter::{ClassicFilter, ExitFilter};
 #[cfg(feature = "ebpf")]
 use self::map_filter::MapFilter;
 use self::subscription::{Drained, Subscription};
+use super::canary::{Canary, NO_THREAD_REMEDY};
 use super::{Context, SourceError};
 use crate::hint::{ExitWord, Hint, HintSender, Target};
 #[cfg(feature = "ebpf")]
@@ -239,7 +238,7 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
                 watchman.canary = None;
                 self.reporter.degraded(
                     &format!("cannot start a thread to prove that exits arrive: {error}"),
-                    "raise the limit of threads (RLIMIT_NPROC, pids.max)",
+                    NO_THREAD_REMEDY,
                     self.detail(subscription, None),
                 );
                 self.hints.verify_all();

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reaper_registry::{Evidence, Pid, ProcessId, Source};
+use reaper_registry::{Evidence, Pid, ProcessId, Source, StartTime};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Context, SourceError};
@@ -49,8 +49,10 @@ pub struct Settings {
 /// Runs for ever.
 pub async fn run(context: Context, settings: Settings) -> Result<Infallible, SourceError> {
     let mut ticks = interval(settings.interval.max(SHORTEST_INTERVAL));
-    // After a long stop (SIGSTOP, suspend) one catch-up sweep, not one per interval missed.
+    // After a long stop (SIGSTOP) one catch-up sweep, not one per interval missed. Suspend is none:
+    // the clock behind this (CLOCK_MONOTONIC) stands still meanwhile, as do the processes.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let yardstick = Yardstick::taken_from(context.watched.table.as_ref());
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -58,7 +60,7 @@ pub async fn run(context: Context, settings: Settings) -> Result<Infallible, Sou
         }
         (settings.each_pass)();
         let began = crate::clock::now().boot;
-        let pass = Pass::over(&context.watched, &context.hints).await;
+        let pass = Pass::over(&context.watched, &context.hints, yardstick).await;
         context.watched.mark_swept(began);
         let view = view_of(context.watched.table.as_ref());
         pass.report(&context.reporter, settings.interval, view);
@@ -75,7 +77,7 @@ struct Pass {
 }
 
 impl Pass {
-    async fn over(watched: &WatchSet, hints: &HintSender) -> Self {
+    async fn over(watched: &WatchSet, hints: &HintSender, yardstick: Yardstick) -> Self {
         let started_ns = monotonic_ns();
         let mut turn_ns = started_ns;
         let mut pass = Self::default();
@@ -112,7 +114,7 @@ impl Pass {
             }
             pause_after(&mut turn_ns).await;
         }
-        for process in pass.believe(watched, replaced, known_by_number) {
+        for process in pass.believe(watched, replaced, known_by_number, yardstick) {
             hints.send_when_room(look(process)).await;
         }
         promote_some(watched);
@@ -121,18 +123,21 @@ impl Pass {
     }
 
     /// More than half of those that are known by number alone, replaced within one sweep, is rather
-    /// a process table that lies than a wave of reuse. A second question decides for each: only
-    /// those whose number is free by now are believed.
+    /// a process table that lies than a wave of reuse. So the table must show the start of a process
+    /// whose start is known, our own, as it always did. If it does not, a second question decides
+    /// for each: only those whose number is free by now are believed.
     fn believe(
         &mut self,
         watched: &WatchSet,
         replaced: Vec<Arc<Watched>>,
         known_by_number: usize,
+        yardstick: Yardstick,
     ) -> Vec<ProcessId> {
         let is_mass = replaced.len() >= MASS && replaced.len() * 2 > known_by_number;
-        let (believed, held_back): (Vec<_>, Vec<_>) = replaced
-            .into_iter()
-            .partition(|one| !is_mass || matches!(watched.table.number_in_use(one.pid), Ok(false)));
+        let in_doubt = is_mass && !yardstick.fits(watched.table.as_ref());
+        let (believed, held_back): (Vec<_>, Vec<_>) = replaced.into_iter().partition(|one| {
+            !in_doubt || matches!(watched.table.number_in_use(one.pid), Ok(false))
+        });
         self.held_back = held_back.len();
         believed.into_iter().map(|one| one.id).collect()
     }
@@ -162,6 +167,24 @@ impl Pass {
         } else {
             reporter.up(detail);
         }
+    }
+}
+
+/// Our own start time as the process table showed it when the sweep began its life, by which a table
+/// that lies about start times is told from one that does not; `None` if it did not show it.
+#[derive(Clone, Copy)]
+struct Yardstick(Option<StartTime>);
+
+impl Yardstick {
+    fn taken_from(table: &dyn ProcessTable) -> Self {
+        let ourselves = Pid::new(std::process::id());
+        let facts = ourselves.ok().and_then(|pid| table.look(pid).ok());
+        Self(facts.map(|facts| facts.start_time))
+    }
+
+    /// Whether the table still shows it, and the same.
+    fn fits(self, table: &dyn ProcessTable) -> bool {
+        self.0.is_some() && self.0 == Self::taken_from(table).0
     }
 }
 

@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use procfs::ProcResult;
+use procfs::process::{Process, Status};
 use reaper_registry::{Pid, StartTime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, fstat, fstatfs, open};
@@ -44,6 +46,12 @@ impl ProcessTable for LinuxTable {
             Err(Errno::SRCH) => Ok(false),
             Err(other) => Err(other.into()),
         }
+    }
+
+    fn process_of(&self, number: Pid) -> io::Result<Pid> {
+        let status = status_of(number.as_raw()).map_err(io::Error::other)?;
+        // Zero once it is no longer in the table.
+        Pid::try_from(status.tgid).map_err(io::Error::other)
     }
 
     fn open_stat(&self, pid: Pid) -> io::Result<OwnedFd> {
@@ -104,6 +112,11 @@ impl ProcessTable for LinuxTable {
             .ok()
             .filter(|word| *word != 0 || may_read_everybody())
     }
+}
+
+/// `/proc/PID/status`, which a number of a mere thread has as well.
+pub(crate) fn status_of(pid: i32) -> ProcResult<Status> {
+    Process::new(pid)?.status()
 }
 
 fn may_read_everybody() -> bool {

@@ -31,6 +31,11 @@ impl ProcessTable for OtherTable {
         }
     }
 
+    /// Threads have no numbers among the processes' here.
+    fn process_of(&self, number: Pid) -> io::Result<Pid> {
+        Ok(number)
+    }
+
     fn open_stat(&self, _pid: Pid) -> io::Result<OwnedFd> {
         Err(io::ErrorKind::Unsupported.into())
     }

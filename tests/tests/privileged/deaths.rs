@@ -6,6 +6,7 @@ use std::thread;
 use reaper_tests::daemon::{Launch, TestDaemon, reaperd};
 use reaper_tests::expect::SKIP_MARK;
 use reaper_user::clock::monotonic_ns;
+use reaper_user::torture::kernel_before;
 use reaper_user::victims::{Kind, Victim};
 use rustix::event::epoll;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -51,7 +52,7 @@ fn a_kill_is_told_with_cause_source_and_time_by_each_source() {
 }
 
 #[test]
-fn the_probe_tells_of_a_large_process_before_its_pidfd_is_readable() {
+fn the_probe_tells_of_a_large_process_and_from_6_16_before_its_pidfd_is_readable() {
     let daemon = TestDaemon::start(&["--sources", "ebpf", "--sweep-interval", "60s"]);
     if !works(&daemon, "ebpf") {
         return daemon.stop();
@@ -72,8 +73,14 @@ fn the_probe_tells_of_a_large_process_before_its_pidfd_is_readable() {
         println!("{} us ahead of the pidfd", ahead / 1000);
         earlier += i32::from(ahead > 0);
     }
-    // A reader that was not scheduled in time is no fault of the probe's.
-    assert!(earlier * 2 > rounds, "{earlier} of {rounds} came earlier");
+    if kernel_before(6, 16) {
+        // There the hook is behind the teardown of the memory, a few microseconds before the pidfd
+        // becomes readable, and our reader has more to do than the bare one.
+        println!("{earlier} of {rounds} came earlier; nothing is promised before Linux 6.16");
+    } else {
+        // A reader that was not scheduled in time is no fault of the probe's.
+        assert!(earlier * 2 > rounds, "{earlier} of {rounds} came earlier");
+    }
     drop(events);
     daemon.stop();
 }

@@ -8,10 +8,11 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, TracePoint};
+use aya::programs::{BtfTracePoint, ProgramError, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
 use reaper_registry::{Pid, ProcessId};
+use rustix::thread::{CapabilitySet, capabilities};
 
 use super::btf;
 use crate::sources::{SourceError, namespaces};
@@ -120,12 +121,12 @@ fn attach_classic(ebpf: &mut Ebpf) -> Result<(), SourceError> {
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, SourceError>
 where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
     ebpf.program_mut(name)
         .ok_or_else(|| incomplete(name))?
         .try_into()
-        .map_err(|error: aya::programs::ProgramError| refused(&error))
+        .map_err(|error: ProgramError| refused(&error))
 }
 
 fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, SourceError> {
@@ -139,16 +140,17 @@ fn incomplete(name: &str) -> SourceError {
     )
 }
 
-/// Words a refusal. The kernel says "not permitted" for a missing capability and for lockdown
-/// alike, so the latter is looked up.
+/// Words a refusal: what was tried, and with which error number the kernel answered.
 fn refused(error: &(dyn std::error::Error + 'static)) -> SourceError {
     let mut text = error.to_string();
     let mut errno = None;
+    let mut at_load = false;
     let mut cause = Some(error);
     while let Some(error) = cause {
         errno = errno.or(error
             .downcast_ref::<io::Error>()
             .and_then(io::Error::raw_os_error));
+        at_load |= matches!(error.downcast_ref(), Some(ProgramError::LoadError { .. }));
         // Some errors say what their cause says, others leave it to the reader.
         let said = error.to_string();
         if !text.contains(&said) {
@@ -157,17 +159,36 @@ fn refused(error: &(dyn std::error::Error + 'static)) -> SourceError {
         cause = error.source();
     }
     // The verifier's log can be long, and its first line says it.
-    let text = text.lines().next().unwrap_or_default().to_owned();
-    if !matches!(errno, Some(libc::EPERM | libc::EACCES)) {
-        return SourceError::new(text, "");
-    }
-    if in_confidentiality_lockdown() {
-        return SourceError::new(
+    let text = text.lines().next().unwrap_or_default();
+    match errno {
+        Some(libc::EPERM | libc::EACCES) if in_confidentiality_lockdown() => SourceError::new(
             format!("kernel lockdown (confidentiality) forbids it: {text}"),
             "boot without lockdown=confidentiality",
-        );
+        ),
+        Some(errno) => answered(errno, at_load, lacks_capabilities(), text),
+        None => SourceError::new(text, ""),
     }
-    SourceError::new(format!("not permitted: {text}"), GRANT)
+}
+
+/// The kernel says EPERM for a missing capability. The verifier says EACCES for a program that it
+/// does not like, and then no capability mends it; files of tracefs say EACCES too.
+fn answered(errno: i32, at_load: bool, lacks_capabilities: bool, text: &str) -> SourceError {
+    match errno {
+        libc::EACCES if at_load && !lacks_capabilities => SourceError::new(
+            format!("this kernel refuses the program: {text}"),
+            "report it with the kernel's version; the other sources do without the probe",
+        ),
+        libc::EPERM | libc::EACCES => SourceError::new(format!("not permitted: {text}"), GRANT),
+        _ => SourceError::new(text, ""),
+    }
+}
+
+/// Whether it shows that we lack what the probe needs. `CAP_SYS_ADMIN` includes both.
+fn lacks_capabilities() -> bool {
+    let needed = CapabilitySet::BPF | CapabilitySet::PERFMON;
+    capabilities(None).is_ok_and(|held| {
+        !held.effective.contains(needed) && !held.effective.contains(CapabilitySet::SYS_ADMIN)
+    })
 }
 
 fn in_confidentiality_lockdown() -> bool {
@@ -282,5 +303,27 @@ impl Counters {
     pub(super) fn read(&self, counter: Counter) -> io::Result<u64> {
         let per_cpu = self.0.get(&counter.index(), 0).map_err(io::Error::other)?;
         Ok(per_cpu.iter().sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_capability_and_the_verifiers_no_are_told_apart() {
+        for (errno, at_load, lacks_capabilities, words, grants) in [
+            (libc::EPERM, true, true, "not permitted", true),
+            // The limit of locked memory, before 5.11.
+            (libc::EPERM, false, false, "not permitted", true),
+            (libc::EACCES, true, true, "not permitted", true),
+            (libc::EACCES, false, false, "not permitted", true),
+            (libc::EACCES, true, false, "refuses the program", false),
+            (libc::EINVAL, true, true, "the call", false),
+        ] {
+            let error = answered(errno, at_load, lacks_capabilities, "the call");
+            assert!(error.reason.contains(words), "{errno}: {error}");
+            assert_eq!(error.remedy == GRANT, grants, "{errno}: {}", error.remedy);
+        }
     }
 }

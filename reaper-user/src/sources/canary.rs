@@ -1,8 +1,8 @@
-//! Canaries: threads of our own that exit, so that the connector has something to tell us.
+//! Canaries: threads of our own that exit, so that a source has something to tell us.
 //!
-//! The acknowledgement of a subscription says that it was taken, not that exits arrive, now or later:
-//! another client's IGNORE (before 6.6), a kernel bug (6.6.13 to 6.6.17) or a sandbox that fakes the
-//! socket would otherwise be seen by nobody.
+//! That the connector took a subscription, or the kernel a probe, does not say that exits arrive, now
+//! or later: another client's IGNORE (before 6.6), a kernel bug (6.6.13 to 6.6.17), tracing switched
+//! off or a sandbox that fakes the socket would otherwise be seen by nobody.
 
 use std::io;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use crate::sys::cn_proc::Exit;
 
 /// It needs next to nothing; the C library adds what it needs itself.
 const STACK: usize = 64 * 1024;
+/// What mends it when no thread can be started.
+pub(super) const NO_THREAD_REMEDY: &str = "raise the limit of threads (RLIMIT_NPROC, pids.max)";
 
 /// One thread, on its way out.
 pub(super) struct Canary {
@@ -61,5 +63,17 @@ impl Canary {
             && exit.tgid == std::process::id()
             && exit.timestamp_ns >= self.launched_ns)
             .then(|| Duration::from_nanos(monotonic_ns().saturating_sub(self.launched_ns)))
+    }
+
+    /// One that the machine has not run yet, and what the thread would do when it runs.
+    #[cfg(all(test, feature = "ebpf"))]
+    pub(super) fn not_yet_run() -> (Self, impl FnOnce()) {
+        let thread = Arc::new(AtomicU32::new(0));
+        let told = Arc::clone(&thread);
+        let canary = Self {
+            launched_ns: monotonic_ns(),
+            thread,
+        };
+        (canary, move || told.store(1, Ordering::Release))
     }
 }
