@@ -1,6 +1,7 @@
 //! The loop and the sweep over a table of fake processes, on paused time.
 
 mod any_order;
+mod panics;
 
 use std::sync::{Arc, Mutex};
 
