@@ -28,8 +28,8 @@ pub use program::reaperd;
 
 use crate::wait::{PATIENCE, eventually, within};
 
-/// The promise of `reaperd daemon`: so soon after SIGTERM it has ended.
-const STOPS_WITHIN: Duration = Duration::from_secs(2);
+/// `reaperd daemon` ends within two seconds of SIGTERM; an emulated machine is allowed five times that.
+const STOPS_WITHIN: Duration = Duration::from_secs(10);
 
 /// The flags of a run with `REAPER_SOURCES=sweep`: whatever names no source itself is then tested
 /// with the one path that every system has. It sweeps more often than users have it do, because the
