@@ -200,8 +200,17 @@ impl Stage {
 
     /// Fails if anybody takes this living process for a dead one.
     pub(super) fn lives(&self, watching: &Watching, what: &str) -> Result<(), Fault> {
+        self.all_live([watching], what)
+    }
+
+    /// The same for several.
+    pub(super) fn all_live<'watch>(
+        &self,
+        watchings: impl IntoIterator<Item = &'watch Watching>,
+        what: &str,
+    ) -> Result<(), Fault> {
         self.settle()?;
-        if watching.told.is_finished() {
+        if watchings.into_iter().any(|one| one.told.is_finished()) {
             return Err(Fault::FalseDeath(what.to_owned()));
         }
         Ok(())
