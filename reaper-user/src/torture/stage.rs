@@ -103,20 +103,10 @@ impl Stage {
         Victim::spawn(&self.program, kind)
     }
 
-    /// A victim under a number of our choice. A stranger that has it for a moment is waited for.
+    /// A victim under a number of our choice.
     #[cfg(target_os = "linux")]
     pub(super) fn victim_at(&self, number: Pid, kind: Kind) -> io::Result<Victim> {
-        let deadline = Deadline::after(Duration::from_secs(1));
-        loop {
-            match Victim::spawn_at_pid(&self.program, kind, number) {
-                Err(error)
-                    if error.kind() == io::ErrorKind::AlreadyExists && !deadline.has_passed() =>
-                {
-                    std::thread::yield_now();
-                }
-                result => return result,
-            }
-        }
+        Victim::take_pid(&self.program, kind, number)
     }
 
     #[cfg(not(target_os = "linux"))]
