@@ -16,8 +16,11 @@ use rustix::process::Signal;
 
 use crate::clock::Deadline;
 
-/// How long a victim may take to say what is expected of it.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a victim may take to say what is expected of it: an emulated machine under load takes
+/// seconds over what takes milliseconds elsewhere.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a stranger may have a number that a victim is to get.
+const STRANGER_LEAVES_WITHIN: Duration = Duration::from_secs(1);
 /// Between two looks at a child that may have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -147,6 +150,22 @@ impl Victim {
         // Or a victim that dies early would leave us waiting for our own end of its pipe.
         drop((stdin, stdout));
         Self::set_up(Process::Chosen(pidfd), cues, says)
+    }
+
+    /// The same, and a stranger that has the number for a moment is waited for.
+    #[cfg(target_os = "linux")]
+    pub fn take_pid(program: &Path, kind: Kind, pid: Pid) -> io::Result<Self> {
+        let deadline = Deadline::after(STRANGER_LEAVES_WITHIN);
+        loop {
+            match Self::spawn_at_pid(program, kind, pid) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AlreadyExists && !deadline.has_passed() =>
+                {
+                    std::thread::yield_now();
+                }
+                result => return result,
+            }
+        }
     }
 
     fn set_up(process: Process, cues: io::PipeWriter, says: io::PipeReader) -> io::Result<Self> {

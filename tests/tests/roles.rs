@@ -1,17 +1,23 @@
-//! The daemon in each role: which sources work, why the others do not, and that every death is told
-//! all the same. What is expected of a kernel and role is in `xtask/src/vm/matrix.rs`; outside a
+//! The daemon in each role: which sources work, why the others do not, that each of those that work
+//! tells of deaths by itself, and that every death is told all the same. What is expected of a kernel and role is in `xtask/src/vm/matrix.rs`; outside a
 //! guest nothing is, and what is said is printed.
 #![cfg(target_os = "linux")]
 
 use reaper_tests::daemon::{TestDaemon, doctor_through, reaperd};
 use reaper_tests::expect;
+use reaper_tests::wait::eventually;
 use reaper_user::victims::{Kind, Victim};
 use serde_json::Value;
 
 const EVENT_SOURCES: [&str; 3] = ["netlink", "ebpf", "pidfd"];
 
-/// No end is left to the sweep.
-const NO_SWEEP: [&str; 4] = ["--sources", "auto", "--sweep-interval", "60s"];
+/// So long that it makes up for nothing.
+const NEVER: &str = "1h";
+const NO_SWEEP: [&str; 4] = ["--sources", "auto", "--sweep-interval", NEVER];
+
+/// Deaths of which one must be told by the source under test: for the first of them the look at
+/// everybody that follows a start may come before it.
+const DEATHS: usize = 5;
 
 /// The sources that work, each held to what is expected of it here.
 fn working(daemon: &TestDaemon) -> Vec<&'static str> {
@@ -45,19 +51,66 @@ fn every_source_works_or_says_why_not_and_deaths_are_told_by_those_that_do() {
     daemon.stop();
 }
 
+/// Together they are satisfied by the quickest: here each has to do it alone.
+#[test]
+fn each_source_that_works_tells_of_a_death_by_itself() {
+    for source in EVENT_SOURCES.into_iter().chain(["sweep"]) {
+        let interval = if source == "sweep" { "100ms" } else { NEVER };
+        let daemon = TestDaemon::start(&["--sources", source, "--sweep-interval", interval]);
+        if let Err(reason) = daemon.settled(source) {
+            // What is expected of it here is checked by the tests of all of them.
+            assert!(source != "sweep", "it always works: {reason}");
+            println!("{source} does not work here: {reason}");
+            continue;
+        }
+        let mut events = daemon.events();
+        let mut tellers = Vec::new();
+        while tellers.last().is_none_or(|teller| teller != source) {
+            assert!(tellers.len() < DEATHS, "{source}: told by {tellers:?}");
+            let session = format!("doomed-{}", tellers.len());
+            let mut victim = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
+            daemon.register(&session, victim.pid().get());
+            victim.kill().unwrap();
+            let told = events.removal_of(&session).told;
+            assert_eq!(told.cause, "exited");
+            tellers.push(told.source.unwrap());
+        }
+        drop(events);
+        daemon.stop();
+    }
+}
+
 #[test]
 fn doctor_agrees_and_has_a_remedy_for_what_does_not_work() {
     let daemon = TestDaemon::start(&NO_SWEEP);
     let working = working(&daemon);
-    let findings = doctor_through(&[], &daemon.socket());
     for source in EVENT_SOURCES {
-        let of_it = |finding: &&Value| finding["subject"] == source;
-        let finding = findings.iter().find(of_it).unwrap();
+        let is_up = || {
+            let report = daemon.sources();
+            let report = report.sources.iter().find(|one| one.source == source);
+            report.is_some_and(|report| report.state == "up")
+        };
+        // How it is may change while doctor asks: then it is asked again.
+        let mut finding = Value::Null;
+        let mut was_up = false;
+        eventually(
+            "the source stays as it is for the time of a question",
+            || {
+                was_up = is_up();
+                let findings = doctor_through(&[], &daemon.socket());
+                finding = findings
+                    .into_iter()
+                    .find(|it| it["subject"] == source)
+                    .unwrap();
+                is_up() == was_up
+            },
+        );
         println!("{finding}");
+        let verdict = finding["verdict"].as_str().unwrap();
         // It may work with a limit, such as a buffer that may not be larger.
-        let is_down = finding["verdict"] == "warn" && finding["remedy"] != "";
+        assert_eq!(verdict, if was_up { "ok" } else { "warn" }, "{finding}");
+        let is_down = verdict == "warn" && finding["remedy"] != "";
         assert!(working.contains(&source) || is_down, "{finding}");
-        assert!(finding["verdict"] != "fail", "{finding}");
     }
     daemon.stop();
 }

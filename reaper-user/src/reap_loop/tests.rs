@@ -2,6 +2,7 @@
 
 mod any_order;
 mod doubt;
+mod panics;
 
 use std::sync::{Arc, Mutex};
 

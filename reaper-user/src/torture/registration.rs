@@ -1,13 +1,17 @@
 //! What happens around the moment at which a watch begins.
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use super::Fault;
-use super::stage::{KILLED, Stage};
+use super::stage::{KILLED, Stage, Watching};
 use crate::clock::Deadline;
 use crate::victims::{Kind, Victim};
+
+/// Times that the pauses are doubled: at last they are longer than a turn on a single processor.
+const SLOWEST: u32 = 6;
 
 pub(super) fn ended_before(stage: &Stage) -> Result<(), Fault> {
     let mut reaped = stage.victim(Kind::Sleep)?;
@@ -32,34 +36,71 @@ fn refused(stage: &Stage, victim: &Victim, what: &str) -> Result<(), Fault> {
     }
 }
 
-/// Kills that hit every stage of a registration: before it, between its steps, after it.
+/// Kills that hit every stage of a registration: before it, between its steps, after it. How long a
+/// death and a registration take is the machine's affair, so the pauses grow until both have won.
 pub(super) fn ends_during(stage: &Stage) -> Result<(), Fault> {
-    let mut watched = Vec::new();
-    for round in 0..150 {
-        let mut victim = stage.victim(Kind::Sleep)?;
-        let pid = victim.pid();
-        let start = Barrier::new(2);
-        let (killed, watching) = thread::scope(|scope| {
-            let killer = scope.spawn(|| {
-                start.wait();
-                // Some microseconds more each time, up to what a registration takes.
-                pause(Duration::from_micros(2 * (round % 50)));
-                victim.kill()
-            });
+    let (mut refused, mut overtaken) = (0, 0);
+    for slower in 0..SLOWEST {
+        let mut watched = Vec::new();
+        for round in 0..150 {
+            let race = race(stage, round, 1 << slower)?;
+            match race.watching {
+                Some(watching) => {
+                    overtaken += usize::from(race.ordered);
+                    // Unreaped until its end is seen.
+                    watched.push((watching, race.victim));
+                }
+                None if race.ordered => refused += 1,
+                None => return Err(Fault::FalseDeath("refused before it was killed".into())),
+            }
+        }
+        for (watching, _zombie) in watched {
+            stage.seen_end(watching)?;
+        }
+        if refused > 0 && overtaken > 0 {
+            return Ok(());
+        }
+    }
+    // Not one end fell near a registration, so nothing was shown.
+    Err(Fault::Staging(std::io::Error::other(format!(
+        "{refused} were refused, {overtaken} accepted with the kill on its way: both kinds are needed"
+    ))))
+}
+
+/// A registration and a kill that set out at the same time.
+struct Race {
+    victim: Victim,
+    watching: Option<Watching>,
+    /// The kill had been ordered when the registration was answered.
+    ordered: bool,
+}
+
+fn race(stage: &Stage, round: u64, slower: u64) -> Result<Race, Fault> {
+    let mut victim = stage.victim(Kind::Sleep)?;
+    let pid = victim.pid();
+    let start = Barrier::new(2);
+    let is_ordered = AtomicBool::new(false);
+    let (done, watching, ordered) = thread::scope(|scope| {
+        let killer = scope.spawn(|| {
             start.wait();
-            // And the other way round: what takes longer is mostly the death.
-            pause(Duration::from_micros(4 * (round % 75)));
-            let watching = stage.try_watch(pid);
-            (killer.join(), watching)
+            // Some microseconds more each time, up to what a registration takes.
+            pause(Duration::from_micros(slower * 2 * (round % 50)));
+            is_ordered.store(true, Ordering::SeqCst);
+            victim.kill()
         });
-        killed.map_err(|_panic| std::io::Error::other("the killer panicked"))??;
-        // Who is refused had ended before; nobody may be refused and live, and this one was killed.
-        watched.extend(watching.map(|watching| (watching, victim)));
-    }
-    for (watching, _zombie) in watched {
-        stage.seen_end(watching)?;
-    }
-    Ok(())
+        start.wait();
+        // And the other way round: what takes longer is mostly the death.
+        pause(Duration::from_micros(slower * 4 * (round % 75)));
+        let watching = stage.try_watch(pid);
+        let ordered = is_ordered.load(Ordering::SeqCst);
+        (killer.join(), watching, ordered)
+    });
+    done.map_err(|_panic| std::io::Error::other("the killer panicked"))??;
+    Ok(Race {
+        victim,
+        watching,
+        ordered,
+    })
 }
 
 /// Shorter than a sleep can be.

@@ -20,14 +20,16 @@ pub(super) const KILLED: ExitStatus = ExitStatus::Signal {
     core: false,
 };
 
-/// Longer than any end may take to be seen.
-const NO_SWEEP: Duration = Duration::from_mins(1);
+/// So long that it makes up for nothing, however slow the machine.
+const NO_SWEEP: Duration = Duration::from_hours(1);
 const QUICK_SWEEP: Duration = Duration::from_millis(50);
-/// An end that takes longer was missed: less than half of what the sweep beneath would need.
+/// An end that takes longer was missed: far longer than a source takes on an emulated machine.
 const SEEN_WITHIN: Duration = Duration::from_secs(25);
 /// So long after its start a source may still have everybody looked at.
 const STARTED_WITHIN: Duration = Duration::from_secs(1);
-/// The loop looks again for so long at a process that was pointed at and lives.
+/// All looks that the loop takes at every suspect lie within this time. Two more, up to four seconds
+/// later, are for those whom the connector did not point at; they are not waited for: each look asks
+/// the same of the same process, so who lives by the fifth and lives on does so by the seventh.
 const LOOKED_AGAIN_FOR: Duration = Duration::from_millis(200);
 
 /// An end that was seen.
@@ -103,20 +105,10 @@ impl Stage {
         Victim::spawn(&self.program, kind)
     }
 
-    /// A victim under a number of our choice. A stranger that has it for a moment is waited for.
+    /// A victim under a number of our choice.
     #[cfg(target_os = "linux")]
     pub(super) fn victim_at(&self, number: Pid, kind: Kind) -> io::Result<Victim> {
-        let deadline = Deadline::after(Duration::from_secs(1));
-        loop {
-            match Victim::spawn_at_pid(&self.program, kind, number) {
-                Err(error)
-                    if error.kind() == io::ErrorKind::AlreadyExists && !deadline.has_passed() =>
-                {
-                    std::thread::yield_now();
-                }
-                result => return result,
-            }
-        }
+        Victim::take_pid(&self.program, kind, number)
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -179,14 +171,14 @@ impl Stage {
         if known || of_the_start {
             return Ok(exit);
         }
-        // The sweep beneath was faster than a minute: its own source had everybody looked at.
+        // Long before the sweep beneath was due: its own source had everybody looked at.
         Err(Fault::Untrue(format!(
             "{exit}, which was not in the lineup"
         )))
     }
 
     /// Returns when whatever has happened so far has been seen and looked at for the last time:
-    /// others have ended later and were reported, until no look of the loop's is left.
+    /// others have ended later and were reported, until no look is left that could say anything new.
     fn settle(&self) -> Result<(), Fault> {
         let began = Deadline::after(LOOKED_AGAIN_FOR);
         while !began.has_passed() {
@@ -200,8 +192,17 @@ impl Stage {
 
     /// Fails if anybody takes this living process for a dead one.
     pub(super) fn lives(&self, watching: &Watching, what: &str) -> Result<(), Fault> {
+        self.all_live([watching], what)
+    }
+
+    /// The same for several.
+    pub(super) fn all_live<'watch>(
+        &self,
+        watchings: impl IntoIterator<Item = &'watch Watching>,
+        what: &str,
+    ) -> Result<(), Fault> {
         self.settle()?;
-        if watching.told.is_finished() {
+        if watchings.into_iter().any(|one| one.told.is_finished()) {
             return Err(Fault::FalseDeath(what.to_owned()));
         }
         Ok(())

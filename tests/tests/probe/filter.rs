@@ -1,19 +1,17 @@
 //! The filter on a real proc connector socket, and which capability each object asks for.
 
-use std::{collections::HashSet, env, io, os::fd::OwnedFd, process::Command, thread};
+use std::{collections::HashSet, env, process::Command, thread};
 
 use aya::{Ebpf, EbpfLoader, maps::HashMap, programs::SocketFilter};
 use reaper_ebpf::{filter, objects, probe};
+use reaper_tests::connector::{Connector, Operation, ProcEvent};
 use reaper_user::victims::Kind;
 use rustix::{
-    io::Errno,
-    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink},
+    net::{AddressFamily, SocketType},
     thread::{CapabilitySet, CapabilitySets, set_capabilities},
 };
 
 use super::loaded::{Probe, Variant, Victim, chain, eventually, skip};
-
-const EXIT: u32 = 0x8000_0000;
 
 fn loaded(canary: u32) -> Result<Ebpf, String> {
     let mut ebpf = EbpfLoader::new()
@@ -31,70 +29,21 @@ fn program(ebpf: &mut Ebpf) -> &mut SocketFilter {
         .unwrap()
 }
 
-/// A connector socket in the group of process events; nothing is sent yet.
-fn connector() -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        flags,
-        Some(netlink::CONNECTOR),
-    )?;
-    rustix::net::bind(&socket, &netlink::SocketAddrNetlink::new(0, 1))?;
-    Ok(socket)
-}
-
-/// Asks for all events. The reply's ack number is `ack` + 1.
-fn listen(socket: &OwnedFd, ack: u32) -> io::Result<()> {
-    let netlink_header = [40_u32, 3, 0, 0];
-    let connector_header = [1_u32, 1, 0, ack, 4];
-    let listen = 1_u32;
-    let message: Vec<u8> = netlink_header
-        .iter()
-        .chain(&connector_header)
-        .chain([&listen])
-        .flat_map(|word| word.to_ne_bytes())
-        .collect();
-    rustix::net::send(socket, &message, SendFlags::empty())?;
-    Ok(())
-}
-
-/// One event as (what, tgid of an exit, ack number).
-fn receive(socket: &OwnedFd) -> Option<(u32, u32, u32)> {
-    let mut buffer = [0; 256];
-    match rustix::net::recv(socket, &mut buffer, RecvFlags::empty()) {
-        Ok((len, _)) => {
-            assert!(
-                len >= 76,
-                "{len} bytes, but the filter never shortens a message"
-            );
-            let word = |at: usize| u32::from_ne_bytes(*buffer[at..].first_chunk().unwrap());
-            Some((word(36), word(56), word(28)))
-        }
-        Err(Errno::AGAIN) => None,
-        Err(error) => panic!("recv: {error}"),
-    }
-}
-
 #[test]
 fn only_watched_exits_and_acks_pass() {
     let mut ebpf = match loaded(std::process::id()) {
         Ok(ebpf) => ebpf,
         Err(reason) => return skip("ebpf", &reason),
     };
-    let socket = match connector() {
-        Ok(socket) => socket,
+    let connector = match Connector::join() {
+        Ok(connector) => connector,
         Err(error) => return skip("netlink", &format!("no connector socket: {error}")),
     };
-    program(&mut ebpf).attach(&socket).unwrap();
-    if let Err(error) = listen(&socket, 76) {
-        return skip("netlink", &format!("cannot subscribe: {error}"));
+    program(&mut ebpf).attach(&connector).unwrap();
+    match connector.ask(Operation::Listen) {
+        Ok(acknowledged) => assert!(acknowledged, "the ack has not passed"),
+        Err(error) => return skip("netlink", &format!("cannot subscribe: {error}")),
     }
-    let mut acked = false;
-    eventually("the ack", || {
-        acked |= receive(&socket).is_some_and(|(what, _, ack)| (what, ack) == (0, 77));
-        acked
-    });
 
     let mut watched: HashMap<_, u32, u32> = ebpf
         .take_map(filter::MAP_WATCHED)
@@ -111,11 +60,12 @@ fn only_watched_exits_and_acks_pass() {
 
     let mut seen = HashSet::new();
     eventually("our own thread and the victim", || {
-        while let Some((what, tgid, _)) = receive(&socket) {
-            // Other listeners' subscriptions are acknowledged to everybody.
-            if what != 0 {
-                assert_eq!(what, EXIT);
-                seen.insert(tgid);
+        while let Some(event) = connector.receive() {
+            match event {
+                ProcEvent::Exited(tgid) => drop(seen.insert(tgid)),
+                // Other listeners' subscriptions are acknowledged to everybody.
+                ProcEvent::Acknowledged(_) => {}
+                other => panic!("{other:?} has passed"),
             }
         }
         seen.len() == 2

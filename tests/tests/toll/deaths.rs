@@ -63,7 +63,8 @@ fn with_one_source_alone_no_end_during_registration_is_forgotten() {
             toll.waves += 1;
         }
         let name = format!("ends during registration, {source} alone");
-        measured(&name, toll.ledger.removed + toll.ledger.refused);
+        measured(&name, toll.ledger.removed);
+        measured(&format!("{name}: refused as gone"), toll.ledger.refused);
         toll.close(&name);
     }
 }

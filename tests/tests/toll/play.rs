@@ -22,7 +22,8 @@ use crate::ledger::Ledger;
 const BATCH: usize = 20;
 /// More than a batch: the sweep believes no table in which most numbers have changed hands at once.
 const BYSTANDERS: usize = 60;
-/// The loop looks again for so long at a process that was pointed at and lives.
+/// All looks that the loop takes at every suspect lie within this time. The later ones, up to four
+/// seconds on, ask the same of the same process: an heir that passes for the dead does so by each.
 const LOOKED_AGAIN_FOR: Duration = Duration::from_millis(200);
 
 const IDLE: Kind = Kind::Idle { megabytes: 0 };
@@ -150,8 +151,8 @@ impl Play {
     }
 
     /// Returns when whatever has happened so far has been looked at for the last time: others have
-    /// ended later and were told of, until no look of the loop's is left. With a quick sweep, one
-    /// whole sweep has passed as well: it lies between the ends of two of these others.
+    /// ended later and were told of, until no look is left that could say anything new. With a quick
+    /// sweep, one whole sweep has passed as well: it lies between the ends of two of these others.
     pub(crate) fn looked_at_for_the_last_time(&mut self) {
         let looking = Deadline::after(LOOKED_AGAIN_FOR);
         let mut seen = 0;

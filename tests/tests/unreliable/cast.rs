@@ -107,6 +107,10 @@ impl Cast {
     }
 }
 
+/// Losses that a plan has to make probable before one is insisted on: that none of ten comes is a chance
+/// of one in twenty thousand, and a run with a tenth lost may have said too little for that.
+const SURE_LOSSES: u64 = 10;
+
 /// A test of a fault that did not happen shows nothing. Of several sources the quickest may leave
 /// nothing to tell for another.
 fn the_faults_happened(stage: &Stage, plan: Plan) {
@@ -116,10 +120,11 @@ fn the_faults_happened(stage: &Stage, plan: Plan) {
         .map(|one| stage.faults.tally(*one))
         .collect();
     let sum = |part: fn(&Tally) -> u64| tallies.iter().map(part).sum::<u64>();
+    let likely_losses = sum(|tally| tally.said) * u64::from(plan.lost_percent) / 100;
     let happened = [
         (true, sum(|tally| tally.said)),
         (plan.mute, sum(|tally| tally.muted)),
-        (plan.lost_percent > 0, sum(|tally| tally.lost)),
+        (likely_losses >= SURE_LOSSES, sum(|tally| tally.lost)),
         (plan.repeats > 0, sum(|tally| tally.repeated)),
         (plan.window > 1, sum(|tally| tally.displaced)),
         (!plan.delay.is_zero(), sum(|tally| tally.delayed)),

@@ -7,14 +7,15 @@ use std::time::Duration;
 use reaper_tests::daemon::reaperd;
 use reaper_tests::expect::SKIP_MARK;
 use reaper_tests::wait::{Deadline, eventually};
+use reaper_user::Source;
 use reaper_user::faults::Plan;
 use reaper_user::registry::SessionId;
 use reaper_user::victims::{Kind, Victim};
-use reaper_user::{Pid, Source};
 
 use crate::stage::{NO_SWEEP, Stage};
 
-/// Longer than the loop looks again at one who was pointed at and lives.
+/// All looks that the loop takes at every suspect lie within this time. The later ones, up to four
+/// seconds on, ask the same of the same heir: what spared it at the fifth spares it at the seventh.
 const LOOKED_AGAIN_FOR: Duration = Duration::from_millis(300);
 const MUTE: Plan = Plan {
     mute: true,
@@ -56,7 +57,7 @@ fn an_heir_outlives_the_event(stage: &Stage, source: Source, round: u32) -> bool
     });
     assert!(stage.lists(&left), "{source}: something else has told");
 
-    let heir = match take(first.pid()) {
+    let heir = match Victim::take_pid(reaperd(), Kind::Sleep, first.pid()) {
         Ok(heir) => heir,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             // It went to a stranger, which proves nothing.
@@ -89,21 +90,6 @@ fn stays(stage: &Stage, ids: &[SessionId], source: Source) {
         stage.finds_deaths_again(source);
         for id in ids {
             assert!(stage.lists(id), "{source}: {id} is the heir's");
-        }
-    }
-}
-
-/// A victim under this number. A stranger that has it for a moment is waited for.
-fn take(number: Pid) -> io::Result<Victim> {
-    let deadline = Deadline::after(Duration::from_secs(1));
-    loop {
-        match Victim::spawn_at_pid(reaperd(), Kind::Sleep, number) {
-            Err(error)
-                if error.kind() == io::ErrorKind::AlreadyExists && !deadline.has_passed() =>
-            {
-                std::thread::yield_now();
-            }
-            result => return result,
         }
     }
 }

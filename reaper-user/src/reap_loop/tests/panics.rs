@@ -1,0 +1,67 @@
+//! A commit that panics: whoever else dies is removed all the same.
+
+use super::*;
+
+/// Commits like [`Committed`], except for one process.
+struct Fragile {
+    breaks_at: Arc<Mutex<Option<ProcessId>>>,
+    committed: Committed,
+}
+
+impl Commit for Fragile {
+    fn commit(&self, process: ProcessId, death: Death) {
+        let breaks_at = *self.breaks_at.lock().unwrap();
+        assert_ne!(breaks_at, Some(process), "as this test wants it");
+        self.committed.commit(process, death);
+    }
+}
+
+/// A scene whose loop breaks at the process that is put there.
+fn fragile_scene() -> (Scene, Arc<Mutex<Option<ProcessId>>>) {
+    let mut scene = Scene::new(10);
+    let breaks_at = Arc::default();
+    let commit = Fragile {
+        breaks_at: Arc::clone(&breaks_at),
+        committed: scene.committed.clone(),
+    };
+    let (hints, receiver) = hint::channel();
+    let reap_loop = ReapLoop::new(scene.watched.clone(), scene.board.clone(), commit);
+    scene.hints = hints;
+    scene.tasks = vec![tokio::spawn(reap_loop.run(receiver))];
+    (scene, breaks_at)
+}
+
+/// Three die, the loop breaks at the second, and then a fourth dies.
+async fn all_but_the_second_are_removed(is_hint_early: bool) {
+    let (scene, breaks_at) = fragile_scene();
+    let [first, second, third, fourth] = [1, 2, 3, 4].map(|number| scene.watch(number, 100));
+    *breaks_at.lock().unwrap() = Some(second);
+    // At once, so that all three are decided about in one turn.
+    let hint_at_three = || (1..=3).for_each(|number| scene.exit_event(number, 0));
+    if is_hint_early {
+        hint_at_three();
+        scene.pass(A_MOMENT).await;
+        assert_eq!(scene.deaths(), []);
+    }
+    (1..=3).for_each(|number| scene.table.die(pid(number), 0));
+    if !is_hint_early {
+        hint_at_three();
+    }
+    scene.pass(LOOK_AGAIN_AFTER[0] * 2).await;
+    scene.table.die(pid(4), 0);
+    scene.exit_event(4, 0);
+    scene.pass(A_MOMENT).await;
+    let mut gone: Vec<_> = scene.deaths().into_iter().map(|(gone, _)| gone).collect();
+    gone.sort_unstable();
+    assert_eq!(gone, [first, third, fourth]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_over_one_process_does_not_end_the_watch_over_the_others() {
+    all_but_the_second_are_removed(false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_does_one_at_a_later_look() {
+    all_but_the_second_are_removed(true).await;
+}
