@@ -6,10 +6,12 @@
 //! could not say. Strangers' exits never wake us, and neither do single threads.
 //!
 //! - Privilege: `CAP_BPF` and `CAP_PERFMON`. Minimum kernel: 5.8 with BTF.
-//! - What it can miss: processes that do not fit the map, and everything while it is detached,
-//!   which the canary finds out: a thread of our own ends every few seconds, and the probe must
-//!   have counted it.
-//! - What happens then: the source goes down, everybody is looked at, and it is loaded anew.
+//! - What it can miss: processes that do not fit the map; exits during another one's on the same CPU
+//!   where tracepoints can be preempted, which the kernel counts; and everything while it is detached,
+//!   which the canary finds out: a thread of our own ends every few seconds, and the probe must have
+//!   counted it.
+//! - What happens then: everybody is looked at, first within two seconds of a miss that was counted
+//!   and for some seconds after it; and if it is detached the source goes down and is loaded anew.
 
 pub mod btf;
 mod probe;
@@ -37,6 +39,9 @@ use proof::{Proof, prove};
 
 /// How often the probe must prove that it counts.
 const CANARY_EVERY: Duration = Duration::from_secs(2);
+/// How many canaries after an exit that was missed everybody is looked at, beside once at once: the
+/// probe is passed early, and a machine that preempts it is busy.
+const LOOKS_AFTER_A_MISS: u32 = 3;
 /// Watched processes per step of a scan.
 const SCAN_SLICE: usize = 1_024;
 
@@ -52,6 +57,7 @@ pub async fn run(context: Context) -> Result<Infallible, SourceError> {
         armed,
         mut doorbell,
         counters,
+        misses,
         variant,
         program,
     } = on_a_thread(Probe::attach).await.map_err(no_thread)??;
@@ -68,6 +74,8 @@ pub async fn run(context: Context) -> Result<Infallible, SourceError> {
         reporter,
         variant,
         overflows: counters.read(Counter::RingFull).map_err(failed)?,
+        missed: misses.read(),
+        looks_left: 0,
         proven: false,
     };
     // Beside the doorbell and not before it: a canary that waits for a CPU must not hold up deaths.
@@ -89,9 +97,12 @@ pub async fn run(context: Context) -> Result<Infallible, SourceError> {
             }
             found = &mut proof => {
                 standing.take(&found?);
+                standing.look_again_after_a_miss();
                 proof.set(prove(CANARY_EVERY, counted, Canary::launch));
             }
         }
+        // A mass death misses the most and rings; whoever dies alone waits for the next canary.
+        standing.missed(misses.read());
     }
 }
 
@@ -101,11 +112,31 @@ struct Standing {
     reporter: Reporter,
     variant: Variant,
     overflows: u64,
+    missed: u64,
+    looks_left: u32,
     /// The last canary that could be started was counted.
     proven: bool,
 }
 
 impl Standing {
+    /// The kernel does not say who exited, so that everybody is looked at.
+    fn missed(&mut self, missed: u64) {
+        if missed != self.missed {
+            self.reporter.lost(missed.wrapping_sub(self.missed));
+            self.missed = missed;
+            self.looks_left = LOOKS_AFTER_A_MISS;
+            self.hints.verify_all();
+        }
+    }
+
+    /// The missed one may have had the rest of its end before it.
+    fn look_again_after_a_miss(&mut self) {
+        if let Some(left) = self.looks_left.checked_sub(1) {
+            self.looks_left = left;
+            self.hints.verify_all();
+        }
+    }
+
     fn overflowed(&mut self, overflows: u64) {
         self.overflows = overflows;
         if self.proven {
@@ -193,6 +224,32 @@ mod tests {
     use crate::hint;
     use crate::status::StatusBoard;
 
+    #[tokio::test(start_paused = true)]
+    async fn misses_that_the_kernel_counts_are_told_and_have_everybody_looked_at() {
+        let board = StatusBoard::new(|_| {});
+        let (hints, _receiver) = hint::channel();
+        let asked = hints.clone();
+        let mut standing = Standing {
+            hints,
+            reporter: board.reporter(Source::Ebpf),
+            variant: Variant::BtfTracepoint,
+            overflows: 0,
+            missed: 7,
+            looks_left: 0,
+            proven: true,
+        };
+        standing.missed(7);
+        assert_eq!(board.get(Source::Ebpf).lost, 0);
+        standing.missed(40);
+        assert_eq!(board.get(Source::Ebpf).lost, 33);
+        let asked = tokio::time::timeout(Duration::from_secs(1), asked.verification_asked());
+        assert!(asked.await.is_ok(), "nobody is asked to look");
+        standing.look_again_after_a_miss();
+        let again = standing.hints.clone();
+        let again = tokio::time::timeout(Duration::from_secs(1), again.verification_asked());
+        assert!(again.await.is_ok(), "looked at too early, and never again");
+    }
+
     #[test]
     fn without_a_canary_it_is_degraded_and_an_overflow_does_not_make_it_up() {
         let board = StatusBoard::new(|_| {});
@@ -202,6 +259,8 @@ mod tests {
             reporter: board.reporter(Source::Ebpf),
             variant: Variant::BtfTracepoint,
             overflows: 0,
+            missed: 0,
+            looks_left: 0,
             proven: false,
         };
         let health = || board.get(Source::Ebpf).health;

@@ -168,13 +168,22 @@ impl Stage {
         self.observed().push(Observed { source, late });
         let known = source == Source::Register || self.lineup.sources().contains(&source);
         let of_the_start = source == Source::Sweep && !self.started.has_passed();
-        if known || of_the_start {
+        if known || of_the_start || source == Source::Sweep && self.has_lost() {
             return Ok(exit);
         }
         // Long before the sweep beneath was due: its own source had everybody looked at.
         Err(Fault::Untrue(format!(
             "{exit}, which was not in the lineup"
         )))
+    }
+
+    /// A source of the lineup says that it lost events, and so had everybody looked at.
+    fn has_lost(&self) -> bool {
+        let sources = self.lineup.sources();
+        let status = self.watcher.status();
+        status
+            .iter()
+            .any(|one| sources.contains(&one.source) && one.lost > 0)
     }
 
     /// Returns when whatever has happened so far has been seen and looked at for the last time:

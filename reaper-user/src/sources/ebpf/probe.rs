@@ -4,11 +4,11 @@ use std::collections::HashMap as StdHashMap;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, ProgramError, TracePoint};
+use aya::programs::{BtfTracePoint, ProgramError, ProgramFd, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
 use reaper_registry::{Pid, ProcessId};
@@ -27,6 +27,7 @@ pub(super) struct Probe {
     pub(super) armed: Arc<Armed>,
     pub(super) doorbell: Doorbell,
     pub(super) counters: Counters,
+    pub(super) misses: Misses,
     pub(super) variant: Variant,
     /// Program and link: dropping it detaches.
     pub(super) program: Ebpf,
@@ -77,11 +78,11 @@ impl Probe {
             .override_global(probe::globals::BOOT_OFFSET_NS, &boot_offset_ns, true)
             .load(objects::PROBE)
             .map_err(|error| refused(&error))?;
-        let variant = match attach_btf(&mut program) {
-            Ok(()) => Variant::BtfTracepoint,
+        let (variant, attached) = match attach_btf(&mut program) {
+            Ok(attached) => (Variant::BtfTracepoint, attached),
             // The first refusal tells more than the second one would.
             Err(first) => attach_classic(&mut program)
-                .map(|()| Variant::ClassicTracepoint)
+                .map(|attached| (Variant::ClassicTracepoint, attached))
                 .map_err(|_second| first)?,
         };
         let watched = take_map(&mut program, probe::MAP_WATCHED)?;
@@ -94,29 +95,36 @@ impl Probe {
             }))),
             doorbell: Doorbell(RingBuf::try_from(doorbell).map_err(|error| refused(&error))?),
             counters: Counters(PerCpuArray::try_from(counters).map_err(|error| refused(&error))?),
+            misses: Misses(attached),
             variant,
             program,
         })
     }
 }
 
-fn attach_btf(ebpf: &mut Ebpf) -> Result<(), SourceError> {
+fn attach_btf(ebpf: &mut Ebpf) -> Result<OwnedFd, SourceError> {
     let kernel = Btf::from_sys_fs().map_err(|error| refused(&error))?;
     let program: &mut BtfTracePoint = program(ebpf, probe::PROGRAM_BTF)?;
     program
         .load(probe::TRACEPOINT, &kernel)
         .map_err(|error| refused(&error))?;
     program.attach().map_err(|error| refused(&error))?;
-    Ok(())
+    descriptor_of(program.fd())
 }
 
-fn attach_classic(ebpf: &mut Ebpf) -> Result<(), SourceError> {
+fn attach_classic(ebpf: &mut Ebpf) -> Result<OwnedFd, SourceError> {
     let program: &mut TracePoint = program(ebpf, probe::PROGRAM_CLASSIC)?;
     program.load().map_err(|error| refused(&error))?;
     program
         .attach(probe::TRACEPOINT_CATEGORY, probe::TRACEPOINT)
         .map_err(|error| refused(&error))?;
-    Ok(())
+    descriptor_of(program.fd())
+}
+
+fn descriptor_of(program: Result<&ProgramFd, ProgramError>) -> Result<OwnedFd, SourceError> {
+    let program = program.map_err(|error| refused(&error))?;
+    let copy = program.as_fd().try_clone_to_owned();
+    copy.map_err(|error| refused(&error))
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, SourceError>
@@ -306,9 +314,36 @@ impl Counters {
     }
 }
 
+/// The exits, anybody's, for which the kernel did not run the probe, because a task in the middle of it
+/// had lost that CPU to the one that exits. A kernel whose tracepoints cannot be preempted has none;
+/// on 7.3, emulated, 33 of 200 processes that were killed together were missed so.
+pub(super) struct Misses(OwnedFd);
+
+impl Misses {
+    /// Only rises; zero where the kernel does not tell (before 5.12, or without `/proc`).
+    pub(super) fn read(&self) -> u64 {
+        let path = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
+        misses_in(&fs::read_to_string(path).unwrap_or_default()).unwrap_or(0)
+    }
+}
+
+/// As `bpf_prog_show_fdinfo` in `kernel/bpf/syscall.c` writes it.
+fn misses_in(fdinfo: &str) -> Option<u64> {
+    let mut lines = fdinfo.lines();
+    let count = lines.find_map(|line| line.strip_prefix("recursion_misses:"))?;
+    count.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn misses_are_read_where_the_kernel_tells_them() {
+        let fdinfo = "pos:\t0\nprog_type:\t26\nrun_cnt:\t0\nrecursion_misses:\t33\n";
+        assert_eq!(misses_in(fdinfo), Some(33));
+        assert_eq!(misses_in("pos:\t0\nprog_type:\t26\n"), None);
+    }
 
     #[test]
     fn a_missing_capability_and_the_verifiers_no_are_told_apart() {
