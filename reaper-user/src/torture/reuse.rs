@@ -14,9 +14,9 @@ use crate::victims::{Kind, Victim};
 /// Of the clock that start times are told in.
 const TICK: Duration = Duration::from_millis(10);
 /// Lives of one number that have to be as the case wants them.
-const WANTED: usize = 5;
+const WANTED: usize = 3;
 /// Tries for these: an emulated machine needs longer than a tick for most lives.
-const TRIES: usize = 30;
+const TRIES: usize = 12;
 
 pub(super) fn across_ticks(stage: &Stage) -> Result<(), Fault> {
     play(stage, 2 * TICK, false)
