@@ -168,20 +168,16 @@ fn test_xtask() -> Result<()> {
 /// emulation; they run on the host above, and everywhere by `cargo xtask vm`.
 fn vms() -> Result<()> {
     let xtask = std::env::current_exe()?;
-    let runs: [&[&str]; 2] = [
-        &["vm", "--suite", "guest,roles,toll"],
-        &[
-            "vm",
-            "--suite",
-            "contract",
-            "--role",
-            "root",
-            "--kernel",
-            "5.10,newest",
-        ],
-    ];
-    for run in runs {
-        execute(&mut command(&xtask.to_string_lossy(), run)?)?;
+    let shares = ["vm", "--suite", "guest,roles,toll"].as_slice();
+    let contract = ["vm", "--suite", "contract", "--role", "root"].as_slice();
+    let ends_of_the_list = ["--kernel", "5.10,newest"].as_slice();
+    // Several times what a guest needs: one that hangs must not take all of CI's time.
+    let limit = ["--time-limit", "900"].as_slice();
+    for run in [
+        [shares, limit].concat(),
+        [contract, ends_of_the_list, limit].concat(),
+    ] {
+        execute(&mut command(&xtask.to_string_lossy(), &run)?)?;
     }
     Ok(())
 }
