@@ -20,6 +20,7 @@ use crate::clock::Deadline;
 /// seconds over what takes milliseconds elsewhere.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a stranger may have a number that a victim is to get.
+#[cfg(target_os = "linux")]
 const STRANGER_LEAVES_WITHIN: Duration = Duration::from_secs(1);
 /// Between two looks at a child that may have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
