@@ -95,6 +95,16 @@ impl Scene {
         process
     }
 
+    /// Registers a process to which this happens between the two last steps of it.
+    fn watch_while(&self, number: u32, happens: impl FnOnce(&FakeTable)) {
+        self.table.spawn(pid(number), 100);
+        let hold = self.watched.hold(pid(number)).unwrap();
+        happens(&self.table);
+        hold.look_again();
+        let process = hold.watched.id;
+        self.committed.holds.lock().unwrap().insert(process, hold);
+    }
+
     fn exit_event(&self, number: u32, exit_word: u32) {
         self.hints.send(Hint {
             exit: Some(ExitWord::MainThread(exit_word)),
@@ -366,12 +376,7 @@ fn strength(scene: &Scene, id: u64) -> Option<&'static str> {
 #[tokio::test(start_paused = true)]
 async fn a_process_that_dies_while_it_is_registered_is_noticed_by_the_last_look() {
     let scene = Scene::new(10);
-    scene.table.spawn(pid(7), 100);
-    let hold = scene.watched.hold(pid(7)).unwrap();
-    scene.table.die(pid(7), 0);
-    hold.look_again();
-    let process = hold.watched.id;
-    scene.committed.holds.lock().unwrap().insert(process, hold);
+    scene.watch_while(7, |table| table.die(pid(7), 0));
     scene.pass(A_MOMENT).await;
     let [(_, death)] = scene.deaths()[..] else {
         panic!("stored and forgotten")
@@ -383,12 +388,7 @@ async fn a_process_that_dies_while_it_is_registered_is_noticed_by_the_last_look(
 #[tokio::test(start_paused = true)]
 async fn one_that_is_registered_on_its_way_out_is_looked_at_for_seconds() {
     let scene = Scene::new(10);
-    scene.table.spawn(pid(7), 100);
-    let hold = scene.watched.hold(pid(7)).unwrap();
-    scene.table.begin_to_die(pid(7));
-    hold.look_again();
-    let process = hold.watched.id;
-    scene.committed.holds.lock().unwrap().insert(process, hold);
+    scene.watch_while(7, |table| table.begin_to_die(pid(7)));
     scene.pass(Duration::from_secs(2)).await;
     assert_eq!(scene.deaths(), []);
     scene.table.die(pid(7), 0);
@@ -405,15 +405,11 @@ async fn one_that_is_registered_on_its_way_out_is_looked_at_for_seconds() {
 #[tokio::test(start_paused = true)]
 async fn one_whose_entry_is_gone_at_the_last_step_is_not_taken_for_living() {
     let scene = Scene::new(10);
-    scene.table.spawn(pid(7), 100);
-    let hold = scene.watched.hold(pid(7)).unwrap();
-    scene.table.refuse(Refusals {
+    let hidden = Refusals {
         look: Some(Errno::NOENT),
         ..Refusals::default()
-    });
-    hold.look_again();
-    let process = hold.watched.id;
-    scene.committed.holds.lock().unwrap().insert(process, hold);
+    };
+    scene.watch_while(7, |table| table.refuse(hidden));
     scene.table.die(pid(7), 0);
     scene.pass(Duration::from_secs(1)).await;
     assert_eq!(scene.deaths().len(), 1, "stored and forgotten");

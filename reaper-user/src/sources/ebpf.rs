@@ -74,7 +74,7 @@ pub async fn run(context: Context) -> Result<Infallible, SourceError> {
         reporter,
         variant,
         overflows: counters.read(Counter::RingFull).map_err(failed)?,
-        missed: misses.read(),
+        missed: 0,
         looks_left: 0,
         proven: false,
     };
@@ -102,7 +102,9 @@ pub async fn run(context: Context) -> Result<Infallible, SourceError> {
             }
         }
         // A mass death misses the most and rings; whoever dies alone waits for the next canary.
-        standing.missed(misses.read());
+        if let Some(missed) = misses.read() {
+            standing.missed(missed);
+        }
     }
 }
 
@@ -121,8 +123,8 @@ struct Standing {
 impl Standing {
     /// The kernel does not say who exited, so that everybody is looked at.
     fn missed(&mut self, missed: u64) {
-        if missed != self.missed {
-            self.reporter.lost(missed.wrapping_sub(self.missed));
+        if missed > self.missed {
+            self.reporter.lost(missed - self.missed);
             self.missed = missed;
             self.looks_left = LOOKS_AFTER_A_MISS;
             self.hints.verify_all();

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::matrix::Role;
 use super::qemu::{Guest, Outcome};
+use super::report::table_head;
 
 /// The page, of the one role in which every test can run; `None` where nothing was measured.
 pub(crate) fn page(guests: &[Guest<'_>], outcomes: &[Outcome]) -> Option<String> {
@@ -33,11 +34,7 @@ fn table(kernels: &[(&str, BTreeMap<&str, &str>)]) -> Option<String> {
         return None;
     }
     let heads: Vec<_> = kernels.iter().map(|(alias, _)| *alias).collect();
-    let mut table = format!(
-        "| | {} |\n|---|{}\n",
-        heads.join(" | "),
-        "---|".repeat(heads.len())
-    );
+    let mut table = table_head(&heads);
     for name in names {
         let of_kernel = |(_, figures): &(&str, BTreeMap<&str, &str>)| {
             figures.get(name).copied().unwrap_or("").to_owned()

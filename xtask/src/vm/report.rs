@@ -160,14 +160,16 @@ pub(crate) fn page(guests: &[Guest<'_>], outcomes: &[Outcome], failures: &[Strin
     page
 }
 
+/// The first two lines of a table whose rows have names.
+pub(super) fn table_head(columns: &[&str]) -> String {
+    let rule = "---|".repeat(columns.len());
+    format!("| | {} |\n|---|{rule}\n", columns.join(" | "))
+}
+
 /// Kernels as columns, roles as rows.
 fn table(kernels: &[&Kernel], cell: impl Fn(&Kernel, Role) -> String) -> String {
     let heads: Vec<_> = kernels.iter().map(|kernel| kernel.alias.as_str()).collect();
-    let mut table = format!(
-        "| | {} |\n|---|{}\n",
-        heads.join(" | "),
-        "---|".repeat(heads.len())
-    );
+    let mut table = table_head(&heads);
     for role in Role::ALL {
         let cells: Vec<_> = kernels.iter().map(|kernel| cell(kernel, *role)).collect();
         table += &format!("| {} | {} |\n", role.name(), cells.join(" | "));

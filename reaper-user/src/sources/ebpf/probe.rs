@@ -320,10 +320,11 @@ impl Counters {
 pub(super) struct Misses(OwnedFd);
 
 impl Misses {
-    /// Only rises; zero where the kernel does not tell (before 5.12, or without `/proc`).
-    pub(super) fn read(&self) -> u64 {
+    /// Since the probe was loaded; only rises. `None` where it is not told: before 5.12, without
+    /// `/proc`, or for want of a descriptor just now.
+    pub(super) fn read(&self) -> Option<u64> {
         let path = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
-        misses_in(&fs::read_to_string(path).unwrap_or_default()).unwrap_or(0)
+        misses_in(&fs::read_to_string(path).ok()?)
     }
 }
 
