@@ -7,23 +7,23 @@
 )]
 
 mod events;
+mod launch;
 mod program;
 
-use std::fs::{self, File, Permissions};
-use std::io;
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use reaper_registry::Token;
 use reaper_user::client::{Client, ClientError, Session, SessionList, SourcesReport, Version};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 pub use events::{Arrived, Events, Removal};
+pub use launch::{Launch, sources_of_this_run};
 pub use program::reaperd;
 
 use crate::expect;
@@ -33,99 +33,6 @@ use crate::wait::{PATIENCE, eventually, within};
 fn stops_within() -> Duration {
     let seconds = if expect::role().is_some() { 10 } else { 2 };
     Duration::from_secs(seconds)
-}
-
-/// The flags of a run with `REAPER_SOURCES=sweep`: whatever names no source itself is then tested
-/// with the one path that every system has. It sweeps more often than users have it do, because the
-/// tests wait for it.
-pub fn sources_of_this_run() -> Option<[&'static str; 4]> {
-    let word = std::env::var("REAPER_SOURCES").ok()?;
-    assert_eq!(word, "sweep", "REAPER_SOURCES knows no other word");
-    Some(["--sources", "sweep", "--sweep-interval", "100ms"])
-}
-
-/// How a daemon is to be started.
-#[derive(Clone, Debug, Default)]
-pub struct Launch {
-    prefix: Vec<String>,
-    arguments: Vec<String>,
-    owner: Option<u32>,
-}
-
-impl Launch {
-    /// With these flags.
-    pub fn with(arguments: &[&str]) -> Self {
-        Self {
-            arguments: owned(arguments),
-            ..Self::default()
-        }
-    }
-
-    /// Through this command, which takes a program with its arguments at the end of its own.
-    pub fn through(mut self, prefix: &[&str]) -> Self {
-        self.prefix = owned(prefix);
-        self
-    }
-
-    /// In a folder of this user's.
-    pub fn for_user(mut self, uid: u32) -> Self {
-        self.owner = Some(uid);
-        self
-    }
-
-    /// Starts it, without waiting for it to serve.
-    pub fn spawn(&self) -> TestDaemon {
-        self.spawn_by(Command::spawn)
-    }
-
-    /// As [`Self::spawn`], by a way of the caller's own: from a thread whose filters the daemon is
-    /// to inherit. What speaks to the daemon later has none of that thread's.
-    pub fn spawn_by(&self, start: impl FnOnce(&mut Command) -> io::Result<Child>) -> TestDaemon {
-        let folder = tempfile::Builder::new()
-            .prefix("reaperd-test-")
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir()
-            .unwrap();
-        let log = File::create(folder.path().join("log")).unwrap();
-        if let Some(uid) = self.owner {
-            chown(folder.path(), Some(uid), Some(uid)).unwrap();
-        }
-        let socket = folder.path().join("s.sock");
-        let mut words = self.prefix.clone();
-        words.push(reaperd().to_str().unwrap().to_owned());
-        words.extend(owned(&["daemon", "--socket", socket.to_str().unwrap()]));
-        words.extend(self.arguments.iter().cloned());
-        if !words.iter().any(|word| word == "--sources") {
-            words.extend(
-                sources_of_this_run()
-                    .iter()
-                    .flatten()
-                    .map(|&word| word.to_owned()),
-            );
-        }
-        let mut command = Command::new(&words[0]);
-        command
-            .args(&words[1..])
-            .env_remove("REAPERD_SOCKET")
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
-        let child = start(&mut command).unwrap_or_else(|error| panic!("{words:?}: {error}"));
-        TestDaemon {
-            client: Client::new(&socket).with_time_limit(PATIENCE),
-            runtime: runtime(),
-            child,
-            folder,
-        }
-    }
-
-    /// Starts it and waits until it serves.
-    pub fn start(&self) -> TestDaemon {
-        let mut daemon = self.spawn();
-        daemon.serves();
-        daemon
-    }
 }
 
 /// A running daemon. Dropped, it is killed; a test that went well ends with [`Self::stop`].
@@ -183,19 +90,30 @@ impl TestDaemon {
 
     /// Registers a session of this id for the process.
     pub fn try_register(&self, id: &str, pid: u32) -> Result<Token, ClientError> {
+        self.try_register_with(id, pid, Value::default())
+    }
+
+    /// As above, with further fields.
+    pub fn try_register_with(
+        &self,
+        id: &str,
+        pid: u32,
+        mut details: Value,
+    ) -> Result<Token, ClientError> {
         let mut bytes = [0; 32];
         // Any token is as good as another, as long as no two sessions share one.
         let tail = &id.as_bytes()[id.len().saturating_sub(28)..];
         bytes[..tail.len()].copy_from_slice(tail);
         bytes[28..].copy_from_slice(&pid.to_ne_bytes());
         let token = Token::from_bytes(bytes);
-        let body = json!({
-            "token": token.reveal().as_str(), "session_id": id, "mesh": "test",
-            "display_name": id, "pid": pid,
-        });
+        details["token"] = token.reveal().as_str().into();
+        details["session_id"] = id.into();
+        details["mesh"] = "test".into();
+        details["display_name"] = id.into();
+        details["pid"] = pid.into();
         let _registered: Value = self
             .runtime
-            .block_on(self.client.post("/v1/sessions/register", &body))?;
+            .block_on(self.client.post("/v1/sessions/register", &details))?;
         Ok(token)
     }
 
@@ -281,6 +199,15 @@ impl TestDaemon {
 
     pub fn resume(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// Kills it as nothing can be told of beforehand, and starts another one in its place.
+    pub fn replaced_by(mut self, launch: &Launch) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = launch.spawn_in(self.folder.path(), Command::spawn);
+        self.serves();
+        self
     }
 
     /// The status, if it has ended.
@@ -378,8 +305,4 @@ fn runtime() -> Runtime {
         .enable_all()
         .build()
         .unwrap()
-}
-
-fn owned(words: &[&str]) -> Vec<String> {
-    words.iter().map(|&word| word.to_owned()).collect()
 }

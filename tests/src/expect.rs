@@ -69,6 +69,20 @@ pub fn check(feature: &str, seen: &State) {
     }
 }
 
+/// Says why a test says nothing here.
+pub fn skip(reason: impl fmt::Display) {
+    println!("{SKIP_MARK}{reason}");
+}
+
+/// As above, for want of `feature`: where that is required, the test fails.
+pub fn skip_without(feature: &str, reason: impl fmt::Display) {
+    assert!(
+        !is_required(feature),
+        "{feature} is required here: {reason}"
+    );
+    skip(format_args!("{feature}: {reason}"));
+}
+
 /// Whether a test that needs `feature` may go on. Where it may not, the skip says so, unless
 /// the feature is required here: then it fails.
 pub fn available(feature: &str, seen: &State) -> bool {
@@ -76,11 +90,7 @@ pub fn available(feature: &str, seen: &State) -> bool {
     if *seen == State::Up {
         return true;
     }
-    assert!(
-        !is_required(feature),
-        "{feature} is required here but {seen}"
-    );
-    println!("{SKIP_MARK}{feature}={seen}");
+    skip_without(feature, seen);
     false
 }
 

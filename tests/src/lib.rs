@@ -3,6 +3,8 @@
 #[cfg(target_os = "linux")]
 pub mod bench;
 #[cfg(target_os = "linux")]
+pub mod cgroup;
+#[cfg(target_os = "linux")]
 pub mod confined;
 #[cfg(target_os = "linux")]
 pub mod connector;

@@ -4,16 +4,12 @@
 //! The sweep runs beneath every source. Beside an event source it sleeps for longer than any case
 //! waits, so that what the source misses fails the test instead of being made up for.
 #![cfg(target_os = "linux")]
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "steps of tests; the reason of a skip is printed"
-)]
+#![expect(clippy::unwrap_used, reason = "steps of tests")]
 
 use std::collections::BTreeSet;
 
 use reaper_tests::daemon::reaperd;
-use reaper_tests::expect::{self, SKIP_MARK};
+use reaper_tests::expect::{self, skip};
 use reaper_user::torture::{CASES, Fault, Lineup, Stage};
 use reaper_user::{Source, SourceStatus};
 
@@ -76,7 +72,7 @@ fn play(name: &str, lineup: Lineup) {
     }
     match case.play(&stage) {
         Ok(()) => {}
-        Err(Fault::Impossible(reason)) => println!("{SKIP_MARK}{reason}"),
+        Err(Fault::Impossible(reason)) => skip(format_args!("{reason}")),
         Err(fault) => panic!("{}: {fault}", lineup.name()),
     }
 }

@@ -17,7 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::str::FromStr as _;
 
 use reaper_tests::connector::{self, Connector, Operation, ProcEvent};
-use reaper_tests::expect::{self, SKIP_MARK, State};
+use reaper_tests::expect::{self, State, skip};
 use reaper_tests::guest::Role;
 use reaper_tests::sys::{self, BpfCommand};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -179,7 +179,7 @@ fn loopback_and_the_working_folders_are_usable() {
 #[test]
 fn the_daemon_is_in_the_guest_and_starts() {
     let Ok(daemon) = env::var("REAPERD_BIN") else {
-        println!("{SKIP_MARK}REAPERD_BIN does not name the daemon");
+        skip("REAPERD_BIN does not name the daemon");
         return;
     };
     let status = Command::new(daemon)

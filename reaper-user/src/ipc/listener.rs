@@ -11,8 +11,9 @@
 //! - A socket file that somebody took away is noticed and bound again (W8); at the end only a file
 //!   that is still our own is removed.
 
-use std::fs::File;
-use std::io::{self, Read as _, Seek as _, Write as _};
+mod lock;
+
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{
@@ -20,10 +21,12 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use tokio::net::UnixListener;
+
+use lock::Lock;
 
 /// What `sun_path` holds, without the NUL at its end: unix(7), and 104 bytes in all on the BSDs.
 const PATH_MAX: usize = if cfg!(any(target_os = "linux", target_os = "android")) {
@@ -211,8 +214,7 @@ impl Socket {
 
     fn bind_again(&mut self) -> Result<(), ListenError> {
         prepare_folder(&self.path, self.reach)?;
-        // With the folder the lock may have gone, and then it excludes nobody any more.
-        if FileId::at(&self.lock.path) != Some(self.lock.file_id) {
+        if !self.lock.is_in_place() {
             self.lock = Lock::take(&self.path)?;
         }
         (self.listener, self.file) = bind(&self.path, self.reach)?;
@@ -227,56 +229,6 @@ impl Socket {
                 log::warn!("cannot remove {}: {error}", self.path.display());
             }
         }
-    }
-}
-
-/// The right to the socket path.
-struct Lock {
-    path: PathBuf,
-    file_id: FileId,
-    _held: File,
-}
-
-impl Lock {
-    fn take(socket: &Path) -> Result<Self, ListenError> {
-        let mut path = socket.as_os_str().to_owned();
-        path.push(".lock");
-        let path = PathBuf::from(path);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
-            .map(File::from)
-            .map_err(|errno| ListenError::system("open", &path)(errno.into()))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                // Only for the message.
-                let pid = file
-                    .read_to_string(&mut pid)
-                    .ok()
-                    .and(pid.trim().parse().ok());
-                return Err(ListenError::Locked {
-                    path: socket.to_owned(),
-                    pid,
-                });
-            }
-            Err(std::fs::TryLockError::Error(error)) => {
-                return Err(ListenError::system("lock", &path)(error));
-            }
-        }
-        let written = file
-            .rewind()
-            .and_then(|()| file.set_len(0))
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-        written.map_err(ListenError::system("write", &path))?;
-        let metadata = file
-            .metadata()
-            .map_err(ListenError::system("stat", &path))?;
-        Ok(Self {
-            file_id: FileId::of(&metadata),
-            path,
-            _held: file,
-        })
     }
 }
 

@@ -22,6 +22,7 @@ use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
+use reaper_ebpf::probe::DEFAULT_DOORBELL_BYTES;
 use reaper_ebpf::{Counter, GroupDeath};
 use reaper_registry::{Pid, Source, StartTime};
 use tokio::io::Interest;
@@ -47,6 +48,11 @@ const SCAN_SLICE: usize = 1_024;
 
 /// Runs until the probe no longer delivers.
 pub async fn run(context: Context) -> Result<Infallible, SourceError> {
+    run_with(context, DEFAULT_DOORBELL_BYTES).await
+}
+
+/// As above, with a ring of this size: a power of two that is whole pages.
+async fn run_with(context: Context, doorbell_bytes: u32) -> Result<Infallible, SourceError> {
     let Context {
         hints,
         watched,
@@ -60,7 +66,9 @@ pub async fn run(context: Context) -> Result<Infallible, SourceError> {
         misses,
         variant,
         program,
-    } = on_a_thread(Probe::attach).await.map_err(no_thread)??;
+    } = on_a_thread(move || Probe::attach(doorbell_bytes))
+        .await
+        .map_err(no_thread)??;
     // Detaches when this function ends, and not before.
     let _program = program;
     let readiness = doorbell
@@ -219,61 +227,4 @@ fn pass_on(death: GroupDeath, hints: &HintSender) {
 }
 
 #[cfg(test)]
-mod tests {
-    use reaper_registry::SourceHealth;
-
-    use super::*;
-    use crate::hint;
-    use crate::status::StatusBoard;
-
-    #[tokio::test(start_paused = true)]
-    async fn misses_that_the_kernel_counts_are_told_and_have_everybody_looked_at() {
-        let board = StatusBoard::new(|_| {});
-        let (hints, _receiver) = hint::channel();
-        let asked = hints.clone();
-        let mut standing = Standing {
-            hints,
-            reporter: board.reporter(Source::Ebpf),
-            variant: Variant::BtfTracepoint,
-            overflows: 0,
-            missed: 7,
-            looks_left: 0,
-            proven: true,
-        };
-        standing.missed(7);
-        assert_eq!(board.get(Source::Ebpf).lost, 0);
-        standing.missed(40);
-        assert_eq!(board.get(Source::Ebpf).lost, 33);
-        let asked = tokio::time::timeout(Duration::from_secs(1), asked.verification_asked());
-        assert!(asked.await.is_ok(), "nobody is asked to look");
-        standing.look_again_after_a_miss();
-        let again = standing.hints.clone();
-        let again = tokio::time::timeout(Duration::from_secs(1), again.verification_asked());
-        assert!(again.await.is_ok(), "looked at too early, and never again");
-    }
-
-    #[test]
-    fn without_a_canary_it_is_degraded_and_an_overflow_does_not_make_it_up() {
-        let board = StatusBoard::new(|_| {});
-        let (hints, _receiver) = hint::channel();
-        let mut standing = Standing {
-            hints,
-            reporter: board.reporter(Source::Ebpf),
-            variant: Variant::BtfTracepoint,
-            overflows: 0,
-            missed: 0,
-            looks_left: 0,
-            proven: false,
-        };
-        let health = || board.get(Source::Ebpf).health;
-        standing.overflowed(1);
-        assert_eq!(health(), None, "nothing is proved yet");
-        standing.take(&Proof::Counted);
-        assert_eq!(health(), Some(SourceHealth::Up));
-        standing.take(&Proof::NoThread(io::ErrorKind::WouldBlock.into()));
-        standing.overflowed(2);
-        assert_eq!(health(), Some(SourceHealth::Degraded));
-        standing.take(&Proof::Counted);
-        assert_eq!(health(), Some(SourceHealth::Up));
-    }
-}
+mod tests;

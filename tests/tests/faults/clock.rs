@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{TestDaemon, session_of};
-use reaper_tests::expect::{self, SKIP_MARK};
 use reaper_user::clock::{monotonic_ns, now};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
+use crate::is_ours;
 use crate::life::the_dead_go_and_the_living_stays;
 
 const TEN_YEARS: Duration = Duration::from_hours(24 * 3_652);
@@ -44,20 +44,9 @@ impl Drop for Clock {
     }
 }
 
-/// Only on a machine that is thrown away afterwards.
-fn is_possible() -> bool {
-    let reason = match expect::role() {
-        None => "the clock is set in a guest of `cargo xtask vm` alone",
-        Some(role) if role != "root" => "only root sets the clock",
-        Some(_) => return true,
-    };
-    println!("{SKIP_MARK}{reason}");
-    false
-}
-
 #[test]
 fn ten_years_forth_and_back_end_no_session_and_hide_no_death() {
-    if !is_possible() {
+    if !is_ours("the clock") {
         return;
     }
     let daemon = TestDaemon::start(&["--ttl", "1h", "--sweep-interval", "200ms"]);

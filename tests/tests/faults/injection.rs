@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use reaper_tests::expect::SKIP_MARK;
+use reaper_tests::expect::skip;
 use reaper_tests::sys::seccomp::{Call, Listener, Received, Waiting, deny, listen, pretend};
 use reaper_user::torture::kernel_before;
 use rustix::io::Errno;
@@ -211,11 +211,11 @@ pub(crate) fn is_possible() -> bool {
     match tried {
         Ok(()) if answers => true,
         Ok(()) => {
-            println!("{SKIP_MARK}this kernel's seccomp cannot let a call pass after a look");
+            skip("this kernel's seccomp cannot let a call pass after a look");
             false
         }
         Err(error) => {
-            println!("{SKIP_MARK}no seccomp listener: {error}");
+            skip(format_args!("no seccomp listener: {error}"));
             false
         }
     }

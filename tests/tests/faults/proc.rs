@@ -5,7 +5,7 @@ use std::path::Path;
 
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{Launch, doctor_through, has_program, program};
-use reaper_tests::expect::SKIP_MARK;
+use reaper_tests::expect::skip;
 use reaper_tests::wait::Deadline;
 use reaper_user::torture::kernel_before;
 use rustix::io::Errno;
@@ -36,7 +36,7 @@ fn setpriv_if_possible() -> Option<String> {
         (None, None) => "no setpriv here".to_owned(),
         (None, Some(setpriv)) => return Some(setpriv.to_str()?.to_owned()),
     };
-    println!("{SKIP_MARK}{reason}");
+    skip(format_args!("{reason}"));
     None
 }
 

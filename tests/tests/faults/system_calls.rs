@@ -60,7 +60,10 @@ fn each_fails_once(rows: Vec<Row>) {
                 };
                 match until_clean(row, errno, footing, since, cap) {
                     Ok(struck) => has_struck |= struck > 0,
-                    Err(failure) => failures.push(failure),
+                    Err(failure) => {
+                        has_struck = true;
+                        failures.push(failure);
+                    }
                 }
             }
             if !has_struck {

@@ -132,7 +132,9 @@ pub(crate) fn looks() -> Vec<Row> {
             &[E::INTR, E::NOSYS, E::NOMEM, E::PERM],
         )
         .on(PIDFDS),
+        // Of the lock, too.
         Row::new("fstat", FSTAT, &[E::NOMEM, E::PERM, E::ACCESS])
+            .may_refuse()
             .on(PIDFDS)
             .file_may_stay(),
         Row::new("kill", &[libc::SYS_kill], &[E::PERM, E::NOSYS]).on(LOOKS),
@@ -284,7 +286,7 @@ pub(crate) fn serving() -> Vec<Row> {
         Row::new("mkdir", MKDIR, &[E::ACCESS, E::NOSPC, E::ROFS]).may_refuse(),
         Row::new("flock", &[libc::SYS_flock], &[E::NOLCK, E::INTR, E::AGAIN]).may_refuse(),
         Row::new("ftruncate", &[libc::SYS_ftruncate], &[E::IO, E::ROFS]).may_refuse(),
-        Row::new("lseek", &[libc::SYS_lseek], &[E::INVAL]),
+        Row::new("lseek", &[libc::SYS_lseek], &[E::INVAL]).may_refuse(),
         // By what is written: the log, and the end of the line in the lock file. A wake-up of the
         // runtime, which is eight bytes to an eventfd, does not fail.
         Row::new(

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::thread;
 
 use reaper_tests::daemon::{Launch, TestDaemon, reaperd};
-use reaper_tests::expect::SKIP_MARK;
+use reaper_tests::expect::skip;
 use reaper_user::clock::monotonic_ns;
 use reaper_user::torture::kernel_before;
 use reaper_user::victims::{Kind, Victim};
@@ -143,7 +143,7 @@ fn a_number_that_was_used_again_while_the_daemon_slept_is_another_process() {
                 heir.kill().unwrap();
                 events.removal_of("heir");
             }
-            Err(error) => println!("{SKIP_MARK}no process under a chosen pid here: {error}"),
+            Err(error) => skip(format_args!("no process under a chosen pid here: {error}")),
         }
         daemon.stop();
     }

@@ -16,7 +16,7 @@ mod crowds;
 mod deaths;
 
 use reaper_tests::daemon::{TestDaemon, has_program};
-use reaper_tests::expect::{self, SKIP_MARK, State};
+use reaper_tests::expect::{self, State, skip};
 
 /// Whether this source works for the daemon; a skip says why not, and fails where it is required.
 fn works(daemon: &TestDaemon, source: &str) -> bool {
@@ -30,12 +30,12 @@ fn works(daemon: &TestDaemon, source: &str) -> bool {
 /// Whether we are root and have these programs.
 fn root_with(programs: &[&str]) -> bool {
     if !rustix::process::geteuid().is_root() {
-        println!("{SKIP_MARK}not root");
+        skip("not root");
         return false;
     }
     let missing: Vec<_> = programs.iter().filter(|name| !has_program(name)).collect();
     if !missing.is_empty() {
-        println!("{SKIP_MARK}no {missing:?} here");
+        skip(format_args!("no {missing:?} here"));
     }
     missing.is_empty()
 }

@@ -3,12 +3,13 @@
 use std::{io, path::Path, thread};
 
 use reaper_ebpf::probe;
+use reaper_tests::expect::skip_without;
 use reaper_tests::sys::unshare_namespaces;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
 use super::{
     check_kill_is_marked,
-    loaded::{Probe, Variant, skip},
+    loaded::{Probe, Variant},
 };
 
 #[test]
@@ -18,7 +19,7 @@ fn the_classic_tracepoint_marks_as_well() {
         if !Path::new("/sys/kernel/tracing/events").exists()
             && let Err(error) = mount_tracefs()
         {
-            return skip("ebpf", &format!("no tracefs: {error}"));
+            return skip_without("ebpf", format_args!("no tracefs: {error}"));
         }
         let attached = Probe::attached(Variant::Classic, probe::DEFAULT_DOORBELL_BYTES);
         let Some(mut probe) = attached else { return };

@@ -5,13 +5,15 @@ use std::{collections::HashSet, env, process::Command, thread};
 use aya::{Ebpf, EbpfLoader, maps::HashMap, programs::SocketFilter};
 use reaper_ebpf::{filter, objects, probe};
 use reaper_tests::connector::{Connector, Operation, ProcEvent};
+use reaper_tests::expect::skip_without;
+use reaper_tests::wait::eventually;
 use reaper_user::victims::Kind;
 use rustix::{
     net::{AddressFamily, SocketType},
     thread::{CapabilitySet, CapabilitySets, set_capabilities},
 };
 
-use super::loaded::{Probe, Variant, Victim, chain, eventually, skip};
+use super::loaded::{Probe, Variant, Victim, chain};
 
 fn loaded(canary: u32) -> Result<Ebpf, String> {
     let mut ebpf = EbpfLoader::new()
@@ -33,16 +35,16 @@ fn program(ebpf: &mut Ebpf) -> &mut SocketFilter {
 fn only_watched_exits_and_acks_pass() {
     let mut ebpf = match loaded(std::process::id()) {
         Ok(ebpf) => ebpf,
-        Err(reason) => return skip("ebpf", &reason),
+        Err(reason) => return skip_without("ebpf", reason),
     };
     let connector = match Connector::join() {
         Ok(connector) => connector,
-        Err(error) => return skip("netlink", &format!("no connector socket: {error}")),
+        Err(error) => return skip_without("netlink", format_args!("no connector socket: {error}")),
     };
     program(&mut ebpf).attach(&connector).unwrap();
     match connector.ask(Operation::Listen) {
         Ok(acknowledged) => assert!(acknowledged, "the ack has not passed"),
-        Err(error) => return skip("netlink", &format!("cannot subscribe: {error}")),
+        Err(error) => return skip_without("netlink", format_args!("cannot subscribe: {error}")),
     }
 
     let mut watched: HashMap<_, u32, u32> = ebpf
@@ -103,7 +105,7 @@ fn privileged() -> bool {
     let needed = CapabilitySet::BPF | CapabilitySet::PERFMON;
     let yes = env::var_os(KEEP).is_some() || effective.contains(needed);
     if !yes {
-        skip("ebpf", "neither root nor CAP_BPF and CAP_PERFMON");
+        skip_without("ebpf", "neither root nor CAP_BPF and CAP_PERFMON");
     }
     yes
 }

@@ -1,11 +1,6 @@
 //! A loaded probe, victims to watch with it, and waiting.
 
-use std::{
-    fs,
-    io::Error,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, io::Error, time::Instant};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -14,18 +9,9 @@ use aya::{
 };
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
 use reaper_tests::daemon::reaperd;
+use reaper_tests::expect::skip_without;
 use reaper_user::sources::ebpf::btf;
 use reaper_user::victims::{self, Kind};
-
-/// Prints why a test says nothing here, or fails it where the capability was asked for.
-pub(crate) fn skip(capability: &str, reason: &str) {
-    let required = std::env::var("REAPER_REQUIRE").unwrap_or_default();
-    assert!(
-        !required.split(',').any(|name| name.trim() == capability),
-        "REAPER_REQUIRE has {capability}, but {reason}"
-    );
-    println!("skipped, needs {capability}: {reason}");
-}
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(crate) enum Variant {
@@ -47,7 +33,7 @@ impl Probe {
         match Self::try_attached(variant, doorbell_bytes) {
             Ok(probe) => Some(probe),
             Err(reason) => {
-                skip("ebpf", &reason);
+                skip_without("ebpf", reason);
                 None
             }
         }
@@ -167,19 +153,6 @@ impl Stopwatch {
     fn lap(&mut self, what: &str) {
         println!("{:>9.3} ms {what}", self.0.elapsed().as_secs_f64() * 1e3);
         self.0 = Instant::now();
-    }
-}
-
-/// Polls until something holds, and fails after a minute, which emulated machines need.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a test's deadline may stop during suspend"
-)]
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_mins(1);
-    while !holds() {
-        assert!(Instant::now() < deadline, "not within a minute: {what}");
-        thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -14,8 +14,9 @@ mod loaded;
 
 use std::{collections::HashSet, process::Command, thread};
 
-use loaded::{Probe, Variant, Victim, eventually, stat_field};
+use loaded::{Probe, Variant, Victim, stat_field};
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, probe};
+use reaper_tests::wait::eventually;
 use reaper_user::victims::Kind;
 use rustix::time::{ClockId, clock_gettime};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use reaper_tests::daemon::{Events, TestDaemon};
-use reaper_tests::expect::{SKIP_MARK, measured};
+use reaper_tests::expect::{measured, skip};
 use reaper_tests::nursery::{Nursery, kill};
 use reaper_tests::wait::{Deadline, eventually};
 use reaper_user::client::ClientError;
@@ -36,7 +36,7 @@ fn without_pidfds_none_is_missed_either() {
     // Enough for a descriptor of every process's entry in /proc.
     let daemon = daemon_without_pidfds(&NO_SWEEP, 4_096);
     if working(&daemon, &["netlink", "ebpf"]).is_empty() {
-        println!("{SKIP_MARK}without pidfds there is no source of events here");
+        skip("without pidfds there is no source of events here");
         return;
     }
     Toll::of(daemon).take("deaths without pidfds", share(2_000, 200));
@@ -50,7 +50,7 @@ fn with_one_source_alone_no_end_during_registration_is_forgotten() {
         let flags = ["--sources", source, NO_SWEEP[0], NO_SWEEP[1]];
         let daemon = daemon_without_pidfds(&flags, 4_096);
         if working(&daemon, &[source]).is_empty() {
-            println!("{SKIP_MARK}{source} does not work here");
+            skip(format_args!("{source} does not work here"));
             continue;
         }
         let mut toll = Toll::of(daemon);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reaper_registry::Token;
 use reaper_tests::daemon::{Events, TestDaemon};
-use reaper_tests::expect::SKIP_MARK;
+use reaper_tests::expect::skip;
 use reaper_tests::nursery::{Kind, Nursery, Twins, kill};
 use reaper_tests::wait::{Deadline, PATIENCE};
 use reaper_user::client::{Client, Registered};
@@ -135,7 +135,7 @@ impl Play {
                 // It went to a stranger, which proves nothing.
                 Err(error) if is(&error, Errno::EXIST) => self.ledger.open(&first, 0, token),
                 Err(error) if is(&error, Errno::PERM) && !is_root() => {
-                    println!("{SKIP_MARK}no process under a chosen pid here: {error}");
+                    skip(format_args!("no process under a chosen pid here: {error}"));
                     return None;
                 }
                 Err(error) => panic!("twins: {error}"),

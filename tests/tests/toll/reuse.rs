@@ -3,7 +3,7 @@
 //! can pass for the dead: that is the declared weaker mode, and here is how often it happens.
 
 use reaper_tests::daemon::TestDaemon;
-use reaper_tests::expect::{SKIP_MARK, measured};
+use reaper_tests::expect::{measured, skip};
 use reaper_tests::wait::eventually;
 
 use crate::play::{Life, Play, When};
@@ -70,7 +70,7 @@ fn number_only(sources: &str, when: When, must_see_all: bool) {
     let flags = ["--sources", sources, "--sweep-interval", QUICK_SWEEP];
     let daemon = daemon_without_pidfds(&flags, FEW_DESCRIPTORS);
     if working(&daemon, &[sources]).is_empty() {
-        println!("{SKIP_MARK}{sources} does not work here");
+        skip(format_args!("{sources} does not work here"));
         return;
     }
     let mut play = Play::new(daemon);

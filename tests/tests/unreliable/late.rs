@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use reaper_tests::daemon::reaperd;
-use reaper_tests::expect::SKIP_MARK;
+use reaper_tests::expect::skip;
 use reaper_tests::wait::{Deadline, eventually};
 use reaper_user::Source;
 use reaper_user::faults::Plan;
@@ -65,7 +65,7 @@ fn an_heir_outlives_the_event(stage: &Stage, source: Source, round: u32) -> bool
             return true;
         }
         Err(error) => {
-            println!("{SKIP_MARK}no process under a chosen pid here: {error}");
+            skip(format_args!("no process under a chosen pid here: {error}"));
             return false;
         }
     };

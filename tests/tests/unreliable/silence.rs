@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reaper_tests::connector::{Connector, Operation};
 use reaper_tests::daemon::reaperd;
-use reaper_tests::expect::{self, SKIP_MARK};
+use reaper_tests::expect::{self, skip};
 use reaper_tests::sys;
 use reaper_tests::wait::{eventually, within};
 use reaper_user::registry::SourceHealth;
@@ -169,7 +169,9 @@ fn a_probe_that_was_detached_is_noticed_and_attached_anew() {
             .map(|(descriptor, _)| descriptor)
             .collect();
         let [link] = links[..] else {
-            println!("{SKIP_MARK}the link to the tracepoint does not show: {links:?}");
+            skip(format_args!(
+                "the link to the tracepoint does not show: {links:?}"
+            ));
             return;
         };
         let nothing = File::open("/dev/null").unwrap();
@@ -184,7 +186,7 @@ fn a_probe_that_was_detached_is_noticed_and_attached_anew() {
 #[test]
 fn a_stranger_who_leaves_too_often_does_not_deafen_us_for_good() {
     if !rustix::process::geteuid().is_root() {
-        println!("{SKIP_MARK}not root");
+        skip("not root");
         return;
     }
     // On an old kernel it deafens everybody in this process too, for as long.

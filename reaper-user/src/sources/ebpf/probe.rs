@@ -51,7 +51,7 @@ impl fmt::Display for Variant {
 
 impl Probe {
     /// Loads and attaches. Blocks for tens of milliseconds.
-    pub(super) fn attach() -> Result<Self, SourceError> {
+    pub(super) fn attach(doorbell_bytes: u32) -> Result<Self, SourceError> {
         namespaces::must_see_initial_pids()?;
         let blob = fs::read(btf::VMLINUX).map_err(|error| {
             SourceError::new(
@@ -76,6 +76,7 @@ impl Probe {
         let mut program = loader
             .override_global(probe::globals::CANARY_TGID, &ourselves, true)
             .override_global(probe::globals::BOOT_OFFSET_NS, &boot_offset_ns, true)
+            .map_max_entries(probe::MAP_DOORBELL, doorbell_bytes)
             .load(objects::PROBE)
             .map_err(|error| refused(&error))?;
         let (variant, attached) = match attach_btf(&mut program) {

@@ -1,0 +1,88 @@
+//! A control group (cgroup v2, Linux 4.5 and newer) for a test to put processes into.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::wait::eventually;
+
+/// A group of our own below the root. Dropped, it is thawed, its processes are killed and it goes.
+#[derive(Debug)]
+pub struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// An empty one of this name, or the reason why there is none.
+    pub fn new(name: &str) -> Result<Self, String> {
+        let root = root().ok_or("no cgroup2 is mounted")?;
+        let path = root.join(format!("reaperd-test-{}-{name}", std::process::id()));
+        fs::create_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// As above; its processes can use so much memory together, and beyond that one is killed.
+    pub fn with_memory(name: &str, bytes: u64) -> Result<Self, String> {
+        let group = Self::new(name)?;
+        let offer = || {
+            let root = group.0.parent().unwrap_or(&group.0);
+            fs::write(root.join("cgroup.subtree_control"), "+memory")?;
+            group.set("memory.max", &bytes.to_string())
+        };
+        offer().map_err(|error| format!("no limit of memory: {error}"))?;
+        Ok(group)
+    }
+
+    /// The file into which a process writes its number to become a member.
+    pub fn door(&self) -> PathBuf {
+        self.0.join("cgroup.procs")
+    }
+
+    /// Makes a process a member.
+    pub fn add(&self, pid: u32) -> io::Result<()> {
+        fs::write(self.door(), pid.to_string())
+    }
+
+    /// Has none of its processes run any more, and returns when none does (Linux 5.2 and newer).
+    pub fn freeze(&self) -> io::Result<()> {
+        self.set("cgroup.freeze", "1")?;
+        eventually("the group is frozen", || {
+            self.count("cgroup.events", "frozen") == Some(1)
+        });
+        Ok(())
+    }
+
+    /// The number behind a word in one of its files.
+    pub fn count(&self, file: &str, word: &str) -> Option<u64> {
+        let text = fs::read_to_string(self.0.join(file)).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(word))?;
+        line.trim().parse().ok()
+    }
+
+    fn set(&self, file: &str, value: &str) -> io::Result<()> {
+        fs::write(self.0.join(file), value)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        self.set("cgroup.freeze", "0").unwrap_or_default();
+        let members = fs::read_to_string(self.door()).unwrap_or_default();
+        let numbers = members.lines().filter_map(|line| line.parse().ok());
+        for pid in numbers.filter_map(Pid::from_raw) {
+            kill_process(pid, Signal::KILL).unwrap_or_default();
+        }
+        // Refused as long as somebody in it is not reaped, which is then its parent's to do.
+        fs::remove_dir(&self.0).unwrap_or_default();
+    }
+}
+
+/// Where the hierarchy is mounted.
+fn root() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let mut fields = mounts.lines().map(|line| line.split(' '));
+    fields.find_map(|mut fields| {
+        let (_, at, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| Path::new(at).to_owned())
+    })
+}
