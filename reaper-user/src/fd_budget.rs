@@ -3,11 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::sys::limits;
+
 /// What is never shared out: the runtime, the sources, the socket, the standard streams, and what a
 /// look at a process opens for its length.
 const RESERVED: usize = 24;
 /// Of the rest, the share that may pin processes; the rest is for connections and files.
 const SHARE_PERCENT: usize = 60;
+/// Taken for the limit where it cannot be read: the lowest that systems come with.
+const UNKNOWN_LIMIT: usize = 256;
 
 /// The budget. What it runs out of is strength of identity, never sessions.
 #[derive(Debug)]
@@ -68,8 +74,10 @@ pub fn left_by_processes() -> usize {
 }
 
 fn open_file_limit() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.map_or(usize::MAX, |limit| {
+    let Ok(limits) = limits::open_files() else {
+        return UNKNOWN_LIMIT;
+    };
+    limits.current.map_or(usize::MAX, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)
     })
 }
@@ -81,13 +89,14 @@ fn share_of(limit: usize) -> usize {
 
 /// Raises the soft limit of open descriptors to the hard one.
 pub fn raise_open_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limits = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limits.maximum,
-        maximum: limits.maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+    let raised = limits::open_files().and_then(|limits| {
+        let raised = Rlimit {
+            current: limits.maximum,
+            ..limits
+        };
+        Ok(setrlimit(Resource::Nofile, raised)?)
+    });
+    if let Err(error) = raised {
         log::warn!("cannot raise the limit of open descriptors: {error}");
     }
 }

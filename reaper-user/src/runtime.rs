@@ -8,6 +8,9 @@ use std::thread;
 
 use tokio::runtime::{Builder, Runtime};
 
+#[cfg(all(target_os = "linux", feature = "ebpf"))]
+use crate::sys::allocator::give_back_freed;
+
 /// Builds a runtime with all that its drivers offer.
 ///
 /// Where tokio gets no thread or no socket pair it panics, and the panic then waits for the workers
@@ -29,7 +32,8 @@ pub(crate) fn build(mut builder: Builder) -> io::Result<Runtime> {
     built
 }
 
-/// Does work that takes a processor's time for milliseconds on a thread of its own.
+/// Does work that takes a processor's time for milliseconds on a thread of its own. It may take tens
+/// of megabytes too, as the kernel's types do: those do not stay with us.
 #[cfg(all(target_os = "linux", feature = "ebpf"))]
 pub(crate) async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
@@ -38,6 +42,10 @@ pub(crate) async fn on_a_thread<T: Send + 'static>(
     thread::Builder::new()
         .name("load".to_owned())
         // Whoever waited may have been told to stop.
-        .spawn(move || done.send(work()).unwrap_or(()))?;
+        .spawn(move || {
+            let outcome = work();
+            give_back_freed();
+            done.send(outcome).unwrap_or(());
+        })?;
     outcome.await.map_err(io::Error::other)
 }

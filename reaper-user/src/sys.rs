@@ -2,10 +2,13 @@
 //! only place in this crate where `unsafe` may stand. One call a function, owned descriptors at the
 //! border, and nothing decided here.
 
+#[cfg(all(target_os = "linux", feature = "ebpf"))]
+pub(crate) mod allocator;
 #[cfg(target_os = "linux")]
 pub(crate) mod cbpf;
 #[cfg(target_os = "linux")]
 pub(crate) mod cn_proc;
+pub(crate) mod limits;
 #[cfg(target_os = "linux")]
 mod linux_table;
 #[cfg(target_os = "linux")]

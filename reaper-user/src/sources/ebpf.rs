@@ -69,6 +69,7 @@ async fn run_with(context: Context, doorbell_bytes: u32) -> Result<Infallible, S
     } = on_a_thread(move || Probe::attach(doorbell_bytes))
         .await
         .map_err(no_thread)??;
+
     // Detaches when this function ends, and not before.
     let _program = program;
     let readiness = doorbell

@@ -28,7 +28,7 @@ fn what_fails_from_the_start_is_done_without() {
     if !is_possible() {
         return;
     }
-    let cases: [(c_long, &[Errno]); 5] = [
+    let cases: [(c_long, &[Errno]); 6] = [
         (
             libc::SYS_pidfd_open,
             &[E::NOSYS, E::PERM, E::MFILE, E::INVAL],
@@ -37,6 +37,7 @@ fn what_fails_from_the_start_is_done_without() {
         (libc::SYS_setsockopt, &[E::PERM]),
         (libc::SYS_fstatfs, &[E::NOSYS]),
         (libc::SYS_capset, &[E::PERM]),
+        (libc::SYS_prlimit64, &[E::PERM]),
     ];
     for (call, errnos) in cases {
         for &errno in errnos {

@@ -21,11 +21,13 @@ const SESSIONS_HELD: u64 = 1_024 + 4_096 / 2;
 const SESSION_BYTES: u64 = 4_096 + 64 * 64 + 2_048;
 /// Who follows the events and never reads one.
 const DEAF: usize = 64;
-/// What is buffered for each.
-const DEAF_BYTES: u64 = 64 * 1_024;
-/// The daemon's own code and data, and the kernel's maps for its probe.
-const ITSELF: u64 = 16 << 20;
-const BOUND: u64 = SESSIONS_HELD * SESSION_BYTES + DEAF as u64 * DEAF_BYTES + ITSELF;
+/// What is buffered for each, by us and by its socket (`net.core.wmem_default`).
+const DEAF_BYTES: u64 = 64 * 1_024 + 212_992;
+/// The whole list as text, in a buffer that grows by doubling.
+const LIST: u64 = SESSIONS as u64 * SESSION_BYTES * 2;
+/// What the daemon needs by itself: most at its start, when it reads the kernel's types.
+const ITSELF: u64 = 48 << 20;
+const BOUND: u64 = SESSIONS_HELD * SESSION_BYTES + DEAF as u64 * DEAF_BYTES + LIST + ITSELF;
 
 fn registers_as_much_as_it_may(daemon: &TestDaemon, round: usize, pid: u32) {
     let details = json!({

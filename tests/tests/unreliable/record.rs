@@ -111,6 +111,14 @@ impl Record {
     /// I3: one registration and then at most one removal for each entry, never two live entries of
     /// one id, and the hooks were called for the same and in the same order.
     pub(crate) fn is_one_true_story(&mut self, hooks: &HookCalls) {
+        // Hooks run on threads of their own, and whoever ends with the test may be told of meanwhile.
+        eventually("the hooks have been told the same", || {
+            self.told() == hooks.by_entry()
+        });
+    }
+
+    /// What the events say that the hooks have to be told.
+    fn told(&mut self) -> HashMap<EntryId, Vec<Called>> {
         let mut live: HashMap<SessionId, EntryId> = HashMap::new();
         let mut told: HashMap<EntryId, Vec<Called>> = HashMap::new();
         for event in self.read() {
@@ -136,9 +144,6 @@ impl Record {
             let once = [Called::Registered, Called::Deregistered];
             assert_eq!(calls[..], once[..calls.len()]);
         }
-        // Hooks run on threads of their own.
-        eventually("the hooks have been told the same", || {
-            hooks.by_entry() == told
-        });
+        told
     }
 }

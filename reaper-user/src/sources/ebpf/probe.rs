@@ -317,7 +317,7 @@ impl Counters {
 
 /// The exits, anybody's, for which the kernel did not run the probe, because a task in the middle of it
 /// had lost that CPU to the one that exits. A kernel whose tracepoints cannot be preempted has none;
-/// on 7.3, emulated, 33 of 200 processes that were killed together were missed so.
+/// on 7.3, emulated, up to 90 of 200 processes that were killed together were missed so.
 pub(super) struct Misses(OwnedFd);
 
 impl Misses {

@@ -1,0 +1,31 @@
+//! The limit of open descriptors. rustix takes reading it for a call that cannot fail, and where a
+//! seccomp filter has it fail, reads what nobody has written.
+#![expect(unsafe_code, reason = "rustix has no getrlimit that can fail")]
+
+use std::io;
+
+use rustix::process::Rlimit;
+
+/// How many descriptors this process may have open.
+pub(crate) fn open_files() -> io::Result<Rlimit> {
+    let mut limits = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: writes one structure, which is ours (getrlimit(2)).
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Rlimit {
+        current: unless_infinite(limits.rlim_cur),
+        maximum: unless_infinite(limits.rlim_max),
+    })
+}
+
+/// The type is signed on FreeBSD and not elsewhere.
+fn unless_infinite(limit: libc::rlim_t) -> Option<u64> {
+    if limit == libc::RLIM_INFINITY {
+        return None;
+    }
+    u64::try_from(i128::from(limit)).ok()
+}
