@@ -6,6 +6,7 @@
 //! nothing is printed and nothing is expected of a source but the truth.
 
 mod endings;
+mod kernel_version;
 mod registration;
 mod reuse;
 mod stage;
@@ -16,8 +17,8 @@ use std::time::Duration;
 
 use reaper_registry::Source;
 
+pub use kernel_version::kernel_before;
 pub use stage::{Observed, Stage};
-pub use survivors::kernel_before;
 
 /// One case of the contract.
 #[derive(Debug)]

@@ -164,18 +164,21 @@ fn test_xtask() -> Result<()> {
 }
 
 /// What each kernel and role offers, what the daemon makes of it, and a share of the toll as root;
-/// and the contract on the oldest and the newest kernel. The other suites take minutes a guest under
-/// emulation; they run on the host above, and everywhere by `cargo xtask vm`.
+/// and on the oldest and the newest kernel the contract, and the faults that are put upon a whole
+/// machine. The other suites take minutes a guest under emulation; they run on the host above, and
+/// everywhere by `cargo xtask vm`.
 fn vms() -> Result<()> {
     let xtask = std::env::current_exe()?;
     let shares = ["vm", "--suite", "guest,roles,toll"].as_slice();
-    let contract = ["vm", "--suite", "contract", "--role", "root"].as_slice();
-    let ends_of_the_list = ["--kernel", "5.10,newest"].as_slice();
+    let contract = ["vm", "--suite", "contract"].as_slice();
+    let machine = ["vm", "--suite", "faults", "--filter", "machine::"].as_slice();
+    let ends_of_the_list = ["--kernel", "5.10,newest", "--role", "root"].as_slice();
     // Several times what a guest needs: one that hangs must not take all of CI's time.
     let limit = ["--time-limit", "900"].as_slice();
     for run in [
         [shares, limit].concat(),
         [contract, ends_of_the_list, limit].concat(),
+        [machine, ends_of_the_list, limit].concat(),
     ] {
         execute(&mut command(&xtask.to_string_lossy(), &run)?)?;
     }

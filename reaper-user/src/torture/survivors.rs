@@ -4,6 +4,7 @@ use reaper_registry::ExitStatus;
 use rustix::process::Signal;
 
 use super::Fault;
+use super::kernel_version::kernel_before;
 use super::stage::{KILLED, Stage, Watching};
 use crate::victims::{Kind, Victim};
 
@@ -89,14 +90,4 @@ fn linux_only(what: &str) -> Result<(), Fault> {
         return Ok(());
     }
     Err(Fault::Impossible(format!("{what} exists on Linux alone")))
-}
-
-/// Whether this kernel is older than that; no where it does not say.
-pub fn kernel_before(major: u32, minor: u32) -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = release.split(['.', '-', '+']).map(|part| part.parse().ok());
-    match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(has_major), Some(has_minor)) => (has_major, has_minor) < (major, minor),
-        _ => false,
-    }
 }

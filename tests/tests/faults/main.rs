@@ -10,23 +10,21 @@
     reason = "steps of tests; what was tried and why something was not is printed"
 )]
 
-mod clock;
 mod descriptors;
 mod injection;
 mod lasting;
 mod life;
-mod memory;
+mod machine;
 mod overrun;
 mod proc;
 mod restart;
 mod states;
 mod stopped;
-mod suspend;
 mod system_calls;
 mod table;
 
 use reaper_tests::daemon::TestDaemon;
-use reaper_tests::expect::{self, skip};
+use reaper_tests::expect;
 
 /// How much is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,18 +48,4 @@ fn works(daemon: &TestDaemon, source: &str) -> bool {
         expect::skip_without(source, reason);
     }
     settled.is_ok()
-}
-
-/// Whether this machine is thrown away afterwards and is root's, so that a test may change what
-/// belongs to all of it. A skip says why not.
-fn is_ours(what: &str) -> bool {
-    let role = expect::role();
-    match role.as_deref() {
-        Some("root") => return true,
-        Some(_) => skip(format_args!("only root changes {what}")),
-        None => skip(format_args!(
-            "{what} is changed in a guest of `cargo xtask vm` alone"
-        )),
-    }
-    false
 }

@@ -1,10 +1,8 @@
-//! What happens to a process without ending it: its group is frozen, it becomes another user, its
-//! core is written. The session stays until the end is really there, and then it goes.
+//! What happens to a process without ending it: its group is frozen, it becomes another user. The
+//! session stays until the end is really there, and then it goes.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use reaper_tests::cgroup::Cgroup;
@@ -12,28 +10,18 @@ use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{TestDaemon, program, session_of};
 use reaper_tests::expect::skip;
 use reaper_tests::wait::{Deadline, eventually, within};
-use rustix::process::{Pid, Signal, kill_process};
 
-use crate::is_ours;
 use crate::life::{GONE_WITHIN, SWEEP};
 
 const NOBODY: &str = "65534";
-/// Writes no core: it lets the kernel wait with one until it is told to go on.
-const SLOW_HANDLER: &str = "#!/bin/sh
-: > \"${0%/*}/begun\"
-until [ -e \"${0%/*}/go-on\" ]; do sleep 0.1; done
-";
-/// Whom the kernel starts for a core: `|` and a program.
-const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
-
 /// Daemons that watch one process, each with its own sources.
-struct Watchers {
+pub(crate) struct Watchers {
     daemons: Vec<TestDaemon>,
     session: String,
 }
 
 impl Watchers {
-    fn of(pid: u32) -> Self {
+    pub(crate) fn of(pid: u32) -> Self {
         let sweep = format!("{}ms", SWEEP.as_millis());
         let daemons = ["auto", "pidfd", "sweep"].map(|sources| {
             let daemon = TestDaemon::start(&["--sources", sources, "--sweep-interval", &sweep]);
@@ -46,7 +34,7 @@ impl Watchers {
         }
     }
 
-    fn it_stays(&self) {
+    pub(crate) fn it_stays(&self) {
         let some_sweeps = Deadline::after(6 * SWEEP);
         while !some_sweeps.has_passed() {
             for daemon in &self.daemons {
@@ -56,7 +44,7 @@ impl Watchers {
         }
     }
 
-    fn it_goes(self) {
+    pub(crate) fn it_goes(self) {
         for daemon in self.daemons {
             within(GONE_WITHIN, "the dead is gone", || {
                 !daemon.lists(&self.session)
@@ -110,46 +98,4 @@ fn who_becomes_another_user_stays_until_its_end() {
     victim.kill().unwrap();
     victim.wait().unwrap();
     watchers.it_goes();
-}
-
-/// What the kernel does with cores, as it was before.
-struct CorePattern(String);
-
-impl CorePattern {
-    fn replaced_by(handler: &Path) -> Self {
-        let before = fs::read_to_string(CORE_PATTERN).unwrap();
-        fs::write(CORE_PATTERN, format!("|{}", handler.display())).unwrap();
-        Self(before)
-    }
-}
-
-impl Drop for CorePattern {
-    fn drop(&mut self) {
-        fs::write(CORE_PATTERN, &self.0).unwrap_or_default();
-    }
-}
-
-/// Until its core is written, a process has not ended, and its number is its own.
-#[test]
-fn whose_core_is_being_written_stays_until_that_is_done() {
-    if !is_ours("the handling of cores") {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let handler = folder.path().join("handler");
-    fs::write(&handler, SLOW_HANDLER).unwrap();
-    fs::set_permissions(&handler, Permissions::from_mode(0o755)).unwrap();
-    let pattern = CorePattern::replaced_by(&handler);
-    let mut victim = Command::new("sleep").arg("600").spawn().unwrap();
-    let watchers = Watchers::of(victim.id());
-    kill_process(Pid::from_child(&victim), Signal::QUIT).unwrap();
-    eventually("the core is being written", || {
-        folder.path().join("begun").exists()
-    });
-    watchers.it_stays();
-    assert!(victim.try_wait().unwrap().is_none(), "it has ended already");
-    fs::write(folder.path().join("go-on"), "").unwrap();
-    victim.wait().unwrap();
-    watchers.it_goes();
-    drop(pattern);
 }

@@ -8,12 +8,12 @@ use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{TestDaemon, session_of};
 use reaper_user::clock::{monotonic_ns, now};
 
-use crate::is_ours;
+use super::is_ours;
 use crate::life::the_dead_go_and_the_living_stays;
 
 /// Longer than the age of the old, and whole seconds: the alarm clock has no others.
-const SLEEP: Duration = Duration::from_secs(20);
-const AGE: &str = "15s";
+const SLEEP: Duration = Duration::from_secs(10);
+const AGE: &str = "8s";
 
 /// Has the machine sleep, and returns when it is awake. Answers how much of it no timer has seen.
 fn sleep() -> io::Result<Duration> {

@@ -8,7 +8,7 @@ use reaper_tests::daemon::{TestDaemon, session_of};
 use reaper_user::clock::{monotonic_ns, now};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
-use crate::is_ours;
+use super::is_ours;
 use crate::life::the_dead_go_and_the_living_stays;
 
 const TEN_YEARS: Duration = Duration::from_hours(24 * 3_652);

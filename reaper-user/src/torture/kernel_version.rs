@@ -1,0 +1,11 @@
+//! What some kernels cannot do, by their version, where nothing better tells.
+
+/// Whether this kernel is older than that; no where it does not say.
+pub fn kernel_before(major: u32, minor: u32) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-', '+']).map(|part| part.parse().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(has_major), Some(has_minor)) => (has_major, has_minor) < (major, minor),
+        _ => false,
+    }
+}
