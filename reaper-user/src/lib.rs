@@ -37,6 +37,8 @@ pub mod sources;
 pub mod status;
 mod sys;
 mod systemd;
+#[cfg(test)]
+mod testing;
 #[doc(hidden)]
 pub mod torture;
 pub mod verdict;

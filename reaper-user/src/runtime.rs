@@ -33,7 +33,7 @@ pub(crate) fn build(mut builder: Builder) -> io::Result<Runtime> {
 }
 
 /// Does work that takes a processor's time for milliseconds on a thread of its own. It may take tens
-/// of megabytes too, as the kernel's types do: those do not stay with us.
+/// of megabytes too, as the kernel's types do, and the allocator would keep most of them.
 #[cfg(all(target_os = "linux", feature = "ebpf"))]
 pub(crate) async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,

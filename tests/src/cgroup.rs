@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::wait::eventually;
+use crate::wait::{Deadline, PATIENCE, eventually};
 
-/// A group of our own below the root. Dropped, it is thawed, its processes are killed and it goes.
+/// A group of our own below the root. Dropped, it is thawed, its processes are killed, and it goes.
 #[derive(Debug)]
 pub struct Cgroup(PathBuf);
 
@@ -21,12 +21,17 @@ impl Cgroup {
         Ok(Self(path))
     }
 
-    /// As above; its processes can use so much memory together, and beyond that one is killed.
+    /// As above; its processes can use so much memory together, and beyond that one is killed. That
+    /// groups can be so limited stays as it is then.
     pub fn with_memory(name: &str, bytes: u64) -> Result<Self, String> {
         let group = Self::new(name)?;
         let offer = || {
             let root = group.0.parent().unwrap_or(&group.0);
             fs::write(root.join("cgroup.subtree_control"), "+memory")?;
+            // Not where the kernel does not account for it.
+            if group.0.join("memory.swap.max").exists() {
+                group.set("memory.swap.max", "0")?;
+            }
             group.set("memory.max", &bytes.to_string())
         };
         offer().map_err(|error| format!("no limit of memory: {error}"))?;
@@ -43,16 +48,21 @@ impl Cgroup {
         fs::write(self.door(), pid.to_string())
     }
 
-    /// Has none of its processes run any more, and returns when none does (Linux 5.2 and newer).
+    /// Whether this kernel freezes groups of this kind (Linux 5.2 and newer).
+    pub fn can_be_frozen(&self) -> bool {
+        self.0.join("cgroup.freeze").exists()
+    }
+
+    /// Has none of its processes run any more, and returns when none does.
     pub fn freeze(&self) -> io::Result<()> {
         self.set("cgroup.freeze", "1")?;
         eventually("the group is frozen", || {
-            self.count("cgroup.events", "frozen") == Some(1)
+            self.count("cgroup.events", "frozen ") == Some(1)
         });
         Ok(())
     }
 
-    /// The number behind a word in one of its files.
+    /// The number behind this beginning of a line in one of its files.
     pub fn count(&self, file: &str, word: &str) -> Option<u64> {
         let text = fs::read_to_string(self.0.join(file)).ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix(word))?;
@@ -72,8 +82,11 @@ impl Drop for Cgroup {
         for pid in numbers.filter_map(Pid::from_raw) {
             kill_process(pid, Signal::KILL).unwrap_or_default();
         }
-        // Refused as long as somebody in it is not reaped, which is then its parent's to do.
-        fs::remove_dir(&self.0).unwrap_or_default();
+        // Who was killed just now is a member until it has ended.
+        let soon = Deadline::after(PATIENCE);
+        while fs::remove_dir(&self.0).is_err() && !soon.has_passed() {
+            std::thread::yield_now();
+        }
     }
 }
 

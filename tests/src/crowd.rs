@@ -22,6 +22,11 @@ impl Crowd {
         Ok(crowd)
     }
 
+    /// One that was started otherwise.
+    pub fn of(child: Child) -> Self {
+        Self(vec![child])
+    }
+
     pub fn pids(&self) -> impl Iterator<Item = u32> {
         self.0.iter().map(Child::id)
     }

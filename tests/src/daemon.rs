@@ -201,7 +201,7 @@ impl TestDaemon {
         self.signal(Signal::CONT);
     }
 
-    /// Kills it as nothing can be told of beforehand, and starts another one in its place.
+    /// Kills it without a warning, and starts another one in its place.
     pub fn replaced_by(mut self, launch: &Launch) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

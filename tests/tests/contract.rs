@@ -72,7 +72,7 @@ fn play(name: &str, lineup: Lineup) {
     }
     match case.play(&stage) {
         Ok(()) => {}
-        Err(Fault::Impossible(reason)) => skip(format_args!("{reason}")),
+        Err(Fault::Impossible(reason)) => skip(reason),
         Err(fault) => panic!("{}: {fault}", lineup.name()),
     }
 }

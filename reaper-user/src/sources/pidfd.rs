@@ -178,28 +178,17 @@ impl Arm for PidfdSet {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd as _;
-    use std::process::{Child, Command};
 
     use super::*;
     use crate::hint;
     use crate::process_table;
     use crate::status::StatusBoard;
+    use crate::testing::{Sleeper, skip_without};
     use crate::watch::{Hold, WatchSet};
 
     fn descriptor(hold: &Hold) -> i32 {
         let raw = hold.watched.with_pidfd(|pidfd| Some(pidfd?.as_raw_fd()));
         raw.expect("it is pinned by a pidfd")
-    }
-
-    fn sleeper() -> (Child, Pid) {
-        let child = Command::new("sleep").arg("600").spawn().unwrap();
-        let pid = Pid::new(child.id()).unwrap();
-        (child, pid)
-    }
-
-    fn end(mut child: Child) {
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 
     /// What is ready and was let go of is said of nobody: not of the one who was let go of, though
@@ -210,24 +199,27 @@ mod tests {
         let board = StatusBoard::new(|_| {});
         let budget = FdBudget::new(4);
         let table = process_table::of_this_system();
+        if let Err(refused) = probe(table.as_ref()) {
+            return skip_without("pidfd", refused);
+        }
         let watched = WatchSet::new(table, budget.clone(), hints.clone());
         let set = Arc::new(PidfdSet::new(board.reporter(Source::Pidfd), budget).unwrap());
         let _attachment = watched.attach(set.clone());
         // Other tests open descriptors in between.
         let used_again = (0..100).any(|_| {
-            let (first, pid) = sleeper();
-            let hold = watched.hold(pid).unwrap();
+            let mut first = Sleeper::start();
+            let hold = watched.hold(first.pid()).unwrap();
             let before = descriptor(&hold);
-            end(first);
+            first.end();
             let held_longer = hold.watched.clone();
             drop(hold);
             assert_eq!(pass_on_ready(&set.epoll, &hints).unwrap(), 0);
-            let (second, pid) = sleeper();
+            let mut second = Sleeper::start();
             drop(held_longer);
-            let hold = watched.hold(pid).unwrap();
+            let hold = watched.hold(second.pid()).unwrap();
             assert_eq!(pass_on_ready(&set.epoll, &hints).unwrap(), 0);
             let after = descriptor(&hold);
-            end(second);
+            second.end();
             assert_eq!(pass_on_ready(&set.epoll, &hints).unwrap(), 1);
             let hint = told.try_recv().unwrap();
             assert_eq!(hint.target, Target::Process(hold.watched.id));

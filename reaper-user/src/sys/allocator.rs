@@ -1,5 +1,8 @@
 //! What the allocator keeps.
-#![expect(unsafe_code, reason = "malloc_trim has no safe wrapper")]
+#![cfg_attr(
+    target_env = "gnu",
+    expect(unsafe_code, reason = "malloc_trim has no safe wrapper")
+)]
 
 /// Gives freed memory back to the system where the allocator keeps it for later (glibc). For after a
 /// piece of work that needs much more than the daemon ever does again.

@@ -84,7 +84,9 @@ fn mount_for(role: Role) -> Result<(), String> {
     mount_at("/tmp", "tmpfs", c"mode=1777")?;
     mount_at("/run", "tmpfs", c"mode=0755")?;
     mount_at("/sys/fs/bpf", "bpf", c"mode=0700")?;
-    mount_at("/sys/fs/cgroup", "cgroup2", c"")?;
+    if role == Role::Root {
+        mount_at("/sys/fs/cgroup", "cgroup2", c"")?;
+    }
     if role != Role::NoTracefs {
         mount_at("/sys/kernel/tracing", "tracefs", c"")?;
     }

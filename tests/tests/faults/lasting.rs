@@ -28,7 +28,7 @@ fn what_fails_from_the_start_is_done_without() {
     if !is_possible() {
         return;
     }
-    let cases: [(c_long, &[Errno]); 6] = [
+    let cases: [(c_long, &[Errno]); 5] = [
         (
             libc::SYS_pidfd_open,
             &[E::NOSYS, E::PERM, E::MFILE, E::INVAL],
@@ -37,7 +37,6 @@ fn what_fails_from_the_start_is_done_without() {
         (libc::SYS_setsockopt, &[E::PERM]),
         (libc::SYS_fstatfs, &[E::NOSYS]),
         (libc::SYS_capset, &[E::PERM]),
-        (libc::SYS_prlimit64, &[E::PERM]),
     ];
     for (call, errnos) in cases {
         for &errno in errnos {
@@ -77,6 +76,24 @@ fn what_fails_for_a_while_costs_no_living_session_and_is_made_up_for() {
         let are_all_had = footings.iter().all(|footing| footing.is_to_be_had());
         assert!(has_struck || !are_all_had, "{name} is never called");
     }
+}
+
+/// The lowest one that systems come with: 256, of which processes get 139.
+#[test]
+fn a_limit_of_descriptors_that_cannot_be_read_is_taken_for_a_low_one() {
+    if !is_possible() {
+        return;
+    }
+    let fault = lasting(vec![libc::SYS_prlimit64.into()], Errno::PERM, Since::Start);
+    let mut injection = Injection::new(fault);
+    let launch = Launch::with(&["--sources", "pidfd"]);
+    let mut daemon = launch.spawn_by(|command| injection.spawn(command, &[]));
+    daemon.serves();
+    daemon.settled("pidfd").unwrap();
+    let sources = daemon.sources().sources;
+    let pidfd = sources.iter().find(|one| one.source == "pidfd").unwrap();
+    assert_eq!(pidfd.detail, "budget of 139 descriptors");
+    daemon.stop();
 }
 
 /// Once told "that is not your process" a client would not ask again.

@@ -36,7 +36,7 @@ fn setpriv_if_possible() -> Option<String> {
         (None, None) => "no setpriv here".to_owned(),
         (None, Some(setpriv)) => return Some(setpriv.to_str()?.to_owned()),
     };
-    skip(format_args!("{reason}"));
+    skip(reason);
     None
 }
 

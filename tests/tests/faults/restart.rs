@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use reaper_registry::Token;
 use reaper_tests::crowd::Crowd;
@@ -25,12 +26,22 @@ fn rounds() -> usize {
     }
 }
 
+/// Set when it is dropped, so that no failure leaves the load running.
+struct Over<'flag>(&'flag AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Keeps the daemon busy until it has answered so often, and after that until it is killed.
 fn killed_under_load(daemon: TestDaemon, answers: usize, launch: &Launch) -> TestDaemon {
     let answered = AtomicUsize::new(0);
     let over = AtomicBool::new(false);
     let socket = daemon.socket();
     thread::scope(|scope| {
+        let _over = Over(&over);
         for _ in 0..LOAD {
             scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread()
@@ -40,16 +51,18 @@ fn killed_under_load(daemon: TestDaemon, answers: usize, launch: &Launch) -> Tes
                 let client = Client::new(&socket);
                 while !over.load(Ordering::Relaxed) {
                     let list = runtime.block_on(client.get::<SessionList>("/v1/sessions"));
-                    answered.fetch_add(usize::from(list.is_ok()), Ordering::Relaxed);
+                    match list {
+                        Ok(_) => _ = answered.fetch_add(1, Ordering::Relaxed),
+                        // There is none for a moment, and the next one needs the processor.
+                        Err(_) => thread::sleep(Duration::from_millis(1)),
+                    }
                 }
             });
         }
         eventually("it has answered so often", || {
             answered.load(Ordering::Relaxed) >= answers
         });
-        let next = daemon.replaced_by(launch);
-        over.store(true, Ordering::Relaxed);
-        next
+        daemon.replaced_by(launch)
     })
 }
 

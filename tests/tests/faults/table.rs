@@ -123,6 +123,8 @@ pub(crate) fn looks() -> Vec<Row> {
             OPEN,
             &[E::MFILE, E::NOENT, E::ACCESS, E::NFILE, E::NOMEM, E::PERM],
         )
+        // The lock file among them.
+        .may_refuse()
         .on(ALL),
         Row::new("pread64", &[libc::SYS_pread64], &[E::NOMEM, E::INTR, E::IO]).on(LOOKS),
         Row::new("poll", POLL, &[E::NOMEM, E::INTR]).on(PIDFDS),
@@ -132,12 +134,13 @@ pub(crate) fn looks() -> Vec<Row> {
             &[E::INTR, E::NOSYS, E::NOMEM, E::PERM],
         )
         .on(PIDFDS),
-        // Of the lock, too.
+        // The lock file is looked at as well, and there is no start without it.
         Row::new("fstat", FSTAT, &[E::NOMEM, E::PERM, E::ACCESS])
             .may_refuse()
             .on(PIDFDS)
             .file_may_stay(),
-        Row::new("kill", &[libc::SYS_kill], &[E::PERM, E::NOSYS]).on(LOOKS),
+        // The others know without asking whether the number is in use.
+        Row::new("kill", &[libc::SYS_kill], &[E::PERM, E::NOSYS]).on(&[Footing::Number]),
         Row::new("ioctl", &[libc::SYS_ioctl], &[E::NOTTY, E::PERM, E::INVAL])
             .may_refuse()
             .on(PIDFDS),
@@ -232,14 +235,15 @@ pub(crate) fn process() -> Vec<Row> {
             &[E::MFILE, E::NFILE, E::NOMEM],
         )
         .may_refuse(),
-        Row::new("getrandom", &[libc::SYS_getrandom], &[E::NOSYS, E::PERM]),
+        // Tokens are kept under a random key.
+        Row::new("getrandom", &[libc::SYS_getrandom], &[E::NOSYS, E::PERM]).may_refuse(),
         Row::new("prctl", &[libc::SYS_prctl], &[E::PERM, E::INVAL]),
         Row::new(
             "capget, capset",
             &[libc::SYS_capget, libc::SYS_capset],
             &[E::PERM],
         ),
-        Row::new("prlimit64", &[libc::SYS_prlimit64], &[E::PERM]).may_refuse(),
+        Row::new("prlimit64", &[libc::SYS_prlimit64], &[E::PERM]),
         Row::new(
             "sched_getaffinity",
             &[libc::SYS_sched_getaffinity],

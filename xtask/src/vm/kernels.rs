@@ -19,7 +19,7 @@ use super::matrix::Version;
 pub(crate) const ALIASES: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "newest"];
 
 /// What no test could do without, built in: a guest loads no modules.
-const NEEDED: [&str; 8] = [
+const NEEDED: [&str; 13] = [
     "CONFIG_PROC_EVENTS",
     "CONFIG_BPF_SYSCALL",
     "CONFIG_BPF_EVENTS",
@@ -28,6 +28,11 @@ const NEEDED: [&str; 8] = [
     "CONFIG_DEVTMPFS",
     "CONFIG_SERIAL_8250_CONSOLE",
     "CONFIG_BLK_DEV_INITRD",
+    "CONFIG_MEMCG",
+    "CONFIG_CGROUP_FREEZER",
+    "CONFIG_COREDUMP",
+    "CONFIG_SUSPEND",
+    "CONFIG_RTC_DRV_CMOS",
 ];
 
 /// A kernel image and what it says of itself.

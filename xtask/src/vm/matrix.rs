@@ -47,6 +47,12 @@ const fn suite(name: &'static str, roles: &'static [Role]) -> Suite {
     Suite { name, roles }
 }
 
+/// Whether this suite is run in this role; one that the matrix does not know is run where it is asked for.
+pub(crate) fn is_for(suite: &str, role: Role) -> bool {
+    let known = SUITES.iter().find(|one| one.name == suite);
+    known.is_none_or(|suite| suite.roles.contains(&role))
+}
+
 /// Whether a test may be skipped in this role. Root can do all, but no emulated machine starts a
 /// program twice within a tick; the toll forces a thousand such reuses with processes that are only
 /// forked.

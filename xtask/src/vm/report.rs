@@ -151,15 +151,12 @@ pub(crate) fn page(guests: &[Guest<'_>], outcomes: &[Outcome], failures: &[Strin
         page += &format!("\n## Suite `{suite}`\n\n");
         page += &table(&kernels, |kernel, role| {
             let outcome = cells.get(&(kernel.alias.as_str(), role));
-            let mut own = outcome
-                .into_iter()
-                .flat_map(|it| own_verdicts(suite, it))
-                .peekable();
-            // Most suites are for some roles only.
-            if own.peek().is_none() {
-                return "not run".to_owned();
+            match outcome {
+                Some(outcome) if matrix::is_for(suite, role) => {
+                    Count::of(own_verdicts(suite, outcome).map(|(_, verdict)| verdict)).text()
+                }
+                Some(_) | None => "not run".to_owned(),
             }
-            Count::of(own.map(|(_, verdict)| verdict)).text()
         });
         page += &tests_of(suite, &cells);
     }

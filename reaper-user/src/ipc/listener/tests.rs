@@ -95,7 +95,7 @@ async fn a_folder_that_is_not_private_or_not_ours_or_a_link_is_refused() {
         );
     } else {
         println!("skipped: another user's folder needs root to make");
-        assert!(!reaper_user_requires("root"));
+        assert!(!crate::testing::is_required("root"));
     }
     let nowhere = refusal(&folder.path().join("no/such/s"));
     assert!(matches!(
@@ -109,10 +109,6 @@ async fn a_folder_that_is_not_private_or_not_ours_or_a_link_is_refused() {
         refusal(Path::new("/")),
         ListenError::NoFileName(_)
     ));
-}
-
-fn reaper_user_requires(capability: &str) -> bool {
-    std::env::var("REAPER_REQUIRE").is_ok_and(|list| list.split(',').any(|one| one == capability))
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use crate::fd_budget::FdBudget;
 use crate::hint::ExitWord;
 use crate::hint::{self, HintReceiver};
 use crate::status::StatusBoard;
+use crate::testing::skip_without;
 use crate::watch::WatchSet;
 
 /// For what takes milliseconds on an idle machine.
@@ -31,12 +32,7 @@ async fn available() -> bool {
     let Err(SourceError { reason, remedy }) = Subscription::open(&filter, TINY_BUFFER).await else {
         return true;
     };
-    let required = std::env::var("REAPER_REQUIRE").unwrap_or_default();
-    assert!(
-        !required.split(',').any(|name| name == "netlink"),
-        "netlink is required: {reason}"
-    );
-    println!("skipped: no proc connector: {reason} ({remedy})");
+    skip_without("netlink", format_args!("{reason} ({remedy})"));
     false
 }
 

@@ -3,8 +3,8 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
 
+use reaper_tests::crowd::Crowd;
 use reaper_tests::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -14,7 +14,7 @@ use crate::states::Watchers;
 /// Writes no core: it lets the kernel wait with one until it is told to go on.
 const SLOW_HANDLER: &str = "#!/bin/sh
 : > \"${0%/*}/begun\"
-until [ -e \"${0%/*}/go-on\" ]; do sleep 0.1; done
+until [ -e \"${0%/*}/go-on\" ] || [ ! -e \"$0\" ]; do sleep 0.1; done
 ";
 /// Whom the kernel starts for a core: `|` and a program.
 const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
@@ -47,16 +47,19 @@ fn whose_core_is_being_written_stays_until_that_is_done() {
     fs::write(&handler, SLOW_HANDLER).unwrap();
     fs::set_permissions(&handler, Permissions::from_mode(0o755)).unwrap();
     let pattern = CorePattern::replaced_by(&handler);
-    let mut victim = Command::new("sleep").arg("600").spawn().unwrap();
-    let watchers = Watchers::of(victim.id());
-    kill_process(Pid::from_child(&victim), Signal::QUIT).unwrap();
+    let victim = Crowd::start(1).unwrap();
+    let pid = victim.pids().next().unwrap();
+    let watchers = Watchers::of(pid);
+    let number = Pid::from_raw(pid.cast_signed()).unwrap();
+    kill_process(number, Signal::QUIT).unwrap();
     eventually("the core is being written", || {
         folder.path().join("begun").exists()
     });
     watchers.it_stays();
-    assert!(victim.try_wait().unwrap().is_none(), "it has ended already");
+    let status = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status().contains("\nCoreDumping:\t1\n"), "{}", status());
     fs::write(folder.path().join("go-on"), "").unwrap();
-    victim.wait().unwrap();
     watchers.it_goes();
+    assert!(status().contains("\nState:\tZ"), "{}", status());
     drop(pattern);
 }

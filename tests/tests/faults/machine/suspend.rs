@@ -12,19 +12,23 @@ use super::is_ours;
 use crate::life::the_dead_go_and_the_living_stays;
 
 /// Longer than the age of the old, and whole seconds: the alarm clock has no others.
-const SLEEP: Duration = Duration::from_secs(10);
-const AGE: &str = "8s";
+const SLEEP: Duration = Duration::from_secs(20);
+const AGE: Duration = Duration::from_secs(15);
 
 /// Has the machine sleep, and returns when it is awake. Answers how much of it no timer has seen.
 fn sleep() -> io::Result<Duration> {
-    let alarm = "/sys/class/rtc/rtc0/wakealarm";
-    fs::write(alarm, "0")?;
-    fs::write(alarm, format!("+{}", SLEEP.as_secs()))?;
+    set_alarm("0")?;
+    set_alarm(&format!("+{}", SLEEP.as_secs()))?;
     let (boot, timers) = (now().boot.as_nanos(), monotonic_ns());
-    fs::write("/sys/power/state", "mem")?;
+    let slept = fs::write("/sys/power/state", "mem");
     let passed = now().boot.as_nanos() - boot;
     let run = monotonic_ns() - timers;
-    Ok(Duration::from_nanos(passed - run))
+    set_alarm("0")?;
+    slept.map(|()| Duration::from_nanos(passed.saturating_sub(run)))
+}
+
+fn set_alarm(when: &str) -> io::Result<()> {
+    fs::write("/sys/class/rtc/rtc0/wakealarm", when)
 }
 
 #[test]
@@ -32,7 +36,8 @@ fn a_sleep_is_part_of_a_sessions_age_and_no_end_of_a_process() {
     if !is_ours("the machine's sleep") {
         return;
     }
-    let old = TestDaemon::start(&["--ttl", AGE]);
+    let age = format!("{}s", AGE.as_secs());
+    let old = TestDaemon::start(&["--ttl", &age, "--sweep-interval", "500ms"]);
     let young = TestDaemon::start(&["--ttl", "10m"]);
     let mut of_old = old.events();
     let crowd = Crowd::start(1).unwrap();
@@ -40,9 +45,14 @@ fn a_sleep_is_part_of_a_sessions_age_and_no_end_of_a_process() {
     for daemon in [&old, &young] {
         daemon.register_all(crowd.pids());
     }
+    let awake_since = monotonic_ns();
     let slept = sleep().unwrap();
     assert!(slept > SLEEP / 2, "it slept for {slept:?}");
-    assert_eq!(of_old.removal_of(&session).told.cause, "expired");
+    let removal = of_old.removal_of(&session);
+    assert_eq!(removal.told.cause, "expired");
+    // By the clock that stands still in between it was not of age yet.
+    let awake = Duration::from_nanos(removal.at_ns - awake_since);
+    assert!(awake < AGE, "it took {awake:?} without the sleep");
     the_dead_go_and_the_living_stays(&young, &crowd, || {});
     drop(of_old);
     old.stop();
