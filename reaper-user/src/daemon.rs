@@ -105,6 +105,7 @@ pub async fn run_until(
         epoch,
         events,
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        lists: ipc::list::Room::default(),
     });
     let (stop_sender, stop_receiver) = watch::channel(false);
     systemd::notify("READY=1");

@@ -24,6 +24,8 @@
 //! - Events come in the order of their numbers. A number that a reader missed is inside of a `gap`.
 //! - A `snapshot` holds the state after the event whose number it bears, and before the next one.
 //! - Nothing waits for a reader. One that lags behind the ring of 4,096 events gets a `gap`.
+//! - A list is the state of one moment. If others have yet to read 64 MiB of lists, it is refused for
+//!   now (503, `too_many_lists`, Retry-After).
 //! - An event stream ends by the end of the connection, so that a reader notices the death of the
 //!   daemon itself.
 //!
@@ -37,6 +39,7 @@ mod answer;
 pub(crate) mod gate;
 pub(crate) mod guard;
 mod health;
+pub(crate) mod list;
 pub(crate) mod listener;
 mod problem;
 pub(crate) mod query;
@@ -70,6 +73,7 @@ pub(crate) struct App {
     /// Rung after each event.
     pub(crate) events: Arc<Notify>,
     pub(crate) streams: Arc<Semaphore>,
+    pub(crate) lists: list::Room,
 }
 
 /// By which door a connection came in. A property of the listener, never guessed from an address.

@@ -263,3 +263,36 @@ fn a_full_registry_says_when_to_come_back() {
     assert_eq!(daemon.get("/v1/sources").1["processes"], 1);
     daemon.stop();
 }
+
+#[test]
+fn lists_that_nobody_reads_have_so_much_room_and_no_more() {
+    let daemon = Daemon::start();
+    let victim = Victim::start();
+    // 9 MB a list, of which 64 MiB hold seven.
+    let (cwd, groups) = (format!("/{}", "x".repeat(4_095)), vec!["g".repeat(64); 64]);
+    for number in 0..1_024 {
+        let body = json!({
+            "token": format!("{number:064x}"), "session_id": number.to_string(), "mesh": "dev",
+            "display_name": "api", "pid": victim.pid(), "cwd": cwd, "groups": groups,
+        });
+        let (status, _) = daemon.request("POST", "/v1/sessions/register", "", &body.to_string());
+        assert_eq!(status, 200);
+    }
+    let ask = || {
+        let mut stream = daemon.connect();
+        stream
+            .write_all(b"GET /v1/sessions HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        let mut status = *b"HTTP/1.1 ???";
+        stream.read_exact(&mut status).unwrap();
+        (status[9..].to_vec(), stream)
+    };
+    let unread: Vec<_> = std::iter::repeat_with(ask).take(20).collect();
+    let count = |word: &[u8]| unread.iter().filter(|(status, _)| status == word).count();
+    assert_eq!((count(b"200"), count(b"503")), (7, 13));
+    drop(unread);
+    eventually("their room is given back", || {
+        daemon.get("/v1/sessions").0 == 200
+    });
+    daemon.stop();
+}

@@ -96,7 +96,7 @@ pub(super) fn problem(problem: &Problem) -> Response<Answer> {
 pub(super) fn whole(
     status: StatusCode,
     content_type: &'static str,
-    body: Vec<u8>,
+    body: impl Into<Bytes>,
 ) -> Response<Answer> {
     let mut response = Response::new(Answer::Whole(Some(body.into())));
     *response.status_mut() = status;

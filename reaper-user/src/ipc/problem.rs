@@ -129,6 +129,16 @@ impl Problem {
         .retry_later()
     }
 
+    pub(crate) fn too_many_lists() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too_many_lists",
+            "too_many_lists",
+            "others have yet to read the lists that they asked for".to_owned(),
+        )
+        .retry_later()
+    }
+
     /// The connection serves nothing after this: where the next message begins is not certain, or
     /// the peer is too slow.
     pub(crate) fn closing(mut self) -> Self {

@@ -7,19 +7,17 @@ use hyper::http::request;
 use hyper::{Method, Request, Response, StatusCode};
 use reaper_registry::{Authority, Removal, Session, SessionId, Source, Token};
 
-use super::answer::{Answer, event_stream, json, problem, read_body, whole};
+use super::answer::{Answer, event_stream, json, problem, read_body};
 use super::gate::{self, Claim};
 use super::guard::{REFUSAL_FIELD, Refusal};
+use super::list::list;
 use super::problem::Problem;
 use super::stream::EventStream;
 use super::wire::{Me, RegisterAnswer, Removed, SessionView};
-use super::{App, Peer, admission, health, query, register, sse};
+use super::{App, Peer, admission, health, query, register};
 use crate::clock;
 use crate::reaper::Registration;
 use crate::sources;
-
-/// Sessions written between two pauses: a list of 100,000 must not hold up a look-up.
-const LIST_SLICE: usize = 512;
 
 /// Answers one request.
 pub(super) async fn answer(
@@ -147,43 +145,6 @@ fn watching(app: &App, identity: &str) -> Vec<&'static str> {
         .filter(|source| *source != Source::Pidfd || identity == "pidfd")
         .map(Source::name)
         .collect()
-}
-
-async fn list(app: &App, peer: Peer, query: Option<&str>) -> Result<Response<Answer>, Problem> {
-    let pid = query::value(query, "pid")
-        .map(|pid| pid.parse::<u32>())
-        .transpose()
-        .map_err(|_not_a_number| Problem::query("pid", "pid must be a number"))?;
-    let mesh = query::value(query, "mesh");
-    let is_verbose = query::value(query, "verbose").as_deref() == Some("1");
-    let shown = |session: &Arc<Session>| {
-        peer.sees(session.owner)
-            && pid.is_none_or(|pid| session.process.pid.get() == pid)
-            && mesh
-                .as_deref()
-                .is_none_or(|mesh| *session.details.mesh == *mesh)
-    };
-    let mut body = b"{\"sessions\":[".to_vec();
-    let sessions = app.reaper.registry().list();
-    let mut any_written = false;
-    for slice in sessions.chunks(LIST_SLICE) {
-        for session in slice.iter().filter(|session| shown(session)) {
-            if any_written {
-                body.push(b',');
-            }
-            any_written = true;
-            let view = SessionView::new(session, app.reaper.identity_of(session));
-            let view = if is_verbose {
-                view.verified_at(health::verified_at(app, session))
-            } else {
-                view
-            };
-            sse::write_json(&mut body, &view);
-        }
-        tokio::task::yield_now().await;
-    }
-    body.extend_from_slice(b"]}");
-    Ok(whole(StatusCode::OK, "application/json", body))
 }
 
 fn delete_me(app: &App, claim: &Claim) -> Result<Response<Answer>, Problem> {

@@ -1,6 +1,7 @@
 //! Memory is short. As many sessions as one user may have, each as large as may be, come and go; as
 //! many follow the events as may, and none of them reads. What the daemon holds then is bounded, and a
-//! limit a little above that bound does not kill it. Lists that nobody reads are not among it.
+//! limit a little above that bound does not kill it. Lists that nobody reads have a bound of their
+//! own and are not among it.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
