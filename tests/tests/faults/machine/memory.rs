@@ -3,7 +3,6 @@
 //! limit a little above that bound does not kill it. Lists that nobody reads have a bound of their
 //! own and are not among it.
 
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
@@ -31,8 +30,9 @@ const DEAF_BYTES: u64 = 64 * 1_024 + 212_992;
 const LIST: u64 = SESSIONS as u64 * SESSION_BYTES * 2;
 /// What the daemon needs by itself: most at its start, when it reads the kernel's types.
 const ITSELF: u64 = 48 << 20;
-/// After so many rounds all that is kept of the past has been replaced by what came later.
-const ROUNDS_TO_FULL: usize = 3;
+/// Enough that all that is kept of the past has been replaced by what came later. Whether more is kept
+/// would take many rounds to show here; the table's and the event log's own tests look for it.
+const ROUNDS: usize = 4;
 const BOUND: u64 = SESSIONS_HELD * SESSION_BYTES + DEAF as u64 * DEAF_BYTES + LIST + ITSELF;
 
 fn registers_as_much_as_it_may(daemon: &TestDaemon, round: usize, pid: u32) {
@@ -50,21 +50,10 @@ fn deaf(daemon: &TestDaemon) -> UnixStream {
     let mut stream = UnixStream::connect(daemon.socket()).unwrap();
     let request = "GET /v1/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
-    let mut status = *b"HTTP/1.1 ???";
+    let mut status = *b"HTTP/1.0 ???";
     stream.read_exact(&mut status).unwrap();
-    assert_eq!(&status, b"HTTP/1.1 200");
+    assert_eq!(status, *b"HTTP/1.0 200");
     stream
-}
-
-/// Without what belongs to files, which the kernel can take back.
-fn memory_of(daemon: &TestDaemon) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"))
-        .unwrap();
-    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
-    kibibytes * 1_024
 }
 
 #[test]
@@ -87,26 +76,13 @@ fn a_limit_a_fifth_above_the_bound_kills_nobody() {
         .through(&enter)
         .start();
     let deaf: Vec<_> = (0..DEAF).map(|_| deaf(&daemon)).collect();
-    let mut when_full = 0;
-    for round in 0..2 * ROUNDS_TO_FULL {
+    for round in 0..ROUNDS {
         let mut one = Crowd::start(1).unwrap();
         registers_as_much_as_it_may(&daemon, round, one.pids().next().unwrap());
         assert_eq!(daemon.list().len(), SESSIONS);
         one.kill().unwrap();
         eventually("all of its sessions are gone", || daemon.list().is_empty());
-        if round + 1 == ROUNDS_TO_FULL {
-            when_full = memory_of(&daemon);
-        }
     }
-    let grown = memory_of(&daemon).saturating_sub(when_full);
-    measured(
-        "memory grown by further sessions",
-        format_args!("{grown} bytes"),
-    );
-    assert!(
-        grown < SESSIONS as u64 * SESSION_BYTES,
-        "{grown} bytes are never given back"
-    );
     drop(deaf);
     the_dead_go_and_the_living_stays(&daemon, &Crowd::start(0).unwrap(), || {});
     // Since 5.19.
