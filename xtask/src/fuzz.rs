@@ -117,9 +117,12 @@ fn build() -> Result<PathBuf> {
         "16",
     ];
     let mut build = command("cargo", &args)?;
-    // Sanitizers are unstable options of a compiler that has them all the same.
-    execute(build.env("RUSTC_BOOTSTRAP", "1"))
-        .context("if cargo has no `fuzz`: bash .ci/install-fuzz")?;
+    // Sanitizers are unstable options of a compiler that has them all the same. Optimised little: the
+    // build takes longer than all targets run in CI.
+    build
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
+    execute(&mut build).context("if cargo has no `fuzz`: bash .ci/install-fuzz")?;
     Ok(repo_root()?.join(TARGET_DIR).join(triple).join("release"))
 }
 
