@@ -24,8 +24,8 @@
 //! - Events come in the order of their numbers. A number that a reader missed is inside of a `gap`.
 //! - A `snapshot` holds the state after the event whose number it bears, and before the next one.
 //! - Nothing waits for a reader. One that lags behind the ring of 4,096 events gets a `gap`.
-//! - A list is the state of one moment. If others have yet to read 64 MiB of lists, it is refused for
-//!   now (503, `too_many_lists`, Retry-After).
+//! - Which sessions a list holds is the state of one moment. A list of more than 64 KiB that does not
+//!   fit beside those that are still to be read is refused for now (503, `too_many_lists`, Retry-After).
 //! - An event stream ends by the end of the connection, so that a reader notices the death of the
 //!   daemon itself.
 //!

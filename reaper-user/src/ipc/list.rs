@@ -1,5 +1,6 @@
 //! `GET /v1/sessions`: the sessions that the caller may see, as one text. A reader that takes its time
-//! has it wait here, so there is room for so much of it and no more.
+//! has it wait here, so there is room for so much of it and no more: 64 MiB, or two lists that are longer
+//! than half of that.
 
 use std::sync::Arc;
 
@@ -15,10 +16,15 @@ use super::{App, Peer, health, query, sse};
 
 /// Sessions written between two pauses: a list of 100,000 must not hold up a look-up.
 const SLICE: usize = 512;
-/// Lists that are written at once, which takes milliseconds; others wait for their turn.
+/// Lists that are written at once; others wait for their turn.
 const WRITERS: usize = 4;
-/// Lists that wait for their readers, all together. A longer one takes all the room there is.
+/// For lists that wait for their readers, all together.
 const ROOM_KIB: u32 = 64 * 1_024;
+/// A longer list takes no more of the room, so that the longest can be had, and by two at once.
+const CHARGED_MAX_KIB: u32 = ROOM_KIB / 2;
+/// Takes no room: as much is buffered for any connection, and whoever has few sessions must not wait for
+/// those who have many.
+const FREE_KIB: u32 = 64;
 
 /// What lists may cost at once.
 pub(crate) struct Room {
@@ -36,10 +42,14 @@ impl Default for Room {
 }
 
 impl Room {
+    /// None where it has to be refused for now.
     fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let kib = u32::try_from(bytes / 1_024 + 1).unwrap_or(ROOM_KIB);
-        let taken = self.kib.clone().try_acquire_many_owned(kib.min(ROOM_KIB));
-        taken.ok()
+        let kib = u32::try_from(bytes / 1_024).unwrap_or(u32::MAX);
+        let charged = match kib {
+            ..FREE_KIB => 0,
+            kib => kib.min(CHARGED_MAX_KIB),
+        };
+        self.kib.clone().try_acquire_many_owned(charged).ok()
     }
 }
 
@@ -75,11 +85,14 @@ pub(super) async fn list(
     };
     let turn = app.lists.writers.acquire().await;
     let _turn = turn.expect("the semaphore is never closed");
-    let text = written(app, is_verbose, shown).await;
+    let mut text = written(app, is_verbose, shown).await;
+    // It may have grown to twice what it holds.
+    text.shrink_to_fit();
     let place = app.lists.take(text.len());
+    let place = place.ok_or_else(Problem::too_many_lists)?;
     let body = Bytes::from_owner(Placed {
         text,
-        _place: place.ok_or_else(Problem::too_many_lists)?,
+        _place: place,
     });
     Ok(whole(StatusCode::OK, "application/json", body))
 }
@@ -106,4 +119,24 @@ async fn written(app: &App, is_verbose: bool, shown: impl Fn(&Arc<Session>) -> b
     }
     text.extend_from_slice(b"]}");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_lists_always_have_room_and_the_longest_has_it_twice() {
+        let room = Room::default();
+        let longest = usize::MAX;
+        let first = room.take(longest);
+        let second = room.take(longest);
+        assert!(first.is_some() && second.is_some());
+        assert!(room.take(longest).is_none());
+        let free = FREE_KIB as usize * 1_024;
+        assert!(room.take(free).is_none());
+        assert!(room.take(free - 1).is_some(), "refused for other's sake");
+        drop(first);
+        assert!(room.take(free).is_some(), "the room is not given back");
+    }
 }

@@ -134,7 +134,7 @@ impl Problem {
             StatusCode::SERVICE_UNAVAILABLE,
             "too_many_lists",
             "too_many_lists",
-            "others have yet to read the lists that they asked for".to_owned(),
+            "too much is waiting to be read of lists that were asked for before",
         )
         .retry_later()
     }
