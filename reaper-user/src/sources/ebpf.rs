@@ -14,6 +14,7 @@
 //!   and for some seconds after it; and if it is detached the source goes down and is loaded anew.
 
 pub mod btf;
+pub mod misses;
 mod probe;
 mod proof;
 
@@ -69,7 +70,6 @@ async fn run_with(context: Context, doorbell_bytes: u32) -> Result<Infallible, S
     } = on_a_thread(move || Probe::attach(doorbell_bytes))
         .await
         .map_err(no_thread)??;
-
     // Detaches when this function ends, and not before.
     let _program = program;
     let readiness = doorbell

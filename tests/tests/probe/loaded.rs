@@ -1,11 +1,6 @@
 //! A loaded probe, victims to watch with it, and waiting.
 
-use std::{
-    fs,
-    io::Error,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
-    time::Instant,
-};
+use std::{fs, io::Error, time::Instant};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -16,6 +11,7 @@ use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
 use reaper_tests::daemon::reaperd;
 use reaper_tests::expect::skip_without;
 use reaper_user::sources::ebpf::btf;
+use reaper_user::sources::ebpf::misses::Misses;
 use reaper_user::victims::{self, Kind};
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -28,7 +24,7 @@ pub(crate) struct Probe {
     pub(crate) watched: HashMap<MapData, u32, [u8; WatchEntry::SIZE]>,
     pub(crate) doorbell: RingBuf<MapData>,
     counters: PerCpuArray<MapData, u64>,
-    program: OwnedFd,
+    misses: Misses,
     /// Holds program and link.
     _ebpf: Ebpf,
 }
@@ -63,7 +59,7 @@ impl Probe {
             .map_max_entries(probe::MAP_DOORBELL, doorbell_bytes);
         let mut ebpf = loader.load(objects::PROBE).map_err(|e| chain(&e))?;
         watch.lap("maps");
-        let program = match variant {
+        let misses = match variant {
             Variant::Btf => attach_btf(&mut ebpf, &mut watch)?,
             Variant::Classic => attach_classic(&mut ebpf, &mut watch)?,
         };
@@ -74,7 +70,7 @@ impl Probe {
             watched: watched.try_into().unwrap(),
             doorbell: doorbell.try_into().unwrap(),
             counters: counters.try_into().unwrap(),
-            program,
+            misses,
             _ebpf: ebpf,
         })
     }
@@ -98,14 +94,10 @@ impl Probe {
         .collect()
     }
 
-    /// The exits, anybody's, for which the kernel did not run it: where tracepoints can be preempted.
-    pub(crate) fn misses(&self) -> usize {
-        let fdinfo = format!("/proc/self/fdinfo/{}", self.program.as_raw_fd());
-        let text = fs::read_to_string(fdinfo).unwrap();
-        let mut lines = text.lines();
-        let misses = lines.find_map(|line| line.strip_prefix("recursion_misses:"));
-        // Told since 5.12; before, there are none.
-        misses.map_or(0, |count| count.trim().parse().unwrap())
+    /// The exits, anybody's, for which the kernel did not run it; before 5.12, when it tells nothing,
+    /// there are none.
+    pub(crate) fn misses(&self) -> u64 {
+        self.misses.read().unwrap_or(0)
     }
 
     pub(crate) fn count(&self, counter: Counter) -> u64 {
@@ -113,7 +105,7 @@ impl Probe {
     }
 }
 
-fn attach_btf(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<OwnedFd, String> {
+fn attach_btf(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<Misses, String> {
     let kernel = Btf::from_sys_fs().map_err(|e| chain(&e))?;
     watch.lap("kernel BTF for the hook's id");
     let program: &mut BtfTracePoint = ebpf
@@ -127,11 +119,10 @@ fn attach_btf(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<OwnedFd, String>
     watch.lap("verify");
     program.attach().map_err(|e| chain(&e))?;
     watch.lap("attach");
-    let program = program.fd().unwrap();
-    Ok(program.as_fd().try_clone_to_owned().unwrap())
+    Ok(Misses::of(program.fd().unwrap()).unwrap())
 }
 
-fn attach_classic(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<OwnedFd, String> {
+fn attach_classic(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<Misses, String> {
     let program: &mut TracePoint = ebpf
         .program_mut(probe::PROGRAM_CLASSIC)
         .unwrap()
@@ -143,8 +134,7 @@ fn attach_classic(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<OwnedFd, Str
         .attach(probe::TRACEPOINT_CATEGORY, probe::TRACEPOINT)
         .map_err(|e| chain(&e))?;
     watch.lap("attach");
-    let program = program.fd().unwrap();
-    Ok(program.as_fd().try_clone_to_owned().unwrap())
+    Ok(Misses::of(program.fd().unwrap()).unwrap())
 }
 
 /// An error with its causes.
@@ -205,7 +195,7 @@ impl Victim {
     /// Lets it end by itself, and reaps it.
     pub(crate) fn finish(&mut self) {
         self.cue();
-        self.inner.wait().unwrap();
+        self.reap();
     }
 
     /// Reaps it once it has ended, by when the probe has been run for it.

@@ -192,7 +192,7 @@ fn a_full_ring_loses_nothing() {
     victims.iter_mut().for_each(Victim::kill);
     victims.iter_mut().for_each(Victim::reap);
     let is_unmarked = |victim: &&Victim| probe.entry(victim.pid()).death(victim.pid()).is_none();
-    let unmarked = victims.iter().filter(is_unmarked).count();
+    let unmarked = victims.iter().filter(is_unmarked).count() as u64;
     assert!(unmarked <= probe.misses(), "{unmarked} are not marked");
     let rung: HashSet<u32> = probe.drain().iter().map(|death| death.tgid).collect();
     let [marked, overflowed] = [Counter::Marked, Counter::RingFull].map(|c| probe.count(c));
@@ -202,5 +202,5 @@ fn a_full_ring_loses_nothing() {
     );
     assert!(overflowed > 0, "the ring had room for all");
     assert_eq!(rung.len() as u64 + overflowed, marked);
-    assert_eq!(marked, (victims.len() - unmarked) as u64);
+    assert_eq!(marked, victims.len() as u64 - unmarked);
 }

@@ -4,17 +4,18 @@ use std::collections::HashMap as StdHashMap;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, ProgramError, ProgramFd, TracePoint};
+use aya::programs::{BtfTracePoint, ProgramError, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
 use reaper_registry::{Pid, ProcessId};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::btf;
+use super::misses::Misses;
 use crate::sources::{SourceError, namespaces};
 use crate::watch::{Arm, Watched};
 
@@ -79,11 +80,11 @@ impl Probe {
             .map_max_entries(probe::MAP_DOORBELL, doorbell_bytes)
             .load(objects::PROBE)
             .map_err(|error| refused(&error))?;
-        let (variant, attached) = match attach_btf(&mut program) {
-            Ok(attached) => (Variant::BtfTracepoint, attached),
+        let (variant, misses) = match attach_btf(&mut program) {
+            Ok(misses) => (Variant::BtfTracepoint, misses),
             // The first refusal tells more than the second one would.
             Err(first) => attach_classic(&mut program)
-                .map(|attached| (Variant::ClassicTracepoint, attached))
+                .map(|misses| (Variant::ClassicTracepoint, misses))
                 .map_err(|_second| first)?,
         };
         let watched = take_map(&mut program, probe::MAP_WATCHED)?;
@@ -96,36 +97,30 @@ impl Probe {
             }))),
             doorbell: Doorbell(RingBuf::try_from(doorbell).map_err(|error| refused(&error))?),
             counters: Counters(PerCpuArray::try_from(counters).map_err(|error| refused(&error))?),
-            misses: Misses(attached),
+            misses,
             variant,
             program,
         })
     }
 }
 
-fn attach_btf(ebpf: &mut Ebpf) -> Result<OwnedFd, SourceError> {
+fn attach_btf(ebpf: &mut Ebpf) -> Result<Misses, SourceError> {
     let kernel = Btf::from_sys_fs().map_err(|error| refused(&error))?;
     let program: &mut BtfTracePoint = program(ebpf, probe::PROGRAM_BTF)?;
     program
         .load(probe::TRACEPOINT, &kernel)
         .map_err(|error| refused(&error))?;
     program.attach().map_err(|error| refused(&error))?;
-    descriptor_of(program.fd())
+    Misses::of(program.fd().map_err(|error| refused(&error))?).map_err(|error| refused(&error))
 }
 
-fn attach_classic(ebpf: &mut Ebpf) -> Result<OwnedFd, SourceError> {
+fn attach_classic(ebpf: &mut Ebpf) -> Result<Misses, SourceError> {
     let program: &mut TracePoint = program(ebpf, probe::PROGRAM_CLASSIC)?;
     program.load().map_err(|error| refused(&error))?;
     program
         .attach(probe::TRACEPOINT_CATEGORY, probe::TRACEPOINT)
         .map_err(|error| refused(&error))?;
-    descriptor_of(program.fd())
-}
-
-fn descriptor_of(program: Result<&ProgramFd, ProgramError>) -> Result<OwnedFd, SourceError> {
-    let program = program.map_err(|error| refused(&error))?;
-    let copy = program.as_fd().try_clone_to_owned();
-    copy.map_err(|error| refused(&error))
+    Misses::of(program.fd().map_err(|error| refused(&error))?).map_err(|error| refused(&error))
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, SourceError>
@@ -315,37 +310,9 @@ impl Counters {
     }
 }
 
-/// The exits, anybody's, for which the kernel did not run the probe, because a task in the middle of it
-/// had lost that CPU to the one that exits. A kernel whose tracepoints cannot be preempted has none;
-/// on 7.3, emulated, up to 90 of 200 processes that were killed together were missed so.
-pub(super) struct Misses(OwnedFd);
-
-impl Misses {
-    /// Since the probe was loaded; only rises. `None` where it is not told: before 5.12, without
-    /// `/proc`, or for want of a descriptor just now.
-    pub(super) fn read(&self) -> Option<u64> {
-        let path = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
-        misses_in(&fs::read_to_string(path).ok()?)
-    }
-}
-
-/// As `bpf_prog_show_fdinfo` in `kernel/bpf/syscall.c` writes it.
-fn misses_in(fdinfo: &str) -> Option<u64> {
-    let mut lines = fdinfo.lines();
-    let count = lines.find_map(|line| line.strip_prefix("recursion_misses:"))?;
-    count.trim().parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn misses_are_read_where_the_kernel_tells_them() {
-        let fdinfo = "pos:\t0\nprog_type:\t26\nrun_cnt:\t0\nrecursion_misses:\t33\n";
-        assert_eq!(misses_in(fdinfo), Some(33));
-        assert_eq!(misses_in("pos:\t0\nprog_type:\t26\n"), None);
-    }
 
     #[test]
     fn a_missing_capability_and_the_verifiers_no_are_told_apart() {

@@ -1,7 +1,7 @@
-//! Memory is short. As many sessions as this daemon allows, each with a long folder and many groups, come
-//! and go; as many follow the events as may, and none of them reads. What the daemon holds then is bounded, and a
-//! limit a little above that bound does not kill it. Lists that nobody reads have a bound of their
-//! own and are not among it.
+//! Memory is short. As many sessions as this daemon allows, each with a long folder and many groups,
+//! come and go; as many follow the events as may, and none of them reads. What the daemon holds then
+//! is bounded, and a limit a little above that bound does not kill it. Lists that nobody reads have a
+//! bound of their own and are not among it.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
