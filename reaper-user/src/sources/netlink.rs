@@ -34,7 +34,7 @@ use tokio::time::Instant;
 use self::filter::{ClassicFilter, ExitFilter};
 #[cfg(feature = "ebpf")]
 use self::map_filter::MapFilter;
-use self::subscription::{Drained, Subscription};
+use self::subscription::{Drained, INTEREST, Subscription};
 use self::thread_exits::ThreadExits;
 use super::canary::{Canary, NO_THREAD_REMEDY};
 use super::{Context, SourceError};
@@ -150,8 +150,9 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
         let mut thread_exits = ThreadExits::default();
         let mut wake_at = Instant::now();
         loop {
+            let readiness = subscription.readiness().map_err(failed)?;
             let ready = tokio::select! {
-                ready = subscription.ready() => Some(ready.map_err(failed)?),
+                ready = readiness.ready(INTEREST) => Some(ready.map_err(failed)?),
                 () = tokio::time::sleep_until(wake_at) => None,
             };
             // Before the clock is asked as well: what has arrived in time must not count as late.
@@ -172,7 +173,9 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
                 (Drained::Empty, None) => {}
                 (Drained::Partly, _) => tokio::task::yield_now().await,
             }
+            drop(readiness);
             if let Some(pause) = pause {
+                subscription.rest();
                 tokio::time::sleep(pause).await;
             }
             if let Some(latency) = watchman.heard.take() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::Interest;
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
 use super::filter::ExitFilter;
@@ -31,11 +31,16 @@ const GUARDED_IGNORE: procfs::KernelVersion = procfs::KernelVersion {
     patch: 0,
 };
 /// Errors are named because pure error readiness need not wake a reader.
-const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
+pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
+
+/// A socket's registration with the runtime.
+pub(super) type Readiness = AsyncFd<Arc<ConnectorSocket>>;
 
 /// An acknowledged subscription.
 pub(super) struct Subscription {
-    socket: AsyncFd<Arc<ConnectorSocket>>,
+    socket: Arc<ConnectorSocket>,
+    /// `None` while messages are left to collect.
+    readiness: Option<Arc<Readiness>>,
     /// What the kernel granted.
     pub(super) receive_buffer: usize,
     pub(super) acknowledged_in: Duration,
@@ -71,11 +76,9 @@ impl Subscription {
         // Before anything can arrive, and with it everything but answers and watched exits is kept
         // out of the queue while we wait. Answers pass every filter.
         filter.install(&socket);
-        let socket = socket
-            .readiness(INTEREST)
-            .map_err(|error| refusal::failed("epoll_ctl", &error))?;
         let mut subscription = Self {
             socket,
+            readiness: None,
             receive_buffer,
             acknowledged_in: Duration::ZERO,
             proven: false,
@@ -87,7 +90,7 @@ impl Subscription {
 
     /// Puts this filter in force, which may have served another socket meanwhile.
     pub(super) fn install(&self, filter: &impl ExitFilter) {
-        filter.install(self.socket.get_ref());
+        filter.install(&self.socket);
     }
 
     /// LISTEN, the matched answer, then the mask. The mask cannot come first: kernels before 6.6 drop
@@ -114,16 +117,16 @@ impl Subscription {
 
     fn send(&self, request: Request, number: u32) -> Result<(), SourceError> {
         self.socket
-            .get_ref()
             .send(&request.encode(number))
             .map_err(|error| refusal::send(&error))
     }
 
     /// Exits that arrive meanwhile are dropped: nothing has been promised yet.
-    async fn answer_to(&self, number: u32) -> io::Result<u32> {
+    async fn answer_to(&mut self, number: u32) -> io::Result<u32> {
         let mut answer = None;
+        let readiness = self.readiness()?;
         loop {
-            let mut ready = self.ready().await?;
+            let mut ready = readiness.ready(INTEREST).await?;
             let drained = self.drain(|event| match event {
                 Event::Ack { ack, error } if ack == number.wrapping_add(1) => answer = Some(error),
                 _ => {}
@@ -137,16 +140,26 @@ impl Subscription {
         }
     }
 
-    /// Waits until there is something to drain. Cancel-safe.
-    pub(super) async fn ready(&self) -> io::Result<AsyncFdReadyGuard<'_, Arc<ConnectorSocket>>> {
-        self.socket.ready(INTEREST).await
+    /// Its registration with the runtime, which becomes ready when there is something to drain.
+    pub(super) fn readiness(&mut self) -> io::Result<Arc<Readiness>> {
+        let readiness = match self.readiness.take() {
+            Some(readiness) => readiness,
+            None => Arc::new(self.socket.readiness(INTEREST)?),
+        };
+        Ok(self.readiness.insert(readiness).clone())
+    }
+
+    /// Lets messages collect: they wake the runtime no more until [`Self::readiness`] is called, once
+    /// its earlier registrations are dropped.
+    pub(super) fn rest(&mut self) {
+        self.readiness = None;
     }
 
     /// Hands on what has arrived, at most [`BATCH`] datagrams of it. Does not wait.
     pub(super) fn drain(&self, mut handle: impl FnMut(Event)) -> io::Result<Drained> {
         let mut buffer = [0; DATAGRAM];
         for _ in 0..BATCH {
-            match self.socket.get_ref().receive(&mut buffer) {
+            match self.socket.receive(&mut buffer) {
                 Ok(Some(datagram)) => take(datagram, &mut handle),
                 Ok(None) => log::debug!("a message to our connector socket is not the kernel's"),
                 Err(error) => match error.raw_os_error() {
@@ -168,7 +181,7 @@ impl Subscription {
 
     /// Messages dropped since this was asked last.
     pub(super) fn new_drops(&mut self) -> io::Result<u32> {
-        let drops = self.socket.get_ref().drops()?;
+        let drops = self.socket.drops()?;
         let new = drops.wrapping_sub(self.drops_reported);
         self.drops_reported = drops;
         Ok(new)
@@ -184,7 +197,7 @@ impl Drop for Subscription {
         if !self.proven || !procfs::KernelVersion::current().is_ok_and(|v| v >= GUARDED_IGNORE) {
             return;
         }
-        if let Err(error) = self.socket.get_ref().send(&Request::Ignore.encode(0)) {
+        if let Err(error) = self.socket.send(&Request::Ignore.encode(0)) {
             log::debug!("the proc connector was not told that we leave: {error}");
         }
     }
