@@ -34,6 +34,7 @@ use self::filter::{ClassicFilter, ExitFilter};
 use self::map_filter::MapFilter;
 use self::subscription::{Drained, Subscription};
 use super::canary::{Canary, NO_THREAD_REMEDY};
+use super::time_namespace::TimeNamespace;
 use super::{Context, SourceError};
 use crate::hint::{ExitWord, Hint, HintSender, Target};
 #[cfg(feature = "ebpf")]
@@ -69,6 +70,7 @@ async fn run_with<F: ExitFilter + 'static>(
         watched,
         reporter,
     } = context;
+    let clocks = TimeNamespace::of_this_process()?;
     let filter = Arc::new(filter);
     let _attachment = watched.attach(Arc::new(Arming(filter.clone())));
     let is_watched = move |pid| watched.contains_pid(pid);
@@ -78,6 +80,7 @@ async fn run_with<F: ExitFilter + 'static>(
         filter,
         is_watched,
         receive_buffer: RECEIVE_BUFFER,
+        clocks,
     }
     .run()
     .await
@@ -103,6 +106,7 @@ struct Listener<F, W> {
     filter: Arc<F>,
     is_watched: W,
     receive_buffer: usize,
+    clocks: TimeNamespace,
 }
 
 impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
@@ -181,7 +185,11 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
     }
 
     fn take(&self, event: Event, watchman: &mut Watchman) {
-        let Event::Exit(exit) = event else { return };
+        let Event::Exit(mut exit) = event else {
+            return;
+        };
+        // The host's, in every time namespace.
+        exit.timestamp_ns = self.clocks.own_monotonic(exit.timestamp_ns);
         watchman.see(&exit);
         let Ok(pid) = Pid::new(exit.tgid) else { return };
         if (self.is_watched)(pid) {
