@@ -29,7 +29,7 @@ impl ForeignProc {
 
     /// Whether this is the error that such a table answers with.
     pub(crate) fn is_behind(error: &io::Error) -> bool {
-        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+        matches!(error.get_ref(), Some(inner) if inner.is::<Self>())
     }
 }
 
