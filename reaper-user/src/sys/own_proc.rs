@@ -22,12 +22,11 @@ const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 /// process, whose pid namespace never changes.
 pub(crate) fn check() -> io::Result<()> {
     static IS_OWN: OnceLock<bool> = OnceLock::new();
-    let is_own = match IS_OWN.get() {
-        Some(is_own) => *is_own,
-        None => {
-            let found = find_out()?;
-            *IS_OWN.get_or_init(|| found)
-        }
+    let is_own = if let Some(known) = IS_OWN.get() {
+        *known
+    } else {
+        let found = find_out()?;
+        *IS_OWN.get_or_init(|| found)
     };
     if is_own {
         Ok(())
