@@ -19,6 +19,7 @@ mod fake_table;
 #[doc(hidden)]
 pub mod faults;
 pub mod fd_budget;
+mod foreign_proc;
 // On Linux with every source, where all the parsers are.
 #[cfg(all(any(test, fuzzing), target_os = "linux", feature = "ebpf"))]
 #[doc(hidden)]

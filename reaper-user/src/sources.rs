@@ -15,6 +15,8 @@ pub mod netlink;
 #[cfg(target_os = "linux")]
 pub mod pidfd;
 pub mod sweep;
+#[cfg(target_os = "linux")]
+mod time_namespace;
 
 use std::convert::Infallible;
 use std::sync::Arc;

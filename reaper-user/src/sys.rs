@@ -18,6 +18,8 @@ pub(crate) mod netlink;
 #[cfg(not(target_os = "linux"))]
 mod other_table;
 #[cfg(target_os = "linux")]
+pub(crate) mod own_proc;
+#[cfg(target_os = "linux")]
 pub(crate) mod pidfd_info;
 #[cfg(any(target_os = "linux", test))]
 pub(crate) mod proc_stat;

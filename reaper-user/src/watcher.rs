@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::faults::Faults;
 use crate::fd_budget::FdBudget;
+use crate::foreign_proc::ForeignProc;
 use crate::hint::{self, HintSender};
 use crate::process_table;
 use crate::reap_loop::{self, Commit};
@@ -85,6 +86,12 @@ impl Watcher {
     ) -> Self {
         let (hints, receiver) = hint::channel();
         let table = process_table::of_this_system();
+        if ForeignProc::is_shown_by(table.as_ref()) {
+            let remedy = ForeignProc::REMEDY;
+            log::warn!(
+                "{ForeignProc}; nothing is read there, and pids are asked for by signals: {remedy}"
+            );
+        }
         let budget = settings
             .max_pinned
             .map_or_else(FdBudget::from_limits, FdBudget::new);

@@ -18,4 +18,6 @@ pub mod libtest;
 pub mod nursery;
 #[cfg(target_os = "linux")]
 pub mod sys;
+#[cfg(target_os = "linux")]
+pub mod time_namespace;
 pub mod wait;

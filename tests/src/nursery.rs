@@ -4,6 +4,7 @@
 
 mod kind;
 mod orders;
+mod pid_owners;
 mod twins;
 mod victim;
 
@@ -18,6 +19,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 pub use kind::{Kind, Unknown};
 pub use orders::run;
+pub use pid_owners::Answer;
 
 /// What the nursery is told on its command line if the dead are to stay until somebody asks for
 /// them; else the kernel collects them.
@@ -104,6 +106,68 @@ impl Nursery {
             start_time: word()?.parse().map_err(io::Error::other)?,
             identity: word()?.trim_matches('"').to_owned(),
         })
+    }
+
+    /// Starts an idle process, under this pid if one is given, and registers it as this session;
+    /// returns its pid as numbered in the nursery's namespace. The dead must be kept here.
+    pub fn start_registered(
+        &mut self,
+        pid: Option<u32>,
+        socket: &Path,
+        token: &Token,
+        session: &str,
+    ) -> io::Result<(u32, Answer)> {
+        let (socket, token) = (socket.display(), token.reveal());
+        let pid = pid.unwrap_or(0);
+        writeln!(
+            self.orders,
+            "start-registered {pid} {socket} {} {session}",
+            &*token
+        )?;
+        self.answer_about_one()
+    }
+
+    /// Registers a process as the first of two sessions and, while the daemon is stopped, ends it and
+    /// has its pid used again by one that is registered as the second session. The daemon learns of
+    /// both together. Session names must be without blanks. [`Errno::EXIST`]: another process got the
+    /// pid. The dead must be kept here, and the right to choose pids is needed.
+    pub fn replace(
+        &mut self,
+        daemon: u32,
+        socket: &Path,
+        tokens: [&Token; 2],
+        sessions: [&str; 2],
+    ) -> io::Result<(u32, [Answer; 2])> {
+        let socket = socket.display();
+        let [first, second] = tokens.map(Token::reveal);
+        let [session, successor] = sessions;
+        writeln!(
+            self.orders,
+            "replace {daemon} {socket} {} {} {session} {successor}",
+            &*first, &*second
+        )?;
+        let (pid, first) = self.answer_about_one()?;
+        let second = Answer::parse(self.answer()?.trim())?;
+        Ok((pid, [first, second]))
+    }
+
+    fn answer_about_one(&mut self) -> io::Result<(u32, Answer)> {
+        let line = self.answer()?;
+        let (pid, answer) = line
+            .trim()
+            .split_once(' ')
+            .ok_or(io::ErrorKind::InvalidData)?;
+        Ok((
+            pid.parse().map_err(io::Error::other)?,
+            Answer::parse(answer)?,
+        ))
+    }
+
+    /// Kills and reaps an idle process, whose pid is the one of the nursery's namespace; returns its
+    /// wait status.
+    pub fn end(&mut self, pid: u32) -> io::Result<u32> {
+        writeln!(self.orders, "end {pid}")?;
+        self.number()
     }
 
     /// Waits until this victim has ended, where the dead are kept, and reaps it; answers with its

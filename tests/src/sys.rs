@@ -32,6 +32,12 @@ pub fn unshare_namespaces(pid: bool, net: bool, mount: bool) -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(io::Error::from)
 }
 
+/// Has the children of this thread, and what it becomes, start in a new time namespace.
+pub fn unshare_time() -> io::Result<()> {
+    // SAFETY: as above.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWTIME) }.map_err(io::Error::from)
+}
+
 /// `bpf(command, attributes)` for the two commands that make a descriptor.
 ///
 /// `attributes` is the union of bpf(2) as words; pointers in it must outlive the call.

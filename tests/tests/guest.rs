@@ -20,6 +20,7 @@ use reaper_tests::connector::{self, Connector, Operation, ProcEvent};
 use reaper_tests::expect::{self, State, skip};
 use reaper_tests::guest::Role;
 use reaper_tests::sys::{self, BpfCommand};
+use reaper_tests::time_namespace::Offsets;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::netlink::CONNECTOR;
@@ -103,9 +104,12 @@ fn user_and_capabilities_are_those_of_the_role() {
 
 #[test]
 fn namespaces_differ_from_init_only_where_the_role_says_so() {
+    let pid_roles: &[Role] = &[Role::Pidns, Role::ForeignProc];
+    let time_roles: &[Role] = &[Role::TimensMinus, Role::TimensPlus];
     for (kind, variable, private_in) in [
-        ("pid", "REAPER_INIT_PID_NS", Role::Pidns),
-        ("net", "REAPER_INIT_NET_NS", Role::Netns),
+        ("pid", "REAPER_INIT_PID_NS", pid_roles),
+        ("net", "REAPER_INIT_NET_NS", &[Role::Netns]),
+        ("time", "REAPER_INIT_TIME_NS", time_roles),
     ] {
         let Ok(of_init) = env::var(variable) else {
             println!("outside a guest: nobody says which {kind} namespace is init's");
@@ -115,18 +119,17 @@ fn namespaces_differ_from_init_only_where_the_role_says_so() {
         let differs = own != Path::new(&of_init);
         assert_eq!(
             differs,
-            role() == private_in,
+            private_in.contains(&role()),
             "{kind}: own {own:?}, init's {of_init}"
         );
     }
 }
 
 #[test]
-fn proc_shows_the_own_pid_namespace() {
-    assert_eq!(
-        fs::read_link("/proc/self").unwrap(),
-        Path::new(&std::process::id().to_string())
-    );
+fn proc_shows_the_own_pid_namespace_unless_the_role_says_otherwise() {
+    let shown = fs::read_link("/proc/self").unwrap();
+    let is_own = shown == Path::new(&std::process::id().to_string());
+    assert_eq!(is_own, role() != Role::ForeignProc, "{shown:?}");
     if in_guest() {
         // kthreadd is process 2 of the initial namespace, and invisible in any other.
         let kthreadd = fs::read_to_string("/proc/2/comm").is_ok_and(|comm| comm == "kthreadd\n");
@@ -134,9 +137,47 @@ fn proc_shows_the_own_pid_namespace() {
     }
 }
 
+/// The line of our pids begins in the namespace of the mount and ends in ours.
+fn proc_is_foreign() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    line.unwrap().split_whitespace().count() > 1
+}
+
+#[test]
+fn the_clocks_are_off_by_what_the_role_says_and_each_by_another_offset() {
+    let Ok(text) = fs::read_to_string("/proc/self/timens_offsets") else {
+        println!("this kernel has no time namespaces");
+        return;
+    };
+    let of_clock = |line: &str| -> i64 {
+        let mut numbers = line.split_whitespace().skip(1);
+        let mut number = || numbers.next().unwrap().parse::<i64>().unwrap();
+        number() * 1_000_000_000 + number()
+    };
+    let lines: Vec<_> = text.lines().map(of_clock).collect();
+    let shown = Offsets {
+        monotonic_ns: lines[0],
+        boottime_ns: lines[1],
+    };
+    match role() {
+        Role::TimensPlus => assert_eq!(shown, Offsets::AHEAD),
+        Role::TimensMinus => {
+            let Offsets {
+                monotonic_ns,
+                boottime_ns,
+            } = shown;
+            assert!(monotonic_ns < boottime_ns && boottime_ns < 0, "{shown:?}");
+        }
+        _ if in_guest() => assert_eq!(lines, [0, 0]),
+        _ => println!("outside a guest: {shown:?}"),
+    }
+}
+
 #[test]
 fn hidepid_hides_the_processes_of_others() {
     let seen = match fs::read("/proc/1/stat") {
+        Ok(_) if proc_is_foreign() => State::down("foreign"),
         Ok(_) => State::Up,
         Err(error) if error.kind() == ErrorKind::NotFound => State::down("hidden"),
         Err(error) => panic!("/proc/1/stat: {error}"),

@@ -29,6 +29,7 @@ use reaper_registry::{Pid, Source, StartTime};
 use tokio::io::Interest;
 
 use super::canary::{Canary, NO_THREAD_REMEDY};
+use super::time_namespace::TimeNamespace;
 use super::{Context, SourceError};
 use crate::hint::{ExitWord, Hint, HintSender, Target};
 use crate::runtime::on_a_thread;
@@ -59,6 +60,7 @@ async fn run_with(context: Context, doorbell_bytes: u32) -> Result<Infallible, S
         watched,
         reporter,
     } = context;
+    let clocks = TimeNamespace::of_this_process()?;
     // Reading the kernel's types and verifying take tens of milliseconds of work.
     let Probe {
         armed,
@@ -67,7 +69,7 @@ async fn run_with(context: Context, doorbell_bytes: u32) -> Result<Infallible, S
         misses,
         variant,
         program,
-    } = on_a_thread(move || Probe::attach(doorbell_bytes))
+    } = on_a_thread(move || Probe::attach(doorbell_bytes, clocks))
         .await
         .map_err(no_thread)??;
     // Detaches when this function ends, and not before.
@@ -96,12 +98,12 @@ async fn run_with(context: Context, doorbell_bytes: u32) -> Result<Infallible, S
                 let mut guard = guard.map_err(failed)?;
                 // To the last record first, then cleared: the kernel rings only for a reader that
                 // has caught up.
-                answer(&mut doorbell, &hints);
+                answer(&mut doorbell, clocks, &hints);
                 guard.clear_ready();
                 // After the drain: the probe counts before it tries the ring a second time.
                 let overflows = counters.read(Counter::RingFull).map_err(failed)?;
                 if overflows != standing.overflows {
-                    scan(&armed, &watched, &hints);
+                    scan(&armed, &watched, clocks, &hints);
                     standing.overflowed(overflows);
                 }
             }
@@ -215,9 +217,9 @@ fn no_thread(error: io::Error) -> SourceError {
     SourceError::new(format!("loading was cut short: {error}"), NO_THREAD_REMEDY)
 }
 
-fn answer(doorbell: &mut Doorbell, hints: &HintSender) {
+fn answer(doorbell: &mut Doorbell, clocks: TimeNamespace, hints: &HintSender) {
     while let Some(death) = doorbell.next() {
-        pass_on(death, hints);
+        pass_on(death, clocks, hints);
     }
 }
 
@@ -233,28 +235,30 @@ fn retry_refused(armed: &Armed, hints: &HintSender) {
 }
 
 /// Looks into the map for everyone who is watched: the ring has not told of all.
-fn scan(armed: &Armed, watched: &WatchSet, hints: &HintSender) {
+fn scan(armed: &Armed, watched: &WatchSet, clocks: TimeNamespace, hints: &HintSender) {
     let mut after = None;
     loop {
         let slice = watched.slice_after(after, SCAN_SLICE);
         let Some(last) = slice.last() else { return };
         after = Some(last.id);
         for death in slice.iter().filter_map(|one| armed.death_of(one.pid)) {
-            pass_on(death, hints);
+            pass_on(death, clocks, hints);
         }
     }
 }
 
-fn pass_on(death: GroupDeath, hints: &HintSender) {
+/// The probe's times are the host's; from here on they are those of our own clock.
+fn pass_on(death: GroupDeath, clocks: TimeNamespace, hints: &HintSender) {
     let Ok(pid) = Pid::new(death.tgid) else {
         return;
     };
+    let died_at_ns = clocks.own_monotonic(death.died_at_ns);
     hints.send(Hint {
         exit: Some(ExitWord::Process(death.exit_code.cast_unsigned())),
-        died_at_ns: Some(death.died_at_ns),
+        died_at_ns: Some(died_at_ns),
         group_dead: Some(GroupDead {
             start_time: StartTime(death.start_ticks),
-            at_ns: death.died_at_ns,
+            at_ns: died_at_ns,
         }),
         ..Hint::look(Target::Pid(pid), Source::Ebpf)
     });

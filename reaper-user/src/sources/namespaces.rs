@@ -34,23 +34,3 @@ pub(crate) fn must_see_initial_pids() -> Result<(), SourceError> {
         "run it on the host (--pid=host); here pidfds cover every session",
     ))
 }
-
-/// What our time namespace adds to boot time, in two's complement: the kernel adds it before it
-/// shows us start times, so the probe must add it too.
-pub(crate) fn boot_offset_ns() -> u64 {
-    let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
-    let boot = offsets
-        .lines()
-        .find_map(|line| line.strip_prefix("boottime"));
-    let mut numbers = boot
-        .unwrap_or_default()
-        .split_whitespace()
-        .map(str::parse::<i64>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(seconds)), Some(Ok(nanos))) => seconds
-            .wrapping_mul(1_000_000_000)
-            .wrapping_add(nanos)
-            .cast_unsigned(),
-        _ => 0,
-    }
-}

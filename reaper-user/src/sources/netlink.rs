@@ -37,6 +37,7 @@ use self::map_filter::MapFilter;
 use self::subscription::{Drained, INTEREST, Subscription};
 use self::thread_exits::ThreadExits;
 use super::canary::{Canary, NO_THREAD_REMEDY};
+use super::time_namespace::TimeNamespace;
 use super::{Context, SourceError};
 use crate::hint::{ExitWord, Hint, HintSender, Target};
 #[cfg(feature = "ebpf")]
@@ -72,6 +73,7 @@ async fn run_with<F: ExitFilter + 'static>(
         watched,
         reporter,
     } = context;
+    let clocks = TimeNamespace::of_this_process()?;
     let filter = Arc::new(filter);
     let _attachment = watched.attach(Arc::new(Arming(filter.clone())));
     let is_watched = move |pid| watched.contains_pid(pid);
@@ -81,6 +83,7 @@ async fn run_with<F: ExitFilter + 'static>(
         filter,
         is_watched,
         receive_buffer: RECEIVE_BUFFER,
+        clocks,
     }
     .run()
     .await
@@ -106,6 +109,7 @@ struct Listener<F, W> {
     filter: Arc<F>,
     is_watched: W,
     receive_buffer: usize,
+    clocks: TimeNamespace,
 }
 
 impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
@@ -193,7 +197,11 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
     }
 
     fn take(&self, event: Event, watchman: &mut Watchman, thread_exits: &mut ThreadExits) {
-        let Event::Exit(exit) = event else { return };
+        let Event::Exit(mut exit) = event else {
+            return;
+        };
+        // The host's, in every time namespace.
+        exit.timestamp_ns = self.clocks.own_monotonic(exit.timestamp_ns);
         watchman.see(&exit);
         let Ok(pid) = Pid::new(exit.tgid) else { return };
         if (self.is_watched)(pid) {

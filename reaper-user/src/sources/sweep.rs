@@ -17,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Context, SourceError};
 use crate::clock::monotonic_ns;
+use crate::foreign_proc::ForeignProc;
 use crate::hint::{Hint, HintSender, Target};
 use crate::process_table::ProcessTable;
 use crate::status::Reporter;
@@ -64,7 +65,8 @@ pub async fn run(context: Context, settings: Settings) -> Result<Infallible, Sou
         let pass = Pass::over(&context.watched, &context.hints, yardstick).await;
         context.watched.mark_swept(began);
         let view = view_of(context.watched.table.as_ref());
-        pass.report(&context.reporter, settings.interval, view);
+        let is_foreign = ForeignProc::is_shown_by(context.watched.table.as_ref());
+        pass.report(&context.reporter, settings.interval, view, is_foreign);
     }
 }
 
@@ -147,7 +149,7 @@ impl Pass {
         believed.into_iter().map(|one| one.id).collect()
     }
 
-    fn report(&self, reporter: &Reporter, interval: Duration, view: &str) {
+    fn report(&self, reporter: &Reporter, interval: Duration, view: &str, is_foreign: bool) {
         let detail = format!(
             "every {}, {} processes in {:.1} ms, {} unknown, {} held back{view}",
             humantime::format_duration(interval),
@@ -157,7 +159,9 @@ impl Pass {
             self.held_back,
         );
         // Reasons without numbers: each change of a reason is an event.
-        if self.held_back > 0 {
+        if is_foreign {
+            reporter.degraded(&ForeignProc.to_string(), ForeignProc::REMEDY, detail);
+        } else if self.held_back > 0 {
             reporter.degraded(
                 "many processes look replaced at once; their numbers are in use, so they are kept",
                 "check that /proc is that of the daemon's own pid and time namespace",

@@ -86,7 +86,7 @@ pub(crate) struct Exit {
     pub(crate) tgid: u32,
     /// The wait status word of the *thread*.
     pub(crate) wait_status: u32,
-    /// On `CLOCK_MONOTONIC`.
+    /// On the host's `CLOCK_MONOTONIC`, as the kernel sends it.
     pub(crate) timestamp_ns: u64,
 }
 

@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use procfs::ProcResult;
 use procfs::process::{Process, Status};
+use procfs::{ProcError, ProcResult};
 use reaper_registry::{Pid, StartTime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, fstat, fstatfs, open};
@@ -14,7 +14,8 @@ use rustix::io::{Errno, pread};
 use rustix::process::{PidfdFlags, pidfd_open, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{memory, pidfd_info, proc_stat};
+use super::{memory, own_proc, pidfd_info, proc_stat};
+use crate::foreign_proc::ForeignProc;
 use crate::process_table::{Facts, ProcessTable};
 
 /// `PID_FS_MAGIC` of the kernel's `include/uapi/linux/magic.h`. Before 6.9 all pidfds share one
@@ -89,6 +90,7 @@ impl ProcessTable for LinuxTable {
     }
 
     fn open_stat(&self, pid: Pid) -> io::Result<OwnedFd> {
+        own_proc::check()?;
         let path = self.proc_root.join(pid.to_string()).join("stat");
         Ok(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
     }
@@ -172,6 +174,7 @@ impl LinuxTable {
     /// The threads of a process if each of them has ended; `None` once one is found that runs, or that
     /// has left meanwhile: a worker that executes a program leaves its own number for the process's.
     fn threads_if_all_ended(&self, pid: Pid) -> io::Result<Option<BTreeSet<i32>>> {
+        own_proc::check()?;
         let folder = self.proc_root.join(pid.to_string()).join("task");
         let mut ended = BTreeSet::new();
         for entry in std::fs::read_dir(&folder)? {
@@ -199,6 +202,14 @@ impl LinuxTable {
 
 /// `/proc/PID/status`, which a number of a mere thread has as well.
 pub(crate) fn status_of(pid: i32) -> ProcResult<Status> {
+    own_proc::check().map_err(|error| {
+        if ForeignProc::is_behind(&error) {
+            // An answer, and no failure that may pass.
+            ProcError::Other(error.to_string())
+        } else {
+            error.into()
+        }
+    })?;
     Process::new(pid)?.status()
 }
 

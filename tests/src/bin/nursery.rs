@@ -1,20 +1,21 @@
-//! The nursery of the suite `toll`, and the way into a confinement in which that suite starts the
-//! daemon. What the nursery does is in `reaper_tests::nursery`, the confinement in
-//! `reaper_tests::confined`.
+//! The nursery of the suite `toll`, and the ways into a confinement and into a time namespace, in
+//! which tests start the daemon. What the nursery does is in `reaper_tests::nursery`, the others are
+//! in `reaper_tests::confined` and `reaper_tests::time_namespace`.
 
 use std::process::ExitCode;
 
 #[cfg(target_os = "linux")]
 fn main() -> ExitCode {
-    use reaper_tests::{confined, nursery};
+    use reaper_tests::{confined, nursery, time_namespace};
 
     let mut words = std::env::args().skip(1);
     let outcome = match words.next().as_deref() {
-        Some(confined::COMMAND) => confined::enter(words),
-        first => nursery::run(first == Some(nursery::KEEP_THE_DEAD)),
+        Some(confined::COMMAND) => confined::enter(words).map(|()| ExitCode::SUCCESS),
+        Some(time_namespace::COMMAND) => time_namespace::enter(words),
+        first => nursery::run(first == Some(nursery::KEEP_THE_DEAD)).map(|()| ExitCode::SUCCESS),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // Whoever waits for an answer sees the end of the pipe, and the number of the error.
         Err(error) => ExitCode::from(
             error

@@ -13,6 +13,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::context;
 use crate::sys;
+use crate::time_namespace::Offsets;
 
 /// The id of the user without rights, "nobody" of every distribution.
 const NOBODY: u32 = 65534;
@@ -30,6 +31,11 @@ pub enum Role {
     Netns,
     Hidepid,
     NoTracefs,
+    TimensMinus,
+    TimensPlus,
+    ForeignProc,
+    /// The second half of `ForeignProc`, as that of `Pidns`.
+    ForeignProcInner,
 }
 
 impl FromStr for Role {
@@ -46,6 +52,10 @@ impl FromStr for Role {
             "netns" => Self::Netns,
             "hidepid" => Self::Hidepid,
             "no-tracefs" => Self::NoTracefs,
+            "timens-minus" => Self::TimensMinus,
+            "timens-plus" => Self::TimensPlus,
+            "foreign-proc" => Self::ForeignProc,
+            "foreign-proc-inner" => Self::ForeignProcInner,
             other => return Err(format!("unknown role {other}")),
         })
     }
@@ -63,7 +73,15 @@ impl Role {
             Self::NetAdmin => Some(CapabilitySet::NET_ADMIN),
             Self::Bpf => Some(CapabilitySet::BPF | CapabilitySet::PERFMON),
             Self::None | Self::Hidepid => Some(CapabilitySet::empty()),
-            Self::Root | Self::Pidns | Self::PidnsInner | Self::Netns | Self::NoTracefs => None,
+            Self::Root
+            | Self::Pidns
+            | Self::PidnsInner
+            | Self::Netns
+            | Self::NoTracefs
+            | Self::TimensMinus
+            | Self::TimensPlus
+            | Self::ForeignProc
+            | Self::ForeignProcInner => None,
         }
     }
 }
@@ -87,8 +105,15 @@ pub(super) fn enter(args: Vec<OsString>) -> Result<ExitCode, String> {
             context("unshare", sys::unshare_namespaces(false, true, false))?;
             loopback_up()?;
         }
-        Role::Pidns => return in_pid_namespace(&command),
-        Role::PidnsInner => return as_namespace_init(&mut command),
+        Role::Pidns => return in_pid_namespace("pidns-inner", &command),
+        Role::PidnsInner => {
+            mount_own_proc()?;
+            return as_namespace_init(&mut command);
+        }
+        Role::ForeignProc => return in_pid_namespace("foreign-proc-inner", &command),
+        Role::ForeignProcInner => return as_namespace_init(&mut command),
+        Role::TimensMinus => return in_time_namespace(Offsets::behind(), &mut command),
+        Role::TimensPlus => return in_time_namespace(Offsets::AHEAD, &mut command),
     }
     Err(format!("exec {}: {}", program.display(), command.exec()))
 }
@@ -152,26 +177,34 @@ fn drop_to(keep: CapabilitySet) -> Result<(), String> {
     Ok(())
 }
 
-fn in_pid_namespace(command: &Command) -> Result<ExitCode, String> {
+fn in_time_namespace(offsets: Offsets, command: &mut Command) -> Result<ExitCode, String> {
+    let mut child = context("time namespace", offsets.spawn(command))?;
+    Ok(exit_code(context("test binary", child.wait())?))
+}
+
+fn in_pid_namespace(inner_role: &str, command: &Command) -> Result<ExitCode, String> {
     context("unshare", sys::unshare_namespaces(true, false, true))?;
     let own = context("own path", std::env::current_exe())?;
     let mut inner = Command::new(own);
     inner
-        .args(["enter", "pidns-inner"])
+        .args(["enter", inner_role])
         .arg(command.get_program())
         .args(command.get_args());
-    Ok(exit_code(context("pidns-inner", inner.status())?))
+    Ok(exit_code(context(inner_role, inner.status())?))
 }
 
-/// The first process of the namespace is an init like any other: a test binary in its place would
-/// inherit orphans and be immune to signals.
-fn as_namespace_init(command: &mut Command) -> Result<ExitCode, String> {
+fn mount_own_proc() -> Result<(), String> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     context("make / private", mount_change("/", private))?;
     context(
         "mount /proc",
         mount("proc", "/proc", "proc", MountFlags::empty(), None),
-    )?;
+    )
+}
+
+/// The first process of the namespace is an init like any other: a test binary in its place would
+/// inherit orphans and be immune to signals.
+fn as_namespace_init(command: &mut Command) -> Result<ExitCode, String> {
     let child = context("test binary", command.spawn())?;
     Ok(exit_code(reap_until(child.id())?))
 }

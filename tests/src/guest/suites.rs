@@ -143,6 +143,7 @@ impl Guest<'_> {
             ("REAPER_TORTURE", torture),
             ("REAPER_INIT_PID_NS", &namespace("pid")?),
             ("REAPER_INIT_NET_NS", &namespace("net")?),
+            ("REAPER_INIT_TIME_NS", &namespace("time")?),
         ] {
             command.env(name, value);
         }

@@ -7,10 +7,13 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, getpid, setrlimit, waitpid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitOptions, getpid, kill_process, setrlimit, waitpid,
+};
 use rustix::process::{set_child_subreaper, set_parent_process_death_signal};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::pid_owners::Session;
 use super::twins::{First, Registration};
 use super::{Kind, victim};
 use crate::sys::{Forker, block_cues, ignore_children};
@@ -64,6 +67,13 @@ impl Nursery {
                 Ok(())
             }
             "twins" => self.twins(rest).ok_or_else(nonsense)?,
+            "start-registered" => self.start_registered(rest).ok_or_else(nonsense)?,
+            "replace" => self.replace(rest).ok_or_else(nonsense)?,
+            "end" => {
+                let pid = pid(rest).ok_or_else(nonsense)?;
+                kill_process(pid, Signal::KILL)?;
+                answer(&format!("{}", reap(pid)?.cast_unsigned()))
+            }
             "reap" => {
                 let status = reap(pid(rest).ok_or_else(nonsense)?)?;
                 answer(&format!("{}", status.cast_unsigned()))
@@ -86,11 +96,52 @@ impl Nursery {
                 let (start_time, identity) = (&told["start_time"], &told["identity"]);
                 answer(&format!("{} {start_time} {identity}", pid.as_raw_nonzero()))
             }
-            Err(error) => match Errno::from_io_error(&error) {
-                Some(errno) => answer(&format!("error {}", errno.raw_os_error())),
-                None => Err(error),
-            },
+            Err(error) => answer_with(error),
         })
+    }
+
+    /// `PID SOCKET TOKEN SESSION`; 0 leaves the pid to the kernel.
+    fn start_registered(&self, words: &str) -> Option<io::Result<()>> {
+        let mut words = words.splitn(4, ' ');
+        let pid = Pid::from_raw(words.next()?.parse().ok()?);
+        let session = Session {
+            socket: words.next()?,
+            token: words.next()?,
+            name: words.next()?,
+        };
+        Some(match session.start(&self.forker, pid) {
+            Ok((pid, told)) => answer(&format!("{pid} {}", told.line())),
+            Err(error) => answer_with(error),
+        })
+    }
+
+    /// `DAEMON SOCKET TOKEN TOKEN SESSION SESSION`.
+    fn replace(&self, words: &str) -> Option<io::Result<()>> {
+        let mut words = words.splitn(6, ' ');
+        let daemon = words.next()?.parse().ok()?;
+        let socket = words.next()?;
+        let tokens = (words.next()?, words.next()?);
+        let names = (words.next()?, words.next()?);
+        let session = |token, name| Session {
+            socket,
+            token,
+            name,
+        };
+        let (first, second) = (session(tokens.0, names.0), session(tokens.1, names.1));
+        Some(match first.replace(&second, &self.forker, daemon) {
+            Ok((pid, first, second)) => {
+                answer(&format!("{} {}", pid.as_raw_nonzero(), first.line()))
+                    .and_then(|()| answer(&second.line()))
+            }
+            Err(error) => answer_with(error),
+        })
+    }
+}
+
+fn answer_with(error: io::Error) -> io::Result<()> {
+    match Errno::from_io_error(&error) {
+        Some(errno) => answer(&format!("error {}", errno.raw_os_error())),
+        None => Err(error),
     }
 }
 

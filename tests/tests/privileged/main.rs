@@ -14,6 +14,8 @@
 mod confined;
 mod crowds;
 mod deaths;
+mod foreign_proc;
+mod time_namespaces;
 
 use reaper_tests::daemon::{TestDaemon, has_program};
 use reaper_tests::expect::{self, State, skip};

@@ -14,6 +14,7 @@ mod deaths;
 mod ledger;
 mod play;
 mod reuse;
+mod time_namespaces;
 mod victims;
 
 use std::path::{Path, PathBuf};

@@ -20,6 +20,9 @@ pub(crate) enum Role {
     Netns,
     Hidepid,
     NoTracefs,
+    TimensMinus,
+    TimensPlus,
+    ForeignProc,
 }
 
 /// One test binary of the package `reaper-tests` and the roles it is run in.
@@ -100,6 +103,9 @@ impl Role {
         Self::Netns,
         Self::Hidepid,
         Self::NoTracefs,
+        Self::TimensMinus,
+        Self::TimensPlus,
+        Self::ForeignProc,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -112,6 +118,9 @@ impl Role {
             Self::Netns => "netns",
             Self::Hidepid => "hidepid",
             Self::NoTracefs => "no-tracefs",
+            Self::TimensMinus => "timens-minus",
+            Self::TimensPlus => "timens-plus",
+            Self::ForeignProc => "foreign-proc",
         }
     }
 
@@ -125,13 +134,29 @@ impl Role {
             Self::Netns => "root in a network namespace of its own",
             Self::Hidepid => "uid 65534 without capabilities, /proc mounted hidepid=2",
             Self::NoTracefs => "root where tracefs is not mounted",
+            Self::TimensMinus => {
+                "root in a time namespace whose clocks are behind the host's, each by another offset"
+            }
+            Self::TimensPlus => {
+                "root in a time namespace, 1,000 s ahead by `CLOCK_MONOTONIC` and 2,000 s by \
+                 `CLOCK_BOOTTIME`"
+            }
+            Self::ForeignProc => {
+                "root in a pid namespace of its own, with the /proc of the namespace above"
+            }
         }
     }
 
     fn is_root(self) -> bool {
         matches!(
             self,
-            Self::Root | Self::Pidns | Self::Netns | Self::NoTracefs
+            Self::Root
+                | Self::Pidns
+                | Self::Netns
+                | Self::NoTracefs
+                | Self::TimensMinus
+                | Self::TimensPlus
+                | Self::ForeignProc
         )
     }
 }
@@ -177,8 +202,10 @@ pub(crate) fn summary(kernel: Version, role: Role) -> String {
 fn netlink(kernel: Version, role: Role) -> Expected {
     match role {
         Role::Netns => Expected::Down("ECONNREFUSED"),
-        Role::Pidns => Expected::Down("no-ack"),
-        Role::Root | Role::NetAdmin | Role::NoTracefs => Expected::Up,
+        Role::Pidns | Role::ForeignProc => Expected::Down("no-ack"),
+        Role::Root | Role::NetAdmin | Role::NoTracefs | Role::TimensMinus | Role::TimensPlus => {
+            Expected::Up
+        }
         Role::Bpf | Role::None | Role::Hidepid => up_since((6, 6), kernel, "EPERM"),
     }
 }
@@ -202,14 +229,18 @@ fn bpf(_: Version, role: Role) -> Expected {
 /// count as locked memory, of which a user may have too little for the source's own.
 fn ebpf(kernel: Version, role: Role) -> Expected {
     match role {
-        Role::Pidns => Expected::Down("pid-namespace"),
+        Role::Pidns | Role::ForeignProc => Expected::Down("pid-namespace"),
         Role::Bpf => up_since((5, 11), kernel, "EPERM"),
         _ => bpf(kernel, role),
     }
 }
 
 fn procfs(_: Version, role: Role) -> Expected {
-    up_if(role != Role::Hidepid, "hidden")
+    match role {
+        Role::Hidepid => Expected::Down("hidden"),
+        Role::ForeignProc => Expected::Down("foreign"),
+        _ => Expected::Up,
+    }
 }
 
 fn tracefs(_: Version, role: Role) -> Expected {

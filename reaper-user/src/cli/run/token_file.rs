@@ -39,7 +39,8 @@ fn in_memory(token: &Token) -> io::Result<PathBuf> {
         SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
     )?;
     let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-    // Without a mounted /proc nobody could open it.
+    // Without a mounted /proc, or in another pid namespace's, nobody could open it.
+    crate::sys::own_proc::check()?;
     fs::metadata(&path)?;
     // Given away, not leaked: it belongs to what this process becomes.
     let _inherited = file.into_raw_fd();

@@ -16,6 +16,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use super::btf;
 use super::misses::Misses;
+use crate::sources::time_namespace::TimeNamespace;
 use crate::sources::{SourceError, namespaces};
 use crate::watch::{Arm, Watched};
 
@@ -52,7 +53,7 @@ impl fmt::Display for Variant {
 
 impl Probe {
     /// Loads and attaches. Blocks for tens of milliseconds.
-    pub(super) fn attach(doorbell_bytes: u32) -> Result<Self, SourceError> {
+    pub(super) fn attach(doorbell_bytes: u32, clocks: TimeNamespace) -> Result<Self, SourceError> {
         namespaces::must_see_initial_pids()?;
         let blob = fs::read(btf::VMLINUX).map_err(|error| {
             SourceError::new(
@@ -73,10 +74,13 @@ impl Probe {
             loader.override_global(name, offset, true);
         }
         let ourselves = std::process::id();
-        let boot_offset_ns = namespaces::boot_offset_ns();
         let mut program = loader
             .override_global(probe::globals::CANARY_TGID, &ourselves, true)
-            .override_global(probe::globals::BOOT_OFFSET_NS, &boot_offset_ns, true)
+            .override_global(
+                probe::globals::BOOT_OFFSET_NS,
+                &clocks.boot_offset_ns(),
+                true,
+            )
             .map_max_entries(probe::MAP_DOORBELL, doorbell_bytes)
             .load(objects::PROBE)
             .map_err(|error| refused(&error))?;

@@ -133,6 +133,7 @@ impl Fixture {
                     .contains(&pid.get())
             },
             receive_buffer,
+            clocks: TimeNamespace::of_this_process().unwrap(),
         };
         let running = tokio::spawn(listener.run());
         Self {

@@ -1,0 +1,157 @@
+//! The daemon in a pid namespace of its own with the host's `/proc`, in which its pids are those of
+//! other processes.
+
+use std::io;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use reaper_registry::Token;
+use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through, reaperd};
+use reaper_tests::nursery::{KEEP_THE_DEAD, Nursery};
+use reaper_tests::sys::seccomp::deny;
+use reaper_tests::wait::Deadline;
+use reaper_user::victims::{Kind, Victim};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::root_with;
+
+const FOREIGN_PROC: &[&str] = &["unshare", "--pid", "--fork"];
+const SWEEP: Duration = Duration::from_millis(100);
+const SENTENCE: &str = "/proc is that of another pid namespace";
+
+#[test]
+fn in_another_namespace_s_proc_an_unrelated_process_s_death_removes_nothing() {
+    if !root_with(&["unshare", "nsenter"]) {
+        return;
+    }
+    for (sources, with_pidfds) in [
+        ("auto", true),
+        ("auto", false),
+        ("sweep", true),
+        ("sweep", false),
+    ] {
+        println!("--sources {sources}, pidfds: {with_pidfds}");
+        unrelated_death_removes_nothing(sources, with_pidfds);
+    }
+}
+
+fn unrelated_death_removes_nothing(sources: &str, with_pidfds: bool) {
+    let (daemon, inside) = start(
+        &["--sources", sources, "--register-policy", "any"],
+        with_pidfds,
+    );
+    let mut nursery = nursery_in(inside);
+    let mut events = daemon.events();
+    // Two processes of one pid: one on the host, whose entry the daemon could read, and the one
+    // that is registered.
+    let mut unrelated = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
+    let number = unrelated.pid().get();
+    let token = Token::from_bytes([7; 32]);
+    let (pid, answer) = nursery
+        .start_registered(Some(number), &daemon.socket(), &token, "inner")
+        .unwrap();
+    assert_eq!((pid, answer.status), (number, 200), "{}", answer.body);
+    let identity = answer.body["identity"].as_str().unwrap();
+    assert_eq!(identity, if with_pidfds { "pidfd" } else { "pid" });
+    assert!(answer.body["start_time"].is_null(), "{}", answer.body);
+
+    unrelated.kill().unwrap();
+    unrelated.wait().unwrap();
+    let some_sweeps = Deadline::after(6 * SWEEP);
+    while !some_sweeps.has_passed() {
+        assert!(daemon.lists("inner"), "a false death\n{}", daemon.log());
+    }
+    says_so(&daemon);
+
+    nursery.end(number).unwrap();
+    let told = events.removal_of("inner").told;
+    assert_eq!(told.cause, "exited");
+    assert!(!daemon.accepts(&token));
+    drop(events);
+    drop(nursery);
+    kill_process(inside, Signal::TERM).unwrap();
+    daemon.stopped();
+}
+
+/// The log at the start, and the state of the sweep.
+fn says_so(daemon: &TestDaemon) {
+    let log = daemon.log();
+    assert!(log.contains("WARN") && log.contains(SENTENCE), "{log}");
+    let report = daemon.sources();
+    let sweep = report.sources.iter().find(|it| it.source == "sweep");
+    let sweep = sweep.unwrap();
+    assert_eq!(sweep.state, "degraded", "{sweep:?}");
+    assert!(sweep.reason.starts_with(SENTENCE), "{sweep:?}");
+    assert!(sweep.remedy.contains("--mount-proc"), "{sweep:?}");
+}
+
+#[test]
+fn in_another_namespace_s_proc_no_caller_is_taken_for_the_owner_of_a_process() {
+    if !root_with(&["unshare", "nsenter"]) {
+        return;
+    }
+    for with_pidfds in [true, false] {
+        let (daemon, inside) = start(&[], with_pidfds);
+        let mut nursery = nursery_in(inside);
+        let (_, answer) = nursery
+            .start_registered(None, &daemon.socket(), &Token::from_bytes([7; 32]), "inner")
+            .unwrap();
+        assert_eq!(answer.status, 403, "{}", answer.body);
+        assert!(daemon.list().is_empty());
+        drop(nursery);
+        kill_process(inside, Signal::TERM).unwrap();
+        daemon.stopped();
+    }
+}
+
+#[test]
+fn doctor_says_that_proc_is_another_namespace_s() {
+    if !root_with(&["unshare"]) {
+        return;
+    }
+    let findings = doctor_through(FOREIGN_PROC, Path::new("/nowhere/s.sock"));
+    let finding = findings.iter().find(|it| it["subject"] == "sweep").unwrap();
+    println!("{finding}");
+    assert_eq!(finding["verdict"], "warn");
+    assert!(finding["text"].as_str().unwrap().starts_with(SENTENCE));
+    assert!(finding["remedy"].as_str().unwrap().contains("--mount-proc"));
+}
+
+/// The daemon, and its own pid here.
+fn start(flags: &[&str], with_pidfds: bool) -> (TestDaemon, Pid) {
+    let sweep = format!("{}ms", SWEEP.as_millis());
+    let flags = [flags, &["--sweep-interval", &sweep]].concat();
+    let launch = Launch::with(&flags).through(FOREIGN_PROC);
+    let mut daemon = if with_pidfds {
+        launch.spawn()
+    } else {
+        launch.spawn_by(without_pidfds)
+    };
+    daemon.serves();
+    let inside = children_of(daemon.pid());
+    assert_eq!(inside.len(), 1, "unshare has one child, the daemon");
+    (daemon, inside[0])
+}
+
+/// A filter stays on its thread, so that one ends when the program has been started.
+fn without_pidfds(command: &mut Command) -> io::Result<Child> {
+    std::thread::scope(|scope| {
+        let started = scope.spawn(|| {
+            deny(&[libc::SYS_pidfd_open.into()], Errno::NOSYS)?;
+            command.spawn()
+        });
+        started.join().expect("it does not panic")
+    })
+}
+
+fn nursery_in(namespace_of: Pid) -> Nursery {
+    let mut program = Command::new("nsenter");
+    let target = namespace_of.as_raw_nonzero().to_string();
+    program
+        .args(["--target", &target, "--pid", "--"])
+        .arg(env!("CARGO_BIN_EXE_nursery"))
+        .arg(KEEP_THE_DEAD);
+    Nursery::open(program).unwrap()
+}
