@@ -253,3 +253,6 @@ impl Commit for CommitToRegistry {
         self.0.remove_process(process, death, clock::now());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! A registry kept true, with callbacks of its embedder that come back into it.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use reaper_registry::{SourceHealth, TokenKey};
+use tokio::time::timeout;
+
+use super::*;
+use crate::Sources;
+use crate::testing::{Sleeper, skip_without};
+
+/// Far longer than it takes; a deadlock takes for ever.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A source that reports while a process is registered or removed ends up in the embedder's code, which
+/// may register and remove in its turn: no lock may be held then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedder_may_deregister_when_it_learns_of_an_event() {
+    let shared: Arc<OnceLock<Registry>> = Arc::default();
+    let token = Token::from_bytes([7; 32]);
+    let (in_callback, removed) = (shared.clone(), token.clone());
+    let builder = Registry::builder(TokenKey::new([1; 16])).on_event(move || {
+        if let Some(registry) = in_callback.get() {
+            registry.deregister(&removed, clock::now());
+        }
+    });
+    // Without a single descriptor for processes, the source of pidfds reports at the first one.
+    let settings = Settings {
+        sources: Sources::only([Source::Pidfd]),
+        max_pinned: Some(0),
+        ..Settings::default()
+    };
+    let reaper = Reaper::start(builder, settings);
+    let reports = reaper.first_reports(&[Source::Pidfd]).await;
+    if reports.iter().any(|status| !status.works()) {
+        return skip_without("pidfd", &reports[0].reason);
+    }
+    shared.get_or_init(|| reaper.registry().clone());
+    let sleeper = Sleeper::start();
+    let registration = Registration {
+        id: SessionId::new("s-1"),
+        token,
+        pid: sleeper.pid(),
+        owner: 0,
+        details: Details::default(),
+        presence: None,
+    };
+    let reaper = Arc::new(reaper);
+    let registering = reaper.clone();
+    let registered = tokio::task::spawn_blocking(move || {
+        let accept = |_: &_| Ok::<(), std::convert::Infallible>(());
+        registering
+            .register(registration, Authority::Owner, accept)
+            .map(drop)
+    });
+    let registered = timeout(SOON, registered).await.expect("it is not stuck");
+    registered.unwrap().unwrap();
+    let reported_and_removed = async {
+        let is_degraded = || {
+            let statuses = reaper.status();
+            statuses.iter().any(|status| {
+                status.source == Source::Pidfd && status.health == Some(SourceHealth::Degraded)
+            })
+        };
+        while !reaper.registry().is_empty() || reaper.processes() > 0 || is_degraded() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, reported_and_removed)
+        .await
+        .expect("the session is removed and the source is up again");
+}
