@@ -23,6 +23,7 @@ use crate::reaper::Reaper;
 use crate::sources;
 use crate::status::SourceStatus;
 use crate::systemd;
+use crate::token_files::TokenFiles;
 use crate::watcher::Settings;
 
 /// How long sources may take to say how they are before the daemon serves without their word.
@@ -122,6 +123,8 @@ pub async fn run_until(
 fn start_reaper(options: &DaemonOptions, events: Arc<Notify>) -> Result<Reaper, StartupError> {
     let mut token_key = zeroize::Zeroizing::new([0; 16]);
     getrandom::fill(token_key.as_mut()).map_err(StartupError::Random)?;
+    let token_files = TokenFiles::default();
+    let removing = token_files.clone();
     let registry = Registry::builder(TokenKey::new(*token_key))
         .ttl(options.ttl)
         .limits(Limits {
@@ -129,13 +132,16 @@ fn start_reaper(options: &DaemonOptions, events: Arc<Notify>) -> Result<Reaper, 
             sessions_per_owner: options.max_sessions_per_uid,
         })
         .strict_replace(options.strict_replace)
+        .on_removed(move |session| removing.session_ended(session))
         .on_event(move || events.notify_waiters());
     let settings = Settings {
         sources: options.sources.clone(),
         sweep_interval: options.sweep_interval,
         ..Settings::default()
     };
-    Ok(Reaper::start(registry, settings))
+    let reaper = Reaper::start(registry, settings);
+    token_files.belong_to(reaper.registry());
+    Ok(reaper)
 }
 
 /// How the sources are, as far as they say so in time; an error if a required one does not work.

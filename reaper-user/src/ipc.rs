@@ -50,6 +50,7 @@ pub(crate) mod sse;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod unanswered;
 mod wire;
 
 use std::sync::Arc;

@@ -13,6 +13,7 @@ use super::guard::{REFUSAL_FIELD, Refusal};
 use super::list::list;
 use super::problem::Problem;
 use super::stream::EventStream;
+use super::unanswered::Unanswered;
 use super::wire::{Me, RegisterAnswer, Removed, SessionView};
 use super::{App, Peer, admission, health, query, register};
 use crate::clock;
@@ -48,7 +49,7 @@ async fn route(
     claim: Claim,
 ) -> Result<Response<Answer>, Problem> {
     match (&head.method, head.uri.path()) {
-        (&Method::POST, "/v1/sessions/register") => register(app, peer, body).await,
+        (&Method::POST, "/v1/sessions/register") => register(app, peer, head, body).await,
         (&Method::GET, "/v1/sessions") => list(app, peer, head.uri.query()).await,
         (&Method::GET, "/v1/sessions/me") => {
             let session = required_session(app, &claim)?;
@@ -103,10 +104,21 @@ fn backing_part(method: &Method, path: &str) -> Option<&'static str> {
     }
 }
 
-async fn register(app: &App, peer: Peer, body: Incoming) -> Result<Response<Answer>, Problem> {
+async fn register(
+    app: &App,
+    peer: Peer,
+    head: &request::Parts,
+    body: Incoming,
+) -> Result<Response<Answer>, Problem> {
     let body = read_body(body).await?;
     let asked = register::parse(&body)?;
     drop(body);
+    let unanswered = head.extensions.get::<Unanswered>();
+    let unanswered = unanswered.filter(|_| asked.if_answered);
+    if unanswered.is_some() {
+        // In this turn hyper looks whether the caller has left, and drops the request if so.
+        tokio::task::yield_now().await;
+    }
     let policy = app.options.register_policy;
     let pid = admission::check_claim(asked.pid, peer, policy)?;
     let presence_accepted = asked.presence.is_some();
@@ -127,6 +139,9 @@ async fn register(app: &App, peer: Peer, body: Incoming) -> Result<Response<Answ
         admission::check_process(watched, peer, policy, app.table.as_ref())
     })?;
     let session = &registered.session;
+    if let Some(unanswered) = unanswered {
+        unanswered.note(session.entry);
+    }
     Ok(json(&RegisterAnswer {
         ok: true,
         registered_at: session.registered_at.wall_ms,

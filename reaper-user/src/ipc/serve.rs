@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -15,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::guard::Guard;
 use super::listener::Socket;
+use super::unanswered::{Answering, Unanswered};
 use super::{App, Peer, Transport, admission, routes};
 
 /// Connections at once; those that come then wait in the kernel's queue. Fewer where descriptors are
@@ -127,15 +130,23 @@ async fn connection(
     mut stop: watch::Receiver<bool>,
     _slot: OwnedSemaphorePermit,
 ) {
-    let service = service_fn(move |request| {
+    let unanswered = Unanswered::default();
+    let registry = app.reaper.registry().clone();
+    let noted = unanswered.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(noted.clone());
         let answered = routes::answer(app.clone(), peer, request);
         async { Ok::<_, Infallible>(answered.await) }
     });
+    let io = Answering {
+        inner: Guard::new(stream),
+        unanswered: unanswered.clone(),
+    };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(Guard::new(stream)), service);
+        .serve_connection(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -148,6 +159,7 @@ async fn connection(
         // A slow or broken peer; hyper's words hold nothing that it sent.
         log::debug!("a connection ended: {error}");
     }
+    unanswered.take_back(&registry);
 }
 
 /// A panic ends its own connection and nothing else.
