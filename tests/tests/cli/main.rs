@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "steps of tests")]
 
 mod refusals;
+mod run;
 mod running;
 
 use std::process::{Command, Output, Stdio};
