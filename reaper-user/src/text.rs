@@ -71,7 +71,7 @@ mod tests {
             ("a\nb\u{1b}[2J", "a_b_[2J"),
             ("abc\u{202e}def", "abc_def"),
             ("éééééé", "éééé"),
-            ("abcdefg hijk", "abcdefg"),
+            ("abcdefgh ijk", "abcdefgh"),
             ("\n\t ", ""),
             ("", ""),
         ] {
