@@ -58,7 +58,7 @@ impl Stage {
     }
 
     /// Waits until no session and no token file is left, and stops the daemon.
-    fn is_left_empty(self) {
+    fn leaves_nothing(self) {
         eventually("no session is left", || self.daemon.list().is_empty());
         eventually("no token file is left", || self.files().is_empty());
         self.daemon.stop();

@@ -31,7 +31,7 @@ const LEFTOVERS: usize = 16;
 /// How many names are read in search of them.
 const NAMES: usize = 4_096;
 /// A younger file may be that of a `run` that is about to register.
-const MIN_AGE: Duration = Duration::from_secs(60);
+const MIN_AGE: Duration = Duration::from_mins(1);
 /// How long all the questions may take: the command waits for them.
 const ASK_WITHIN: Duration = Duration::from_millis(500);
 /// Others can put files into such a folder, and take them away.

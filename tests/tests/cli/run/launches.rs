@@ -117,7 +117,7 @@ fn a_program_whose_worker_thread_executes_another_keeps_its_session() {
         cue: Some("ready "),
     }
     .play(&stage);
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_shell_that_uses_low_descriptors_for_itself_keeps_its_token() {
         cue: None,
     }
     .play(&stage);
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_command_in_a_user_namespace_reads_its_token() {
         cue: None,
     }
     .play(&stage);
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn a_long_name_in_a_folder_with_a_line_feed_is_launched() {
         cue: None,
     }
     .play(&stage);
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
 
 #[test]
@@ -199,5 +199,5 @@ fn the_first_process_of_a_pid_namespace_is_launched() {
         cue: None,
     }
     .play(&stage);
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }

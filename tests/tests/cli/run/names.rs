@@ -34,7 +34,7 @@ fn an_odd_name_in_an_odd_folder_is_run_and_shown_as_far_as_it_can_be() {
     let cwd = &list["sessions"][0]["cwd"];
     assert!(cwd.is_null(), "a changed path names another folder: {cwd}");
     launched.kill();
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn a_command_without_a_name_to_show_has_a_name_all_the_same() {
     launched.session();
     assert_eq!(&*stage.daemon.list()[0].display_name, "command");
     launched.kill();
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_folder_that_was_deleted_keeps_nothing_from_being_run() {
     shell.args(["-c", script]).current_dir(place.path());
     stage.surround(&mut shell);
     assert_eq!(Said::by(shell.output().unwrap()).done(), "ran\n");
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn flags_that_cannot_be_used_are_refused_by_name() {
         let said = Said::by(stage.run(&[flags, command].concat()).output().unwrap());
         said.failed(super::super::USAGE, sentence);
     }
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn no_token_from_outside_reaches_the_command() {
     let said = outer(&["--best-effort", "--socket", "/nowhere/s.sock"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     assert_eq!(said.out, "none\n".repeat(4));
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
 
 #[test]
@@ -140,5 +140,5 @@ fn a_run_within_a_run_has_a_session_of_its_own_and_the_outer_one_stays() {
     assert!(stage.daemon.accepts(&outer));
     assert!(stage.files()[0].ends_with(&outer_id));
     launched.kill();
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }

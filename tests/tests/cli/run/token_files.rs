@@ -1,7 +1,7 @@
 //! Where the token lies, who can read it, and who removes it.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use reaper_tests::daemon::Launch;
 use reaper_tests::expect::skip;
@@ -20,8 +20,9 @@ fn start(stage: &Stage) -> (Launched, Token, PathBuf) {
 
 /// As if it had been written so long ago.
 fn age(file: &Path, seconds: u64) {
-    let then = SystemTime::now() - Duration::from_secs(seconds);
     let file = fs::File::options().write(true).open(file).unwrap();
+    let written = file.metadata().unwrap().modified().unwrap();
+    let then = written - Duration::from_secs(seconds);
     file.set_modified(then).unwrap();
 }
 
@@ -41,7 +42,7 @@ fn a_token_lies_in_a_private_file_named_by_its_session() {
         .unwrap();
     assert!(!listed.to_string().contains("reaperd/tokens"), "{listed}");
     launched.kill();
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
 
 #[test]
@@ -58,7 +59,7 @@ fn the_file_goes_with_its_session_whatever_ends_that() {
     eventually("the file goes", || !file.exists());
     assert_eq!(launched.child.try_wait().unwrap(), None);
     launched.kill();
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
 
 #[test]
@@ -84,7 +85,7 @@ fn a_command_that_does_not_run_leaves_no_file() {
     assert_eq!(said.code, Some(super::super::NO_DAEMON), "{said:?}");
     assert_eq!(stage.files(), Vec::<PathBuf>::new());
     full.daemon.stop();
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
 
 #[test]
@@ -122,7 +123,7 @@ fn what_a_killed_daemon_left_is_removed_by_a_later_run() {
     alive.kill();
     fs::remove_file(other).unwrap();
     fs::remove_file(&young.2).unwrap();
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
 
 #[test]
@@ -143,7 +144,7 @@ fn one_run_looks_at_sixteen_others_at_most_and_some_run_at_each() {
     });
     assert_eq!(stage.files().len(), 4);
     run();
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
 
 #[test]
@@ -162,7 +163,7 @@ fn a_runtime_folder_that_is_no_place_for_a_token_is_refused_by_name() {
         assert_eq!(said.code, Some(0), "{said:?}");
         assert!(said.err.contains("running it unregistered"), "{said:?}");
     }
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
 
 /// A session's helper outlives it, and its process number goes to another session's process. In a

@@ -74,5 +74,5 @@ fn a_command_inherits_what_run_was_given_and_nothing_else() {
         assert!(plain.contains("SigIgn"), "{plain}");
         assert_eq!(plain, through_run, "{surroundings:?}");
     }
-    stage.is_left_empty();
+    stage.leaves_nothing();
 }
