@@ -1,10 +1,13 @@
 //! A command that went on without a session does not get one later.
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use reaper_tests::daemon::Events;
+use reaper_tests::wait::Deadline;
 
 use super::*;
 
@@ -44,6 +47,37 @@ fn a_daemon_that_hung_and_goes_on_stores_nothing_for_a_command_that_runs_unregis
     assert_eq!(stage.files(), Vec::<PathBuf>::new());
     launched.kill();
     drop(events);
+    stage.daemon.stop();
+}
+
+#[test]
+fn at_the_limit_of_its_time_a_command_is_registered_exactly_if_it_is_told_so() {
+    const LAUNCHES: usize = 40;
+    let stage = Stage::new();
+    stage.daemon.suspend();
+    // The client's limit; the launches are spread around it, so some of them are over it.
+    let limit = Deadline::after(Duration::from_secs(5));
+    let script = "echo \"$REAPERD_SESSION_ID\"; exec sleep 600";
+    let mut launched: Vec<_> = (0..LAUNCHES)
+        .map(|_| {
+            let mut run = stage.run(&["--best-effort", "--", "sh", "-c", script]);
+            Launched::start(run.stderr(Stdio::null()))
+        })
+        .collect();
+    let spread = limit.elapsed() / 2;
+    std::thread::sleep(limit.left() + spread);
+    stage.daemon.resume();
+    let told: Vec<_> = launched.iter_mut().map(Launched::line).collect();
+    // Whatever else was waiting has been dealt with when this one has.
+    stage.daemon.register("later", std::process::id());
+    let told: BTreeSet<_> = told.into_iter().filter(|id| !id.is_empty()).collect();
+    eventually("what is listed is what was told", || {
+        let listed = stage.daemon.list().into_iter().map(|it| it.session_id);
+        listed.filter(|id| id != "later").collect::<BTreeSet<_>>() == told
+    });
+    assert_eq!(stage.files().len(), told.len());
+    launched.iter_mut().for_each(Launched::kill);
+    eventually("no token file is left", || stage.files().is_empty());
     stage.daemon.stop();
 }
 
