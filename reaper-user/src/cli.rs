@@ -37,6 +37,15 @@ use failure::Failure;
 const SOCKET_HELP: &str =
     "The daemon's socket [default: $REAPERD_SOCKET, else $XDG_RUNTIME_DIR/reaperd/reaperd.sock]";
 
+const RUN_HELP: &str = "\
+COMMAND finds the path of the token file in REAPERD_TOKEN_FILE and CLAUDEMESH_IPC_TOKEN_FILE, its
+session in REAPERD_SESSION_ID and the daemon in REAPERD_SOCKET. The file holds 64 hex digits, belongs
+to this user alone (mode 0600, below $XDG_RUNTIME_DIR/reaperd/tokens) and is removed when the session
+ends. A token in CLAUDEMESH_IPC_TOKEN is not passed on.
+
+Exits as COMMAND does; with 126 where COMMAND cannot be executed, 127 where it is not found, 3 where
+there is no daemon, 2 where a flag cannot be used.";
+
 /// A session registry that never shows a ghost.
 #[derive(Debug, Parser)]
 #[command(
@@ -74,6 +83,7 @@ enum Command {
     /// Run the daemon, in the foreground
     Daemon(daemon::Arguments),
     /// Register this process, then become COMMAND: same pid, token in a file for it
+    #[command(after_long_help = RUN_HELP)]
     Run(run::Arguments),
     /// List the sessions
     Ls(list::Arguments),

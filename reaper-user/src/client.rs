@@ -9,6 +9,7 @@ mod sse;
 mod stream;
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub use stream::EventStream;
 
 /// How long an answer may take, unless told otherwise.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
+/// How long it may take to read an answer that is already there.
+const LAST_LOOK: Duration = Duration::from_secs(3);
 /// The largest answer that is read: a list of some 500,000 sessions.
 const LARGEST_ANSWER: usize = 256 << 20;
 
@@ -83,10 +86,42 @@ impl Client {
         target: &str,
         body: &(impl Serialize + Sync),
     ) -> Result<T, ClientError> {
-        let body = serde_json::to_vec(body).map_err(|error| ClientError::Protocol {
-            detail: format!("the request cannot be written as JSON: {error}"),
+        self.json(Method::POST, target, None, as_json(body)?).await
+    }
+
+    /// Sends a JSON body which says `"if_answered": true`, so that on Linux nothing is stored unless
+    /// this returns the answer. What is returned as an error has had no effect and will have none,
+    /// however late the daemon goes on.
+    pub async fn post_if_answered<T: DeserializeOwned>(
+        &self,
+        target: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<T, ClientError> {
+        let body = as_json(body)?;
+        let stream = self.limited(self.connect()).await?;
+        let own_end = stream.as_fd().try_clone_to_owned();
+        let own_end = own_end.map_err(|source| ClientError::Connect {
+            path: self.socket.clone(),
+            source,
         })?;
-        self.json(Method::POST, target, None, body.into()).await
+        let mut exchange = std::pin::pin!(async {
+            let answer = self.send_on(stream, Method::POST, target, None, body);
+            read_json(target, answer.await?).await
+        });
+        if let Ok(answered) = tokio::time::timeout(self.time_limit, exchange.as_mut()).await {
+            return answered;
+        }
+        let timed_out = ClientError::TimedOut {
+            limit: self.time_limit,
+        };
+        // From here on the daemon cannot answer any more. What it had sent by now is still read: then
+        // it has done what was asked for.
+        rustix::net::shutdown(&own_end, rustix::net::Shutdown::Read).unwrap_or_default();
+        match tokio::time::timeout(LAST_LOOK, exchange).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(problem @ ClientError::Problem { .. })) => Err(problem),
+            Ok(Err(_)) | Err(_) => Err(timed_out),
+        }
     }
 
     /// Deletes a resource.
@@ -132,13 +167,7 @@ impl Client {
                 }
                 answer => answer?,
             };
-            if !answer.status().is_success() {
-                return Err(problem(answer).await?);
-            }
-            let body = whole_body(answer.into_body()).await?;
-            serde_json::from_slice(&body).map_err(|error| ClientError::Protocol {
-                detail: format!("{target} answered something else than expected: {error}"),
-            })
+            read_json(target, answer).await
         })
         .await
     }
@@ -162,6 +191,17 @@ impl Client {
         body: Bytes,
     ) -> Result<Response<Incoming>, ClientError> {
         let stream = self.connect().await?;
+        self.send_on(stream, method, target, token, body).await
+    }
+
+    async fn send_on(
+        &self,
+        stream: UnixStream,
+        method: Method,
+        target: &str,
+        token: Option<&Token>,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // Ends by itself: with the exchange, or with the stream when its reader is dropped. What
         // goes wrong on it shows on the exchange.
@@ -203,6 +243,26 @@ impl Client {
     }
 }
 
+fn as_json(body: &impl Serialize) -> Result<Bytes, ClientError> {
+    let body = serde_json::to_vec(body).map_err(|error| ClientError::Protocol {
+        detail: format!("the request cannot be written as JSON: {error}"),
+    })?;
+    Ok(body.into())
+}
+
+async fn read_json<T: DeserializeOwned>(
+    target: &str,
+    answer: Response<Incoming>,
+) -> Result<T, ClientError> {
+    if !answer.status().is_success() {
+        return Err(problem(answer).await?);
+    }
+    let body = whole_body(answer.into_body()).await?;
+    serde_json::from_slice(&body).map_err(|error| ClientError::Protocol {
+        detail: format!("{target} answered something else than expected: {error}"),
+    })
+}
+
 /// Reads an answer that says no.
 async fn problem(answer: Response<Incoming>) -> Result<ClientError, ClientError> {
     let status = answer.status().as_u16();
@@ -240,48 +300,4 @@ pub fn percent_encode(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn get_version(socket: &Path) -> Result<Version, ClientError> {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-            .block_on(Client::new(socket).get("/v1/version"))
-    }
-
-    #[test]
-    fn an_absent_or_abandoned_socket_means_no_daemon() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("s.sock");
-        assert!(matches!(
-            get_version(&socket),
-            Err(ClientError::NoDaemon { .. })
-        ));
-        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
-        assert!(matches!(
-            get_version(&socket),
-            Err(ClientError::NoDaemon { .. })
-        ));
-        assert!(matches!(
-            get_version(&socket.join("x")),
-            Err(ClientError::NoDaemon { .. })
-        ));
-    }
-
-    #[test]
-    fn a_path_that_no_socket_can_have_is_not_a_missing_daemon() {
-        let long = PathBuf::from(format!("/tmp/{}", "x".repeat(200)));
-        assert!(matches!(
-            get_version(&long),
-            Err(ClientError::Connect { .. })
-        ));
-    }
-
-    #[test]
-    fn any_text_becomes_one_path_segment() {
-        assert_eq!(percent_encode("a-Z_0.~"), "a-Z_0.~");
-        assert_eq!(percent_encode("a/b?c#d %é"), "a%2Fb%3Fc%23d%20%25%C3%A9");
-    }
-}
+mod tests;

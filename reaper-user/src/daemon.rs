@@ -24,6 +24,7 @@ use crate::reaper::Reaper;
 use crate::sources;
 use crate::status::SourceStatus;
 use crate::systemd;
+use crate::token_files::TokenFiles;
 use crate::watcher::Settings;
 
 /// How long sources may take to say how they are before the daemon serves without their word.
@@ -137,6 +138,8 @@ fn start_reaper(
 ) -> Result<Reaper, StartupError> {
     let mut token_key = zeroize::Zeroizing::new([0; 16]);
     getrandom::fill(token_key.as_mut()).map_err(StartupError::Random)?;
+    let token_files = TokenFiles::default();
+    let removing = token_files.clone();
     let registry = Registry::builder(TokenKey::new(*token_key))
         .ttl(options.ttl)
         .limits(Limits {
@@ -144,6 +147,7 @@ fn start_reaper(
             sessions_per_owner: options.max_sessions_per_uid,
         })
         .strict_replace(options.strict_replace)
+        .on_removed(move |session| removing.session_ended(session))
         .on_event(move || events.notify_waiters());
     let settings = Settings {
         sources: options.sources.clone(),
@@ -151,7 +155,9 @@ fn start_reaper(
         max_pinned: Some(descriptors.processes),
         ..Settings::default()
     };
-    Ok(Reaper::start(registry, settings))
+    let reaper = Reaper::start(registry, settings);
+    token_files.belong_to(reaper.registry());
+    Ok(reaper)
 }
 
 /// How the sources are, as far as they say so in time; an error if a required one does not work.

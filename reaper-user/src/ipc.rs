@@ -16,6 +16,13 @@
 //! `Authorization: ClaudeMesh-Session <64 hex digits>`. Every error is `application/problem+json`
 //! and carries `code` for programs and `error` for clients of the origin.
 //!
+//! Two fields of a registration serve programs that start others, as `reaperd run` does. `token_file`
+//! (an absolute path of at most 4,096 bytes) names the file that holds the token: at the session's end
+//! the daemon removes it, if session, file and daemon belong to one user and the file holds that token
+//! and nothing else. `if_answered` (a boolean) has the registration hold only if its answer can be
+//! delivered: a caller that gives up closes its connection, or first shuts it down for reading to see
+//! whether an answer was on its way, and then has no session.
+//!
 //! # What a client may rely on
 //!
 //! - A registration that was answered resolves from then on, and its `session_registered` comes
@@ -54,6 +61,7 @@ pub(crate) mod sse;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod unanswered;
 mod wire;
 
 use std::sync::Arc;

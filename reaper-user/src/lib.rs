@@ -40,6 +40,8 @@ mod sys;
 mod systemd;
 #[cfg(test)]
 mod testing;
+mod text;
+mod token_files;
 #[doc(hidden)]
 pub mod torture;
 pub mod verdict;

@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 
 /// Overrides the default for client and daemon alike.
 pub const VARIABLE: &str = "REAPERD_SOCKET";
+/// Names the user's runtime folder.
+const RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
+/// Names the folder of temporary files.
+const TEMP_DIR: &str = "TMPDIR";
 /// Of the system-wide daemon.
-const SYSTEM: &str = "/run/reaperd/reaperd.sock";
+const SYSTEM: &str = "/run/reaperd";
 
 /// What the decision is made from.
 #[derive(Clone, Debug, Default)]
@@ -29,39 +33,63 @@ impl Surroundings {
     pub fn of_this_process() -> Self {
         Self {
             variable: env::var_os(VARIABLE),
-            runtime_dir: env::var_os("XDG_RUNTIME_DIR"),
-            temp_dir: env::var_os("TMPDIR"),
+            runtime_dir: env::var_os(RUNTIME_DIR),
+            temp_dir: env::var_os(TEMP_DIR),
             uid: rustix::process::geteuid().as_raw(),
         }
     }
 }
 
-/// The socket's path: the flag, the variable, the user's runtime folder, the system's for root, a
-/// private folder among the temporary ones.
+/// The folder of this program among those that last as long as the user is logged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeFolder {
+    /// Not created yet, it may be.
+    pub path: PathBuf,
+    /// The environment variable that names the folder it lies in; `None` where no variable does.
+    pub variable: Option<&'static str>,
+}
+
+/// The socket's path: the flag, the variable, a default name in the [`runtime_folder`].
 pub fn resolve(flag: Option<&Path>, surroundings: &Surroundings) -> PathBuf {
-    let Surroundings {
-        variable,
-        runtime_dir,
-        temp_dir,
-        uid,
-    } = surroundings;
     if let Some(path) = flag {
         return path.to_owned();
     }
     // Set and empty is how shells say "not set".
-    if let Some(path) = variable.as_ref().filter(|path| !path.is_empty()) {
+    let variable = surroundings.variable.as_ref();
+    if let Some(path) = variable.filter(|path| !path.is_empty()) {
         return path.into();
     }
+    runtime_folder(surroundings).path.join("reaperd.sock")
+}
+
+/// The folder for what this program leaves at run time: in the user's runtime folder, the system's for
+/// root, a private one among the temporary ones.
+pub fn runtime_folder(surroundings: &Surroundings) -> RuntimeFolder {
+    let Surroundings {
+        runtime_dir,
+        temp_dir,
+        uid,
+        ..
+    } = surroundings;
     if let Some(dir) = absolute(runtime_dir.as_ref()) {
-        return dir.join("reaperd/reaperd.sock");
+        return RuntimeFolder {
+            path: dir.join("reaperd"),
+            variable: Some(RUNTIME_DIR),
+        };
     }
     if *uid == 0 {
-        return SYSTEM.into();
+        return RuntimeFolder {
+            path: SYSTEM.into(),
+            variable: None,
+        };
     }
-    absolute(temp_dir.as_ref())
-        .unwrap_or(Path::new("/tmp"))
-        .join(format!("reaperd-{uid}"))
-        .join("reaperd.sock")
+    let dir = absolute(temp_dir.as_ref());
+    RuntimeFolder {
+        path: dir
+            .unwrap_or(Path::new("/tmp"))
+            .join(format!("reaperd-{uid}")),
+        variable: dir.map(|_| TEMP_DIR),
+    }
 }
 
 /// A relative folder would put the socket wherever somebody happens to stand.
@@ -110,7 +138,18 @@ mod tests {
             uid: 0,
             ..surroundings()
         };
-        assert_eq!(path(&here), SYSTEM);
+        assert_eq!(path(&here), "/run/reaperd/reaperd.sock");
+    }
+
+    #[test]
+    fn a_runtime_folder_says_which_variable_names_its_place() {
+        let mut here = surroundings();
+        let variable = |here: &Surroundings| runtime_folder(here).variable;
+        assert_eq!(variable(&here), Some("XDG_RUNTIME_DIR"));
+        here.runtime_dir = None;
+        assert_eq!(variable(&here), Some("TMPDIR"));
+        here.temp_dir = None;
+        assert_eq!(variable(&here), None);
     }
 
     #[test]

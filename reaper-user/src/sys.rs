@@ -4,6 +4,7 @@
 
 #[cfg(all(target_os = "linux", feature = "ebpf"))]
 pub(crate) mod allocator;
+pub(crate) mod as_started;
 #[cfg(target_os = "linux")]
 pub(crate) mod cbpf;
 #[cfg(target_os = "linux")]

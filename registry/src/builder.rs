@@ -15,7 +15,7 @@ const DEFAULT_TTL: Duration = Duration::from_hours(24);
 /// How many events a late reader finds.
 const DEFAULT_EVENT_CAPACITY: usize = 4_096;
 
-pub(crate) type OnRemoved = Box<dyn Fn(&Session) + Send + Sync>;
+pub(crate) type OnRemoved = Box<dyn Fn(&Arc<Session>) + Send + Sync>;
 
 /// What a registry is made of.
 pub struct RegistryBuilder {
@@ -27,7 +27,7 @@ pub struct RegistryBuilder {
     pub(crate) wake: Option<Waker>,
     pub(crate) hooks: Hooks,
     pub(crate) run_hooks: Option<HookRunner>,
-    pub(crate) on_removed: Option<OnRemoved>,
+    pub(crate) on_removed: Vec<OnRemoved>,
 }
 
 impl RegistryBuilder {
@@ -41,7 +41,7 @@ impl RegistryBuilder {
             wake: None,
             hooks: Hooks::default(),
             run_hooks: None,
-            on_removed: None,
+            on_removed: Vec::new(),
         }
     }
 
@@ -95,11 +95,11 @@ impl RegistryBuilder {
         self
     }
 
-    /// `release` is called once for each removed session, on the thread that removed it, right after
-    /// the lock and before the hooks: for whoever holds something for the session's sake. It must be
-    /// quick. It is never left out, as hooks are when too many of them wait.
-    pub fn on_removed(mut self, release: impl Fn(&Session) + Send + Sync + 'static) -> Self {
-        self.on_removed = Some(Box::new(release));
+    /// Adds `release`, which is called once for each removed session, on the thread that removed it,
+    /// right after the lock and before the hooks: for whoever holds something for the session's sake.
+    /// It must be quick. It is never left out, as hooks are when too many of them wait.
+    pub fn on_removed(mut self, release: impl Fn(&Arc<Session>) + Send + Sync + 'static) -> Self {
+        self.on_removed.push(Box::new(release));
         self
     }
 

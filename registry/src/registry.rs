@@ -58,7 +58,7 @@ struct Shared {
     log: Arc<EventLog>,
     hooks: Hooks,
     run_hooks: Option<HookRunner>,
-    on_removed: Option<OnRemoved>,
+    on_removed: Vec<OnRemoved>,
 }
 
 impl RegistryBuilder {
@@ -120,6 +120,11 @@ impl Registry {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .find(digest, now.boot)
+    }
+
+    /// Whether this is the token of that session, alive or not.
+    pub fn is_token_of(&self, token: &Token, session: &Session) -> bool {
+        self.0.token_key.digest(token) == *session.digest()
     }
 
     /// All live sessions in order of registration. Those past their ceiling stay visible until a
@@ -258,12 +263,11 @@ impl Registry {
     }
 
     fn release(&self, changes: &[Change]) {
-        let Some(release) = &self.0.on_removed else {
-            return;
-        };
         for change in changes {
             if let Change::Deregistered(session, _) = change {
-                self.0.hooks.contain(|| release(session));
+                for release in &self.0.on_removed {
+                    self.0.hooks.contain(|| release(session));
+                }
             }
         }
     }

@@ -48,6 +48,8 @@ pub struct Details {
     pub role: Option<Box<str>>,
     /// Its groups.
     pub groups: Box<[Box<str>]>,
+    /// The absolute path of the file that holds its token, for programs to find. Not to be shown.
+    pub token_file: Option<Box<str>>,
 }
 
 /// A registration, parsed and not yet stored.

@@ -46,6 +46,7 @@ fn check_promises(asked: &Asked) {
         pid,
         details,
         presence,
+        if_answered: _,
     } = asked;
     let Details {
         mesh,
@@ -53,6 +54,7 @@ fn check_promises(asked: &Asked) {
         cwd,
         role,
         groups,
+        token_file,
     } = details;
     assert!((2..=Pid::MAX).contains(&pid.get()));
     assert_eq!(token.reveal().len(), 64);
@@ -62,6 +64,8 @@ fn check_promises(asked: &Asked) {
     }
     check_text(cwd.as_deref().unwrap_or_default(), 4_096);
     check_text(role.as_deref().unwrap_or_default(), 128);
+    check_text(token_file.as_deref().unwrap_or("/"), 4_096);
+    assert!(token_file.as_deref().unwrap_or("/").starts_with('/'));
     assert!(groups.len() <= 64);
     groups.iter().for_each(|group| check_text(group, 64));
     if let Some(Presence {
@@ -101,6 +105,11 @@ fn check_against(asked: &Asked, second: &Value) {
     assert_eq!(second["pid"], asked.pid.get());
     assert_eq!(text("cwd"), asked.details.cwd.as_deref());
     assert_eq!(text("role"), asked.details.role.as_deref());
+    assert_eq!(text("token_file"), asked.details.token_file.as_deref());
+    assert_eq!(
+        second["if_answered"].as_bool().unwrap_or_default(),
+        asked.if_answered
+    );
     let groups = second["groups"].as_array().map_or(&[][..], Vec::as_slice);
     assert!(
         groups
@@ -124,6 +133,7 @@ fn written(asked: &Asked) -> Value {
         cwd,
         role,
         groups,
+        token_file,
     } = &asked.details;
     json!({
         "token": *asked.token.reveal(),
@@ -134,5 +144,7 @@ fn written(asked: &Asked) -> Value {
         "cwd": cwd,
         "role": role,
         "groups": groups,
+        "token_file": token_file,
+        "if_answered": asked.if_answered,
     })
 }

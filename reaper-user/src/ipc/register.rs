@@ -14,13 +14,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::problem::Problem;
+use crate::text::{self, GROUP_MAX, GROUPS_MAX, NAME_MAX, PATH_MAX};
 
-/// Session id, mesh, display name, role.
-const NAME_MAX: usize = 128;
-/// `PATH_MAX` of Linux.
-const CWD_MAX: usize = 4_096;
-const GROUPS_MAX: usize = 64;
-const GROUP_MAX: usize = 64;
 /// Keys and signatures in hex are 64 to 128 bytes long; their content is not ours to check.
 const ATTESTATION_TEXT_MAX: usize = 1_024;
 /// The first number that can belong to somebody who registers: 1 is init.
@@ -35,6 +30,8 @@ pub(crate) struct Asked {
     pub(crate) pid: Pid,
     pub(crate) details: Details,
     pub(crate) presence: Option<Presence>,
+    /// Whether nothing is to be stored unless the answer reaches the caller.
+    pub(crate) if_answered: bool,
 }
 
 /// The fields that are known; others are ignored.
@@ -58,6 +55,10 @@ struct Fields<'a> {
     groups: Option<&'a RawValue>,
     #[serde(borrow)]
     presence: Option<&'a RawValue>,
+    #[serde(borrow)]
+    token_file: Option<&'a RawValue>,
+    #[serde(borrow)]
+    if_answered: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -92,6 +93,8 @@ pub(crate) fn parse(body: &[u8]) -> Result<Asked, Problem> {
         role,
         groups,
         presence,
+        token_file,
+        if_answered,
     } = fields(body)?;
 
     let token = token
@@ -105,6 +108,7 @@ pub(crate) fn parse(body: &[u8]) -> Result<Asked, Problem> {
         cwd: None,
         role: None,
         groups: Box::default(),
+        token_file: None,
     };
     let pid = required_pid(pid)?;
     Ok(Asked {
@@ -112,12 +116,14 @@ pub(crate) fn parse(body: &[u8]) -> Result<Asked, Problem> {
         token,
         pid,
         details: Details {
-            cwd: optional_text("cwd", cwd, CWD_MAX)?,
+            cwd: optional_text("cwd", cwd, PATH_MAX)?,
             role: optional_text("role", role, NAME_MAX)?,
             groups: parse_groups(groups)?,
+            token_file: absolute_path("token_file", token_file)?,
             ..details
         },
         presence: present(presence).and_then(parse_presence),
+        if_answered: optional_flag("if_answered", if_answered)?,
     })
 }
 
@@ -156,7 +162,7 @@ fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<serde_json::Resul
 
 /// The field that serde's message names, as a name of our own.
 fn duplicate_field(message: &str) -> &'static str {
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 11] = [
         "token",
         "session_id",
         "mesh",
@@ -166,6 +172,8 @@ fn duplicate_field(message: &str) -> &'static str {
         "role",
         "groups",
         "presence",
+        "token_file",
+        "if_answered",
     ];
     NAMES
         .into_iter()
@@ -210,22 +218,21 @@ fn text(field: &'static str, raw: &RawValue, max: usize) -> Result<String, Probl
 }
 
 fn check_text(field: &'static str, text: &str, max: usize) -> Result<(), Problem> {
-    if text.len() > max {
-        return Err(invalid(
-            field,
-            &format!("must not be longer than {max} bytes"),
-        ));
-    }
-    if text.chars().any(|c| c.is_control() || reorders_text(c)) {
-        return Err(invalid(field, "must not hold control characters"));
-    }
-    Ok(())
+    text::check(text, max).map_err(|unusable| invalid(field, &unusable.to_string()))
 }
 
-/// The characters that make a line read otherwise than it is (Unicode's bidirectional overrides and
-/// isolates). Marks that right-to-left writing needs are not among them.
-fn reorders_text(c: char) -> bool {
-    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+fn absolute_path(field: &'static str, raw: Option<&RawValue>) -> Result<Option<Box<str>>, Problem> {
+    let path = optional_text(field, raw, PATH_MAX)?;
+    if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
+        return Err(invalid(field, "must be an absolute path"));
+    }
+    Ok(path)
+}
+
+fn optional_flag(field: &'static str, raw: Option<&RawValue>) -> Result<bool, Problem> {
+    present(raw).map_or(Ok(false), |raw| {
+        serde_json::from_str(raw.get()).map_err(|_other_type| invalid(field, "must be a boolean"))
+    })
 }
 
 fn required_pid(raw: Option<&RawValue>) -> Result<Pid, Problem> {

@@ -15,6 +15,7 @@ use super::guard::{REFUSAL_FIELD, Refusal};
 use super::list::list;
 use super::problem::{NOT_NOW, Problem};
 use super::stream::EventStream;
+use super::unanswered::Unanswered;
 use super::wire::{Me, RegisterAnswer, Removed, SessionView};
 use super::{App, Numbering, Peer, admission, health, query, register};
 use crate::clock;
@@ -55,7 +56,7 @@ async fn route(
     claim: Claim,
 ) -> Result<Response<Answer>, Problem> {
     match (&head.method, head.uri.path()) {
-        (&Method::POST, "/v1/sessions/register") => register(app, peer, body).await,
+        (&Method::POST, "/v1/sessions/register") => register(app, peer, head, body).await,
         (&Method::GET, "/v1/sessions") => list(app, peer, head.uri.query()).await,
         (&Method::GET, "/v1/sessions/me") => {
             let session = required_session(app, &claim)?;
@@ -112,11 +113,23 @@ fn backing_part(method: &Method, path: &str) -> Option<&'static str> {
 
 /// A look at a process takes descriptors from the reserve; where the whole system has none left
 /// (ENFILE), it tries again a few times before it gives the registration up.
-async fn register(app: &App, mut peer: Peer, body: Incoming) -> Result<Response<Answer>, Problem> {
+async fn register(
+    app: &App,
+    mut peer: Peer,
+    head: &request::Parts,
+    body: Incoming,
+) -> Result<Response<Answer>, Problem> {
     let body = read_body(body).await?;
     let mut tries_left = NOT_NOW_TRIES;
     loop {
-        let answered = try_register(app, peer, &body);
+        let asked = register::parse(&body)?;
+        let unanswered = head.extensions.get::<Unanswered>();
+        let unanswered = unanswered.filter(|_| asked.if_answered);
+        if unanswered.is_some() {
+            // In this turn hyper looks whether the caller has left, and drops the request if so.
+            tokio::task::yield_now().await;
+        }
+        let answered = try_register(app, peer, asked, unanswered);
         tries_left -= 1;
         match answered {
             Err(refused) if tries_left > 0 && refused.code() == NOT_NOW => {}
@@ -129,8 +142,12 @@ async fn register(app: &App, mut peer: Peer, body: Incoming) -> Result<Response<
     }
 }
 
-fn try_register(app: &App, peer: Peer, body: &[u8]) -> Result<Response<Answer>, Problem> {
-    let asked = register::parse(body)?;
+fn try_register(
+    app: &App,
+    peer: Peer,
+    asked: register::Asked,
+    unanswered: Option<&Unanswered>,
+) -> Result<Response<Answer>, Problem> {
     let policy = app.options.register_policy;
     let pid = admission::check_claim(asked.pid, peer, policy)?;
     let presence_accepted = asked.presence.is_some();
@@ -151,6 +168,9 @@ fn try_register(app: &App, peer: Peer, body: &[u8]) -> Result<Response<Answer>, 
         admission::check_process(watched, peer, policy, app.table.as_ref())
     })?;
     let session = &registered.session;
+    if let Some(unanswered) = unanswered {
+        unanswered.note(session.entry);
+    }
     Ok(json(&RegisterAnswer {
         ok: true,
         registered_at: session.registered_at.wall_ms,

@@ -5,6 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,6 +20,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::guard::Guard;
 use super::listener::Socket;
 use super::places::{Place, Places};
+use super::unanswered::{Answering, Unanswered};
 use super::{App, Peer, Transport, admission, routes};
 
 /// How long a head may take, and how long a connection may idle between two requests.
@@ -178,19 +181,27 @@ async fn connection(
 ) {
     let place = Arc::new(place);
     let working = place.clone();
-    let service = service_fn(move |request| {
+    let unanswered = Unanswered::default();
+    let registry = app.reaper.registry().clone();
+    let noted = unanswered.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let work = working.work();
+        request.extensions_mut().insert(noted.clone());
         let answered = routes::answer(app.clone(), peer, request);
         async {
             let answer = answered.await;
             Ok::<_, Infallible>(answer.map(|body| work.until_written(body)))
         }
     });
+    let io = Answering {
+        inner: Guard::new(stream),
+        unanswered: unanswered.clone(),
+    };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(Guard::new(stream)), service);
+        .serve_connection(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -208,6 +219,7 @@ async fn connection(
         // A slow or broken peer; hyper's words hold nothing that it sent.
         log::debug!("a connection ended: {error}");
     }
+    unanswered.take_back(&registry);
 }
 
 /// A panic ends its own connection and nothing else.

@@ -378,6 +378,22 @@ fn check_pairs(calls: &[(SessionId, Seen)]) -> u64 {
 }
 
 #[test]
+fn each_release_is_called_for_each_removed_session() {
+    let released: Arc<Mutex<Vec<(u8, SessionId)>>> = Arc::default();
+    let release = |number| {
+        let released = released.clone();
+        move |session: &Arc<Session>| released.lock().unwrap().push((number, session.id.clone()))
+    };
+    let registry = builder()
+        .on_removed(release(1))
+        .on_removed(release(2))
+        .build();
+    put(&registry, "a", 1, at(1));
+    registry.deregister(&token(1), at(2));
+    assert_eq!(*released.lock().unwrap(), [(1, id("a")), (2, id("a"))]);
+}
+
+#[test]
 fn a_runner_gets_the_hooks_and_the_order_within_a_session_stays() {
     let runs: Arc<Mutex<Vec<HookRun>>> = Arc::default();
     let taken = runs.clone();

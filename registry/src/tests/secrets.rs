@@ -43,6 +43,15 @@ fn assert_silent(what: &str, value: &dyn Debug) {
 }
 
 #[test]
+fn a_token_is_that_of_its_session_alone_whether_it_lives_or_not() {
+    let registry = registry();
+    let [one, other] = [1, 2].map(|number| put(&registry, "a", number, at(number)));
+    assert!(registry.is_token_of(&token(1), &one), "replaced");
+    assert!(registry.is_token_of(&token(2), &other));
+    assert!(!registry.is_token_of(&token(2), &one));
+}
+
+#[test]
 fn nothing_that_can_be_printed_shows_a_token_or_a_key() {
     let registry = registry();
     let (_, mut reader) = registry.subscribe();

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "steps of tests")]
 
 mod refusals;
+mod run;
 mod running;
 
 use std::process::{Command, Output, Stdio};
@@ -38,8 +39,16 @@ fn command(arguments: &[&str]) -> Command {
 /// Runs it to its end, talking to this daemon.
 fn run(daemon: &TestDaemon, arguments: &[&str]) -> Said {
     let mut command = command(arguments);
-    command.env("REAPERD_SOCKET", daemon.socket());
+    surround(&mut command, daemon);
     Said::by(command.output().unwrap())
+}
+
+/// Has it find this daemon, and leave its token file in the daemon's folder.
+fn surround(command: &mut Command, daemon: &TestDaemon) {
+    let socket = daemon.socket();
+    command
+        .env("XDG_RUNTIME_DIR", socket.parent().unwrap())
+        .env("REAPERD_SOCKET", socket);
 }
 
 /// What a command said, and with which code it ended.

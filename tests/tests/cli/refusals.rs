@@ -46,6 +46,11 @@ fn no_daemon_is_not_no_sessions() {
             said.failed(NO_DAEMON, "no daemon on ");
         }
     }
+    let command = |arguments: &[&str]| {
+        let mut command = command(arguments);
+        command.env("XDG_RUNTIME_DIR", folder.path());
+        command
+    };
     let run = ["run", "--socket", socket, "--", "true"];
     Said::by(command(&run).output().unwrap()).failed(NO_DAEMON, "no daemon on ");
     let run = ["run", "--socket", socket, "--best-effort", "--", "true"];

@@ -16,9 +16,8 @@ struct Running(Child);
 impl Running {
     fn start(daemon: &TestDaemon, arguments: &[&str]) -> (Self, BufReader<ChildStdout>) {
         let mut command = command(arguments);
-        command
-            .env("REAPERD_SOCKET", daemon.socket())
-            .stdout(Stdio::piped());
+        surround(&mut command, daemon);
+        command.stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         (Self(child), out)

@@ -1,96 +1,373 @@
-//! The file in which a command finds its token.
+//! The file in which a command finds its token: in a private folder below the user's runtime folder,
+//! named by the session id. Session ids are random, so a path that outlives its session never names
+//! the file of another one.
 //!
-//! On Linux it is a memory file that the command inherits and that ends with it: nothing stays on
-//! disk, whatever kills it. It is reached as `/proc/PID/fd/N`, which the kernel opens for the same
-//! user (and root) alone. A command that closes all inherited descriptors loses it.
+//! It is an ordinary file and no inherited descriptor: a command may close or reuse any descriptor,
+//! and may itself be of a kind whose `/proc/PID/fd` nobody reads (not dumpable, in a user namespace).
+//! The daemon removes it when the session ends; what a dead daemon left, a later `run` removes.
 
-use std::fs;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use reaper_registry::Token;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, chmodat, fchmod, fstat, mkdirat, openat, unlinkat};
+use rustix::io::Errno;
+use serde_json::Value;
 
-/// Writes the token where this process, and what it becomes, can read it.
-pub(super) fn create(token: &Token) -> io::Result<PathBuf> {
-    #[cfg(target_os = "linux")]
-    match in_memory(token) {
-        Ok(path) => return Ok(path),
-        // No such call, or a sandbox without it.
-        Err(error) => log::debug!("no memory file for the token: {error}"),
+use super::super::failure::Failure;
+use crate::client::{Client, ClientError};
+use crate::socket_path::{RuntimeFolder, Surroundings, runtime_folder};
+use crate::token_files::{self, open_folder};
+
+/// What the names of all token files of `run` start with, because all its session ids do.
+pub(super) const PREFIX: &str = "run-";
+/// How many other files one `run` asks the daemon about.
+const LEFTOVERS: usize = 16;
+/// How many names are read in search of them.
+const NAMES: usize = 4_096;
+/// A younger file may be that of a `run` that is about to register.
+const MIN_AGE: Duration = Duration::from_mins(1);
+/// How long all the questions may take: the command waits for them.
+const ASK_WITHIN: Duration = Duration::from_millis(500);
+/// Others can put files into such a folder, and take them away.
+const WRITABLE: Mode = Mode::WGRP.union(Mode::WOTH);
+/// Others can do something in such a folder.
+const OPEN: Mode = Mode::RWXG.union(Mode::RWXO);
+
+/// A token file of this process.
+pub(super) struct TokenFile {
+    folder: OwnedFd,
+    folder_path: PathBuf,
+    name: String,
+}
+
+impl TokenFile {
+    /// Writes the token to a new file of this session.
+    pub(super) fn create(
+        surroundings: &Surroundings,
+        socket: &Path,
+        session_id: &str,
+        token: &Token,
+    ) -> Result<Self, Failure> {
+        let base = runtime_folder(surroundings);
+        let below = [OsStr::new("tokens"), &digest_of(socket)];
+        let folder = open_private(&base, &below, surroundings.uid)?;
+        let file = Self {
+            folder,
+            folder_path: below
+                .iter()
+                .fold(base.path.clone(), |path, name| path.join(name)),
+            name: session_id.to_owned(),
+        };
+        file.write(token).map_err(|error| {
+            file.remove();
+            refused(
+                &base,
+                &format!("cannot write {}: {error}", file.path().display()),
+            )
+        })?;
+        Ok(file)
     }
-    on_disk(token)
+
+    fn write(&self, token: &Token) -> io::Result<()> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = openat(&self.folder, &self.name, flags, mode)?;
+        // Whatever the umask says.
+        fchmod(&file, mode)?;
+        std::fs::File::from(file).write_all(token.reveal().as_bytes())
+    }
+
+    /// Where the command finds it.
+    pub(super) fn path(&self) -> PathBuf {
+        self.folder_path.join(&self.name)
+    }
+
+    /// Removes it, if the daemon has not done so.
+    pub(super) fn remove(&self) {
+        unlinkat(&self.folder, &self.name, AtFlags::empty()).unwrap_or_default();
+    }
+
+    /// Removes some of the files beside it whose sessions are no more, as this very daemon says.
+    pub(super) async fn remove_leftovers(&self, client: &Client, start: u32) {
+        let asking = async {
+            for name in self.others(start) {
+                match self.is_left_over(client, &name).await {
+                    Ok(true) => {
+                        unlinkat(&self.folder, &name, AtFlags::empty()).unwrap_or_default();
+                    }
+                    Ok(false) => {}
+                    // The next `run` asks again.
+                    Err(error) => return log::debug!("{}: {error}", name.display()),
+                }
+            }
+        };
+        if tokio::time::timeout(ASK_WITHIN, asking).await.is_err() {
+            log::debug!("the daemon takes long to say which sessions are no more");
+        }
+    }
+
+    /// The names of other old files, from any of them on: so that files of live sessions do not
+    /// always come first.
+    fn others(&self, start: u32) -> Vec<OsString> {
+        let Ok(entries) = Dir::read_from(&self.folder) else {
+            return Vec::new();
+        };
+        let mut names: Vec<OsString> = entries
+            .filter_map(Result::ok)
+            .map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned())
+            .filter(|name| name.as_bytes().starts_with(PREFIX.as_bytes()) && **name != *self.name)
+            .take(NAMES)
+            .collect();
+        if !names.is_empty() {
+            let start = usize::try_from(start).unwrap_or_default() % names.len();
+            names.rotate_left(start);
+        }
+        names
+            .into_iter()
+            .filter(|name| {
+                let metadata = self.folder_path.join(name).symlink_metadata();
+                let written = metadata.and_then(|metadata| metadata.modified());
+                written.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > MIN_AGE))
+            })
+            .take(LEFTOVERS)
+            .collect()
+    }
+
+    /// Whether nobody needs this file: its session is no more, or it was never written to the end.
+    async fn is_left_over(&self, client: &Client, name: &OsStr) -> io::Result<bool> {
+        let uid = rustix::process::geteuid().as_raw();
+        let Some(token) = token_files::read(&self.folder, name, uid)? else {
+            let stat = rustix::fs::statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            return Ok(usize::try_from(stat.st_size).is_ok_and(|size| size < token_files::LENGTH));
+        };
+        let answer: Result<Value, ClientError> = client.get_as(&token, "/v1/sessions/me").await;
+        match answer {
+            Ok(_) => Ok(false),
+            Err(ClientError::Problem { status: 401, .. }) => Ok(true),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
 }
 
-#[cfg(target_os = "linux")]
-fn in_memory(token: &Token) -> io::Result<PathBuf> {
-    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-    use std::os::fd::{AsRawFd as _, IntoRawFd as _};
-
-    // Not close-on-exec: the command inherits it. Never executable, where the kernel knows of that
-    // (6.3) and may insist on it.
-    let flags = MemfdFlags::ALLOW_SEALING;
-    let memory = memfd_create("reaperd-token", flags | MemfdFlags::NOEXEC_SEAL)
-        .or_else(|_error| memfd_create("reaperd-token", flags))?;
-    let mut file = fs::File::from(memory);
-    file.write_all(token.reveal().as_bytes())?;
-    fcntl_add_seals(
-        &file,
-        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-    )?;
-    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-    // Without a mounted /proc, or in another pid namespace's, nobody could open it.
-    crate::sys::own_proc::check()?;
-    fs::metadata(&path)?;
-    // Given away, not leaked: it belongs to what this process becomes.
-    let _inherited = file.into_raw_fd();
-    Ok(path.into())
+/// Names the folder of this socket's tokens. The identity of the socket's folder is part of it,
+/// because programs with different `/tmp` may share one runtime folder.
+fn digest_of(socket: &Path) -> OsString {
+    let folder = socket.parent().and_then(|folder| folder.metadata().ok());
+    let identity = folder.map_or([0; 2], |folder| [folder.dev(), folder.ino()]);
+    let bytes = socket.as_os_str().as_bytes().iter().copied();
+    // FNV-1a with 64 bits: the same in every build, and nobody gains by a collision of his own paths.
+    let digest = bytes
+        .chain(identity.into_iter().flat_map(u64::to_le_bytes))
+        .fold(0xcbf2_9ce4_8422_2325_u64, |digest, byte| {
+            (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    format!("{digest:016x}").into()
 }
 
-fn on_disk(token: &Token) -> io::Result<PathBuf> {
-    // A private folder (0700), so that the name cannot be taken by somebody else.
-    let path = tempfile::Builder::new()
-        .prefix("reaperd-")
-        .permissions(fs::Permissions::from_mode(0o700))
-        .tempdir()?
-        .keep()
-        .join("session-token");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)?;
-    file.write_all(token.reveal().as_bytes())?;
-    Ok(path)
+/// Opens the runtime folder and those below it, and creates what is absent, for this user alone.
+fn open_private(base: &RuntimeFolder, below: &[&OsStr], uid: u32) -> Result<OwnedFd, Failure> {
+    let (Some(place), Some(name)) = (base.path.parent(), base.path.file_name()) else {
+        return Err(refused(base, "it has no folder"));
+    };
+    let cannot_open = |path: &Path, error: io::Error| {
+        refused(base, &format!("cannot open {}: {error}", path.display()))
+    };
+    let folder = open_folder(place).map_err(|error| cannot_open(place, error))?;
+    let stat = fstat(&folder).map_err(|error| cannot_open(place, error.into()))?;
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    let is_shared = mode.intersects(WRITABLE) && !mode.contains(Mode::SVTX);
+    if is_shared || ![0, uid].contains(&stat.st_uid) {
+        return Err(refused(base, &whose(place, stat.st_uid, mode, uid)));
+    }
+    // The daemon's socket may lie in the first one, and other users may have the right to reach it.
+    let mut path = base.path.clone();
+    let mut folder = step(&folder, name, WRITABLE, uid)
+        .map_err(|error| refused(base, &error.about(&path, uid)))?;
+    for name in below {
+        path.push(name);
+        folder = step(&folder, name, OPEN, uid)
+            .map_err(|error| refused(base, &error.about(&path, uid)))?;
+    }
+    Ok(folder)
+}
+
+/// Why a folder cannot hold tokens.
+enum Unfit {
+    System(Errno),
+    NotOurs { owner: u32, mode: Mode },
+}
+
+impl Unfit {
+    fn about(&self, path: &Path, uid: u32) -> String {
+        match *self {
+            Self::System(Errno::NOTDIR | Errno::LOOP) => {
+                format!("{} is a link or not a folder", path.display())
+            }
+            Self::System(errno) => {
+                format!("cannot open {}: {}", path.display(), io::Error::from(errno))
+            }
+            Self::NotOurs { owner, mode } => whose(path, owner, mode, uid),
+        }
+    }
+}
+
+impl From<Errno> for Unfit {
+    fn from(errno: Errno) -> Self {
+        Self::System(errno)
+    }
+}
+
+/// Opens the folder of this name, which may be no link, be another user's or give others these rights.
+fn step(inside: impl AsFd, name: &OsStr, forbidden: Mode, uid: u32) -> Result<OwnedFd, Unfit> {
+    let inside: BorrowedFd<'_> = inside.as_fd();
+    match mkdirat(inside, name, Mode::RWXU) {
+        // Whatever the umask says.
+        Ok(()) => chmodat(inside, name, Mode::RWXU, AtFlags::empty())?,
+        Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = openat(inside, name, flags, Mode::empty())?;
+    let stat = fstat(&folder)?;
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    if stat.st_uid != uid || mode.intersects(forbidden) {
+        return Err(Unfit::NotOurs {
+            owner: stat.st_uid,
+            mode,
+        });
+    }
+    Ok(folder)
+}
+
+fn whose(path: &Path, owner: u32, mode: Mode, uid: u32) -> String {
+    format!(
+        "{} belongs to user {owner} with mode {:04o}, and this is user {uid}",
+        path.display(),
+        mode.bits()
+    )
+}
+
+/// Names the variable that leads there, and what to set instead.
+fn refused(base: &RuntimeFolder, why: &str) -> Failure {
+    let place = base.path.parent().unwrap_or(&base.path);
+    let variable = base.variable.map_or_else(String::new, |variable| {
+        format!(" ({variable} is {})", place.display())
+    });
+    Failure::new(
+        format!("no place for the token file: {why}{variable}"),
+        "set XDG_RUNTIME_DIR to a folder of this user's own that others cannot write to",
+    )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
     use super::*;
+
+    fn surroundings(runtime_dir: &Path) -> Surroundings {
+        Surroundings {
+            runtime_dir: Some(runtime_dir.into()),
+            uid: rustix::process::geteuid().as_raw(),
+            ..Surroundings::default()
+        }
+    }
+
+    fn create(runtime_dir: &Path, id: &str) -> Result<TokenFile, Failure> {
+        let token = Token::from_bytes([0x5a; 32]);
+        TokenFile::create(
+            &surroundings(runtime_dir),
+            Path::new("/s/x.sock"),
+            id,
+            &token,
+        )
+    }
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().unwrap().permissions().mode() & 0o7777
+    }
 
     #[test]
     fn what_is_read_is_the_token_and_nothing_else() {
-        let token = Token::from_bytes([0x5a; 32]);
-        let in_memory = create(&token).unwrap();
-        let on_disk = on_disk(&token).unwrap();
-        for path in [&in_memory, &on_disk] {
-            assert_eq!(fs::read_to_string(path).unwrap(), "5a".repeat(32));
+        let runtime_dir = tempfile::tempdir().unwrap();
+        let file = create(runtime_dir.path(), "run-1").unwrap();
+        let path = file.path();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "5a".repeat(32));
+        assert!(path.starts_with(runtime_dir.path().join("reaperd/tokens")));
+        assert_eq!(path.file_name(), Some(OsStr::new("run-1")));
+        assert_eq!(mode(&path), 0o600);
+        for folder in path.ancestors().skip(1).take(3) {
+            assert_eq!(mode(folder), 0o700, "{folder:?}");
         }
-        assert_eq!(
-            fs::metadata(&on_disk).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        fs::remove_dir_all(on_disk.parent().unwrap()).unwrap();
+        assert!(create(runtime_dir.path(), "run-1").is_err(), "it exists");
+        file.remove();
+        assert!(!path.exists());
+        file.remove();
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
-    fn nobody_can_change_a_token_in_memory() {
-        let path = create(&Token::from_bytes([1; 32])).unwrap();
-        let written = fs::OpenOptions::new()
-            .write(true)
-            .open(path)
-            .and_then(|mut f| f.write(b"x"));
-        assert!(written.is_err());
+    fn sockets_have_folders_of_their_own() {
+        let place = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| place.path().join(name));
+        fs::create_dir(&one).unwrap();
+        fs::create_dir(&other).unwrap();
+        let socket = |folder: &Path| digest_of(&folder.join("s.sock"));
+        assert_eq!(socket(&one), socket(&one));
+        assert_ne!(socket(&one), socket(&other));
+        // Another folder in the same place, as two private /tmp are.
+        let before = socket(&one);
+        fs::rename(&one, place.path().join("former")).unwrap();
+        fs::rename(&other, &one).unwrap();
+        assert_ne!(socket(&one), before);
+    }
+
+    /// The sentence that refuses this runtime folder.
+    fn refusal(runtime_dir: &Path) -> String {
+        let failure = create(runtime_dir, "run-1").err().expect("refused");
+        assert!(failure.remedy.contains("XDG_RUNTIME_DIR"), "{failure:?}");
+        failure.message
+    }
+
+    #[test]
+    fn a_folder_that_others_could_change_is_refused_with_the_variable_that_names_it() {
+        let place = tempfile::tempdir().unwrap();
+        let inside = |name: &str| place.path().join(name);
+        assert!(refusal(&inside("absent")).contains("(XDG_RUNTIME_DIR is "));
+
+        fs::create_dir(inside("shared")).unwrap();
+        fs::set_permissions(inside("shared"), Permissions::from_mode(0o777)).unwrap();
+        assert!(refusal(&inside("shared")).contains("with mode 0777"));
+
+        fs::create_dir_all(inside("open/reaperd/tokens")).unwrap();
+        fs::set_permissions(inside("open/reaperd/tokens"), Permissions::from_mode(0o755)).unwrap();
+        assert!(refusal(&inside("open")).contains("tokens belongs to user"));
+
+        fs::create_dir(inside("linked")).unwrap();
+        symlink(inside("open"), inside("linked/reaperd")).unwrap();
+        assert!(refusal(&inside("linked")).contains("is a link or not a folder"));
+
+        fs::create_dir(inside("file")).unwrap();
+        fs::write(inside("file/reaperd"), "").unwrap();
+        assert!(refusal(&inside("file")).contains("is a link or not a folder"));
+    }
+
+    #[test]
+    fn a_socket_folder_that_others_may_enter_is_none_they_can_change() {
+        let runtime_dir = tempfile::tempdir().unwrap();
+        fs::create_dir(runtime_dir.path().join("reaperd")).unwrap();
+        fs::set_permissions(
+            runtime_dir.path().join("reaperd"),
+            Permissions::from_mode(0o711),
+        )
+        .unwrap();
+        assert!(create(runtime_dir.path(), "run-1").is_ok());
     }
 }

@@ -214,6 +214,49 @@ fn a_field_given_twice_is_refused() {
     }
 }
 
+#[test]
+fn a_token_file_is_an_absolute_path_of_clean_text() {
+    let file = |value: Value| parse(with("token_file", value).to_string().as_bytes());
+    let longest = format!("/{}", "x".repeat(4_095));
+    for path in ["/run/user/7/a b", "/", &longest] {
+        let asked = file(json!(path)).ok().unwrap();
+        assert_eq!(asked.details.token_file.as_deref(), Some(path));
+    }
+    assert!(file(json!(null)).is_ok_and(|asked| asked.details.token_file.is_none()));
+    for wrong in [
+        json!("relative"),
+        json!(""),
+        json!("/line\nfeed"),
+        json!(format!("{longest}x")),
+        json!(["/a"]),
+    ] {
+        let (status, problem) = answer(&with("token_file", wrong).to_string());
+        assert_eq!((status, &problem["field"]), (422, &json!("token_file")));
+    }
+}
+
+#[test]
+fn whether_the_answer_matters_is_a_boolean() {
+    for (value, if_answered) in [
+        (json!(true), true),
+        (json!(false), false),
+        (json!(null), false),
+    ] {
+        let asked = parse(with("if_answered", value).to_string().as_bytes());
+        assert_eq!(asked.ok().unwrap().if_answered, if_answered);
+    }
+    assert!(
+        !parse(good().to_string().as_bytes())
+            .ok()
+            .unwrap()
+            .if_answered
+    );
+    for wrong in [json!(1), json!("true"), json!([])] {
+        let (status, problem) = answer(&with("if_answered", wrong).to_string());
+        assert_eq!((status, &problem["field"]), (422, &json!("if_answered")));
+    }
+}
+
 fn presence() -> Value {
     json!({
         "session_pubkey": "CD".repeat(32),

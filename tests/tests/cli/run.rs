@@ -1,0 +1,120 @@
+//! `reaperd run` beside a real daemon: what the command finds, what it is spared, and what is left.
+
+mod late;
+mod launches;
+mod names;
+mod token_files;
+mod transparency;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use reaper_registry::Token;
+use reaper_tests::daemon::TestDaemon;
+use reaper_tests::wait::eventually;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Said, command, daemon, reaperd};
+
+/// What a command prints that finds its session: its token and its session id.
+const SAY_TOKEN: &str = "cat \"$REAPERD_TOKEN_FILE\"; echo; echo \"$REAPERD_SESSION_ID\"";
+
+/// A daemon, and a runtime folder for its clients.
+struct Stage {
+    daemon: TestDaemon,
+    runtime_dir: tempfile::TempDir,
+}
+
+impl Stage {
+    fn new() -> Self {
+        Self {
+            daemon: daemon(),
+            runtime_dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// `reaperd run`, with these arguments behind it.
+    fn run(&self, arguments: &[&str]) -> Command {
+        let mut run = command(&["run"]);
+        run.args(arguments);
+        self.surround(&mut run);
+        run
+    }
+
+    /// The environment in which clients find this daemon.
+    fn surround(&self, command: &mut Command) {
+        command
+            .env("REAPERD_SOCKET", self.daemon.socket())
+            .env("XDG_RUNTIME_DIR", self.runtime_dir.path())
+            .env("REAPERD", reaperd())
+            .env_remove("CLAUDEMESH_IPC_TOKEN");
+    }
+
+    /// All token files of this stage.
+    fn files(&self) -> Vec<PathBuf> {
+        token_files_below(self.runtime_dir.path())
+    }
+
+    /// Waits until no session and no token file is left, and stops the daemon.
+    fn leaves_nothing(self) {
+        eventually("no session is left", || self.daemon.list().is_empty());
+        eventually("no token file is left", || self.files().is_empty());
+        self.daemon.stop();
+    }
+}
+
+fn token_files_below(runtime_dir: &Path) -> Vec<PathBuf> {
+    let folders = fs::read_dir(runtime_dir.join("reaperd/tokens"));
+    let folders = folders.into_iter().flatten().map(|folder| folder.unwrap());
+    folders
+        .flat_map(|folder| fs::read_dir(folder.path()).unwrap())
+        .map(|file| file.unwrap().path())
+        .collect()
+}
+
+/// A command that runs; killed and reaped on drop.
+struct Launched {
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Launched {
+    fn start(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Self { child, out }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// What [`SAY_TOKEN`] prints.
+    fn session(&mut self) -> (Token, String) {
+        let (token, id) = (self.line(), self.line());
+        let token = Token::parse(&token).unwrap_or_else(|error| panic!("{error}: {token:?} {id}"));
+        (token, id)
+    }
+
+    fn cue(&mut self) {
+        let cues = self.child.stdin.as_mut().unwrap();
+        cues.write_all(b"\n").unwrap();
+    }
+
+    fn kill(&mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::KILL).unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        self.child.kill().unwrap_or_default();
+        self.child.wait().map(drop).unwrap_or_default();
+    }
+}

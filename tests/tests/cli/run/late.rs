@@ -1,0 +1,151 @@
+//! A command that went on without a session does not get one later.
+
+use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use reaper_tests::daemon::Events;
+use reaper_tests::wait::Deadline;
+
+use super::*;
+
+/// The sessions whose registrations have been told of, up to that of `last`.
+fn registered_up_to(events: &mut Events, last: &str) -> Vec<String> {
+    let mut told = Vec::new();
+    events.until("the last registration", |arrived| {
+        told = arrived
+            .iter()
+            .filter(|event| event.frame.event == "session_registered")
+            .map(|event| super::super::json(&event.frame.data))
+            .map(|data| data["session"]["sessionId"].as_str().unwrap().to_owned())
+            .collect();
+        told.iter().any(|id| id == last)
+    });
+    told
+}
+
+#[test]
+fn a_daemon_that_hung_and_goes_on_stores_nothing_for_a_command_that_runs_unregistered() {
+    let stage = Stage::new();
+    let mut events = stage.daemon.events();
+    stage.daemon.suspend();
+    let mut run = stage.run(&[
+        "--best-effort",
+        "--",
+        "sh",
+        "-c",
+        "echo runs; exec sleep 600",
+    ]);
+    let mut launched = Launched::start(run.stderr(Stdio::null()));
+    assert_eq!(launched.line(), "runs");
+    stage.daemon.resume();
+    stage.daemon.register("later", std::process::id());
+    assert_eq!(registered_up_to(&mut events, "later"), ["later"]);
+    assert_eq!(stage.daemon.list().len(), 1);
+    assert_eq!(stage.files(), Vec::<PathBuf>::new());
+    launched.kill();
+    drop(events);
+    stage.daemon.stop();
+}
+
+#[test]
+fn at_the_limit_of_its_time_a_command_is_registered_exactly_if_it_is_told_so() {
+    const LAUNCHES: usize = 40;
+    let stage = Stage::new();
+    stage.daemon.suspend();
+    // The client's limit; the launches are spread around it, so some of them are over it.
+    let limit = Deadline::after(Duration::from_secs(5));
+    let script = "echo \"$REAPERD_SESSION_ID\"; exec sleep 600";
+    let mut launched: Vec<_> = (0..LAUNCHES)
+        .map(|_| {
+            let mut run = stage.run(&["--best-effort", "--", "sh", "-c", script]);
+            Launched::start(run.stderr(Stdio::null()))
+        })
+        .collect();
+    let spread = limit.elapsed() / 2;
+    std::thread::sleep(limit.left() + spread);
+    stage.daemon.resume();
+    let told: Vec<_> = launched.iter_mut().map(Launched::line).collect();
+    // Whatever else was waiting has been dealt with when this one has.
+    stage.daemon.register("later", std::process::id());
+    let told: BTreeSet<_> = told.into_iter().filter(|id| !id.is_empty()).collect();
+    eventually("what is listed is what was told", || {
+        let listed = stage.daemon.list().into_iter().map(|it| it.session_id);
+        listed.filter(|id| id != "later").collect::<BTreeSet<_>>() == told
+    });
+    assert_eq!(stage.files().len(), told.len());
+    launched.iter_mut().for_each(Launched::kill);
+    eventually("no token file is left", || stage.files().is_empty());
+    stage.daemon.stop();
+}
+
+/// The moment between the client's giving up and the end of its connection, which the daemon must
+/// not mistake for a client that waits.
+#[test]
+fn a_registration_whose_answer_cannot_be_delivered_is_taken_back() {
+    let stage = Stage::new();
+    let mut events = stage.daemon.events();
+    stage.daemon.suspend();
+    let mut client = UnixStream::connect(stage.daemon.socket()).unwrap();
+    let register = |token: &str, id: &str, if_answered: bool| {
+        let body = serde_json::json!({
+            "token": token.repeat(32),
+            "session_id": id,
+            "mesh": "test",
+            "display_name": id,
+            "pid": std::process::id(),
+            "if_answered": if_answered,
+        })
+        .to_string();
+        let length = body.len();
+        format!(
+            "POST /v1/sessions/register HTTP/1.1\r\nhost: localhost\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        )
+    };
+    client
+        .write_all(register("5a", "given-up", true).as_bytes())
+        .unwrap();
+    client.shutdown(Shutdown::Read).unwrap();
+    let mut careless = UnixStream::connect(stage.daemon.socket()).unwrap();
+    careless
+        .write_all(register("5b", "careless", false).as_bytes())
+        .unwrap();
+    careless.shutdown(Shutdown::Read).unwrap();
+    stage.daemon.resume();
+    let removal = events.removal_of("given-up");
+    assert_eq!(removal.told.cause, "requested");
+    registered_up_to(&mut events, "careless");
+    assert!(!stage.daemon.lists("given-up"));
+    assert!(stage.daemon.lists("careless"), "it did not ask for that");
+    drop(events);
+    stage.daemon.stop();
+}
+
+#[test]
+fn a_registration_that_is_answered_stays_after_its_connection() {
+    let stage = Stage::new();
+    let body = serde_json::json!({"if_answered": true});
+    let daemon = &stage.daemon;
+    let token = daemon
+        .try_register_with("answered", std::process::id(), body)
+        .unwrap();
+    // Another request, on another connection, comes after the end of the first one.
+    eventually("it is listed", || daemon.lists("answered"));
+    assert!(daemon.accepts(&token));
+    // On one connection, with more behind it.
+    let mut client = UnixStream::connect(daemon.socket()).unwrap();
+    let me = format!(
+        "GET /v1/sessions/me HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+         authorization: ClaudeMesh-Session {}\r\n\r\n",
+        token.reveal().as_str()
+    );
+    client.write_all(me.as_bytes()).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(daemon.lists("answered"));
+    stage.daemon.stop();
+}

@@ -1,0 +1,216 @@
+//! Where the token lies, who can read it, and who removes it.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::Duration;
+
+use reaper_tests::daemon::Launch;
+use reaper_tests::expect::skip;
+
+use super::*;
+
+/// Starts a command that stays and has said which session it is.
+fn start(stage: &Stage) -> (Launched, Token, PathBuf) {
+    let script = format!("{SAY_TOKEN}; exec sleep 600");
+    let mut launched = Launched::start(&mut stage.run(&["--", "sh", "-c", &script]));
+    let (token, id) = launched.session();
+    let files = stage.files();
+    let file = files.into_iter().find(|file| file.ends_with(&id)).unwrap();
+    (launched, token, file)
+}
+
+/// As if it had been written so long ago.
+fn age(file: &Path, seconds: u64) {
+    let file = fs::File::options().write(true).open(file).unwrap();
+    let written = file.metadata().unwrap().modified().unwrap();
+    let then = written - Duration::from_secs(seconds);
+    file.set_modified(then).unwrap();
+}
+
+#[test]
+fn a_token_lies_in_a_private_file_named_by_its_session() {
+    let stage = Stage::new();
+    let (mut launched, token, file) = start(&stage);
+    assert!(stage.daemon.accepts(&token));
+    let metadata = file.symlink_metadata().unwrap();
+    assert_eq!((metadata.mode() & 0o7777, metadata.len()), (0o600, 64));
+    for folder in file.ancestors().skip(1).take(3) {
+        assert_eq!(folder.metadata().unwrap().mode() & 0o7777, 0o700);
+    }
+    let listed = stage
+        .daemon
+        .get::<serde_json::Value>("/v1/sessions")
+        .unwrap();
+    assert!(!listed.to_string().contains("reaperd/tokens"), "{listed}");
+    launched.kill();
+    stage.leaves_nothing();
+}
+
+#[test]
+fn the_file_goes_with_its_session_whatever_ends_that() {
+    let stage = Stage::new();
+    // By its own exit.
+    let said = Said::by(stage.run(&["--", "sh", "-c", SAY_TOKEN]).output().unwrap());
+    assert_eq!(said.done().lines().count(), 2);
+    eventually("the file goes", || stage.files().is_empty());
+    // At request, while the process lives on.
+    let (mut launched, _, file) = start(&stage);
+    let id = file.file_name().unwrap().to_str().unwrap();
+    super::super::run(&stage.daemon, &["rm", id]).done();
+    eventually("the file goes", || !file.exists());
+    assert_eq!(launched.child.try_wait().unwrap(), None);
+    launched.kill();
+    stage.leaves_nothing();
+}
+
+#[test]
+fn a_command_that_does_not_run_leaves_no_file() {
+    let stage = Stage::new();
+    for (program, code) in [("/nowhere/at-all", 127), ("/dev/null", 126)] {
+        let said = Said::by(stage.run(&["--", program]).output().unwrap());
+        said.failed(code, &format!("cannot run {program}"));
+        assert_eq!(stage.files(), Vec::<PathBuf>::new());
+    }
+    // Refused: the daemon is at its limit.
+    let full = Stage {
+        daemon: TestDaemon::start(&["--sources", "pidfd", "--max-sessions", "1"]),
+        runtime_dir: tempfile::tempdir().unwrap(),
+    };
+    full.daemon.register("first", std::process::id());
+    let refused = Said::by(full.run(&["--", "true"]).output().unwrap());
+    assert_eq!(refused.code, Some(super::super::FAILED), "{refused:?}");
+    assert_eq!(full.files(), Vec::<PathBuf>::new());
+    // No daemon.
+    let mut run = stage.run(&["--socket", "/nowhere/s.sock", "--", "true"]);
+    let said = Said::by(run.output().unwrap());
+    assert_eq!(said.code, Some(super::super::NO_DAEMON), "{said:?}");
+    assert_eq!(stage.files(), Vec::<PathBuf>::new());
+    full.daemon.stop();
+    stage.leaves_nothing();
+}
+
+#[test]
+fn what_a_killed_daemon_left_is_removed_by_a_later_run() {
+    let mut stage = Stage::new();
+    let [mut old, mut young] = [(); 2].map(|()| start(&stage));
+    stage.daemon = stage
+        .daemon
+        .replaced_by(&Launch::with(&["--sources", "pidfd"]));
+    old.0.kill();
+    young.0.kill();
+    assert_eq!(stage.files().len(), 2, "nobody was there to remove them");
+    let (mut alive, token, its_file) = start(&stage);
+    age(&its_file, 3_600);
+    age(&old.2, 61);
+    let folder = old.2.parent().unwrap();
+    let [other, cut_off] = ["notes", "run-cut-off"].map(|name| folder.join(name));
+    for file in [&other, &cut_off] {
+        fs::write(file, "5a").unwrap();
+        age(file, 3_600);
+    }
+    let said = Said::by(stage.run(&["--", "true"]).output().unwrap());
+    said.done();
+    assert!(!old.2.exists(), "its session is unknown");
+    assert!(!cut_off.exists(), "it was never written to the end");
+    assert!(young.2.exists(), "it may be about to be registered");
+    assert!(its_file.exists() && stage.daemon.accepts(&token));
+    assert!(other.exists(), "it is no file of a session");
+
+    // A daemon that does not answer says nothing about anybody.
+    age(&young.2, 3_600);
+    let mut run = stage.run(&["--socket", "/nowhere/s.sock", "--best-effort", "--", "true"]);
+    assert_eq!(run.output().unwrap().status.code(), Some(0));
+    assert!(young.2.exists());
+    alive.kill();
+    fs::remove_file(other).unwrap();
+    fs::remove_file(&young.2).unwrap();
+    stage.leaves_nothing();
+}
+
+#[test]
+fn one_run_looks_at_sixteen_others_at_most_and_some_run_at_each() {
+    let mut stage = Stage::new();
+    let mut launched: Vec<_> = (0..20).map(|_| start(&stage)).collect();
+    stage.daemon = stage
+        .daemon
+        .replaced_by(&Launch::with(&["--sources", "pidfd"]));
+    for (process, _, file) in &mut launched {
+        process.kill();
+        age(file, 3_600);
+    }
+    let run = || Said::by(stage.run(&["--", "true"]).output().unwrap()).done();
+    run();
+    eventually("the file of the run itself goes", || {
+        stage.files().len() <= 4
+    });
+    assert_eq!(stage.files().len(), 4);
+    run();
+    stage.leaves_nothing();
+}
+
+#[test]
+fn a_runtime_folder_that_is_no_place_for_a_token_is_refused_by_name() {
+    let stage = Stage::new();
+    let shared = tempfile::tempdir().unwrap();
+    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let socket = stage.daemon.socket();
+    for place in [shared.path(), Path::new("/nowhere/at-all")] {
+        let mut run = stage.run(&["--socket", socket.to_str().unwrap(), "--", "true"]);
+        let said = Said::by(run.env("XDG_RUNTIME_DIR", place).output().unwrap());
+        let sentence = format!("(XDG_RUNTIME_DIR is {})", place.display());
+        said.failed(super::super::FAILED, &sentence);
+        let mut run = stage.run(&["--best-effort", "--", "true"]);
+        let said = Said::by(run.env("XDG_RUNTIME_DIR", place).output().unwrap());
+        assert_eq!(said.code, Some(0), "{said:?}");
+        assert!(said.err.contains("running it unregistered"), "{said:?}");
+    }
+    stage.leaves_nothing();
+}
+
+/// A session's helper outlives it, and its process number goes to another session's process. In a
+/// pid namespace of its own, where the next number can be chosen (`ns_last_pid`, proc(5)).
+#[test]
+fn a_helper_that_outlives_its_session_never_finds_the_token_of_another() {
+    const SCRIPT: &str = r#"
+        tries=0
+        "$REAPERD" daemon --sources pidfd 2>"$D/log" & daemon=$!
+        until "$REAPERD" ls >"$D/ls" 2>&1; do
+            tries=$((tries + 1)); [ $tries -le 200 ] || exit 9; sleep .05
+        done
+        "$REAPERD" run -- sh -c 'echo $$ >"$D/a"
+            (until [ -e "$D/go" ]; do sleep .05; done
+             cat "$REAPERD_TOKEN_FILE" >"$D/said" 2>/dev/null; echo >"$D/done") &'
+        a=$(cat "$D/a"); tries=0
+        until [ "$b" = "$a" ]; do
+            tries=$((tries + 1)); [ $tries -le 100 ] || exit 8
+            echo $((a - 1)) >/proc/sys/kernel/ns_last_pid || exit 7
+            "$REAPERD" run -- sh -c 'cat "$REAPERD_TOKEN_FILE" >"$D/b.$$"; exec sleep 60' & b=$!
+        done
+        until [ -s "$D/b.$a" ]; do sleep .05; done
+        >"$D/go"; until [ -e "$D/done" ]; do sleep .05; done
+        echo "said:$(cat "$D/said")"; echo "its:$(cat "$D/b.$a")"
+        kill $daemon"#;
+    let folder = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir()
+        .unwrap();
+    let mut unshare = Command::new("unshare");
+    unshare
+        .args(["-Urpf", "--kill-child", "--mount-proc", "sh", "-c", SCRIPT])
+        .env("D", folder.path())
+        .env("REAPERD", reaperd())
+        .env("REAPERD_SOCKET", folder.path().join("s.sock"))
+        .env("XDG_RUNTIME_DIR", folder.path())
+        .stdin(Stdio::null());
+    let output = match unshare.output() {
+        Ok(output) if output.status.code() != Some(1) || !output.stdout.is_empty() => output,
+        Ok(output) => return skip(String::from_utf8_lossy(&output.stderr)),
+        Err(error) => return skip(format_args!("unshare: {error}")),
+    };
+    let said = Said::by(output);
+    let lines: Vec<_> = said.out.lines().collect();
+    let [said_by_helper, its] = lines[..] else {
+        panic!("{said:?}");
+    };
+    assert_eq!(said_by_helper, "said:", "nothing, least of all {its}");
+    assert_eq!(its.len(), "its:".len() + 64, "{said:?}");
+}

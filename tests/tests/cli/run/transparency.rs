@@ -1,0 +1,78 @@
+//! The command is what it would have been without `run`: what it inherits is what `run` was given.
+
+use reaper_tests::expect::skip;
+
+use super::*;
+
+/// What a process has inherited, apart from its environment. By a shell, which leaves alone what it
+/// finds ignored.
+const INHERITED: &str = "ls /proc/$$/fd; \
+    for fd in 0 1 2 5 7 8 9; do readlink /proc/$$/fd/$fd; done; \
+    grep -E '^(SigBlk|SigIgn|SigCgt|SigPnd|Umask|NoNewPrivs|Seccomp|Cap|Uid|Gid|Groups)' \
+        /proc/self/status; \
+    cat /proc/$$/limits; nice; umask; pwd; tr '\\0' '|' </proc/$$/cmdline; echo; \
+    cat /proc/$$/oom_score_adj; echo \"$@\"";
+
+/// What the shell says when it is started behind these words, with and without `run`.
+fn said(stage: &Stage, surroundings: &[&str], through_run: bool) -> String {
+    let run: &[&str] = if through_run {
+        &["$REAPERD", "run", "--"]
+    } else {
+        &[]
+    };
+    let run = run.join(" ");
+    // The words in front set the stage in a shell of their own, and exec what follows.
+    let script = format!(
+        "{}; exec {run} sh -c \"$INHERITED\" zero 'one two' ''",
+        surroundings[0]
+    );
+    let mut command = Command::new("env");
+    command
+        .args(&surroundings[1..])
+        .args(["sh", "-c", &script])
+        .env("INHERITED", INHERITED)
+        .stdin(Stdio::null());
+    stage.surround(&mut command);
+    let said = Said::by(command.output().unwrap());
+    assert_eq!(said.err, "", "{surroundings:?}");
+    said.out.lines().map(comparable).collect()
+}
+
+/// Without what differs between any two starts. Signals 32 and 33 are the C library's own: it sets an
+/// action for them when a program starts its first thread (`nptl/pthread_create.c`, glibc 2.36), so no
+/// program with threads passes on what was set before.
+fn comparable(line: &str) -> String {
+    if line.starts_with("pipe:") {
+        return "a pipe\n".to_owned();
+    }
+    let mask = line.strip_prefix("SigIgn:\t");
+    match mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()) {
+        Some(mask) => format!("SigIgn:\t{:016x}\n", mask & !(0b11 << 31)),
+        None => format!("{line}\n"),
+    }
+}
+
+#[test]
+fn a_command_inherits_what_run_was_given_and_nothing_else() {
+    let block = "--block-signal=USR1,TERM";
+    let knows_signals = Command::new("env").args([block, "true"]).output().unwrap();
+    if !knows_signals.status.success() {
+        return skip("env here does not block signals (coreutils 8.31)");
+    }
+    let stage = Stage::new();
+    for surroundings in [
+        &["true"][..],
+        &["trap '' INT HUP PIPE CHLD; umask 027; ulimit -n 99; ulimit -c 0"],
+        &["exec 7</dev/null 8>&1 9>/dev/null"],
+        &["exec <&-"],
+        &["exec <&- 5</dev/null; cd /"],
+        &["true", block, "--ignore-signal=PIPE,QUIT"],
+        &["true", "nice", "-n", "5"],
+    ] {
+        let plain = said(&stage, surroundings, false);
+        let through_run = said(&stage, surroundings, true);
+        assert!(plain.contains("SigIgn"), "{plain}");
+        assert_eq!(plain, through_run, "{surroundings:?}");
+    }
+    stage.leaves_nothing();
+}
