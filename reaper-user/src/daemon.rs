@@ -124,6 +124,7 @@ fn start_reaper(options: &DaemonOptions, events: Arc<Notify>) -> Result<Reaper, 
     getrandom::fill(token_key.as_mut()).map_err(StartupError::Random)?;
     let registry = Registry::builder(TokenKey::new(*token_key))
         .ttl(options.ttl)
+        .max_ttl(options.max_ttl)
         .limits(Limits {
             sessions: options.max_sessions,
             sessions_per_owner: options.max_sessions_per_uid,

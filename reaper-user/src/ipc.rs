@@ -102,8 +102,9 @@ pub(crate) struct Peer {
 pub(crate) enum Numbering {
     /// The same as here.
     Ours,
-    /// The peer is in a pid namespace below ours, and this is its own number there.
-    Nested { own: i32 },
+    /// The peer is in a pid namespace below ours: its own number there, and the inode number of that
+    /// namespace where the system shows it.
+    Nested { own: i32, namespace: Option<u64> },
     /// The system does not tell.
     Unknown,
     /// It would, were it not short of descriptors or memory.

@@ -16,6 +16,8 @@ pub(crate) mod netlink;
 #[cfg(not(target_os = "linux"))]
 mod other_table;
 #[cfg(target_os = "linux")]
+pub(crate) mod pid_namespace;
+#[cfg(target_os = "linux")]
 pub(crate) mod pidfd_info;
 #[cfg(any(target_os = "linux", test))]
 pub(crate) mod proc_stat;

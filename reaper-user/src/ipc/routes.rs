@@ -108,7 +108,8 @@ async fn register(app: &App, peer: Peer, body: Incoming) -> Result<Response<Answ
     let asked = register::parse(&body)?;
     drop(body);
     let policy = app.options.register_policy;
-    let pid = admission::check_claim(asked.pid, peer, policy)?;
+    let table = app.table.clone();
+    let claimed = admission::claim(asked.pid, peer, policy, table).await?;
     let presence_accepted = asked.presence.is_some();
     let authority = if peer.is_root() {
         Authority::Any
@@ -118,18 +119,21 @@ async fn register(app: &App, peer: Peer, body: Incoming) -> Result<Response<Answ
     let registration = Registration {
         id: asked.id,
         token: asked.token,
-        pid,
+        pid: claimed.pid,
         owner: peer.uid,
         details: asked.details,
         presence: asked.presence,
+        ttl: asked.ttl,
     };
     let registered = app.reaper.register(registration, authority, |watched| {
-        admission::check_process(watched, peer, policy, app.table.as_ref())
+        admission::check_process(watched, &claimed, peer, policy, app.table.as_ref())
     })?;
     let session = &registered.session;
     Ok(json(&RegisterAnswer {
         ok: true,
         registered_at: session.registered_at.wall_ms,
+        expires_at: session.expires_at.map(|last| last.wall_ms),
+        renewed: registered.renewed,
         presence_accepted,
         start_time: session.process.start_time().map(|time| time.0),
         identity: registered.identity,
