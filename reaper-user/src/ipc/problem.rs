@@ -353,6 +353,49 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_session_is_told_in_words_too() {
+        use reaper_registry::{Death, Evidence, Exit, Source};
+        let death = |status: Option<ExitStatus>| {
+            Removal::Died(Death {
+                source: Source::Netlink,
+                evidence: Evidence::Pidfd,
+                pid_reused: false,
+                exit: status.map(|status| Exit {
+                    status,
+                    from: Source::Pidfd,
+                }),
+                detection: None,
+            })
+        };
+        let signal = |core| ExitStatus::Signal { signal: 6, core };
+        let by = "(cause exited, source netlink, evidence pidfd)";
+        for (removal, words) in [
+            (
+                death(Some(ExitStatus::Code(3))),
+                format!(": its process exited with code 3 {by}"),
+            ),
+            (
+                death(Some(signal(false))),
+                format!(": its process was ended by signal 6 {by}"),
+            ),
+            (
+                death(Some(signal(true))),
+                format!(": its process was ended by signal 6 and dumped core {by}"),
+            ),
+            (
+                death(None),
+                format!(": its process ended, and how is not known {by}"),
+            ),
+            (
+                Removal::Expired,
+                ": its ttl was over (cause expired)".to_owned(),
+            ),
+        ] {
+            assert_eq!(how_it_ended(&removal), words);
+        }
+    }
+
+    #[test]
     fn a_refused_head_closes() {
         assert!(Problem::from(Refusal::BothLengths).closes());
         assert_eq!(Problem::from(Refusal::HeadTooLarge).status(), 431);

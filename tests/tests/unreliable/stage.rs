@@ -8,7 +8,9 @@ use reaper_tests::expect;
 use reaper_tests::wait::{eventually, within};
 use reaper_user::clock;
 use reaper_user::faults::{Faults, Plan};
-use reaper_user::registry::{Authority, Details, Registry, Removal, SessionId, Token, TokenKey, Ttl};
+use reaper_user::registry::{
+    Authority, Details, Registry, Removal, SessionId, Token, TokenKey, Ttl,
+};
 use reaper_user::victims::{Kind, Victim};
 use reaper_user::{Pid, Reaper, Registration, Settings, Source, SourceStatus, Sources};
 use tokio::runtime::Runtime;
