@@ -16,14 +16,14 @@ fn put_for(registry: &Registry, name: &str, token_number: u64, ttl: Ttl) -> Opti
     stored.unwrap().session.expires_at
 }
 
-fn after(duration: Duration) -> Option<Moment> {
+fn after(duration: Duration) -> Moment {
     let Moment { boot, wall_ms } = at_nanos(7);
     let nanos = u64::try_from(duration.as_nanos()).unwrap();
-    Some(Moment {
+    Moment {
         boot: BootTime::from_nanos(boot.as_nanos() + nanos),
         // The wall clock of these tests stands a few nanoseconds before its end.
         wall_ms: wall_ms.saturating_add(u64::try_from(duration.as_millis()).unwrap()),
-    })
+    }
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_request_is_granted_up_to_the_maximum() {
             .ttl(seconds(default))
             .max_ttl(seconds(max))
             .build();
-        let expected = seconds(granted).and_then(after);
+        let expected = seconds(granted).map(after);
         let got = put_for(&registry, "a", 1, asked);
         assert_eq!(got, expected, "{default:?} {max:?} {asked:?}");
     }
@@ -57,7 +57,7 @@ fn a_request_is_granted_up_to_the_maximum() {
 #[test]
 fn a_day_is_what_those_get_that_ask_for_nothing() {
     let day = after(Duration::from_hours(24));
-    assert_eq!(put_for(&registry(), "a", 1, Ttl::Default), day);
+    assert_eq!(put_for(&registry(), "a", 1, Ttl::Default), Some(day));
 }
 
 #[test]
