@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use reaper_tests::daemon::{has_program, reaperd};
 use reaper_tests::expect::skip;
+use reaper_user::registry::Token;
 use serde_json::{Value, json};
 
 use super::fixture::{Daemon, Events, Victim, eventually};
@@ -126,8 +127,9 @@ fn takes_orders() {
 /// Registers, and on success answers with the session as its token shows it.
 fn register_from_inside(socket: &Path, mut body: Value) -> Value {
     let id = body["session_id"].as_str().unwrap().to_owned();
-    let digits: String = id.bytes().map(|byte| format!("{byte:02x}")).collect();
-    let token = format!("{digits:0>64}");
+    let mut bytes = [0; 32];
+    bytes[..id.len()].copy_from_slice(id.as_bytes());
+    let token = Token::from_bytes(bytes).reveal();
     body["token"] = token.as_str().into();
     body["mesh"] = "dev".into();
     body["display_name"] = id.into();
@@ -135,7 +137,7 @@ fn register_from_inside(socket: &Path, mut body: Value) -> Value {
     if status != 200 {
         return json!({"status": status, "body": answer});
     }
-    let field = format!("Authorization: ClaudeMesh-Session {token}\r\n");
+    let field = format!("Authorization: ClaudeMesh-Session {}\r\n", *token);
     let (status, body) = ask(socket, "GET /v1/sessions/me", &field, "");
     json!({"status": status, "body": body})
 }
