@@ -58,7 +58,10 @@ pub struct DaemonOptions {
     /// Without these the daemon does not start.
     pub require: Vec<Source>,
     pub sweep_interval: Duration,
-    pub ttl: Duration,
+    /// How long sessions stay that ask for nothing; `None`: as long as their processes.
+    pub ttl: Option<Duration>,
+    /// How long any session stays at most; `None`: no limit.
+    pub max_ttl: Option<Duration>,
     pub max_sessions: usize,
     pub max_sessions_per_uid: usize,
     pub register_policy: RegisterPolicy,
@@ -77,7 +80,8 @@ impl DaemonOptions {
             sources: Sources::default(),
             require: Vec::new(),
             sweep_interval: sweep::DEFAULT_INTERVAL,
-            ttl: Duration::from_hours(24),
+            ttl: Some(Duration::from_hours(24)),
+            max_ttl: None,
             max_sessions: limits.sessions,
             max_sessions_per_uid: limits.sessions_per_owner,
             register_policy: RegisterPolicy::default(),

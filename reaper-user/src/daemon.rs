@@ -142,6 +142,7 @@ fn start_reaper(
     let removing = token_files.clone();
     let registry = Registry::builder(TokenKey::new(*token_key))
         .ttl(options.ttl)
+        .max_ttl(options.max_ttl)
         .limits(Limits {
             sessions: options.max_sessions,
             sessions_per_owner: options.max_sessions_per_uid,

@@ -4,7 +4,7 @@
 //!
 //! | method and path | what |
 //! |---|---|
-//! | `POST /v1/sessions/register` | store a session, replacing the live one of its id |
+//! | `POST /v1/sessions/register` | store a session, replacing the live one of its id, or renew it |
 //! | `GET /v1/sessions[?pid=&mesh=&verbose=1]` | the caller's sessions; root sees all |
 //! | `GET`, `DELETE /v1/sessions/me` | the session of the presented token |
 //! | `DELETE /v1/sessions/TOKEN` | the same, for clients of the origin |
@@ -27,6 +27,11 @@
 //!
 //! - A registration that was answered resolves from then on, and its `session_registered` comes
 //!   before anything else about it.
+//! - A session lives as long as its process, or until its `ttl` is over (seconds, or `"process"`; 24 h
+//!   for those that ask for nothing). From `expires_at` on it does not resolve; its event comes with
+//!   that look-up or with the next sweep.
+//! - The same token, session id and process again renew it: `"renewed": true`, the ttl starts anew, and
+//!   there is no event. Another process gets 409 `token_in_use` as long as the former one lives.
 //! - Each stored session has exactly one `session_deregistered`, and by then it no longer resolves.
 //! - Events come in the order of their numbers. A number that a reader missed is inside of a `gap`.
 //! - A `snapshot` holds the state after the event whose number it bears, and before the next one.
@@ -114,8 +119,9 @@ pub(crate) struct Peer {
 pub(crate) enum Numbering {
     /// The same as here.
     Ours,
-    /// The peer is in a pid namespace below ours, and this is its own number there.
-    Nested { own: i32 },
+    /// The peer is in a pid namespace below ours: its own number there, and the inode number of that
+    /// namespace where the system shows it.
+    Nested { own: i32, namespace: Option<u64> },
     /// The system does not tell.
     Unknown,
     /// It would, were it not short of descriptors or memory.

@@ -4,8 +4,9 @@
 use std::sync::{Arc, OnceLock};
 
 use reaper_registry::{
-    Authority, BootTime, Death, Details, NewSession, Pid, Presence, Process, ProcessId,
-    RegisterError, Registry, RegistryBuilder, Session, SessionId, Source, SourceState, Token,
+    Authority, BootTime, Death, Details, Exit, ExitStatus, NewSession, Pid, Presence, Process,
+    ProcessId, RegisterError, Registry, RegistryBuilder, Session, SessionId, Source, SourceState,
+    Stored, Token, Ttl,
 };
 
 use crate::clock;
@@ -13,6 +14,7 @@ use crate::hook_threads::HookThreads;
 use crate::identity::{AlreadyGone, NotPinned};
 use crate::reap_loop::Commit;
 use crate::status::SourceStatus;
+use crate::verdict::Verdict;
 use crate::watch::{WatchSet, Watched};
 use crate::watcher::{Settings, Watcher};
 
@@ -25,12 +27,17 @@ pub struct Registration {
     pub owner: u32,
     pub details: Details,
     pub presence: Option<Presence>,
+    /// How long the session asks to stay, counted from the registration. What is granted is at most the
+    /// registry's own maximum; a look-up or the first sweep after it removes the session.
+    pub ttl: Ttl,
 }
 
 /// A session that was registered, and how its process is watched.
 #[derive(Debug)]
 pub struct Registered {
     pub session: Arc<Session>,
+    /// Whether it lived before and was renewed: the same token, session id, process and owner.
+    pub renewed: bool,
     /// `pidfd`, `stat`, `pidfd_inode`, `start_time` or `pid`.
     pub identity: &'static str,
 }
@@ -68,7 +75,7 @@ impl<Refusal> From<NotPinned> for RegistrationError<Refusal> {
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::sync::mpsc;
 ///
-/// use reaper_user::registry::{Authority, Details, Registry, SessionId, Token, TokenKey};
+/// use reaper_user::registry::{Authority, Details, Registry, SessionId, Token, TokenKey, Ttl};
 /// use reaper_user::{Pid, Reaper, Registration, Settings};
 ///
 /// let (told, ends) = mpsc::channel();
@@ -88,6 +95,7 @@ impl<Refusal> From<NotPinned> for RegistrationError<Refusal> {
 ///     owner: 1000,
 ///     details: Details { mesh: "dev".into(), display_name: "api".into(), ..Details::default() },
 ///     presence: None,
+///     ttl: Ttl::Process,
 /// };
 /// let accept_anybody = |_: &_| Ok::<(), std::convert::Infallible>(());
 /// reaper.register(registration, Authority::Owner, accept_anybody)?;
@@ -156,6 +164,11 @@ impl Reaper {
 
     /// Registers a session for the process that has this number now. `check` may refuse it; what
     /// it reads of the process is true of the very process that is pinned, unless that has ended.
+    ///
+    /// The same token, session id, process and owner again renew the session in place, without an
+    /// event. A token of a live session of another process is refused
+    /// ([`RegisterError::TokenInUse`]); that process is looked at first, so one that has just ended
+    /// does not stand in the way.
     pub fn register<Refusal>(
         &self,
         registration: Registration,
@@ -169,9 +182,11 @@ impl Reaper {
             owner,
             details,
             presence,
+            ttl,
         } = registration;
         let mut hold = self.watcher.watched.hold(pid)?;
         check(&hold.watched).map_err(RegistrationError::Refused)?;
+        self.end_dead_holder(&token, hold.watched.id);
         let process = Process::new(hold.watched.id, pid, hold.watched.start_time());
         let new = NewSession {
             id,
@@ -180,15 +195,50 @@ impl Reaper {
             owner,
             details,
             presence,
+            ttl,
         };
-        let session = self.registry.register(new, authority, clock::now())?;
-        // From here on the session's removal lets go, by the hook above.
-        hold.keep();
+        let Stored { session, renewed } = self.registry.register(new, authority, clock::now())?;
+        if !renewed {
+            // From here on the session's removal lets go, by the hook above. A renewed one has its
+            // own hold already.
+            hold.keep();
+        }
         hold.look_again();
         Ok(Registered {
             session,
+            renewed,
             identity: hold.watched.strength(),
         })
+    }
+
+    /// Ends the session that has this token if its process is another one and has ended: the loop may
+    /// not have got to it yet, and a program that starts again at once must not be refused for that.
+    fn end_dead_holder(&self, token: &Token, process: ProcessId) {
+        let holder = self
+            .resolve(token)
+            .filter(|holder| holder.process.id != process)
+            .and_then(|holder| self.watcher.watched.get(holder.process.id));
+        let Some(holder) = holder else {
+            return;
+        };
+        let table = self.watcher.watched.table.as_ref();
+        if let Verdict::Gone {
+            evidence,
+            pid_reused,
+        } = holder.judge(None, table)
+        {
+            let death = Death {
+                source: Source::Register,
+                evidence,
+                pid_reused,
+                exit: holder.exit_word(table).map(|word| Exit {
+                    status: ExitStatus::from_wait_status(word),
+                    from: Source::Pidfd,
+                }),
+                detection: None,
+            };
+            self.registry.remove_process(holder.id, death, clock::now());
+        }
     }
 
     /// The live session of this token.

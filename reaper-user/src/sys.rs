@@ -21,6 +21,8 @@ mod other_table;
 #[cfg(target_os = "linux")]
 pub(crate) mod own_proc;
 #[cfg(target_os = "linux")]
+pub(crate) mod pid_namespace;
+#[cfg(target_os = "linux")]
 pub(crate) mod pidfd_info;
 #[cfg(any(target_os = "linux", test))]
 pub(crate) mod proc_stat;

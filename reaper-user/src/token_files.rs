@@ -110,7 +110,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use reaper_registry::{
-        Authority, Details, NewSession, Pid, Process, ProcessId, Removal, SessionId, TokenKey,
+        Authority, Details, NewSession, Pid, Process, ProcessId, Removal, SessionId, TokenKey, Ttl,
     };
 
     use super::*;
@@ -126,9 +126,13 @@ mod tests {
                 ..Details::default()
             },
             presence: None,
+            ttl: Ttl::Default,
         };
         let now = clock::now();
-        registry.register(new, Authority::Owner, now).unwrap()
+        registry
+            .register(new, Authority::Owner, now)
+            .unwrap()
+            .session
     }
 
     /// Stores a session with this file, ends it and returns whether its file was removed.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::event_log::Waker;
 use crate::hooks::{HookRun, HookRunner, Hooks};
+use crate::lifetime::Lifetimes;
 use crate::registry::Limits;
 use crate::removal::Removal;
 use crate::session::Session;
@@ -20,7 +21,7 @@ pub(crate) type OnRemoved = Box<dyn Fn(&Arc<Session>) + Send + Sync>;
 /// What a registry is made of.
 pub struct RegistryBuilder {
     pub(crate) token_key: TokenKey,
-    pub(crate) ttl: Duration,
+    pub(crate) lifetimes: Lifetimes,
     pub(crate) limits: Limits,
     pub(crate) strict_replace: bool,
     pub(crate) event_capacity: usize,
@@ -34,7 +35,10 @@ impl RegistryBuilder {
     pub(crate) fn new(token_key: TokenKey) -> Self {
         Self {
             token_key,
-            ttl: DEFAULT_TTL,
+            lifetimes: Lifetimes {
+                default: Some(DEFAULT_TTL),
+                max: None,
+            },
             limits: Limits::default(),
             strict_replace: false,
             event_capacity: DEFAULT_EVENT_CAPACITY,
@@ -45,9 +49,18 @@ impl RegistryBuilder {
         }
     }
 
-    /// The age past which a session is removed whatever its process does; 24 h unless set.
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = ttl;
+    /// The age past which a session that asks for nothing else ([`Ttl::Default`](crate::Ttl)) is
+    /// removed whatever its process does; `None`: it stays as long as its process lives. 24 h unless
+    /// set.
+    pub fn ttl(mut self, ttl: impl Into<Option<Duration>>) -> Self {
+        self.lifetimes.default = ttl.into();
+        self
+    }
+
+    /// The age past which any session is removed, whatever it asked for; `None`, which is what
+    /// counts unless it is set: no limit.
+    pub fn max_ttl(mut self, max: impl Into<Option<Duration>>) -> Self {
+        self.lifetimes.max = max.into();
         self
     }
 

@@ -22,6 +22,10 @@ pub enum RegisterError {
     /// The session id or the token belongs to another user's live session.
     #[error("a live session of another user holds this session id or token")]
     NotOwner,
+    /// The token is that of a live session of another process; only its own process registers it
+    /// again.
+    #[error("this token is that of a live session of another process")]
+    TokenInUse,
     /// Strict replacement is on and the token is not the one of the live session.
     #[error("replacing this live session needs its own token")]
     NeedsOldToken,

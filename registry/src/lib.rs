@@ -15,7 +15,7 @@
 //! let registry = Registry::builder(TokenKey::new([7; 16])).build();
 //! let now = Moment { boot: BootTime::from_nanos(1), wall_ms: 1_795_324_800_000 };
 //! let token = Token::from_bytes([0xab; 32]);
-//! let session = registry.register(
+//! let stored = registry.register(
 //!     NewSession {
 //!         id: SessionId::new("s-1"),
 //!         token: token.clone(),
@@ -23,11 +23,12 @@
 //!         owner: 1000,
 //!         details: Details { mesh: "dev".into(), display_name: "api".into(), ..Details::default() },
 //!         presence: None,
+//!         ttl: Ttl::Default,
 //!     },
 //!     Authority::Owner,
 //!     now,
 //! )?;
-//! assert_eq!(registry.resolve(&token, now).map(|s| s.entry), Some(session.entry));
+//! assert_eq!(registry.resolve(&token, now).map(|s| s.entry), Some(stored.session.entry));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![forbid(unsafe_code)]
@@ -39,6 +40,7 @@ mod event;
 mod event_log;
 mod graves;
 mod hooks;
+mod lifetime;
 mod presence;
 mod process;
 mod registry;
@@ -56,9 +58,10 @@ pub use error::RegisterError;
 pub use event::{Event, EventKind, SourceHealth, SourceState};
 pub use event_log::{Next, Subscription};
 pub use hooks::HookRun;
+pub use lifetime::Ttl;
 pub use presence::{Attestation, Presence, SecretKey};
 pub use process::{Pid, PidOutOfRange, Process, ProcessId, StartTime};
-pub use registry::{Authority, Limits, Registry};
+pub use registry::{Authority, Limits, Registry, Stored};
 pub use removal::{Death, Evidence, Exit, ExitStatus, Removal, Source};
 pub use session::{Details, EntryId, NewSession, Session, SessionId};
 pub use time::{BootTime, Moment};

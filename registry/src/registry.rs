@@ -1,7 +1,6 @@
 //! The shared handle: one lock around the table, and everything that must not happen under it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use crate::builder::{OnRemoved, RegistryBuilder};
 use crate::error::RegisterError;
@@ -44,6 +43,15 @@ pub enum Authority {
     Any,
 }
 
+/// A registration that was stored.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The session as it stands now.
+    pub session: Arc<Session>,
+    /// Whether it lived before and was renewed.
+    pub renewed: bool,
+}
+
 /// A registry that clones share. All methods take `&self`, return quickly and can be called from
 /// any thread, from hooks too.
 #[derive(Clone)]
@@ -54,7 +62,6 @@ struct Shared {
     graves: Mutex<Graves>,
     by_token: Arc<TokenIndex>,
     token_key: TokenKey,
-    ttl: Duration,
     log: Arc<EventLog>,
     hooks: Hooks,
     run_hooks: Option<HookRunner>,
@@ -65,13 +72,17 @@ impl RegistryBuilder {
     /// The registry, empty.
     pub fn build(self) -> Registry {
         let by_token = Arc::new(TokenIndex::new());
-        let table = Table::new(self.limits, self.ttl, self.strict_replace, by_token.clone());
+        let table = Table::new(
+            self.limits,
+            self.lifetimes,
+            self.strict_replace,
+            by_token.clone(),
+        );
         Registry(Arc::new(Shared {
             table: Mutex::new(table),
             graves: Mutex::default(),
             by_token,
             token_key: self.token_key,
-            ttl: self.ttl,
             log: Arc::new(EventLog::new(self.event_capacity, self.wake)),
             hooks: self.hooks,
             run_hooks: self.run_hooks,
@@ -88,12 +99,19 @@ impl Registry {
     }
 
     /// Stores a session, replacing the live one of the same id and the one that held its token.
+    ///
+    /// Where both are one session of this very process and owner, it is renewed instead: it keeps its
+    /// entry, its registration time and its ttl start anew, what it says about itself is the new
+    /// text, and there is neither an event nor a hook.
+    ///
+    /// A token is registered again by the process alone that holds its session: for any other it is
+    /// [`RegisterError::TokenInUse`] as long as that session lives, whoever asks.
     pub fn register(
         &self,
         mut new: NewSession,
         authority: Authority,
         now: Moment,
-    ) -> Result<Arc<Session>, RegisterError> {
+    ) -> Result<Stored, RegisterError> {
         let stand_in = new.token.retire(&self.0.token_key);
         self.mutate(now, |table, changes| {
             table.register(new, stand_in, authority, now, changes)
@@ -104,10 +122,8 @@ impl Registry {
     /// removal or a hook holds for longer than one map operation, and does not allocate.
     pub fn resolve(&self, token: &Token, now: Moment) -> Option<Arc<Session>> {
         let session = self.0.by_token.find(self.0.token_key.digest(token))?;
-        if session.is_older_than(self.0.ttl, now.boot) {
-            // This one alone: a look-up does not pay for a sweep.
-            self.remove_entry(session.entry, Removal::Expired, now);
-            return None;
+        if session.has_expired(now.boot) {
+            return self.expire_entry(session.entry, now);
         }
         Some(session)
     }
@@ -223,6 +239,14 @@ impl Registry {
     /// waiting behind a hook that blocks.
     pub fn hooks_lost(&self) -> u64 {
         self.0.hooks.lost()
+    }
+
+    /// For a look-up that found an expired session: removes this one alone, because a look-up does not
+    /// pay for a sweep. The session may have been renewed since it was found.
+    pub(crate) fn expire_entry(&self, entry: EntryId, now: Moment) -> Option<Arc<Session>> {
+        self.mutate(now, |table, changes| {
+            table.expire_entry(entry, now.boot, changes)
+        })
     }
 
     fn publish(&self, kind: EventKind, now: Moment) {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use crate::lifetime::Ttl;
 use crate::presence::{Attestation, Presence, SecretKey};
 use crate::process::Process;
 use crate::time::{BootTime, Moment};
@@ -66,6 +66,8 @@ pub struct NewSession {
     pub details: Details,
     /// Its presence material.
     pub presence: Option<Presence>,
+    /// How long it asks to stay.
+    pub ttl: Ttl,
 }
 
 /// A stored session. What a look-up reads comes first and stays there, beside the count of its
@@ -74,7 +76,9 @@ pub struct NewSession {
 #[repr(C)]
 pub struct Session {
     digest: Digest,
-    /// When it was stored.
+    /// The last moment of its life if its process lives as long; `None`: as long as its process lives.
+    pub expires_at: Option<Moment>,
+    /// When it was stored, or renewed for the last time.
     pub registered_at: Moment,
     /// Which registration this is.
     pub entry: EntryId,
@@ -96,7 +100,13 @@ pub struct Session {
 }
 
 impl Session {
-    pub(crate) fn store(new: NewSession, entry: EntryId, token: StandIn, now: Moment) -> Self {
+    pub(crate) fn store(
+        new: NewSession,
+        entry: EntryId,
+        token: StandIn,
+        now: Moment,
+        expires_at: Option<Moment>,
+    ) -> Self {
         let NewSession {
             id,
             token: _retired,
@@ -104,6 +114,7 @@ impl Session {
             owner,
             details,
             presence,
+            ttl: _granted,
         } = new;
         let (presence, secret_key) = presence
             .map(|p| ((p.session_pubkey, p.attestation), p.secret_key))
@@ -116,23 +127,24 @@ impl Session {
             owner,
             details,
             presence,
+            expires_at,
             registered_at: now,
             secret_key: Mutex::new(secret_key.map(Arc::new)),
             digest: Digest(token.digest),
         }
     }
 
-    /// Lends the secret key for the length of `use_it`; `None` where there is none or the session
-    /// has been removed. A loan holds up nobody: if the session is removed meanwhile, the key is wiped
+    /// Lends the secret key for the length of `use_it`; `None` where there is none, the session has
+    /// been removed, or it has been renewed since it was resolved. A loan holds up nobody: if the session is removed or renewed meanwhile, the key is wiped
     /// at the end of the loan.
     pub fn with_secret_key<T>(&self, use_it: impl FnOnce(Option<&SecretKey>) -> T) -> T {
         let loan = self.secret_key().clone();
         use_it(loan.as_deref())
     }
 
-    /// Whether it is past an age ceiling; at exactly that age it is not.
-    pub(crate) fn is_older_than(&self, ttl: Duration, now: BootTime) -> bool {
-        now.since(self.registered_at.boot) > ttl
+    /// Whether it is past its last moment.
+    pub(crate) fn has_expired(&self, now: BootTime) -> bool {
+        self.expires_at.is_some_and(|last| now > last.boot)
     }
 
     pub(crate) fn wipe_secret_key(&self) {

@@ -1,15 +1,15 @@
 //! The state machine: every transition of the registry, with time passed in and changes passed out.
 //!
-//! All indexes change together in `insert` and `remove`, and nowhere else.
+//! All indexes change together in `insert`, `renew` and `remove`, and nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::error::RegisterError;
 use crate::hooks::Change;
+use crate::lifetime::Lifetimes;
 use crate::process::ProcessId;
-use crate::registry::{Authority, Limits};
+use crate::registry::{Authority, Limits, Stored};
 use crate::removal::{Death, Removal};
 use crate::session::{EntryId, NewSession, Session, SessionId};
 use crate::time::{BootTime, Moment};
@@ -18,13 +18,13 @@ use crate::token_index::TokenIndex;
 
 pub(crate) struct Table {
     limits: Limits,
-    ttl: Duration,
+    lifetimes: Lifetimes,
     strict_replace: bool,
     next_entry: u64,
-    /// When the last session was stored.
-    newest: BootTime,
-    /// In order of registration, which is also the order of expiry.
+    /// In order of registration.
     sessions: BTreeMap<EntryId, Arc<Session>>,
+    /// Those that expire, in the order in which they do.
+    by_last_moment: BTreeSet<(BootTime, EntryId)>,
     by_id: HashMap<SessionId, EntryId>,
     by_process: BTreeSet<(ProcessId, EntryId)>,
     by_token: Arc<TokenIndex>,
@@ -34,17 +34,17 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(
         limits: Limits,
-        ttl: Duration,
+        lifetimes: Lifetimes,
         strict_replace: bool,
         by_token: Arc<TokenIndex>,
     ) -> Self {
         Self {
             limits,
-            ttl,
+            lifetimes,
             strict_replace,
             next_entry: 1,
-            newest: BootTime::from_nanos(0),
             sessions: BTreeMap::new(),
+            by_last_moment: BTreeSet::new(),
             by_id: HashMap::new(),
             by_process: BTreeSet::new(),
             by_token,
@@ -53,7 +53,8 @@ impl Table {
     }
 
     /// Stores a session after removing what it replaces: the live entry of its id, and the entry
-    /// that its token named before.
+    /// that its token named before. Where both are one session of the same process and owner, it is
+    /// renewed and nothing is removed.
     pub(crate) fn register(
         &mut self,
         new: NewSession,
@@ -61,7 +62,7 @@ impl Table {
         authority: Authority,
         now: Moment,
         changes: &mut Vec<Change>,
-    ) -> Result<Arc<Session>, RegisterError> {
+    ) -> Result<Stored, RegisterError> {
         let digest = token.digest;
         self.expire(now.boot, changes);
         let same_id = self
@@ -82,6 +83,14 @@ impl Table {
             same_token.as_deref(),
         )?;
 
+        // `admit` has compared the processes of those who share a token.
+        let renews = |old: &&Arc<Session>| *old.digest() == digest && old.owner == new.owner;
+        if let Some(old) = same_id.as_ref().filter(renews) {
+            return Ok(Stored {
+                session: self.renew(old, new, token, now),
+                renewed: true,
+            });
+        }
         for replaced in same_id.iter().chain(&same_token) {
             if *replaced.digest() == digest {
                 // The token stays known throughout: `insert` puts the new session in its place.
@@ -95,7 +104,10 @@ impl Table {
             session: session.clone(),
             token_from: same_token.map(|old| old.id.clone()),
         });
-        Ok(session)
+        Ok(Stored {
+            session,
+            renewed: false,
+        })
     }
 
     fn admit(
@@ -109,6 +121,10 @@ impl Table {
         let replaced = || same_id.into_iter().chain(same_token);
         if authority == Authority::Owner && replaced().any(|old| old.owner != new.owner) {
             return Err(RegisterError::NotOwner);
+        }
+        let of_another = |old: &Session| old.process.id != new.process.id;
+        if replaced().any(|old| *old.digest() == digest && of_another(old)) {
+            return Err(RegisterError::TokenInUse);
         }
         if self.strict_replace && same_id.is_some_and(|old| *old.digest() != digest) {
             return Err(RegisterError::NeedsOldToken);
@@ -129,20 +145,56 @@ impl Table {
         Ok(())
     }
 
-    fn insert(&mut self, new: NewSession, token: StandIn, mut now: Moment) -> Arc<Session> {
-        // A caller that read the clock before another one and came here after it is late, not early:
-        // with this, sessions expire in the order of their entries.
-        now.boot = now.boot.max(self.newest);
-        self.newest = now.boot;
+    fn insert(&mut self, new: NewSession, token: StandIn, now: Moment) -> Arc<Session> {
         let entry = EntryId(self.next_entry);
         self.next_entry += 1;
-        let session = Arc::new(Session::store(new, entry, token, now));
-        self.sessions.insert(entry, session.clone());
+        let session = self.place(entry, new, token, now);
         self.by_id.insert(session.id.clone(), entry);
         self.by_process.insert((session.process.id, entry));
         *self.per_owner.entry(session.owner).or_default() += 1;
+        session
+    }
+
+    /// Puts a new text in the place of a session of the same id, token, process and owner.
+    fn renew(
+        &mut self,
+        old: &Session,
+        new: NewSession,
+        token: StandIn,
+        now: Moment,
+    ) -> Arc<Session> {
+        if let Some(start_time) = old.process.start_time() {
+            new.process.learn_start_time(start_time);
+        }
+        self.forget_last_moment(old);
+        let session = self.place(old.entry, new, token, now);
+        // Readers may hold the old text for as long as they like.
+        old.wipe_secret_key();
+        session
+    }
+
+    /// What `insert` and `renew` have in common.
+    fn place(
+        &mut self,
+        entry: EntryId,
+        new: NewSession,
+        token: StandIn,
+        now: Moment,
+    ) -> Arc<Session> {
+        let expires_at = self.lifetimes.granted(new.ttl).map(|ttl| now.after(ttl));
+        let session = Arc::new(Session::store(new, entry, token, now, expires_at));
+        if let Some(last) = expires_at {
+            self.by_last_moment.insert((last.boot, entry));
+        }
+        self.sessions.insert(entry, session.clone());
         self.by_token.put(session.clone());
         session
+    }
+
+    fn forget_last_moment(&mut self, session: &Session) {
+        if let Some(last) = session.expires_at {
+            self.by_last_moment.remove(&(last.boot, session.entry));
+        }
     }
 
     /// Removes exactly this entry; a second call for it finds nothing and changes nothing.
@@ -165,6 +217,7 @@ impl Table {
         changes: &mut Vec<Change>,
     ) -> Option<Arc<Session>> {
         let session = self.sessions.remove(&entry)?;
+        self.forget_last_moment(&session);
         self.by_id.remove(&session.id);
         self.by_process.remove(&(session.process.id, entry));
         if let Some(held) = self.per_owner.get_mut(&session.owner) {
@@ -189,15 +242,26 @@ impl Table {
         }
     }
 
-    /// Removes every session past its ceiling. A session of exactly that age stays.
+    /// Removes every session past its last moment; costs as much as there are of these.
     pub(crate) fn expire(&mut self, now: BootTime, changes: &mut Vec<Change>) {
-        while let Some((&entry, _)) = self
-            .sessions
-            .first_key_value()
-            .filter(|(_, oldest)| oldest.is_older_than(self.ttl, now))
-        {
+        while let Some(&(_, entry)) = self.by_last_moment.first().filter(|(last, _)| now > *last) {
             self.remove(entry, Removal::Expired, changes);
         }
+    }
+
+    /// Removes this entry if it is past its last moment; else returns it as it stands.
+    pub(crate) fn expire_entry(
+        &mut self,
+        entry: EntryId,
+        now: BootTime,
+        changes: &mut Vec<Change>,
+    ) -> Option<Arc<Session>> {
+        let session = self.sessions.get(&entry)?;
+        if session.has_expired(now) {
+            self.remove(entry, Removal::Expired, changes);
+            return None;
+        }
+        Some(session.clone())
     }
 
     pub(crate) fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
@@ -230,10 +294,15 @@ impl Table {
         assert_eq!(self.sessions.len(), self.by_process.len());
         assert_eq!(self.sessions.len(), self.by_token.len());
         assert_eq!(self.sessions.len(), self.per_owner.values().sum::<usize>());
+        let expiring = self.sessions.values().filter(|s| s.expires_at.is_some());
+        assert_eq!(expiring.count(), self.by_last_moment.len());
         for (entry, session) in &self.sessions {
             assert_eq!(*entry, session.entry);
             assert_eq!(self.by_id.get(&session.id), Some(entry));
             assert!(self.by_process.contains(&(session.process.id, *entry)));
+            if let Some(last) = session.expires_at {
+                assert!(self.by_last_moment.contains(&(last.boot, *entry)));
+            }
             let found = self
                 .by_token
                 .find(*session.digest())

@@ -2,11 +2,13 @@
 
 mod history;
 mod hooks;
+mod lifetimes;
 mod limits;
 mod model;
 mod origin;
 mod properties;
 mod regressions;
+mod renewals;
 mod secrets;
 mod support;
 mod threads;

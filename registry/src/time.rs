@@ -32,3 +32,15 @@ pub struct Moment {
     /// Milliseconds since 1970, for display alone.
     pub wall_ms: u64,
 }
+
+impl Moment {
+    /// So much later on both clocks; at most the end of what they can show.
+    pub(crate) fn after(self, duration: Duration) -> Self {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            boot: BootTime(self.boot.0.saturating_add(nanos)),
+            wall_ms: self.wall_ms.saturating_add(millis),
+        }
+    }
+}

@@ -5,8 +5,13 @@
     reason = "the helpers of tests may panic like tests"
 )]
 
+#[cfg(target_os = "linux")]
+#[path = "http/containers.rs"]
+mod containers;
 #[path = "http/fixture.rs"]
 mod fixture;
+#[path = "http/sessions.rs"]
+mod sessions;
 #[path = "http/streams.rs"]
 mod streams;
 use std::io::{Read as _, Write as _};
@@ -157,7 +162,7 @@ fn only_a_process_of_ones_own_is_registered() {
         (unreaped.id(), "process_gone"),
         (tid.recv().unwrap(), "thread_id"),
         (std::process::id(), "own_pid"),
-        (1, "invalid_pid"),
+        (0, "invalid_pid"),
     ] {
         let (status, problem) = daemon.register(1, "s", pid);
         assert_eq!((status, &problem["code"]), (422, &json!(code)), "{problem}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use reaper_registry::Source;
 
 use super::failure::Failure;
-use super::values::{self, SourceChoice};
+use super::values::{self, Age, SourceChoice};
 use crate::config::{DaemonOptions, RegisterPolicy};
 use crate::exit_code;
 
@@ -21,9 +21,12 @@ pub(super) struct Arguments {
     /// How often every process is looked at, whatever the other sources say
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = values::duration)]
     sweep_interval: Duration,
-    /// The age at which a session ends
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = values::duration)]
-    ttl: Duration,
+    /// The age at which a session ends that asks for no ttl of its own; never: with its process
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = values::age)]
+    ttl: Age,
+    /// The most that any session lives, whatever it asks for [default: no limit]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    max_ttl: Option<Duration>,
     /// The most sessions there may be
     #[arg(long, value_name = "N", default_value = "100000", value_parser = values::count)]
     max_sessions: usize,
@@ -54,7 +57,8 @@ impl Arguments {
             sources: self.sources.into(),
             require: self.require,
             sweep_interval: self.sweep_interval,
-            ttl: self.ttl,
+            ttl: self.ttl.into(),
+            max_ttl: self.max_ttl,
             max_sessions: self.max_sessions,
             max_sessions_per_uid: self.max_sessions_per_uid,
             register_policy: self.register_policy,

@@ -160,6 +160,7 @@ impl Arguments {
             "cwd": cwd.as_deref().and_then(sendable),
             "role": self.role,
             "groups": self.group,
+            "ttl": "process",
             "token_file": sendable(token_file),
             "if_answered": true,
         })

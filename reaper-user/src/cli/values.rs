@@ -73,6 +73,24 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// The age at which a session ends, if it ends by its age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age(Option<Duration>);
+
+impl From<Age> for Option<Duration> {
+    fn from(age: Age) -> Self {
+        age.0
+    }
+}
+
+/// Reads a time, or `never`.
+pub(super) fn age(text: &str) -> Result<Age, String> {
+    if text == "never" {
+        return Ok(Age(None));
+    }
+    duration(text).map(|age| Age(Some(age)))
+}
+
 /// Reads a number of at least one.
 pub(super) fn count(text: &str) -> Result<usize, String> {
     match text.parse() {
@@ -107,6 +125,9 @@ mod tests {
         for wrong in ["0s", "5", "", "-1s", "soon"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }
+        assert_eq!(age("24h"), Ok(Age(Some(Duration::from_hours(24)))));
+        assert_eq!(age("never"), Ok(Age(None)));
+        assert!(age("0s").is_err() && age("Never").is_err());
         assert_eq!(count("7"), Ok(7));
         for wrong in ["0", "-1", "x", ""] {
             assert!(count(wrong).is_err(), "{wrong:?}");

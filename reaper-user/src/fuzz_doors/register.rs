@@ -1,7 +1,7 @@
 //! Bodies of registrations. What is taken keeps every promise about its fields and is what a general
 //! JSON reader sees; what is refused is refused without a word of its secrets.
 
-use reaper_registry::{Details, Pid, Presence};
+use reaper_registry::{Details, Pid, Presence, Ttl};
 use serde_json::{Value, json};
 
 use crate::ipc::register::{Asked, parse};
@@ -47,6 +47,7 @@ fn check_promises(asked: &Asked) {
         details,
         presence,
         if_answered: _,
+        ttl,
     } = asked;
     let Details {
         mesh,
@@ -56,7 +57,10 @@ fn check_promises(asked: &Asked) {
         groups,
         token_file,
     } = details;
-    assert!((2..=Pid::MAX).contains(&pid.get()));
+    assert!((1..=Pid::MAX).contains(&pid.get()));
+    if let Ttl::For(ttl) = ttl {
+        assert!((1..=u64::from(u32::MAX)).contains(&ttl.as_secs()));
+    }
     assert_eq!(token.reveal().len(), 64);
     for name in [id.as_str(), mesh, display_name] {
         assert!(!name.is_empty());
@@ -103,6 +107,10 @@ fn check_against(asked: &Asked, second: &Value) {
     assert_eq!(text("mesh"), Some(&*asked.details.mesh));
     assert_eq!(text("display_name"), Some(&*asked.details.display_name));
     assert_eq!(second["pid"], asked.pid.get());
+    assert_eq!(
+        second.get("ttl").unwrap_or(&Value::Null),
+        &ttl_in_json(asked.ttl)
+    );
     assert_eq!(text("cwd"), asked.details.cwd.as_deref());
     assert_eq!(text("role"), asked.details.role.as_deref());
     assert_eq!(text("token_file"), asked.details.token_file.as_deref());
@@ -146,5 +154,14 @@ fn written(asked: &Asked) -> Value {
         "groups": groups,
         "token_file": token_file,
         "if_answered": asked.if_answered,
+        "ttl": ttl_in_json(asked.ttl),
     })
+}
+
+fn ttl_in_json(ttl: Ttl) -> Value {
+    match ttl {
+        Ttl::Default => Value::Null,
+        Ttl::For(ttl) => ttl.as_secs().into(),
+        Ttl::Process => "process".into(),
+    }
 }

@@ -1,6 +1,11 @@
 //! May this caller register this process? Answered from what the system says about the process once
 //! it is pinned, and pinned still after the answer.
 
+#[cfg(target_os = "linux")]
+mod nested;
+
+use std::sync::Arc;
+
 use reaper_registry::Pid;
 
 use super::{Numbering, Peer};
@@ -21,52 +26,174 @@ pub(crate) enum Refused {
     Gone(#[from] AlreadyGone),
     #[error("this is a thread of process {process}; register that one")]
     ThreadId { process: Pid },
-    #[error("this is a thread of the kernel")]
+    #[error("this is a thread of the kernel; register a process")]
     KernelThread,
-    #[error("this is the daemon itself")]
+    #[error("this is the daemon itself; register the process that the session is about")]
     OwnPid,
-    #[error("the process belongs to another user")]
+    #[error(
+        "pid 1 is this machine's init, which it alone can register; register the process that the \
+         session is about"
+    )]
+    Init,
+    #[error("the process belongs to another user; register one of your own, or do it as root")]
     OtherUser,
-    #[error("a process may only register itself here")]
+    #[error(
+        "a process may only register itself here; a daemon with --register-policy same-uid allows more"
+    )]
     NotSelf,
-    #[error("the system does not show whose process this is")]
+    #[error("the system does not show whose process this is; a daemon run as root sees it")]
     Hidden,
-    #[error("the caller lives in another pid namespace, where numbers mean other processes")]
+    #[error(
+        "the caller lives in a pid namespace whose numbers this daemon cannot translate; run the daemon \
+         in the host's pid namespace (--pid=host) as root, or one in the caller's own"
+    )]
     ForeignPidNamespace,
+    #[error(
+        "no process of the caller's pid namespace has the number {number}; name a process by the pid that \
+         it has where the caller lives"
+    )]
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "elsewhere there is one numbering for all")
+    )]
+    NotThere { number: Pid },
+    #[error("the process that connected has ended; connect from the one that registers")]
+    PeerGone,
     #[error(
         "the system has too few descriptors or too little memory left for a look at the process"
     )]
     NotNow,
 }
 
-/// What can be said without a look at the process. Answers the number that it has here: a caller in
-/// a namespace below ours means another one by the number it names, and only its own can be told.
-pub(crate) fn check_claim(
-    claimed: Pid,
+/// The process that a caller named, by its number here, before it is pinned.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) pid: Pid,
+    /// By which number the caller knows it, where that is another.
+    #[cfg(target_os = "linux")]
+    inner: Option<nested::Inner>,
+}
+
+impl From<Pid> for Claimed {
+    fn from(pid: Pid) -> Self {
+        Self {
+            pid,
+            #[cfg(target_os = "linux")]
+            inner: None,
+        }
+    }
+}
+
+impl Claimed {
+    /// Whether the process that is pinned under this number is the one that was named.
+    #[cfg(target_os = "linux")]
+    fn check_pinned(&self) -> Result<(), Refused> {
+        self.inner
+            .as_ref()
+            .map_or(Ok(()), |inner| inner.check(self.pid))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    #[expect(clippy::unnecessary_wraps, reason = "the same signature everywhere")]
+    fn check_pinned(&self) -> Result<(), Refused> {
+        Ok(())
+    }
+}
+
+/// What can be said without a look at the process: first what it is called here, then whether this
+/// caller may register a process of this name.
+///
+/// A caller in a pid namespace below ours that names another process than itself may have all of
+/// `/proc` searched on older kernels, so this is done where it holds up no other request.
+pub(crate) async fn claim(
+    named: Pid,
     peer: Peer,
     policy: RegisterPolicy,
-) -> Result<Pid, Refused> {
-    let pid = match peer.numbering {
-        Numbering::Ours => claimed,
-        Numbering::Unknown | Numbering::NotNow if policy == RegisterPolicy::Any => claimed,
-        Numbering::Nested { own } if own == claimed.as_raw() => peer
-            .pid
-            .and_then(|pid| Pid::try_from(pid).ok())
-            .ok_or(Refused::ForeignPidNamespace)?,
-        Numbering::NotNow => return Err(Refused::NotNow),
-        Numbering::Nested { .. } | Numbering::Unknown => return Err(Refused::ForeignPidNamespace),
-    };
-    if std::process::id() == pid.get() {
-        return Err(Refused::OwnPid);
+    table: Arc<dyn ProcessTable>,
+) -> Result<Claimed, Refused> {
+    match peer.numbering {
+        Numbering::Nested { own, .. } if own != named.as_raw() => {
+            let checking =
+                tokio::task::spawn_blocking(move || check_claim(named, peer, policy, &*table));
+            checking.await.unwrap_or(Err(Refused::NotNow))
+        }
+        _ => check_claim(named, peer, policy, &*table),
     }
+}
+
+fn check_claim(
+    named: Pid,
+    peer: Peer,
+    policy: RegisterPolicy,
+    table: &dyn ProcessTable,
+) -> Result<Claimed, Refused> {
     // Zero is how the kernel shows a peer whose number does not exist here. It is never a wildcard.
     if peer.pid == Some(0) {
         return Err(Refused::ForeignPidNamespace);
     }
-    if policy == RegisterPolicy::SelfOnly && !peer.is_root() && peer.pid != Some(pid.as_raw()) {
+    let claimed = translate(named, peer, policy)?;
+    let pid = claimed.pid;
+    let is_itself = peer.pid == Some(pid.as_raw());
+    if std::process::id() == pid.get() {
+        return Err(Refused::OwnPid);
+    }
+    if pid.get() == 1 && !is_itself && is_machines_init() {
+        return Err(Refused::Init);
+    }
+    if policy == RegisterPolicy::SelfOnly && !peer.is_root() && !is_itself {
         return Err(Refused::NotSelf);
     }
-    Ok(pid)
+    if !is_itself && has_ended(peer, table) {
+        return Err(Refused::PeerGone);
+    }
+    Ok(claimed)
+}
+
+/// The process that this caller means by this number.
+fn translate(named: Pid, peer: Peer, policy: RegisterPolicy) -> Result<Claimed, Refused> {
+    match peer.numbering {
+        Numbering::Ours => Ok(named.into()),
+        Numbering::Unknown | Numbering::NotNow if policy == RegisterPolicy::Any => Ok(named.into()),
+        Numbering::NotNow => Err(Refused::NotNow),
+        Numbering::Unknown => Err(Refused::ForeignPidNamespace),
+        #[cfg(target_os = "linux")]
+        Numbering::Nested { own, namespace } => {
+            let caller = peer.pid.and_then(|pid| Pid::try_from(pid).ok());
+            let caller = caller.ok_or(Refused::ForeignPidNamespace)?;
+            let (pid, inner) = if own == named.as_raw() {
+                (caller, nested::Inner::of_caller(named, namespace))
+            } else if policy == RegisterPolicy::SelfOnly && !peer.is_root() {
+                return Err(Refused::NotSelf);
+            } else {
+                nested::Inner::find(named, caller, namespace)?
+            };
+            Ok(Claimed {
+                pid,
+                inner: Some(inner),
+            })
+        }
+        #[cfg(not(target_os = "linux"))]
+        Numbering::Nested { .. } => Err(Refused::ForeignPidNamespace),
+    }
+}
+
+/// Whether pid 1 is the machine's and not a container's, in which it is an ordinary process.
+fn is_machines_init() -> bool {
+    #[cfg(target_os = "linux")]
+    return crate::sources::namespaces::in_initial_pid();
+    #[cfg(not(target_os = "linux"))]
+    return true;
+}
+
+/// Whether the process that connected is known to have ended.
+fn has_ended(peer: Peer, table: &dyn ProcessTable) -> bool {
+    let Some(pid) = peer.pid.and_then(|pid| Pid::try_from(pid).ok()) else {
+        return false;
+    };
+    match table.look(pid) {
+        Ok(facts) => facts.all_ended(),
+        Err(_hidden_or_gone) => matches!(table.number_in_use(pid), Ok(false)),
+    }
 }
 
 /// By which numbers this peer names processes.
@@ -78,7 +205,10 @@ pub(crate) fn numbering_of(peer: Option<i32>) -> Numbering {
     match status_of(peer).map(|status| status.and_then(|status| status.nspid)) {
         Ok(numbers) => match numbers.as_deref() {
             Some([_]) => Numbering::Ours,
-            Some([.., own]) => Numbering::Nested { own: *own },
+            Some([.., own]) => Numbering::Nested {
+                own: *own,
+                namespace: nested::namespace_of(peer),
+            },
             Some([]) | None => Numbering::Unknown,
         },
         Err(_short) => Numbering::NotNow,
@@ -112,11 +242,13 @@ const TELLS_USERS_APART: bool = cfg!(target_os = "linux");
 /// What is read of the pinned process, and then whether it is still the one that was read.
 pub(crate) fn check_process(
     watched: &Watched,
+    claimed: &Claimed,
     peer: Peer,
     policy: RegisterPolicy,
     table: &dyn ProcessTable,
 ) -> Result<(), Refused> {
     let verdict = facts_of(watched).and_then(|facts| {
+        claimed.check_pinned()?;
         if TELLS_USERS_APART {
             admit(facts, watched.pid, peer, policy)?;
         }
@@ -193,123 +325,4 @@ fn facts_of(_watched: &Watched) -> Result<Option<ProcessFacts>, Refused> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ipc::Transport;
-
-    const ROOT: u32 = 0;
-    const USER: u32 = 1000;
-
-    fn peer(uid: u32, pid: impl Into<Option<i32>>) -> Peer {
-        Peer {
-            transport: Transport::Unix,
-            uid,
-            pid: pid.into(),
-            numbering: Numbering::Ours,
-        }
-    }
-
-    #[test]
-    fn the_facts_decide() {
-        use RegisterPolicy::{Any, SameUid};
-        let pid = Pid::new(4242).unwrap();
-        let thread = Err(Refused::ThreadId {
-            process: Pid::new(4000).unwrap(),
-        });
-        // Process and real user, where the system shows them.
-        for (shown, uid, policy, expected) in [
-            (Some((4242, USER)), USER, SameUid, Ok(())),
-            (Some((4242, ROOT)), USER, SameUid, Err(Refused::OtherUser)),
-            (Some((4242, 1001)), USER, SameUid, Err(Refused::OtherUser)),
-            (Some((4242, 1001)), USER, Any, Ok(())),
-            (Some((4242, 1001)), ROOT, SameUid, Ok(())),
-            (Some((4000, USER)), USER, SameUid, thread),
-            (Some((4000, USER)), ROOT, Any, thread),
-            (None, USER, SameUid, Err(Refused::Hidden)),
-            (None, USER, Any, Ok(())),
-            (None, ROOT, SameUid, Ok(())),
-        ] {
-            let facts = shown.map(|(process, real_uid)| ProcessFacts {
-                process: Pid::new(process).unwrap(),
-                real_uid,
-            });
-            let admitted = admit(facts, pid, peer(uid, 7), policy);
-            assert_eq!(admitted, expected, "{shown:?} {uid}");
-        }
-    }
-
-    #[test]
-    fn the_claim_is_checked_before_anybody_is_looked_at() {
-        use RegisterPolicy::{Any, SameUid, SelfOnly};
-        let own = Pid::new(std::process::id()).unwrap();
-        let other = Pid::new(own.get() ^ 1).unwrap();
-        let user = |pid: Pid| peer(USER, pid.as_raw());
-        for (pid, peer, policy, expected) in [
-            (own, user(other), Any, Err(Refused::OwnPid)),
-            (other, user(other), SelfOnly, Ok(other)),
-            (other, user(own), SelfOnly, Err(Refused::NotSelf)),
-            (other, peer(ROOT, own.as_raw()), SelfOnly, Ok(other)),
-            (other, user(own), SameUid, Ok(other)),
-            (other, peer(USER, None), SameUid, Ok(other)),
-            (other, peer(USER, None), SelfOnly, Err(Refused::NotSelf)),
-            (other, peer(USER, 0), Any, Err(Refused::ForeignPidNamespace)),
-            (
-                other,
-                peer(ROOT, 0),
-                SelfOnly,
-                Err(Refused::ForeignPidNamespace),
-            ),
-        ] {
-            assert_eq!(check_claim(pid, peer, policy), expected, "{pid} {policy:?}");
-        }
-    }
-
-    #[test]
-    fn a_caller_in_a_nested_namespace_can_only_mean_itself() {
-        use RegisterPolicy::{Any, SameUid};
-        let host = Pid::new(4242).unwrap();
-        let inner = Pid::new(7).unwrap();
-        let nested = Peer {
-            numbering: Numbering::Nested { own: 7 },
-            ..peer(USER, host.as_raw())
-        };
-        assert_eq!(check_claim(inner, nested, SameUid), Ok(host));
-        let foreign = Err(Refused::ForeignPidNamespace);
-        for claimed in [host, Pid::new(8).unwrap()] {
-            assert_eq!(check_claim(claimed, nested, Any), foreign, "{claimed}");
-        }
-        let untold = Peer {
-            numbering: Numbering::Unknown,
-            ..peer(USER, host.as_raw())
-        };
-        assert_eq!(check_claim(host, untold, SameUid), foreign);
-        assert_eq!(check_claim(host, untold, Any), Ok(host));
-        let short = Peer {
-            numbering: Numbering::NotNow,
-            ..untold
-        };
-        assert_eq!(check_claim(host, short, SameUid), Err(Refused::NotNow));
-        assert_eq!(check_claim(host, short, Any), Ok(host));
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn a_thread_id_and_a_process_are_told_apart_by_the_system() {
-        let own = i32::try_from(std::process::id()).unwrap();
-        let (to_main, from_thread) = std::sync::mpsc::channel();
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::spawn(move || {
-            let tid = rustix::thread::gettid().as_raw_nonzero().get();
-            to_main.send(tid).unwrap();
-            stopped.recv().unwrap();
-        });
-        let tid = from_thread.recv().unwrap();
-        let facts = facts_by_number(Pid::try_from(tid).unwrap())
-            .unwrap()
-            .unwrap();
-        stop.send(()).unwrap();
-        thread.join().unwrap();
-        assert_eq!(facts.process.as_raw(), own);
-        assert_ne!(facts.process.as_raw(), tid);
-    }
-}
+mod tests;

@@ -4,11 +4,14 @@
 use std::borrow::Cow;
 
 use hyper::StatusCode;
-use reaper_registry::{Event, EventKind, Moment, PidOutOfRange, RegisterError, TokenMalformed};
+use reaper_registry::{
+    Event, EventKind, ExitStatus, Moment, PidOutOfRange, RegisterError, Removal, TokenMalformed,
+};
 use serde::Serialize;
 
 use super::admission::Refused;
 use super::guard::Refusal;
+use super::wire::EndView;
 use crate::identity::AlreadyGone;
 use crate::reaper::RegistrationError;
 
@@ -40,9 +43,9 @@ struct Body {
     error: Cow<'static, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'static str>,
-    /// Why the session is gone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<&'static str>,
+    /// How the session ended.
+    #[serde(flatten)]
+    end: Option<EndView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ok: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,7 +71,7 @@ impl Problem {
                 code,
                 error: error.into(),
                 field: None,
-                cause: None,
+                end: None,
                 ok: None,
                 token_prefix: None,
             },
@@ -111,13 +114,14 @@ impl Problem {
     /// The session of this token ended a moment ago.
     pub(crate) fn session_gone(end: &Event, now: Moment) -> Self {
         let age = now.boot.since(end.at.boot).as_secs();
-        let cause = match &end.kind {
-            EventKind::Deregistered(_, removal) => removal.cause(),
-            _ => "unknown",
+        let removal = match &end.kind {
+            EventKind::Deregistered(_, removal) => Some(removal),
+            _ => None,
         };
-        let detail = format!("the session of this token ended {age} s ago: {cause}");
+        let how = removal.map_or_else(String::new, how_it_ended);
+        let detail = format!("the session of this token ended {age} s ago{how}");
         let mut problem = Self::no_session("session_gone", detail);
-        problem.0.body.cause = Some(cause);
+        problem.0.body.end = removal.map(EndView::from);
         problem
     }
 
@@ -181,6 +185,29 @@ impl Problem {
     }
 }
 
+/// The rest of a sentence, in which every name is the one of the fields beside it.
+fn how_it_ended(removal: &Removal) -> String {
+    let cause = removal.cause();
+    let Some(death) = removal.death() else {
+        let because = match removal {
+            Removal::Expired => "its ttl was over",
+            Removal::Replaced => "another registration took its place",
+            Removal::Requested | Removal::Died(_) => "its removal was asked for",
+        };
+        return format!(": {because} (cause {cause})");
+    };
+    let how = match death.exit.map(|exit| exit.status) {
+        Some(ExitStatus::Code(code)) => format!("its process exited with code {code}"),
+        Some(ExitStatus::Signal { signal, core }) => {
+            let dumped = if core { " and dumped core" } else { "" };
+            format!("its process was ended by signal {signal}{dumped}")
+        }
+        None => "its process ended, and how is not known".to_owned(),
+    };
+    let (source, evidence) = (death.source, death.evidence.name());
+    format!(": {how} (cause {cause}, source {source}, evidence {evidence})")
+}
+
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let (status, error) = match refusal {
@@ -219,6 +246,9 @@ impl From<Refused> for Problem {
             Refused::ThreadId { .. } => Self::field("pid", "thread_id", "invalid pid", detail),
             Refused::KernelThread => Self::field("pid", "kernel_thread", "invalid pid", detail),
             Refused::OwnPid => Self::field("pid", "own_pid", "invalid pid", detail),
+            Refused::Init => Self::field("pid", "invalid_pid", "invalid pid", detail),
+            Refused::NotThere { .. } => Self::field("pid", "process_gone", "process_gone", detail),
+            Refused::PeerGone => Self::new(StatusCode::FORBIDDEN, "peer_gone", "peer_gone", detail),
             Refused::OtherUser => forbidden_pid("not_your_process", detail),
             Refused::NotSelf => forbidden_pid("not_yourself", detail),
             Refused::Hidden => forbidden_pid("process_hidden", detail),
@@ -247,11 +277,18 @@ impl From<RegisterError> for Problem {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_sessions_of_user")
             }
             RegisterError::NotOwner => (StatusCode::FORBIDDEN, "not_owner"),
+            RegisterError::TokenInUse => (StatusCode::CONFLICT, "token_in_use"),
             RegisterError::NeedsOldToken => (StatusCode::CONFLICT, "needs_old_token"),
             // The enum may grow; whatever it is, nothing was stored.
             _ => (StatusCode::CONFLICT, "refused"),
         };
-        let problem = Self::new(status, code, code, error.to_string());
+        let remedy = match error {
+            RegisterError::TokenInUse => {
+                ": register with a token of your own, as `reaperd token` makes"
+            }
+            _ => "",
+        };
+        let problem = Self::new(status, code, code, format!("{error}{remedy}"));
         if status == StatusCode::TOO_MANY_REQUESTS {
             problem.retry_later()
         } else {
@@ -315,6 +352,49 @@ mod tests {
                 .retry_after()
                 .is_none()
         );
+    }
+
+    #[test]
+    fn the_end_of_a_session_is_told_in_words_too() {
+        use reaper_registry::{Death, Evidence, Exit, Source};
+        let death = |status: Option<ExitStatus>| {
+            Removal::Died(Death {
+                source: Source::Netlink,
+                evidence: Evidence::Pidfd,
+                pid_reused: false,
+                exit: status.map(|status| Exit {
+                    status,
+                    from: Source::Pidfd,
+                }),
+                detection: None,
+            })
+        };
+        let signal = |core| ExitStatus::Signal { signal: 6, core };
+        let by = "(cause exited, source netlink, evidence pidfd)";
+        for (removal, words) in [
+            (
+                death(Some(ExitStatus::Code(3))),
+                format!(": its process exited with code 3 {by}"),
+            ),
+            (
+                death(Some(signal(false))),
+                format!(": its process was ended by signal 6 {by}"),
+            ),
+            (
+                death(Some(signal(true))),
+                format!(": its process was ended by signal 6 and dumped core {by}"),
+            ),
+            (
+                death(None),
+                format!(": its process ended, and how is not known {by}"),
+            ),
+            (
+                Removal::Expired,
+                ": its ttl was over (cause expired)".to_owned(),
+            ),
+        ] {
+            assert_eq!(how_it_ended(&removal), words);
+        }
     }
 
     #[test]

@@ -5,10 +5,11 @@
 //! decoded straight out of the body's buffer without a copy in between.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use hyper::StatusCode;
 use reaper_registry::{
-    Attestation, Details, Pid, Presence, SecretKey, SessionId, Token, TokenMalformed,
+    Attestation, Details, Pid, Presence, SecretKey, SessionId, Token, TokenMalformed, Ttl,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -18,8 +19,10 @@ use crate::text::{self, GROUP_MAX, GROUPS_MAX, NAME_MAX, PATH_MAX};
 
 /// Keys and signatures in hex are 64 to 128 bytes long; their content is not ours to check.
 const ATTESTATION_TEXT_MAX: usize = 1_024;
-/// The first number that can belong to somebody who registers: 1 is init.
-const PID_MIN: u32 = 2;
+/// 136 years; in milliseconds, exact in every reader of JSON.
+const TTL_SECONDS_MAX: u32 = u32::MAX;
+/// Asks to stay as long as the process lives.
+const TTL_OF_PROCESS: &str = "process";
 
 const REQUIRED: &str = "session_id, mesh, display_name, pid all required";
 
@@ -32,6 +35,7 @@ pub(crate) struct Asked {
     pub(crate) presence: Option<Presence>,
     /// Whether nothing is to be stored unless the answer reaches the caller.
     pub(crate) if_answered: bool,
+    pub(crate) ttl: Ttl,
 }
 
 /// The fields that are known; others are ignored.
@@ -53,6 +57,8 @@ struct Fields<'a> {
     role: Option<&'a RawValue>,
     #[serde(borrow)]
     groups: Option<&'a RawValue>,
+    #[serde(borrow)]
+    ttl: Option<&'a RawValue>,
     #[serde(borrow)]
     presence: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -92,6 +98,7 @@ pub(crate) fn parse(body: &[u8]) -> Result<Asked, Problem> {
         cwd,
         role,
         groups,
+        ttl,
         presence,
         token_file,
         if_answered,
@@ -122,6 +129,7 @@ pub(crate) fn parse(body: &[u8]) -> Result<Asked, Problem> {
             token_file: absolute_path("token_file", token_file)?,
             ..details
         },
+        ttl: parse_ttl(ttl)?,
         presence: present(presence).and_then(parse_presence),
         if_answered: optional_flag("if_answered", if_answered)?,
     })
@@ -162,7 +170,7 @@ fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<serde_json::Resul
 
 /// The field that serde's message names, as a name of our own.
 fn duplicate_field(message: &str) -> &'static str {
-    const NAMES: [&str; 11] = [
+    const NAMES: [&str; 12] = [
         "token",
         "session_id",
         "mesh",
@@ -171,6 +179,7 @@ fn duplicate_field(message: &str) -> &'static str {
         "cwd",
         "role",
         "groups",
+        "ttl",
         "presence",
         "token_file",
         "if_answered",
@@ -237,14 +246,37 @@ fn optional_flag(field: &'static str, raw: Option<&RawValue>) -> Result<bool, Pr
 
 fn required_pid(raw: Option<&RawValue>) -> Result<Pid, Problem> {
     let raw = present(raw).ok_or_else(|| required("pid"))?.get();
-    // Digits alone: `1.0`, `1e3` and `"12"` are numbers to some readers and not to others.
-    let all_digits = raw.bytes().all(|byte| byte.is_ascii_digit());
-    let pid = raw.parse::<u32>().ok().filter(|_| all_digits);
-    pid.filter(|pid| *pid >= PID_MIN)
+    // Whether the caller may register it is a question for later: in a container, 1 is an ordinary one.
+    plain_integer(raw)
         .and_then(|pid| Pid::new(pid).ok())
         .ok_or_else(|| {
-            let rule = format!("pid must be an integer in {PID_MIN}..={}", Pid::MAX);
+            let rule = format!("pid must be an integer in 1..={}", Pid::MAX);
             Problem::field("pid", "invalid_pid", rule.clone(), rule)
+        })
+}
+
+/// Digits alone: `1.0`, `1e3` and `"12"` are numbers to some readers and not to others.
+fn plain_integer(raw: &str) -> Option<u32> {
+    let all_digits = raw.bytes().all(|byte| byte.is_ascii_digit());
+    raw.parse().ok().filter(|_| all_digits)
+}
+
+fn parse_ttl(raw: Option<&RawValue>) -> Result<Ttl, Problem> {
+    let Some(raw) = present(raw) else {
+        return Ok(Ttl::Default);
+    };
+    if borrowed_text(raw) == Some(TTL_OF_PROCESS) {
+        return Ok(Ttl::Process);
+    }
+    plain_integer(raw.get())
+        .filter(|seconds| *seconds > 0)
+        .map(|seconds| Ttl::For(Duration::from_secs(seconds.into())))
+        .ok_or_else(|| {
+            let seconds = format!("a whole number of seconds in 1..={TTL_SECONDS_MAX}");
+            invalid(
+                "ttl",
+                &format!("must be {seconds}, or \"{TTL_OF_PROCESS}\""),
+            )
         })
 }
 

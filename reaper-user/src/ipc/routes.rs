@@ -129,7 +129,7 @@ async fn register(
             // In this turn hyper looks whether the caller has left, and drops the request if so.
             tokio::task::yield_now().await;
         }
-        let answered = try_register(app, peer, asked, unanswered);
+        let answered = try_register(app, peer, asked, unanswered).await;
         tries_left -= 1;
         match answered {
             Err(refused) if tries_left > 0 && refused.code() == NOT_NOW => {}
@@ -142,14 +142,15 @@ async fn register(
     }
 }
 
-fn try_register(
+async fn try_register(
     app: &App,
     peer: Peer,
     asked: register::Asked,
     unanswered: Option<&Unanswered>,
 ) -> Result<Response<Answer>, Problem> {
     let policy = app.options.register_policy;
-    let pid = admission::check_claim(asked.pid, peer, policy)?;
+    let table = app.table.clone();
+    let claimed = admission::claim(asked.pid, peer, policy, table).await?;
     let presence_accepted = asked.presence.is_some();
     let authority = if peer.is_root() {
         Authority::Any
@@ -159,21 +160,25 @@ fn try_register(
     let registration = Registration {
         id: asked.id,
         token: asked.token,
-        pid,
+        pid: claimed.pid,
         owner: peer.uid,
         details: asked.details,
         presence: asked.presence,
+        ttl: asked.ttl,
     };
     let registered = app.reaper.register(registration, authority, |watched| {
-        admission::check_process(watched, peer, policy, app.table.as_ref())
+        admission::check_process(watched, &claimed, peer, policy, app.table.as_ref())
     })?;
     let session = &registered.session;
-    if let Some(unanswered) = unanswered {
+    // Taking a renewal back would end a session that lived before.
+    if let Some(unanswered) = unanswered.filter(|_| !registered.renewed) {
         unanswered.note(session.entry);
     }
     Ok(json(&RegisterAnswer {
         ok: true,
         registered_at: session.registered_at.wall_ms,
+        expires_at: session.expires_at.map(|last| last.wall_ms),
+        renewed: registered.renewed,
         presence_accepted,
         start_time: session.process.start_time().map(|time| time.0),
         identity: registered.identity,

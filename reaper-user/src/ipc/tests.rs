@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use reaper_registry::{
     Authority, BootTime, Details, Moment, NewSession, Pid, Process, ProcessId, Registry, Session,
-    SessionId, Token, TokenKey,
+    SessionId, Token, TokenKey, Ttl,
 };
 
 pub(super) fn session() -> Arc<Session> {
@@ -20,10 +20,12 @@ pub(super) fn session() -> Arc<Session> {
             ..Details::default()
         },
         presence: None,
+        ttl: Ttl::Default,
     };
     let now = Moment {
         boot: BootTime::from_nanos(1),
         wall_ms: 1_795_324_800_000,
     };
-    registry.register(new, Authority::Owner, now).unwrap()
+    let stored = registry.register(new, Authority::Owner, now);
+    stored.unwrap().session
 }

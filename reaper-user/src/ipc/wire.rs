@@ -26,6 +26,8 @@ pub(crate) struct SessionView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     presence: Option<PresenceView<'a>>,
     registered_at: u64,
+    /// Milliseconds since 1970; null: as long as its process lives.
+    expires_at: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     start_time: Option<String>,
     /// The one name in snake case, as the origin has it.
@@ -78,6 +80,7 @@ impl<'a> SessionView<'a> {
                     },
                 }),
             registered_at: session.registered_at.wall_ms,
+            expires_at: session.expires_at.map(|last| last.wall_ms),
             start_time: session.process.start_time().map(|time| time.to_string()),
             token_prefix: session.token_prefix.to_string(),
             uid: session.owner,
@@ -104,6 +107,10 @@ pub(crate) struct Me<'a> {
 pub(crate) struct RegisterAnswer {
     pub(crate) ok: bool,
     pub(crate) registered_at: u64,
+    /// Milliseconds since 1970; null: as long as its process lives.
+    pub(crate) expires_at: Option<u64>,
+    /// Whether it lived before: same token, id and process.
+    pub(crate) renewed: bool,
     pub(crate) presence_accepted: bool,
     pub(crate) start_time: Option<u64>,
     pub(crate) identity: &'static str,
@@ -193,10 +200,8 @@ pub(crate) struct DeregisteredData<'a> {
     #[serde(flatten)]
     pub(crate) head: EventHead,
     pub(crate) session: SessionView<'a>,
-    cause: &'static str,
-    source: Option<&'static str>,
-    evidence: Option<&'static str>,
-    exit: Option<ExitView>,
+    #[serde(flatten)]
+    end: EndView,
     detection_us: Option<u64>,
 }
 
@@ -207,16 +212,34 @@ impl<'a> DeregisteredData<'a> {
         Self {
             head,
             session,
-            cause: removal.cause(),
-            source: death.map(|death| death.source.name()),
-            evidence: death.map(|death| death.evidence.name()),
-            exit: death.and_then(|death| death.exit).map(ExitView::from),
+            end: removal.into(),
             detection_us: death.and_then(micros),
         }
     }
 }
 
-#[derive(Serialize)]
+/// How a session ended, in the event and in the answer to its token afterwards.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct EndView {
+    cause: &'static str,
+    source: Option<&'static str>,
+    evidence: Option<&'static str>,
+    exit: Option<ExitView>,
+}
+
+impl From<&Removal> for EndView {
+    fn from(removal: &Removal) -> Self {
+        let death = removal.death();
+        Self {
+            cause: removal.cause(),
+            source: death.map(|death| death.source.name()),
+            evidence: death.map(|death| death.evidence.name()),
+            exit: death.and_then(|death| death.exit).map(ExitView::from),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 enum ExitView {
     Code {

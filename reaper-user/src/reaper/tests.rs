@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use reaper_registry::{SourceHealth, TokenKey};
+use reaper_registry::{SourceHealth, TokenKey, Ttl};
 use tokio::time::timeout;
 
 use super::*;
@@ -45,6 +45,7 @@ async fn an_embedder_may_deregister_when_it_learns_of_an_event() {
         owner: 0,
         details: Details::default(),
         presence: None,
+        ttl: Ttl::Process,
     };
     let reaper = Arc::new(reaper);
     let registering = reaper.clone();

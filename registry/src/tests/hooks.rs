@@ -244,9 +244,9 @@ fn calls_behind_a_blocked_hook_are_bounded_and_lost_only_in_pairs() {
         scope.spawn(|| put(&registry, "stuck", 0, at(1)));
         receive(&entered, "the hook to be entered");
         for number in 0..replacements {
-            // Now by its id, now by its token under another id.
-            let name = if number % 3 == 0 { "other" } else { "stuck" };
-            put(&registry, name, number / 5, at(1));
+            // Now by its token under another id, now by its id too.
+            let name = ["other", "stuck"][usize::try_from(number % 2).unwrap()];
+            put(&registry, name, number / 2, at(1));
             assert!(registry.waiting_hooks() <= MAX_WAITING + 3);
         }
         let_go.send(()).unwrap();
@@ -258,9 +258,11 @@ fn calls_behind_a_blocked_hook_are_bounded_and_lost_only_in_pairs() {
     assert_eq!(heard + registry.hooks_lost(), replacements + 1);
 }
 
-/// Replaces the session of this name, whose hook is blocked, until no more calls can wait.
+/// Replaces the session of this name, whose hook is blocked, until no more calls can wait. It bears
+/// its token again at the end.
 fn fill_lane(registry: &Registry, name: &str, token_number: u64) {
     while registry.waiting_hooks() < MAX_WAITING {
+        put(registry, name, token_number + 1_000, at(1));
         put(registry, name, token_number, at(1));
     }
 }
@@ -343,8 +345,10 @@ fn churn(registry: &Registry, worker: u64) -> u64 {
     let mut stored = 0;
     for round in 0..3_000 {
         let name = ["a", "a", "b"][usize::try_from((round + worker) % 3).unwrap()];
-        let entry = put(registry, name, (round * 7 + worker) % 5, at(1)).entry;
-        stored += 1;
+        let new = session(name, (round * 7 + worker) % 5);
+        let outcome = registry.register(new, Authority::Owner, at(1)).unwrap();
+        let entry = outcome.session.entry;
+        stored += u64::from(!outcome.renewed);
         match round % 4 {
             0 => drop(registry.deregister(&token(round % 5), at(1))),
             1 => drop(registry.remove_entry(entry, Removal::Died(DEATH), at(1))),

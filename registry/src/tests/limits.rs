@@ -87,7 +87,7 @@ fn another_owners_id_and_token_are_out_of_reach() {
         assert_eq!(refusal(&registry, stolen), RegisterError::NotOwner);
     }
     let taken = registry.register(of_owner(1001, "a", 2), Authority::Any, at(2));
-    assert_eq!(taken.unwrap().owner, 1001);
+    assert_eq!(taken.unwrap().session.owner, 1001);
     assert_eq!(registry.len(), 1);
 }
 

@@ -12,7 +12,8 @@ pub(super) struct Live {
     pub(super) token: u64,
     pub(super) process: u64,
     pub(super) owner: u32,
-    since: BootTime,
+    pub(super) ttl: Ttl,
+    last_nanos: Option<u64>,
 }
 
 /// An event with the token of its session, for graves.
@@ -25,7 +26,8 @@ pub(super) struct Noted {
 }
 
 pub(super) struct Model {
-    pub(super) ttl: Duration,
+    pub(super) ttl: Option<Duration>,
+    pub(super) max_ttl: Option<Duration>,
     pub(super) limits: Limits,
     pub(super) strict: bool,
     pub(super) event_capacity: u64,
@@ -41,12 +43,16 @@ impl Model {
         new: &Live,
         authority: Authority,
         now: Moment,
-    ) -> Result<EntryId, RegisterError> {
+    ) -> Result<(EntryId, bool), RegisterError> {
         self.expire(now);
         let replaced = |old: &Live| old.id == new.id || old.token == new.token;
         let (gone, stay): (Vec<_>, Vec<_>) = self.live.iter().cloned().partition(replaced);
         if authority == Authority::Owner && gone.iter().any(|old| old.owner != new.owner) {
             return Err(RegisterError::NotOwner);
+        }
+        let in_use = |old: &Live| old.token == new.token && old.process != new.process;
+        if gone.iter().any(in_use) {
+            return Err(RegisterError::TokenInUse);
         }
         let keeps_token = |old: &Live| old.id != new.id || old.token == new.token;
         if self.strict && !gone.iter().all(keeps_token) {
@@ -65,6 +71,12 @@ impl Model {
                 limit: sessions_per_owner,
             });
         }
+        let last_nanos = self.last_nanos(new.ttl, now);
+        let is_same = |old: &Live| (old.id, old.token, old.owner) == (new.id, new.token, new.owner);
+        if let Some(renewed) = self.live.iter_mut().find(|old| is_same(old)) {
+            renewed.last_nanos = last_nanos;
+            return Ok((renewed.entry, true));
+        }
         let (by_id, by_token): (Vec<_>, Vec<_>) = gone.iter().partition(|old| old.id == new.id);
         for old in by_id.into_iter().chain(by_token) {
             self.remove(old.entry, Removal::Replaced, now);
@@ -72,17 +84,17 @@ impl Model {
         self.stored += 1;
         let stored = Live {
             entry: EntryId(self.stored),
-            since: now.boot,
+            last_nanos,
             ..new.clone()
         };
         self.note(&stored, Seen::Registered(stored.entry), now);
         self.live.push(stored);
-        Ok(EntryId(self.stored))
+        Ok((EntryId(self.stored), false))
     }
 
     pub(super) fn resolve(&mut self, token: u64, now: Moment) -> Option<EntryId> {
         let found = self.live.iter().find(|live| live.token == token)?.clone();
-        if self.is_expired(&found, now) {
+        if is_expired(&found, now) {
             self.remove(found.entry, Removal::Expired, now);
             return None;
         }
@@ -120,16 +132,25 @@ impl Model {
     }
 
     pub(super) fn expire(&mut self, now: Moment) -> usize {
-        let ttl = self.ttl;
-        self.remove_all(
-            |live| now.boot.since(live.since) > ttl,
-            Removal::Expired,
-            now,
-        )
+        let mut gone = self.live.clone();
+        gone.retain(|live| is_expired(live, now));
+        gone.sort_by_key(|live| (live.last_nanos, live.entry));
+        for live in &gone {
+            self.remove(live.entry, Removal::Expired, now);
+        }
+        gone.len()
     }
 
-    pub(super) fn is_expired(&self, live: &Live, now: Moment) -> bool {
-        now.boot.since(live.since) > self.ttl
+    fn last_nanos(&self, asked: Ttl, now: Moment) -> Option<u64> {
+        let forever = Duration::from_nanos(u64::MAX);
+        let asked = match asked {
+            Ttl::Default => self.ttl.unwrap_or(forever),
+            Ttl::For(ttl) => ttl,
+            Ttl::Process => forever,
+        };
+        let granted = asked.min(self.max_ttl.unwrap_or(forever));
+        let granted = u64::try_from(granted.as_nanos()).unwrap();
+        (granted < u64::MAX).then(|| now.boot.as_nanos() + granted)
     }
 
     /// The number of the last end under this token, if that was within a minute.
@@ -161,14 +182,20 @@ impl Model {
     }
 }
 
+pub(super) fn is_expired(live: &Live, now: Moment) -> bool {
+    live.last_nanos
+        .is_some_and(|last| now.boot.as_nanos() > last)
+}
+
 /// A registration to come.
-pub(super) fn newcomer(id: &'static str, token: u64, process: u64, owner: u32) -> Live {
+pub(super) fn newcomer(id: &'static str, token: u64, process: u64, owner: u32, ttl: Ttl) -> Live {
     Live {
         entry: EntryId(0),
         id,
         token,
         process,
         owner,
-        since: BootTime::from_nanos(0),
+        ttl,
+        last_nanos: None,
     }
 }

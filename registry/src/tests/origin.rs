@@ -24,13 +24,13 @@ fn a_new_token_under_a_known_id_ends_the_old_session_before_the_new_one_is_annou
 }
 
 #[test]
-fn the_same_token_again_renews_the_registration_and_also_ends_the_one_it_replaces() {
-    // The origin calls `onRegister` alone. Here every stored session ends exactly once, so that hooks
-    // can count.
+fn the_same_token_again_renews_the_registration_in_place() {
+    // The origin overwrites the entry and calls `onRegister` once more. Here a renewal calls no hook:
+    // every stored session begins once and ends once, so that hooks can count.
     let (registry, diary) = with_diary();
     put(&registry, "a", 1, at(1));
     put(&registry, "a", 1, at(5));
-    assert_eq!(diary.words(), ["+a#1", "-a#1 replaced", "+a#2"]);
+    assert_eq!(diary.words(), ["+a#1"]);
     let renewed = registry.resolve(&token(1), at(5)).unwrap();
     assert_eq!(renewed.registered_at, at(5));
     assert_eq!(registry.len(), 1);
@@ -62,15 +62,18 @@ fn an_id_whose_token_moved_on_evicts_nobody_when_it_registers_again() {
 fn an_old_process_that_ends_after_its_session_moved_takes_nothing_with_it() {
     let registry = registry();
     let old = put(&registry, "a", 1, at(1));
-    let mut successor = session("a", 1);
-    successor.process = Process::new(ProcessId(2), Pid::new(4242).unwrap(), None);
+    // The origin takes the old token for this as well; here it stays with the process that lives.
+    let same_token = of_process(2, session("a", 1));
+    let refused = registry.register(same_token, Authority::Owner, at(2));
+    assert_eq!(refused.unwrap_err(), RegisterError::TokenInUse);
+    let successor = of_process(2, session("a", 2));
     registry
         .register(successor, Authority::Owner, at(2))
         .unwrap();
     assert_eq!(registry.remove_process(ProcessId(1), DEATH, at(3)), 0);
     let late = registry.remove_entry(old.entry, Removal::Died(DEATH), at(3));
     assert!(late.is_none());
-    assert!(registry.resolve(&token(1), at(3)).is_some());
+    assert!(registry.resolve(&token(2), at(3)).is_some());
 }
 
 #[test]

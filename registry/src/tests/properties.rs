@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::model::{Model, newcomer};
+use super::model::{Live, Model, is_expired, newcomer};
 use super::support::*;
 use crate::*;
 
@@ -21,6 +21,7 @@ enum Op {
         process: u64,
         owner: u32,
         authority: Authority,
+        ttl: Ttl,
     },
     Resolve(u64),
     Deregister(u64),
@@ -46,13 +47,15 @@ fn any_op() -> impl Strategy<Value = Op> {
         0..PROCESSES,
         1000..1002_u32,
         prop_oneof![3 => Just(Authority::Owner), 1 => Just(Authority::Any)],
+        any_ttl(),
     )
-        .prop_map(|(id, token, process, owner, authority)| Op::Register {
+        .prop_map(|(id, token, process, owner, authority, ttl)| Op::Register {
             id,
             token,
             process,
             owner,
             authority,
+            ttl,
         });
     let second = 1_000_000_000;
     prop_oneof![
@@ -71,6 +74,32 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
+fn any_ttl() -> impl Strategy<Value = Ttl> {
+    prop_oneof![
+        4 => Just(Ttl::Default),
+        2 => (0..200_u64).prop_map(|seconds| Ttl::For(Duration::from_secs(seconds))),
+        1 => Just(Ttl::Process),
+    ]
+}
+
+/// What a registry is built with.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    strict: bool,
+    ttl: Option<u64>,
+    max_ttl: Option<u64>,
+}
+
+fn any_rules() -> impl Strategy<Value = Rules> {
+    let ttl = prop_oneof![4 => Just(Some(100)), 1 => Just(None)];
+    let max_ttl = prop_oneof![3 => Just(None), 1 => Just(Some(60)), 1 => Just(Some(150))];
+    (prop::bool::weighted(0.2), ttl, max_ttl).prop_map(|(strict, ttl, max_ttl)| Rules {
+        strict,
+        ttl,
+        max_ttl,
+    })
+}
+
 struct World {
     registry: Registry,
     model: Model,
@@ -82,8 +111,8 @@ struct World {
 }
 
 impl World {
-    fn new(strict: bool) -> Self {
-        let ttl = Duration::from_secs(100);
+    fn new(rules: Rules) -> Self {
+        let [ttl, max_ttl] = [rules.ttl, rules.max_ttl].map(|ttl| ttl.map(Duration::from_secs));
         let limits = Limits {
             sessions: 4,
             sessions_per_owner: 3,
@@ -91,15 +120,17 @@ impl World {
         let diary = Diary::default();
         let builder = builder()
             .ttl(ttl)
+            .max_ttl(max_ttl)
             .limits(limits)
-            .strict_replace(strict)
+            .strict_replace(rules.strict)
             .event_capacity(6);
         Self {
             registry: diary.attach(builder).build(),
             model: Model {
                 ttl,
+                max_ttl,
                 limits,
-                strict,
+                strict: rules.strict,
                 event_capacity: 6,
                 live: Vec::new(),
                 events: Vec::new(),
@@ -125,7 +156,8 @@ impl World {
                 process,
                 owner,
                 authority,
-            } => self.register(IDS[id], token, process, owner, authority),
+                ttl,
+            } => self.register(&newcomer(IDS[id], token, process, owner, ttl), authority),
             Op::Resolve(number) => {
                 let found = self.registry.resolve(&token(number), now).map(|s| s.entry);
                 assert_eq!(found, self.model.resolve(number, now));
@@ -156,26 +188,26 @@ impl World {
         }
     }
 
-    fn register(
-        &mut self,
-        id: &'static str,
-        token_number: u64,
-        process: u64,
-        owner: u32,
-        authority: Authority,
-    ) {
-        let mut new = session(id, token_number);
-        new.process = Process::new(ProcessId(process), Pid::new(9).unwrap(), None);
-        new.owner = owner;
-        new.presence = Some(presence());
+    fn register(&mut self, newcomer: &Live, authority: Authority) {
+        let new = NewSession {
+            owner: newcomer.owner,
+            presence: Some(presence()),
+            ttl: newcomer.ttl,
+            ..of_process(newcomer.process, session(newcomer.id, newcomer.token))
+        };
         let stored = self.registry.register(new, authority, self.now());
-        let expected = self.model.register(
-            &newcomer(id, token_number, process, owner),
-            authority,
-            self.now(),
-        );
-        assert_eq!(stored.as_ref().map(|s| s.entry).map_err(|e| *e), expected);
-        self.kept.extend(stored.ok().map(|session| (session, None)));
+        let expected = self.model.register(newcomer, authority, self.now());
+        let outcome = stored.as_ref().map(|s| (s.session.entry, s.renewed));
+        assert_eq!(outcome.map_err(|e| *e), expected);
+        let Ok(Stored { session, renewed }) = stored else {
+            return;
+        };
+        assert_eq!(session.registered_at, self.now());
+        let former = |(kept, _): &&(Arc<Session>, _)| kept.entry == session.entry;
+        let former = self.kept.iter().rev().find(former);
+        assert_eq!(former.is_some(), renewed);
+        let start_time = former.and_then(|(_, start_time)| *start_time);
+        self.kept.push((session, start_time));
     }
 
     fn subscribe(&mut self) {
@@ -226,6 +258,7 @@ impl World {
         let found = self
             .kept
             .iter_mut()
+            .rev()
             .find(|(session, _)| session.entry.0 == number);
         if let Some((session, known)) = found {
             let taken = session.process.learn_start_time(StartTime(time));
@@ -234,7 +267,7 @@ impl World {
         }
     }
 
-    fn live_entries(&self, keep: impl Fn(&super::model::Live) -> bool) -> Vec<EntryId> {
+    fn live_entries(&self, keep: impl Fn(&Live) -> bool) -> Vec<EntryId> {
         let live = self.model.live.iter().filter(|live| keep(live));
         live.map(|live| live.entry).collect()
     }
@@ -245,7 +278,8 @@ impl World {
         assert_eq!(registry.waiting_hooks(), 0);
         assert_eq!(registry.hooks_lost() + registry.hook_panics(), 0);
         let live = self.live_entries(|_| true);
-        assert_eq!(entries(&registry.list()), live);
+        let listed = registry.list();
+        assert_eq!(entries(&listed), live);
         assert_eq!(registry.len(), live.len());
 
         let expected: Vec<_> = model.events.iter().map(|n| (id(n.id), n.seen)).collect();
@@ -257,8 +291,8 @@ impl World {
         for (session, start_time) in &self.kept {
             assert_eq!(
                 has_secret(session),
-                live.contains(&session.entry),
-                "a removed session has no key, whoever holds it"
+                listed.iter().any(|live| Arc::ptr_eq(live, session)),
+                "a removed or renewed session has no key, whoever holds it"
             );
             assert_eq!(session.process.start_time(), *start_time);
         }
@@ -277,7 +311,7 @@ impl World {
             assert_eq!(grave.map(|event| event.seq), model.grave(number, now));
             // A look-up changes something only when it meets an expired session: that is an `Op`.
             let holder = model.live.iter().find(|live| live.token == number);
-            if holder.is_none_or(|live| !model.is_expired(live, now)) {
+            if holder.is_none_or(|live| !is_expired(live, now)) {
                 let found = registry.resolve(&token(number), now).map(|s| s.entry);
                 assert_eq!(found, holder.map(|live| live.entry));
             }
@@ -289,8 +323,8 @@ fn entries(sessions: &[Arc<Session>]) -> Vec<EntryId> {
     sessions.iter().map(|session| session.entry).collect()
 }
 
-fn check_ops(strict: bool, ops: &[Op]) {
-    let mut world = World::new(strict);
+fn check_ops(rules: Rules, ops: &[Op]) {
+    let mut world = World::new(rules);
     for op in ops {
         world.apply(op);
         world.check_invariants();
@@ -298,13 +332,11 @@ fn check_ops(strict: bool, ops: &[Op]) {
     // Whatever is left ends once.
     world.now_nanos += 1_000_000_000_000;
     world.apply(&Op::Expire);
+    (0..PROCESSES).for_each(|process| world.apply(&Op::RemoveProcess(process)));
     world.check_invariants();
     assert!(world.registry.is_empty());
-    assert_eq!(
-        world.model.events.len(),
-        2 * world.kept.len(),
-        "two per stored session"
-    );
+    let events = u64::try_from(world.model.events.len()).unwrap();
+    assert_eq!(events, 2 * world.model.stored, "two per stored session");
 }
 
 proptest! {
@@ -316,9 +348,9 @@ proptest! {
 
     #[test]
     fn any_history_matches_the_model(
-        strict in prop::bool::weighted(0.2),
+        rules in any_rules(),
         ops in prop::collection::vec(any_op(), 1..60),
     ) {
-        check_ops(strict, &ops);
+        check_ops(rules, &ops);
     }
 }

@@ -9,7 +9,8 @@ use crate::*;
 fn with_presence(registry: &Registry) -> std::sync::Arc<Session> {
     let mut new = session("a", 1);
     new.presence = Some(presence());
-    registry.register(new, Authority::Owner, at(1)).unwrap()
+    let stored = registry.register(new, Authority::Owner, at(1));
+    stored.unwrap().session
 }
 
 /// The text that `Debug` makes of it, plain and pretty.
@@ -95,7 +96,7 @@ fn a_key_is_lent_while_its_session_lives_and_never_after() {
         let found = registry.resolve(&token(1), at(1)).unwrap();
         assert!(found.with_secret_key(|key| *key.unwrap().expose() == expected));
         match removal {
-            Removal::Replaced => drop(put(&registry, "a", 1, at(2))),
+            Removal::Replaced => drop(put(&registry, "a", 2, at(2))),
             _ => drop(registry.remove_entry(stored.entry, removal, at(2))),
         }
         assert!(!has_secret(&stored) && !has_secret(&found));

@@ -56,6 +56,7 @@ pub(super) fn session(name: &str, token_number: u64) -> NewSession {
         owner: 1000,
         details: Details::default(),
         presence: None,
+        ttl: Ttl::Default,
     }
 }
 
@@ -79,6 +80,15 @@ pub(super) fn put(registry: &Registry, name: &str, token_number: u64, now: Momen
     registry
         .register(session(name, token_number), Authority::Owner, now)
         .unwrap()
+        .session
+}
+
+/// The same session for another process.
+pub(super) fn of_process(process: u64, new: NewSession) -> NewSession {
+    NewSession {
+        process: Process::new(ProcessId(process), Pid::new(4242).unwrap(), None),
+        ..new
+    }
 }
 
 pub(super) fn has_secret(session: &Session) -> bool {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use reaper_registry::{
     Authority, Death, Details, Evidence, Limits, NewSession, Process, ProcessId, Registry,
-    SessionId, Source, Token, TokenKey,
+    SessionId, Source, Token, TokenKey, Ttl,
 };
 use reaper_user::Pid;
 use reaper_user::clock::{self, monotonic_ns};
@@ -183,6 +183,7 @@ pub(super) fn store(registry: &Registry, number: u64, token: &str) -> io::Result
         owner: 1_000,
         details: Details::default(),
         presence: None,
+        ttl: Ttl::Default,
     };
     registry
         .register(session, Authority::Owner, clock::now())

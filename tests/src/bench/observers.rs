@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reaper_registry::{Authority, Details, Registry, SessionId, Source, Token, TokenKey};
+use reaper_registry::{Authority, Details, Registry, SessionId, Source, Token, TokenKey, Ttl};
 use reaper_user::clock::monotonic_ns;
 use reaper_user::{Pid, Reaper, Registration, Settings, Sources};
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
@@ -161,6 +161,7 @@ pub(super) fn hook(
             owner: 0,
             details: Details::default(),
             presence: None,
+            ttl: Ttl::Default,
         };
         let nobody_objects = |_: &_| Ok::<(), io::Error>(());
         reaper

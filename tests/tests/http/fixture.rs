@@ -105,11 +105,28 @@ impl Daemon {
     }
 
     pub(crate) fn register(&self, token: u64, id: &str, pid: u32) -> (u16, Value) {
-        let body = json!({
-            "token": format!("{token:064x}"), "session_id": id, "mesh": "dev",
-            "display_name": "api", "pid": pid,
-        });
+        self.register_with(token, id, pid, json!({}))
+    }
+
+    /// With further fields.
+    pub(crate) fn register_with(
+        &self,
+        token: u64,
+        id: &str,
+        pid: u32,
+        mut body: Value,
+    ) -> (u16, Value) {
+        body["token"] = format!("{token:064x}").into();
+        body["session_id"] = id.into();
+        body["mesh"] = "dev".into();
+        body["display_name"] = "api".into();
+        body["pid"] = pid.into();
         self.request("POST", "/v1/sessions/register", "", &body.to_string())
+    }
+
+    /// What the session of this token is answered.
+    pub(crate) fn me(&self, token: u64) -> (u16, Value) {
+        self.request("GET", "/v1/sessions/me", &session_header(token), "")
     }
 
     pub(crate) fn stop(mut self) -> Duration {

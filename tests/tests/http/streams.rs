@@ -68,7 +68,7 @@ fn a_reader_of_another_run_gets_a_gap_and_then_the_state() {
     let daemon = Daemon::start();
     let victim = Victim::start();
     daemon.register(1, "a", victim.pid());
-    for id in ["0000000000000000.1", "nonsense", "1.99999"] {
+    for (token, id) in (2..).zip(["0000000000000000.1", "nonsense", "1.99999"]) {
         let mut events = Events::open(&daemon, "/v1/events", &format!("Last-Event-ID: {id}\r\n"));
         let text = events.until("]}\n\n").to_owned();
         let body = text.split_once("retry: 1000\n\n").unwrap().1;
@@ -83,7 +83,7 @@ fn a_reader_of_another_run_gets_a_gap_and_then_the_state() {
             .find_map(|line| line.strip_prefix("id: "))
             .unwrap();
         let mut next = Events::open(&daemon, "/v1/events", &format!("Last-Event-ID: {id}\r\n"));
-        daemon.register(1, "a", victim.pid());
+        daemon.register(token, "a", victim.pid());
         let text = next.until("session_registered");
         assert!(!text.contains("event: gap"), "{text}");
     }
@@ -113,7 +113,7 @@ fn a_reader_that_lags_gets_a_gap_and_holds_up_nobody() {
     let details = "x".repeat(4_000);
     for round in 0..4_000 {
         let body = json!({
-            "token": format!("{:064x}", 2), "session_id": "s", "mesh": "dev",
+            "token": format!("{:064x}", round + 2), "session_id": "s", "mesh": "dev",
             "display_name": round.to_string(), "cwd": details, "pid": victim.pid(),
         })
         .to_string();

@@ -8,7 +8,9 @@ use reaper_tests::expect;
 use reaper_tests::wait::{eventually, within};
 use reaper_user::clock;
 use reaper_user::faults::{Faults, Plan};
-use reaper_user::registry::{Authority, Details, Registry, Removal, SessionId, Token, TokenKey};
+use reaper_user::registry::{
+    Authority, Details, Registry, Removal, SessionId, Token, TokenKey, Ttl,
+};
 use reaper_user::victims::{Kind, Victim};
 use reaper_user::{Pid, Reaper, Registration, Settings, Source, SourceStatus, Sources};
 use tokio::runtime::Runtime;
@@ -121,6 +123,7 @@ impl Stage {
             owner: 1_000,
             details: Details::default(),
             presence: None,
+            ttl: Ttl::Default,
         };
         let accept_anybody = |_: &_| Ok::<(), std::convert::Infallible>(());
         self.reaper

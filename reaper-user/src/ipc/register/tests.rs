@@ -125,6 +125,15 @@ fn each_bad_field_is_named() {
         ("groups", json!(vec!["@a"; 65]), "invalid_field"),
         ("groups", json!(["x".repeat(65)]), "invalid_field"),
         ("groups", json!(["a\rb"]), "invalid_field"),
+        ("ttl", json!(0), "invalid_field"),
+        ("ttl", json!(-1), "invalid_field"),
+        ("ttl", json!(1.5), "invalid_field"),
+        ("ttl", json!(4_294_967_296_u64), "invalid_field"),
+        ("ttl", json!("60"), "invalid_field"),
+        ("ttl", json!("never"), "invalid_field"),
+        ("ttl", json!("Process"), "invalid_field"),
+        ("ttl", json!([1]), "invalid_field"),
+        ("ttl", json!(true), "invalid_field"),
     ] {
         let (status, problem) = answer(&with(field, value.clone()).to_string());
         assert_eq!(status, 422, "{field}: {value}");
@@ -143,7 +152,7 @@ fn what_is_just_within_the_limits_passes() {
         ("role", json!(null)),
         ("groups", json!(null)),
         ("groups", json!(vec!["x".repeat(64); 64])),
-        ("pid", json!(2)),
+        ("pid", json!(1)),
         ("pid", json!(4_194_304)),
     ] {
         let body = with(field, value.clone()).to_string();
@@ -155,7 +164,6 @@ fn what_is_just_within_the_limits_passes() {
 fn a_pid_is_a_plain_integer_in_range() {
     for pid in [
         "0",
-        "1",
         "-1",
         "-0",
         "4194305",
@@ -185,6 +193,23 @@ fn a_pid_is_a_plain_integer_in_range() {
 }
 
 #[test]
+fn a_ttl_is_seconds_or_the_process_or_absent() {
+    let second = Duration::from_secs(1);
+    for (value, ttl) in [
+        (json!(null), Ttl::Default),
+        (json!(1), Ttl::For(second)),
+        (json!(86_400), Ttl::For(86_400 * second)),
+        (json!(u32::MAX), Ttl::For(u32::MAX * second)),
+        (json!("process"), Ttl::Process),
+    ] {
+        let asked = parse(with("ttl", value).to_string().as_bytes());
+        assert_eq!(asked.ok().unwrap().ttl, ttl);
+    }
+    let asked = parse(good().to_string().as_bytes());
+    assert_eq!(asked.ok().unwrap().ttl, Ttl::Default);
+}
+
+#[test]
 fn the_first_bad_field_wins_in_the_order_of_the_origin() {
     let mut body = json!({"token": "short", "pid": 0});
     assert_eq!(
@@ -206,6 +231,7 @@ fn a_field_given_twice_is_refused() {
         ("pid", "4242"),
         ("presence", "null"),
         ("cwd", "1"),
+        ("ttl", "1"),
     ] {
         let twice = format!("{},\"{field}\":{value},\"{field}\":{value}}}", r#"{"a":1"#);
         let (status, problem) = answer(&twice);
@@ -337,6 +363,6 @@ proptest! {
     #[test]
     fn integers_pass_exactly_in_range(number: i64) {
         let passes = parse(with("pid", json!(number)).to_string().as_bytes()).is_ok();
-        prop_assert_eq!(passes, (2..=4_194_304).contains(&number));
+        prop_assert_eq!(passes, (1..=4_194_304).contains(&number));
     }
 }

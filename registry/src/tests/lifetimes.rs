@@ -1,0 +1,99 @@
+//! How long sessions stay: what they ask for, what the registry grants, and in which order they go.
+
+use std::time::Duration;
+
+use super::support::*;
+use crate::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn put_for(registry: &Registry, name: &str, token_number: u64, ttl: Ttl) -> Option<Moment> {
+    let new = NewSession {
+        ttl,
+        ..session(name, token_number)
+    };
+    let stored = registry.register(new, Authority::Owner, at_nanos(7));
+    stored.unwrap().session.expires_at
+}
+
+fn after(duration: Duration) -> Moment {
+    let Moment { boot, wall_ms } = at_nanos(7);
+    let nanos = u64::try_from(duration.as_nanos()).unwrap();
+    Moment {
+        boot: BootTime::from_nanos(boot.as_nanos() + nanos),
+        // The wall clock of these tests stands a few nanoseconds before its end.
+        wall_ms: wall_ms.saturating_add(u64::try_from(duration.as_millis()).unwrap()),
+    }
+}
+
+#[test]
+fn a_request_is_granted_up_to_the_maximum() {
+    use Ttl::{Default, For, Process};
+    for (default, max, asked, granted) in [
+        (Some(9), None, Default, Some(9)),
+        (Some(9), None, For(4 * SECOND), Some(4)),
+        (Some(9), None, For(40 * SECOND), Some(40)),
+        (Some(9), None, Process, None),
+        (None, None, Default, None),
+        (None, None, For(4 * SECOND), Some(4)),
+        (Some(9), Some(5), Default, Some(5)),
+        (Some(9), Some(5), For(4 * SECOND), Some(4)),
+        (Some(9), Some(5), For(6 * SECOND), Some(5)),
+        (Some(9), Some(5), Process, Some(5)),
+        (None, Some(5), Default, Some(5)),
+        (Some(3), Some(5), Process, Some(5)),
+    ] {
+        let seconds = |ttl: Option<u64>| ttl.map(Duration::from_secs);
+        let registry = builder()
+            .ttl(seconds(default))
+            .max_ttl(seconds(max))
+            .build();
+        let expected = seconds(granted).map(after);
+        let got = put_for(&registry, "a", 1, asked);
+        assert_eq!(got, expected, "{default:?} {max:?} {asked:?}");
+    }
+}
+
+#[test]
+fn a_day_is_what_those_get_that_ask_for_nothing() {
+    let day = after(Duration::from_hours(24));
+    assert_eq!(put_for(&registry(), "a", 1, Ttl::Default), Some(day));
+}
+
+#[test]
+fn sessions_go_in_the_order_of_their_last_moments_whatever_the_order_of_registration() {
+    let diary = Diary::default();
+    let registry = diary.attach(builder()).build();
+    for (name, token, seconds) in [("a", 1, 30), ("b", 2, 10), ("c", 3, 20), ("d", 4, 10)] {
+        put_for(&registry, name, token, Ttl::For(seconds * SECOND));
+    }
+    put_for(&registry, "e", 5, Ttl::Process);
+    assert_eq!(registry.expire(at_nanos(7 + 10_000_000_000)), 0);
+    assert_eq!(registry.expire(at(25)), 3);
+    assert_eq!(
+        diary.words()[5..],
+        ["-b#2 expired", "-d#4 expired", "-c#3 expired"]
+    );
+    registry.check_invariants();
+    assert_eq!(registry.expire(at(100)), 1);
+    assert_eq!(
+        registry.expire(at_nanos(u64::MAX)),
+        0,
+        "as long as its process"
+    );
+    assert_eq!(registry.remove_process(ProcessId(1), DEATH, at(101)), 1);
+}
+
+#[test]
+fn a_look_up_finds_a_session_that_stays_with_its_process_at_any_time() {
+    let registry = builder().ttl(SECOND).build();
+    put_for(&registry, "a", 1, Ttl::Process);
+    assert!(registry.resolve(&token(1), at_nanos(u64::MAX)).is_some());
+}
+
+#[test]
+fn the_longest_ttl_there_is_ends_with_the_clock_and_not_before() {
+    let registry = registry();
+    put_for(&registry, "a", 1, Ttl::For(Duration::MAX));
+    assert_eq!(registry.expire(at_nanos(u64::MAX)), 0);
+}

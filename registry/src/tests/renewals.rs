@@ -1,0 +1,145 @@
+//! A token that registers again: renewed in place for its own process, refused for any other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::support::*;
+use crate::*;
+
+fn refused(registry: &Registry, new: NewSession, authority: Authority) -> RegisterError {
+    let before = registry.list();
+    let (_, mut events) = registry.subscribe();
+    let error = registry.register(new, authority, at(2));
+    let after = registry.list();
+    assert_eq!(before.len(), after.len());
+    assert!(before.iter().zip(&after).all(|(b, a)| Arc::ptr_eq(b, a)));
+    assert!(drain(&mut events).is_empty());
+    registry.check_invariants();
+    error.expect_err("to be refused")
+}
+
+#[test]
+fn a_renewal_starts_the_ttl_anew_without_an_event_and_shows_the_new_text() {
+    let diary = Diary::default();
+    let registry = diary.attach(builder().ttl(Duration::from_secs(10))).build();
+    let (_, mut events) = registry.subscribe();
+    let first = put(&registry, "a", 1, at(1));
+    let mut again = session("a", 1);
+    again.details.display_name = "renamed".into();
+    let Stored { session, renewed } = registry.register(again, Authority::Owner, at(9)).unwrap();
+    assert!(renewed);
+    assert_eq!(session.entry, first.entry);
+    assert_eq!(session.registered_at, at(9));
+    let found = registry.resolve(&token(1), at(19)).unwrap();
+    assert_eq!(&*found.details.display_name, "renamed");
+    assert!(Arc::ptr_eq(&found, &registry.list()[0]));
+    registry.check_invariants();
+    assert!(registry.resolve(&token(1), at(20)).is_none());
+    assert_eq!(drain(&mut events).len(), 2);
+    assert_eq!(diary.words(), ["+a#1", "-a#1 expired"]);
+}
+
+#[test]
+fn a_renewal_can_change_what_is_asked_for_in_either_direction() {
+    let registry = builder().ttl(Duration::from_secs(10)).build();
+    let renew = |ttl, now| {
+        let new = NewSession {
+            ttl,
+            ..session("a", 1)
+        };
+        let stored = registry.register(new, Authority::Owner, now).unwrap();
+        registry.check_invariants();
+        stored.renewed
+    };
+    assert!(!renew(Ttl::Default, at(1)));
+    assert!(renew(Ttl::Process, at(2)));
+    assert_eq!(registry.expire(at(1_000)), 0);
+    assert!(renew(Ttl::For(Duration::from_secs(1)), at(1_000)));
+    assert_eq!(registry.expire(at(1_001)), 0);
+    assert_eq!(registry.expire(at(1_002)), 1);
+    assert!(!renew(Ttl::Default, at(1_003)), "it had ended");
+}
+
+#[test]
+fn a_look_up_that_found_the_text_before_a_renewal_ends_only_what_has_expired_since() {
+    // Its caller read the clock later than the one that renewed, and came to the registry later too.
+    let registry = builder().ttl(Duration::from_secs(1)).build();
+    let old = put(&registry, "a", 1, at(1));
+    put(&registry, "a", 1, at(2));
+    assert!(old.has_expired(at(3).boot));
+    let now = registry.expire_entry(old.entry, at(3));
+    assert_eq!(now.map(|session| session.registered_at), Some(at(2)));
+    assert!(registry.expire_entry(old.entry, at(4)).is_none());
+    assert!(registry.is_empty());
+}
+
+#[test]
+fn the_key_of_a_renewed_session_is_the_new_one_and_the_old_text_has_none() {
+    let registry = registry();
+    let with_key = || NewSession {
+        presence: Some(presence()),
+        ..session("a", 1)
+    };
+    let register = |new| registry.register(new, Authority::Owner, at(1)).unwrap();
+    let first = register(with_key()).session;
+    let second = register(with_key()).session;
+    assert!(!has_secret(&first) && has_secret(&second));
+    let third = register(session("a", 1));
+    assert!(third.renewed && !has_secret(&third.session));
+    assert!(!has_secret(&second), "this registration brought none");
+}
+
+#[test]
+fn another_process_cannot_register_the_token_of_a_live_session() {
+    let registry = registry();
+    put(&registry, "a", 1, at(1));
+    for authority in [Authority::Owner, Authority::Any] {
+        for name in ["a", "b"] {
+            let stolen = of_process(2, session(name, 1));
+            let error = refused(&registry, stolen, authority);
+            assert_eq!(error, RegisterError::TokenInUse, "{name}");
+        }
+    }
+    assert!(registry.resolve(&token(1), at(2)).is_some());
+    // Once the session has ended, by whatever cause, the token is free.
+    registry.remove_process(ProcessId(1), DEATH, at(3));
+    let stored = registry.register(of_process(2, session("b", 1)), Authority::Owner, at(3));
+    assert!(!stored.unwrap().renewed);
+}
+
+#[test]
+fn whose_a_token_is_comes_first_and_then_whether_it_is_in_use() {
+    let limits = Limits {
+        sessions: 2,
+        sessions_per_owner: 1,
+    };
+    let registry = builder().strict_replace(true).limits(limits).build();
+    put(&registry, "a", 1, at(1));
+    let other_user = |new| NewSession { owner: 1001, ..new };
+    let second = other_user(of_process(3, session("b", 2)));
+    registry.register(second, Authority::Owner, at(1)).unwrap();
+    let refused = |new| refused(&registry, new, Authority::Owner);
+    let stolen = other_user(of_process(2, session("b", 1)));
+    assert_eq!(refused(stolen), RegisterError::NotOwner);
+    let stolen = of_process(2, session("a", 1));
+    assert_eq!(refused(stolen), RegisterError::TokenInUse);
+    assert_eq!(refused(session("a", 9)), RegisterError::NeedsOldToken);
+    let limit = RegisterError::TooManySessions { limit: 2 };
+    assert_eq!(refused(session("c", 9)), limit);
+}
+
+#[test]
+fn root_that_registers_a_users_session_again_takes_it_over_and_does_not_renew_it() {
+    let diary = Diary::default();
+    let registry = diary.attach(builder()).build();
+    put(&registry, "a", 1, at(1));
+    let by_root = NewSession {
+        owner: 0,
+        ..session("a", 1)
+    };
+    let stored = registry.register(by_root, Authority::Any, at(2)).unwrap();
+    assert!(!stored.renewed);
+    assert_eq!(stored.session.owner, 0);
+    assert_eq!(diary.words(), ["+a#1", "-a#1 replaced", "+a#2"]);
+    registry.check_invariants();
+}

@@ -1,0 +1,222 @@
+//! How long sessions stay, whose a token is, and what is said of a session that has ended.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use reaper_user::clock::{Deadline, monotonic_ns};
+use reaper_user::{Source, Sources};
+use serde_json::{Value, json};
+
+use super::fixture::{Daemon, Events, Victim, events_in, eventually};
+
+const TTL: Duration = Duration::from_secs(1);
+
+/// A daemon whose sessions end after a second, unless they ask for something else.
+fn short_lived() -> Daemon {
+    Daemon::with(|options| {
+        options.ttl = Some(TTL);
+        options.sweep_interval = Duration::from_millis(100);
+    })
+}
+
+fn listed(daemon: &Daemon) -> Vec<String> {
+    let sessions = daemon.get("/v1/sessions").1;
+    let sessions = sessions["sessions"].as_array().unwrap();
+    let id = |session: &Value| session["sessionId"].as_str().unwrap().to_owned();
+    sessions.iter().map(id).collect()
+}
+
+/// How long it was asked to stay, in milliseconds.
+fn granted_ms(answer: &Value) -> u64 {
+    answer["expires_at"].as_u64().unwrap() - answer["registered_at"].as_u64().unwrap()
+}
+
+#[test]
+fn a_session_that_asks_to_stay_with_its_process_outlives_the_default_ttl() {
+    let daemon = short_lived();
+    let victim = Victim::start();
+    let (_, answer) = daemon.register(1, "default", victim.pid());
+    assert_eq!(granted_ms(&answer), 1_000);
+    let (_, answer) = daemon.register_with(2, "stays", victim.pid(), json!({"ttl": "process"}));
+    assert_eq!(answer["expires_at"], Value::Null);
+    let (_, shown) = daemon.me(2);
+    assert_eq!(shown["session"]["expiresAt"], Value::Null);
+    eventually("the default ttl is over", || listed(&daemon) == ["stays"]);
+    assert_eq!(daemon.me(2).0, 200);
+    let (status, problem) = daemon.me(1);
+    assert_eq!((status, &problem["cause"]), (401, &json!("expired")));
+    drop(victim);
+    eventually("its process ends it", || listed(&daemon).is_empty());
+    daemon.stop();
+}
+
+#[test]
+fn a_session_goes_when_the_time_it_asked_for_is_over() {
+    let daemon = short_lived();
+    let victim = Victim::start();
+    let began_ns = monotonic_ns();
+    let (_, answer) = daemon.register_with(1, "s", victim.pid(), json!({"ttl": 2}));
+    assert_eq!(granted_ms(&answer), 2_000);
+    let shown = daemon.me(1).1;
+    assert_eq!(shown["session"]["expiresAt"], answer["expires_at"]);
+    eventually("it is listed no more", || listed(&daemon).is_empty());
+    let lived = Duration::from_nanos(monotonic_ns() - began_ns);
+    assert!(lived >= Duration::from_secs(2), "{lived:?}");
+    daemon.stop();
+}
+
+#[test]
+fn the_daemons_ceiling_cuts_what_is_asked_for_and_never_is_no_ceiling() {
+    let daemon = Daemon::with(|options| {
+        options.ttl = None;
+        options.max_ttl = Some(Duration::from_mins(1));
+    });
+    let victim = Victim::start();
+    for (ttl, granted) in [
+        (json!(null), 60_000),
+        (json!("process"), 60_000),
+        (json!(61), 60_000),
+        (json!(59), 59_000),
+    ] {
+        let (_, answer) = daemon.register_with(1, "s", victim.pid(), json!({"ttl": ttl}));
+        assert_eq!(granted_ms(&answer), granted, "{ttl}");
+    }
+    daemon.stop();
+
+    let daemon = Daemon::with(|options| options.ttl = None);
+    let (_, answer) = daemon.register(1, "s", victim.pid());
+    assert_eq!(answer["expires_at"], Value::Null);
+    let (status, problem) = daemon.register_with(1, "s", victim.pid(), json!({"ttl": 0}));
+    assert_eq!((status, &problem["field"]), (422, &json!("ttl")));
+    daemon.stop();
+}
+
+#[test]
+fn the_same_registration_again_renews_the_session_without_an_event() {
+    let daemon = short_lived();
+    let mut events = Events::open(&daemon, "/v1/events", "");
+    let victim = Victim::start();
+    let register = |more| daemon.register_with(1, "s", victim.pid(), more).1;
+    let first = register(json!({"ttl": 5}));
+    assert_eq!(first["renewed"], false);
+    let early = Deadline::after(Duration::from_millis(500));
+    eventually("some of its time is over", || early.has_passed());
+    let renewed_at = Deadline::after(Duration::from_secs(5));
+    let last = register(json!({"ttl": 5, "role": "renewed"}));
+    assert_eq!(last["renewed"], true);
+    assert_eq!(granted_ms(&last), 5_000);
+    assert!(last["registered_at"].as_u64() > first["registered_at"].as_u64());
+    let shown = daemon.get("/v1/sessions").1;
+    assert_eq!(shown["sessions"][0]["role"], "renewed");
+    assert_eq!(shown["sessions"][0]["registeredAt"], last["registered_at"]);
+    assert_eq!(daemon.get("/v1/sources").1["processes"], 1);
+    let text = events.until("session_deregistered").to_owned();
+    assert!(renewed_at.has_passed(), "the ttl began anew");
+    let names: Vec<_> = events_in(&text).into_iter().map(|(name, _)| name).collect();
+    let of_sessions = names.iter().filter(|name| name.starts_with("session_"));
+    assert!(
+        of_sessions.eq(&["session_registered", "session_deregistered"]),
+        "{names:?}"
+    );
+    events.until("\"cause\":\"expired\"");
+    eventually("its process is let go of", || {
+        daemon.get("/v1/sources").1["processes"] == 0
+    });
+    daemon.stop();
+}
+
+#[test]
+fn a_token_that_a_child_inherits_stays_its_parents() {
+    let daemon = Daemon::start();
+    let (outer, nested) = (Victim::start(), Victim::start());
+    daemon.register(1, "outer", outer.pid());
+    for id in ["nested", "outer"] {
+        let (status, problem) = daemon.register(1, id, nested.pid());
+        assert_eq!((status, &problem["code"]), (409, &json!("token_in_use")));
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("`reaperd token`"), "{detail}");
+    }
+    let (_, me) = daemon.me(1);
+    assert_eq!(me["session"]["pid"], outer.pid());
+    assert_eq!(daemon.get("/v1/sources").1["processes"], 1);
+    let own = daemon.register(2, "nested", nested.pid());
+    assert_eq!(own.0, 200);
+    drop(nested);
+    eventually("the nested one ends", || daemon.me(2).0 == 401);
+    assert_eq!(daemon.me(1).0, 200, "and nothing else does");
+    daemon.stop();
+}
+
+#[test]
+fn a_token_is_free_as_soon_as_its_process_has_ended() {
+    // Nobody looks by itself here: what has ended is seen when its token comes again.
+    let daemon = Daemon::with(|options| {
+        options.sources = Sources::only([Source::Sweep]);
+        options.sweep_interval = Duration::from_hours(1);
+    });
+    let mut events = Events::open(&daemon, "/v1/events", "");
+    let (first, second) = (Victim::start(), Victim::start());
+    daemon.register(1, "s", first.pid());
+    drop(first);
+    assert_eq!(listed(&daemon), ["s"], "not yet removed");
+    let (status, answer) = daemon.register(1, "s", second.pid());
+    assert_eq!(
+        (status, &answer["renewed"]),
+        (200, &json!(false)),
+        "{answer}"
+    );
+    assert_eq!(daemon.me(1).1["session"]["pid"], second.pid());
+    let text = events.until("\"cause\":\"exited\",\"source\":\"register\"");
+    let end = &text[text.find("session_deregistered").unwrap()..];
+    assert!(!end.contains("\"cause\":\"replaced\""), "{end}");
+    daemon.stop();
+}
+
+#[test]
+fn the_token_of_an_ended_session_is_told_how_it_ended_as_the_event_tells_it() {
+    let daemon = Daemon::start();
+    let mut events = Events::open(&daemon, "/v1/events", "");
+    let mut exits = Command::new("sh")
+        .args(["-c", "read line; exit 3"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    daemon.register(1, "exits", exits.id());
+    let killed = Victim::start();
+    daemon.register(2, "killed", killed.pid());
+    let leaves = Victim::start();
+    daemon.register(3, "leaves", leaves.pid());
+    drop(exits.stdin.take());
+    eventually("the first has ended", || daemon.me(1).0 == 401);
+    drop(killed);
+    eventually("the second has ended", || daemon.me(2).0 == 401);
+    daemon.request("DELETE", &format!("/v1/sessions/{:064x}", 3), "", "");
+    let text = events.until("\"cause\":\"requested\"").to_owned();
+    exits.wait().unwrap();
+
+    let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+    let data = data.map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let ends: Vec<_> = data.filter(|data| data.get("cause").is_some()).collect();
+    assert_eq!(ends.len(), 3);
+    for (token, end) in (1..).zip(&ends) {
+        let (status, problem) = daemon.me(token);
+        assert_eq!((status, &problem["code"]), (401, &json!("session_gone")));
+        let detail = problem["detail"].as_str().unwrap();
+        for field in ["cause", "source", "evidence", "exit"] {
+            assert_eq!(problem.get(field), end.get(field), "{field}: {problem}");
+        }
+        for word in ["cause", "source", "evidence"] {
+            let word = end[word].as_str().unwrap_or_default();
+            assert!(detail.contains(word), "{detail}");
+        }
+        for number in ["code", "signal"] {
+            if let Some(number) = end["exit"][number].as_u64() {
+                assert!(detail.contains(&format!("{number}")), "{detail}");
+            }
+        }
+    }
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(ends[0]["exit"]["code"], 3);
+    }
+    daemon.stop();
+}
