@@ -2,6 +2,7 @@
 //! a function; what the calls mean is left to the caller.
 #![expect(unsafe_code, reason = "system calls without a safe wrapper")]
 
+pub mod exec_loop;
 pub mod seccomp;
 
 use std::io;

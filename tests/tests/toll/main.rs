@@ -15,6 +15,7 @@ mod ledger;
 mod play;
 mod reuse;
 mod victims;
+mod worker_execs;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,6 +24,13 @@ use reaper_tests::confined;
 use reaper_tests::daemon::{Launch, TestDaemon};
 use reaper_tests::expect;
 use reaper_tests::nursery::{KEEP_THE_DEAD, Nursery};
+
+/// The user without any privilege.
+const NOBODY: u32 = 65_534;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
 
 /// A share of it in an ordinary run, all of it where that is asked for.
 fn share(whole: usize, ordinary: usize) -> usize {
