@@ -14,6 +14,7 @@ mod deaths;
 mod ledger;
 mod play;
 mod reuse;
+mod traced;
 mod victims;
 mod worker_execs;
 
