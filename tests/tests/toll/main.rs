@@ -11,6 +11,7 @@
 
 mod bystanders;
 mod deaths;
+mod exit_status;
 mod ledger;
 mod play;
 mod reuse;
