@@ -210,8 +210,9 @@ fn a_killed_first_process_of_a_pid_namespace_is_gone_though_it_waits_for_a_trace
             stage.stands("first");
             kill(first).unwrap();
             let removal = stage.removed("first");
-            let states = states_of(first);
-            assert!(states.contains(&"S".into()), "one waits: {states:?}");
+            eventually("a thread of it waits", || {
+                states_of(first).contains(&"S".into())
+            });
             if let Some(exit) = removal.told.exit {
                 assert_eq!(exit.signal, Some(9));
             }
