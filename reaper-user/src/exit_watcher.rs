@@ -18,7 +18,8 @@ use crate::status::SourceStatus;
 use crate::watch::Hold;
 use crate::watcher::{Settings, Sources, Watcher};
 
-/// Tells of the end of processes: any process, not only children; no privilege is needed.
+/// Tells of the end of processes: any process, not only children; no privilege is needed. Dropped, it
+/// ends every [`Watch`] that it gave out with [`WatcherStopped`].
 ///
 /// ```
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,7 +27,7 @@ use crate::watcher::{Settings, Sources, Watcher};
 ///
 /// let watcher = ExitWatcher::builder().start().await;
 /// let mut child = std::process::Command::new("sleep").arg("0.1").spawn()?;
-/// let exit = watcher.watch(Pid::try_from(child.id())?)?.await;
+/// let exit = watcher.watch(Pid::try_from(child.id())?)?.await?;
 /// println!("{exit}"); // pid 48301 exited with code 0, seen by netlink
 /// assert_eq!(exit.pid.get(), child.id());
 /// child.wait()?;
@@ -74,15 +75,21 @@ impl ExitWatcherBuilder {
     }
 }
 
+impl Drop for ExitWatcher {
+    fn drop(&mut self) {
+        self.waiting.stop();
+    }
+}
+
 impl ExitWatcher {
     /// Chooses how to watch.
     pub fn builder() -> ExitWatcherBuilder {
         ExitWatcherBuilder::default()
     }
 
-    /// Watches whoever has this number now. The answer resolves once every thread of that process
-    /// has ended, whoever has the number by then; dropping it ends the watch. The number of a mere
-    /// thread is refused, with that of its process.
+    /// Watches the process that has this pid now. The returned future resolves once every thread of that
+    /// process has ended, even if the pid belongs to another process by then; dropping it ends the
+    /// watch. The id of a thread is refused, with the pid of its process.
     pub fn watch(&self, pid: Pid) -> Result<Watch, NotPinned> {
         let hold = self.watcher.watched.hold(pid)?;
         let (sender, receiver) = oneshot::channel();
@@ -120,17 +127,15 @@ pub struct Watch {
 }
 
 impl Future for Watch {
-    type Output = ProcessExit;
+    type Output = Result<ProcessExit, WatcherStopped>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<ProcessExit> {
-        match Pin::new(&mut self.receiver).poll(context) {
-            Poll::Ready(Ok(death)) => Poll::Ready(ProcessExit {
-                pid: self.pid,
-                death,
-            }),
-            // The watcher was dropped: nobody will ever tell.
-            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
-        }
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let pid = self.pid;
+        Pin::new(&mut self.receiver).poll(context).map(|received| {
+            received
+                .map(|death| ProcessExit { pid, death })
+                .map_err(|_no_sender| WatcherStopped)
+        })
     }
 }
 
@@ -140,6 +145,11 @@ impl Drop for Watch {
         self.waiting.forget_dropped(self.process);
     }
 }
+
+/// The [`ExitWatcher`] was dropped before the process ended, so its end cannot be seen any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the watcher was stopped before the process ended")]
+pub struct WatcherStopped;
 
 /// How a watched process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +192,14 @@ impl Waiting {
         waiting.entry(process).or_default().push(sender);
     }
 
+    /// Lets every watch know that nothing will come any more.
+    fn stop(&self) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
     fn forget_dropped(&self, process: ProcessId) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(senders) = waiting.get_mut(&process) else {
@@ -206,5 +224,27 @@ impl Commit for Waiting {
                 log::trace!("a watch was dropped as its process ended");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Sleeper;
+
+    #[tokio::test]
+    async fn a_watch_ends_with_an_error_when_its_watcher_is_dropped() {
+        let watcher = ExitWatcher::builder()
+            .sources(Sources::only([]))
+            .start()
+            .await;
+        let sleeper = Sleeper::start();
+        let watch = watcher.watch(sleeper.pid()).unwrap();
+        drop(watcher);
+        let ended = tokio::time::timeout(Duration::from_secs(10), watch).await;
+        assert_eq!(
+            ended.expect("it does not pend for ever"),
+            Err(WatcherStopped)
+        );
     }
 }

@@ -24,12 +24,27 @@ struct State {
     refusals: Refusals,
     /// Numbers of mere threads, and whose they are.
     threads: HashMap<Pid, Pid>,
+    /// Polls of living processes that say "ended", before polls tell the truth again.
+    untrue_polls: u32,
+    started_now: u64,
 }
 
 struct FakeProcess {
     facts: Facts,
     reaped: bool,
     exit_word: u32,
+    /// Each thread has ended, and the pidfd does not become readable.
+    unread: Option<Unread>,
+    is_namespace_init: bool,
+}
+
+/// Why the pidfd of a dead process is not readable.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unread {
+    /// A tracer keeps its dead threads.
+    Traced,
+    /// It is the init of a pid namespace and waits for the others.
+    NamespaceInit,
 }
 
 /// What the system refuses, and how.
@@ -59,6 +74,8 @@ impl FakeTable {
             facts,
             reaped: false,
             exit_word: 0,
+            unread: None,
+            is_namespace_init: false,
         });
         let index = state.processes.len() - 1;
         state.by_pid.insert(pid, index);
@@ -90,6 +107,31 @@ impl FakeTable {
             process.facts.main_thread_ended = true;
             process.facts.threads = 0;
         });
+    }
+
+    /// The process is the init of a pid namespace.
+    pub(crate) fn make_namespace_init(&self, pid: Pid) {
+        self.change(pid, |process| process.is_namespace_init = true);
+    }
+
+    /// Every thread has ended, and the pidfd does not become readable.
+    pub(crate) fn die_unread(&self, pid: Pid, why: Unread) {
+        self.change(pid, |process| {
+            process.facts.main_thread_ending = true;
+            process.facts.main_thread_ended = true;
+            process.facts.threads = if why == Unread::Traced { 4 } else { 1 };
+            process.unread = Some(why);
+        });
+    }
+
+    /// The next so many polls of pidfds say "ended", whatever is true.
+    pub(crate) fn poll_untruly(&self, polls: u32) {
+        self.state().untrue_polls = polls;
+    }
+
+    /// The start time of a process that started now.
+    pub(crate) fn set_now(&self, start_time: u64) {
+        self.state().started_now = start_time;
     }
 
     /// Every thread ends; the parent has not looked yet.
@@ -143,6 +185,30 @@ impl ProcessTable for FakeTable {
         Ok(state.processes[*index].facts)
     }
 
+    fn every_thread_ended(&self, pid: Pid) -> io::Result<bool> {
+        let state = self.state();
+        refused(state.refusals.look)?;
+        let index = state.by_pid.get(&pid).ok_or(Errno::NOENT)?;
+        let process = &state.processes[*index];
+        Ok(process.unread.is_some() || process.facts.all_ended())
+    }
+
+    /// An init that waits is no zombie yet.
+    fn main_thread_ended(&self, pid: Pid) -> io::Result<bool> {
+        let facts = self.look(pid)?;
+        Ok(facts.main_thread_ended && !self.is_namespace_init(pid)?)
+    }
+
+    fn is_namespace_init(&self, pid: Pid) -> io::Result<bool> {
+        let state = self.state();
+        let index = state.by_pid.get(&pid).ok_or(Errno::NOENT)?;
+        Ok(state.processes[*index].is_namespace_init)
+    }
+
+    fn start_time_now(&self) -> Option<StartTime> {
+        Some(StartTime(self.state().started_now))
+    }
+
     fn number_in_use(&self, pid: Pid) -> io::Result<bool> {
         let state = self.state();
         refused(state.refusals.number)?;
@@ -177,13 +243,21 @@ impl ProcessTable for FakeTable {
     }
 
     fn pidfds_exited(&self, pidfds: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
-        let state = self.state();
+        let mut state = self.state();
         refused(state.refusals.poll)?;
+        let is_untrue = state.untrue_polls > 0;
+        state.untrue_polls = state.untrue_polls.saturating_sub(1);
         let ended = |fd: &BorrowedFd<'_>| {
             let process = &state.processes[state.behind[&fd.as_raw_fd()]];
-            process.facts.all_ended()
+            is_untrue || process.unread.is_none() && process.facts.all_ended()
         };
         Ok(pidfds.iter().map(ended).collect())
+    }
+
+    fn pidfd_reaped(&self, pidfd: BorrowedFd<'_>) -> io::Result<bool> {
+        let state = self.state();
+        refused(state.refusals.number)?;
+        Ok(state.processes[state.behind[&pidfd.as_raw_fd()]].reaped)
     }
 
     fn pidfd_inode(&self, pidfd: BorrowedFd<'_>) -> Option<u64> {

@@ -3,15 +3,17 @@
 //!
 //! Pinning reads the handle first, then the facts, then looks at the handle again: whatever the
 //! facts say was true of the process behind the handle, because it was still there afterwards.
+//! Whether it was is the verdict's to say, as always.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use reaper_registry::{Pid, StartTime};
 
 use crate::clock::monotonic_ns;
 use crate::fd_budget::{FdBudget, Slot};
 use crate::process_table::{ProcessTable, is_no_such_process};
+use crate::verdict::{Verdict, judge, judge_by_pidfd};
 
 /// The identity of one process.
 #[derive(Debug)]
@@ -21,9 +23,14 @@ pub struct Identity {
     /// A time on `CLOCK_MONOTONIC` at which it lived: after it was found and before it was looked
     /// at again. Whatever ended earlier was somebody else.
     pub alive_at_ns: u64,
+    /// What its start time could be at most, where that itself is unknown: that of a process which
+    /// started when this one was known to live. A later one under the number is a successor.
+    started_by: Option<StartTime>,
     /// What a pidfd opened anew would have to show.
     pub inode: Option<u64>,
     pub handle: Handle,
+    /// Whether it is the init of a nested pid namespace; read when it is first needed.
+    is_namespace_init: OnceLock<bool>,
 }
 
 /// What is held open for it.
@@ -59,7 +66,11 @@ impl Identity {
     ) -> Result<Self, NotPinned> {
         match table.pidfd_open(pid) {
             Ok(pidfd) => Self::pin_by_pidfd(table, budget, pid, pidfd),
-            Err(error) if is_no_such_process(&error) => Err(AlreadyGone.into()),
+            Err(error)
+                if is_no_such_process(&error) && matches!(table.number_in_use(pid), Ok(false)) =>
+            {
+                Err(AlreadyGone.into())
+            }
             // Absent (ENOSYS), forbidden (EPERM), out of descriptors (EMFILE), or EINVAL for a
             // number that is dying or names a mere thread (ENOENT on newer kernels, 6.18 for one): none
             // of these says "gone", and none tells a thread from a filter's or an old kernel's no.
@@ -75,21 +86,30 @@ impl Identity {
     ) -> Result<Self, NotPinned> {
         let alive_at_ns = monotonic_ns();
         // Hidden entries (hidepid) are no loss here: the pidfd is the identity.
-        let start_time = table.look(pid).ok().map(|facts| facts.start_time);
-        if table.pidfd_exited(pidfd.as_fd()).unwrap_or(false) {
+        let facts = table.look(pid).ok();
+        // Before the last look at the handle, which shows that it still lived then.
+        let started_by = facts.is_none().then(|| table.start_time_now()).flatten();
+        let inode = table.pidfd_inode(pidfd.as_fd());
+        let mut identity = Self {
+            pid,
+            start_time: facts.map(|facts| facts.start_time),
+            alive_at_ns,
+            started_by,
+            inode,
+            handle: Handle::Nothing,
+            is_namespace_init: OnceLock::new(),
+        };
+        let may_have_ended = facts.is_some_and(|facts| facts.main_thread_ended)
+            || table.pidfd_exited(pidfd.as_fd()).unwrap_or(false);
+        if may_have_ended
+            && let Verdict::Gone { .. } = judge_by_pidfd(&identity, pidfd.as_fd(), table)
+        {
             return Err(AlreadyGone.into());
         }
-        let inode = table.pidfd_inode(pidfd.as_fd());
-        let handle = budget
-            .take()
-            .map_or(Handle::Nothing, |slot| Handle::Pidfd(pidfd, slot));
-        Ok(Self {
-            pid,
-            start_time,
-            alive_at_ns,
-            inode,
-            handle,
-        })
+        if let Some(slot) = budget.take() {
+            identity.handle = Handle::Pidfd(pidfd, slot);
+        }
+        Ok(identity)
     }
 
     fn pin_by_stat(
@@ -114,24 +134,52 @@ impl Identity {
         // After the look: an end between the two is left to others, but none of a predecessor's can
         // pass for this one's.
         let alive_at_ns = monotonic_ns();
-        match looked {
-            Ok((facts, _)) if facts.all_ended() => Err(AlreadyGone.into()),
-            Ok((facts, handle)) => Ok(Self {
-                pid,
-                start_time: Some(facts.start_time),
-                alive_at_ns,
-                inode: None,
-                handle,
-            }),
-            Err(_) if matches!(table.number_in_use(pid), Ok(false)) => Err(AlreadyGone.into()),
-            Err(_) => Ok(Self {
-                pid,
-                start_time: None,
-                alive_at_ns,
-                inode: None,
-                handle: Handle::Nothing,
-            }),
+        // Before the number is found to be in use.
+        let started_by = looked.is_err().then(|| table.start_time_now()).flatten();
+        let (facts, handle) = match looked {
+            Ok((facts, handle)) => (Some(facts), handle),
+            Err(_) if matches!(table.number_in_use(pid), Ok(false)) => {
+                return Err(AlreadyGone.into());
+            }
+            Err(_) => (None, Handle::Nothing),
+        };
+        let identity = Self {
+            pid,
+            start_time: facts.map(|facts| facts.start_time),
+            alive_at_ns,
+            started_by,
+            inode: None,
+            handle,
+            is_namespace_init: OnceLock::new(),
+        };
+        let may_have_ended = facts.is_some_and(|facts| facts.main_thread_ended);
+        if may_have_ended && let Verdict::Gone { .. } = judge(&identity, None, table) {
+            return Err(AlreadyGone.into());
         }
+        Ok(identity)
+    }
+
+    /// Whether a process under our number that started then can be ours.
+    pub(crate) fn may_be(&self, start_time: StartTime) -> bool {
+        match (self.start_time, self.started_by) {
+            (Some(own), _) => own == start_time,
+            (None, Some(latest)) => start_time <= latest,
+            (None, None) => true,
+        }
+    }
+
+    /// Reads the start time if it could not be read before: one number has one process at a time, so
+    /// the process that has ours now is ours if it had started when ours was known to live. Returns
+    /// whether it was read.
+    pub(crate) fn complete(&mut self, table: &dyn ProcessTable) -> bool {
+        if self.start_time.is_some() || self.started_by.is_none() {
+            return false;
+        }
+        let facts = table.look(self.pid).ok();
+        self.start_time = facts
+            .map(|facts| facts.start_time)
+            .filter(|start_time| self.may_be(*start_time));
+        self.start_time.is_some()
     }
 
     /// Takes a pidfd if none is held and one can be had now. Answers whether it did.
@@ -166,6 +214,14 @@ impl Identity {
             .look(self.pid)
             .is_ok_and(|facts| Some(facts.start_time) == self.start_time);
         same_start && matches!(table.pidfd_exited(pidfd), Ok(false))
+    }
+
+    /// Whether it is the init of a nested pid namespace. To be asked while the number is known to be its
+    /// own; where the system does not say, it is taken for an ordinary process.
+    pub(crate) fn is_namespace_init(&self, table: &dyn ProcessTable) -> bool {
+        *self
+            .is_namespace_init
+            .get_or_init(|| table.is_namespace_init(self.pid).unwrap_or(false))
     }
 
     /// The pidfd, if one is held.

@@ -48,7 +48,7 @@ pub mod watch;
 mod watcher;
 
 pub use daemon::StartupError;
-pub use exit_watcher::{ExitWatcher, ExitWatcherBuilder, ProcessExit, Watch};
+pub use exit_watcher::{ExitWatcher, ExitWatcherBuilder, ProcessExit, Watch, WatcherStopped};
 pub use identity::{AlreadyGone, NotPinned};
 pub use ipc::listener::ListenError;
 pub use reaper::{Reaper, Registered, Registration, RegistrationError};

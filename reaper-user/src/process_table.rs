@@ -13,7 +13,8 @@ pub struct Facts {
     pub start_time: StartTime,
     /// The main thread is on its way out or has ended, as early as the system shows it.
     pub main_thread_ending: bool,
-    /// The main thread has ended (state Z or X). Others may still run.
+    /// The main thread will never run code of its program again: it is a zombie or released (states Z
+    /// and X), or it is exiting and has given up its memory. Others may still run.
     pub main_thread_ended: bool,
     pub threads: u32,
     /// A thread of the kernel's own, which nobody can own a session with.
@@ -35,6 +36,24 @@ impl Facts {
 pub trait ProcessTable: Send + Sync {
     /// The entry under this number. `NotFound` also where the entry is hidden from us.
     fn look(&self, pid: Pid) -> io::Result<Facts>;
+
+    /// Whether the main thread of this process has ended, as cheaply as the system can say it: perhaps
+    /// not before it is a zombie. Meaningful only while the number is known to be this process's.
+    fn main_thread_ended(&self, pid: Pid) -> io::Result<bool> {
+        self.look(pid).map(|facts| facts.main_thread_ended)
+    }
+
+    /// Whether every thread of this process is listed and has ended. A tracer that does not wait keeps
+    /// dead threads as zombies, and then neither the pidfd nor the count of threads shows that the
+    /// process is dead. Meaningful only while the number is known to be this process's.
+    fn every_thread_ended(&self, pid: Pid) -> io::Result<bool>;
+
+    /// Whether this process is the init of a pid namespace below the system's first one. No process
+    /// becomes one later. An error says nothing either way.
+    fn is_namespace_init(&self, pid: Pid) -> io::Result<bool>;
+
+    /// The start time that a process would get now; `None` where the system does not say.
+    fn start_time_now(&self) -> Option<StartTime>;
 
     /// Whether the number belongs to anybody, dead but unreaped ones included. Not fooled by a
     /// restricted view of the table.
@@ -61,6 +80,10 @@ pub trait ProcessTable: Send + Sync {
         self.pidfds_exited(&[pidfd])
             .map(|exited| exited.first() == Some(&true))
     }
+
+    /// Whether the process behind this pidfd has ended and been reaped: the kernel finds no task for
+    /// it any more. Exact, because a pidfd never refers to a successor.
+    fn pidfd_reaped(&self, pidfd: BorrowedFd<'_>) -> io::Result<bool>;
 
     /// The number that the kernel gives to one process and, until the next boot, to no other.
     fn pidfd_inode(&self, pidfd: BorrowedFd<'_>) -> Option<u64>;

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reaper_registry::{Death, Evidence, Exit, ExitStatus, ProcessId, Source};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::monotonic_ns;
-use crate::hint::{ExitWord, Hint, HintReceiver, Target};
+use crate::hint::{ExitWord, Hint, HintReceiver, HintSender, Target};
 use crate::status::StatusBoard;
 use crate::verdict::{GroupDead, Verdict};
 use crate::watch::{WatchSet, Watched};
@@ -45,7 +47,7 @@ pub(crate) trait Commit: Send + Sync + 'static {
 pub(crate) struct ReapLoop<C> {
     watched: Arc<WatchSet>,
     board: StatusBoard,
-    commit: C,
+    commit: Arc<C>,
     suspects: HashMap<ProcessId, Suspect>,
 }
 
@@ -144,7 +146,7 @@ impl Suspect {
 }
 
 impl<C: Commit> ReapLoop<C> {
-    pub(crate) fn new(watched: Arc<WatchSet>, board: StatusBoard, commit: C) -> Self {
+    fn new(watched: Arc<WatchSet>, board: StatusBoard, commit: Arc<C>) -> Self {
         Self {
             watched,
             board,
@@ -154,7 +156,7 @@ impl<C: Commit> ReapLoop<C> {
     }
 
     /// Runs until every sender of hints is gone.
-    pub(crate) async fn run(mut self, mut hints: HintReceiver) {
+    async fn run(mut self, hints: &mut HintReceiver) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
@@ -162,7 +164,7 @@ impl<C: Commit> ReapLoop<C> {
                     if received == 0 {
                         return;
                     }
-                    self.await_witnesses(&mut hints, &mut batch).await;
+                    self.await_witnesses(hints, &mut batch).await;
                     let pointed_at = self.note(batch.drain(..));
                     for process in pointed_at {
                         self.decide_contained(process);
@@ -297,6 +299,46 @@ impl<C: Commit> ReapLoop<C> {
             .filter(|(_, one)| is_due(one))
             .map(|(process, _)| *process)
             .collect()
+    }
+}
+
+/// Runs the loop until every sender of hints is gone. One that panics is started again: what it knew of
+/// deaths under way is lost, so every process is looked at.
+pub(crate) async fn supervise<C: Commit>(
+    watched: Arc<WatchSet>,
+    board: StatusBoard,
+    commit: C,
+    hints: HintSender,
+    receiver: HintReceiver,
+) {
+    let commit = Arc::new(commit);
+    let receiver = Arc::new(Mutex::new(receiver));
+    let run = || {
+        let reap_loop = ReapLoop::new(watched.clone(), board.clone(), commit.clone());
+        let receiver = receiver.clone();
+        async move { reap_loop.run(&mut *receiver.lock().await).await }
+    };
+    let on_panic = || {
+        log::error!("the loop that removes dead processes panicked; it is started again");
+        board.count_loop_restart();
+        hints.verify_all();
+    };
+    rerun_after_panics(run, on_panic).await;
+}
+
+/// Runs a future in a task of its own, and another one after each panic, until one returns.
+async fn rerun_after_panics<Run>(run: impl Fn() -> Run, on_panic: impl Fn())
+where
+    Run: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        // A set, because dropping it ends the task.
+        let mut task = JoinSet::new();
+        task.spawn(run());
+        match task.join_next().await {
+            Some(Err(error)) if error.is_panic() => on_panic(),
+            _ => return,
+        }
     }
 }
 

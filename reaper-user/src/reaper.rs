@@ -172,7 +172,7 @@ impl Reaper {
         } = registration;
         let mut hold = self.watcher.watched.hold(pid)?;
         check(&hold.watched).map_err(RegistrationError::Refused)?;
-        let process = Process::new(hold.watched.id, pid, hold.watched.start_time);
+        let process = Process::new(hold.watched.id, pid, hold.watched.start_time());
         let new = NewSession {
             id,
             token,
@@ -222,6 +222,11 @@ impl Reaper {
     /// Each source as it stands.
     pub fn status(&self) -> Vec<SourceStatus> {
         self.watcher.status()
+    }
+
+    /// How often the loop that removes dead processes panicked and was started again.
+    pub fn loop_restarts(&self) -> u64 {
+        self.watcher.board.loop_restarts()
     }
 
     /// Waits until each of these that was asked for has said for the first time how it is.

@@ -3,6 +3,7 @@
 //! A source is believed to work only while it says so itself; nothing here infers it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use reaper_registry::{Source, SourceHealth, SourceState};
@@ -54,6 +55,7 @@ struct Shared {
     sources: Mutex<BTreeMap<Source, SourceStatus>>,
     on_change: OnChange,
     changed: watch::Sender<()>,
+    loop_restarts: AtomicU64,
 }
 
 impl StatusBoard {
@@ -63,6 +65,7 @@ impl StatusBoard {
             sources: Mutex::default(),
             on_change: Box::new(on_change),
             changed: watch::Sender::new(()),
+            loop_restarts: AtomicU64::new(0),
         }))
     }
 
@@ -104,6 +107,15 @@ impl StatusBoard {
                 return status;
             }
         }
+    }
+
+    /// How often the loop that removes dead processes panicked and was started again.
+    pub fn loop_restarts(&self) -> u64 {
+        self.0.loop_restarts.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_loop_restart(&self) {
+        self.0.loop_restarts.fetch_add(1, Ordering::Relaxed);
     }
 
     fn sources(&self) -> MutexGuard<'_, BTreeMap<Source, SourceStatus>> {

@@ -16,15 +16,15 @@ use crate::fd_budget::FdBudget;
 use crate::hint::{Hint, HintSender, Target};
 use crate::identity::{Identity, NotPinned};
 use crate::process_table::ProcessTable;
-use crate::verdict::{GroupDead, Verdict, judge};
+use crate::verdict::{GroupDead, Verdict, has_ended_unread, judge};
 
 /// A watched process.
 #[derive(Debug)]
 pub struct Watched {
     pub id: ProcessId,
     pub pid: Pid,
-    pub start_time: Option<StartTime>,
-    /// Behind a lock because a stronger handle may replace a weaker one later.
+    /// Behind a lock because a stronger handle may replace a weaker one later, and a start time that
+    /// could not be read at first may be read later.
     identity: RwLock<Identity>,
     /// It was found to be no thread of the kernel, and nobody becomes one.
     is_ordinary: AtomicBool,
@@ -34,6 +34,12 @@ impl Watched {
     /// What became of it; see [`judge`].
     pub fn judge(&self, group_dead: Option<GroupDead>, table: &dyn ProcessTable) -> Verdict {
         judge(&self.identity(), group_dead, table)
+    }
+
+    /// Whether it has ended although its pidfd, which is held, is not readable; see
+    /// [`verdict`](crate::verdict).
+    pub(crate) fn has_ended_unread(&self, table: &dyn ProcessTable) -> bool {
+        has_ended_unread(&self.identity(), table)
     }
 
     /// Lends its pidfd, if one is held.
@@ -57,6 +63,11 @@ impl Watched {
             }
             Err(_) => false,
         }
+    }
+
+    /// When it started; `None` until that can be read.
+    pub fn start_time(&self) -> Option<StartTime> {
+        self.identity().start_time
     }
 
     /// How strongly it is pinned: the name in JSON.
@@ -87,10 +98,13 @@ pub struct WatchSet {
     pub(crate) budget: Arc<FdBudget>,
     hints: HintSender,
     entries: Mutex<Entries>,
-    arms: RwLock<Vec<(u64, Arc<dyn Arm>)>>,
+    arms: RwLock<Arms>,
     /// When the last whole sweep began, on the boot clock; zero before the first.
     swept_at_ns: AtomicU64,
 }
+
+/// Replaced as a whole when a source comes or goes, which is rare; read for each registration.
+type Arms = Arc<Vec<(u64, Arc<dyn Arm>)>>;
 
 #[derive(Default)]
 struct Entries {
@@ -146,7 +160,6 @@ impl WatchSet {
             let watched = Arc::new(Watched {
                 id,
                 pid,
-                start_time: identity.start_time,
                 identity: RwLock::new(identity),
                 is_ordinary: AtomicBool::new(false),
             });
@@ -264,15 +277,36 @@ impl WatchSet {
     /// Pins this process by a pidfd if it is not and there is room again. Its sources are armed
     /// anew, because some of them can do more now.
     pub fn promote(&self, watched: &Watched) -> bool {
-        let promoted = watched
-            .identity
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .promote(self.table.as_ref(), &self.budget);
-        if promoted {
+        self.strengthen(watched, |identity| {
+            identity.promote(self.table.as_ref(), &self.budget)
+        })
+    }
+
+    /// Reads the start time of this process if that was impossible at its registration. Its sources are
+    /// armed anew then: the probe needs it.
+    pub fn complete(&self, watched: &Watched) -> bool {
+        // Nearly always.
+        if watched.start_time().is_some() {
+            return false;
+        }
+        self.strengthen(watched, |identity| identity.complete(self.table.as_ref()))
+    }
+
+    fn strengthen(
+        &self,
+        watched: &Watched,
+        strengthen: impl FnOnce(&mut Identity) -> bool,
+    ) -> bool {
+        let is_stronger = strengthen(
+            &mut watched
+                .identity
+                .write()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        if is_stronger {
             self.for_each_arm(|arm| self.arm_if_held(arm, watched));
         }
-        promoted
+        is_stronger
     }
 
     /// Has a source armed for everybody, now and from now on, until the answer is dropped.
@@ -280,7 +314,7 @@ impl WatchSet {
         let key = {
             let mut arms = self.arms.write().unwrap_or_else(PoisonError::into_inner);
             let key = arms.last().map_or(0, |(last, _)| last + 1);
-            arms.push((key, arm.clone()));
+            Arc::make_mut(&mut arms).push((key, arm.clone()));
             key
         };
         // First known, then armed for those present: whoever comes in between is armed twice.
@@ -300,15 +334,20 @@ impl WatchSet {
     }
 
     /// An entry may be let go of while it is armed, and then nobody else would disarm it.
-    fn arm_if_held(&self, arm: &dyn Arm, watched: &Watched) {
+    pub(crate) fn arm_if_held(&self, arm: &dyn Arm, watched: &Watched) {
         arm.arm(watched);
         if self.get(watched.id).is_none() {
             arm.disarm(watched);
         }
     }
 
+    /// Calls with no lock held: a source may report, and what is called then may come back here.
     fn for_each_arm(&self, call: impl Fn(&dyn Arm)) {
-        let arms = self.arms.read().unwrap_or_else(PoisonError::into_inner);
+        let arms = self
+            .arms
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         arms.iter().for_each(|(_, arm)| call(arm.as_ref()));
     }
 
@@ -330,7 +369,7 @@ impl Drop for Attachment {
             .arms
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        arms.retain(|(key, _)| *key != self.key);
+        Arc::make_mut(&mut arms).retain(|(key, _)| *key != self.key);
     }
 }
 
@@ -358,7 +397,7 @@ impl Hold {
     /// look alive here. An entry that is no more, or that is somebody else's, is no proof of life.
     pub fn look_again(&self) {
         let Watched { id, pid, .. } = *self.watched;
-        let is_same = |start_time| self.watched.start_time.is_none_or(|own| own == start_time);
+        let is_same = |start_time| self.watched.identity().may_be(start_time);
         let has_all_before_it = self
             .set
             .table
@@ -373,8 +412,16 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if !self.kept {
-            self.set.release(self.watched.id);
+        if self.kept {
+            return;
+        }
+        let id = self.watched.id;
+        self.set.release(id);
+        // Another registration may have come to share the entry before the sources were armed here, and
+        // its last look was too early then. This one's, which would have made up for it, is not taken.
+        if self.set.get(id).is_some() {
+            let hint = Hint::look(Target::Process(id), Source::Register);
+            self.set.hints.send(hint);
         }
     }
 }

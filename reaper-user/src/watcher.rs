@@ -13,7 +13,7 @@ use crate::faults::Faults;
 use crate::fd_budget::FdBudget;
 use crate::hint::{self, HintSender};
 use crate::process_table;
-use crate::reap_loop::{Commit, ReapLoop};
+use crate::reap_loop::{self, Commit};
 use crate::sources::{self, Context, SourceError, sweep};
 use crate::status::{SourceStatus, StatusBoard};
 use crate::watch::WatchSet;
@@ -84,8 +84,13 @@ impl Watcher {
         let watched = WatchSet::new(table, FdBudget::from_limits(), hints.clone());
         let board = StatusBoard::new(on_source_change);
         let mut tasks = JoinSet::new();
-        let reap_loop = ReapLoop::new(watched.clone(), board.clone(), make_commit(watched.clone()));
-        tasks.spawn(reap_loop.run(receiver));
+        tasks.spawn(reap_loop::supervise(
+            watched.clone(),
+            board.clone(),
+            make_commit(watched.clone()),
+            hints.clone(),
+            receiver,
+        ));
 
         let sweep = sweep::Settings {
             interval: settings.sweep_interval,

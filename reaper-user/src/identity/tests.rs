@@ -93,6 +93,36 @@ fn a_freed_slot_promotes_the_same_process_and_never_a_successor() {
 }
 
 #[test]
+fn an_identity_taken_in_need_is_completed_and_then_promoted() {
+    let table = FakeTable::default();
+    table.spawn(pid(), STARTED);
+    table.set_now(STARTED);
+    table.refuse(Refusals {
+        pidfd_open: Some(Errno::MFILE),
+        look: Some(Errno::MFILE),
+        ..Refusals::default()
+    });
+    let budget = FdBudget::new(1);
+    let mut identity = Identity::pin(&table, &budget, pid()).unwrap();
+    assert_eq!(identity.strength(), "pid");
+    assert!(!identity.complete(&table), "there is still need");
+    table.refuse(Refusals::default());
+    assert!(identity.complete(&table));
+    assert_eq!(identity.strength(), "start_time");
+    assert!(identity.promote(&table, &budget));
+    assert_eq!(identity.strength(), "pidfd");
+}
+
+#[test]
+fn one_untrue_poll_does_not_refuse_a_live_process() {
+    let table = FakeTable::default();
+    table.spawn(pid(), STARTED);
+    table.poll_untruly(1);
+    let identity = Identity::pin(&table, &FdBudget::new(1), pid()).unwrap();
+    assert_eq!(identity.strength(), "pidfd");
+}
+
+#[test]
 fn the_number_of_a_mere_thread_is_refused_with_that_of_its_process() {
     for pidfd_open in [Errno::INVAL, Errno::NOENT, Errno::NOSYS, Errno::PERM] {
         for descriptors in [0, 10] {

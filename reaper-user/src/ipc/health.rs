@@ -65,6 +65,7 @@ pub(super) fn health(app: &App) -> Health {
         brokers: Nothing {},
         status: overall(&statuses, &app.options),
         sources: states.collect::<BTreeMap<_, _>>(),
+        reap_loop_restarts: app.reaper.loop_restarts(),
     }
 }
 

@@ -162,6 +162,8 @@ pub(crate) struct Health {
     pub(crate) brokers: Nothing,
     pub(crate) status: &'static str,
     pub(crate) sources: std::collections::BTreeMap<&'static str, &'static str>,
+    /// How often the loop that removes dead processes panicked and was started again.
+    pub(crate) reap_loop_restarts: u64,
 }
 
 /// `{}`.

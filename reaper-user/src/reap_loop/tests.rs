@@ -2,7 +2,9 @@
 
 mod any_order;
 mod doubt;
+mod incomplete;
 mod panics;
+mod unread;
 
 use std::sync::{Arc, Mutex};
 
@@ -49,8 +51,14 @@ impl Scene {
         let watched = WatchSet::new(table.clone(), FdBudget::new(descriptors), hints.clone());
         let board = StatusBoard::new(|_| {});
         let committed = Committed::default();
-        let reap_loop = ReapLoop::new(watched.clone(), board.clone(), committed.clone());
-        let tasks = vec![tokio::spawn(reap_loop.run(receiver))];
+        let reap_loop = supervise(
+            watched.clone(),
+            board.clone(),
+            committed.clone(),
+            hints.clone(),
+            receiver,
+        );
+        let tasks = vec![tokio::spawn(reap_loop)];
         Self {
             table,
             watched,

@@ -85,6 +85,7 @@ async fn run_with(context: Context, doorbell_bytes: u32) -> Result<Infallible, S
         overflows: counters.read(Counter::RingFull).map_err(failed)?,
         missed: 0,
         looks_left: 0,
+        refused: 0,
         proven: false,
     };
     // Beside the doorbell and not before it: a canary that waits for a CPU must not hold up deaths.
@@ -105,6 +106,8 @@ async fn run_with(context: Context, doorbell_bytes: u32) -> Result<Infallible, S
                 }
             }
             found = &mut proof => {
+                retry_refused(&armed, &hints);
+                standing.refused = armed.refused();
                 standing.take(&found?);
                 standing.look_again_after_a_miss();
                 proof.set(prove(CANARY_EVERY, counted, Canary::launch));
@@ -125,6 +128,8 @@ struct Standing {
     overflows: u64,
     missed: u64,
     looks_left: u32,
+    /// Processes that the map did not take.
+    refused: usize,
     /// The last canary that could be started was counted.
     proven: bool,
 }
@@ -151,14 +156,27 @@ impl Standing {
     fn overflowed(&mut self, overflows: u64) {
         self.overflows = overflows;
         if self.proven {
+            self.report();
+        }
+    }
+
+    /// The probe counts; whether it watches every process is another matter.
+    fn report(&self) {
+        if self.refused == 0 {
             self.reporter.up(self.detail());
+        } else {
+            self.reporter.degraded(
+                "some processes do not fit the probe's map; other sources watch them",
+                "see the log for the kernel's reason; they are put in as soon as there is room",
+                self.detail(),
+            );
         }
     }
 
     fn take(&mut self, proof: &Proof) {
         match proof {
             Proof::Counted => {
-                self.reporter.up(self.detail());
+                self.report();
                 // Nobody knows what it missed while it was not proven.
                 if !self.proven {
                     self.hints.verify_all();
@@ -181,7 +199,11 @@ impl Standing {
         let Self {
             variant, overflows, ..
         } = self;
-        format!("{variant}, doorbell overflowed {overflows} times")
+        let refused = match self.refused {
+            0 => String::new(),
+            refused => format!(", {refused} processes not in its map"),
+        };
+        format!("{variant}, doorbell overflowed {overflows} times{refused}")
     }
 }
 
@@ -196,6 +218,17 @@ fn no_thread(error: io::Error) -> SourceError {
 fn answer(doorbell: &mut Doorbell, hints: &HintSender) {
     while let Some(death) = doorbell.next() {
         pass_on(death, hints);
+    }
+}
+
+/// Gives processes that found no room in the map another chance, and has those looked at that got in.
+fn retry_refused(armed: &Armed, hints: &HintSender) {
+    for pid in armed
+        .retry()
+        .into_iter()
+        .filter_map(|tgid| Pid::new(tgid).ok())
+    {
+        hints.send(Hint::look(Target::Pid(pid), Source::Ebpf));
     }
 }
 

@@ -13,13 +13,15 @@
 //!
 //! An EXIT says that one thread is gone. The first thread leaves processes that live on, and the last
 //! one need not be the first, so the exit of *any* thread of a watched group is a hint to look, and
-//! none is a verdict. See `filter` for why no exit falls between registration and the filter.
+//! none is a verdict. See `filter` for why no exit falls between registration and the filter. While a
+//! process ends threads by the thousand, exits are left to collect for a millisecond or two.
 
 mod filter;
 #[cfg(feature = "ebpf")]
 mod map_filter;
 mod refusal;
 mod subscription;
+mod thread_exits;
 
 use std::convert::Infallible;
 use std::io;
@@ -33,6 +35,7 @@ use self::filter::{ClassicFilter, ExitFilter};
 #[cfg(feature = "ebpf")]
 use self::map_filter::MapFilter;
 use self::subscription::{Drained, Subscription};
+use self::thread_exits::ThreadExits;
 use super::canary::{Canary, NO_THREAD_REMEDY};
 use super::{Context, SourceError};
 use crate::hint::{ExitWord, Hint, HintSender, Target};
@@ -144,6 +147,7 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
     /// Passes exits on until some are lost, and answers how many.
     async fn listen(&self, subscription: &mut Subscription) -> Result<u32, SourceError> {
         let mut watchman = Watchman::default();
+        let mut thread_exits = ThreadExits::default();
         let mut wake_at = Instant::now();
         loop {
             let ready = tokio::select! {
@@ -152,19 +156,24 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
             };
             // Before the clock is asked as well: what has arrived in time must not count as late.
             let drained = subscription
-                .drain(|event| self.take(event, &mut watchman))
+                .drain(|event| self.take(event, &mut watchman, &mut thread_exits))
                 .map_err(failed)?;
+            let pause = thread_exits.flush(&self.hints);
             match (drained, ready) {
                 (Drained::Overrun, _) => {
                     subscription
-                        .drain_all(|event| self.take(event, &mut watchman))
+                        .drain_all(|event| self.take(event, &mut watchman, &mut thread_exits))
                         .map_err(failed)?;
+                    thread_exits.flush(&self.hints);
                     // The error without a drop would be new, but is a loss all the same.
                     return Ok(subscription.new_drops().map_err(failed)?.max(1));
                 }
                 (Drained::Empty, Some(mut ready)) => ready.clear_ready(),
                 (Drained::Empty, None) => {}
                 (Drained::Partly, _) => tokio::task::yield_now().await,
+            }
+            if let Some(pause) = pause {
+                tokio::time::sleep(pause).await;
             }
             if let Some(latency) = watchman.heard.take() {
                 self.proved(subscription, latency);
@@ -180,22 +189,21 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
         }
     }
 
-    fn take(&self, event: Event, watchman: &mut Watchman) {
+    fn take(&self, event: Event, watchman: &mut Watchman, thread_exits: &mut ThreadExits) {
         let Event::Exit(exit) = event else { return };
         watchman.see(&exit);
         let Ok(pid) = Pid::new(exit.tgid) else { return };
         if (self.is_watched)(pid) {
-            self.hints.send(Hint {
-                target: Target::Pid(pid),
-                source: Source::Netlink,
+            let hint = Hint {
                 exit: Some(if exit.pid == exit.tgid {
                     ExitWord::MainThread(exit.wait_status)
                 } else {
                     ExitWord::Worker(exit.wait_status)
                 }),
                 died_at_ns: Some(exit.timestamp_ns),
-                group_dead: None,
-            });
+                ..Hint::look(Target::Pid(pid), Source::Netlink)
+            };
+            thread_exits.pass_on(hint, &self.hints);
         }
     }
 

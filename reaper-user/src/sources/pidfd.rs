@@ -4,20 +4,26 @@
 //!
 //! - Privilege: none. Minimum kernel: Linux 5.3.
 //! - What it can miss: processes that are watched without a pidfd, because the descriptor budget is
-//!   spent or the system refuses pidfds. The state says how many those are.
-//! - What happens then: other sources see them, and the sweep does in any case.
+//!   spent or the system refuses pidfds, and those for which the kernel has no room in the epoll set. The
+//!   state says how many those are. A process whose dead threads a tracer keeps, and a killed init of a
+//!   pid namespace that waits for its namespace: their pidfds become readable only afterwards.
+//! - What happens then: other sources see them, and the sweep does in any case. The epoll set is tried
+//!   again every few seconds.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use reaper_registry::{Pid, ProcessId, Source};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use tokio::io::Interest;
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Context, SourceError};
 use crate::fd_budget::FdBudget;
@@ -25,10 +31,12 @@ use crate::hint::{Hint, HintSender, Target};
 use crate::process_table::ProcessTable;
 use crate::status::Reporter;
 use crate::sys::readiness_of;
-use crate::watch::{Arm, Watched};
+use crate::watch::{Arm, WatchSet, Watched};
 
 /// How many dead processes one call of `epoll_wait` reports.
 const BATCH: usize = 256;
+/// How often a pidfd is offered again that the kernel had no room for.
+const RETRY_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs until the epoll set fails.
 pub async fn run(context: Context) -> Result<Infallible, SourceError> {
@@ -38,20 +46,28 @@ pub async fn run(context: Context) -> Result<Infallible, SourceError> {
         reporter,
     } = context;
     probe(watched.table.as_ref())?;
-    let set = Arc::new(PidfdSet::new(reporter, watched.budget.clone())?);
+    let set = Arc::new(PidfdSet::new(watched.budget.clone())?);
     let readiness = set
         .epoll
         .try_clone()
         .and_then(|epoll| readiness_of(epoll, Interest::READABLE))
         .map_err(refused)?;
     let _attachment = watched.attach(set.clone());
-    set.report_now();
+    set.report_to(&reporter);
     hints.verify_all();
 
+    let mut retries = interval(RETRY_EVERY);
+    retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let mut guard = readiness.readable().await.map_err(refused)?;
-        if pass_on_ready(&set.epoll, &hints).map_err(refused)? < BATCH {
-            guard.clear_ready();
+        tokio::select! {
+            guard = readiness.readable() => {
+                let mut guard = guard.map_err(refused)?;
+                if pass_on_ready(&set.epoll, &hints).map_err(refused)? < BATCH {
+                    guard.clear_ready();
+                }
+            }
+            () = set.changed.notified() => set.report_to(&reporter),
+            _ = retries.tick(), if set.has_refused() => set.retry(&watched),
         }
     }
 }
@@ -96,72 +112,132 @@ fn refused(error: io::Error) -> SourceError {
 
 struct PidfdSet {
     epoll: OwnedFd,
-    reporter: Reporter,
     budget: Arc<FdBudget>,
-    without_pidfd: Mutex<BTreeSet<ProcessId>>,
+    unwatched: Mutex<Unwatched>,
+    /// What is to be reported has changed. The source's own task reports it: a report may end up in code
+    /// of the embedder, which must not run under a lock or within a registration.
+    changed: Notify,
+}
+
+/// Processes that this source cannot see.
+#[derive(Default)]
+struct Unwatched {
+    without_pidfd: BTreeSet<ProcessId>,
+    /// The kernel has no room for them in the epoll set.
+    refused: BTreeSet<ProcessId>,
 }
 
 impl PidfdSet {
-    fn new(reporter: Reporter, budget: Arc<FdBudget>) -> Result<Self, SourceError> {
+    fn new(budget: Arc<FdBudget>) -> Result<Self, SourceError> {
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| refused(errno.into()))?;
         Ok(Self {
             epoll,
-            reporter,
             budget,
-            without_pidfd: Mutex::default(),
+            unwatched: Mutex::default(),
+            changed: Notify::new(),
         })
     }
 
-    /// Keeps note of who cannot be seen here; reports when that changes.
-    fn note(&self, process: ProcessId, has_pidfd: bool) {
-        let mut without = self
-            .without_pidfd
+    fn unwatched(&self) -> MutexGuard<'_, Unwatched> {
+        self.unwatched
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let changed = if has_pidfd {
-            without.remove(&process)
-        } else {
-            without.insert(process)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps note of a process, and has it reported if that is news.
+    fn note(&self, process: ProcessId, armed: Armed) {
+        let changed = {
+            let mut unwatched = self.unwatched();
+            let without_pidfd = set(
+                &mut unwatched.without_pidfd,
+                process,
+                armed == Armed::WithoutPidfd,
+            );
+            let refused = set(&mut unwatched.refused, process, armed == Armed::Refused);
+            without_pidfd || refused
         };
         if changed {
-            self.report(without.len());
+            self.changed.notify_one();
         }
     }
 
-    fn report_now(&self) {
-        let without = self
-            .without_pidfd
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        self.report(without.len());
+    fn has_refused(&self) -> bool {
+        !self.unwatched().refused.is_empty()
     }
 
-    fn report(&self, without: usize) {
+    /// Tries once more to watch what the kernel refused. One that has ended meanwhile is readable.
+    fn retry(&self, watched: &WatchSet) {
+        let refused = self.unwatched().refused.clone();
+        for process in refused.into_iter().filter_map(|id| watched.get(id)) {
+            watched.arm_if_held(self, &process);
+        }
+    }
+
+    fn report_to(&self, reporter: &Reporter) {
+        let (without_pidfd, refused) = {
+            let unwatched = self.unwatched();
+            (unwatched.without_pidfd.len(), unwatched.refused.len())
+        };
         let limit = self.budget.limit();
-        let detail = format!("budget of {limit} descriptors, {without} processes without one");
-        if without == 0 {
-            self.reporter.up(format!("budget of {limit} descriptors"));
-        } else {
-            self.reporter.degraded(
+        if refused > 0 {
+            reporter.degraded(
+                "the kernel refuses to watch some pidfds",
+                "raise fs.epoll.max_user_watches",
+                format!("budget of {limit} descriptors, {refused} pidfds not watched"),
+            );
+        } else if without_pidfd > 0 {
+            reporter.degraded(
                 "some processes are watched without a pidfd",
                 "raise the limit of open descriptors (LimitNOFILE=)",
-                detail,
+                format!("budget of {limit} descriptors, {without_pidfd} processes without one"),
             );
+        } else {
+            reporter.up(format!("budget of {limit} descriptors"));
         }
     }
+}
+
+/// Has `process` be a member or not. Returns whether that is a change.
+fn set(members: &mut BTreeSet<ProcessId>, process: ProcessId, is_member: bool) -> bool {
+    if is_member {
+        members.insert(process)
+    } else {
+        members.remove(&process)
+    }
+}
+
+/// What came of watching one process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Armed {
+    Watched,
+    WithoutPidfd,
+    Refused,
 }
 
 impl Arm for PidfdSet {
     fn arm(&self, watched: &Watched) {
         let armed = watched.with_pidfd(|pidfd| {
-            // One shot: a pidfd becomes readable at the exit and hangs up at the reaping, and stays
-            // readable until it is closed. The first time is all that is wanted.
-            let once = EventFlags::IN | EventFlags::ONESHOT;
-            pidfd.map(|fd| epoll::add(&self.epoll, fd, EventData::new_u64(watched.id.0), once))
+            let Some(pidfd) = pidfd else {
+                return Armed::WithoutPidfd;
+            };
+            // Each wake-up once: a pidfd stays readable from the exit on until it is closed. Not only
+            // the first wake-up, because that may be an untrue one; see `verdict`.
+            let each_wake_up = EventFlags::IN | EventFlags::ET;
+            match epoll::add(
+                &self.epoll,
+                pidfd,
+                EventData::new_u64(watched.id.0),
+                each_wake_up,
+            ) {
+                Ok(()) | Err(Errno::EXIST) => Armed::Watched,
+                Err(error) => {
+                    log::debug!("the pidfd of {} cannot be watched: {error}", watched.pid);
+                    Armed::Refused
+                }
+            }
         });
-        let has_pidfd = matches!(armed, Some(Ok(()) | Err(Errno::EXIST)));
-        self.note(watched.id, has_pidfd);
+        self.note(watched.id, armed);
     }
 
     fn disarm(&self, watched: &Watched) {
@@ -171,7 +247,7 @@ impl Arm for PidfdSet {
                 log::debug!("pid {} was not in the epoll set: {error}", watched.pid);
             }
         });
-        self.note(watched.id, true);
+        self.note(watched.id, Armed::Watched);
     }
 }
 
@@ -182,9 +258,8 @@ mod tests {
     use super::*;
     use crate::hint;
     use crate::process_table;
-    use crate::status::StatusBoard;
     use crate::testing::{Sleeper, skip_without};
-    use crate::watch::{Hold, WatchSet};
+    use crate::watch::Hold;
 
     fn descriptor(hold: &Hold) -> i32 {
         let raw = hold.watched.with_pidfd(|pidfd| Some(pidfd?.as_raw_fd()));
@@ -196,14 +271,13 @@ mod tests {
     #[test]
     fn a_descriptor_that_is_used_again_says_nothing_of_who_had_it_before() {
         let (hints, mut told) = hint::channel();
-        let board = StatusBoard::new(|_| {});
         let budget = FdBudget::new(4);
         let table = process_table::of_this_system();
         if let Err(refused) = probe(table.as_ref()) {
             return skip_without("pidfd", refused);
         }
         let watched = WatchSet::new(table, budget.clone(), hints.clone());
-        let set = Arc::new(PidfdSet::new(board.reporter(Source::Pidfd), budget).unwrap());
+        let set = Arc::new(PidfdSet::new(budget).unwrap());
         let _attachment = watched.attach(set.clone());
         // Other tests open descriptors in between.
         let used_again = (0..100).any(|_| {

@@ -6,6 +6,7 @@
 //!   is known by number and start time alone and whose successor started in the same clock tick.
 //! - It never slows down because the others look healthy.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -93,11 +94,16 @@ impl Pass {
             let (pinned, weak): (Vec<_>, Vec<_>) = slice
                 .into_iter()
                 .partition(|one| one.with_pidfd(|pidfd| pidfd.is_some()));
-            for process in exited(watched, &pinned) {
-                hints.send_when_room(look(process)).await;
+            let exited = exited(watched, &pinned);
+            for one in &pinned {
+                if exited.contains(&one.id) || one.has_ended_unread(watched.table.as_ref()) {
+                    hints.send_when_room(look(one.id)).await;
+                }
+                pause_after(&mut turn_ns).await;
             }
             known_by_number += weak.len();
             for one in weak {
+                watched.complete(&one);
                 match one.judge(None, watched.table.as_ref()) {
                     Verdict::Alive => {}
                     Verdict::Gone {
@@ -112,7 +118,6 @@ impl Pass {
                 }
                 pause_after(&mut turn_ns).await;
             }
-            pause_after(&mut turn_ns).await;
         }
         for process in pass.believe(watched, replaced, known_by_number, yardstick) {
             hints.send_when_room(look(process)).await;
@@ -215,7 +220,7 @@ fn look(process: ProcessId) -> Hint {
 }
 
 /// Those whose pidfd is readable, with one system call for all.
-fn exited(watched: &WatchSet, pinned: &[Arc<Watched>]) -> Vec<ProcessId> {
+fn exited(watched: &WatchSet, pinned: &[Arc<Watched>]) -> BTreeSet<ProcessId> {
     let identities: Vec<_> = pinned.iter().map(|one| one.identity()).collect();
     let (ids, pidfds): (Vec<_>, Vec<_>) = pinned
         .iter()
@@ -231,7 +236,7 @@ fn exited(watched: &WatchSet, pinned: &[Arc<Watched>]) -> Vec<ProcessId> {
         Err(error) => {
             // Nothing was learnt in bulk; let each be judged for itself.
             log::warn!("polling {} pidfds failed: {error}", pidfds.len());
-            ids
+            ids.into_iter().collect()
         }
     }
 }

@@ -1,17 +1,19 @@
 //! The process table of Linux: `/proc`, pidfds and signal 0.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use procfs::ProcResult;
 use procfs::process::{Process, Status};
 use reaper_registry::{Pid, StartTime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, fstat, fstatfs, open};
+use rustix::fs::{Mode, OFlags, fstat, fstatfs, open, stat};
 use rustix::io::{Errno, pread};
 use rustix::process::{PidfdFlags, pidfd_open, test_kill_process};
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{pidfd_info, proc_stat};
 use crate::process_table::{Facts, ProcessTable};
@@ -19,18 +21,28 @@ use crate::process_table::{Facts, ProcessTable};
 /// `PID_FS_MAGIC` of the kernel's `include/uapi/linux/magic.h`. Before 6.9 all pidfds share one
 /// anonymous inode, and its number identifies nobody.
 const PID_FS_MAGIC: i64 = 0x5049_4446;
+/// `PROC_PID_INIT_INO` of the kernel's `include/linux/proc_ns.h`.
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// Longer than any stat line: 52 numbers of at most 20 digits and a name of 64 bytes at most.
 const STAT_LINE_MAX: usize = 2_048;
 
-/// Where `/proc` is.
+/// `PIDFD_THREAD` of the kernel's `include/uapi/linux/pidfd.h` (6.9): a pidfd of one thread.
+const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
+/// Start times are told in ticks of `USER_HZ`, which is 100 on every architecture here.
+const TICK_NS: u64 = 10_000_000;
+
+/// Where `/proc` is, and what this kernel was found to lack.
 pub(crate) struct LinuxTable {
     proc_root: PathBuf,
+    /// It has no pidfds of single threads (before 6.9).
+    lacks_thread_pidfds: AtomicBool,
 }
 
 impl Default for LinuxTable {
     fn default() -> Self {
         Self {
             proc_root: "/proc".into(),
+            lacks_thread_pidfds: AtomicBool::new(false),
         }
     }
 }
@@ -38,6 +50,52 @@ impl Default for LinuxTable {
 impl ProcessTable for LinuxTable {
     fn look(&self, pid: Pid) -> io::Result<Facts> {
         self.read_stat(self.open_stat(pid)?.as_fd())
+    }
+
+    /// By a pidfd of the main thread alone, which is readable once that thread has ended: a third of
+    /// the time that the record in `/proc` takes. Older kernels have only the record.
+    fn main_thread_ended(&self, pid: Pid) -> io::Result<bool> {
+        if !self.lacks_thread_pidfds.load(Ordering::Relaxed) {
+            match pidfd_open(kernel_pid(pid), PIDFD_THREAD) {
+                Ok(thread) => return self.pidfd_exited(thread.as_fd()),
+                Err(Errno::INVAL | Errno::NOSYS) => {
+                    self.lacks_thread_pidfds.store(true, Ordering::Relaxed);
+                }
+                Err(_) => {}
+            }
+        }
+        self.look(pid).map(|facts| facts.main_thread_ended)
+    }
+
+    /// Two listings and the kernel's own count must agree, because a thread may be created or reaped
+    /// while the threads are listed.
+    fn every_thread_ended(&self, pid: Pid) -> io::Result<bool> {
+        let Some(ended) = self.threads_if_all_ended(pid)? else {
+            return Ok(false);
+        };
+        let listed_again = self.threads_if_all_ended(pid)?;
+        let facts = self.look(pid)?;
+        Ok(facts.main_thread_ended
+            && usize::try_from(facts.threads).is_ok_and(|threads| threads == ended.len())
+            && listed_again == Some(ended))
+    }
+
+    fn is_namespace_init(&self, pid: Pid) -> io::Result<bool> {
+        // Where we may look, one system call settles it for nearly every process.
+        let name = self.proc_root.join(pid.to_string()).join("ns/pid");
+        if stat(name).is_ok_and(|namespace| namespace.st_ino == INITIAL_PID_NAMESPACE) {
+            return Ok(false);
+        }
+        let status = status_of(pid.as_raw()).map_err(io::Error::other)?;
+        Ok(matches!(status.nspid.as_deref(), Some([_, .., 1])))
+    }
+
+    fn start_time_now(&self) -> Option<StartTime> {
+        // The clock of field 22, with the offset of this time namespace, which that field has too.
+        let now = clock_gettime(ClockId::Boottime);
+        let seconds = u64::try_from(now.tv_sec).ok()?;
+        let nanos = u64::try_from(now.tv_nsec).ok()?;
+        Some(StartTime((seconds * 1_000_000_000 + nanos) / TICK_NS))
     }
 
     fn number_in_use(&self, pid: Pid) -> io::Result<bool> {
@@ -81,6 +139,14 @@ impl ProcessTable for LinuxTable {
             .collect())
     }
 
+    fn pidfd_reaped(&self, pidfd: BorrowedFd<'_>) -> io::Result<bool> {
+        match pidfd_info::signal_zero(pidfd) {
+            Ok(()) | Err(Errno::PERM) => Ok(false),
+            Err(Errno::SRCH) => Ok(true),
+            Err(other) => Err(other.into()),
+        }
+    }
+
     fn pidfd_inode(&self, pidfd: BorrowedFd<'_>) -> Option<u64> {
         let on_pidfs = fstatfs(pidfd).is_ok_and(|fs| fs.f_type == PID_FS_MAGIC);
         on_pidfs
@@ -94,33 +160,70 @@ impl ProcessTable for LinuxTable {
         start_time: Option<StartTime>,
         pidfd: Option<BorrowedFd<'_>>,
     ) -> Option<u32> {
-        // Kept by the pidfd once the parent has reaped it (6.15+); before that, by the zombie.
-        if let Some(word) = pidfd.and_then(pidfd_info::exit_word) {
-            return Some(word);
-        }
+        // Kept by the pidfd once the parent has reaped it (6.15+); before that, by the zombie. The
+        // parent may reap it between the two looks.
+        let kept = || pidfd.and_then(pidfd_info::exit_word);
+        kept()
+            .or_else(|| self.exit_word_of_zombie(pid, start_time))
+            .or_else(kept)
+    }
+}
+
+impl LinuxTable {
+    fn exit_word_of_zombie(&self, pid: Pid, start_time: Option<StartTime>) -> Option<u32> {
         let stat = self.open_stat(pid).ok()?;
         let mut line = [0; STAT_LINE_MAX];
-        let length = pread(stat, &mut line, 0).ok()?;
+        let length = pread(&stat, &mut line, 0).ok()?;
         let line = &line[..length];
         let facts = proc_stat::facts(line).ok()?;
-        if !facts.all_ended() || Some(facts.start_time) != start_time {
+        if !facts.main_thread_ended || Some(facts.start_time) != start_time {
             return None;
         }
-        // Whoever may not know the word reads zero, which looks like success: a zero is believed
-        // only by those who may read everybody's.
-        proc_stat::exit_word(line)
-            .ok()
-            .filter(|word| *word != 0 || may_read_everybody())
+        let word = proc_stat::exit_word(line).ok()?;
+        // Without permission the field reads zero, which looks like success.
+        let is_permitted = || self.may_read_exit_word(pid) && self.read_stat(stat.as_fd()).is_ok();
+        (word != 0 || is_permitted()).then_some(word)
+    }
+
+    /// Whether the kernel shows us the exit status in this process's record: the same check
+    /// (`PTRACE_MODE_READ_FSCREDS`, `do_task_stat` in `fs/proc/array.c`) guards the names of its
+    /// namespaces (`proc_ns_readlink` in `fs/proc/namespaces.c`), where a refusal is an error.
+    fn may_read_exit_word(&self, pid: Pid) -> bool {
+        let name = self.proc_root.join(pid.to_string()).join("ns/user");
+        std::fs::read_link(name).is_ok()
+    }
+
+    /// The threads of a process if each of them has ended; `None` once one is found that runs, or that
+    /// has left meanwhile: a worker that executes a program leaves its own number for the process's.
+    fn threads_if_all_ended(&self, pid: Pid) -> io::Result<Option<BTreeSet<i32>>> {
+        let folder = self.proc_root.join(pid.to_string()).join("task");
+        let mut ended = BTreeSet::new();
+        for entry in std::fs::read_dir(&folder)? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.parse().ok());
+            let Some(number) = number.and_then(|number: i32| Pid::try_from(number).ok()) else {
+                return Ok(None);
+            };
+            let has_ended = self
+                .read_record(folder.join(name).join("stat"))
+                .is_ok_and(|facts| facts.main_thread_ended);
+            if !has_ended {
+                return Ok(None);
+            }
+            ended.insert(number.as_raw());
+        }
+        Ok(Some(ended))
+    }
+
+    fn read_record(&self, path: PathBuf) -> io::Result<Facts> {
+        let stat = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        self.read_stat(stat.as_fd())
     }
 }
 
 /// `/proc/PID/status`, which a number of a mere thread has as well.
 pub(crate) fn status_of(pid: i32) -> ProcResult<Status> {
     Process::new(pid)?.status()
-}
-
-fn may_read_everybody() -> bool {
-    capabilities(None).is_ok_and(|held| held.effective.contains(CapabilitySet::SYS_PTRACE))
 }
 
 fn kernel_pid(pid: Pid) -> rustix::process::Pid {

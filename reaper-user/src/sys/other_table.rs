@@ -22,6 +22,21 @@ impl ProcessTable for OtherTable {
         look(pid)
     }
 
+    /// Threads have no entries of their own here, and a zombie is a whole process.
+    fn every_thread_ended(&self, pid: Pid) -> io::Result<bool> {
+        self.main_thread_ended(pid)
+    }
+
+    /// There are no pid namespaces here.
+    fn is_namespace_init(&self, _pid: Pid) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Start times are on the wall clock here, which may have been set in between.
+    fn start_time_now(&self) -> Option<StartTime> {
+        None
+    }
+
     fn number_in_use(&self, pid: Pid) -> io::Result<bool> {
         let pid = rustix::process::Pid::from_raw(pid.as_raw()).expect("a Pid is never zero");
         match test_kill_process(pid) {
@@ -50,6 +65,10 @@ impl ProcessTable for OtherTable {
 
     fn pidfds_exited(&self, pidfds: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
         Ok(vec![false; pidfds.len()])
+    }
+
+    fn pidfd_reaped(&self, _pidfd: BorrowedFd<'_>) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn pidfd_inode(&self, _pidfd: BorrowedFd<'_>) -> Option<u64> {

@@ -1,7 +1,12 @@
-//! `PIDFD_GET_INFO`: what a pidfd knows of its process after everybody else has forgotten it.
-#![expect(unsafe_code, reason = "an ioctl that no crate wraps yet")]
+//! What a pidfd knows of its process: `PIDFD_GET_INFO`, and whether a signal would find it.
+#![expect(
+    unsafe_code,
+    reason = "an ioctl that no crate wraps yet, and a signal number that rustix does not have"
+)]
 
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use rustix::io::Errno;
 
 /// `_IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)` with the structure's first size.
 const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b;
@@ -38,6 +43,27 @@ pub(super) fn exit_word(pidfd: BorrowedFd<'_>) -> Option<u32> {
 /// The thread group and the real user of a process; `None` on older kernels and once it is reaped.
 pub(crate) fn tgid_and_ruid(pidfd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     info(pidfd, PIDFD_INFO_PID | PIDFD_INFO_CREDS).map(|info| (info.tgid, info.ruid))
+}
+
+/// Sends signal 0, which only checks. `ESRCH`: the process has been reaped. `EPERM`: it is there, and is
+/// another user's.
+pub(super) fn signal_zero(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let no_details = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open for the length of the call, and no memory is passed.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            0,
+            no_details,
+            0,
+        )
+    };
+    if answer == 0 {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
 }
 
 /// What was asked for; `None` unless the kernel gave all of it.

@@ -14,6 +14,7 @@ const STATE: usize = 0;
 const FLAGS: usize = 9 - 3;
 const THREADS: usize = 20 - 3;
 const START_TIME: usize = 22 - 3;
+const VIRTUAL_SIZE: usize = 23 - 3;
 const EXIT_WORD: usize = 52 - 3;
 
 /// The line is not one that a kernel writes.
@@ -22,13 +23,20 @@ const EXIT_WORD: usize = 52 - 3;
 pub(crate) struct Malformed;
 
 /// The facts in one line.
+///
+/// A thread has ended once it is a zombie or released, or earlier: once it is exiting and has no memory
+/// any more. `do_task_stat` of `fs/proc/array.c` reads the memory, then the count of threads, then the
+/// flags. So a line of an exiting thread without memory and a count of one is about a process that was
+/// alone when it had given up its memory, and such a thread starts no other.
 pub(crate) fn facts(line: &[u8]) -> Result<Facts, Malformed> {
     let fields = fields(line)?;
     let flags = number(fields.clone().nth(FLAGS))?;
+    let is_zombie = matches!(fields.clone().nth(STATE), Some(b"Z" | b"X" | b"x"));
+    let has_memory = number(fields.clone().nth(VIRTUAL_SIZE))? != 0;
     Ok(Facts {
         start_time: StartTime(number(fields.clone().nth(START_TIME))?),
         main_thread_ending: flags & EXITING != 0,
-        main_thread_ended: matches!(fields.clone().nth(STATE), Some(b"Z" | b"X" | b"x")),
+        main_thread_ended: is_zombie || flags & EXITING != 0 && !has_memory,
         threads: number(fields.clone().nth(THREADS))?
             .try_into()
             .unwrap_or(u32::MAX),
@@ -111,8 +119,14 @@ mod tests {
         let mut text = String::from_utf8(line("sh", 'R', 1)).unwrap();
         assert!(!facts(text.as_bytes()).unwrap().main_thread_ending);
         text = text.replace("4194304", "4194308");
-        let facts = facts(text.as_bytes()).unwrap();
-        assert!(facts.main_thread_ending && !facts.main_thread_ended);
+        let exiting = facts(text.as_bytes()).unwrap();
+        assert!(exiting.main_thread_ending && !exiting.main_thread_ended);
+        text = text.replace(" 2000000 300 ", " 0 0 ");
+        let without_memory = facts(text.as_bytes()).unwrap();
+        assert!(without_memory.all_ended());
+        // A thread of the kernel has no memory either.
+        text = text.replace("4194308", "4194304");
+        assert!(!facts(text.as_bytes()).unwrap().main_thread_ended);
     }
 
     proptest! {

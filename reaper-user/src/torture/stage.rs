@@ -122,8 +122,8 @@ impl Stage {
         let _inside = self.runtime.enter();
         let watch = self.watcher.watch(pid).ok()?;
         let told = self.runtime.spawn(async {
-            let exit = watch.await;
-            (exit, monotonic_ns())
+            let exit = watch.await.map_err(io::Error::other)?;
+            Ok((exit, monotonic_ns()))
         });
         Some(Watching {
             told,
@@ -159,7 +159,7 @@ impl Stage {
         let Watching { told, ordered_ns } = watching;
         let limited = async { tokio::time::timeout(SEEN_WITHIN, told).await };
         let (exit, told_ns) = match self.runtime.block_on(limited) {
-            Ok(Ok(told)) => told,
+            Ok(Ok(told)) => told?,
             Ok(Err(panicked)) => return Err(io::Error::other(panicked).into()),
             Err(_) => return Err(Fault::Missed(SEEN_WITHIN)),
         };
@@ -220,7 +220,7 @@ impl Stage {
 
 /// A watch that is being waited for.
 pub(super) struct Watching {
-    told: JoinHandle<(ProcessExit, u64)>,
+    told: JoinHandle<io::Result<(ProcessExit, u64)>>,
     ordered_ns: Option<u64>,
 }
 

@@ -6,7 +6,7 @@ use reaper_registry::Pid;
 use rustix::io::Errno;
 
 use super::*;
-use crate::fake_table::{FakeTable, Refusals};
+use crate::fake_table::{FakeTable, Refusals, Unread};
 use crate::fd_budget::FdBudget;
 
 const PID: u32 = 4242;
@@ -123,6 +123,37 @@ fn a_look_that_meets_a_workers_exec_does_not_bury_the_process() {
         let scene = live_process(system);
         scene.table.look_torn(pid());
         assert_eq!(scene.verdict(), "alive", "{system:?}");
+    }
+}
+
+/// A poll that meets a worker's exec can say "readable" for a live process (6.15, 6.12 by backport).
+#[test]
+fn one_untrue_poll_does_not_make_a_live_process_dead() {
+    for system in [System::Pidfds, System::InodesOnly] {
+        for hidden in [None, Some(Errno::NOENT)] {
+            let scene = live_process(system);
+            scene.refuse(|refusals| refusals.look = hidden);
+            scene.table.poll_untruly(1);
+            assert_eq!(scene.verdict(), "alive", "{system:?} {hidden:?}");
+            scene.refuse(|_| {});
+            scene.table.leader_leaves(pid(), 1);
+            scene.table.poll_untruly(1);
+            assert_eq!(scene.verdict(), "alive", "{system:?}, its leader has left");
+        }
+    }
+}
+
+#[test]
+fn a_process_whose_dead_threads_are_not_collected_is_gone() {
+    for why in [Unread::Traced, Unread::NamespaceInit] {
+        for system in SYSTEMS {
+            let scene = live_process(system);
+            if why == Unread::NamespaceInit {
+                scene.table.make_namespace_init(pid());
+            }
+            scene.table.die_unread(pid(), why);
+            assert_eq!(scene.verdict(), "gone by stat", "{system:?}");
+        }
     }
 }
 
@@ -346,6 +377,35 @@ fn bare_liveness_guards_a_process_of_which_nothing_can_be_read() {
             pid_reused: false
         }
     ));
+}
+
+#[test]
+fn a_process_of_unknown_start_is_told_from_a_later_one_with_its_number() {
+    let table = FakeTable::default();
+    table.spawn(pid(), STARTED);
+    table.set_now(STARTED + 5);
+    let hidden = Refusals {
+        pidfd_open: Some(Errno::MFILE),
+        look: Some(Errno::MFILE),
+        ..Refusals::default()
+    };
+    table.refuse(hidden);
+    let mut identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
+    assert_eq!(identity.strength(), "pid");
+    table.refuse(Refusals::default());
+    assert!(matches!(judge(&identity, None, &table), Verdict::Alive));
+
+    table.die(pid(), 0);
+    table.reap(pid());
+    table.spawn(pid(), STARTED + 6);
+    assert!(matches!(
+        judge(&identity, None, &table),
+        Verdict::Gone {
+            evidence: Evidence::StartTime,
+            pid_reused: true
+        }
+    ));
+    assert!(!identity.complete(&table), "a successor was taken for it");
 }
 
 #[test]

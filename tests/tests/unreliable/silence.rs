@@ -64,7 +64,8 @@ impl Watching {
         };
         victim.kill().unwrap();
         let limited = async { tokio::time::timeout(Duration::from_secs(20), exit).await };
-        self.runtime.block_on(limited).expect("it is seen")
+        let ended = self.runtime.block_on(limited).expect("it is seen");
+        ended.expect("the watcher runs")
     }
 
     /// It may need a try or two just after its start, when everybody is being looked at.

@@ -25,9 +25,10 @@ fn fragile_scene() -> (Scene, Arc<Mutex<Option<ProcessId>>>) {
         committed: scene.committed.clone(),
     };
     let (hints, receiver) = hint::channel();
-    let reap_loop = ReapLoop::new(scene.watched.clone(), scene.board.clone(), commit);
-    scene.hints = hints;
-    scene.tasks = vec![tokio::spawn(reap_loop.run(receiver))];
+    scene.hints = hints.clone();
+    let (watched, board) = (scene.watched.clone(), scene.board.clone());
+    let reap_loop = supervise(watched, board, commit, hints, receiver);
+    scene.tasks = vec![tokio::spawn(reap_loop)];
     (scene, breaks_at)
 }
 
@@ -64,4 +65,24 @@ async fn a_panic_over_one_process_does_not_end_the_watch_over_the_others() {
 #[tokio::test(start_paused = true)]
 async fn nor_does_one_at_a_later_look() {
     all_but_the_second_are_removed(true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_panics_is_started_again() {
+    let runs = Arc::new(Mutex::new(0));
+    let counted = runs.clone();
+    let board = StatusBoard::new(|_| {});
+    let run = move || {
+        let runs = runs.clone();
+        async move {
+            let run = {
+                let mut runs = runs.lock().unwrap();
+                *runs += 1;
+                *runs
+            };
+            assert!(run > 2, "as this test wants it");
+        }
+    };
+    rerun_after_panics(run, || board.count_loop_restart()).await;
+    assert_eq!((*counted.lock().unwrap(), board.loop_restarts()), (3, 2));
 }

@@ -1,6 +1,6 @@
 //! The probe as aya loads it: the object, its maps, and the reasons why a kernel refuses it.
 
-use std::collections::HashMap as StdHashMap;
+use std::collections::{BTreeSet, HashMap as StdHashMap};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -94,6 +94,7 @@ impl Probe {
             armed: Arc::new(Armed(Mutex::new(ArmedState {
                 map: HashMap::try_from(watched).map_err(|error| refused(&error))?,
                 owners: StdHashMap::new(),
+                refused: BTreeSet::new(),
             }))),
             doorbell: Doorbell(RingBuf::try_from(doorbell).map_err(|error| refused(&error))?),
             counters: Counters(PerCpuArray::try_from(counters).map_err(|error| refused(&error))?),
@@ -208,11 +209,23 @@ struct ArmedState {
     map: HashMap<MapData, u32, [u8; WatchEntry::SIZE]>,
     /// Under each number, in the order in which they came; the map holds the entry of the last.
     owners: StdHashMap<u32, Vec<Owner>>,
+    /// Numbers whose entry the map did not take.
+    refused: BTreeSet<u32>,
 }
 
 struct Owner {
     process: ProcessId,
     start_ticks: u64,
+}
+
+impl Owner {
+    fn of(watched: &Watched) -> Self {
+        Self {
+            process: watched.id,
+            // Without a start time nothing can be marked, but the doorbell rings all the same.
+            start_ticks: watched.start_time().map_or(0, |start_time| start_time.0),
+        }
+    }
 }
 
 impl Armed {
@@ -222,38 +235,63 @@ impl Armed {
         WatchEntry::from_bytes(&value)?.death(pid.get())
     }
 
+    /// How many processes the map did not take.
+    pub(super) fn refused(&self) -> usize {
+        self.state().refused.len()
+    }
+
+    /// Tries once more to put those into the map that it did not take. Returns the numbers that are in it
+    /// now: their processes must be looked at, because the probe has not watched them until here.
+    pub(super) fn retry(&self) -> Vec<u32> {
+        let mut state = self.state();
+        let refused = std::mem::take(&mut state.refused);
+        refused
+            .into_iter()
+            .filter(|tgid| state.put_last(*tgid))
+            .collect()
+    }
+
     fn state(&self) -> MutexGuard<'_, ArmedState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ArmedState {
-    /// Has the map hold the last owner's entry.
-    fn put_last(&mut self, tgid: u32) {
+    /// Has the map hold the last owner's entry. Returns whether it took it; [`Armed::retry`] tries again.
+    fn put_last(&mut self, tgid: u32) -> bool {
         let Some(last) = self.owners.get(&tgid).and_then(|owners| owners.last()) else {
-            return;
+            return false;
         };
         let entry = WatchEntry::watching(last.start_ticks).to_bytes();
-        if let Err(error) = self.map.insert(tgid, entry, 0) {
-            log::warn!("pid {tgid} is not seen by the probe: {error}");
+        match self.map.insert(tgid, entry, 0) {
+            Ok(()) => {
+                self.refused.remove(&tgid);
+                true
+            }
+            Err(error) => {
+                log::debug!("pid {tgid} is not seen by the probe: {error}");
+                self.refused.insert(tgid);
+                false
+            }
         }
     }
 }
 
 impl Arm for Armed {
     fn arm(&self, watched: &Watched) {
+        let owner = Owner::of(watched);
         let mut state = self.state();
         let tgid = watched.pid.get();
         let owners = state.owners.entry(tgid).or_default();
-        if owners.iter().any(|owner| owner.process == watched.id) {
-            // Armed already: writing the entry again would wipe a mark.
-            return;
+        match owners
+            .iter_mut()
+            .find(|other| other.process == owner.process)
+        {
+            // Armed already: writing the same entry again would wipe a mark.
+            Some(known) if known.start_ticks == owner.start_ticks => return,
+            Some(known) => *known = owner,
+            None => owners.push(owner),
         }
-        owners.push(Owner {
-            process: watched.id,
-            // Without a start time nothing can be marked, but the doorbell rings all the same.
-            start_ticks: watched.start_time.map_or(0, |start_time| start_time.0),
-        });
         state.put_last(tgid);
     }
 
@@ -269,6 +307,9 @@ impl Arm for Armed {
         owners.retain(|owner| owner.process != watched.id);
         if owners.is_empty() {
             state.owners.remove(&tgid);
+            if state.refused.remove(&tgid) {
+                return;
+            }
             if let Err(error) = state.map.remove(&tgid) {
                 log::debug!("pid {tgid} was not in the watch map: {error}");
             }

@@ -1,0 +1,105 @@
+//! Exits of threads that do not lead their group, merged before they cost a look: a process may start and
+//! end tens of thousands of threads per second, and only its last one's exit matters.
+
+use std::time::Duration;
+
+use crate::clock::monotonic_ns;
+use crate::hint::{ExitWord, Hint, HintSender};
+
+/// So many such exits within [`WINDOW_NS`] are churn.
+const CHURN: u32 = 64;
+const WINDOW_NS: u64 = 10_000_000;
+/// How long exits are left to collect during churn. The timer makes it one to two milliseconds, in which
+/// fewer exits arrive than the smallest receive buffer holds (256).
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// What was seen of them lately.
+#[derive(Default)]
+pub(super) struct ThreadExits {
+    /// The last one, if the next one may still replace it.
+    pending: Option<Hint>,
+    window_began_ns: u64,
+    in_window: u32,
+}
+
+impl ThreadExits {
+    /// Passes a hint on. Of thread exits of one process in a row, only the last one is.
+    pub(super) fn pass_on(&mut self, hint: Hint, hints: &HintSender) {
+        let is_thread = matches!(hint.exit, Some(ExitWord::Worker(_)));
+        if let Some(pending) = self.pending.take()
+            && !(is_thread && pending.target == hint.target)
+        {
+            hints.send(pending);
+        }
+        if is_thread {
+            self.in_window += 1;
+            self.pending = Some(hint);
+        } else {
+            hints.send(hint);
+        }
+    }
+
+    /// Passes on what is pending: nothing more has arrived. Returns how long the next ones should be left
+    /// to collect, if there are that many of them.
+    pub(super) fn flush(&mut self, hints: &HintSender) -> Option<Duration> {
+        let pending = self.pending.take()?;
+        hints.send(pending);
+        let is_churn = self.in_window >= CHURN;
+        let now_ns = monotonic_ns();
+        if now_ns.saturating_sub(self.window_began_ns) > WINDOW_NS {
+            self.window_began_ns = now_ns;
+            self.in_window = 0;
+        }
+        is_churn.then_some(PAUSE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reaper_registry::{Pid, Source};
+
+    use super::*;
+    use crate::hint::{self, Target};
+
+    fn exit(pid: u32, exit: ExitWord) -> Hint {
+        Hint {
+            exit: Some(exit),
+            ..Hint::look(Target::Pid(Pid::new(pid).unwrap()), Source::Netlink)
+        }
+    }
+
+    #[test]
+    fn of_thread_exits_in_a_row_the_last_is_passed_on_and_of_the_others_each() {
+        let (hints, mut received) = hint::channel();
+        let mut exits = ThreadExits::default();
+        let sent = [
+            exit(7, ExitWord::Worker(1)),
+            exit(7, ExitWord::Worker(2)),
+            exit(7, ExitWord::MainThread(3)),
+            exit(7, ExitWord::Worker(4)),
+            exit(8, ExitWord::Worker(5)),
+            exit(8, ExitWord::Worker(6)),
+        ];
+        for hint in sent {
+            exits.pass_on(hint, &hints);
+        }
+        assert_eq!(exits.flush(&hints), None);
+        let passed: Vec<_> = std::iter::from_fn(|| received.try_recv().ok()).collect();
+        assert_eq!(passed, [sent[1], sent[2], sent[3], sent[5]]);
+        assert_eq!(exits.flush(&hints), None);
+        assert!(received.try_recv().is_err(), "nothing is passed on twice");
+    }
+
+    #[test]
+    fn only_churn_is_left_to_collect() {
+        let (hints, _received) = hint::channel();
+        let mut exits = ThreadExits::default();
+        exits.window_began_ns = u64::MAX;
+        for _ in 1..CHURN {
+            exits.pass_on(exit(7, ExitWord::Worker(0)), &hints);
+            assert_eq!(exits.flush(&hints), None);
+        }
+        exits.pass_on(exit(7, ExitWord::Worker(0)), &hints);
+        assert_eq!(exits.flush(&hints), Some(PAUSE));
+    }
+}
