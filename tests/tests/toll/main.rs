@@ -1,5 +1,7 @@
 //! The toll: ten thousand real deaths of every kind beside processes that only look dead, and a
-//! thousand numbers that are forced upon somebody else. What comes out is counted and printed.
+//! thousand numbers that are forced upon somebody else. Beside them processes whose worker threads
+//! execute programs without pause, processes that are killed under a debugger, and the share of ends
+//! whose status is told. What comes out is counted and printed.
 //!
 //! `cargo test` runs a small share of it; `REAPER_TORTURE=whole` runs all.
 #![cfg(target_os = "linux")]
