@@ -35,7 +35,6 @@ struct FakeProcess {
     exit_word: u32,
     /// Each thread has ended, and the pidfd does not become readable.
     unread: Option<Unread>,
-    is_namespace_init: bool,
 }
 
 /// Why the pidfd of a dead process is not readable.
@@ -75,7 +74,6 @@ impl FakeTable {
             reaped: false,
             exit_word: 0,
             unread: None,
-            is_namespace_init: false,
         });
         let index = state.processes.len() - 1;
         state.by_pid.insert(pid, index);
@@ -107,11 +105,6 @@ impl FakeTable {
             process.facts.main_thread_ended = true;
             process.facts.threads = 0;
         });
-    }
-
-    /// The process is the init of a pid namespace.
-    pub(crate) fn make_namespace_init(&self, pid: Pid) {
-        self.change(pid, |process| process.is_namespace_init = true);
     }
 
     /// Every thread has ended, and the pidfd does not become readable.
@@ -191,18 +184,6 @@ impl ProcessTable for FakeTable {
         let index = state.by_pid.get(&pid).ok_or(Errno::NOENT)?;
         let process = &state.processes[*index];
         Ok(process.unread.is_some() || process.facts.all_ended())
-    }
-
-    /// An init that waits is no zombie yet.
-    fn main_thread_ended(&self, pid: Pid) -> io::Result<bool> {
-        let facts = self.look(pid)?;
-        Ok(facts.main_thread_ended && !self.is_namespace_init(pid)?)
-    }
-
-    fn is_namespace_init(&self, pid: Pid) -> io::Result<bool> {
-        let state = self.state();
-        let index = state.by_pid.get(&pid).ok_or(Errno::NOENT)?;
-        Ok(state.processes[*index].is_namespace_init)
     }
 
     fn start_time_now(&self) -> Option<StartTime> {

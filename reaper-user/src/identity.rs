@@ -6,7 +6,7 @@
 //! Whether it was is the verdict's to say, as always.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use reaper_registry::{Pid, StartTime};
 
@@ -29,8 +29,6 @@ pub struct Identity {
     /// What a pidfd opened anew would have to show.
     pub inode: Option<u64>,
     pub handle: Handle,
-    /// Whether it is the init of a nested pid namespace; read when it is first needed.
-    is_namespace_init: OnceLock<bool>,
 }
 
 /// What is held open for it.
@@ -97,7 +95,6 @@ impl Identity {
             started_by,
             inode,
             handle: Handle::Nothing,
-            is_namespace_init: OnceLock::new(),
         };
         let may_have_ended = facts.is_some_and(|facts| facts.main_thread_ended)
             || table.pidfd_exited(pidfd.as_fd()).unwrap_or(false);
@@ -150,7 +147,6 @@ impl Identity {
             started_by,
             inode: None,
             handle,
-            is_namespace_init: OnceLock::new(),
         };
         let may_have_ended = facts.is_some_and(|facts| facts.main_thread_ended);
         if may_have_ended && let Verdict::Gone { .. } = judge(&identity, None, table) {
@@ -214,14 +210,6 @@ impl Identity {
             .look(self.pid)
             .is_ok_and(|facts| Some(facts.start_time) == self.start_time);
         same_start && matches!(table.pidfd_exited(pidfd), Ok(false))
-    }
-
-    /// Whether it is the init of a nested pid namespace. To be asked while the number is known to be its
-    /// own; where the system does not say, it is taken for an ordinary process.
-    pub(crate) fn is_namespace_init(&self, table: &dyn ProcessTable) -> bool {
-        *self
-            .is_namespace_init
-            .get_or_init(|| table.is_namespace_init(self.pid).unwrap_or(false))
     }
 
     /// The pidfd, if one is held.

@@ -37,8 +37,8 @@ pub trait ProcessTable: Send + Sync {
     /// The entry under this number. `NotFound` also where the entry is hidden from us.
     fn look(&self, pid: Pid) -> io::Result<Facts>;
 
-    /// Whether the main thread of this process has ended, as cheaply as the system can say it: perhaps
-    /// not before it is a zombie. Meaningful only while the number is known to be this process's.
+    /// Whether the main thread of this process has ended, as cheaply as the system can say it. Meaningful
+    /// only while the number is known to be this process's.
     fn main_thread_ended(&self, pid: Pid) -> io::Result<bool> {
         self.look(pid).map(|facts| facts.main_thread_ended)
     }
@@ -47,10 +47,6 @@ pub trait ProcessTable: Send + Sync {
     /// dead threads as zombies, and then neither the pidfd nor the count of threads shows that the
     /// process is dead. Meaningful only while the number is known to be this process's.
     fn every_thread_ended(&self, pid: Pid) -> io::Result<bool>;
-
-    /// Whether this process is the init of a pid namespace below the system's first one. No process
-    /// becomes one later. An error says nothing either way.
-    fn is_namespace_init(&self, pid: Pid) -> io::Result<bool>;
 
     /// The start time that a process would get now; `None` where the system does not say.
     fn start_time_now(&self) -> Option<StartTime>;

@@ -12,6 +12,8 @@ pub(crate) mod limits;
 #[cfg(target_os = "linux")]
 mod linux_table;
 #[cfg(target_os = "linux")]
+mod memory;
+#[cfg(target_os = "linux")]
 pub(crate) mod netlink;
 #[cfg(not(target_os = "linux"))]
 mod other_table;

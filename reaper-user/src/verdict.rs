@@ -140,17 +140,10 @@ pub(crate) fn judge_by_pidfd(
     }
 }
 
-/// Whether a process has ended whose pidfd is not readable: its threads wait for a tracer, or it is the
-/// init of a pid namespace and waits for others. It has not been reaped, so the number is its own.
+/// Whether a process has ended whose pidfd is not readable: its dead threads wait for a tracer, or it is
+/// the init of a pid namespace and waits for others. It has not been reaped, so the number is its own.
 pub(crate) fn has_ended_unread(identity: &Identity, table: &dyn ProcessTable) -> bool {
-    let main_thread_ended = if identity.is_namespace_init(table) {
-        table
-            .look(identity.pid)
-            .map(|facts| facts.main_thread_ended)
-    } else {
-        table.main_thread_ended(identity.pid)
-    };
-    matches!(main_thread_ended, Ok(true))
+    matches!(table.main_thread_ended(identity.pid), Ok(true))
         && matches!(table.every_thread_ended(identity.pid), Ok(true))
 }
 

@@ -4,45 +4,37 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use procfs::ProcResult;
 use procfs::process::{Process, Status};
 use reaper_registry::{Pid, StartTime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, fstat, fstatfs, open, stat};
+use rustix::fs::{Mode, OFlags, fstat, fstatfs, open};
 use rustix::io::{Errno, pread};
 use rustix::process::{PidfdFlags, pidfd_open, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{pidfd_info, proc_stat};
+use super::{memory, pidfd_info, proc_stat};
 use crate::process_table::{Facts, ProcessTable};
 
 /// `PID_FS_MAGIC` of the kernel's `include/uapi/linux/magic.h`. Before 6.9 all pidfds share one
 /// anonymous inode, and its number identifies nobody.
 const PID_FS_MAGIC: i64 = 0x5049_4446;
-/// `PROC_PID_INIT_INO` of the kernel's `include/linux/proc_ns.h`.
-const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// Longer than any stat line: 52 numbers of at most 20 digits and a name of 64 bytes at most.
 const STAT_LINE_MAX: usize = 2_048;
 
-/// `PIDFD_THREAD` of the kernel's `include/uapi/linux/pidfd.h` (6.9): a pidfd of one thread.
-const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
 /// Start times are told in ticks of `USER_HZ`, which is 100 on every architecture here.
 const TICK_NS: u64 = 10_000_000;
 
-/// Where `/proc` is, and what this kernel was found to lack.
+/// Where `/proc` is.
 pub(crate) struct LinuxTable {
     proc_root: PathBuf,
-    /// It has no pidfds of single threads (before 6.9).
-    lacks_thread_pidfds: AtomicBool,
 }
 
 impl Default for LinuxTable {
     fn default() -> Self {
         Self {
             proc_root: "/proc".into(),
-            lacks_thread_pidfds: AtomicBool::new(false),
         }
     }
 }
@@ -52,19 +44,13 @@ impl ProcessTable for LinuxTable {
         self.read_stat(self.open_stat(pid)?.as_fd())
     }
 
-    /// By a pidfd of the main thread alone, which is readable once that thread has ended: a third of
-    /// the time that the record in `/proc` takes. Older kernels have only the record.
+    /// Whether it has given up its memory is known in a fifth of the time that its record takes. Without
+    /// permission there is only the record.
     fn main_thread_ended(&self, pid: Pid) -> io::Result<bool> {
-        if !self.lacks_thread_pidfds.load(Ordering::Relaxed) {
-            match pidfd_open(kernel_pid(pid), PIDFD_THREAD) {
-                Ok(thread) => return self.pidfd_exited(thread.as_fd()),
-                Err(Errno::INVAL | Errno::NOSYS) => {
-                    self.lacks_thread_pidfds.store(true, Ordering::Relaxed);
-                }
-                Err(_) => {}
-            }
+        match memory::has_memory(pid) {
+            Ok(has_memory) => Ok(!has_memory),
+            Err(_) => self.look(pid).map(|facts| facts.main_thread_ended),
         }
-        self.look(pid).map(|facts| facts.main_thread_ended)
     }
 
     /// Two listings and the kernel's own count must agree, because a thread may be created or reaped
@@ -78,16 +64,6 @@ impl ProcessTable for LinuxTable {
         Ok(facts.main_thread_ended
             && usize::try_from(facts.threads).is_ok_and(|threads| threads == ended.len())
             && listed_again == Some(ended))
-    }
-
-    fn is_namespace_init(&self, pid: Pid) -> io::Result<bool> {
-        // Where we may look, one system call settles it for nearly every process.
-        let name = self.proc_root.join(pid.to_string()).join("ns/pid");
-        if stat(name).is_ok_and(|namespace| namespace.st_ino == INITIAL_PID_NAMESPACE) {
-            return Ok(false);
-        }
-        let status = status_of(pid.as_raw()).map_err(io::Error::other)?;
-        Ok(matches!(status.nspid.as_deref(), Some([_, .., 1])))
     }
 
     fn start_time_now(&self) -> Option<StartTime> {

@@ -27,11 +27,6 @@ impl ProcessTable for OtherTable {
         self.main_thread_ended(pid)
     }
 
-    /// There are no pid namespaces here.
-    fn is_namespace_init(&self, _pid: Pid) -> io::Result<bool> {
-        Ok(false)
-    }
-
     /// Start times are on the wall clock here, which may have been set in between.
     fn start_time_now(&self) -> Option<StartTime> {
         None

@@ -148,9 +148,6 @@ fn a_process_whose_dead_threads_are_not_collected_is_gone() {
     for why in [Unread::Traced, Unread::NamespaceInit] {
         for system in SYSTEMS {
             let scene = live_process(system);
-            if why == Unread::NamespaceInit {
-                scene.table.make_namespace_init(pid());
-            }
             scene.table.die_unread(pid(), why);
             assert_eq!(scene.verdict(), "gone by stat", "{system:?}");
         }

@@ -10,9 +10,6 @@ async fn the_sweep_finds_the_dead_whose_pidfds_are_not_readable() {
         let scene = Scene::new(10).with_sweep();
         scene.watch(7, 100);
         scene.watch(8, 100);
-        if why == Unread::NamespaceInit {
-            scene.table.make_namespace_init(pid(7));
-        }
         scene.pass(A_MOMENT).await;
         scene.table.die_unread(pid(7), why);
         scene.table.leader_leaves(pid(8), 1);
