@@ -47,7 +47,8 @@ fn code() -> &'static [u8] {
 
 // Adds one to the number in the file behind descriptor 0, starts a thread on a part of the same
 // stack, and has that thread execute the program anew. The first thread waits to be ended by
-// that; every fourth time it ends by itself, so that it may be a zombie before the exec.
+// that; every fourth time it ends by itself, so that it may be a zombie before the exec. What fails
+// is tried again: for a moment there may be no memory.
 #[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(
     ".pushsection .rodata.exec_loop, \"a\"",
@@ -67,10 +68,11 @@ std::arch::global_asm!(
     "lea rsi, [rsp - 4096]",
     "xor edx, edx",
     "xor r8d, r8d",
+    "4:",
     "mov eax, {clone}",
     "syscall",
     "test eax, eax",
-    "js 4f",
+    "js 4b",
     "jz 3f",
     "test ebx, 3",
     "jnz 2f",
@@ -91,12 +93,12 @@ std::arch::global_asm!(
     "push rdi",
     "mov rsi, rsp",
     "xor edx, edx",
+    "6:",
     "mov eax, {execve}",
     "syscall",
-    "4:",
-    "mov edi, 127",
-    "mov eax, {exit_group}",
+    "mov eax, {sched_yield}",
     "syscall",
+    "jmp 6b",
     // Not /proc/self, which is the first thread: one that has ended has no program any more.
     "5: .asciz \"/proc/thread-self/exe\"",
     "reaper_tests_exec_loop_end:",
@@ -112,7 +114,7 @@ std::arch::global_asm!(
     kill = const libc::SIGKILL,
     prctl = const libc::SYS_prctl,
     execve = const libc::SYS_execve,
-    exit_group = const libc::SYS_exit_group,
+    sched_yield = const libc::SYS_sched_yield,
 );
 
 #[cfg(target_arch = "x86_64")]
