@@ -27,6 +27,7 @@ use reaper_registry::Token;
 
 use crate::client::Client;
 use crate::exit_code;
+use crate::fd_budget;
 use crate::privileges;
 use crate::runtime;
 use crate::socket_path::{self, Surroundings};
@@ -132,7 +133,10 @@ impl Arguments {
         match self.command {
             Command::Daemon(arguments) => {
                 privileges::keep_only_what_sources_need();
-                threads()?.block_on(arguments.run(socket))
+                let mut builder = tokio::runtime::Builder::new_multi_thread();
+                builder.worker_threads(fd_budget::worker_threads());
+                let runtime = runtime::build(builder).map_err(no_runtime)?;
+                runtime.block_on(arguments.run(socket))
             }
             Command::Run(arguments) => arguments.run(&client),
             Command::Ls(arguments) => thread()?.block_on(arguments.run(&client)),

@@ -1,23 +1,24 @@
 //! The daemon: what is started, in which order, and how it ends.
 //!
-//! Order of start: limits and secrecy of the process, signals, sources, the check of what was
-//! required, the socket, and only then the word that it serves. So whoever can connect finds a
-//! daemon that knows how well it works. Order of the end: the socket file, the word to event
-//! streams, their connections, the sources.
+//! Order of start: limits and secrecy of the process, signals, the shares of descriptors, sources, the
+//! check of what was required, the socket, and only then the word that it serves. So whoever can
+//! connect finds a daemon that knows how well it works. Order of the end: the socket file, the word to
+//! event streams, their connections, the sources.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reaper_registry::{Limits, Registry, Source, TokenKey};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::config::DaemonOptions;
-use crate::fd_budget;
+use crate::fd_budget::{self, Shares, TooFewDescriptors};
 use crate::ipc::listener::{ListenError, Reach, Socket};
-use crate::ipc::{self, App, MAX_STREAMS};
+use crate::ipc::{self, App};
 use crate::process_table;
 use crate::reaper::Reaper;
 use crate::sources;
@@ -36,6 +37,8 @@ const REQUIRED_REPORTS_WITHIN: Duration = Duration::from_secs(5);
 pub enum StartupError {
     #[error("the required source {} does not work here: {}", .0.source, reason(.0))]
     RequiredSource(Box<SourceStatus>),
+    #[error(transparent)]
+    Descriptors(#[from] TooFewDescriptors),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("the system gives no random bytes: {0}")]
@@ -59,6 +62,10 @@ impl StartupError {
                 format!("start without --require {}", status.source)
             }
             Self::RequiredSource(status) => status.remedy.clone(),
+            Self::Descriptors(TooFewDescriptors { needed, .. }) => format!(
+                "raise the limit (ulimit -n {needed}; LimitNOFILE={needed} under systemd), or name \
+                 fewer --sources"
+            ),
             Self::Listen(error) => error.remedy(),
             Self::Random(_) => "check that getrandom(2) is allowed here".to_owned(),
             Self::Signals(_) => "check the limit of open files (ulimit -n)".to_owned(),
@@ -87,8 +94,10 @@ pub async fn run_until(
     options: DaemonOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartupError> {
+    let workers = Handle::current().metrics().num_workers();
+    let descriptors = Shares::of_daemon(&options.sources, workers)?;
     let events = Arc::new(Notify::new());
-    let reaper = start_reaper(&options, events.clone())?;
+    let reaper = start_reaper(&options, descriptors, events.clone())?;
     let reports = first_reports(&reaper, &options).await?;
     let reach = if options.allow_uids.is_empty() {
         Reach::Private
@@ -97,6 +106,7 @@ pub async fn run_until(
     };
     let socket = Socket::claim(&options.socket, reach)?;
     log::info!("{}", banner(&socket, &reports));
+    log::info!("{descriptors}");
     let epoch = getrandom::u64().map_err(StartupError::Random)?;
     let app = Arc::new(App {
         reaper,
@@ -104,7 +114,8 @@ pub async fn run_until(
         table: process_table::of_this_system(),
         epoch,
         events,
-        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        descriptors,
+        streams: Arc::new(Semaphore::new(descriptors.streams)),
         lists: ipc::list::Room::default(),
     });
     let (stop_sender, stop_receiver) = watch::channel(false);
@@ -119,7 +130,11 @@ pub async fn run_until(
     Ok(())
 }
 
-fn start_reaper(options: &DaemonOptions, events: Arc<Notify>) -> Result<Reaper, StartupError> {
+fn start_reaper(
+    options: &DaemonOptions,
+    descriptors: Shares,
+    events: Arc<Notify>,
+) -> Result<Reaper, StartupError> {
     let mut token_key = zeroize::Zeroizing::new([0; 16]);
     getrandom::fill(token_key.as_mut()).map_err(StartupError::Random)?;
     let registry = Registry::builder(TokenKey::new(*token_key))
@@ -133,6 +148,7 @@ fn start_reaper(options: &DaemonOptions, events: Arc<Notify>) -> Result<Reaper, 
     let settings = Settings {
         sources: options.sources.clone(),
         sweep_interval: options.sweep_interval,
+        max_pinned: Some(descriptors.processes),
         ..Settings::default()
     };
     Ok(Reaper::start(registry, settings))

@@ -26,6 +26,9 @@
 //! - Nothing waits for a reader. One that lags behind the ring of 4,096 events gets a `gap`.
 //! - Which sessions a list holds is the state of one moment. A list of more than 64 KiB that does not
 //!   fit beside those that are still to be read is refused for now (503, `too_many_lists`, Retry-After).
+//! - Event streams leave connections to requests, however many are asked for: one too many is refused
+//!   (429, `too_many_streams`, Retry-After). When all connections are in use, the one that has waited
+//!   longest for a request is closed for the one that comes.
 //! - An event stream ends by the end of the connection, so that a reader notices the death of the
 //!   daemon itself.
 //!
@@ -41,6 +44,7 @@ pub(crate) mod guard;
 mod health;
 pub(crate) mod list;
 pub(crate) mod listener;
+mod places;
 mod problem;
 pub(crate) mod query;
 pub(crate) mod register;
@@ -57,11 +61,9 @@ use std::sync::Arc;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::config::DaemonOptions;
+use crate::fd_budget::Shares;
 use crate::process_table::ProcessTable;
 use crate::reaper::Reaper;
-
-/// Event streams at once. Each is one connection and one wake-up per event.
-pub(crate) const MAX_STREAMS: usize = 64;
 
 /// What every request can reach.
 pub(crate) struct App {
@@ -72,6 +74,8 @@ pub(crate) struct App {
     pub(crate) epoch: u64,
     /// Rung after each event.
     pub(crate) events: Arc<Notify>,
+    pub(crate) descriptors: Shares,
+    /// One permit for each event stream that may still be opened.
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) lists: list::Room,
 }

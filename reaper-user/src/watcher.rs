@@ -36,7 +36,7 @@ impl Sources {
         Self(sources.into_iter().chain([Source::Sweep]).collect())
     }
 
-    fn contains(&self, source: Source) -> bool {
+    pub(crate) fn contains(&self, source: Source) -> bool {
         self.0.contains(&source)
     }
 }
@@ -46,6 +46,9 @@ impl Sources {
 pub struct Settings {
     pub sources: Sources,
     pub sweep_interval: Duration,
+    /// How many processes may be pinned by a descriptor each. `None`: most of what the limit of open
+    /// descriptors leaves at the start.
+    pub max_pinned: Option<usize>,
     /// For tests: what befalls the hints of the event sources.
     #[doc(hidden)]
     pub faults: Option<Faults>,
@@ -56,6 +59,7 @@ impl Default for Settings {
         Self {
             sources: Sources::default(),
             sweep_interval: sweep::DEFAULT_INTERVAL,
+            max_pinned: None,
             faults: None,
         }
     }
@@ -81,7 +85,10 @@ impl Watcher {
     ) -> Self {
         let (hints, receiver) = hint::channel();
         let table = process_table::of_this_system();
-        let watched = WatchSet::new(table, FdBudget::from_limits(), hints.clone());
+        let budget = settings
+            .max_pinned
+            .map_or_else(FdBudget::from_limits, FdBudget::new);
+        let watched = WatchSet::new(table, budget, hints.clone());
         let board = StatusBoard::new(on_source_change);
         let mut tasks = JoinSet::new();
         tasks.spawn(reap_loop::supervise(

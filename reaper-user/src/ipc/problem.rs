@@ -14,6 +14,8 @@ use crate::reaper::RegistrationError;
 
 /// How long a caller should wait before it tries again where a limit was met.
 const RETRY_AFTER_SECONDS: u32 = 5;
+/// The code of what a shortage of descriptors or memory kept from being looked at.
+pub(super) const NOT_NOW: &str = "not_now";
 
 /// A refused or failed request. Boxed, because it is the rare half of every result.
 #[derive(Debug, PartialEq)]
@@ -222,8 +224,8 @@ impl From<Refused> for Problem {
             Refused::Hidden => forbidden_pid("process_hidden", detail),
             Refused::ForeignPidNamespace => forbidden_pid("foreign_pid_namespace", detail),
             Refused::NotNow => {
-                let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, "not_now");
-                Self::new(status, code, code, detail).retry_later()
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Self::new(status, NOT_NOW, NOT_NOW, detail).retry_later()
             }
         }
     }

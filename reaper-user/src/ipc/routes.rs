@@ -1,23 +1,30 @@
 //! One flat match from method and path to what answers it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::http::request;
 use hyper::{Method, Request, Response, StatusCode};
 use reaper_registry::{Authority, Removal, Session, SessionId, Source, Token};
+use tokio::time::sleep;
 
 use super::answer::{Answer, event_stream, json, problem, read_body};
 use super::gate::{self, Claim};
 use super::guard::{REFUSAL_FIELD, Refusal};
 use super::list::list;
-use super::problem::Problem;
+use super::problem::{NOT_NOW, Problem};
 use super::stream::EventStream;
 use super::wire::{Me, RegisterAnswer, Removed, SessionView};
-use super::{App, Peer, admission, health, query, register};
+use super::{App, Numbering, Peer, admission, health, query, register};
 use crate::clock;
 use crate::reaper::Registration;
 use crate::sources;
+
+/// How often a registration looks at its process in all before it is refused for a shortage, and the
+/// pause between: half a second together, within what a client waits for an answer.
+const NOT_NOW_TRIES: u32 = 11;
+const NOT_NOW_PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers one request.
 pub(super) async fn answer(
@@ -103,10 +110,27 @@ fn backing_part(method: &Method, path: &str) -> Option<&'static str> {
     }
 }
 
-async fn register(app: &App, peer: Peer, body: Incoming) -> Result<Response<Answer>, Problem> {
+/// A look at a process takes descriptors from the reserve; where the whole system has none left
+/// (ENFILE), it tries again a few times before it gives the registration up.
+async fn register(app: &App, mut peer: Peer, body: Incoming) -> Result<Response<Answer>, Problem> {
     let body = read_body(body).await?;
-    let asked = register::parse(&body)?;
-    drop(body);
+    let mut tries_left = NOT_NOW_TRIES;
+    loop {
+        let answered = try_register(app, peer, &body);
+        tries_left -= 1;
+        match answered {
+            Err(refused) if tries_left > 0 && refused.code() == NOT_NOW => {}
+            _ => return answered,
+        }
+        sleep(NOT_NOW_PAUSE).await;
+        if peer.numbering == Numbering::NotNow {
+            peer.numbering = admission::numbering_of(peer.pid);
+        }
+    }
+}
+
+fn try_register(app: &App, peer: Peer, body: &[u8]) -> Result<Response<Answer>, Problem> {
+    let asked = register::parse(body)?;
     let policy = app.options.register_policy;
     let pid = admission::check_claim(asked.pid, peer, policy)?;
     let presence_accepted = asked.presence.is_some();

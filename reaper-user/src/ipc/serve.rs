@@ -1,31 +1,31 @@
 //! Accepts connections and serves them until it is told to stop.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::UnixStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::guard::Guard;
 use super::listener::Socket;
+use super::places::{Place, Places};
 use super::{App, Peer, Transport, admission, routes};
 
-/// Connections at once; those that come then wait in the kernel's queue. Fewer where descriptors are
-/// few: half of what the processes' share leaves, so that the rest is there to look with.
-const MAX_CONNECTIONS: usize = 1_024;
 /// How long a head may take, and how long a connection may idle between two requests.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 /// Holds the largest head that the guard lets through, and bounds what waits for a slow reader.
 const BUFFER: usize = 64 * 1024;
-/// After an accept that failed for want of descriptors or memory: others may free some meanwhile,
-/// and trying at once would only burn the processor.
+/// After an accept that failed for want of descriptors or memory: the connection that is closed then
+/// takes a moment to end, and trying at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often the socket file is looked for.
 const LOOK_FOR_SOCKET_EVERY: Duration = Duration::from_secs(1);
@@ -34,9 +34,8 @@ const FAREWELL: Duration = Duration::from_millis(1_500);
 
 /// Serves until `stop` turns true, ends every connection and removes the socket.
 pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
-    let slots = Arc::new(Semaphore::new(most_connections()));
+    let mut acceptor = Acceptor::new(app.descriptors.connections);
     let mut connections = JoinSet::new();
-    let accept_fails = AtomicBool::new(false);
     let mut looks = interval(LOOK_FOR_SOCKET_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stopping = stop.clone();
@@ -45,9 +44,9 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
             () = told(&mut stop) => break,
             _ = looks.tick() => socket.stay(),
             Some(ended) = connections.join_next() => report_panic(ended),
-            (stream, slot) = accept(&socket, &slots, &accept_fails) => {
+            (stream, place) = acceptor.next(&socket.listener) => {
                 if let Some(peer) = admit(&app, &stream) {
-                    let connection = connection(app.clone(), stream, peer, stopping.clone(), slot);
+                    let connection = connection(app.clone(), stream, peer, stopping.clone(), place);
                     connections.spawn(connection);
                 }
             }
@@ -63,41 +62,91 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
     }
 }
 
-fn most_connections() -> usize {
-    (crate::fd_budget::left_by_processes() / 2).clamp(1, MAX_CONNECTIONS)
-}
-
 /// Waits for the word to stop. The sender is dropped only with the daemon, which is an end too.
 async fn told(stop: &mut watch::Receiver<bool>) {
     let _either = stop.wait_for(|stop| *stop).await.is_ok();
 }
 
-/// The next connection, once there is room for one. Cancel-safe: what was accepted is answered with.
-async fn accept(
-    socket: &Socket,
-    slots: &Arc<Semaphore>,
-    fails: &AtomicBool,
-) -> (UnixStream, OwnedSemaphorePermit) {
-    let slot = slots
-        .clone()
-        .acquire_owned()
-        .await
-        .expect("the semaphore is never closed");
-    loop {
-        match socket.listener.accept().await {
-            Ok((stream, _)) => {
-                fails.store(false, Ordering::Relaxed);
-                return (stream, slot);
-            }
-            Err(error) => {
-                // Told once, however long it lasts.
-                if !fails.swap(true, Ordering::Relaxed) {
-                    log::warn!("cannot accept connections: {error}");
+/// Accepts connections and finds places for them.
+struct Acceptor {
+    places: Arc<Places>,
+    /// Accepted, and without a place as yet.
+    at_the_door: Option<UnixStream>,
+    /// Attempts in a row that failed.
+    failures: u64,
+    /// Connections that were closed during these.
+    closed: u64,
+}
+
+impl Acceptor {
+    fn new(connections: usize) -> Self {
+        Self {
+            places: Places::new(connections),
+            at_the_door: None,
+            failures: 0,
+            closed: 0,
+        }
+    }
+
+    /// The next connection, with its place. Cancel-safe: what was accepted is kept for the next call.
+    async fn next(&mut self, listener: &UnixListener) -> (UnixStream, Place) {
+        loop {
+            // After the place is found, because this may be dropped while it waits for one.
+            if self.at_the_door.is_some() {
+                let place = self.places.take().await;
+                if let Some(stream) = self.at_the_door.take() {
+                    return (stream, place);
                 }
-                sleep(ACCEPT_PAUSE).await;
+            }
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    self.at_the_door = Some(stream);
+                    self.recovered();
+                }
+                Err(error) => {
+                    // The kernel takes a number before it looks whether anybody waits
+                    // (`__sys_accept4_file` in `net/socket.c`, v6.12), so that it may fail for nobody.
+                    if is_readable(listener) {
+                        self.failed(&error);
+                    }
+                    sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
+
+    /// The limit of this process (EMFILE) or of the system (ENFILE), accept(2), passes once something
+    /// is closed, and waiting alone need not bring that about.
+    fn failed(&mut self, error: &io::Error) {
+        // Logged once, however long it lasts.
+        if self.failures == 0 {
+            log::warn!("cannot accept connections: {error}");
+        }
+        self.failures += 1;
+        let errno = Errno::from_io_error(error);
+        let is_short = matches!(errno, Some(Errno::MFILE | Errno::NFILE));
+        if is_short && self.places.close_longest_idle() {
+            self.closed += 1;
+        }
+    }
+
+    fn recovered(&mut self) {
+        if self.failures > 0 {
+            let Self {
+                failures, closed, ..
+            } = self;
+            log::info!(
+                "connections are accepted again, after {failures} failures; {closed} idle ones were closed"
+            );
+            (self.failures, self.closed) = (0, 0);
+        }
+    }
+}
+
+/// Whether a connection waits to be accepted. One that cannot be asked about is taken to wait.
+fn is_readable(listener: &UnixListener) -> bool {
+    let mut asked = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut asked, Some(&Timespec::default())).is_err() || !asked[0].revents().is_empty()
 }
 
 /// Who it is, if it may come in. Others are closed before a byte is read or written.
@@ -125,11 +174,17 @@ async fn connection(
     stream: UnixStream,
     peer: Peer,
     mut stop: watch::Receiver<bool>,
-    _slot: OwnedSemaphorePermit,
+    place: Place,
 ) {
+    let place = Arc::new(place);
+    let working = place.clone();
     let service = service_fn(move |request| {
+        let work = working.work();
         let answered = routes::answer(app.clone(), peer, request);
-        async { Ok::<_, Infallible>(answered.await) }
+        async {
+            let answer = answered.await;
+            Ok::<_, Infallible>(answer.map(|body| work.until_written(body)))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -140,6 +195,11 @@ async fn connection(
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = told(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+        // Between two requests this closes at once; a request that has come meanwhile is answered.
+        () = place.leave() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

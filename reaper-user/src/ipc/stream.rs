@@ -23,7 +23,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use super::problem::Problem;
 use super::sse::{self, EventId};
 use super::wire::{GapData, SessionView};
-use super::{App, MAX_STREAMS, Peer, query};
+use super::{App, Peer, query};
 
 /// How often a quiet stream says that it is there.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
@@ -104,7 +104,7 @@ impl EventStream {
             .streams
             .clone()
             .try_acquire_owned()
-            .map_err(|_none_left| Problem::too_many_streams(MAX_STREAMS))?;
+            .map_err(|_none_left| Problem::too_many_streams(app.descriptors.streams))?;
         let mut keepalive = interval_at(Instant::now() + KEEPALIVE_EVERY, KEEPALIVE_EVERY);
         keepalive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (sessions, position) = app.reaper.registry().subscribe();

@@ -78,7 +78,7 @@ fn what_fails_for_a_while_costs_no_living_session_and_is_made_up_for() {
     }
 }
 
-/// The lowest one that systems come with: 256, of which processes get 139.
+/// The lowest one that systems come with.
 #[test]
 fn a_limit_of_descriptors_that_cannot_be_read_is_taken_for_a_low_one() {
     if !is_possible() {
@@ -92,7 +92,16 @@ fn a_limit_of_descriptors_that_cannot_be_read_is_taken_for_a_low_one() {
     daemon.settled("pidfd").unwrap();
     let sources = daemon.sources().sources;
     let pidfd = sources.iter().find(|one| one.source == "pidfd").unwrap();
-    assert_eq!(pidfd.detail, "budget of 139 descriptors");
+    let log = daemon.log();
+    assert!(log.contains("descriptors: limit 256, "), "{log}");
+    // Less what the daemon needs, which is more with every thread.
+    let budget = pidfd.detail.strip_prefix("budget of ").unwrap();
+    let budget: usize = budget
+        .strip_suffix(" descriptors")
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((60..150).contains(&budget), "{}", pidfd.detail);
     daemon.stop();
 }
 

@@ -21,9 +21,10 @@ use crate::injection::{Denied, Fault, Injection, Since};
 pub(crate) const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// A short interval, so that many fit into a short life.
 pub(crate) const SWEEP: Duration = Duration::from_millis(100);
-/// Descriptors with which two processes can be pinned; the rest is for everything else.
-const FEW_DESCRIPTORS: &str = "ulimit -n 28; exec \"$@\"";
-const PINNED_WITH_FEW: usize = 2;
+/// Descriptors with which seven processes can be pinned, and fewer where this test was started with
+/// some open; the rest is for everything else.
+const FEW_DESCRIPTORS: &str = "ulimit -n 32; exec \"$@\"";
+const PINNED_WITH_FEW: usize = 7;
 
 /// What the daemon can pin processes with, and therefore through what it looks at them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -171,30 +171,6 @@ fn a_session_sees_its_own_events_and_filters_narrow_further() {
 }
 
 #[test]
-fn there_are_so_many_streams_and_no_more() {
-    let daemon = Daemon::start();
-    let streams: Vec<_> = (0..64)
-        .map(|_| Events::open(&daemon, "/v1/events", ""))
-        .collect();
-    let (status, problem) = daemon.get("/v1/events");
-    assert_eq!(
-        (status, &problem["code"]),
-        (429, &json!("too_many_streams"))
-    );
-    drop(streams);
-    eventually("there is room again", || {
-        let mut stream = daemon.connect();
-        stream
-            .write_all(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            .unwrap();
-        let mut status = [0; 12];
-        stream.read_exact(&mut status).unwrap();
-        status.ends_with(b"200")
-    });
-    daemon.stop();
-}
-
-#[test]
 fn a_daemon_whose_socket_was_removed_is_found_again() {
     let daemon = Daemon::start();
     let mut events = Events::open(&daemon, "/v1/events", "");

@@ -71,6 +71,7 @@ impl Stage {
             sources: Sources::only(sources.iter().copied()),
             sweep_interval,
             faults: Some(faults.clone()),
+            ..Settings::default()
         };
         let _ours = descriptors();
         let (reaper, reports) = runtime.block_on(async {
