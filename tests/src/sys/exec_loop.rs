@@ -47,8 +47,7 @@ fn code() -> &'static [u8] {
 
 // Adds one to the number in the file behind descriptor 0, starts a thread on a part of the same
 // stack, and has that thread execute the program anew. The first thread waits to be ended by
-// that; every fourth time it ends by itself, so that it may be a zombie before the exec. What fails
-// is tried again: for a moment there may be no memory.
+// that. What fails is tried again: for a moment there may be no memory.
 #[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(
     ".pushsection .rodata.exec_loop, \"a\"",
@@ -63,7 +62,6 @@ std::arch::global_asm!(
     "inc qword ptr [rsi]",
     "mov eax, {pwrite}",
     "syscall",
-    "mov ebx, [rsi]",
     "mov edi, {thread}",
     "lea rsi, [rsp - 4096]",
     "xor edx, edx",
@@ -74,11 +72,6 @@ std::arch::global_asm!(
     "test eax, eax",
     "js 4b",
     "jz 3f",
-    "test ebx, 3",
-    "jnz 2f",
-    "xor edi, edi",
-    "mov eax, {exit}",
-    "syscall",
     "2:",
     "mov eax, {pause}",
     "syscall",
@@ -108,7 +101,6 @@ std::arch::global_asm!(
     thread = const libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND
         | libc::CLONE_THREAD | libc::CLONE_SYSVSEM,
     clone = const libc::SYS_clone,
-    exit = const libc::SYS_exit,
     pause = const libc::SYS_pause,
     pdeathsig = const libc::PR_SET_PDEATHSIG,
     kill = const libc::SIGKILL,
