@@ -10,6 +10,8 @@ pub mod confined;
 pub mod connector;
 pub mod crowd;
 pub mod daemon;
+#[cfg(target_os = "linux")]
+pub mod exec_loop;
 pub mod expect;
 #[cfg(target_os = "linux")]
 pub mod guest;

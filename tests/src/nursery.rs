@@ -5,6 +5,7 @@
 mod kind;
 mod orders;
 mod pid_owners;
+mod traced;
 mod twins;
 mod victim;
 
@@ -63,7 +64,8 @@ impl Nursery {
     }
 
     /// Starts so many victims and answers with their numbers once all are set up. One of
-    /// [`Kind::ParentFirst`] is two: the parent and behind it the child.
+    /// [`Kind::ParentFirst`] is two: the parent and behind it the child. So is one of the kinds with a
+    /// tracer, which comes first.
     pub fn start(&mut self, number: usize, kind: Kind) -> io::Result<Vec<u32>> {
         writeln!(self.orders, "start {number} {kind}")?;
         let mut pids = Vec::with_capacity(number);

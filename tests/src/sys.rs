@@ -2,6 +2,7 @@
 //! a function; what the calls mean is left to the caller.
 #![expect(unsafe_code, reason = "system calls without a safe wrapper")]
 
+pub mod exec_loop;
 pub mod seccomp;
 
 use std::io;
@@ -205,6 +206,25 @@ fn set_of(signals: &[Signal]) -> libc::sigset_t {
 pub fn ignore_children() {
     // SAFETY: no handler is installed, so no code of ours runs in signal context.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Traces a thread without stopping it (`PTRACE_SEIZE`). Once it ends it stays until this thread
+/// waits for it or ends.
+pub fn seize(thread: Pid) -> io::Result<()> {
+    // SAFETY: this request reads no memory: the address must be null, and the data is a set of
+    // options, here empty.
+    let result = unsafe {
+        libc::ptrace(
+            libc::PTRACE_SEIZE,
+            thread.as_raw_nonzero().get(),
+            ptr::null_mut::<libc::c_void>(),
+            ptr::null_mut::<libc::c_void>(),
+        )
+    };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// Sleeps until a signal ends the process.

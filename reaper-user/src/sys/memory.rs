@@ -7,7 +7,7 @@ use std::ptr;
 use reaper_registry::Pid;
 
 /// Whether the main thread of this process still has memory, which it gives up on its way out. Moves
-/// nothing: `move_pages` (move_pages(2), Linux 2.6.18) of no pages only looks the memory up
+/// nothing: `move_pages(2)` (Linux 2.6.18) of no pages only looks the memory up
 /// (`find_mm_struct` of `mm/migrate.c`), and finds none with `EINVAL`.
 ///
 /// `EPERM` for processes that we may not trace, `ENOSYS` where the kernel or a filter has no such call:

@@ -8,7 +8,7 @@ use std::str::FromStr;
 pub enum Kind {
     /// Nothing, with so many MiB of memory in use.
     Idle { megabytes: usize },
-    /// Nothing, with so many threads beside the first.
+    /// Nothing, with so many threads beside the first, which alone ends on cue.
     Threads { number: usize },
     /// Exits with this code on cue.
     Exit { code: u8 },
@@ -22,8 +22,16 @@ pub enum Kind {
     ParentFirst,
     /// On cue a thread that is not the first executes `sleep`.
     WorkerExec,
+    /// On cue a thread that is not the first executes a shell, which exits with this code.
+    WorkerExecExit { code: u8 },
     /// Starts and ends threads without pause.
     Churn,
+    /// Two processes: a tracer that never waits, and its child, all of whose threads but the first
+    /// are traced. On cue the child's first thread ends, and the others do nothing.
+    Traced { threads: usize },
+    /// A tracer that never waits, and the first process of a new pid namespace, with so many threads
+    /// beside the first. The traced process is a child of the latter. Needs `CAP_SYS_ADMIN`.
+    TracedInNamespace { threads: usize },
 }
 
 impl fmt::Display for Kind {
@@ -37,7 +45,10 @@ impl fmt::Display for Kind {
             Self::LeaderFirst => f.write_str("leader-first 0"),
             Self::ParentFirst => f.write_str("parent-first 0"),
             Self::WorkerExec => f.write_str("worker-exec 0"),
+            Self::WorkerExecExit { code } => write!(f, "worker-exec-exit {code}"),
             Self::Churn => f.write_str("churn 0"),
+            Self::Traced { threads } => write!(f, "traced {threads}"),
+            Self::TracedInNamespace { threads } => write!(f, "traced-in-namespace {threads}"),
         }
     }
 }
@@ -63,7 +74,12 @@ impl FromStr for Kind {
             "leader-first" => Self::LeaderFirst,
             "parent-first" => Self::ParentFirst,
             "worker-exec" => Self::WorkerExec,
+            "worker-exec-exit" => Self::WorkerExecExit {
+                code: u8::try_from(number).map_err(|_too_large| Unknown)?,
+            },
             "churn" => Self::Churn,
+            "traced" => Self::Traced { threads: number },
+            "traced-in-namespace" => Self::TracedInNamespace { threads: number },
             _ => return Err(Unknown),
         })
     }

@@ -10,7 +10,7 @@ use rustix::process::set_parent_process_death_signal;
 use rustix::process::{Pid, Signal, getpid, getppid, kill_process};
 
 use super::orders::answer;
-use super::{CUE, Kind, LAST_CUE};
+use super::{CUE, Kind, LAST_CUE, traced};
 use crate::sys::{Forker, end_process, end_thread, sleep_for_ever, wait_for};
 
 /// The code of [`Kind::LeaderFirst`].
@@ -43,7 +43,8 @@ fn live_as(kind: Kind, nursery: Pid) -> io::Result<()> {
                 beside(|| sleep_for_ever())?;
             }
             answer(&own_pid)?;
-            sleep_for_ever()
+            wait_for(CUE);
+            end_thread()
         }
         Kind::Exit { code } => {
             answer(&own_pid)?;
@@ -81,10 +82,19 @@ fn live_as(kind: Kind, nursery: Pid) -> io::Result<()> {
             end_process(0)
         }
         Kind::WorkerExec => {
-            beside(become_sleep)?;
+            beside(|| become_program(Command::new("sleep").arg("600")))?;
             answer(&own_pid)?;
             sleep_for_ever()
         }
+        Kind::WorkerExecExit { code } => {
+            beside(move || {
+                become_program(Command::new("sh").args(["-c", &format!("exit {code}")]));
+            })?;
+            answer(&own_pid)?;
+            sleep_for_ever()
+        }
+        Kind::Traced { threads } => traced::child(threads),
+        Kind::TracedInNamespace { threads } => traced::in_namespace(threads),
         Kind::Churn => {
             answer(&own_pid)?;
             loop {
@@ -110,17 +120,17 @@ fn orphan(parent: Pid, nursery: Pid) -> io::Result<()> {
     Ok(())
 }
 
-fn become_sleep() {
+fn become_program(program: &mut Command) {
     wait_for(CUE);
     // Each thread has a signal of its own for this, and from now on this one is the process.
     if set_parent_process_death_signal(Some(Signal::KILL)).is_ok() {
-        let refused = Command::new("sleep").arg("600").exec();
+        let refused = program.exec();
         drop(refused);
     }
     end_process(127)
 }
 
-fn beside<T: Send + 'static>(
+pub(super) fn beside<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<thread::JoinHandle<T>> {
     thread::Builder::new().stack_size(64 << 10).spawn(work)

@@ -1,5 +1,7 @@
 //! The toll: ten thousand real deaths of every kind beside processes that only look dead, and a
-//! thousand numbers that are forced upon somebody else. What comes out is counted and printed.
+//! thousand numbers that are forced upon somebody else. Beside them processes whose worker threads
+//! execute programs without pause, processes that are killed under a debugger, and the share of ends
+//! whose status is told. What comes out is counted and printed.
 //!
 //! `cargo test` runs a small share of it; `REAPER_TORTURE=whole` runs all.
 #![cfg(target_os = "linux")]
@@ -11,11 +13,14 @@
 
 mod bystanders;
 mod deaths;
+mod exit_status;
 mod ledger;
 mod play;
 mod reuse;
 mod time_namespaces;
+mod traced;
 mod victims;
+mod worker_execs;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,6 +29,13 @@ use reaper_tests::confined;
 use reaper_tests::daemon::{Launch, TestDaemon};
 use reaper_tests::expect;
 use reaper_tests::nursery::{KEEP_THE_DEAD, Nursery};
+
+/// The user without any privilege.
+const NOBODY: u32 = 65_534;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
 
 /// A share of it in an ordinary run, all of it where that is asked for.
 fn share(whole: usize, ordinary: usize) -> usize {

@@ -15,8 +15,8 @@ use rustix::io::Errno;
 use serde_json::json;
 use tokio::runtime::{self, Runtime};
 
-use crate::keeping_nursery;
 use crate::ledger::Ledger;
+use crate::{is_root, keeping_nursery};
 
 /// Numbers whose fate is looked at together.
 const BATCH: usize = 20;
@@ -194,10 +194,6 @@ impl Play {
 
 fn is(error: &io::Error, errno: Errno) -> bool {
     Errno::from_io_error(error) == Some(errno)
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }
 
 /// Field 22 of `/proc/PID/stat`, in ticks.

@@ -93,8 +93,10 @@ mod tests {
     #[test]
     fn only_churn_is_left_to_collect() {
         let (hints, _received) = hint::channel();
-        let mut exits = ThreadExits::default();
-        exits.window_began_ns = u64::MAX;
+        let mut exits = ThreadExits {
+            window_began_ns: u64::MAX,
+            ..ThreadExits::default()
+        };
         for _ in 1..CHURN {
             exits.pass_on(exit(7, ExitWord::Worker(0)), &hints);
             assert_eq!(exits.flush(&hints), None);

@@ -11,9 +11,6 @@ use reaper_tests::expect::{measured, skip};
 
 use super::*;
 
-/// Whether the daemon takes process 1 of another pid namespace.
-const TAKES_PID_ONE: bool = false;
-
 /// How many launches of each kind.
 fn count() -> usize {
     match std::env::var("REAPER_TORTURE") {
@@ -183,9 +180,6 @@ fn a_long_name_in_a_folder_with_a_line_feed_is_launched() {
 
 #[test]
 fn the_first_process_of_a_pid_namespace_is_launched() {
-    if !TAKES_PID_ONE {
-        return skip("process 1 of a pid namespace cannot be registered yet");
-    }
     let outside = ["unshare", "-pf", "--kill-child", "--mount-proc"];
     if !can_unshare(&outside[1..]) {
         return;

@@ -1,0 +1,99 @@
+//! Processes that live on while a thread that is not their first executes a program, over and
+//! over, as Go programs do. To an observer each exec looks much like an end: the first thread
+//! exits, and another one becomes the process. The program itself is in [`crate::sys::exec_loop`].
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    reason = "these are steps of tests, which fail by panicking"
+)]
+
+use std::fs::{File, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::sys::exec_loop::program;
+use crate::wait::eventually;
+
+/// The program, in a folder of its own.
+pub struct ExecProgram {
+    folder: TempDir,
+}
+
+impl ExecProgram {
+    /// `None` on processors for which it is not written.
+    pub fn new() -> Option<Self> {
+        let bytes = program()?;
+        let folder = tempfile::Builder::new()
+            .prefix("reaperd-execs-")
+            .tempdir()
+            .unwrap();
+        let file = folder.path().join("program");
+        std::fs::write(&file, bytes).unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+        Some(Self { folder })
+    }
+
+    /// Starts a process, which has executed the program at least once when this returns.
+    pub fn start(&self) -> ExecLoop {
+        let counter = tempfile::tempfile_in(self.folder.path()).unwrap();
+        let mut child = None;
+        // Whatever this process forks meanwhile may still hold the file open for writing.
+        eventually("the program is not open for writing", || {
+            let spawned = Command::new(self.folder.path().join("program"))
+                .stdin(counter.try_clone().unwrap())
+                .stdout(Stdio::null())
+                .spawn();
+            match spawned {
+                Ok(started) => child = Some(started),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::ExecutableFileBusy, "{error}"),
+            }
+            child.is_some()
+        });
+        let mut process = ExecLoop {
+            child: child.unwrap(),
+            counter,
+        };
+        eventually("it executes", || process.execs() > 0);
+        process
+    }
+}
+
+/// One such process. Dropped, it is killed.
+pub struct ExecLoop {
+    child: Child,
+    counter: File,
+}
+
+impl ExecLoop {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How many times it has executed the program so far. It must live.
+    pub fn execs(&mut self) -> u64 {
+        let ended = self.child.try_wait().unwrap();
+        assert!(ended.is_none(), "it has ended: {ended:?}");
+        let mut count = [0; 8];
+        // Nothing is there before the first time.
+        match self.counter.read_at(&mut count, 0) {
+            Ok(_) => u64::from_ne_bytes(count),
+            Err(error) => panic!("its counter: {error}"),
+        }
+    }
+
+    /// Kills and collects it.
+    pub fn end(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for ExecLoop {
+    fn drop(&mut self) {
+        self.child.kill().unwrap_or_default();
+        self.child.wait().map(drop).unwrap_or_default();
+    }
+}

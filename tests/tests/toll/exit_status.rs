@@ -1,0 +1,177 @@
+//! How many ends are told with their status, by each set of sources and with and without
+//! privileges. What is told must be true, and it must be told wherever the kernel tells it.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use reaper_tests::daemon::{Events, Launch, TestDaemon};
+use reaper_tests::expect::{measured, skip};
+use reaper_tests::nursery::{CUE, KEEP_THE_DEAD, Kind, Nursery, kill, signal};
+use reaper_user::torture::kernel_before;
+use rustix::process::geteuid;
+
+use crate::ledger::Ledger;
+use crate::victims::{last_thread_ends, leader_has_left};
+use crate::{NOBODY, is_root, nursery_program, working};
+
+/// Of each way to end, as the figures have it.
+const ENDS: usize = 24;
+/// Sources, and the interval of the sweep.
+const SETS: [(&[&str], &str); 6] = [
+    (&["auto"], "60s"),
+    (&["netlink", "pidfd"], "60s"),
+    (&["pidfd"], "60s"),
+    (&["ebpf"], "60s"),
+    (&["netlink"], "60s"),
+    (&["sweep"], "50ms"),
+];
+/// What a process may do, and how it then ends: with a code, or by a signal behind a minus. Whose
+/// word counts where the first thread left first differs between kernels.
+type End = (Kind, Option<i32>);
+
+const WAYS: [(&str, [End; 2]); 4] = [
+    (
+        "exits",
+        [
+            (Kind::Exit { code: 0 }, Some(0)),
+            (Kind::Exit { code: 7 }, Some(7)),
+        ],
+    ),
+    (
+        "exits after a worker's exec",
+        [
+            (Kind::WorkerExecExit { code: 0 }, Some(0)),
+            (Kind::WorkerExecExit { code: 7 }, Some(7)),
+        ],
+    ),
+    (
+        "kills",
+        [
+            (Kind::Idle { megabytes: 0 }, Some(-9)),
+            (Kind::Threads { number: 3 }, Some(-9)),
+        ],
+    ),
+    ("exits of the last thread", [(Kind::LeaderFirst, None); 2]),
+];
+
+#[test]
+fn the_status_of_an_end_is_told_wherever_the_kernel_tells_it() {
+    each_set(geteuid().as_raw());
+}
+
+#[test]
+fn the_status_of_an_end_is_told_without_privileges_too() {
+    if is_root() {
+        each_set(NOBODY);
+    } else {
+        skip("not root, so the other test runs without privileges");
+    }
+}
+
+/// The daemon and the processes are of this user.
+fn each_set(uid: u32) {
+    let mut untold = Vec::new();
+    for (sources, sweep) in SETS {
+        let list = sources.join(",");
+        let flags = ["--sources", &list, "--sweep-interval", sweep];
+        let launch = Launch::with(&flags).for_user(uid);
+        let mut daemon = launch.spawn_by(|command| of_user(command, uid).spawn());
+        daemon.serves();
+        let is_auto = sources == ["auto"];
+        let names = if is_auto {
+            &["pidfd", "netlink", "ebpf"]
+        } else {
+            sources
+        };
+        let up = works_as(&daemon, uid, names);
+        if up.len() < names.len() && !is_auto {
+            println!("{list} does not work for uid {uid}");
+            continue;
+        }
+        let has_events = up.iter().any(|name| ["netlink", "ebpf"].contains(name));
+        let mut ends = Ends {
+            events: daemon.events(),
+            ledger: Ledger::default(),
+            daemon,
+        };
+        let mut figures = Vec::new();
+        for (reaping, argument) in [("reaped at once", ""), ("not reaped", KEEP_THE_DEAD)] {
+            let mut program = Command::new(nursery_program());
+            of_user(program.arg(argument), uid);
+            let counts = ends.of_each_way(&mut Nursery::open(program).unwrap(), reaping);
+            figures.push(format!("{reaping}: {}", counts.join(", ")));
+            // A pidfd keeps the status of what was reaped since 6.15, a zombie shows its own.
+            let is_certain = !argument.is_empty() || has_events || !kernel_before(6, 15);
+            let is_short = |count: &String| !count.starts_with(&format!("{ENDS} of"));
+            if is_certain && counts.iter().any(is_short) {
+                untold.push(format!("{list}, uid {uid}, {reaping}: {counts:?}"));
+            }
+        }
+        let user = if uid == 0 {
+            "as root"
+        } else {
+            "without privileges"
+        };
+        let name = format!("exit status told, {}, {user}", sources.join(" and "));
+        measured(&name, figures.join("; "));
+        ends.close();
+    }
+    assert!(untold.is_empty(), "{untold:#?}");
+}
+
+/// Those that work. What is required here is so for our own user.
+fn works_as<'names>(daemon: &TestDaemon, uid: u32, names: &[&'names str]) -> Vec<&'names str> {
+    if uid == geteuid().as_raw() {
+        return working(daemon, names);
+    }
+    let works = |name: &&&str| daemon.settled(name).is_ok();
+    names.iter().filter(works).copied().collect()
+}
+
+/// Has a program start as this user.
+fn of_user(command: &mut Command, uid: u32) -> &mut Command {
+    if uid == geteuid().as_raw() {
+        return command;
+    }
+    command.uid(uid).gid(uid)
+}
+
+struct Ends {
+    daemon: TestDaemon,
+    ledger: Ledger,
+    events: Events,
+}
+
+impl Ends {
+    /// Answers for each way how many ends were told with their status.
+    fn of_each_way(&mut self, processes: &mut Nursery, reaping: &str) -> Vec<String> {
+        let mut counts = Vec::new();
+        for (way, kinds) in WAYS {
+            let before = self.ledger.told;
+            for (number, (kind, ends)) in kinds.into_iter().cycle().take(ENDS).enumerate() {
+                let pid = processes.start_one(kind).unwrap();
+                let id = format!("{reaping} {way} {number}");
+                self.ledger.register(&self.daemon, &id, pid);
+                if kind == Kind::LeaderFirst {
+                    signal(pid, CUE).unwrap();
+                    leader_has_left(pid);
+                }
+                self.ledger.doom(&id, ends);
+                match kind {
+                    Kind::LeaderFirst => last_thread_ends(pid),
+                    Kind::Idle { .. } | Kind::Threads { .. } => kill(pid).unwrap(),
+                    _ => signal(pid, CUE).unwrap(),
+                }
+            }
+            self.ledger.settle(&mut self.events);
+            counts.push(format!("{} of {ENDS} {way}", self.ledger.told - before));
+        }
+        counts
+    }
+
+    fn close(self) {
+        self.ledger.agree(&self.daemon);
+        drop(self.events);
+        self.daemon.stop();
+    }
+}
