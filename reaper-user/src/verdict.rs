@@ -12,7 +12,7 @@
 //!   `pidfd_poll` of `fs/pidfs.c` asks `delay_group_leader` about the task that led the group when the
 //!   poll began. While a worker executes a program (`de_thread` of `fs/exec.c`), that task is replaced,
 //!   and a poll in between says "readable" for a live process: 1 to 3 times in 100,000 such execs. The
-//!   next poll finds the new leader. Where no record can be read, [`FURTHER_POLLS`] must agree, and each
+//!   next poll finds the new leader. Where no record can be read, two further polls must agree, and each
 //!   would have to meet an exec of its own.
 //! * **A record, a free number, another inode or start time** must show in two looks. None of them was
 //!   seen to be wrong in 2.8 million looks at processes whose workers executed programs: `exchange_tids`

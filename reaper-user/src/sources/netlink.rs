@@ -14,7 +14,7 @@
 //! An EXIT says that one thread is gone. The first thread leaves processes that live on, and the last
 //! one need not be the first, so the exit of *any* thread of a watched group is a hint to look, and
 //! none is a verdict. See `filter` for why no exit falls between registration and the filter. While a
-//! process ends threads by the thousand, exits are left to collect for a millisecond or two.
+//! process ends threads by the thousand, exits are left to collect for two or three milliseconds.
 
 mod filter;
 #[cfg(feature = "ebpf")]

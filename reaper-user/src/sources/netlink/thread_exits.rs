@@ -9,9 +9,9 @@ use crate::hint::{ExitWord, Hint, HintSender};
 /// So many such exits within [`WINDOW_NS`] are churn.
 const CHURN: u32 = 64;
 const WINDOW_NS: u64 = 10_000_000;
-/// How long exits are left to collect during churn. The timer makes it one to two milliseconds, in which
+/// How long exits are left to collect during churn. The timer makes it two to three milliseconds, in which
 /// fewer exits arrive than the smallest receive buffer holds (256).
-const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// What was seen of them lately.
 #[derive(Default)]
