@@ -11,6 +11,7 @@
     reason = "steps of tests; the reason of a skip is printed"
 )]
 
+mod churn;
 mod confined;
 mod crowds;
 mod deaths;
