@@ -192,12 +192,13 @@ impl Waiting {
         waiting.entry(process).or_default().push(sender);
     }
 
-    /// Lets every watch know that nothing will come any more.
+    /// Lets every watch know that nothing will come any more. Their wakers run without the lock.
     fn stop(&self) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        let waiting = {
+            let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *waiting)
+        };
+        drop(waiting);
     }
 
     fn forget_dropped(&self, process: ProcessId) {

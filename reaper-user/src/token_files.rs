@@ -36,7 +36,8 @@ impl TokenFiles {
 
     /// Has the token file of this session, which has just been removed, removed soon. Does not wait.
     pub(crate) fn session_ended(&self, session: &Arc<Session>) {
-        if session.details.token_file.is_none() {
+        let is_ours = session.owner == rustix::process::geteuid().as_raw();
+        if !is_ours || session.details.token_file.is_none() {
             return;
         }
         let (registry, session) = (self.registry.clone(), session.clone());

@@ -20,7 +20,9 @@
 //!   thread count is read under the lock that releasing the old leader takes, and the new leader gets the
 //!   old one's start time before it gets its number.
 //! * **Every thread ended**, though the group has more than one, is read from two listings of the
-//!   threads and the kernel's count ([`ProcessTable::every_thread_ended`]).
+//!   threads with the kernel's count in between ([`ProcessTable::every_thread_ended`]). A thread that is being released
+//!   (state X) does not count as ended there: it may be the main thread that a worker's exec has just
+//!   replaced, under the worker's number. With it, 1 of 2 million execs still passed for an end.
 //! * **The probe's report** ([`GroupDead`]) is an event, not a look: the kernel counts the group's live
 //!   threads (`signal->live`) and never raises that count again.
 //!
@@ -36,7 +38,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use reaper_registry::{Evidence, Pid, StartTime};
+use reaper_registry::{Evidence, StartTime};
 
 use crate::identity::{Handle, Identity};
 use crate::process_table::{Facts, ProcessTable, is_no_such_process};
@@ -133,7 +135,7 @@ pub(crate) fn judge_by_pidfd(
     table: &dyn ProcessTable,
 ) -> Verdict {
     match table.pidfd_exited(pidfd) {
-        Ok(true) => confirm_readable(identity.pid, pidfd, table),
+        Ok(true) => confirm_readable(identity, pidfd, table),
         Ok(false) if has_ended_unread(identity, table) => Verdict::gone(Evidence::Stat),
         Ok(false) => Verdict::Alive,
         Err(error) => Verdict::Unknown(error.into()),
@@ -148,13 +150,21 @@ pub(crate) fn has_ended_unread(identity: &Identity, table: &dyn ProcessTable) ->
 }
 
 /// The second witness for a pidfd that was readable once.
-fn confirm_readable(pid: Pid, pidfd: BorrowedFd<'_>, table: &dyn ProcessTable) -> Verdict {
+fn confirm_readable(
+    identity: &Identity,
+    pidfd: BorrowedFd<'_>,
+    table: &dyn ProcessTable,
+) -> Verdict {
     if matches!(table.pidfd_reaped(pidfd), Ok(true)) {
         return Verdict::gone(Evidence::Pidfd);
     }
-    // It was not reaped a moment ago, so the number was its own. If it has been reaped since, the next
-    // look says so.
+    let pid = identity.pid;
     let has_ended = match table.look(pid) {
+        // A worker's exec keeps the start time. So it has been reaped, though the system would not say so.
+        Ok(facts) if !identity.may_be(facts.start_time) => {
+            return Verdict::reused(Evidence::Pidfd);
+        }
+        // Its own record, or a successor's of the same tick: then the next look sees that it is reaped.
         Ok(facts) => {
             facts.all_ended()
                 || facts.main_thread_ended && matches!(table.every_thread_ended(pid), Ok(true))

@@ -189,6 +189,21 @@ impl Registry {
         self.mutate(now, |table, changes| table.remove(entry, removal, changes))
     }
 
+    /// Removes this session, if it lives and was not renewed since.
+    pub fn remove_unchanged(
+        &self,
+        session: &Arc<Session>,
+        removal: Removal,
+        now: Moment,
+    ) -> Option<Arc<Session>> {
+        self.mutate(now, |table, changes| {
+            let stored = table.session(session.entry)?;
+            Arc::ptr_eq(stored, session)
+                .then(|| table.remove(session.entry, removal, changes))
+                .flatten()
+        })
+    }
+
     /// Removes every session of a process that was judged dead; answers how many there were.
     pub fn remove_process(&self, process: ProcessId, death: Death, now: Moment) -> usize {
         self.mutate(now, |table, changes| {

@@ -4,10 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::RegisterError;
 use crate::hooks::Change;
-use crate::lifetime::Lifetimes;
+use crate::lifetime::{Lifetimes, Ttl};
 use crate::process::ProcessId;
 use crate::registry::{Authority, Limits, Stored};
 use crate::removal::{Death, Removal};
@@ -57,7 +58,7 @@ impl Table {
     /// renewed and nothing is removed.
     pub(crate) fn register(
         &mut self,
-        new: NewSession,
+        mut new: NewSession,
         token: StandIn,
         authority: Authority,
         now: Moment,
@@ -83,6 +84,12 @@ impl Table {
             same_token.as_deref(),
         )?;
 
+        let of_this_token = |old: &&Arc<Session>| *old.digest() == digest;
+        if let Some(old) = same_id.iter().chain(&same_token).find(of_this_token) {
+            // The file holds the same token still, whether or not the caller knows of it.
+            let token_file = &mut new.details.token_file;
+            *token_file = token_file.take().or_else(|| old.details.token_file.clone());
+        }
         // `admit` has compared the processes of those who share a token.
         let renews = |old: &&Arc<Session>| *old.digest() == digest && old.owner == new.owner;
         if let Some(old) = same_id.as_ref().filter(renews) {
@@ -148,7 +155,8 @@ impl Table {
     fn insert(&mut self, new: NewSession, token: StandIn, now: Moment) -> Arc<Session> {
         let entry = EntryId(self.next_entry);
         self.next_entry += 1;
-        let session = self.place(entry, new, token, now);
+        let granted = self.lifetimes.granted(new.ttl);
+        let session = self.place(entry, new, token, granted, now);
         self.by_id.insert(session.id.clone(), entry);
         self.by_process.insert((session.process.id, entry));
         *self.per_owner.entry(session.owner).or_default() += 1;
@@ -167,7 +175,14 @@ impl Table {
             new.process.learn_start_time(start_time);
         }
         self.forget_last_moment(old);
-        let session = self.place(old.entry, new, token, now);
+        // One that asks for nothing goes on with what it was granted.
+        let granted = match new.ttl {
+            Ttl::Default => old
+                .expires_at
+                .map(|last| last.boot.since(old.registered_at.boot)),
+            asked => self.lifetimes.granted(asked),
+        };
+        let session = self.place(old.entry, new, token, granted, now);
         // Readers may hold the old text for as long as they like.
         old.wipe_secret_key();
         session
@@ -179,9 +194,10 @@ impl Table {
         entry: EntryId,
         new: NewSession,
         token: StandIn,
+        granted: Option<Duration>,
         now: Moment,
     ) -> Arc<Session> {
-        let expires_at = self.lifetimes.granted(new.ttl).map(|ttl| now.after(ttl));
+        let expires_at = granted.map(|ttl| now.after(ttl));
         let session = Arc::new(Session::store(new, entry, token, now, expires_at));
         if let Some(last) = expires_at {
             self.by_last_moment.insert((last.boot, entry));
@@ -195,6 +211,11 @@ impl Table {
         if let Some(last) = session.expires_at {
             self.by_last_moment.remove(&(last.boot, session.entry));
         }
+    }
+
+    /// The live session of this entry.
+    pub(crate) fn session(&self, entry: EntryId) -> Option<&Arc<Session>> {
+        self.sessions.get(&entry)
     }
 
     /// Removes exactly this entry; a second call for it finds nothing and changes nothing.

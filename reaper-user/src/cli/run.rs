@@ -1,5 +1,6 @@
 //! `reaperd run`: registers this very process, then becomes the command.
 
+mod owner;
 mod token_file;
 
 use std::ffi::OsString;
@@ -65,7 +66,7 @@ impl Arguments {
         // The command may stand in another folder when it asks.
         let socket = client.socket();
         let socket = std::path::absolute(socket).unwrap_or_else(|_error| socket.to_owned());
-        let enrolled = match self.enrol(client, &socket) {
+        let enrolled = match self.enrol(client) {
             Ok(enrolled) => Some(enrolled),
             Err(failure) if self.best_effort => {
                 talk(&format!(
@@ -113,14 +114,14 @@ impl Arguments {
         Ok(())
     }
 
-    fn enrol(&self, client: &Client, socket: &Path) -> Result<Enrolled, Failure> {
+    fn enrol(&self, client: &Client) -> Result<Enrolled, Failure> {
         let runtime = thread()?;
         let token = new_token()?;
         let id = u64::from_be_bytes(random()?);
         let session_id = format!("{}{id:016x}", token_file::PREFIX);
         // First, because after the registration nothing may fail any more.
         let surroundings = Surroundings::of_this_process();
-        let token_file = TokenFile::create(&surroundings, socket, &session_id, &token)?;
+        let token_file = TokenFile::create(&surroundings, &session_id, &token)?;
         let body = without_nulls(self.registration(&session_id, &token, &token_file.path()));
         let registering = client.post_if_answered("/v1/sessions/register", &body);
         let registered: Registered = runtime
@@ -133,7 +134,7 @@ impl Arguments {
         // Any number will do to start from.
         let [.., a, b, c, d] = id.to_le_bytes();
         let start = u32::from_le_bytes([a, b, c, d]);
-        runtime.block_on(token_file.remove_leftovers(client, start));
+        token_file.remove_leftovers(start);
         Ok(Enrolled {
             runtime,
             session_id,

@@ -5,8 +5,11 @@
 mod nested;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use reaper_registry::Pid;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::{Numbering, Peer};
 use crate::config::RegisterPolicy;
@@ -65,6 +68,9 @@ pub(crate) enum Refused {
     NotNow,
 }
 
+/// How long a caller in a nested pid namespace waits until its pid is translated, while others' are.
+const TURN_WITHIN: Duration = Duration::from_secs(1);
+
 /// The process that a caller named, by its number here, before it is pinned.
 #[derive(Debug)]
 pub(crate) struct Claimed {
@@ -111,10 +117,20 @@ pub(crate) async fn claim(
     policy: RegisterPolicy,
     table: Arc<dyn ProcessTable>,
 ) -> Result<Claimed, Refused> {
+    /// One search at a time: a caller that asks again and again must not keep more than one core, or
+    /// one thread, busy.
+    static TURN: Semaphore = Semaphore::const_new(1);
     match peer.numbering {
         Numbering::Nested { own, .. } if own != named.as_raw() => {
-            let checking =
-                tokio::task::spawn_blocking(move || check_claim(named, peer, policy, &*table));
+            // A request that is given up leaves the queue.
+            let turn = timeout(TURN_WITHIN, TURN.acquire()).await;
+            let Ok(Ok(turn)) = turn else {
+                return Err(Refused::NotNow);
+            };
+            let checking = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                check_claim(named, peer, policy, &*table)
+            });
             checking.await.unwrap_or(Err(Refused::NotNow))
         }
         _ => check_claim(named, peer, policy, &*table),

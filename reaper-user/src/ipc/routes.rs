@@ -172,7 +172,7 @@ async fn try_register(
     let session = &registered.session;
     // Taking a renewal back would end a session that lived before.
     if let Some(unanswered) = unanswered.filter(|_| !registered.renewed) {
-        unanswered.note(session.entry);
+        unanswered.note(session.clone());
     }
     Ok(json(&RegisterAnswer {
         ok: true,

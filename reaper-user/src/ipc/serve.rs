@@ -158,18 +158,19 @@ fn admit(app: &App, stream: &UnixStream) -> Option<Peer> {
         .peer_cred()
         .inspect_err(|error| log::warn!("a peer without credentials: {error}"))
         .ok()?;
-    let peer = Peer {
+    let uid = credentials.uid();
+    let is_ours = uid == rustix::process::geteuid().as_raw();
+    if !is_ours && uid != 0 && !app.options.allow_uids.contains(&uid) {
+        log::debug!("user {uid} was turned away");
+        return None;
+    }
+    // Only now: for users who may not come in, nothing is looked at.
+    Some(Peer {
         transport: Transport::Unix,
-        uid: credentials.uid(),
+        uid,
         pid: credentials.pid(),
         numbering: admission::numbering_of(credentials.pid()),
-    };
-    let is_ours = peer.uid == rustix::process::geteuid().as_raw();
-    if is_ours || peer.is_root() || app.options.allow_uids.contains(&peer.uid) {
-        return Some(peer);
-    }
-    log::debug!("user {} was turned away", peer.uid);
-    None
+    })
 }
 
 async fn connection(

@@ -12,29 +12,30 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use reaper_registry::{EntryId, Registry, Removal};
+use reaper_registry::{Registry, Removal, Session};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock;
 
 /// What was stored by one connection and whose answer has not been written yet.
 #[derive(Clone, Default)]
-pub(super) struct Unanswered(Arc<Mutex<Vec<EntryId>>>);
+pub(super) struct Unanswered(Arc<Mutex<Vec<Arc<Session>>>>);
 
 impl Unanswered {
-    /// Has this entry depend on its answer, which is returned without waiting from here on.
-    pub(super) fn note(&self, entry: EntryId) {
-        self.entries().push(entry);
+    /// Has this session depend on its answer, which is returned without waiting from here on.
+    pub(super) fn note(&self, session: Arc<Session>) {
+        self.sessions().push(session);
     }
 
-    /// Removes what was never answered; the connection has ended.
+    /// Removes what was never answered; the connection has ended. A session that was renewed since then
+    /// was answered to another connection.
     pub(super) fn take_back(&self, registry: &Registry) {
-        for entry in self.entries().drain(..) {
-            registry.remove_entry(entry, Removal::Requested, clock::now());
+        for session in self.sessions().drain(..) {
+            registry.remove_unchanged(&session, Removal::Requested, clock::now());
         }
     }
 
-    fn entries(&self) -> MutexGuard<'_, Vec<EntryId>> {
+    fn sessions(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -81,7 +82,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Answering<S> {
         // Hyper puts a whole answer into its buffer in the turn in which the service returns it, and
         // flushes here once that buffer is empty.
         ready!(Pin::new(&mut this.inner).poll_flush(cx))?;
-        this.unanswered.entries().clear();
+        this.unanswered.sessions().clear();
         Poll::Ready(Ok(()))
     }
 

@@ -177,11 +177,6 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
                 (Drained::Empty, None) => {}
                 (Drained::Partly, _) => tokio::task::yield_now().await,
             }
-            drop(readiness);
-            if let Some(pause) = pause {
-                subscription.rest();
-                tokio::time::sleep(pause).await;
-            }
             if let Some(latency) = watchman.heard.take() {
                 self.proved(subscription, latency);
                 wake_at = Instant::now() + CANARY_EVERY;
@@ -192,6 +187,12 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
                     return Ok(drops);
                 }
                 wake_at = Instant::now() + self.next_canary(subscription, &mut watchman)?;
+            }
+            // Last, so that the clock is not asked between what arrives meanwhile and its reading.
+            if let (Some(pause), Drained::Empty) = (pause, drained) {
+                drop(readiness);
+                subscription.rest();
+                tokio::time::sleep(pause).await;
             }
         }
     }

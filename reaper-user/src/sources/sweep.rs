@@ -98,6 +98,7 @@ impl Pass {
                 .partition(|one| one.with_pidfd(|pidfd| pidfd.is_some()));
             let exited = exited(watched, &pinned);
             for one in &pinned {
+                watched.complete(one);
                 if exited.contains(&one.id) || one.has_ended_unread(watched.table.as_ref()) {
                     hints.send_when_room(look(one.id)).await;
                 }

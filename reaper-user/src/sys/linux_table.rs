@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use procfs::process::{Process, Status};
 use procfs::{ProcError, ProcResult};
@@ -26,6 +27,13 @@ const STAT_LINE_MAX: usize = 2_048;
 
 /// Start times are told in ticks of `USER_HZ`, which is 100 on every architecture here.
 const TICK_NS: u64 = 10_000_000;
+
+/// Whether field 52 of a record is the status of the whole process. Measured: on 6.1 and newer it is; on
+/// 5.10 it is the main thread's own, which differs if that thread left first.
+static RECORD_HAS_GROUP_STATUS: LazyLock<bool> = LazyLock::new(|| {
+    let first = procfs::KernelVersion::new(6, 1, 0);
+    procfs::KernelVersion::current().is_ok_and(|version| version >= first)
+});
 
 /// Where `/proc` is.
 pub(crate) struct LinuxTable {
@@ -54,17 +62,17 @@ impl ProcessTable for LinuxTable {
         }
     }
 
-    /// Two listings and the kernel's own count must agree, because a thread may be created or reaped
-    /// while the threads are listed.
+    /// A thread may be created or reaped while the threads are listed, and a listing may end early. So the
+    /// kernel's count is read between two equal listings: each listed thread was there before and after
+    /// it, so a count that is no higher leaves no room for another one.
     fn every_thread_ended(&self, pid: Pid) -> io::Result<bool> {
         let Some(ended) = self.threads_if_all_ended(pid)? else {
             return Ok(false);
         };
-        let listed_again = self.threads_if_all_ended(pid)?;
         let facts = self.look(pid)?;
         Ok(facts.main_thread_ended
             && usize::try_from(facts.threads).is_ok_and(|threads| threads == ended.len())
-            && listed_again == Some(ended))
+            && self.threads_if_all_ended(pid)? == Some(ended))
     }
 
     fn start_time_now(&self) -> Option<StartTime> {
@@ -158,21 +166,30 @@ impl LinuxTable {
             return None;
         }
         let word = proc_stat::exit_word(line).ok()?;
-        // Without permission the field reads zero, which looks like success.
-        let is_permitted = || self.may_read_exit_word(pid) && self.read_stat(stat.as_fd()).is_ok();
-        (word != 0 || is_permitted()).then_some(word)
+        // A zero may mean that we may not know, and before 6.1 that the main thread left with it and
+        // another one ended the process.
+        let is_certain = || {
+            *RECORD_HAS_GROUP_STATUS
+                && self.may_read_exit_word(pid)
+                && self.read_stat(stat.as_fd()).is_ok()
+        };
+        (word != 0 || is_certain()).then_some(word)
     }
 
     /// Whether the kernel shows us the exit status in this process's record: the same check
-    /// (`PTRACE_MODE_READ_FSCREDS`, `do_task_stat` in `fs/proc/array.c`) guards the names of its
-    /// namespaces (`proc_ns_readlink` in `fs/proc/namespaces.c`), where a refusal is an error.
+    /// (`PTRACE_MODE_READ_FSCREDS`, `do_task_stat` in `fs/proc/array.c`) guards the link to its program
+    /// (`proc_pid_readlink` in `fs/proc/base.c`), which a process without memory has no more.
     fn may_read_exit_word(&self, pid: Pid) -> bool {
-        let name = self.proc_root.join(pid.to_string()).join("ns/user");
-        std::fs::read_link(name).is_ok()
+        let program = self.proc_root.join(pid.to_string()).join("exe");
+        match std::fs::read_link(program) {
+            Ok(_) => true,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 
-    /// The threads of a process if each of them has ended; `None` once one is found that runs, or that
-    /// has left meanwhile: a worker that executes a program leaves its own number for the process's.
+    /// The threads of a process if each of them has ended and waits to be collected; `None` once one is
+    /// found that runs, that is being released, or that has left meanwhile: a worker that executes a
+    /// program leaves its own number to the main thread that it replaces, and that one is released.
     fn threads_if_all_ended(&self, pid: Pid) -> io::Result<Option<BTreeSet<i32>>> {
         own_proc::check()?;
         let folder = self.proc_root.join(pid.to_string()).join("task");
@@ -183,21 +200,20 @@ impl LinuxTable {
             let Some(number) = number.and_then(|number: i32| Pid::try_from(number).ok()) else {
                 return Ok(None);
             };
-            let has_ended = self
-                .read_record(folder.join(name).join("stat"))
-                .is_ok_and(|facts| facts.main_thread_ended);
-            if !has_ended {
+            if !matches!(awaits_collection(&folder.join(name).join("stat")), Ok(true)) {
                 return Ok(None);
             }
             ended.insert(number.as_raw());
         }
         Ok(Some(ended))
     }
+}
 
-    fn read_record(&self, path: PathBuf) -> io::Result<Facts> {
-        let stat = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        self.read_stat(stat.as_fd())
-    }
+fn awaits_collection(record: &Path) -> io::Result<bool> {
+    let stat = open(record, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut line = [0; STAT_LINE_MAX];
+    let length = pread(&stat, &mut line, 0)?;
+    proc_stat::awaits_collection(&line[..length]).map_err(io::Error::other)
 }
 
 /// `/proc/PID/status`, which a number of a mere thread has as well.

@@ -44,6 +44,14 @@ pub(crate) fn facts(line: &[u8]) -> Result<Facts, Malformed> {
     })
 }
 
+/// Whether the thread of this line has ended and stays as it is until it is collected. One that is being
+/// released (state X) does not stay, and may be the main thread that a worker's exec has replaced: it has
+/// the worker's number then (`de_thread` of `fs/exec.c` swaps the numbers and sets the state at once).
+pub(crate) fn awaits_collection(line: &[u8]) -> Result<bool, Malformed> {
+    let is_released = matches!(fields(line)?.nth(STATE), Some(b"X" | b"x"));
+    Ok(facts(line)?.main_thread_ended && !is_released)
+}
+
 /// The wait status word, which is only meaningful once the process has ended; it reads as zero for
 /// those who may not know it.
 pub(crate) fn exit_word(line: &[u8]) -> Result<u32, Malformed> {
@@ -127,6 +135,17 @@ mod tests {
         // A thread of the kernel has no memory either.
         text = text.replace("4194308", "4194304");
         assert!(!facts(text.as_bytes()).unwrap().main_thread_ended);
+    }
+
+    #[test]
+    fn a_thread_that_is_being_released_is_not_waiting_to_be_collected() {
+        for (state, expected) in [('Z', true), ('X', false), ('S', false)] {
+            assert_eq!(
+                awaits_collection(&line("sh", state, 2)),
+                Ok(expected),
+                "{state}"
+            );
+        }
     }
 
     proptest! {

@@ -143,6 +143,17 @@ fn one_untrue_poll_does_not_make_a_live_process_dead() {
     }
 }
 
+/// A filter forbids the signal that would show that it was reaped.
+#[test]
+fn a_successor_is_not_taken_for_a_process_whose_pidfd_is_readable() {
+    let scene = live_process(System::Pidfds);
+    scene.refuse(|refusals| refusals.number = Some(Errno::PERM));
+    scene.table.die(pid(), 0);
+    scene.table.reap(pid());
+    scene.table.spawn(pid(), STARTED + 3);
+    assert_eq!(scene.verdict(), "reused by pidfd");
+}
+
 #[test]
 fn a_process_whose_dead_threads_are_not_collected_is_gone() {
     for why in [Unread::Traced, Unread::NamespaceInit] {

@@ -71,12 +71,18 @@ impl Model {
                 limit: sessions_per_owner,
             });
         }
-        let last_nanos = self.last_nanos(new.ttl, now);
         let is_same = |old: &Live| (old.id, old.token, old.owner) == (new.id, new.token, new.owner);
-        if let Some(renewed) = self.live.iter_mut().find(|old| is_same(old)) {
-            renewed.last_nanos = last_nanos;
+        if let Some(index) = self.live.iter().position(is_same) {
+            let ttl = match new.ttl {
+                Ttl::Default => self.live[index].ttl,
+                asked => asked,
+            };
+            let last_nanos = self.last_nanos(ttl, now);
+            let renewed = &mut self.live[index];
+            (renewed.ttl, renewed.last_nanos) = (ttl, last_nanos);
             return Ok((renewed.entry, true));
         }
+        let last_nanos = self.last_nanos(new.ttl, now);
         let (by_id, by_token): (Vec<_>, Vec<_>) = gone.iter().partition(|old| old.id == new.id);
         for old in by_id.into_iter().chain(by_token) {
             self.remove(old.entry, Removal::Replaced, now);

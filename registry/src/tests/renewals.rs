@@ -60,6 +60,52 @@ fn a_renewal_can_change_what_is_asked_for_in_either_direction() {
     assert!(!renew(Ttl::Default, at(1_003)), "it had ended");
 }
 
+/// A command that was started with `ttl: process` and a token file may register again knowing of neither.
+#[test]
+fn a_renewal_keeps_what_it_does_not_name() {
+    let registry = builder().ttl(Duration::from_secs(10)).build();
+    let mut first = NewSession {
+        ttl: Ttl::Process,
+        ..session("a", 1)
+    };
+    first.details.token_file = Some("/run/t".into());
+    let register = |new| {
+        registry
+            .register(new, Authority::Owner, at(1))
+            .unwrap()
+            .session
+    };
+    register(first);
+    for name in ["a", "b"] {
+        let again = register(session(name, 1));
+        assert_eq!(
+            again.details.token_file.as_deref(),
+            Some("/run/t"),
+            "{name}"
+        );
+    }
+    assert_eq!(registry.expire(at(12)), 1, "another id is another session");
+
+    register(NewSession {
+        ttl: Ttl::Process,
+        ..session("c", 2)
+    });
+    register(session("c", 2));
+    assert_eq!(registry.expire(at(1_000)), 0);
+}
+
+#[test]
+fn only_the_session_that_was_stored_is_taken_back_and_not_its_renewal() {
+    let registry = registry();
+    let first = put(&registry, "a", 1, at(1));
+    let second = put(&registry, "a", 1, at(2));
+    let take_back = |session| registry.remove_unchanged(session, Removal::Requested, at(3));
+    assert!(take_back(&first).is_none());
+    assert!(registry.resolve(&token(1), at(3)).is_some());
+    assert!(take_back(&second).is_some());
+    assert!(registry.is_empty());
+}
+
 #[test]
 fn a_look_up_that_found_the_text_before_a_renewal_ends_only_what_has_expired_since() {
     // Its caller read the clock later than the one that renewed, and came to the registry later too.

@@ -26,6 +26,8 @@ pub enum Kind {
     WorkerExecExit { code: u8 },
     /// Starts and ends threads without pause.
     Churn,
+    /// The same after its first thread has ended.
+    LeaderlessChurn,
     /// Two processes: a tracer that never waits, and its child, all of whose threads but the first
     /// are traced. On cue the child's first thread ends, and the others do nothing.
     Traced { threads: usize },
@@ -47,6 +49,7 @@ impl fmt::Display for Kind {
             Self::WorkerExec => f.write_str("worker-exec 0"),
             Self::WorkerExecExit { code } => write!(f, "worker-exec-exit {code}"),
             Self::Churn => f.write_str("churn 0"),
+            Self::LeaderlessChurn => f.write_str("leaderless-churn 0"),
             Self::Traced { threads } => write!(f, "traced {threads}"),
             Self::TracedInNamespace { threads } => write!(f, "traced-in-namespace {threads}"),
         }
@@ -78,6 +81,7 @@ impl FromStr for Kind {
                 code: u8::try_from(number).map_err(|_too_large| Unknown)?,
             },
             "churn" => Self::Churn,
+            "leaderless-churn" => Self::LeaderlessChurn,
             "traced" => Self::Traced { threads: number },
             "traced-in-namespace" => Self::TracedInNamespace { threads: number },
             _ => return Err(Unknown),

@@ -97,12 +97,21 @@ fn live_as(kind: Kind, nursery: Pid) -> io::Result<()> {
         Kind::TracedInNamespace { threads } => traced::in_namespace(threads),
         Kind::Churn => {
             answer(&own_pid)?;
-            loop {
-                beside(|| thread::sleep(CHURNED_FOR))?
-                    .join()
-                    .map_err(|_panic| io::Error::other("a thread panicked"))?;
-            }
+            churn()
         }
+        Kind::LeaderlessChurn => {
+            beside(|| churn().unwrap_or_default())?;
+            answer(&own_pid)?;
+            end_thread()
+        }
+    }
+}
+
+fn churn() -> io::Result<()> {
+    loop {
+        beside(|| thread::sleep(CHURNED_FOR))?
+            .join()
+            .map_err(|_panic| io::Error::other("a thread panicked"))?;
     }
 }
 

@@ -66,10 +66,10 @@ impl Stage {
 }
 
 fn token_files_below(runtime_dir: &Path) -> Vec<PathBuf> {
-    let folders = fs::read_dir(runtime_dir.join("reaperd/tokens"));
-    let folders = folders.into_iter().flatten().map(|folder| folder.unwrap());
-    folders
-        .flat_map(|folder| fs::read_dir(folder.path()).unwrap())
+    let files = fs::read_dir(runtime_dir.join("reaperd/tokens"));
+    files
+        .into_iter()
+        .flatten()
         .map(|file| file.unwrap().path())
         .collect()
 }

@@ -23,6 +23,7 @@ pub(crate) fn register(
     one("idle", Kind::Idle { megabytes: 0 });
     one("threads", Kind::Threads { number: 3 });
     one("thread churn", Kind::Churn);
+    one("thread churn without a leader", Kind::LeaderlessChurn);
     let stopped = one("stopped", Kind::Idle { megabytes: 0 });
     signal(stopped, Signal::STOP).unwrap();
     eventually("it is stopped", || {

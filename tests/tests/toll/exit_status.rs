@@ -51,7 +51,10 @@ const WAYS: [(&str, [End; 2]); 4] = [
             (Kind::Threads { number: 3 }, Some(-9)),
         ],
     ),
-    ("exits of the last thread", [(Kind::LeaderFirst, None); 2]),
+    (
+        "exits of the last thread",
+        [(Kind::LeaderFirst, Some(7)); 2],
+    ),
 ];
 
 #[test]

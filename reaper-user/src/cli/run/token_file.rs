@@ -1,39 +1,33 @@
 //! The file in which a command finds its token: in a private folder below the user's runtime folder,
-//! named by the session id. Session ids are random, so a path that outlives its session never names
-//! the file of another one.
+//! named by the session id and the process. Session ids are random, so a path that outlives its session
+//! never names the file of another one.
 //!
 //! It is an ordinary file and no inherited descriptor: a command may close or reuse any descriptor,
 //! and may itself be of a kind whose `/proc/PID/fd` nobody reads (not dumpable, in a user namespace).
-//! The daemon removes it when the session ends; what a dead daemon left, a later `run` removes.
+//! The daemon removes it when the session ends, if it runs as the same user. What it does not remove, a
+//! later `run` does, once the process is gone.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use reaper_registry::Token;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, chmodat, fchmod, fstat, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
-use serde_json::Value;
 
 use super::super::failure::Failure;
-use crate::client::{Client, ClientError};
+use super::owner::{OWNER_AFTER, Owner};
 use crate::socket_path::{RuntimeFolder, Surroundings, runtime_folder};
-use crate::token_files::{self, open_folder};
+use crate::token_files::open_folder;
 
 /// What the names of all token files of `run` start with, because all its session ids do.
 pub(super) const PREFIX: &str = "run-";
-/// How many other files one `run` asks the daemon about.
-const LEFTOVERS: usize = 16;
+/// How many other files one `run` looks at, at some 5 µs each: the command waits for that.
+const LEFTOVERS: usize = 256;
 /// How many names are read in search of them.
 const NAMES: usize = 4_096;
-/// A younger file may be that of a `run` that is about to register.
-const MIN_AGE: Duration = Duration::from_mins(1);
-/// How long all the questions may take: the command waits for them.
-const ASK_WITHIN: Duration = Duration::from_millis(500);
 /// Others can put files into such a folder, and take them away.
 const WRITABLE: Mode = Mode::WGRP.union(Mode::WOTH);
 /// Others can do something in such a folder.
@@ -47,22 +41,21 @@ pub(super) struct TokenFile {
 }
 
 impl TokenFile {
-    /// Writes the token to a new file of this session.
+    /// Writes the token to a new file of this session and this process.
     pub(super) fn create(
         surroundings: &Surroundings,
-        socket: &Path,
         session_id: &str,
         token: &Token,
     ) -> Result<Self, Failure> {
         let base = runtime_folder(surroundings);
-        let below = [OsStr::new("tokens"), &digest_of(socket)];
-        let folder = open_private(&base, &below, surroundings.uid)?;
+        let folder = open_private(&base, OsStr::new("tokens"), surroundings.uid)?;
         let file = Self {
             folder,
-            folder_path: below
-                .iter()
-                .fold(base.path.clone(), |path, name| path.join(name)),
-            name: session_id.to_owned(),
+            folder_path: base.path.join("tokens"),
+            name: Owner::this_process().map_or_else(
+                || session_id.to_owned(),
+                |owner| format!("{session_id}{OWNER_AFTER}{owner}"),
+            ),
         };
         file.write(token).map_err(|error| {
             file.remove();
@@ -94,27 +87,18 @@ impl TokenFile {
         unlinkat(&self.folder, &self.name, AtFlags::empty()).unwrap_or_default();
     }
 
-    /// Removes some of the files beside it whose sessions are no more, as this very daemon says.
-    pub(super) async fn remove_leftovers(&self, client: &Client, start: u32) {
-        let asking = async {
-            for name in self.others(start) {
-                match self.is_left_over(client, &name).await {
-                    Ok(true) => {
-                        unlinkat(&self.folder, &name, AtFlags::empty()).unwrap_or_default();
-                    }
-                    Ok(false) => {}
-                    // The next `run` asks again.
-                    Err(error) => return log::debug!("{}: {error}", name.display()),
-                }
+    /// Removes some of the files beside it whose processes are gone.
+    pub(super) fn remove_leftovers(&self, start: u32) {
+        for name in self.others(start) {
+            let owner = name.to_str().and_then(Owner::of_file);
+            if owner.is_some_and(Owner::is_gone) {
+                unlinkat(&self.folder, &name, AtFlags::empty()).unwrap_or_default();
             }
-        };
-        if tokio::time::timeout(ASK_WITHIN, asking).await.is_err() {
-            log::debug!("the daemon takes long to say which sessions are no more");
         }
     }
 
-    /// The names of other old files, from any of them on: so that files of live sessions do not
-    /// always come first.
+    /// The names of other files, from any of them on: so that files of live processes do not always come
+    /// first.
     fn others(&self, start: u32) -> Vec<OsString> {
         let Ok(entries) = Dir::read_from(&self.folder) else {
             return Vec::new();
@@ -129,50 +113,13 @@ impl TokenFile {
             let start = usize::try_from(start).unwrap_or_default() % names.len();
             names.rotate_left(start);
         }
+        names.truncate(LEFTOVERS);
         names
-            .into_iter()
-            .filter(|name| {
-                let metadata = self.folder_path.join(name).symlink_metadata();
-                let written = metadata.and_then(|metadata| metadata.modified());
-                written.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > MIN_AGE))
-            })
-            .take(LEFTOVERS)
-            .collect()
     }
-
-    /// Whether nobody needs this file: its session is no more, or it was never written to the end.
-    async fn is_left_over(&self, client: &Client, name: &OsStr) -> io::Result<bool> {
-        let uid = rustix::process::geteuid().as_raw();
-        let Some(token) = token_files::read(&self.folder, name, uid)? else {
-            let stat = rustix::fs::statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            return Ok(usize::try_from(stat.st_size).is_ok_and(|size| size < token_files::LENGTH));
-        };
-        let answer: Result<Value, ClientError> = client.get_as(&token, "/v1/sessions/me").await;
-        match answer {
-            Ok(_) => Ok(false),
-            Err(ClientError::Problem { status: 401, .. }) => Ok(true),
-            Err(error) => Err(io::Error::other(error)),
-        }
-    }
-}
-
-/// Names the folder of this socket's tokens. The identity of the socket's folder is part of it,
-/// because programs with different `/tmp` may share one runtime folder.
-fn digest_of(socket: &Path) -> OsString {
-    let folder = socket.parent().and_then(|folder| folder.metadata().ok());
-    let identity = folder.map_or([0; 2], |folder| [folder.dev(), folder.ino()]);
-    let bytes = socket.as_os_str().as_bytes().iter().copied();
-    // FNV-1a with 64 bits: the same in every build, and nobody gains by a collision of his own paths.
-    let digest = bytes
-        .chain(identity.into_iter().flat_map(u64::to_le_bytes))
-        .fold(0xcbf2_9ce4_8422_2325_u64, |digest, byte| {
-            (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-    format!("{digest:016x}").into()
 }
 
 /// Opens the runtime folder and those below it, and creates what is absent, for this user alone.
-fn open_private(base: &RuntimeFolder, below: &[&OsStr], uid: u32) -> Result<OwnedFd, Failure> {
+fn open_private(base: &RuntimeFolder, below: &OsStr, uid: u32) -> Result<OwnedFd, Failure> {
     let (Some(place), Some(name)) = (base.path.parent(), base.path.file_name()) else {
         return Err(refused(base, "it has no folder"));
     };
@@ -190,11 +137,9 @@ fn open_private(base: &RuntimeFolder, below: &[&OsStr], uid: u32) -> Result<Owne
     let mut path = base.path.clone();
     let mut folder = step(&folder, name, WRITABLE, uid)
         .map_err(|error| refused(base, &error.about(&path, uid)))?;
-    for name in below {
-        path.push(name);
-        folder = step(&folder, name, OPEN, uid)
-            .map_err(|error| refused(base, &error.about(&path, uid)))?;
-    }
+    path.push(below);
+    folder =
+        step(&folder, below, OPEN, uid).map_err(|error| refused(base, &error.about(&path, uid)))?;
     Ok(folder)
 }
 
@@ -283,12 +228,7 @@ mod tests {
 
     fn create(runtime_dir: &Path, id: &str) -> Result<TokenFile, Failure> {
         let token = Token::from_bytes([0x5a; 32]);
-        TokenFile::create(
-            &surroundings(runtime_dir),
-            Path::new("/s/x.sock"),
-            id,
-            &token,
-        )
+        TokenFile::create(&surroundings(runtime_dir), id, &token)
     }
 
     fn mode(path: &Path) -> u32 {
@@ -302,31 +242,16 @@ mod tests {
         let path = file.path();
         assert_eq!(fs::read_to_string(&path).unwrap(), "5a".repeat(32));
         assert!(path.starts_with(runtime_dir.path().join("reaperd/tokens")));
-        assert_eq!(path.file_name(), Some(OsStr::new("run-1")));
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with("run-1"), "{name}");
         assert_eq!(mode(&path), 0o600);
-        for folder in path.ancestors().skip(1).take(3) {
+        for folder in path.ancestors().skip(1).take(2) {
             assert_eq!(mode(folder), 0o700, "{folder:?}");
         }
         assert!(create(runtime_dir.path(), "run-1").is_err(), "it exists");
         file.remove();
         assert!(!path.exists());
         file.remove();
-    }
-
-    #[test]
-    fn sockets_have_folders_of_their_own() {
-        let place = tempfile::tempdir().unwrap();
-        let [one, other] = ["one", "other"].map(|name| place.path().join(name));
-        fs::create_dir(&one).unwrap();
-        fs::create_dir(&other).unwrap();
-        let socket = |folder: &Path| digest_of(&folder.join("s.sock"));
-        assert_eq!(socket(&one), socket(&one));
-        assert_ne!(socket(&one), socket(&other));
-        // Another folder in the same place, as two private /tmp are.
-        let before = socket(&one);
-        fs::rename(&one, place.path().join("former")).unwrap();
-        fs::rename(&other, &one).unwrap();
-        assert_ne!(socket(&one), before);
     }
 
     /// The sentence that refuses this runtime folder.

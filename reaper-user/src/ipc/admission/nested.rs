@@ -7,7 +7,6 @@
 
 use std::fs;
 use std::io;
-use std::sync::{Mutex, PoisonError};
 
 use reaper_registry::Pid;
 use rustix::io::Errno;
@@ -69,6 +68,14 @@ impl Inner {
     /// Whether the process that is pinned under this number of ours is the one that was meant.
     pub(super) fn check(&self, pid: Pid) -> Result<(), Refused> {
         let number = self.number;
+        // The kernel translates for processes of namespaces further below too.
+        if let Some(Ok(translated)) = self.held.as_ref().map(|held| held.number_here(number)) {
+            return if translated == pid {
+                Ok(())
+            } else {
+                Err(Refused::NotThere { number })
+            };
+        }
         let own_number = status_of(pid.as_raw())?
             .and_then(|status| status.nspid)
             .and_then(|numbers| numbers.last().copied());
@@ -99,9 +106,6 @@ fn unseen(error: &io::Error) -> Refused {
 
 /// Looks through `/proc` for the process of this number in this namespace.
 fn search(number: Pid, inode: u64) -> Result<Pid, Refused> {
-    // One at a time: a caller that asks again and again must not keep more than one core busy.
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let entries = fs::read_dir("/proc").map_err(|error| unseen(&error))?;
     entries
         .filter_map(|entry| Pid::new(entry.ok()?.file_name().to_str()?.parse().ok()?).ok())

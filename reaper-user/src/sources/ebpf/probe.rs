@@ -311,9 +311,7 @@ impl Arm for Armed {
         owners.retain(|owner| owner.process != watched.id);
         if owners.is_empty() {
             state.owners.remove(&tgid);
-            if state.refused.remove(&tgid) {
-                return;
-            }
+            state.refused.remove(&tgid);
             if let Err(error) = state.map.remove(&tgid) {
                 log::debug!("pid {tgid} was not in the watch map: {error}");
             }

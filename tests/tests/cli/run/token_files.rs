@@ -1,7 +1,6 @@
 //! Where the token lies, who can read it, and who removes it.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::time::Duration;
 
 use reaper_tests::daemon::Launch;
 use reaper_tests::expect::skip;
@@ -16,14 +15,6 @@ fn start(stage: &Stage) -> (Launched, Token, PathBuf) {
     let files = stage.files();
     let file = files.into_iter().find(|file| file.ends_with(&id)).unwrap();
     (launched, token, file)
-}
-
-/// As if it had been written so long ago.
-fn age(file: &Path, seconds: u64) {
-    let file = fs::File::options().write(true).open(file).unwrap();
-    let written = file.metadata().unwrap().modified().unwrap();
-    let then = written - Duration::from_secs(seconds);
-    file.set_modified(then).unwrap();
 }
 
 #[test]
@@ -54,7 +45,8 @@ fn the_file_goes_with_its_session_whatever_ends_that() {
     eventually("the file goes", || stage.files().is_empty());
     // At request, while the process lives on.
     let (mut launched, _, file) = start(&stage);
-    let id = file.file_name().unwrap().to_str().unwrap();
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let (id, _process) = name.split_once('@').unwrap();
     super::super::run(&stage.daemon, &["rm", id]).done();
     eventually("the file goes", || !file.exists());
     assert_eq!(launched.child.try_wait().unwrap(), None);
@@ -91,59 +83,25 @@ fn a_command_that_does_not_run_leaves_no_file() {
 #[test]
 fn what_a_killed_daemon_left_is_removed_by_a_later_run() {
     let mut stage = Stage::new();
-    let [mut old, mut young] = [(); 2].map(|()| start(&stage));
+    let [mut dead, mut alive] = [(); 2].map(|()| start(&stage));
     stage.daemon = stage
         .daemon
         .replaced_by(&Launch::with(&["--sources", "pidfd"]));
-    old.0.kill();
-    young.0.kill();
-    assert_eq!(stage.files().len(), 2, "nobody was there to remove them");
-    let (mut alive, token, its_file) = start(&stage);
-    age(&its_file, 3_600);
-    age(&old.2, 61);
-    let folder = old.2.parent().unwrap();
-    let [other, cut_off] = ["notes", "run-cut-off"].map(|name| folder.join(name));
-    for file in [&other, &cut_off] {
-        fs::write(file, "5a").unwrap();
-        age(file, 3_600);
-    }
+    dead.0.kill();
+    assert_eq!(stage.files().len(), 2, "no daemon was there to remove them");
+    let other = dead.2.with_file_name("notes");
+    fs::write(&other, "5a").unwrap();
     let said = Said::by(stage.run(&["--", "true"]).output().unwrap());
     said.done();
-    assert!(!old.2.exists(), "its session is unknown");
-    assert!(!cut_off.exists(), "it was never written to the end");
-    assert!(young.2.exists(), "it may be about to be registered");
-    assert!(its_file.exists() && stage.daemon.accepts(&token));
+    assert!(!dead.2.exists(), "its process is gone");
+    assert!(
+        alive.2.exists(),
+        "its process lives, and may register again"
+    );
     assert!(other.exists(), "it is no file of a session");
-
-    // A daemon that does not answer says nothing about anybody.
-    age(&young.2, 3_600);
-    let mut run = stage.run(&["--socket", "/nowhere/s.sock", "--best-effort", "--", "true"]);
-    assert_eq!(run.output().unwrap().status.code(), Some(0));
-    assert!(young.2.exists());
-    alive.kill();
     fs::remove_file(other).unwrap();
-    fs::remove_file(&young.2).unwrap();
-    stage.leaves_nothing();
-}
-
-#[test]
-fn one_run_looks_at_sixteen_others_at_most_and_some_run_at_each() {
-    let mut stage = Stage::new();
-    let mut launched: Vec<_> = (0..20).map(|_| start(&stage)).collect();
-    stage.daemon = stage
-        .daemon
-        .replaced_by(&Launch::with(&["--sources", "pidfd"]));
-    for (process, _, file) in &mut launched {
-        process.kill();
-        age(file, 3_600);
-    }
-    let run = || Said::by(stage.run(&["--", "true"]).output().unwrap()).done();
-    run();
-    eventually("the file of the run itself goes", || {
-        stage.files().len() <= 4
-    });
-    assert_eq!(stage.files().len(), 4);
-    run();
+    alive.0.kill();
+    Said::by(stage.run(&["--", "true"]).output().unwrap()).done();
     stage.leaves_nothing();
 }
 

@@ -1,0 +1,144 @@
+//! The process in the name of a token file, by which a later `run` knows whether the file is still needed.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::str::FromStr;
+
+use reaper_registry::Pid;
+
+use crate::process_table::{self, ProcessTable};
+
+/// Stands between the session id and the process.
+pub(super) const OWNER_AFTER: char = '@';
+
+/// A process, as seen from the namespaces whose inode numbers go with it: in others its pid, or its start
+/// time, is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    pid: Pid,
+    start_time: u64,
+    pid_namespace: u64,
+    time_namespace: u64,
+}
+
+impl Owner {
+    /// `None` where the system does not show it.
+    pub(super) fn this_process() -> Option<Self> {
+        let pid = Pid::new(std::process::id()).ok()?;
+        let start_time = process_table::of_this_system().look(pid).ok()?.start_time.0;
+        let (pid_namespace, time_namespace) = own_namespaces()?;
+        Some(Self {
+            pid,
+            start_time,
+            pid_namespace,
+            time_namespace,
+        })
+    }
+
+    /// The one in the name of a token file.
+    pub(super) fn of_file(name: &str) -> Option<Self> {
+        name.split_once(OWNER_AFTER)?.1.parse().ok()
+    }
+
+    /// Whether this process is gone for certain.
+    pub(super) fn is_gone(self) -> bool {
+        let is_seen_from_here = own_namespaces() == Some((self.pid_namespace, self.time_namespace));
+        is_seen_from_here && self.is_gone_from(process_table::of_this_system().as_ref())
+    }
+
+    fn is_gone_from(self, table: &dyn ProcessTable) -> bool {
+        match table.look(self.pid) {
+            Ok(facts) => facts.start_time.0 != self.start_time,
+            // Hidden entries prove nothing.
+            Err(_) => matches!(table.number_in_use(self.pid), Ok(false)),
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            pid,
+            start_time,
+            pid_namespace,
+            time_namespace,
+        } = self;
+        write!(f, "{pid}.{start_time}.{pid_namespace}.{time_namespace}")
+    }
+}
+
+impl FromStr for Owner {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut numbers = text.split('.').map(|number| number.parse::<u64>().ok());
+        let mut next = || numbers.next().flatten().ok_or(());
+        let owner = Self {
+            pid: next().and_then(|pid| Pid::new(pid.try_into().map_err(drop)?).map_err(drop))?,
+            start_time: next()?,
+            pid_namespace: next()?,
+            time_namespace: next()?,
+        };
+        numbers.next().is_none().then_some(owner).ok_or(())
+    }
+}
+
+/// Inode numbers of our pid and time namespaces; zero for a kind that this system does not have.
+fn own_namespaces() -> Option<(u64, u64)> {
+    let inode = |kind: &str| {
+        let namespace = fs::metadata(format!("/proc/self/ns/{kind}"));
+        namespace.map_or(0, |namespace| namespace.ino())
+    };
+    // Without a process table nothing is known, of nobody.
+    fs::metadata("/proc/self").ok()?;
+    Some((inode("pid"), inode("time")))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::testing::Sleeper;
+
+    #[test]
+    fn a_name_says_whose_file_it_is() {
+        let owner = Owner::this_process().unwrap();
+        assert_eq!(
+            Owner::of_file(&format!("run-1{OWNER_AFTER}{owner}")),
+            Some(owner)
+        );
+        for name in [
+            "run-1",
+            "run-1@",
+            "run-1@1.2.3",
+            "run-1@1.2.3.4.5",
+            "run-1@0.2.3.4",
+            "run-1@x.2.3.4",
+        ] {
+            assert_eq!(Owner::of_file(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_process_is_gone_once_it_is_reaped_or_its_pid_is_anothers() {
+        let mut sleeper = Sleeper::start();
+        let mut owner = Owner::this_process().unwrap();
+        assert!(!owner.is_gone());
+        owner.start_time += 1;
+        assert!(owner.is_gone(), "the pid is another process's");
+        owner.pid = sleeper.pid();
+        owner.start_time = process_table::of_this_system()
+            .look(owner.pid)
+            .unwrap()
+            .start_time
+            .0;
+        assert!(!owner.is_gone());
+        let elsewhere = Owner {
+            pid_namespace: 1,
+            ..owner
+        };
+        sleeper.end();
+        assert!(owner.is_gone());
+        assert!(!elsewhere.is_gone(), "another namespace's pids say nothing");
+    }
+}
