@@ -2,19 +2,22 @@
 //!
 //! All indexes change together in `insert`, `renew` and `remove`, and nowhere else.
 
+pub(crate) mod token_index;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::config::{Authority, Limits};
 use crate::error::RegisterError;
 use crate::hooks::Change;
 use crate::lifetime::Lifetimes;
 use crate::process::ProcessId;
-use crate::registry::{Authority, Limits, Stored};
+use crate::registry::Stored;
 use crate::removal::{Death, Removal};
 use crate::session::{EntryId, NewSession, Session, SessionId};
+use crate::table::token_index::TokenIndex;
 use crate::time::{BootTime, Moment};
 use crate::token::{StandIn, TokenDigest};
-use crate::token_index::TokenIndex;
 
 pub(crate) struct Table {
     limits: Limits,

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::event::{Event, EventKind};
+use crate::events::{Event, EventKind};
 use crate::time::Moment;
 
 /// Called when events have been appended, outside of every lock.

@@ -1,5 +1,8 @@
 //! What subscribers are told.
 
+pub(crate) mod log;
+pub(crate) mod tombstones;
+
 use std::sync::Arc;
 
 use crate::removal::{Removal, Source};

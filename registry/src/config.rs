@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::event_log::Waker;
+use crate::events::log::Waker;
 use crate::hooks::{HookRun, HookRunner, Hooks};
 use crate::lifetime::Lifetimes;
-use crate::registry::Limits;
 use crate::removal::Removal;
 use crate::session::Session;
 use crate::token::TokenKey;
@@ -17,6 +16,33 @@ const DEFAULT_TTL: Duration = Duration::from_hours(24);
 const DEFAULT_EVENT_CAPACITY: usize = 4_096;
 
 pub(crate) type OnRemoved = Box<dyn Fn(&Arc<Session>) + Send + Sync>;
+
+/// Ceilings on what is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Live sessions in all.
+    pub sessions: usize,
+    /// Live sessions of one user.
+    pub sessions_per_owner: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions: 100_000,
+            sessions_per_owner: 10_000,
+        }
+    }
+}
+
+/// Whose live sessions a registration may replace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// Those of its own owner.
+    Owner,
+    /// Anybody's.
+    Any,
+}
 
 /// What a registry is made of.
 pub struct RegistryBuilder {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::event::Event;
+use crate::events::Event;
 use crate::time::BootTime;
 use crate::token::TokenDigest;
 
