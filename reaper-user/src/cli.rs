@@ -27,11 +27,11 @@ use reaper_registry::Token;
 
 use crate::client::Client;
 use crate::exit_code;
-use crate::fd_budget;
 use crate::privileges;
 use crate::runtime;
 use crate::socket_path::{self, Surroundings};
 use crate::victims::Kind;
+use crate::watch::fd_budget;
 use failure::Failure;
 
 const SOCKET_HELP: &str =

@@ -16,15 +16,15 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::config::DaemonOptions;
-use crate::fd_budget::{self, Shares, TooFewDescriptors};
 use crate::ipc::listener::{ListenError, Reach, Socket};
 use crate::ipc::{self, App};
 use crate::process_table;
 use crate::reaper::Reaper;
 use crate::sources;
-use crate::status::SourceStatus;
 use crate::systemd;
 use crate::token_files::TokenFiles;
+use crate::watch::fd_budget::{self, Shares, TooFewDescriptors};
+use crate::watch::status::SourceStatus;
 use crate::watcher::Settings;
 
 /// How long sources may take to say how they are before the daemon serves without their word.

@@ -11,11 +11,11 @@ use reaper_registry::{Death, ExitStatus, Pid, ProcessId, Source};
 use tokio::sync::oneshot;
 
 use crate::faults::Faults;
-use crate::identity::NotPinned;
-use crate::reap_loop::Commit;
 use crate::sources;
-use crate::status::SourceStatus;
-use crate::watch::Hold;
+use crate::watch::identity::NotPinned;
+use crate::watch::reap_loop::Commit;
+use crate::watch::set::Hold;
+use crate::watch::status::SourceStatus;
 use crate::watcher::{Settings, Sources, Watcher};
 
 /// Tells of the end of processes: any process, not only children; no privilege is needed. Dropped, it

@@ -16,8 +16,8 @@ use reaper_registry::Source;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::hint::{Hint, HintReceiver, HintSender};
 use crate::sources::SourceError;
+use crate::watch::hint::{Hint, HintReceiver, HintSender};
 
 /// What a killed source says for itself.
 pub const KILLED: &str = "killed by a test";

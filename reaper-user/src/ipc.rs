@@ -74,9 +74,9 @@ use std::sync::Arc;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::config::DaemonOptions;
-use crate::fd_budget::Shares;
 use crate::process_table::ProcessTable;
 use crate::reaper::Reaper;
+use crate::watch::fd_budget::Shares;
 
 /// What every request can reach.
 pub(crate) struct App {

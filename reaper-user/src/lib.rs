@@ -5,7 +5,7 @@
 //! sessions that is kept true while their processes live and die.
 //!
 //! The modules, in the order in which an exit passes through them:
-//! sources say *look* ([`hint`]), [`verdict`] decides, the loop commits, the registry tells.
+//! sources say *look* ([`watch::hint`]), [`watch::verdict`] decides, the loop commits, the registry tells.
 
 pub mod cli;
 pub mod client;
@@ -18,24 +18,19 @@ mod exit_watcher;
 mod fake_table;
 #[doc(hidden)]
 pub mod faults;
-pub mod fd_budget;
 mod foreign_proc;
 // On Linux with every source, where all the parsers are.
 #[cfg(all(any(test, fuzzing), target_os = "linux", feature = "ebpf"))]
 #[doc(hidden)]
 pub mod fuzz_doors;
-pub mod hint;
 mod hook_threads;
-pub mod identity;
 mod ipc;
 pub mod privileges;
 pub mod process_table;
-mod reap_loop;
 mod reaper;
 mod runtime;
 pub mod socket_path;
 pub mod sources;
-pub mod status;
 mod sys;
 mod systemd;
 #[cfg(test)]
@@ -44,7 +39,6 @@ mod text;
 mod token_files;
 #[doc(hidden)]
 pub mod torture;
-pub mod verdict;
 #[doc(hidden)]
 pub mod victims;
 pub mod watch;
@@ -52,10 +46,10 @@ mod watcher;
 
 pub use daemon::StartupError;
 pub use exit_watcher::{ExitWatcher, ExitWatcherBuilder, ProcessExit, Watch, WatcherStopped};
-pub use identity::{AlreadyGone, NotPinned};
 pub use ipc::listener::ListenError;
 pub use reaper::{Reaper, Registered, Registration, RegistrationError};
 pub use reaper_registry as registry;
 pub use reaper_registry::{Pid, Source};
-pub use status::SourceStatus;
+pub use watch::identity::{AlreadyGone, NotPinned};
+pub use watch::status::SourceStatus;
 pub use watcher::{Settings, Sources};

@@ -25,9 +25,9 @@ use std::time::Duration;
 use reaper_registry::Source;
 use tokio::task::JoinSet;
 
-use crate::hint::HintSender;
-use crate::status::Reporter;
-use crate::watch::WatchSet;
+use crate::watch::hint::HintSender;
+use crate::watch::set::WatchSet;
+use crate::watch::status::Reporter;
 
 /// All sources of hints, in the order in which they are shown.
 pub const ALL: [Source; 4] = [Source::Netlink, Source::Ebpf, Source::Pidfd, Source::Sweep];
@@ -114,9 +114,9 @@ mod tests {
 
     use super::*;
     use crate::fake_table::FakeTable;
-    use crate::fd_budget::FdBudget;
-    use crate::hint;
-    use crate::status::StatusBoard;
+    use crate::watch::fd_budget::FdBudget;
+    use crate::watch::hint;
+    use crate::watch::status::StatusBoard;
 
     /// Whether the failure of a source that did this has everybody looked at.
     async fn verified_after(run: impl Fn(&Reporter) + Clone + Send + 'static) -> bool {

@@ -10,14 +10,14 @@ use reaper_registry::{Source, SourceState};
 use tokio::task::JoinSet;
 
 use crate::faults::Faults;
-use crate::fd_budget::FdBudget;
 use crate::foreign_proc::ForeignProc;
-use crate::hint::{self, HintSender};
 use crate::process_table;
-use crate::reap_loop::{self, Commit};
 use crate::sources::{self, Context, SourceError, sweep};
-use crate::status::{SourceStatus, StatusBoard};
-use crate::watch::WatchSet;
+use crate::watch::fd_budget::FdBudget;
+use crate::watch::hint::{self, HintSender};
+use crate::watch::reap_loop::{self, Commit};
+use crate::watch::set::WatchSet;
+use crate::watch::status::{SourceStatus, StatusBoard};
 
 /// Which sources of hints to run. The sweep is always one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]

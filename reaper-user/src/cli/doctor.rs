@@ -13,7 +13,7 @@ use serde_json::json;
 use super::failure::Failure;
 use super::output::escape;
 use crate::client::{Client, ClientError, SourceReport, SourcesReport, Version};
-use crate::status::SourceStatus;
+use crate::watch::status::SourceStatus;
 use crate::{ExitWatcher, exit_code};
 
 #[derive(Debug, clap::Args)]

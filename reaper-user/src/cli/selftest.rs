@@ -9,7 +9,8 @@ use std::path::Path;
 use super::failure::Failure;
 use super::values::{self, SourceChoice};
 use crate::torture::{CASES, Lineup, Stage};
-use crate::{exit_code, fd_budget, victims};
+use crate::watch::fd_budget;
+use crate::{exit_code, victims};
 use report::{Outcome, Played, Report};
 
 #[derive(Debug, clap::Args)]

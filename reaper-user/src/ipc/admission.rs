@@ -10,14 +10,14 @@ use reaper_registry::Pid;
 
 use super::{Numbering, Peer};
 use crate::config::RegisterPolicy;
-use crate::identity::AlreadyGone;
 use crate::process_table::ProcessTable;
 #[cfg(target_os = "linux")]
 use crate::process_table::is_no_such_process;
 #[cfg(target_os = "linux")]
 use crate::sys::{self, pidfd_info};
-use crate::verdict::Verdict;
-use crate::watch::Watched;
+use crate::watch::identity::AlreadyGone;
+use crate::watch::set::Watched;
+use crate::watch::verdict::Verdict;
 
 /// Why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

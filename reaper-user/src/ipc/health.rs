@@ -9,7 +9,7 @@ use super::App;
 use super::wire::{About, Health, Nothing, SourceReport, SourceView, wall_ms_of};
 use crate::clock;
 use crate::config::DaemonOptions;
-use crate::status::SourceStatus;
+use crate::watch::status::SourceStatus;
 use crate::watcher;
 
 /// `/v1/version`.

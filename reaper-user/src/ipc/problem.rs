@@ -12,8 +12,8 @@ use serde::Serialize;
 use super::admission::Refused;
 use super::guard::Refusal;
 use super::wire::EndView;
-use crate::identity::AlreadyGone;
 use crate::reaper::RegistrationError;
+use crate::watch::identity::AlreadyGone;
 
 /// How long a caller should wait before it tries again where a limit was met.
 const RETRY_AFTER_SECONDS: u32 = 5;

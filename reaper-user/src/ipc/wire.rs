@@ -7,7 +7,7 @@ use reaper_registry::{
 };
 use serde::{Serialize, Serializer};
 
-use crate::status::SourceStatus;
+use crate::watch::status::SourceStatus;
 
 /// A session as its owner sees it: the record of the origin in camel case, and ours.
 #[derive(Serialize)]

@@ -14,12 +14,12 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
-use crate::fd_budget::FdBudget;
-use crate::hint::ExitWord;
-use crate::hint::{self, HintReceiver};
-use crate::status::StatusBoard;
 use crate::testing::skip_without;
-use crate::watch::WatchSet;
+use crate::watch::fd_budget::FdBudget;
+use crate::watch::hint::ExitWord;
+use crate::watch::hint::{self, HintReceiver};
+use crate::watch::set::WatchSet;
+use crate::watch::status::StatusBoard;
 
 /// For what takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(20);

@@ -14,10 +14,10 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::fake_table::{FakeTable, Refusals};
-use crate::fd_budget::FdBudget;
-use crate::hint::{self, HintSender};
 use crate::sources::{Context, sweep};
-use crate::watch::Hold;
+use crate::watch::fd_budget::FdBudget;
+use crate::watch::hint::{self, HintSender};
+use crate::watch::set::Hold;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use reaper_registry::{Pid, StartTime};
 
 use crate::clock::monotonic_ns;
-use crate::fd_budget::{FdBudget, Slot};
 use crate::process_table::{ProcessTable, is_no_such_process};
-use crate::verdict::{Verdict, judge, judge_by_pidfd};
+use crate::watch::fd_budget::{FdBudget, Slot};
+use crate::watch::verdict::{Verdict, judge, judge_by_pidfd};
 
 /// The identity of one process.
 #[derive(Debug)]

@@ -14,10 +14,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::monotonic_ns;
-use crate::hint::{ExitWord, Hint, HintReceiver, HintSender, Target};
-use crate::status::StatusBoard;
-use crate::verdict::{GroupDead, Verdict};
-use crate::watch::{WatchSet, Watched};
+use crate::watch::hint::{ExitWord, Hint, HintReceiver, HintSender, Target};
+use crate::watch::set::{WatchSet, Watched};
+use crate::watch::status::StatusBoard;
+use crate::watch::verdict::{GroupDead, Verdict};
 
 /// Hints taken at once; between two batches others get their turn.
 const BATCH: usize = 256;

@@ -38,8 +38,8 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use reaper_registry::{Evidence, Pid, StartTime};
 
-use crate::identity::{Handle, Identity};
 use crate::process_table::{Facts, ProcessTable, is_no_such_process};
+use crate::watch::identity::{Handle, Identity};
 
 /// Polls that must agree with the first one where the record of a process cannot be read.
 const FURTHER_POLLS: usize = 2;

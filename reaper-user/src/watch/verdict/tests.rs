@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::*;
 use crate::fake_table::{FakeTable, Refusals, Unread};
-use crate::fd_budget::FdBudget;
+use crate::watch::fd_budget::FdBudget;
 
 const PID: u32 = 4242;
 const STARTED: u64 = 1_000;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use reaper_registry::{Pid, ProcessId, Source};
 use tokio::sync::{Notify, mpsc};
 
-use crate::verdict::GroupDead;
+use crate::watch::verdict::GroupDead;
 
 /// Room for hints that the loop has not read yet. A full channel costs nothing but time: what did
 /// not fit is made up for by a sweep.
