@@ -26,10 +26,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 use reaper_registry::Token;
 
 use crate::client::Client;
+use crate::daemon::harden;
+use crate::daemon::runtime;
+use crate::daemon::socket_path::{self, Surroundings};
 use crate::exit_code;
-use crate::privileges;
-use crate::runtime;
-use crate::socket_path::{self, Surroundings};
 use crate::victims::Kind;
 use crate::watch::fd_budget;
 use failure::Failure;
@@ -142,7 +142,7 @@ impl Arguments {
         let client = Client::new(&socket);
         match self.command {
             Command::Daemon(arguments) => {
-                privileges::keep_only_what_sources_need();
+                harden::keep_only_what_sources_need();
                 let mut builder = tokio::runtime::Builder::new_multi_thread();
                 builder.worker_threads(fd_budget::worker_threads());
                 let runtime = runtime::build(builder).map_err(no_runtime)?;

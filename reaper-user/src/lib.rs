@@ -10,7 +10,6 @@
 pub mod cli;
 pub mod client;
 pub mod clock;
-pub mod config;
 pub mod daemon;
 pub mod exit_code;
 mod exit_watcher;
@@ -24,19 +23,13 @@ mod foreign_proc;
 #[doc(hidden)]
 pub mod fuzz_doors;
 mod hook_threads;
-mod ipc;
-pub mod privileges;
 pub mod process_table;
 mod reaper;
-mod runtime;
-pub mod socket_path;
 pub mod sources;
 mod sys;
-mod systemd;
 #[cfg(test)]
 mod testing;
 mod text;
-mod token_files;
 #[doc(hidden)]
 pub mod torture;
 #[doc(hidden)]
@@ -45,8 +38,8 @@ pub mod watch;
 mod watcher;
 
 pub use daemon::StartupError;
+pub use daemon::api::listener::ListenError;
 pub use exit_watcher::{ExitWatcher, ExitWatcherBuilder, ProcessExit, Watch, WatcherStopped};
-pub use ipc::listener::ListenError;
 pub use reaper::{Reaper, Registered, Registration, RegistrationError};
 pub use reaper_registry as registry;
 pub use reaper_registry::{Pid, Source};

@@ -7,7 +7,7 @@ use reaper_registry::Source;
 
 use super::failure::Failure;
 use super::values::{self, Age, SourceChoice};
-use crate::config::{DaemonOptions, RegisterPolicy};
+use crate::daemon::config::{DaemonOptions, RegisterPolicy};
 use crate::exit_code;
 
 #[derive(Debug, clap::Args)]

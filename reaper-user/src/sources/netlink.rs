@@ -40,7 +40,7 @@ use super::canary::{Canary, NO_THREAD_REMEDY};
 use super::time_namespace::TimeNamespace;
 use super::{Context, SourceError};
 #[cfg(feature = "ebpf")]
-use crate::runtime::on_a_thread;
+use crate::daemon::runtime::on_a_thread;
 use crate::sys::cn_proc::{Event, Exit};
 use crate::watch::hint::{ExitWord, Hint, HintSender, Target};
 use crate::watch::set::{Arm, Watched};

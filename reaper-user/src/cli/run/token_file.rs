@@ -21,8 +21,8 @@ use serde_json::Value;
 
 use super::super::failure::Failure;
 use crate::client::{Client, ClientError};
-use crate::socket_path::{RuntimeFolder, Surroundings, runtime_folder};
-use crate::token_files::{self, open_folder};
+use crate::daemon::socket_path::{RuntimeFolder, Surroundings, runtime_folder};
+use crate::daemon::token_files::{self, open_folder};
 
 /// What the names of all token files of `run` start with, because all its session ids do.
 pub(super) const PREFIX: &str = "run-";

@@ -13,21 +13,21 @@ use serde::Serialize;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::guard::{BODY_MAX, Refusal};
+use super::framing::{BODY_MAX, Refusal};
 use super::problem::Problem;
-use super::sse;
-use super::stream::EventStream;
+use crate::daemon::api::events::EventStream;
+use crate::daemon::api::sse;
 
 /// How long a body may take.
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// The body of an answer.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Whole(Option<Bytes>),
     Events(Box<EventStream>),
 }
 
 /// The whole body, in a buffer that never moves and is wiped.
-pub(super) async fn read_body(body: Incoming) -> Result<Zeroizing<Vec<u8>>, Problem> {
+pub(crate) async fn read_body(body: Incoming) -> Result<Zeroizing<Vec<u8>>, Problem> {
     let announced = body.size_hint().upper().unwrap_or(BODY_MAX);
     let max = usize::try_from(BODY_MAX).unwrap_or(usize::MAX);
     let capacity = usize::try_from(announced).unwrap_or(max).min(max);
@@ -71,13 +71,13 @@ fn broken_body() -> Problem {
     .closing()
 }
 
-pub(super) fn json(body: &impl Serialize) -> Response<Answer> {
+pub(crate) fn json(body: &impl Serialize) -> Response<Answer> {
     let mut bytes = Vec::with_capacity(512);
     sse::write_json(&mut bytes, body);
     whole(StatusCode::OK, "application/json", bytes)
 }
 
-pub(super) fn problem(problem: &Problem) -> Response<Answer> {
+pub(crate) fn problem(problem: &Problem) -> Response<Answer> {
     let mut response = whole(
         problem.status(),
         "application/problem+json",
@@ -93,7 +93,7 @@ pub(super) fn problem(problem: &Problem) -> Response<Answer> {
     response
 }
 
-pub(super) fn whole(
+pub(crate) fn whole(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,
@@ -107,7 +107,7 @@ pub(super) fn whole(
     response
 }
 
-pub(super) fn event_stream(stream: EventStream) -> Response<Answer> {
+pub(crate) fn event_stream(stream: EventStream) -> Response<Answer> {
     let mut response = Response::new(Answer::Events(Box::new(stream)));
     // The version without chunks: the body then ends with the connection.
     *response.version_mut() = Version::HTTP_10;

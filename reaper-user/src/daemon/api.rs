@@ -46,34 +46,33 @@
 //!
 //! # The way of a request
 //!
-//! [`listener`] (who may connect) → [`guard`] (where messages end) → hyper → [`gate`] (the
+//! [`listener`] (who may connect) → [`framing`] (where messages end) → hyper → [`policy`] (the
 //! same checks for every path, in a fixed order) → [`routes`] → [`problem`] or [`wire`].
+//!
+//! [`framing`]: super::http::framing
+//! [`policy`]: super::http::policy
+//! [`problem`]: super::http::problem
 
-mod admission;
-mod answer;
-pub(crate) mod gate;
-pub(crate) mod guard;
+pub(crate) mod authorize;
+pub(crate) mod events;
 mod health;
-pub(crate) mod list;
 pub(crate) mod listener;
 mod places;
-mod problem;
-pub(crate) mod query;
 pub(crate) mod register;
 mod routes;
-pub(crate) mod serve;
+pub(crate) mod server;
+pub(crate) mod sessions;
 pub(crate) mod sse;
-mod stream;
 #[cfg(test)]
 mod tests;
 mod unanswered;
-mod wire;
+pub(crate) mod wire;
 
 use std::sync::Arc;
 
 use tokio::sync::{Notify, Semaphore};
 
-use crate::config::DaemonOptions;
+use crate::daemon::config::DaemonOptions;
 use crate::process_table::ProcessTable;
 use crate::reaper::Reaper;
 use crate::watch::fd_budget::Shares;
@@ -90,7 +89,7 @@ pub(crate) struct App {
     pub(crate) descriptors: Shares,
     /// One permit for each event stream that may still be opened.
     pub(crate) streams: Arc<Semaphore>,
-    pub(crate) lists: list::Room,
+    pub(crate) lists: sessions::Room,
 }
 
 /// By which door a connection came in. A property of the listener, never guessed from an address.

@@ -3,8 +3,8 @@
 use rustix::io::Errno;
 
 use super::*;
+use crate::daemon::api::Transport;
 use crate::fake_table::{FakeTable, Refusals};
-use crate::ipc::Transport;
 
 const ROOT: u32 = 0;
 const USER: u32 = 1000;

@@ -6,9 +6,9 @@ use hyper::header::{AUTHORIZATION, HOST, ORIGIN};
 use hyper::http::request;
 use reaper_registry::Token;
 
-use super::Transport;
 use super::problem::Problem;
 use super::query;
+use crate::daemon::api::Transport;
 
 /// The scheme that presents a session; its case is free.
 const SESSION_SCHEME: &str = "claudemesh-session";

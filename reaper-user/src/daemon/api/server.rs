@@ -17,11 +17,11 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::guard::Guard;
 use super::listener::Socket;
 use super::places::{Place, Places};
 use super::unanswered::{Answering, Unanswered};
-use super::{App, Peer, Transport, admission, routes};
+use super::{App, Peer, Transport, authorize, routes};
+use crate::daemon::http::framing::Guard;
 
 /// How long a head may take, and how long a connection may idle between two requests.
 const HEAD_TIME: Duration = Duration::from_secs(5);
@@ -162,7 +162,7 @@ fn admit(app: &App, stream: &UnixStream) -> Option<Peer> {
         transport: Transport::Unix,
         uid: credentials.uid(),
         pid: credentials.pid(),
-        numbering: admission::numbering_of(credentials.pid()),
+        numbering: authorize::numbering_of(credentials.pid()),
     };
     let is_ours = peer.uid == rustix::process::geteuid().as_raw();
     if is_ours || peer.is_root() || app.options.allow_uids.contains(&peer.uid) {

@@ -20,10 +20,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use super::problem::Problem;
 use super::sse::{self, EventId};
 use super::wire::{GapData, SessionView};
-use super::{App, Peer, query};
+use super::{App, Peer};
+use crate::daemon::http::problem::Problem;
+use crate::daemon::http::query;
 
 /// How often a quiet stream says that it is there.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
@@ -31,7 +32,7 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 const PIECE: usize = 32 * 1024;
 
 /// The body of the answer.
-pub(super) struct EventStream {
+pub(crate) struct EventStream {
     app: Arc<App>,
     filter: Filter,
     position: Subscription,

@@ -9,16 +9,16 @@ use reaper_registry::{
 };
 use serde::Serialize;
 
-use super::admission::Refused;
-use super::guard::Refusal;
-use super::wire::EndView;
+use super::framing::Refusal;
+use crate::daemon::api::authorize::Refused;
+use crate::daemon::api::wire::EndView;
 use crate::reaper::RegistrationError;
 use crate::watch::identity::AlreadyGone;
 
 /// How long a caller should wait before it tries again where a limit was met.
 const RETRY_AFTER_SECONDS: u32 = 5;
 /// The code of what a shortage of descriptors or memory kept from being looked at.
-pub(super) const NOT_NOW: &str = "not_now";
+pub(crate) const NOT_NOW: &str = "not_now";
 
 /// A refused or failed request. Boxed, because it is the rare half of every result.
 #[derive(Debug, PartialEq)]

@@ -107,7 +107,7 @@ pub(super) fn end_snapshot(out: &mut Vec<u8>) {
 }
 
 /// Writes one line of JSON. `serde_json` escapes every line end within strings.
-pub(super) fn write_json(out: &mut Vec<u8>, data: &impl Serialize) {
+pub(crate) fn write_json(out: &mut Vec<u8>, data: &impl Serialize) {
     serde_json::to_writer(out, data).expect("strings and numbers always serialise into memory");
 }
 
@@ -132,7 +132,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::ipc::tests::session;
+    use crate::daemon::api::tests::session;
 
     fn written(kind: EventKind) -> String {
         let at = Moment {

@@ -9,16 +9,17 @@ use hyper::{Method, Request, Response, StatusCode};
 use reaper_registry::{Authority, Removal, Session, SessionId, Source, Token};
 use tokio::time::sleep;
 
-use super::answer::{Answer, event_stream, json, problem, read_body};
-use super::gate::{self, Claim};
-use super::guard::{REFUSAL_FIELD, Refusal};
-use super::list::list;
-use super::problem::{NOT_NOW, Problem};
-use super::stream::EventStream;
+use super::events::EventStream;
+use super::sessions::list;
 use super::unanswered::Unanswered;
 use super::wire::{Me, RegisterAnswer, Removed, SessionView};
-use super::{App, Numbering, Peer, admission, health, query, register};
+use super::{App, Numbering, Peer, authorize, health, register};
 use crate::clock;
+use crate::daemon::http::body::{Answer, event_stream, json, problem, read_body};
+use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
+use crate::daemon::http::policy::{self, Claim};
+use crate::daemon::http::problem::{NOT_NOW, Problem};
+use crate::daemon::http::query;
 use crate::reaper::Registration;
 use crate::sources;
 
@@ -38,7 +39,7 @@ pub(super) async fn answer(
     if let Some(refusal) = refused.and_then(|code| Refusal::from_code(code.as_bytes())) {
         return problem(&refusal.into());
     }
-    let answered = match gate::admit(&head, peer.transport) {
+    let answered = match policy::admit(&head, peer.transport) {
         Ok(claim) => route(&app, peer, &head, body, claim).await,
         Err(refused) => Err(refused),
     };
@@ -137,7 +138,7 @@ async fn register(
         }
         sleep(NOT_NOW_PAUSE).await;
         if peer.numbering == Numbering::NotNow {
-            peer.numbering = admission::numbering_of(peer.pid);
+            peer.numbering = authorize::numbering_of(peer.pid);
         }
     }
 }
@@ -150,7 +151,7 @@ async fn try_register(
 ) -> Result<Response<Answer>, Problem> {
     let policy = app.options.register_policy;
     let table = app.table.clone();
-    let claimed = admission::claim(asked.pid, peer, policy, table).await?;
+    let claimed = authorize::claim(asked.pid, peer, policy, table).await?;
     let presence_accepted = asked.presence.is_some();
     let authority = if peer.is_root() {
         Authority::Any
@@ -167,7 +168,7 @@ async fn try_register(
         ttl: asked.ttl,
     };
     let registered = app.reaper.register(registration, authority, |watched| {
-        admission::check_process(watched, &claimed, peer, policy, app.table.as_ref())
+        authorize::check_process(watched, &claimed, peer, policy, app.table.as_ref())
     })?;
     let session = &registered.session;
     // Taking a renewal back would end a session that lived before.

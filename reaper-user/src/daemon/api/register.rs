@@ -14,7 +14,7 @@ use reaper_registry::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::problem::Problem;
+use crate::daemon::http::problem::Problem;
 use crate::text::{self, GROUP_MAX, GROUPS_MAX, NAME_MAX, PATH_MAX};
 
 /// Keys and signatures in hex are 64 to 128 bytes long; their content is not ours to check.

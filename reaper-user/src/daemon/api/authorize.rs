@@ -9,7 +9,7 @@ use std::sync::Arc;
 use reaper_registry::Pid;
 
 use super::{Numbering, Peer};
-use crate::config::RegisterPolicy;
+use crate::daemon::config::RegisterPolicy;
 use crate::process_table::ProcessTable;
 #[cfg(target_os = "linux")]
 use crate::process_table::is_no_such_process;

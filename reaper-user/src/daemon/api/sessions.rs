@@ -9,10 +9,11 @@ use hyper::{Response, StatusCode};
 use reaper_registry::Session;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::answer::{Answer, whole};
-use super::problem::Problem;
 use super::wire::SessionView;
-use super::{App, Peer, health, query, sse};
+use super::{App, Peer, health, sse};
+use crate::daemon::http::body::{Answer, whole};
+use crate::daemon::http::problem::Problem;
+use crate::daemon::http::query;
 
 /// Sessions written between two pauses: a list of 100,000 must not hold up a look-up.
 const SLICE: usize = 512;

@@ -12,7 +12,7 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::answer::Answer;
+use crate::daemon::http::body::Answer;
 
 /// How long a connection may wait before its first request without being closed for another: its
 /// client has only just connected and has had no answer yet.

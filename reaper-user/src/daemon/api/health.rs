@@ -8,7 +8,7 @@ use reaper_registry::{Session, Source, SourceHealth};
 use super::App;
 use super::wire::{About, Health, Nothing, SourceReport, SourceView, wall_ms_of};
 use crate::clock;
-use crate::config::DaemonOptions;
+use crate::daemon::config::DaemonOptions;
 use crate::watch::status::SourceStatus;
 use crate::watcher;
 
