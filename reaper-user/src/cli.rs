@@ -30,7 +30,7 @@ use crate::daemon::harden;
 use crate::daemon::runtime;
 use crate::daemon::socket_path::{self, Surroundings};
 use crate::exit_code;
-use crate::victims::Kind;
+use crate::testkit::test_process::Kind;
 use crate::watch::fd_budget;
 use failure::Failure;
 

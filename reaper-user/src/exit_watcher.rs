@@ -10,8 +10,8 @@ use std::time::Duration;
 use reaper_registry::{Death, ExitStatus, Pid, ProcessId, Source};
 use tokio::sync::oneshot;
 
-use crate::faults::Faults;
 use crate::sources;
+use crate::testkit::fault_injection::Faults;
 use crate::watch::identity::NotPinned;
 use crate::watch::reap_loop::Commit;
 use crate::watch::set::Hold;

@@ -13,10 +13,6 @@ pub mod clock;
 pub mod daemon;
 pub mod exit_code;
 mod exit_watcher;
-#[cfg(test)]
-mod fake_table;
-#[doc(hidden)]
-pub mod faults;
 mod foreign_proc;
 // On Linux with every source, where all the parsers are.
 #[cfg(all(any(test, fuzzing), target_os = "linux", feature = "ebpf"))]
@@ -29,11 +25,9 @@ pub mod sources;
 mod sys;
 #[cfg(test)]
 mod testing;
+#[doc(hidden)]
+pub mod testkit;
 mod text;
-#[doc(hidden)]
-pub mod torture;
-#[doc(hidden)]
-pub mod victims;
 pub mod watch;
 mod watcher;
 

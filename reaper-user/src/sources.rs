@@ -113,7 +113,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::fake_table::FakeTable;
+    use crate::testkit::fake_table::FakeTable;
     use crate::watch::fd_budget::FdBudget;
     use crate::watch::hint;
     use crate::watch::status::StatusBoard;

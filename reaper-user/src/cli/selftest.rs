@@ -1,6 +1,6 @@
 //! `reaperd selftest`: the torture kit against the sources of the machine at hand. What each source
 //! saw, missed and took for an end that was none, and how late it was; the exit code tells the truth
-//! about that. The cases are in [`crate::torture`]; here they are chosen, played and told of.
+//! about that. The cases are in [`crate::testkit::conformance`]; here they are chosen, played and told of.
 
 mod report;
 
@@ -8,9 +8,10 @@ use std::path::Path;
 
 use super::failure::Failure;
 use super::values::{self, SourceChoice};
-use crate::torture::{CASES, Lineup, Stage};
+use crate::exit_code;
+use crate::testkit::conformance::{CASES, Lineup, Stage};
+use crate::testkit::test_process;
 use crate::watch::fd_budget;
-use crate::{exit_code, victims};
 use report::{Outcome, Played, Report};
 
 #[derive(Debug, clap::Args)]
@@ -26,7 +27,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<u8, Failure> {
-        victims::adopt_orphans()?;
+        test_process::adopt_orphans()?;
         // Two hundred victims at once, each behind two pipes and two handles.
         fd_budget::raise_open_file_limit();
         let program = std::env::current_exe()?;

@@ -1,4 +1,4 @@
-//! `reaperd victim`: what a victim does once it runs. See [`crate::victims`] for the other side.
+//! `reaperd victim`: what a victim does once it runs. See [`crate::testkit::test_process`] for the other side.
 
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -11,7 +11,7 @@ use rustix::process::{Signal, getppid, kill_process};
 
 use super::Failure;
 use crate::exit_code;
-use crate::victims::Kind;
+use crate::testkit::test_process::Kind;
 
 /// Runs this process as a victim; answers with its exit code.
 pub(super) fn run(kind: Kind) -> Result<u8, Failure> {

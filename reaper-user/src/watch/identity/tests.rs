@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 
 use super::*;
-use crate::fake_table::{FakeTable, Refusals};
+use crate::testkit::fake_table::{FakeTable, Refusals};
 
 const STARTED: u64 = 1_000;
 

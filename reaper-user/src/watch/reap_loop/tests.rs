@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::fake_table::{FakeTable, Refusals};
 use crate::sources::{Context, sweep};
+use crate::testkit::fake_table::{FakeTable, Refusals};
 use crate::watch::fd_budget::FdBudget;
 use crate::watch::hint::{self, HintSender};
 use crate::watch::set::Hold;

@@ -6,7 +6,7 @@ use reaper_registry::Pid;
 use rustix::io::Errno;
 
 use super::*;
-use crate::fake_table::{FakeTable, Refusals, Unread};
+use crate::testkit::fake_table::{FakeTable, Refusals, Unread};
 use crate::watch::fd_budget::FdBudget;
 
 const PID: u32 = 4242;

@@ -4,7 +4,7 @@ use rustix::io::Errno;
 
 use super::*;
 use crate::daemon::api::Transport;
-use crate::fake_table::{FakeTable, Refusals};
+use crate::testkit::fake_table::{FakeTable, Refusals};
 
 const ROOT: u32 = 0;
 const USER: u32 = 1000;

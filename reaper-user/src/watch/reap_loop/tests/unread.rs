@@ -1,7 +1,7 @@
 //! Pidfds that do not tell: not readable though the process is dead, or readable though it lives.
 
 use super::*;
-use crate::fake_table::Unread;
+use crate::testkit::fake_table::Unread;
 
 /// The kernel wakes no pidfd for these.
 #[tokio::test(start_paused = true)]

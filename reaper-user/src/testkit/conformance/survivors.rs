@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use super::Fault;
 use super::kernel_version::kernel_before;
 use super::stage::{KILLED, Stage, Watching};
-use crate::victims::{Kind, Victim};
+use crate::testkit::test_process::{Kind, Victim};
 
 pub(super) fn leader_first(stage: &Stage) -> Result<(), Fault> {
     linux_only("a process without its main thread")?;

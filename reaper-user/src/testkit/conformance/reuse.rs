@@ -9,7 +9,7 @@ use super::Fault;
 use super::stage::{KILLED, Stage, Watching};
 use crate::clock;
 use crate::process_table;
-use crate::victims::{Kind, Victim};
+use crate::testkit::test_process::{Kind, Victim};
 
 /// Of the clock that start times are told in.
 const TICK: Duration = Duration::from_millis(10);

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::{Fault, Lineup};
 use crate::clock::{Deadline, monotonic_ns};
-use crate::victims::{Kind, Victim};
+use crate::testkit::test_process::{Kind, Victim};
 use crate::{ExitWatcher, ProcessExit, SourceStatus, Sources};
 
 pub(super) const KILLED: ExitStatus = ExitStatus::Signal {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Fault;
 use super::stage::{KILLED, Stage, Watching};
 use crate::clock::Deadline;
-use crate::victims::{Kind, Victim};
+use crate::testkit::test_process::{Kind, Victim};
 
 /// Times that the pauses are doubled: at last they are longer than a turn on a single processor.
 const SLOWEST: u32 = 6;

@@ -5,7 +5,7 @@ use rustix::process::Signal;
 
 use super::Fault;
 use super::stage::{KILLED, Stage};
-use crate::victims::Kind;
+use crate::testkit::test_process::Kind;
 
 pub(super) fn exit_code(stage: &Stage) -> Result<(), Fault> {
     for code in [0, 7, 255] {
