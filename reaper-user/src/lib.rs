@@ -13,16 +13,14 @@ pub mod clock;
 pub mod daemon;
 pub mod exit_code;
 mod exit_watcher;
-mod foreign_proc;
 // On Linux with every source, where all the parsers are.
 #[cfg(all(any(test, fuzzing), target_os = "linux", feature = "ebpf"))]
 #[doc(hidden)]
 pub mod fuzz_doors;
 mod hook_threads;
-pub mod process_table;
 mod reaper;
 pub mod sources;
-mod sys;
+pub mod sys;
 #[cfg(test)]
 mod testing;
 #[doc(hidden)]

@@ -9,9 +9,9 @@ use std::time::Duration;
 use reaper_registry::{Source, SourceState};
 use tokio::task::JoinSet;
 
-use crate::foreign_proc::ForeignProc;
-use crate::process_table;
 use crate::sources::{self, Context, SourceError, sweep};
+use crate::sys::foreign_proc::ForeignProc;
+use crate::sys::process_table;
 use crate::testkit::fault_injection::Faults;
 use crate::watch::fd_budget::FdBudget;
 use crate::watch::hint::{self, HintSender};

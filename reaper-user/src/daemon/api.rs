@@ -73,8 +73,8 @@ use std::sync::Arc;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::daemon::config::DaemonOptions;
-use crate::process_table::ProcessTable;
 use crate::reaper::Reaper;
+use crate::sys::process_table::ProcessTable;
 use crate::watch::fd_budget::Shares;
 
 /// What every request can reach.

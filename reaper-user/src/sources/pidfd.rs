@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Context, SourceError};
-use crate::process_table::ProcessTable;
+use crate::sys::process_table::ProcessTable;
 use crate::sys::readiness_of;
 use crate::watch::fd_budget::FdBudget;
 use crate::watch::hint::{Hint, HintSender, Target};
@@ -256,7 +256,7 @@ mod tests {
     use std::os::fd::AsRawFd as _;
 
     use super::*;
-    use crate::process_table;
+    use crate::sys::process_table;
     use crate::testing::{Sleeper, skip_without};
     use crate::watch::hint;
     use crate::watch::set::Hold;

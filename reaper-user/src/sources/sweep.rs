@@ -17,8 +17,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Context, SourceError};
 use crate::clock::monotonic_ns;
-use crate::foreign_proc::ForeignProc;
-use crate::process_table::ProcessTable;
+use crate::sys::foreign_proc::ForeignProc;
+use crate::sys::process_table::ProcessTable;
 use crate::watch::hint::{Hint, HintSender, Target};
 use crate::watch::set::{WatchSet, Watched};
 use crate::watch::status::Reporter;

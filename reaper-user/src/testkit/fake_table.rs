@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 use reaper_registry::{Pid, StartTime};
 use rustix::io::Errno;
 
-use crate::process_table::{Facts, ProcessTable};
+use crate::sys::process_table::{Facts, ProcessTable};
 
 #[derive(Default)]
 pub(crate) struct FakeTable(Mutex<State>);

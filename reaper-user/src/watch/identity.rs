@@ -11,7 +11,7 @@ use std::sync::Arc;
 use reaper_registry::{Pid, StartTime};
 
 use crate::clock::monotonic_ns;
-use crate::process_table::{ProcessTable, is_no_such_process};
+use crate::sys::process_table::{ProcessTable, is_no_such_process};
 use crate::watch::fd_budget::{FdBudget, Slot};
 use crate::watch::verdict::{Verdict, judge, judge_by_pidfd};
 

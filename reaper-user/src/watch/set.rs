@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use reaper_registry::{BootTime, Pid, ProcessId, Source, StartTime};
 
-use crate::process_table::ProcessTable;
+use crate::sys::process_table::ProcessTable;
 use crate::watch::fd_budget::FdBudget;
 use crate::watch::hint::{Hint, HintSender, Target};
 use crate::watch::identity::{Identity, NotPinned};

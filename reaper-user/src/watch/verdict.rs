@@ -38,7 +38,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use reaper_registry::{Evidence, Pid, StartTime};
 
-use crate::process_table::{Facts, ProcessTable, is_no_such_process};
+use crate::sys::process_table::{Facts, ProcessTable, is_no_such_process};
 use crate::watch::identity::{Handle, Identity};
 
 /// Polls that must agree with the first one where the record of a process cannot be read.

@@ -10,9 +10,9 @@ use reaper_registry::Pid;
 
 use super::{Numbering, Peer};
 use crate::daemon::config::RegisterPolicy;
-use crate::process_table::ProcessTable;
+use crate::sys::process_table::ProcessTable;
 #[cfg(target_os = "linux")]
-use crate::process_table::is_no_such_process;
+use crate::sys::process_table::is_no_such_process;
 #[cfg(target_os = "linux")]
 use crate::sys::{self, pidfd_info};
 use crate::watch::identity::AlreadyGone;

@@ -7,7 +7,7 @@ use reaper_registry::SourceHealth;
 use tokio::time::timeout;
 
 use super::*;
-use crate::process_table;
+use crate::sys::process_table;
 use crate::testing::{Sleeper, skip_without};
 use crate::watch::fd_budget::FdBudget;
 use crate::watch::hint::{self, HintReceiver};

@@ -239,7 +239,7 @@ async fn the_watch_set_arms_the_source() {
     }
     let (sender, mut hints) = hint::channel();
     let board = StatusBoard::new(|_| {});
-    let table = crate::process_table::of_this_system();
+    let table = crate::sys::process_table::of_this_system();
     let watched = WatchSet::new(table, FdBudget::new(16), sender.clone());
     let (mut early, mut late) = (Victim::new(), Victim::new());
     let held_before = watched.hold(Pid::new(early.pid()).unwrap()).unwrap();

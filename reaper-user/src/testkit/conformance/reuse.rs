@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::Fault;
 use super::stage::{KILLED, Stage, Watching};
 use crate::clock;
-use crate::process_table;
+use crate::sys::process_table;
 use crate::testkit::test_process::{Kind, Victim};
 
 /// Of the clock that start times are told in.

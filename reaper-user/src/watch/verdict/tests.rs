@@ -407,7 +407,7 @@ fn a_process_of_unknown_start_is_told_from_a_later_one_with_its_number() {
 
 #[test]
 fn the_real_table_of_this_system_sees_ourselves_alive_and_a_child_gone() {
-    let table: Arc<dyn ProcessTable> = crate::process_table::of_this_system();
+    let table: Arc<dyn ProcessTable> = crate::sys::process_table::of_this_system();
     let budget = FdBudget::from_limits();
     let ourselves = Identity::pin(
         table.as_ref(),

@@ -13,8 +13,8 @@ use reaper_registry::Pid;
 use rustix::io::Errno;
 
 use super::{Refused, status_of};
-use crate::process_table::is_no_such_process;
 use crate::sys::pid_namespace::{PidNamespace, pid_namespace_inode};
+use crate::sys::process_table::is_no_such_process;
 
 /// Processes that are looked at in search of one, where the kernel does not translate: as many as a
 /// small machine can have (`PID_MAX_DEFAULT` of the kernel's `include/linux/threads.h`).

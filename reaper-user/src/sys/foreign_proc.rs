@@ -9,7 +9,7 @@ use std::io;
 
 use reaper_registry::Pid;
 
-use crate::process_table::ProcessTable;
+use super::process_table::ProcessTable;
 
 /// `/proc` is mounted for another pid namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
