@@ -6,6 +6,7 @@
 mod daemon;
 mod demo;
 mod doctor;
+pub mod exit_code;
 mod failure;
 mod list;
 mod output;
@@ -29,7 +30,6 @@ use crate::client::Client;
 use crate::daemon::harden;
 use crate::daemon::runtime;
 use crate::daemon::socket_path::{self, Surroundings};
-use crate::exit_code;
 use crate::testkit::test_process::Kind;
 use crate::watch::fd_budget;
 use failure::Failure;

@@ -11,7 +11,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod daemon;
-pub mod exit_code;
+mod engine;
 mod exit_watcher;
 // On Linux with every source, where all the parsers are.
 #[cfg(all(any(test, fuzzing), target_os = "linux", feature = "ebpf"))]
@@ -27,14 +27,13 @@ mod testing;
 pub mod testkit;
 mod text;
 pub mod watch;
-mod watcher;
 
 pub use daemon::StartupError;
 pub use daemon::api::listener::ListenError;
+pub use engine::{Settings, Sources};
 pub use exit_watcher::{ExitWatcher, ExitWatcherBuilder, ProcessExit, Watch, WatcherStopped};
 pub use reaper::{Reaper, Registered, Registration, RegistrationError};
 pub use reaper_registry as registry;
 pub use reaper_registry::{Pid, Source};
 pub use watch::identity::{AlreadyGone, NotPinned};
 pub use watch::status::SourceStatus;
-pub use watcher::{Settings, Sources};

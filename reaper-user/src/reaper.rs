@@ -10,13 +10,13 @@ use reaper_registry::{
 };
 
 use crate::clock;
+use crate::engine::{Settings, Watcher};
 use crate::hook_threads::HookThreads;
 use crate::watch::identity::{AlreadyGone, NotPinned};
 use crate::watch::reap_loop::Commit;
 use crate::watch::set::{WatchSet, Watched};
 use crate::watch::status::SourceStatus;
 use crate::watch::verdict::Verdict;
-use crate::watcher::{Settings, Watcher};
 
 /// A session to be registered under a process number.
 pub struct Registration {

@@ -16,12 +16,12 @@ use reaper_registry::Token;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::exit_code;
 use super::failure::Failure;
 use super::new_token;
 use super::values::{self, SourceChoice};
 use crate::client::{Client, ClientError, SourcesReport};
 use crate::clock::monotonic_ns;
-use crate::exit_code;
 use crate::testkit::test_process::{self, Victim};
 use cast::{ACTS, Act, BYSTANDERS, Ending};
 use observer::Observer;

@@ -1,14 +1,15 @@
 //! `reaperd selftest`: the torture kit against the sources of the machine at hand. What each source
 //! saw, missed and took for an end that was none, and how late it was; the exit code tells the truth
-//! about that. The cases are in [`crate::testkit::conformance`]; here they are chosen, played and told of.
+//! about that. The cases are in [`crate::testkit::conformance`]; here they are chosen, played and told
+//! of.
 
 mod report;
 
 use std::path::Path;
 
+use super::exit_code;
 use super::failure::Failure;
 use super::values::{self, SourceChoice};
-use crate::exit_code;
 use crate::testkit::conformance::{CASES, Lineup, Stage};
 use crate::testkit::test_process;
 use crate::watch::fd_budget;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use reaper_registry::{Limits, Source};
 
+use crate::engine::Sources;
 use crate::sources::sweep;
-use crate::watcher::Sources;
 
 /// Whose processes a caller may register.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -20,12 +20,12 @@ use super::api::{self, App};
 use super::config::DaemonOptions;
 use super::systemd;
 use super::token_files::TokenFiles;
+use crate::engine::Settings;
 use crate::reaper::Reaper;
 use crate::sources;
 use crate::sys::process_table;
 use crate::watch::fd_budget::{self, Shares, TooFewDescriptors};
 use crate::watch::status::SourceStatus;
-use crate::watcher::Settings;
 
 /// How long sources may take to say how they are before the daemon serves without their word.
 const FIRST_REPORTS_WITHIN: Duration = Duration::from_millis(500);

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use reaper_registry::Source;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
+use crate::engine::Sources;
 use crate::sys::limits;
-use crate::watcher::Sources;
 
 /// Descriptors that are opened for one purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use super::App;
 use super::wire::{About, Health, Nothing, SourceReport, SourceView, wall_ms_of};
 use crate::clock;
 use crate::daemon::config::DaemonOptions;
+use crate::engine;
 use crate::watch::status::SourceStatus;
-use crate::watcher;
 
 /// `/v1/version`.
 pub(super) const ABOUT: About = About {
@@ -73,7 +73,7 @@ pub(super) fn health(app: &App) -> Health {
 /// events beside the sweep, and whatever has worked before; of a list, all of it; of a requirement,
 /// that source.
 fn overall(statuses: &[SourceStatus], options: &DaemonOptions) -> &'static str {
-    let is_auto = options.sources == watcher::Sources::default();
+    let is_auto = options.sources == engine::Sources::default();
     let falls_short = |status: &SourceStatus| match status.health {
         None | Some(SourceHealth::Up) => false,
         Some(SourceHealth::Degraded) => true,
@@ -129,11 +129,11 @@ mod tests {
             ..auto.clone()
         };
         let list = DaemonOptions {
-            sources: watcher::Sources::only([Source::Netlink, Source::Pidfd]),
+            sources: engine::Sources::only([Source::Netlink, Source::Pidfd]),
             ..auto.clone()
         };
         let sweep_only = DaemonOptions {
-            sources: watcher::Sources::only([]),
+            sources: engine::Sources::only([]),
             ..auto.clone()
         };
         for (options, netlink, pidfd, sweep, expected) in [
