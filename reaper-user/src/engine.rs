@@ -172,14 +172,15 @@ impl Supervision<'_> {
     {
         let mut context = self.context(source);
         let Some(faults) = faults.cloned() else {
-            self.tasks.spawn(sources::supervise(context, run));
+            self.tasks
+                .spawn(sources::supervisor::supervise(context, run));
             return;
         };
         let (hints, line) = faults.line_to(context.hints, source);
         context.hints = hints;
         self.tasks.spawn(line);
         self.tasks
-            .spawn(sources::supervise(context, move |context| {
+            .spawn(sources::supervisor::supervise(context, move |context| {
                 faults.clone().until_killed(source, run(context))
             }));
     }

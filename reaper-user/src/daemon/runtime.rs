@@ -1,5 +1,5 @@
-//! The async runtime of this program, and work that would hold it up. Both need threads, and a system
-//! that has none left is an error here: neither a panic nor a wait without end.
+//! The async runtime of this program. It needs threads, and a system that has none left is an error
+//! here: neither a panic nor a wait without end.
 
 use std::io;
 use std::panic;
@@ -7,9 +7,6 @@ use std::sync::mpsc;
 use std::thread;
 
 use tokio::runtime::{Builder, Runtime};
-
-#[cfg(all(target_os = "linux", feature = "ebpf"))]
-use crate::sys::allocator::give_back_freed;
 
 /// Builds a runtime with all that its drivers offer.
 ///
@@ -30,22 +27,4 @@ pub(crate) fn build(mut builder: Builder) -> io::Result<Runtime> {
         .and_then(|_| told.recv().map_err(io::Error::other)?);
     panic::set_hook(hook);
     built
-}
-
-/// Does work that takes a processor's time for milliseconds on a thread of its own. It may take tens
-/// of megabytes too, as the kernel's types do, and the allocator would keep most of them.
-#[cfg(all(target_os = "linux", feature = "ebpf"))]
-pub(crate) async fn on_a_thread<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<T> {
-    let (done, outcome) = tokio::sync::oneshot::channel();
-    thread::Builder::new()
-        .name("load".to_owned())
-        // Whoever waited may have been told to stop.
-        .spawn(move || {
-            let outcome = work();
-            give_back_freed();
-            done.send(outcome).unwrap_or(());
-        })?;
-    outcome.await.map_err(io::Error::other)
 }

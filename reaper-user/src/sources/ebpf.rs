@@ -29,9 +29,9 @@ use reaper_registry::{Pid, Source, StartTime};
 use tokio::io::Interest;
 
 use super::canary::{Canary, NO_THREAD_REMEDY};
+use super::supervisor::on_a_thread;
 use super::time_namespace::TimeNamespace;
 use super::{Context, SourceError};
-use crate::daemon::runtime::on_a_thread;
 use crate::sys::readiness_of;
 use crate::watch::hint::{ExitWord, Hint, HintSender, Target};
 use crate::watch::set::WatchSet;

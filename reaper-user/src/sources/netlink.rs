@@ -37,10 +37,10 @@ use self::map_filter::MapFilter;
 use self::subscription::{Drained, INTEREST, Subscription};
 use self::thread_exits::ThreadExits;
 use super::canary::{Canary, NO_THREAD_REMEDY};
+#[cfg(feature = "ebpf")]
+use super::supervisor::on_a_thread;
 use super::time_namespace::TimeNamespace;
 use super::{Context, SourceError};
-#[cfg(feature = "ebpf")]
-use crate::daemon::runtime::on_a_thread;
 use crate::sys::cn_proc::{Event, Exit};
 use crate::watch::hint::{ExitWord, Hint, HintSender, Target};
 use crate::watch::set::{Arm, Watched};
