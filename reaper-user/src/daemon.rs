@@ -2,7 +2,7 @@
 
 pub(crate) mod api;
 pub mod config;
-pub mod harden;
+pub(crate) mod harden;
 pub(crate) mod http;
 mod run;
 pub(crate) mod runtime;

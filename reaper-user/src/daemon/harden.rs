@@ -5,7 +5,7 @@
 /// source needs to come back after a failure; so this is done at start and not after the sources are
 /// open, when it could only be done for one thread of many.
 #[cfg(target_os = "linux")]
-pub fn keep_only_what_sources_need() {
+pub(crate) fn keep_only_what_sources_need() {
     use rustix::thread::{
         CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs,
     };
@@ -47,4 +47,4 @@ fn raise_locked_memory_limit() {
 
 /// Elsewhere there are none to give up.
 #[cfg(not(target_os = "linux"))]
-pub fn keep_only_what_sources_need() {}
+pub(crate) fn keep_only_what_sources_need() {}
