@@ -6,6 +6,7 @@
 mod daemon;
 mod demo;
 mod doctor;
+pub mod exit_code;
 mod failure;
 mod list;
 mod output;
@@ -26,12 +27,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 use reaper_registry::Token;
 
 use crate::client::Client;
-use crate::exit_code;
-use crate::fd_budget;
-use crate::privileges;
-use crate::runtime;
-use crate::socket_path::{self, Surroundings};
-use crate::victims::Kind;
+use crate::daemon::harden;
+use crate::daemon::runtime;
+use crate::daemon::socket_path::{self, Surroundings};
+use crate::testkit::test_process::Kind;
+use crate::watch::fd_budget;
 use failure::Failure;
 
 const SOCKET_HELP: &str =
@@ -142,7 +142,7 @@ impl Arguments {
         let client = Client::new(&socket);
         match self.command {
             Command::Daemon(arguments) => {
-                privileges::keep_only_what_sources_need();
+                harden::keep_only_what_sources_need();
                 let mut builder = tokio::runtime::Builder::new_multi_thread();
                 builder.worker_threads(fd_budget::worker_threads());
                 let runtime = runtime::build(builder).map_err(no_runtime)?;

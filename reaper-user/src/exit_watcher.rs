@@ -10,13 +10,13 @@ use std::time::Duration;
 use reaper_registry::{Death, ExitStatus, Pid, ProcessId, Source};
 use tokio::sync::oneshot;
 
-use crate::faults::Faults;
-use crate::identity::NotPinned;
-use crate::reap_loop::Commit;
+use crate::engine::{Settings, Sources, Watcher};
 use crate::sources;
-use crate::status::SourceStatus;
-use crate::watch::Hold;
-use crate::watcher::{Settings, Sources, Watcher};
+use crate::testkit::fault_injection::Faults;
+use crate::watch::identity::NotPinned;
+use crate::watch::reap_loop::Commit;
+use crate::watch::set::Hold;
+use crate::watch::status::SourceStatus;
 
 /// Tells of the end of processes: any process, not only children; no privilege is needed. Dropped, it
 /// ends every [`Watch`] that it gave out with [`WatcherStopped`].

@@ -5,57 +5,35 @@
 //! sessions that is kept true while their processes live and die.
 //!
 //! The modules, in the order in which an exit passes through them:
-//! sources say *look* ([`hint`]), [`verdict`] decides, the loop commits, the registry tells.
+//! sources say *look* ([`watch::hint`]), [`watch::verdict`] decides, the loop commits, the registry tells.
 
 pub mod cli;
 pub mod client;
 pub mod clock;
-pub mod config;
 pub mod daemon;
-pub mod exit_code;
+mod engine;
 mod exit_watcher;
-#[cfg(test)]
-mod fake_table;
-#[doc(hidden)]
-pub mod faults;
-pub mod fd_budget;
-mod foreign_proc;
 // On Linux with every source, where all the parsers are.
 #[cfg(all(any(test, fuzzing), target_os = "linux", feature = "ebpf"))]
 #[doc(hidden)]
 pub mod fuzz_doors;
-pub mod hint;
 mod hook_threads;
-pub mod identity;
-mod ipc;
-pub mod privileges;
-pub mod process_table;
-mod reap_loop;
 mod reaper;
-mod runtime;
-pub mod socket_path;
 pub mod sources;
-pub mod status;
-mod sys;
-mod systemd;
+pub mod sys;
 #[cfg(test)]
 mod testing;
+#[doc(hidden)]
+pub mod testkit;
 mod text;
-mod token_files;
-#[doc(hidden)]
-pub mod torture;
-pub mod verdict;
-#[doc(hidden)]
-pub mod victims;
 pub mod watch;
-mod watcher;
 
 pub use daemon::StartupError;
+pub use daemon::api::listener::ListenError;
+pub use engine::{Settings, Sources};
 pub use exit_watcher::{ExitWatcher, ExitWatcherBuilder, ProcessExit, Watch, WatcherStopped};
-pub use identity::{AlreadyGone, NotPinned};
-pub use ipc::listener::ListenError;
 pub use reaper::{Reaper, Registered, Registration, RegistrationError};
 pub use reaper_registry as registry;
 pub use reaper_registry::{Pid, Source};
-pub use status::SourceStatus;
-pub use watcher::{Settings, Sources};
+pub use watch::identity::{AlreadyGone, NotPinned};
+pub use watch::status::SourceStatus;

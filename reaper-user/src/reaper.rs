@@ -10,13 +10,13 @@ use reaper_registry::{
 };
 
 use crate::clock;
+use crate::engine::{Settings, Watcher};
 use crate::hook_threads::HookThreads;
-use crate::identity::{AlreadyGone, NotPinned};
-use crate::reap_loop::Commit;
-use crate::status::SourceStatus;
-use crate::verdict::Verdict;
-use crate::watch::{WatchSet, Watched};
-use crate::watcher::{Settings, Watcher};
+use crate::watch::identity::{AlreadyGone, NotPinned};
+use crate::watch::reap_loop::Commit;
+use crate::watch::set::{WatchSet, Watched};
+use crate::watch::status::SourceStatus;
+use crate::watch::verdict::Verdict;
 
 /// A session to be registered under a process number.
 pub struct Registration {

@@ -9,6 +9,7 @@ pub(crate) mod as_started;
 pub(crate) mod cbpf;
 #[cfg(target_os = "linux")]
 pub(crate) mod cn_proc;
+pub(crate) mod foreign_proc;
 pub(crate) mod limits;
 #[cfg(target_os = "linux")]
 mod linux_table;
@@ -26,6 +27,7 @@ pub(crate) mod pid_namespace;
 pub(crate) mod pidfd_info;
 #[cfg(any(target_os = "linux", test))]
 pub(crate) mod proc_stat;
+pub mod process_table;
 #[cfg(target_os = "linux")]
 mod readiness;
 #[cfg(target_os = "linux")]

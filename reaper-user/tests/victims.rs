@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use reaper_registry::ExitStatus;
-use reaper_user::victims::{Kind, Victim};
+use reaper_user::testkit::test_process::{Kind, Victim};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_reaperd");
 const KILLED: ExitStatus = ExitStatus::Signal {

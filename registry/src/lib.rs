@@ -34,11 +34,9 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-mod builder;
+mod config;
 mod error;
-mod event;
-mod event_log;
-mod graves;
+mod events;
 mod hooks;
 mod lifetime;
 mod presence;
@@ -51,17 +49,16 @@ mod table;
 mod tests;
 mod time;
 mod token;
-mod token_index;
 
-pub use builder::RegistryBuilder;
+pub use config::{Authority, Limits, RegistryBuilder};
 pub use error::RegisterError;
-pub use event::{Event, EventKind, SourceHealth, SourceState};
-pub use event_log::{Next, Subscription};
+pub use events::log::{Next, Subscription};
+pub use events::{Event, EventKind, SourceHealth, SourceState};
 pub use hooks::HookRun;
 pub use lifetime::Ttl;
 pub use presence::{Attestation, Presence, SecretKey};
 pub use process::{Pid, PidOutOfRange, Process, ProcessId, StartTime};
-pub use registry::{Authority, Limits, Registry, Stored};
+pub use registry::{Registry, Stored};
 pub use removal::{Death, Evidence, Exit, ExitStatus, Removal, Source};
 pub use session::{Details, EntryId, NewSession, Session, SessionId};
 pub use time::{BootTime, Moment};

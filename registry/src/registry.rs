@@ -2,46 +2,19 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::builder::{OnRemoved, RegistryBuilder};
+use crate::config::{Authority, OnRemoved, RegistryBuilder};
 use crate::error::RegisterError;
-use crate::event::{Event, EventKind, SourceState};
-use crate::event_log::{EventLog, Subscription};
-use crate::graves::Graves;
+use crate::events::log::{EventLog, Subscription};
+use crate::events::tombstones::Graves;
+use crate::events::{Event, EventKind, SourceState};
 use crate::hooks::{Change, HookRunner, Hooks};
 use crate::process::ProcessId;
 use crate::removal::{Death, Removal};
 use crate::session::{EntryId, NewSession, Session, SessionId};
 use crate::table::Table;
+use crate::table::token_index::TokenIndex;
 use crate::time::Moment;
 use crate::token::{Token, TokenKey};
-use crate::token_index::TokenIndex;
-
-/// Ceilings on what is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Live sessions in all.
-    pub sessions: usize,
-    /// Live sessions of one user.
-    pub sessions_per_owner: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            sessions: 100_000,
-            sessions_per_owner: 10_000,
-        }
-    }
-}
-
-/// Whose live sessions a registration may replace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Authority {
-    /// Those of its own owner.
-    Owner,
-    /// Anybody's.
-    Any,
-}
 
 /// A registration that was stored.
 #[derive(Clone, Debug)]

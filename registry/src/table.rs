@@ -2,20 +2,23 @@
 //!
 //! All indexes change together in `insert`, `renew` and `remove`, and nowhere else.
 
+pub(crate) mod token_index;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::{Authority, Limits};
 use crate::error::RegisterError;
 use crate::hooks::Change;
 use crate::lifetime::{Lifetimes, Ttl};
 use crate::process::ProcessId;
-use crate::registry::{Authority, Limits, Stored};
+use crate::registry::Stored;
 use crate::removal::{Death, Removal};
 use crate::session::{EntryId, NewSession, Session, SessionId};
+use crate::table::token_index::TokenIndex;
 use crate::time::{BootTime, Moment};
 use crate::token::{StandIn, TokenDigest};
-use crate::token_index::TokenIndex;
 
 pub(crate) struct Table {
     limits: Limits,

@@ -143,6 +143,6 @@ fn raise_descriptor_limits() {
     };
     if setrlimit(Resource::Nofile, wanted).is_err() {
         // Not root: up to the ceiling, and the sections that need more say so.
-        reaper_user::fd_budget::raise_open_file_limit();
+        reaper_user::watch::fd_budget::raise_open_file_limit();
     }
 }

@@ -1,5 +1,5 @@
-//! Many processes at once, where the talkative victims of `reaper_user::victims` would cost too
-//! much: a crowd is made of `sleep`, needs no descriptor, and is killed and reaped on drop.
+//! Many processes at once, where the talkative victims of `reaper_user::testkit::test_process` would
+//! cost too much: a crowd is made of `sleep`, needs no descriptor, and is killed and reaped on drop.
 
 use std::collections::BTreeSet;
 use std::io;

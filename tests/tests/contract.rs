@@ -1,5 +1,6 @@
-//! One contract for every source: the cases of [`reaper_user::torture`], each against each source
-//! alone and against all of them together, held to what is expected of this kernel and role.
+//! One contract for every source: the cases of [`reaper_user::testkit::conformance`], each against
+//! each source alone and against all of them together, held to what is expected of this kernel and
+//! role.
 //!
 //! The sweep runs beneath every source. Beside an event source it sleeps for longer than any case
 //! waits, so that what the source misses fails the test instead of being made up for.
@@ -10,7 +11,7 @@ use std::collections::BTreeSet;
 
 use reaper_tests::daemon::reaperd;
 use reaper_tests::expect::{self, skip};
-use reaper_user::torture::{CASES, Fault, Lineup, Stage};
+use reaper_user::testkit::conformance::{CASES, Fault, Lineup, Stage};
 use reaper_user::{Source, SourceStatus};
 
 /// The cases, each as a test of every lineup.

@@ -9,7 +9,7 @@ use reaper_tests::daemon::{TestDaemon, doctor_through, reaperd};
 use reaper_tests::expect;
 use reaper_tests::wait::eventually;
 use reaper_user::client::Deregistered;
-use reaper_user::victims::{Kind, Victim};
+use reaper_user::testkit::test_process::{Kind, Victim};
 use serde_json::Value;
 
 const EVENT_SOURCES: [&str; 3] = ["netlink", "ebpf", "pidfd"];

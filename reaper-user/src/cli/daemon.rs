@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use reaper_registry::Source;
 
+use super::exit_code;
 use super::failure::Failure;
 use super::values::{self, Age, SourceChoice};
-use crate::config::{DaemonOptions, RegisterPolicy};
-use crate::exit_code;
+use crate::daemon::config::{DaemonOptions, RegisterPolicy};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {

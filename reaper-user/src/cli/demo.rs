@@ -16,13 +16,13 @@ use reaper_registry::Token;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::exit_code;
 use super::failure::Failure;
 use super::new_token;
 use super::values::{self, SourceChoice};
 use crate::client::{Client, ClientError, SourcesReport};
 use crate::clock::monotonic_ns;
-use crate::exit_code;
-use crate::victims::{self, Victim};
+use crate::testkit::test_process::{self, Victim};
 use cast::{ACTS, Act, BYSTANDERS, Ending};
 use observer::Observer;
 use private_daemon::PrivateDaemon;
@@ -65,7 +65,7 @@ impl Arguments {
     }
 
     async fn play(&self) -> Result<Report, Failure> {
-        victims::adopt_orphans()?;
+        test_process::adopt_orphans()?;
         let program = std::env::current_exe()?;
         let mut report = Report::new(self.json);
         report.open().map_err(Failure::output)?;

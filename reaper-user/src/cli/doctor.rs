@@ -10,11 +10,12 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::json;
 
+use super::exit_code;
 use super::failure::Failure;
 use super::output::escape;
+use crate::ExitWatcher;
 use crate::client::{Client, ClientError, SourceReport, SourcesReport, Version};
-use crate::status::SourceStatus;
-use crate::{ExitWatcher, exit_code};
+use crate::watch::status::SourceStatus;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {

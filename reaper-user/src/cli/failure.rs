@@ -2,9 +2,9 @@
 
 use std::io;
 
+use super::exit_code;
 use super::output::{escape, talk};
 use crate::client::ClientError;
-use crate::exit_code;
 
 /// Why a command did not do what it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,10 +4,11 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
+use super::exit_code;
 use super::failure::Failure;
 use super::output::{Layout, age, table};
 use crate::client::{Client, ClientError, Session, SessionList, percent_encode};
-use crate::{clock, exit_code};
+use crate::clock;
 
 const HEADER: [&str; 7] = ["SESSION", "NAME", "MESH", "PID", "AGE", "IDENTITY", "TOKEN"];
 

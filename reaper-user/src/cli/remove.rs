@@ -7,9 +7,9 @@ use reaper_registry::Token;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use super::exit_code;
 use super::failure::Failure;
 use crate::client::{Client, ClientError, percent_encode};
-use crate::exit_code;
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]

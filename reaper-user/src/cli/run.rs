@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use self::token_file::TokenFile;
+use super::exit_code;
 use super::failure::Failure;
 use super::output::talk;
 use super::{new_token, random, thread};
 use crate::client::{Client, ClientError, Registered};
-use crate::exit_code;
-use crate::socket_path::{self, Surroundings};
+use crate::daemon::socket_path::{self, Surroundings};
 use crate::sys::as_started;
 use crate::text::{self, GROUP_MAX, GROUPS_MAX, NAME_MAX, PATH_MAX};
 

@@ -1,15 +1,18 @@
 //! `reaperd selftest`: the torture kit against the sources of the machine at hand. What each source
 //! saw, missed and took for an end that was none, and how late it was; the exit code tells the truth
-//! about that. The cases are in [`crate::torture`]; here they are chosen, played and told of.
+//! about that. The cases are in [`crate::testkit::conformance`]; here they are chosen, played and told
+//! of.
 
 mod report;
 
 use std::path::Path;
 
+use super::exit_code;
 use super::failure::Failure;
 use super::values::{self, SourceChoice};
-use crate::torture::{CASES, Lineup, Stage};
-use crate::{exit_code, fd_budget, victims};
+use crate::testkit::conformance::{CASES, Lineup, Stage};
+use crate::testkit::test_process;
+use crate::watch::fd_budget;
 use report::{Outcome, Played, Report};
 
 #[derive(Debug, clap::Args)]
@@ -25,7 +28,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<u8, Failure> {
-        victims::adopt_orphans()?;
+        test_process::adopt_orphans()?;
         // Two hundred victims at once, each behind two pipes and two handles.
         fd_budget::raise_open_file_limit();
         let program = std::env::current_exe()?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reaper_registry::Source;
 
-use crate::watcher::Sources;
+use crate::engine::Sources;
 
 /// Which sources may run.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! `reaperd victim`: what a victim does once it runs. See [`crate::victims`] for the other side.
+//! `reaperd victim`: what a victim does once it runs. See [`crate::testkit::test_process`] for the
+//! other side.
 
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -10,8 +11,8 @@ use std::thread;
 use rustix::process::{Signal, getppid, kill_process};
 
 use super::Failure;
-use crate::exit_code;
-use crate::victims::Kind;
+use super::exit_code;
+use crate::testkit::test_process::Kind;
 
 /// Runs this process as a victim; answers with its exit code.
 pub(super) fn run(kind: Kind) -> Result<u8, Failure> {

@@ -4,10 +4,10 @@ use std::io::{self, Write as _};
 
 use serde_json::{Value, json};
 
+use super::exit_code;
 use super::failure::Failure;
 use super::output::{Layout, escape, exit_status, milliseconds};
 use crate::client::{Client, ClientError, Deregistered, ExitSeen, Frame};
-use crate::exit_code;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {

@@ -1,5 +1,5 @@
 //! What a client reads out of the daemon's answers: its own lenient view, so that a newer daemon
-//! may add fields. The daemon's side of these is `ipc/wire.rs`.
+//! may add fields. The daemon's side of these is `daemon/api/wire.rs`.
 
 use reaper_registry::ExitStatus;
 use serde::Deserialize;

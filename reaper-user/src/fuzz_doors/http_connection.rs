@@ -19,11 +19,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::http_head::{SecondOpinion, chunks};
-use crate::ipc::Transport;
-use crate::ipc::gate::{self, Claim};
-use crate::ipc::guard::chunks::Chunks;
-use crate::ipc::guard::head::{BodyFraming, HEAD_MAX, REFUSAL_FIELD, Refusal};
-use crate::ipc::guard::{Guard, scan};
+use crate::daemon::api::Transport;
+use crate::daemon::http::framing::chunks::Chunks;
+use crate::daemon::http::framing::head::{BodyFraming, HEAD_MAX, REFUSAL_FIELD, Refusal};
+use crate::daemon::http::framing::{Guard, scan};
+use crate::daemon::http::policy::{self, Claim};
 
 /// Far more than any of these connections takes: none of them waits for anybody.
 const LONGEST: Duration = Duration::from_secs(20);
@@ -181,7 +181,7 @@ async fn answer(request: Request<Incoming>, seen: &RefCell<Vec<Seen>>) -> Respon
 
 /// Who passes the gate has a host of this machine, and claims a token only if it gave that one.
 fn check_gate(head: &request::Parts) {
-    match gate::admit(head, Transport::Unix) {
+    match policy::admit(head, Transport::Unix) {
         Ok(claim) => {
             let host = head
                 .headers

@@ -4,9 +4,9 @@
 
 use std::ops::Range;
 
-use crate::ipc::guard::chunks::Chunks;
-use crate::ipc::guard::head::{BODY_MAX, BodyFraming, REFUSAL_FIELD, Refusal};
-use crate::ipc::guard::scan;
+use crate::daemon::http::framing::chunks::Chunks;
+use crate::daemon::http::framing::head::{BODY_MAX, BodyFraming, REFUSAL_FIELD, Refusal};
+use crate::daemon::http::framing::scan;
 
 /// The first byte says in what pieces the rest arrives.
 pub fn http_head(bytes: &[u8]) {

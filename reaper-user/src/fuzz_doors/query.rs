@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
-use crate::ipc::query::{decode_segment, pairs, value};
-use crate::ipc::sse::EventId;
+use crate::daemon::api::sse::EventId;
+use crate::daemon::http::query::{decode_segment, pairs, value};
 
 /// Any text as a query, as a segment and as a position; and any bytes, escaped.
 pub fn query(bytes: &[u8]) {

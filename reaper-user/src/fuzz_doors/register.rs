@@ -4,7 +4,7 @@
 use reaper_registry::{Details, Pid, Presence, Ttl};
 use serde_json::{Value, json};
 
-use crate::ipc::register::{Asked, parse};
+use crate::daemon::api::register::{Asked, parse};
 
 /// As many hex digits in a row say something about a secret; no message of ours has so many.
 const TELLING: usize = 16;

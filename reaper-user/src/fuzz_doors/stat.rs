@@ -6,8 +6,8 @@ use procfs::process::Stat;
 use reaper_registry::StartTime;
 
 use super::Choices;
-use crate::process_table::Facts;
 use crate::sys::proc_stat::{exit_word, facts};
+use crate::sys::process_table::Facts;
 
 const KERNEL_THREAD: u32 = 0x0020_0000;
 const EXITING: u32 = 0x4;

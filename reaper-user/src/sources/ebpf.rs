@@ -29,14 +29,14 @@ use reaper_registry::{Pid, Source, StartTime};
 use tokio::io::Interest;
 
 use super::canary::{Canary, NO_THREAD_REMEDY};
+use super::supervisor::on_a_thread;
 use super::time_namespace::TimeNamespace;
 use super::{Context, SourceError};
-use crate::hint::{ExitWord, Hint, HintSender, Target};
-use crate::runtime::on_a_thread;
-use crate::status::Reporter;
 use crate::sys::readiness_of;
-use crate::verdict::GroupDead;
-use crate::watch::WatchSet;
+use crate::watch::hint::{ExitWord, Hint, HintSender, Target};
+use crate::watch::set::WatchSet;
+use crate::watch::status::Reporter;
+use crate::watch::verdict::GroupDead;
 use probe::{Armed, Doorbell, Probe, Variant};
 use proof::{Proof, prove};
 

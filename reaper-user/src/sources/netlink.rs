@@ -37,14 +37,14 @@ use self::map_filter::MapFilter;
 use self::subscription::{Drained, INTEREST, Subscription};
 use self::thread_exits::ThreadExits;
 use super::canary::{Canary, NO_THREAD_REMEDY};
+#[cfg(feature = "ebpf")]
+use super::supervisor::on_a_thread;
 use super::time_namespace::TimeNamespace;
 use super::{Context, SourceError};
-use crate::hint::{ExitWord, Hint, HintSender, Target};
-#[cfg(feature = "ebpf")]
-use crate::runtime::on_a_thread;
-use crate::status::Reporter;
 use crate::sys::cn_proc::{Event, Exit};
-use crate::watch::{Arm, Watched};
+use crate::watch::hint::{ExitWord, Hint, HintSender, Target};
+use crate::watch::set::{Arm, Watched};
+use crate::watch::status::Reporter;
 
 /// Room for 20,000 exits in one go (832 bytes each, and the kernel doubles what is asked for).
 const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;

@@ -26,12 +26,12 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Context, SourceError};
-use crate::fd_budget::FdBudget;
-use crate::hint::{Hint, HintSender, Target};
-use crate::process_table::ProcessTable;
-use crate::status::Reporter;
+use crate::sys::process_table::ProcessTable;
 use crate::sys::readiness_of;
-use crate::watch::{Arm, WatchSet, Watched};
+use crate::watch::fd_budget::FdBudget;
+use crate::watch::hint::{Hint, HintSender, Target};
+use crate::watch::set::{Arm, WatchSet, Watched};
+use crate::watch::status::Reporter;
 
 /// How many dead processes one call of `epoll_wait` reports.
 const BATCH: usize = 256;
@@ -256,10 +256,10 @@ mod tests {
     use std::os::fd::AsRawFd as _;
 
     use super::*;
-    use crate::hint;
-    use crate::process_table;
+    use crate::sys::process_table;
     use crate::testing::{Sleeper, skip_without};
-    use crate::watch::Hold;
+    use crate::watch::hint;
+    use crate::watch::set::Hold;
 
     fn descriptor(hold: &Hold) -> i32 {
         let raw = hold.watched.with_pidfd(|pidfd| Some(pidfd?.as_raw_fd()));

@@ -17,12 +17,12 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Context, SourceError};
 use crate::clock::monotonic_ns;
-use crate::foreign_proc::ForeignProc;
-use crate::hint::{Hint, HintSender, Target};
-use crate::process_table::ProcessTable;
-use crate::status::Reporter;
-use crate::verdict::Verdict;
-use crate::watch::{WatchSet, Watched};
+use crate::sys::foreign_proc::ForeignProc;
+use crate::sys::process_table::ProcessTable;
+use crate::watch::hint::{Hint, HintSender, Target};
+use crate::watch::set::{WatchSet, Watched};
+use crate::watch::status::Reporter;
+use crate::watch::verdict::Verdict;
 
 /// How often everybody is looked at unless the caller says otherwise: what people poll with today,
 /// so that even the worst case is not worse than what they have.

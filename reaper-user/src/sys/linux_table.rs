@@ -15,9 +15,9 @@ use rustix::io::{Errno, pread};
 use rustix::process::{PidfdFlags, pidfd_open, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::foreign_proc::ForeignProc;
+use super::process_table::{Facts, ProcessTable};
 use super::{memory, own_proc, pidfd_info, proc_stat};
-use crate::foreign_proc::ForeignProc;
-use crate::process_table::{Facts, ProcessTable};
 
 /// `PID_FS_MAGIC` of the kernel's `include/uapi/linux/magic.h`. Before 6.9 all pidfds share one
 /// anonymous inode, and its number identifies nobody.

@@ -12,7 +12,7 @@ use reaper_registry::{Pid, StartTime};
 use rustix::io::Errno;
 use rustix::process::test_kill_process;
 
-use crate::process_table::{Facts, ProcessTable};
+use super::process_table::{Facts, ProcessTable};
 
 #[derive(Default)]
 pub(crate) struct OtherTable;

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use rustix::fs::statfs;
 
-use crate::foreign_proc::ForeignProc;
+use super::foreign_proc::ForeignProc;
 
 /// `PROC_SUPER_MAGIC` of the kernel's `include/uapi/linux/magic.h`.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;

@@ -2,7 +2,7 @@
 
 use reaper_registry::StartTime;
 
-use crate::process_table::Facts;
+use super::process_table::Facts;
 
 /// `PF_KTHREAD` and `PF_EXITING` of the kernel's `include/linux/sched.h`, in the flags field. The
 /// latter is set on entering the exit path, before the thread is counted out of its process.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::support::*;
-use crate::graves::CAPACITY;
+use crate::events::tombstones::CAPACITY;
 use crate::*;
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout};
 
 use reaper_tests::daemon::TestDaemon;
 use reaper_tests::wait::eventually;
-use reaper_user::victims::{Kind, Victim};
+use reaper_user::testkit::test_process::{Kind, Victim};
 
 use super::*;
 
@@ -225,7 +225,7 @@ fn the_selftest_plays_the_whole_contract_and_tells_of_it() {
     assert_eq!(lineups.len(), 1, "{report}");
     assert_eq!(lineups[0]["lineup"], "pidfd");
     let cases = lineups[0]["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), reaper_user::torture::CASES.len());
+    assert_eq!(cases.len(), reaper_user::testkit::conformance::CASES.len());
     let sums = &lineups[0]["sums"];
     assert!(sums["seen"].as_u64().unwrap() > 200, "{sums}");
     assert!(sums["median_us"].as_u64() <= sums["worst_us"].as_u64());

@@ -10,7 +10,7 @@ use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{Launch, TestDaemon};
 use reaper_tests::expect;
 use reaper_tests::wait::{Deadline, eventually, within};
-use reaper_user::fd_budget;
+use reaper_user::watch::fd_budget;
 use reaper_user::{Source, Sources};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};

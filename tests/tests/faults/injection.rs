@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use reaper_tests::expect::skip;
 use reaper_tests::sys::seccomp::{Call, Listener, Received, Waiting, deny, listen, pretend};
-use reaper_user::torture::kernel_before;
+use reaper_user::testkit::conformance::kernel_before;
 use rustix::io::Errno;
 
 /// The option of prctl(2) with which the daemon gives up rights: the first call that it makes by

@@ -11,7 +11,7 @@ use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{Launch, TestDaemon, session_of};
 use reaper_tests::wait::{Deadline, eventually, within};
 use reaper_user::client::{ClientError, SessionList, SourceReport, SourcesReport, Version};
-use reaper_user::torture::kernel_before;
+use reaper_user::testkit::conformance::kernel_before;
 use rustix::io::Errno;
 use rustix::process::Signal;
 

@@ -7,7 +7,7 @@ use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{Launch, doctor_through, has_program, program};
 use reaper_tests::expect::skip;
 use reaper_tests::wait::Deadline;
-use reaper_user::torture::kernel_before;
+use reaper_user::testkit::conformance::kernel_before;
 use rustix::io::Errno;
 
 use crate::injection::{Denied, spawn_denied};

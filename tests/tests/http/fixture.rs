@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use reaper_tests::daemon::sources_of_this_run;
 use reaper_user::clock::monotonic_ns;
-use reaper_user::config::DaemonOptions;
+use reaper_user::daemon::config::DaemonOptions;
 use reaper_user::{Source, Sources, StartupError, daemon};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;

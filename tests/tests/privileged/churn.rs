@@ -7,7 +7,7 @@ use std::time::Duration;
 use reaper_tests::daemon::{TestDaemon, reaperd};
 use reaper_tests::expect::{measured, skip};
 use reaper_tests::wait::Deadline;
-use reaper_user::victims::{Kind, Victim};
+use reaper_user::testkit::test_process::{Kind, Victim};
 
 use super::works;
 

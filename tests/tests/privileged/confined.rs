@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through, reaperd};
 use reaper_tests::wait::within;
-use reaper_user::victims::{Kind, Victim};
+use reaper_user::testkit::test_process::{Kind, Victim};
 use rustix::process::{Signal, kill_process};
 
 use super::root_with;

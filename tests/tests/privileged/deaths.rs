@@ -6,8 +6,8 @@ use std::thread;
 use reaper_tests::daemon::{Launch, TestDaemon, reaperd};
 use reaper_tests::expect::skip;
 use reaper_user::clock::monotonic_ns;
-use reaper_user::torture::kernel_before;
-use reaper_user::victims::{Kind, Victim};
+use reaper_user::testkit::conformance::kernel_before;
+use reaper_user::testkit::test_process::{Kind, Victim};
 use rustix::event::epoll;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 

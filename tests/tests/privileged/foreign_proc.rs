@@ -11,7 +11,7 @@ use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through, reap
 use reaper_tests::nursery::{KEEP_THE_DEAD, Nursery};
 use reaper_tests::sys::seccomp::deny;
 use reaper_tests::wait::Deadline;
-use reaper_user::victims::{Kind, Victim};
+use reaper_user::testkit::test_process::{Kind, Victim};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 

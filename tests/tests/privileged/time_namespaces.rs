@@ -6,8 +6,8 @@ use std::path::Path;
 use reaper_tests::daemon::{Launch, children_of, reaperd};
 use reaper_tests::expect;
 use reaper_tests::time_namespace::Offsets;
-use reaper_user::torture::kernel_before;
-use reaper_user::victims::{Kind, Victim};
+use reaper_user::testkit::conformance::kernel_before;
+use reaper_user::testkit::test_process::{Kind, Victim};
 use rustix::process::{Signal, kill_process};
 
 use super::{root_with, works};

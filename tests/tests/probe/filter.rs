@@ -7,7 +7,7 @@ use reaper_ebpf::{filter, objects, probe};
 use reaper_tests::connector::{Connector, Operation, ProcEvent};
 use reaper_tests::expect::skip_without;
 use reaper_tests::wait::eventually;
-use reaper_user::victims::Kind;
+use reaper_user::testkit::test_process::Kind;
 use rustix::{
     net::{AddressFamily, SocketType},
     thread::{CapabilitySet, CapabilitySets, set_capabilities},

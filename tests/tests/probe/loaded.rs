@@ -12,7 +12,7 @@ use reaper_tests::daemon::reaperd;
 use reaper_tests::expect::skip_without;
 use reaper_user::sources::ebpf::btf;
 use reaper_user::sources::ebpf::misses::Misses;
-use reaper_user::victims::{self, Kind};
+use reaper_user::testkit::test_process::{self, Kind};
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(crate) enum Variant {
@@ -167,13 +167,13 @@ impl Stopwatch {
 
 /// A victim, and its start time as the probe has to know it.
 pub(crate) struct Victim {
-    inner: victims::Victim,
+    inner: test_process::Victim,
     pub(crate) start_ticks: u64,
 }
 
 impl Victim {
     pub(crate) fn spawn(kind: Kind) -> Self {
-        let inner = victims::Victim::spawn(reaperd(), kind).unwrap();
+        let inner = test_process::Victim::spawn(reaperd(), kind).unwrap();
         let start_ticks = stat_field(inner.pid().get(), 22).unwrap().parse().unwrap();
         Self { inner, start_ticks }
     }

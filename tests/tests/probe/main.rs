@@ -17,7 +17,7 @@ use std::{collections::HashSet, process::Command, thread};
 use loaded::{Probe, Variant, Victim, stat_field};
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, probe};
 use reaper_tests::wait::eventually;
-use reaper_user::victims::Kind;
+use reaper_user::testkit::test_process::Kind;
 use rustix::time::{ClockId, clock_gettime};
 
 fn attached() -> Option<Probe> {

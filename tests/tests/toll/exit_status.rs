@@ -7,7 +7,7 @@ use std::process::Command;
 use reaper_tests::daemon::{Events, Launch, TestDaemon};
 use reaper_tests::expect::{measured, skip};
 use reaper_tests::nursery::{CUE, KEEP_THE_DEAD, Kind, Nursery, kill, signal};
-use reaper_user::torture::kernel_before;
+use reaper_user::testkit::conformance::kernel_before;
 use rustix::process::geteuid;
 
 use crate::ledger::Ledger;

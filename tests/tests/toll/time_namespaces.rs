@@ -10,7 +10,7 @@ use reaper_tests::nursery::{Answer, Nursery};
 use reaper_tests::time_namespace::Offsets;
 use reaper_tests::wait::eventually;
 use reaper_user::client::Deregistered;
-use reaper_user::torture::kernel_before;
+use reaper_user::testkit::conformance::kernel_before;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 

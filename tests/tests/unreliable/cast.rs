@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use reaper_tests::crowd::Crowd;
-use reaper_user::faults::{Plan, Tally};
 use reaper_user::registry::{EventKind, Removal, SessionId};
-use reaper_user::victims::{Kind, Victim};
+use reaper_user::testkit::fault_injection::{Plan, Tally};
+use reaper_user::testkit::test_process::{Kind, Victim};
 use reaper_user::{Pid, Source};
 
 use crate::stage::Stage;

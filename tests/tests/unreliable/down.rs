@@ -3,9 +3,9 @@
 
 use reaper_tests::wait::eventually;
 use reaper_user::Source;
-use reaper_user::faults::{KILLED, Plan};
 use reaper_user::registry::{SessionId, SourceHealth};
-use reaper_user::victims::{Kind, Victim};
+use reaper_user::testkit::fault_injection::{KILLED, Plan};
+use reaper_user::testkit::test_process::{Kind, Victim};
 
 use crate::stage::{NO_SWEEP, Stage, descriptors};
 

@@ -8,9 +8,9 @@ use reaper_tests::daemon::reaperd;
 use reaper_tests::expect::skip;
 use reaper_tests::wait::{Deadline, eventually};
 use reaper_user::Source;
-use reaper_user::faults::Plan;
 use reaper_user::registry::SessionId;
-use reaper_user::victims::{Kind, Victim};
+use reaper_user::testkit::fault_injection::Plan;
+use reaper_user::testkit::test_process::{Kind, Victim};
 
 use crate::stage::{NO_SWEEP, Stage};
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use reaper_tests::crowd::Crowd;
 use reaper_tests::wait::Deadline;
-use reaper_user::faults::Plan;
 use reaper_user::registry::{BootTime, EventKind, Removal, SessionId};
+use reaper_user::testkit::fault_injection::Plan;
 use reaper_user::{Pid, Source, clock};
 
 use crate::stage::Stage;

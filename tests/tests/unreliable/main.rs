@@ -24,7 +24,7 @@ mod stage;
 use std::time::Duration;
 
 use reaper_user::Source;
-use reaper_user::faults::Plan;
+use reaper_user::testkit::fault_injection::Plan;
 
 const ALL: &[Source] = &[Source::Ebpf, Source::Netlink, Source::Pidfd];
 

@@ -7,11 +7,11 @@ use reaper_tests::daemon::reaperd;
 use reaper_tests::expect;
 use reaper_tests::wait::{eventually, within};
 use reaper_user::clock;
-use reaper_user::faults::{Faults, Plan};
 use reaper_user::registry::{
     Authority, Details, Registry, Removal, SessionId, Token, TokenKey, Ttl,
 };
-use reaper_user::victims::{Kind, Victim};
+use reaper_user::testkit::fault_injection::{Faults, Plan};
+use reaper_user::testkit::test_process::{Kind, Victim};
 use reaper_user::{Pid, Reaper, Registration, Settings, Source, SourceStatus, Sources};
 use tokio::runtime::Runtime;
 

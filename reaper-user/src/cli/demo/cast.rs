@@ -5,7 +5,7 @@ use std::path::Path;
 
 use reaper_registry::{ExitStatus, Pid};
 
-use crate::victims::{Kind, Victim};
+use crate::testkit::test_process::{Kind, Victim};
 
 /// How a victim is brought to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

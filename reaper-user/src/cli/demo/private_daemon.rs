@@ -15,7 +15,7 @@ use crate::cli::failure::Failure;
 use crate::cli::values::SourceChoice;
 use crate::client::{Client, SourceReport, SourcesReport, Version};
 use crate::clock::monotonic_ns;
-use crate::socket_path;
+use crate::daemon::socket_path;
 
 /// How long it may take to answer for the first time.
 const START: Duration = Duration::from_secs(5);

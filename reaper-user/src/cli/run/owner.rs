@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use reaper_registry::Pid;
 
-use crate::process_table::{self, ProcessTable};
+use crate::sys::process_table::{self, ProcessTable};
 
 /// Stands between the session id and the process.
 pub(super) const OWNER_AFTER: char = '@';

@@ -19,8 +19,8 @@ use rustix::io::Errno;
 
 use super::super::failure::Failure;
 use super::owner::{OWNER_AFTER, Owner};
-use crate::socket_path::{RuntimeFolder, Surroundings, runtime_folder};
-use crate::token_files::open_folder;
+use crate::daemon::socket_path::{RuntimeFolder, Surroundings, runtime_folder};
+use crate::daemon::token_files::open_folder;
 
 /// What the names of all token files of `run` start with, because all its session ids do.
 pub(super) const PREFIX: &str = "run-";

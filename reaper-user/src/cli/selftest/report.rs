@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cli::doctor::system;
 use crate::cli::output::{escape, milliseconds};
-use crate::torture::{Case, Fault, Lineup, Observed};
+use crate::testkit::conformance::{Case, Fault, Lineup, Observed};
 
 /// What became of one lineup.
 pub(super) enum Outcome {
@@ -254,7 +254,7 @@ mod tests {
     use reaper_registry::Source;
 
     use super::*;
-    use crate::torture::CASES;
+    use crate::testkit::conformance::CASES;
 
     fn played(fault: Option<Fault>, late_us: &[u64]) -> Played {
         let observed: Vec<_> = late_us

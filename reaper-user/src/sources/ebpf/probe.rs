@@ -18,7 +18,7 @@ use super::btf;
 use super::misses::Misses;
 use crate::sources::time_namespace::TimeNamespace;
 use crate::sources::{SourceError, namespaces};
-use crate::watch::{Arm, Watched};
+use crate::watch::set::{Arm, Watched};
 
 /// The limit matters because BPF maps counted against it then.
 const GRANT: &str = "give the daemon CAP_BPF and CAP_PERFMON (setcap, or AmbientCapabilities= \

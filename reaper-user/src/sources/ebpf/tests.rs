@@ -7,11 +7,11 @@ use reaper_registry::SourceHealth;
 use tokio::time::timeout;
 
 use super::*;
-use crate::fd_budget::FdBudget;
-use crate::hint::{self, HintReceiver};
-use crate::process_table;
-use crate::status::StatusBoard;
+use crate::sys::process_table;
 use crate::testing::{Sleeper, skip_without};
+use crate::watch::fd_budget::FdBudget;
+use crate::watch::hint::{self, HintReceiver};
+use crate::watch::status::StatusBoard;
 
 /// For what takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(20);

@@ -14,12 +14,12 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
-use crate::fd_budget::FdBudget;
-use crate::hint::ExitWord;
-use crate::hint::{self, HintReceiver};
-use crate::status::StatusBoard;
 use crate::testing::skip_without;
-use crate::watch::WatchSet;
+use crate::watch::fd_budget::FdBudget;
+use crate::watch::hint::ExitWord;
+use crate::watch::hint::{self, HintReceiver};
+use crate::watch::set::WatchSet;
+use crate::watch::status::StatusBoard;
 
 /// For what takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -239,7 +239,7 @@ async fn the_watch_set_arms_the_source() {
     }
     let (sender, mut hints) = hint::channel();
     let board = StatusBoard::new(|_| {});
-    let table = crate::process_table::of_this_system();
+    let table = crate::sys::process_table::of_this_system();
     let watched = WatchSet::new(table, FdBudget::new(16), sender.clone());
     let (mut early, mut late) = (Victim::new(), Victim::new());
     let held_before = watched.hold(Pid::new(early.pid()).unwrap()).unwrap();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::clock::monotonic_ns;
-use crate::hint::{ExitWord, Hint, HintSender};
+use crate::watch::hint::{ExitWord, Hint, HintSender};
 
 /// So many such exits within [`WINDOW_NS`] are churn.
 const CHURN: u32 = 64;
@@ -63,7 +63,7 @@ mod tests {
     use reaper_registry::{Pid, Source};
 
     use super::*;
-    use crate::hint::{self, Target};
+    use crate::watch::hint::{self, Target};
 
     fn exit(pid: u32, exit: ExitWord) -> Hint {
         Hint {

@@ -1,0 +1,194 @@
+//! The rules about who may register which process.
+
+use rustix::io::Errno;
+
+use super::*;
+use crate::daemon::api::Transport;
+use crate::testkit::fake_table::{FakeTable, Refusals};
+
+const ROOT: u32 = 0;
+const USER: u32 = 1000;
+
+fn peer(uid: u32, pid: impl Into<Option<i32>>) -> Peer {
+    Peer {
+        transport: Transport::Unix,
+        uid,
+        pid: pid.into(),
+        numbering: Numbering::Ours,
+    }
+}
+
+#[test]
+fn the_facts_decide() {
+    use RegisterPolicy::{Any, SameUid};
+    let pid = Pid::new(4242).unwrap();
+    let thread = Err(Refused::ThreadId {
+        process: Pid::new(4000).unwrap(),
+    });
+    // Process and real user, where the system shows them.
+    for (shown, uid, policy, expected) in [
+        (Some((4242, USER)), USER, SameUid, Ok(())),
+        (Some((4242, ROOT)), USER, SameUid, Err(Refused::OtherUser)),
+        (Some((4242, 1001)), USER, SameUid, Err(Refused::OtherUser)),
+        (Some((4242, 1001)), USER, Any, Ok(())),
+        (Some((4242, 1001)), ROOT, SameUid, Ok(())),
+        (Some((4000, USER)), USER, SameUid, thread),
+        (Some((4000, USER)), ROOT, Any, thread),
+        (None, USER, SameUid, Err(Refused::Hidden)),
+        (None, USER, Any, Ok(())),
+        (None, ROOT, SameUid, Ok(())),
+    ] {
+        let facts = shown.map(|(process, real_uid)| ProcessFacts {
+            process: Pid::new(process).unwrap(),
+            real_uid,
+        });
+        let admitted = admit(facts, pid, peer(uid, 7), policy);
+        assert_eq!(admitted, expected, "{shown:?} {uid}");
+    }
+}
+
+/// What the claim comes to in a system where the peer lives.
+fn checked(named: Pid, peer: Peer, policy: RegisterPolicy) -> Result<Pid, Refused> {
+    let table = FakeTable::default();
+    if let Some(pid @ 1..) = peer.pid {
+        table.spawn(Pid::try_from(pid).unwrap(), 1);
+    }
+    check_claim(named, peer, policy, &table).map(|claimed| claimed.pid)
+}
+
+#[test]
+fn the_claim_is_checked_before_anybody_is_looked_at() {
+    use RegisterPolicy::{Any, SameUid, SelfOnly};
+    let own = Pid::new(std::process::id()).unwrap();
+    let other = Pid::new(own.get() ^ 1).unwrap();
+    let user = |pid: Pid| peer(USER, pid.as_raw());
+    for (pid, peer, policy, expected) in [
+        (own, user(other), Any, Err(Refused::OwnPid)),
+        (other, user(other), SelfOnly, Ok(other)),
+        (other, user(own), SelfOnly, Err(Refused::NotSelf)),
+        (other, peer(ROOT, own.as_raw()), SelfOnly, Ok(other)),
+        (other, user(own), SameUid, Ok(other)),
+        (other, peer(USER, None), SameUid, Ok(other)),
+        (other, peer(USER, None), SelfOnly, Err(Refused::NotSelf)),
+        (other, peer(USER, 0), Any, Err(Refused::ForeignPidNamespace)),
+        (
+            other,
+            peer(ROOT, 0),
+            SelfOnly,
+            Err(Refused::ForeignPidNamespace),
+        ),
+    ] {
+        assert_eq!(checked(pid, peer, policy), expected, "{pid} {policy:?}");
+    }
+}
+
+#[test]
+fn the_machines_init_is_registered_by_itself_alone() {
+    let init = Pid::new(1).unwrap();
+    let by_init = checked(init, peer(ROOT, 1), RegisterPolicy::SelfOnly);
+    assert_eq!(by_init, Ok(init));
+    // Where these tests run in a container, its pid 1 is a process like any other.
+    let by_others = if is_machines_init() {
+        Err(Refused::Init)
+    } else {
+        Ok(init)
+    };
+    for uid in [ROOT, USER] {
+        let checked = checked(init, peer(uid, 7), RegisterPolicy::Any);
+        assert_eq!(checked, by_others);
+    }
+}
+
+#[test]
+fn a_peer_that_has_ended_registers_nobody_else() {
+    let (named, caller) = (Pid::new(4242).unwrap(), Pid::new(77).unwrap());
+    let table = FakeTable::default();
+    let check = |named| {
+        let checked = check_claim(named, peer(USER, 77), RegisterPolicy::SameUid, &table);
+        checked.map(|claimed| claimed.pid)
+    };
+    table.spawn(caller, 1);
+    assert_eq!(check(named), Ok(named));
+    table.die(caller, 0);
+    assert_eq!(check(named), Err(Refused::PeerGone), "nobody has reaped it");
+    table.reap(caller);
+    assert_eq!(check(named), Err(Refused::PeerGone));
+    assert_eq!(check(caller), Ok(caller), "pinning says this better");
+    table.spawn(caller, 2);
+    table.refuse(Refusals {
+        look: Some(Errno::ACCESS),
+        ..Refusals::default()
+    });
+    assert_eq!(check(named), Ok(named), "hidden is not ended");
+}
+
+#[test]
+fn numbers_that_nobody_can_translate_are_not_taken_for_ours() {
+    use RegisterPolicy::{Any, SameUid};
+    let host = Pid::new(4242).unwrap();
+    let untold = Peer {
+        numbering: Numbering::Unknown,
+        ..peer(USER, host.as_raw())
+    };
+    let foreign = Err(Refused::ForeignPidNamespace);
+    assert_eq!(checked(host, untold, SameUid), foreign);
+    assert_eq!(checked(host, untold, Any), Ok(host));
+    let short = Peer {
+        numbering: Numbering::NotNow,
+        ..untold
+    };
+    assert_eq!(checked(host, short, SameUid), Err(Refused::NotNow));
+    assert_eq!(checked(host, short, Any), Ok(host));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_caller_in_a_nested_namespace_is_translated_before_it_is_checked() {
+    use RegisterPolicy::{Any, SameUid, SelfOnly};
+    let host = Pid::new(4242).unwrap();
+    let nested = |uid| Peer {
+        numbering: Numbering::Nested {
+            own: 1,
+            namespace: None,
+        },
+        ..peer(uid, host.as_raw())
+    };
+    let init = Pid::new(1).unwrap();
+    for policy in [Any, SameUid, SelfOnly] {
+        assert_eq!(checked(init, nested(USER), policy), Ok(host));
+    }
+    // A number of ours is not one of theirs, and theirs are not looked for where only oneself counts.
+    let not_self = checked(host, nested(USER), SelfOnly);
+    assert_eq!(not_self, Err(Refused::NotSelf));
+    let vanished = Pid::MAX.cast_signed();
+    let vanished = Peer {
+        pid: Some(vanished),
+        numbering: Numbering::Nested {
+            own: 1,
+            namespace: Some(7),
+        },
+        ..nested(USER)
+    };
+    assert_eq!(checked(host, vanished, SameUid), Err(Refused::PeerGone));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_thread_id_and_a_process_are_told_apart_by_the_system() {
+    let own = i32::try_from(std::process::id()).unwrap();
+    let (to_main, from_thread) = std::sync::mpsc::channel();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        let tid = rustix::thread::gettid().as_raw_nonzero().get();
+        to_main.send(tid).unwrap();
+        stopped.recv().unwrap();
+    });
+    let tid = from_thread.recv().unwrap();
+    let facts = facts_by_number(Pid::try_from(tid).unwrap())
+        .unwrap()
+        .unwrap();
+    stop.send(()).unwrap();
+    thread.join().unwrap();
+    assert_eq!(facts.process.as_raw(), own);
+    assert_ne!(facts.process.as_raw(), tid);
+}

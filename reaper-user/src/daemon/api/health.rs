@@ -1,0 +1,176 @@
+//! How well the daemon works, for people and for programs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use reaper_registry::{Session, Source, SourceHealth};
+
+use super::App;
+use super::wire::{About, Health, Nothing, SourceReport, SourceView, wall_ms_of};
+use crate::clock;
+use crate::daemon::config::DaemonOptions;
+use crate::engine;
+use crate::watch::status::SourceStatus;
+
+/// `/v1/version`.
+pub(super) const ABOUT: About = About {
+    daemon_version: env!("CARGO_PKG_VERSION"),
+    ipc_api: "v1",
+    ipc_features: &["version", "health", "events", "sessions", "sources"],
+    schema_version: 1,
+};
+
+/// The state behind `/v1/sources`.
+pub(super) struct SourcesNow {
+    statuses: Vec<SourceStatus>,
+    overall: &'static str,
+    sweep_interval: Duration,
+    processes: usize,
+    sessions: usize,
+}
+
+pub(super) fn sources(app: &App) -> SourcesNow {
+    let statuses = app.reaper.status();
+    SourcesNow {
+        overall: overall(&statuses, &app.options),
+        statuses,
+        sweep_interval: app.options.sweep_interval,
+        processes: app.reaper.processes(),
+        sessions: app.reaper.registry().len(),
+    }
+}
+
+impl SourcesNow {
+    pub(super) fn view(&self) -> SourceReport<'_> {
+        SourceReport {
+            schema: 1,
+            status: self.overall,
+            worst_case_delay_ms: u64::try_from(self.sweep_interval.as_millis()).unwrap_or(u64::MAX),
+            sources: self.statuses.iter().map(SourceView::from).collect(),
+            processes: self.processes,
+            sessions: self.sessions,
+        }
+    }
+}
+
+/// `/v1/health`.
+pub(super) fn health(app: &App) -> Health {
+    let statuses = app.reaper.status();
+    let states = statuses
+        .iter()
+        .map(|status| (status.source.name(), status.state()));
+    Health {
+        ok: true,
+        pid: std::process::id(),
+        brokers: Nothing {},
+        status: overall(&statuses, &app.options),
+        sources: states.collect::<BTreeMap<_, _>>(),
+        reap_loop_restarts: app.reaper.loop_restarts(),
+    }
+}
+
+/// Degraded is whatever falls short of what was asked for: of "what works here", one source of
+/// events beside the sweep, and whatever has worked before; of a list, all of it; of a requirement,
+/// that source.
+fn overall(statuses: &[SourceStatus], options: &DaemonOptions) -> &'static str {
+    let is_auto = options.sources == engine::Sources::default();
+    let falls_short = |status: &SourceStatus| match status.health {
+        None | Some(SourceHealth::Up) => false,
+        Some(SourceHealth::Degraded) => true,
+        Some(SourceHealth::Down) => {
+            !is_auto
+                || status.has_worked
+                || status.source == Source::Sweep
+                || options.require.contains(&status.source)
+        }
+    };
+    let delivers_events = |status: &SourceStatus| status.source != Source::Sweep && status.works();
+    let is_blind = is_auto && !statuses.iter().any(delivers_events);
+    if is_blind || statuses.iter().any(falls_short) {
+        "degraded"
+    } else {
+        "ok"
+    }
+}
+
+/// When the session's process was last known to live: at the last whole sweep or at registration.
+pub(super) fn verified_at(app: &App, session: &Session) -> u64 {
+    let at_registration = session.registered_at.wall_ms;
+    let at_sweep = app
+        .reaper
+        .swept_at()
+        .map(|swept_at| wall_ms_of(swept_at.as_nanos(), clock::now()));
+    at_sweep.map_or(at_registration, |at_sweep| at_sweep.max(at_registration))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(source: Source, health: Option<SourceHealth>) -> SourceStatus {
+        SourceStatus {
+            source,
+            wanted: health.is_some(),
+            has_worked: false,
+            health,
+            reason: String::new(),
+            remedy: String::new(),
+            detail: String::new(),
+            lost: 0,
+        }
+    }
+
+    #[test]
+    fn degraded_is_what_falls_short_of_what_was_asked_for() {
+        use SourceHealth::{Degraded, Down, Up};
+        let auto = DaemonOptions::on("/x");
+        let require = DaemonOptions {
+            require: vec![Source::Netlink],
+            ..auto.clone()
+        };
+        let list = DaemonOptions {
+            sources: engine::Sources::only([Source::Netlink, Source::Pidfd]),
+            ..auto.clone()
+        };
+        let sweep_only = DaemonOptions {
+            sources: engine::Sources::only([]),
+            ..auto.clone()
+        };
+        for (options, netlink, pidfd, sweep, expected) in [
+            (&auto, Some(Up), Some(Up), Up, "ok"),
+            (&auto, Some(Down), Some(Up), Up, "ok"),
+            (&auto, Some(Down), Some(Down), Up, "degraded"),
+            (&auto, Some(Down), Some(Degraded), Up, "degraded"),
+            (&auto, Some(Up), Some(Up), Degraded, "degraded"),
+            (&require, Some(Down), Some(Up), Up, "degraded"),
+            (&list, Some(Down), Some(Up), Up, "degraded"),
+            (&list, Some(Up), Some(Up), Up, "ok"),
+            (&sweep_only, None, None, Up, "ok"),
+        ] {
+            let statuses = [
+                status(Source::Netlink, netlink),
+                status(Source::Ebpf, None),
+                status(Source::Pidfd, pidfd),
+                status(Source::Sweep, Some(sweep)),
+            ];
+            assert_eq!(
+                overall(&statuses, options),
+                expected,
+                "{netlink:?} {pidfd:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_source_that_worked_and_died_is_missed_though_others_work() {
+        let mut statuses = [
+            status(Source::Netlink, Some(SourceHealth::Down)),
+            status(Source::Pidfd, Some(SourceHealth::Up)),
+            status(Source::Sweep, Some(SourceHealth::Up)),
+        ];
+        let auto = DaemonOptions::on("/x");
+        assert_eq!(overall(&statuses, &auto), "ok");
+        statuses[0].has_worked = true;
+        assert_eq!(overall(&statuses, &auto), "degraded");
+    }
+}

@@ -1,0 +1,365 @@
+//! The body of a registration, read strictly and in the order in which the origin answers.
+//!
+//! Each field is kept as the raw text of its JSON value until its turn comes, so that the first bad
+//! one is named, a field that is given twice is refused, and the token and the secret key are
+//! decoded straight out of the body's buffer without a copy in between.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use reaper_registry::{
+    Attestation, Details, Pid, Presence, SecretKey, SessionId, Token, TokenMalformed, Ttl,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::daemon::http::problem::Problem;
+use crate::text::{self, GROUP_MAX, GROUPS_MAX, NAME_MAX, PATH_MAX};
+
+/// Keys and signatures in hex are 64 to 128 bytes long; their content is not ours to check.
+const ATTESTATION_TEXT_MAX: usize = 1_024;
+/// 136 years; in milliseconds, exact in every reader of JSON.
+const TTL_SECONDS_MAX: u32 = u32::MAX;
+/// Asks to stay as long as the process lives.
+const TTL_OF_PROCESS: &str = "process";
+
+const REQUIRED: &str = "session_id, mesh, display_name, pid all required";
+
+/// A registration as it was asked for. What is still open is whether the process may be.
+pub(crate) struct Asked {
+    pub(crate) id: SessionId,
+    pub(crate) token: Token,
+    pub(crate) pid: Pid,
+    pub(crate) details: Details,
+    pub(crate) presence: Option<Presence>,
+    /// Whether nothing is to be stored unless the answer reaches the caller.
+    pub(crate) if_answered: bool,
+    pub(crate) ttl: Ttl,
+}
+
+/// The fields that are known; others are ignored.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    token: Option<&'a RawValue>,
+    #[serde(borrow)]
+    session_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    mesh: Option<&'a RawValue>,
+    #[serde(borrow)]
+    display_name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pid: Option<&'a RawValue>,
+    #[serde(borrow)]
+    cwd: Option<&'a RawValue>,
+    #[serde(borrow)]
+    role: Option<&'a RawValue>,
+    #[serde(borrow)]
+    groups: Option<&'a RawValue>,
+    #[serde(borrow)]
+    ttl: Option<&'a RawValue>,
+    #[serde(borrow)]
+    presence: Option<&'a RawValue>,
+    #[serde(borrow)]
+    token_file: Option<&'a RawValue>,
+    #[serde(borrow)]
+    if_answered: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct PresenceFields<'a> {
+    session_pubkey: &'a str,
+    session_secret_key: &'a str,
+    #[serde(borrow)]
+    parent_attestation: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct AttestationFields<'a> {
+    #[serde(borrow)]
+    session_pubkey: Cow<'a, str>,
+    #[serde(borrow)]
+    parent_member_pubkey: Cow<'a, str>,
+    #[serde(borrow)]
+    signature: Cow<'a, str>,
+    expires_at: f64,
+}
+
+/// Reads a body.
+pub(crate) fn parse(body: &[u8]) -> Result<Asked, Problem> {
+    let body = str::from_utf8(body).map_err(|_not_text| invalid_json("the body is not UTF-8"))?;
+    let Fields {
+        token,
+        session_id,
+        mesh,
+        display_name,
+        pid,
+        cwd,
+        role,
+        groups,
+        ttl,
+        presence,
+        token_file,
+        if_answered,
+    } = fields(body)?;
+
+    let token = token
+        .and_then(|raw| borrowed_text(raw))
+        .ok_or(TokenMalformed)
+        .and_then(Token::parse)?;
+    let id = required_name("session_id", session_id)?;
+    let details = Details {
+        mesh: required_name("mesh", mesh)?.into(),
+        display_name: required_name("display_name", display_name)?.into(),
+        cwd: None,
+        role: None,
+        groups: Box::default(),
+        token_file: None,
+    };
+    let pid = required_pid(pid)?;
+    Ok(Asked {
+        id: SessionId::new(&id),
+        token,
+        pid,
+        details: Details {
+            cwd: optional_text("cwd", cwd, PATH_MAX)?,
+            role: optional_text("role", role, NAME_MAX)?,
+            groups: parse_groups(groups)?,
+            token_file: absolute_path("token_file", token_file)?,
+            ..details
+        },
+        ttl: parse_ttl(ttl)?,
+        presence: present(presence).and_then(parse_presence),
+        if_answered: optional_flag("if_answered", if_answered)?,
+    })
+}
+
+/// The known fields of the object; what is not an object is answered as the origin does.
+fn fields(body: &str) -> Result<Fields<'_>, Problem> {
+    if body.trim_ascii().is_empty() {
+        return Err(missing_body());
+    }
+    let whole: &RawValue =
+        serde_json::from_str(body).map_err(|error| invalid_json(&error.to_string()))?;
+    if let Some(fields) = object(whole) {
+        return fields.map_err(|error| {
+            // Each value was well-formed a moment ago, so what is wrong is a field given twice.
+            Problem::field(
+                duplicate_field(&error.to_string()),
+                "duplicate_field",
+                "Error: invalid_json",
+                error.to_string(),
+            )
+        });
+    }
+    let is_zero = whole.get().parse::<f64>().is_ok_and(|number| number == 0.0);
+    if is_zero || matches!(whole.get(), "null" | "false" | "\"\"") {
+        return Err(missing_body());
+    }
+    // Arrays and the rest fall through to the first thing an object would have needed.
+    Err(TokenMalformed.into())
+}
+
+/// Reads a struct from a JSON object, and from nothing else: a derived reader takes arrays too.
+fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<serde_json::Result<T>> {
+    raw.get()
+        .starts_with('{')
+        .then(|| serde_json::from_str(raw.get()))
+}
+
+/// The field that serde's message names, as a name of our own.
+fn duplicate_field(message: &str) -> &'static str {
+    const NAMES: [&str; 12] = [
+        "token",
+        "session_id",
+        "mesh",
+        "display_name",
+        "pid",
+        "cwd",
+        "role",
+        "groups",
+        "ttl",
+        "presence",
+        "token_file",
+        "if_answered",
+    ];
+    NAMES
+        .into_iter()
+        .find(|name| message.contains(&format!("`{name}`")))
+        .unwrap_or("body")
+}
+
+/// A string without escapes, as it lies in the body.
+fn borrowed_text(raw: &RawValue) -> Option<&str> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// `null` is as good as absent.
+fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
+    raw.filter(|raw| raw.get() != "null")
+}
+
+fn required_name(field: &'static str, raw: Option<&RawValue>) -> Result<String, Problem> {
+    let raw = present(raw).ok_or_else(|| required(field))?;
+    let text = text(field, raw, NAME_MAX)?;
+    if text.is_empty() {
+        return Err(required(field));
+    }
+    Ok(text)
+}
+
+fn optional_text(
+    field: &'static str,
+    raw: Option<&RawValue>,
+    max: usize,
+) -> Result<Option<Box<str>>, Problem> {
+    present(raw)
+        .map(|raw| text(field, raw, max).map(Into::into))
+        .transpose()
+}
+
+fn text(field: &'static str, raw: &RawValue, max: usize) -> Result<String, Problem> {
+    let text: String = serde_json::from_str(raw.get())
+        .map_err(|_other_type| invalid(field, "must be a string"))?;
+    check_text(field, &text, max)?;
+    Ok(text)
+}
+
+fn check_text(field: &'static str, text: &str, max: usize) -> Result<(), Problem> {
+    text::check(text, max).map_err(|unusable| invalid(field, &unusable.to_string()))
+}
+
+fn absolute_path(field: &'static str, raw: Option<&RawValue>) -> Result<Option<Box<str>>, Problem> {
+    let path = optional_text(field, raw, PATH_MAX)?;
+    if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
+        return Err(invalid(field, "must be an absolute path"));
+    }
+    Ok(path)
+}
+
+fn optional_flag(field: &'static str, raw: Option<&RawValue>) -> Result<bool, Problem> {
+    present(raw).map_or(Ok(false), |raw| {
+        serde_json::from_str(raw.get()).map_err(|_other_type| invalid(field, "must be a boolean"))
+    })
+}
+
+fn required_pid(raw: Option<&RawValue>) -> Result<Pid, Problem> {
+    let raw = present(raw).ok_or_else(|| required("pid"))?.get();
+    // Whether the caller may register it is a question for later: in a container, 1 is an ordinary one.
+    plain_integer(raw)
+        .and_then(|pid| Pid::new(pid).ok())
+        .ok_or_else(|| {
+            let rule = format!("pid must be an integer in 1..={}", Pid::MAX);
+            Problem::field("pid", "invalid_pid", rule.clone(), rule)
+        })
+}
+
+/// Digits alone: `1.0`, `1e3` and `"12"` are numbers to some readers and not to others.
+fn plain_integer(raw: &str) -> Option<u32> {
+    let all_digits = raw.bytes().all(|byte| byte.is_ascii_digit());
+    raw.parse().ok().filter(|_| all_digits)
+}
+
+fn parse_ttl(raw: Option<&RawValue>) -> Result<Ttl, Problem> {
+    let Some(raw) = present(raw) else {
+        return Ok(Ttl::Default);
+    };
+    if borrowed_text(raw) == Some(TTL_OF_PROCESS) {
+        return Ok(Ttl::Process);
+    }
+    plain_integer(raw.get())
+        .filter(|seconds| *seconds > 0)
+        .map(|seconds| Ttl::For(Duration::from_secs(seconds.into())))
+        .ok_or_else(|| {
+            let seconds = format!("a whole number of seconds in 1..={TTL_SECONDS_MAX}");
+            invalid(
+                "ttl",
+                &format!("must be {seconds}, or \"{TTL_OF_PROCESS}\""),
+            )
+        })
+}
+
+fn parse_groups(raw: Option<&RawValue>) -> Result<Box<[Box<str>]>, Problem> {
+    let Some(raw) = present(raw) else {
+        return Ok(Box::default());
+    };
+    let groups: Vec<Box<str>> = serde_json::from_str(raw.get())
+        .map_err(|_other_type| invalid("groups", "must be an array of strings"))?;
+    if groups.len() > GROUPS_MAX {
+        return Err(invalid(
+            "groups",
+            &format!("must not be more than {GROUPS_MAX}"),
+        ));
+    }
+    for group in &groups {
+        check_text("groups", group, GROUP_MAX)?;
+    }
+    Ok(groups.into())
+}
+
+/// All or nothing, and never a reason to refuse the session.
+fn parse_presence(raw: &RawValue) -> Option<Presence> {
+    let presence: PresenceFields<'_> = object(raw)?.ok()?;
+    let attestation: AttestationFields<'_> = object(presence.parent_attestation)?.ok()?;
+    let texts = [
+        &attestation.session_pubkey,
+        &attestation.parent_member_pubkey,
+        &attestation.signature,
+    ];
+    if texts.iter().any(|text| text.len() > ATTESTATION_TEXT_MAX) {
+        return None;
+    }
+    let is_hex_key = presence.session_pubkey.len() == 64
+        && presence
+            .session_pubkey
+            .bytes()
+            .all(|c| c.is_ascii_hexdigit());
+    Some(Presence {
+        session_pubkey: is_hex_key
+            .then(|| presence.session_pubkey.to_ascii_lowercase())?
+            .into(),
+        secret_key: SecretKey::parse(presence.session_secret_key)?,
+        attestation: Attestation {
+            session_pubkey: attestation.session_pubkey.into(),
+            parent_member_pubkey: attestation.parent_member_pubkey.into(),
+            expires_at: attestation.expires_at,
+            signature: attestation.signature.into(),
+        },
+    })
+}
+
+fn invalid_json(detail: &str) -> Problem {
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "invalid_json",
+        "Error: invalid_json",
+        detail,
+    )
+}
+
+fn missing_body() -> Problem {
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "missing_body",
+        "missing body",
+        "a registration is a JSON object",
+    )
+}
+
+fn required(field: &'static str) -> Problem {
+    Problem::field(
+        field,
+        "field_required",
+        REQUIRED,
+        format!("{field} is required"),
+    )
+}
+
+fn invalid(field: &'static str, rule: &str) -> Problem {
+    let words = format!("{field} {rule}");
+    Problem::field(field, "invalid_field", words.clone(), words)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,307 @@
+//! One flat match from method and path to what answers it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::http::request;
+use hyper::{Method, Request, Response, StatusCode};
+use reaper_registry::{Authority, Removal, Session, SessionId, Source, Token};
+use tokio::time::sleep;
+
+use super::events::EventStream;
+use super::sessions::list;
+use super::unanswered::Unanswered;
+use super::wire::{Me, RegisterAnswer, Removed, SessionView};
+use super::{App, Numbering, Peer, authorize, health, register};
+use crate::clock;
+use crate::daemon::http::body::{Answer, event_stream, json, problem, read_body};
+use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
+use crate::daemon::http::policy::{self, Claim};
+use crate::daemon::http::problem::{NOT_NOW, Problem};
+use crate::daemon::http::query;
+use crate::reaper::Registration;
+use crate::sources;
+
+/// How often a registration looks at its process in all before it is refused for a shortage, and the
+/// pause between: half a second together, within what a client waits for an answer.
+const NOT_NOW_TRIES: u32 = 11;
+const NOT_NOW_PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers one request.
+pub(super) async fn answer(
+    app: Arc<App>,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Response<Answer> {
+    let (head, body) = request.into_parts();
+    let refused = head.headers.get(REFUSAL_FIELD);
+    if let Some(refusal) = refused.and_then(|code| Refusal::from_code(code.as_bytes())) {
+        return problem(&refusal.into());
+    }
+    let answered = match policy::admit(&head, peer.transport) {
+        Ok(claim) => route(&app, peer, &head, body, claim).await,
+        Err(refused) => Err(refused),
+    };
+    answered.unwrap_or_else(|refused| {
+        log::debug!("{} {}", refused.status().as_u16(), refused.code());
+        problem(&refused)
+    })
+}
+
+async fn route(
+    app: &Arc<App>,
+    peer: Peer,
+    head: &request::Parts,
+    body: Incoming,
+    claim: Claim,
+) -> Result<Response<Answer>, Problem> {
+    match (&head.method, head.uri.path()) {
+        (&Method::POST, "/v1/sessions/register") => register(app, peer, head, body).await,
+        (&Method::GET, "/v1/sessions") => list(app, peer, head.uri.query()).await,
+        (&Method::GET, "/v1/sessions/me") => {
+            let session = required_session(app, &claim)?;
+            let session = SessionView::new(&session, app.reaper.identity_of(&session));
+            Ok(json(&Me { session }))
+        }
+        (&Method::DELETE, "/v1/sessions/me") => delete_me(app, &claim),
+        (&Method::GET, "/v1/events") => {
+            let own = session(app, &claim)?;
+            let stream = EventStream::open(app, peer, head, own.as_deref())?;
+            Ok(event_stream(stream))
+        }
+        (&Method::GET, "/v1/sources") => Ok(json(&health::sources(app).view())),
+        (&Method::GET, "/v1/health") => Ok(json(&health::health(app))),
+        (&Method::GET, "/v1/version") => Ok(json(&health::ABOUT)),
+        (&Method::DELETE, path) if path.starts_with("/v1/sessions/") => {
+            delete(app, peer, &path["/v1/sessions/".len()..])
+        }
+        (method, path) => match backing_part(method, path) {
+            Some(error) => {
+                session(app, &claim)?;
+                Err(Problem::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "no_broker",
+                    error,
+                    "this daemon keeps sessions; it is no message broker",
+                ))
+            }
+            None => Err(Problem::not_found()),
+        },
+    }
+}
+
+/// The routes of a message broker (A5), which answer as if theirs were not running, so that its
+/// clients degrade as they do there.
+fn backing_part(method: &Method, path: &str) -> Option<&'static str> {
+    let is_skill = path
+        .strip_prefix("/v1/skills/")
+        .is_some_and(|name| !name.is_empty() && !name.contains('/'));
+    let is_memory = path
+        .strip_prefix("/v1/memory/")
+        .is_some_and(|id| !id.is_empty() && !id.contains('/'));
+    match (method.as_str(), path) {
+        ("GET" | "DELETE", "/v1/inbox") => Some("inbox not initialised"),
+        ("POST", "/v1/send") => Some("outbox not initialised"),
+        ("GET", "/v1/peers" | "/v1/skills")
+        | ("GET" | "POST", "/v1/state" | "/v1/memory")
+        | ("POST", "/v1/profile") => Some("broker not initialised"),
+        ("GET", _) if is_skill => Some("broker not initialised"),
+        ("DELETE", _) if is_memory => Some("broker not initialised"),
+        _ => None,
+    }
+}
+
+/// A look at a process takes descriptors from the reserve; where the whole system has none left
+/// (ENFILE), it tries again a few times before it gives the registration up.
+async fn register(
+    app: &App,
+    mut peer: Peer,
+    head: &request::Parts,
+    body: Incoming,
+) -> Result<Response<Answer>, Problem> {
+    let body = read_body(body).await?;
+    let mut tries_left = NOT_NOW_TRIES;
+    loop {
+        let asked = register::parse(&body)?;
+        let unanswered = head.extensions.get::<Unanswered>();
+        let unanswered = unanswered.filter(|_| asked.if_answered);
+        if unanswered.is_some() {
+            // In this turn hyper looks whether the caller has left, and drops the request if so.
+            tokio::task::yield_now().await;
+        }
+        let answered = try_register(app, peer, asked, unanswered).await;
+        tries_left -= 1;
+        match answered {
+            Err(refused) if tries_left > 0 && refused.code() == NOT_NOW => {}
+            _ => return answered,
+        }
+        sleep(NOT_NOW_PAUSE).await;
+        if peer.numbering == Numbering::NotNow {
+            peer.numbering = authorize::numbering_of(peer.pid);
+        }
+    }
+}
+
+async fn try_register(
+    app: &App,
+    peer: Peer,
+    asked: register::Asked,
+    unanswered: Option<&Unanswered>,
+) -> Result<Response<Answer>, Problem> {
+    let policy = app.options.register_policy;
+    let table = app.table.clone();
+    let claimed = authorize::claim(asked.pid, peer, policy, table).await?;
+    let presence_accepted = asked.presence.is_some();
+    let authority = if peer.is_root() {
+        Authority::Any
+    } else {
+        Authority::Owner
+    };
+    let registration = Registration {
+        id: asked.id,
+        token: asked.token,
+        pid: claimed.pid,
+        owner: peer.uid,
+        details: asked.details,
+        presence: asked.presence,
+        ttl: asked.ttl,
+    };
+    let registered = app.reaper.register(registration, authority, |watched| {
+        authorize::check_process(watched, &claimed, peer, policy, app.table.as_ref())
+    })?;
+    let session = &registered.session;
+    // Taking a renewal back would end a session that lived before.
+    if let Some(unanswered) = unanswered.filter(|_| !registered.renewed) {
+        unanswered.note(session.clone());
+    }
+    Ok(json(&RegisterAnswer {
+        ok: true,
+        registered_at: session.registered_at.wall_ms,
+        expires_at: session.expires_at.map(|last| last.wall_ms),
+        renewed: registered.renewed,
+        presence_accepted,
+        start_time: session.process.start_time().map(|time| time.0),
+        identity: registered.identity,
+        sources: watching(app, registered.identity),
+    }))
+}
+
+/// Which sources will notice the end of a process that is pinned like this.
+fn watching(app: &App, identity: &str) -> Vec<&'static str> {
+    sources::ALL
+        .into_iter()
+        .filter(|source| app.reaper.works(*source))
+        .filter(|source| *source != Source::Pidfd || identity == "pidfd")
+        .map(Source::name)
+        .collect()
+}
+
+fn delete_me(app: &App, claim: &Claim) -> Result<Response<Answer>, Problem> {
+    // Resolved first, so that each kind of absence has its own answer.
+    required_session(app, claim)?;
+    let Claim::Token(token) = claim else {
+        return Err(no_token());
+    };
+    remove_by_token(app, token).ok_or_else(|| unknown(app, token))
+}
+
+/// By token, as clients of the origin do it, or by name.
+fn delete(app: &App, peer: Peer, tail: &str) -> Result<Response<Answer>, Problem> {
+    if let Some(id) = tail.strip_prefix("by-id/") {
+        let id = query::decode_segment(id)
+            .ok_or_else(|| Problem::query("session_id", "the session id has a broken escape"))?;
+        return delete_named(app, peer, &SessionId::new(&id));
+    }
+    if tail.is_empty() || tail.contains('/') {
+        return Err(Problem::not_found());
+    }
+    let token = Token::parse(tail).map_err(|_malformed| {
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_token",
+            "invalid token",
+            "a token is 64 hex digits",
+        )
+    })?;
+    // As typed; that it is a token makes these bytes hex digits.
+    let prefix = &tail[..8];
+    let removed = app.reaper.registry().deregister(&token, clock::now());
+    match removed {
+        Some(_) => Ok(json(&Removed {
+            ok: true,
+            token_prefix: prefix.to_owned(),
+        })),
+        None => Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "unknown_session",
+            "unknown session",
+            "no live session has this token",
+        )
+        .not_ok(prefix)),
+    }
+}
+
+fn delete_named(app: &App, peer: Peer, id: &SessionId) -> Result<Response<Answer>, Problem> {
+    let registry = app.reaper.registry();
+    registry
+        .session_named(id)
+        // Another user's session is as unknown here as it is in the list.
+        .filter(|session| peer.sees(session.owner))
+        .and_then(|session| registry.remove_entry(session.entry, Removal::Requested, clock::now()))
+        .map(|session| removed(&session))
+        .ok_or_else(|| {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "unknown_session",
+                "unknown session",
+                "no live session has this id",
+            )
+        })
+}
+
+fn remove_by_token(app: &App, token: &Token) -> Option<Response<Answer>> {
+    let session = app.reaper.registry().deregister(token, clock::now())?;
+    Some(removed(&session))
+}
+
+fn removed(session: &Session) -> Response<Answer> {
+    json(&Removed {
+        ok: true,
+        token_prefix: session.token_prefix.to_string(),
+    })
+}
+
+/// The session that was presented. One that is not good is an error on every route that asks.
+fn session(app: &App, claim: &Claim) -> Result<Option<Arc<Session>>, Problem> {
+    match claim {
+        Claim::None => Ok(None),
+        Claim::Malformed => Err(Problem::no_session(
+            "malformed_session_token",
+            "a session token is 64 hex digits",
+        )),
+        Claim::Token(token) => match app.reaper.resolve(token) {
+            Some(session) => Ok(Some(session)),
+            None => Err(unknown(app, token)),
+        },
+    }
+}
+
+fn required_session(app: &App, claim: &Claim) -> Result<Arc<Session>, Problem> {
+    session(app, claim)?.ok_or_else(no_token)
+}
+
+fn no_token() -> Problem {
+    Problem::no_session(
+        "no_session_token",
+        "present one as Authorization: ClaudeMesh-Session",
+    )
+}
+
+fn unknown(app: &App, token: &Token) -> Problem {
+    let now = clock::now();
+    match app.reaper.registry().recently_gone(token, now) {
+        Some(end) => Problem::session_gone(&end, now),
+        None => Problem::no_session("unknown_session", "no live session has this token"),
+    }
+}

@@ -1,0 +1,233 @@
+//! Accepts connections and serves them until it is told to stop.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::listener::Socket;
+use super::places::{Place, Places};
+use super::unanswered::{Answering, Unanswered};
+use super::{App, Peer, Transport, authorize, routes};
+use crate::daemon::http::framing::Guard;
+
+/// How long a head may take, and how long a connection may idle between two requests.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+/// Holds the largest head that the guard lets through, and bounds what waits for a slow reader.
+const BUFFER: usize = 64 * 1024;
+/// After an accept that failed for want of descriptors or memory: the connection that is closed then
+/// takes a moment to end, and trying at once would only burn the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often the socket file is looked for.
+const LOOK_FOR_SOCKET_EVERY: Duration = Duration::from_secs(1);
+/// What connections get to end by themselves once told; the rest is cut off.
+const FAREWELL: Duration = Duration::from_millis(1_500);
+
+/// Serves until `stop` turns true, ends every connection and removes the socket.
+pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
+    let mut acceptor = Acceptor::new(app.descriptors.connections);
+    let mut connections = JoinSet::new();
+    let mut looks = interval(LOOK_FOR_SOCKET_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let stopping = stop.clone();
+    loop {
+        tokio::select! {
+            () = told(&mut stop) => break,
+            _ = looks.tick() => socket.stay(),
+            Some(ended) = connections.join_next() => report_panic(ended),
+            (stream, place) = acceptor.next(&socket.listener) => {
+                if let Some(peer) = admit(&app, &stream) {
+                    let connection = connection(app.clone(), stream, peer, stopping.clone(), place);
+                    connections.spawn(connection);
+                }
+            }
+        }
+    }
+    // Nobody finds us any more from here on, and whoever comes after us can take the path.
+    socket.remove();
+    app.reaper.registry().publish_shutdown(crate::clock::now());
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    if timeout(FAREWELL, all_ended).await.is_err() {
+        log::debug!("{} connections are cut off", connections.len());
+        connections.shutdown().await;
+    }
+}
+
+/// Waits for the word to stop. The sender is dropped only with the daemon, which is an end too.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _either = stop.wait_for(|stop| *stop).await.is_ok();
+}
+
+/// Accepts connections and finds places for them.
+struct Acceptor {
+    places: Arc<Places>,
+    /// Accepted, and without a place as yet.
+    at_the_door: Option<UnixStream>,
+    /// Attempts in a row that failed.
+    failures: u64,
+    /// Connections that were closed during these.
+    closed: u64,
+}
+
+impl Acceptor {
+    fn new(connections: usize) -> Self {
+        Self {
+            places: Places::new(connections),
+            at_the_door: None,
+            failures: 0,
+            closed: 0,
+        }
+    }
+
+    /// The next connection, with its place. Cancel-safe: what was accepted is kept for the next call.
+    async fn next(&mut self, listener: &UnixListener) -> (UnixStream, Place) {
+        loop {
+            // After the place is found, because this may be dropped while it waits for one.
+            if self.at_the_door.is_some() {
+                let place = self.places.take().await;
+                if let Some(stream) = self.at_the_door.take() {
+                    return (stream, place);
+                }
+            }
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    self.at_the_door = Some(stream);
+                    self.recovered();
+                }
+                Err(error) => {
+                    // The kernel takes a number before it looks whether anybody waits
+                    // (`__sys_accept4_file` in `net/socket.c`, v6.12), so that it may fail for nobody.
+                    if is_readable(listener) {
+                        self.failed(&error);
+                    }
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// The limit of this process (EMFILE) or of the system (ENFILE), accept(2), passes once something
+    /// is closed, and waiting alone need not bring that about.
+    fn failed(&mut self, error: &io::Error) {
+        // Logged once, however long it lasts.
+        if self.failures == 0 {
+            log::warn!("cannot accept connections: {error}");
+        }
+        self.failures += 1;
+        let errno = Errno::from_io_error(error);
+        let is_short = matches!(errno, Some(Errno::MFILE | Errno::NFILE));
+        if is_short && self.places.close_longest_idle() {
+            self.closed += 1;
+        }
+    }
+
+    fn recovered(&mut self) {
+        if self.failures > 0 {
+            let Self {
+                failures, closed, ..
+            } = self;
+            log::info!(
+                "connections are accepted again, after {failures} failures; {closed} idle ones were closed"
+            );
+            (self.failures, self.closed) = (0, 0);
+        }
+    }
+}
+
+/// Whether a connection waits to be accepted. One that cannot be asked about is taken to wait.
+fn is_readable(listener: &UnixListener) -> bool {
+    let mut asked = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut asked, Some(&Timespec::default())).is_err() || !asked[0].revents().is_empty()
+}
+
+/// Who it is, if it may come in. Others are closed before a byte is read or written.
+fn admit(app: &App, stream: &UnixStream) -> Option<Peer> {
+    let credentials = stream
+        .peer_cred()
+        .inspect_err(|error| log::warn!("a peer without credentials: {error}"))
+        .ok()?;
+    let uid = credentials.uid();
+    let is_ours = uid == rustix::process::geteuid().as_raw();
+    if !is_ours && uid != 0 && !app.options.allow_uids.contains(&uid) {
+        log::debug!("user {uid} was turned away");
+        return None;
+    }
+    // Only now: for users who may not come in, nothing is looked at.
+    Some(Peer {
+        transport: Transport::Unix,
+        uid,
+        pid: credentials.pid(),
+        numbering: authorize::numbering_of(credentials.pid()),
+    })
+}
+
+async fn connection(
+    app: Arc<App>,
+    stream: UnixStream,
+    peer: Peer,
+    mut stop: watch::Receiver<bool>,
+    place: Place,
+) {
+    let place = Arc::new(place);
+    let working = place.clone();
+    let unanswered = Unanswered::default();
+    let registry = app.reaper.registry().clone();
+    let noted = unanswered.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let work = working.work();
+        request.extensions_mut().insert(noted.clone());
+        let answered = routes::answer(app.clone(), peer, request);
+        async {
+            let answer = answered.await;
+            Ok::<_, Infallible>(answer.map(|body| work.until_written(body)))
+        }
+    });
+    let io = Answering {
+        inner: Guard::new(stream),
+        unanswered: unanswered.clone(),
+    };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(io), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = told(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+        // Between two requests this closes at once; a request that has come meanwhile is answered.
+        () = place.leave() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        // A slow or broken peer; hyper's words hold nothing that it sent.
+        log::debug!("a connection ended: {error}");
+    }
+    unanswered.take_back(&registry);
+}
+
+/// A panic ends its own connection and nothing else.
+fn report_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        log::error!("a request handler panicked; its connection was closed");
+    }
+}

@@ -1,0 +1,143 @@
+//! `GET /v1/sessions`: the sessions that the caller may see, as one text. A reader that takes its time
+//! has it wait here, so there is room for so much of it and no more: 64 MiB, or two lists that are longer
+//! than half of that.
+
+use std::sync::Arc;
+
+use hyper::body::Bytes;
+use hyper::{Response, StatusCode};
+use reaper_registry::Session;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::wire::SessionView;
+use super::{App, Peer, health, sse};
+use crate::daemon::http::body::{Answer, whole};
+use crate::daemon::http::problem::Problem;
+use crate::daemon::http::query;
+
+/// Sessions written between two pauses: a list of 100,000 must not hold up a look-up.
+const SLICE: usize = 512;
+/// Lists that are written at once; others wait for their turn.
+const WRITERS: usize = 4;
+/// For lists that wait for their readers, all together.
+const ROOM_KIB: u32 = 64 * 1_024;
+/// A longer list takes no more of the room, so that the longest can be had, and by two at once.
+const CHARGED_MAX_KIB: u32 = ROOM_KIB / 2;
+/// Takes no room: as much is buffered for any connection, and whoever has few sessions must not wait for
+/// those who have many.
+const FREE_KIB: u32 = 64;
+
+/// What lists may cost at once.
+pub(crate) struct Room {
+    writers: Semaphore,
+    kib: Arc<Semaphore>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            writers: Semaphore::new(WRITERS),
+            kib: Arc::new(Semaphore::new(ROOM_KIB as usize)),
+        }
+    }
+}
+
+impl Room {
+    /// None where it has to be refused for now.
+    fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes / 1_024).unwrap_or(u32::MAX);
+        let charged = match kib {
+            ..FREE_KIB => 0,
+            kib => kib.min(CHARGED_MAX_KIB),
+        };
+        self.kib.clone().try_acquire_many_owned(charged).ok()
+    }
+}
+
+/// A list and its place, given back when the last of it is sent or its connection has ended.
+struct Placed {
+    text: Vec<u8>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Placed {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+pub(super) async fn list(
+    app: &App,
+    peer: Peer,
+    query: Option<&str>,
+) -> Result<Response<Answer>, Problem> {
+    let pid = query::value(query, "pid")
+        .map(|pid| pid.parse::<u32>())
+        .transpose()
+        .map_err(|_not_a_number| Problem::query("pid", "pid must be a number"))?;
+    let mesh = query::value(query, "mesh");
+    let is_verbose = query::value(query, "verbose").as_deref() == Some("1");
+    let shown = |session: &Arc<Session>| {
+        peer.sees(session.owner)
+            && pid.is_none_or(|pid| session.process.pid.get() == pid)
+            && mesh
+                .as_deref()
+                .is_none_or(|mesh| *session.details.mesh == *mesh)
+    };
+    let turn = app.lists.writers.acquire().await;
+    let _turn = turn.expect("the semaphore is never closed");
+    let mut text = written(app, is_verbose, shown).await;
+    // It may have grown to twice what it holds.
+    text.shrink_to_fit();
+    let place = app.lists.take(text.len());
+    let place = place.ok_or_else(Problem::too_many_lists)?;
+    let body = Bytes::from_owner(Placed {
+        text,
+        _place: place,
+    });
+    Ok(whole(StatusCode::OK, "application/json", body))
+}
+
+async fn written(app: &App, is_verbose: bool, shown: impl Fn(&Arc<Session>) -> bool) -> Vec<u8> {
+    let mut text = b"{\"sessions\":[".to_vec();
+    let sessions = app.reaper.registry().list();
+    let mut any_written = false;
+    for slice in sessions.chunks(SLICE) {
+        for session in slice.iter().filter(|session| shown(session)) {
+            if any_written {
+                text.push(b',');
+            }
+            any_written = true;
+            let view = SessionView::new(session, app.reaper.identity_of(session));
+            let view = if is_verbose {
+                view.verified_at(health::verified_at(app, session))
+            } else {
+                view
+            };
+            sse::write_json(&mut text, &view);
+        }
+        tokio::task::yield_now().await;
+    }
+    text.extend_from_slice(b"]}");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_lists_always_have_room_and_the_longest_has_it_twice() {
+        let room = Room::default();
+        let longest = usize::MAX;
+        let first = room.take(longest);
+        let second = room.take(longest);
+        assert!(first.is_some() && second.is_some());
+        assert!(room.take(longest).is_none());
+        let free = FREE_KIB as usize * 1_024;
+        assert!(room.take(free).is_none());
+        assert!(room.take(free - 1).is_some(), "refused for other's sake");
+        drop(first);
+        assert!(room.take(free).is_some(), "the room is not given back");
+    }
+}

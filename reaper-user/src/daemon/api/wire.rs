@@ -1,0 +1,349 @@
+//! What goes out as JSON. The only types of this program that serialise, and none of them has a
+//! place for a token or a secret key.
+
+use jiff::Timestamp;
+use reaper_registry::{
+    Death, Event, Exit, ExitStatus, Moment, Removal, Session, Source, SourceState,
+};
+use serde::{Serialize, Serializer};
+
+use crate::watch::status::SourceStatus;
+
+/// A session as its owner sees it: the record of the origin in camel case, and ours.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SessionView<'a> {
+    session_id: &'a str,
+    mesh: &'a str,
+    display_name: &'a str,
+    pid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cwd: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    groups: &'a [Box<str>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    presence: Option<PresenceView<'a>>,
+    registered_at: u64,
+    /// Milliseconds since 1970; null: as long as its process lives.
+    expires_at: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_time: Option<String>,
+    /// The one name in snake case, as the origin has it.
+    #[serde(rename = "token_prefix")]
+    token_prefix: String,
+    uid: u32,
+    /// Null once its process is no longer watched.
+    identity: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verified_at: Option<u64>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PresenceView<'a> {
+    session_pubkey: &'a str,
+    parent_attestation: AttestationView<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AttestationView<'a> {
+    session_pubkey: &'a str,
+    parent_member_pubkey: &'a str,
+    expires_at: Number,
+    signature: &'a str,
+}
+
+impl<'a> SessionView<'a> {
+    pub(crate) fn new(session: &'a Session, identity: Option<&'static str>) -> Self {
+        let details = &session.details;
+        Self {
+            session_id: session.id.as_str(),
+            mesh: &details.mesh,
+            display_name: &details.display_name,
+            pid: session.process.pid.get(),
+            cwd: details.cwd.as_deref(),
+            role: details.role.as_deref(),
+            groups: &details.groups,
+            presence: session
+                .presence
+                .as_ref()
+                .map(|(session_pubkey, attestation)| PresenceView {
+                    session_pubkey,
+                    parent_attestation: AttestationView {
+                        session_pubkey: &attestation.session_pubkey,
+                        parent_member_pubkey: &attestation.parent_member_pubkey,
+                        expires_at: Number(attestation.expires_at),
+                        signature: &attestation.signature,
+                    },
+                }),
+            registered_at: session.registered_at.wall_ms,
+            expires_at: session.expires_at.map(|last| last.wall_ms),
+            start_time: session.process.start_time().map(|time| time.to_string()),
+            token_prefix: session.token_prefix.to_string(),
+            uid: session.owner,
+            identity,
+            verified_at: None,
+        }
+    }
+
+    /// With the time of the last look that found its process alive.
+    pub(crate) fn verified_at(mut self, wall_ms: u64) -> Self {
+        self.verified_at = Some(wall_ms);
+        self
+    }
+}
+
+/// The answer to a look-up.
+#[derive(Serialize)]
+pub(crate) struct Me<'a> {
+    pub(crate) session: SessionView<'a>,
+}
+
+/// The answer to a registration.
+#[derive(Serialize)]
+pub(crate) struct RegisterAnswer {
+    pub(crate) ok: bool,
+    pub(crate) registered_at: u64,
+    /// Milliseconds since 1970; null: as long as its process lives.
+    pub(crate) expires_at: Option<u64>,
+    /// Whether it lived before: same token, id and process.
+    pub(crate) renewed: bool,
+    pub(crate) presence_accepted: bool,
+    pub(crate) start_time: Option<u64>,
+    pub(crate) identity: &'static str,
+    pub(crate) sources: Vec<&'static str>,
+}
+
+/// The answer to a removal.
+#[derive(Serialize)]
+pub(crate) struct Removed {
+    pub(crate) ok: bool,
+    pub(crate) token_prefix: String,
+}
+
+/// One source in `/v1/sources`.
+#[derive(Serialize)]
+pub(crate) struct SourceView<'a> {
+    source: &'static str,
+    state: &'static str,
+    reason: &'a str,
+    remedy: &'a str,
+    detail: &'a str,
+    lost: u64,
+}
+
+impl<'a> From<&'a SourceStatus> for SourceView<'a> {
+    fn from(status: &'a SourceStatus) -> Self {
+        Self {
+            source: status.source.name(),
+            state: status.state(),
+            reason: &status.reason,
+            remedy: &status.remedy,
+            detail: &status.detail,
+            lost: status.lost,
+        }
+    }
+}
+
+/// `/v1/sources`.
+#[derive(Serialize)]
+pub(crate) struct SourceReport<'a> {
+    pub(crate) schema: u8,
+    pub(crate) status: &'static str,
+    /// The longest that a death stays unnoticed if every event about it is lost.
+    pub(crate) worst_case_delay_ms: u64,
+    pub(crate) sources: Vec<SourceView<'a>>,
+    pub(crate) processes: usize,
+    pub(crate) sessions: usize,
+}
+
+/// `/v1/health`.
+#[derive(Serialize)]
+pub(crate) struct Health {
+    pub(crate) ok: bool,
+    pub(crate) pid: u32,
+    /// There are none; clients of the origin look for the field.
+    pub(crate) brokers: Nothing,
+    pub(crate) status: &'static str,
+    pub(crate) sources: std::collections::BTreeMap<&'static str, &'static str>,
+    /// How often the loop that removes dead processes panicked and was started again.
+    pub(crate) reap_loop_restarts: u64,
+}
+
+/// `{}`.
+#[derive(Serialize)]
+pub(crate) struct Nothing {}
+
+/// `/v1/version`.
+#[derive(Serialize)]
+pub(crate) struct About {
+    pub(crate) daemon_version: &'static str,
+    pub(crate) ipc_api: &'static str,
+    pub(crate) ipc_features: &'static [&'static str],
+    pub(crate) schema_version: u8,
+}
+
+/// The data of `session_registered`.
+#[derive(Serialize)]
+pub(crate) struct RegisteredData<'a> {
+    #[serde(flatten)]
+    pub(crate) head: EventHead,
+    pub(crate) session: SessionView<'a>,
+}
+
+/// The data of `session_deregistered`.
+#[derive(Serialize)]
+pub(crate) struct DeregisteredData<'a> {
+    #[serde(flatten)]
+    pub(crate) head: EventHead,
+    pub(crate) session: SessionView<'a>,
+    #[serde(flatten)]
+    end: EndView,
+    detection_us: Option<u64>,
+}
+
+impl<'a> DeregisteredData<'a> {
+    pub(crate) fn new(head: EventHead, session: SessionView<'a>, removal: &Removal) -> Self {
+        let death = removal.death();
+        let micros = |death: &Death| u64::try_from(death.detection?.as_micros()).ok();
+        Self {
+            head,
+            session,
+            end: removal.into(),
+            detection_us: death.and_then(micros),
+        }
+    }
+}
+
+/// How a session ended, in the event and in the answer to its token afterwards.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct EndView {
+    cause: &'static str,
+    source: Option<&'static str>,
+    evidence: Option<&'static str>,
+    exit: Option<ExitView>,
+}
+
+impl From<&Removal> for EndView {
+    fn from(removal: &Removal) -> Self {
+        let death = removal.death();
+        Self {
+            cause: removal.cause(),
+            source: death.map(|death| death.source.name()),
+            evidence: death.map(|death| death.evidence.name()),
+            exit: death.and_then(|death| death.exit).map(ExitView::from),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+enum ExitView {
+    Code {
+        code: u8,
+        from: &'static str,
+    },
+    Signal {
+        signal: u8,
+        core: bool,
+        from: &'static str,
+    },
+}
+
+impl From<Exit> for ExitView {
+    fn from(exit: Exit) -> Self {
+        let from = exit.from.name();
+        match exit.status {
+            ExitStatus::Code(code) => Self::Code { code, from },
+            ExitStatus::Signal { signal, core } => Self::Signal { signal, core, from },
+        }
+    }
+}
+
+/// The data of `source_state`.
+#[derive(Serialize)]
+pub(crate) struct SourceStateData<'a> {
+    #[serde(flatten)]
+    head: EventHead,
+    source: &'static str,
+    state: &'static str,
+    reason: &'a str,
+}
+
+impl<'a> SourceStateData<'a> {
+    pub(crate) fn new(head: EventHead, state: &'a SourceState) -> Self {
+        Self {
+            head,
+            source: Source::name(state.source),
+            state: state.health.name(),
+            reason: &state.reason,
+        }
+    }
+}
+
+/// What every event of the history begins with, and all that `shutdown` has.
+#[derive(Clone, Copy, Serialize)]
+pub(crate) struct EventHead {
+    ts: IsoTime,
+    seq: u64,
+}
+
+impl From<&Event> for EventHead {
+    fn from(event: &Event) -> Self {
+        Self {
+            ts: IsoTime(event.at.wall_ms),
+            seq: event.seq,
+        }
+    }
+}
+
+/// The data of `gap`.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(crate) enum GapData {
+    /// Numbers that this reader will not be sent.
+    Missed { missed_from: u64, missed_to: u64 },
+    /// The reader's numbers are of another run of the daemon.
+    Reason { reason: &'static str },
+}
+
+/// Milliseconds since 1970, as `2026-01-02T03:04:05.678Z`.
+#[derive(Clone, Copy)]
+struct IsoTime(u64);
+
+impl Serialize for IsoTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // A clock past the year 9999 shows the epoch; nothing is decided by it.
+        let time = i64::try_from(self.0)
+            .ok()
+            .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+            .unwrap_or(Timestamp::UNIX_EPOCH);
+        serializer.collect_str(&format_args!("{time:.3}"))
+    }
+}
+
+/// A number that is written without the `.0` that clients of the origin never sent.
+struct Number(f64);
+
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // Up to 2^53 every whole number is exact, so the text is the number.
+        if self.0.fract() == 0.0 && self.0.abs() < 9e15 {
+            let whole: i64 = format!("{:.0}", self.0)
+                .parse()
+                .map_err(serde::ser::Error::custom)?;
+            serializer.serialize_i64(whole)
+        } else {
+            serializer.serialize_f64(self.0)
+        }
+    }
+}
+
+/// The wall-clock time of a boot-clock instant, seen from `now`.
+pub(crate) fn wall_ms_of(boot_ns: u64, now: Moment) -> u64 {
+    let ago_ns = now.boot.as_nanos().saturating_sub(boot_ns);
+    now.wall_ms.saturating_sub(ago_ns / 1_000_000)
+}

@@ -1,0 +1,152 @@
+//! Bodies in and out: what a request brings is read here, and what goes back is dressed here.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{self, HeaderValue};
+use hyper::{Response, StatusCode, Version};
+use serde::Serialize;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::framing::{BODY_MAX, Refusal};
+use super::problem::Problem;
+use crate::daemon::api::events::EventStream;
+use crate::daemon::api::sse;
+
+/// How long a body may take.
+const BODY_TIME: Duration = Duration::from_secs(10);
+/// The body of an answer.
+pub(crate) enum Answer {
+    Whole(Option<Bytes>),
+    Events(Box<EventStream>),
+}
+
+/// The whole body, in a buffer that never moves and is wiped.
+pub(crate) async fn read_body(body: Incoming) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    let announced = body.size_hint().upper().unwrap_or(BODY_MAX);
+    let max = usize::try_from(BODY_MAX).unwrap_or(usize::MAX);
+    let capacity = usize::try_from(announced).unwrap_or(max).min(max);
+    let mut whole = Zeroizing::new(Vec::with_capacity(capacity));
+    let mut body = std::pin::pin!(body);
+    let reading = async {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                log::debug!("reading a body: {error}");
+                broken_body()
+            })?;
+            let Some(data) = frame.data_ref() else {
+                continue;
+            };
+            if whole.len() + data.len() > capacity {
+                return Err(Refusal::BodyTooLarge.into());
+            }
+            whole.extend_from_slice(data);
+        }
+        Ok(())
+    };
+    match timeout(BODY_TIME, reading).await {
+        Ok(read) => read.map(|()| whole),
+        Err(_elapsed) => Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            "body timeout",
+            format!("the body took longer than {} s", BODY_TIME.as_secs()),
+        )
+        .closing()),
+    }
+}
+
+fn broken_body() -> Problem {
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "broken_body",
+        "Error: invalid_json",
+        "the body is cut off or not properly chunked",
+    )
+    .closing()
+}
+
+pub(crate) fn json(body: &impl Serialize) -> Response<Answer> {
+    let mut bytes = Vec::with_capacity(512);
+    sse::write_json(&mut bytes, body);
+    whole(StatusCode::OK, "application/json", bytes)
+}
+
+pub(crate) fn problem(problem: &Problem) -> Response<Answer> {
+    let mut response = whole(
+        problem.status(),
+        "application/problem+json",
+        problem.to_json(),
+    );
+    let headers = response.headers_mut();
+    if problem.closes() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(seconds) = problem.retry_after() {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+pub(crate) fn whole(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Answer> {
+    let mut response = Response::new(Answer::Whole(Some(body.into())));
+    *response.status_mut() = status;
+    let content_type = HeaderValue::from_static(content_type);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+pub(crate) fn event_stream(stream: EventStream) -> Response<Answer> {
+    let mut response = Response::new(Answer::Events(Box::new(stream)));
+    // The version without chunks: the body then ends with the connection.
+    *response.version_mut() = Version::HTTP_10;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache, no-transform, no-store"),
+        (header::CONNECTION, "close"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Events(stream) => Pin::new(stream.as_mut()).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Events(_) => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Every way in which a request can fail, as RFC 9457 problem details. The one file where errors of
+//! the domain become statuses, codes and words for outsiders.
+
+use std::borrow::Cow;
+
+use hyper::StatusCode;
+use reaper_registry::{
+    Event, EventKind, ExitStatus, Moment, PidOutOfRange, RegisterError, Removal, TokenMalformed,
+};
+use serde::Serialize;
+
+use super::framing::Refusal;
+use crate::daemon::api::authorize::Refused;
+use crate::daemon::api::wire::EndView;
+use crate::reaper::RegistrationError;
+use crate::watch::identity::AlreadyGone;
+
+/// How long a caller should wait before it tries again where a limit was met.
+const RETRY_AFTER_SECONDS: u32 = 5;
+/// The code of what a shortage of descriptors or memory kept from being looked at.
+pub(crate) const NOT_NOW: &str = "not_now";
+
+/// A refused or failed request. Boxed, because it is the rare half of every result.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Problem(Box<Parts>);
+
+#[derive(Debug, PartialEq)]
+struct Parts {
+    status: StatusCode,
+    close: bool,
+    retry_after: Option<u32>,
+    body: Body,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Body {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    code: &'static str,
+    /// What Part A of the contract calls it.
+    error: Cow<'static, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'static str>,
+    /// How the session ended.
+    #[serde(flatten)]
+    end: Option<EndView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ok: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_prefix: Option<String>,
+}
+
+impl Problem {
+    pub(crate) fn new(
+        status: StatusCode,
+        code: &'static str,
+        error: impl Into<Cow<'static, str>>,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self(Box::new(Parts {
+            status,
+            close: false,
+            retry_after: None,
+            body: Body {
+                r#type: format!("/problems/{code}"),
+                title: status.canonical_reason().unwrap_or("Error"),
+                status: status.as_u16(),
+                detail: detail.into(),
+                code,
+                error: error.into(),
+                field: None,
+                end: None,
+                ok: None,
+                token_prefix: None,
+            },
+        }))
+    }
+
+    /// A field of the request that cannot be used.
+    pub(crate) fn field(
+        field: &'static str,
+        code: &'static str,
+        error: impl Into<Cow<'static, str>>,
+        detail: impl Into<String>,
+    ) -> Self {
+        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, error, detail);
+        problem.0.body.field = Some(field);
+        problem
+    }
+
+    /// A part of the query that cannot be used.
+    pub(crate) fn query(field: &'static str, detail: &'static str) -> Self {
+        let mut problem = Self::new(StatusCode::BAD_REQUEST, "invalid_query", detail, detail);
+        problem.0.body.field = Some(field);
+        problem
+    }
+
+    pub(crate) fn not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "not found",
+            "no route has this method and path",
+        )
+    }
+
+    pub(crate) fn no_session(code: &'static str, detail: impl Into<String>) -> Self {
+        // One `error` for all, as Part A has it; the code tells them apart.
+        Self::new(StatusCode::UNAUTHORIZED, code, "no session token", detail)
+    }
+
+    /// The session of this token ended a moment ago.
+    pub(crate) fn session_gone(end: &Event, now: Moment) -> Self {
+        let age = now.boot.since(end.at.boot).as_secs();
+        let removal = match &end.kind {
+            EventKind::Deregistered(_, removal) => Some(removal),
+            _ => None,
+        };
+        let how = removal.map_or_else(String::new, how_it_ended);
+        let detail = format!("the session of this token ended {age} s ago{how}");
+        let mut problem = Self::no_session("session_gone", detail);
+        problem.0.body.end = removal.map(EndView::from);
+        problem
+    }
+
+    pub(crate) fn too_many_streams(limit: usize) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_streams",
+            "too_many_streams",
+            format!("{limit} event streams are open, which is the limit"),
+        )
+        .retry_later()
+    }
+
+    pub(crate) fn too_many_lists() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too_many_lists",
+            "too_many_lists",
+            "too much is waiting to be read of lists that were asked for before",
+        )
+        .retry_later()
+    }
+
+    /// The connection serves nothing after this: where the next message begins is not certain, or
+    /// the peer is too slow.
+    pub(crate) fn closing(mut self) -> Self {
+        self.0.close = true;
+        self
+    }
+
+    pub(crate) fn retry_later(mut self) -> Self {
+        self.0.retry_after = Some(RETRY_AFTER_SECONDS);
+        self
+    }
+
+    /// What a failed deletion by token has beside the error.
+    pub(crate) fn not_ok(mut self, token_prefix: &str) -> Self {
+        self.0.body.ok = Some(false);
+        self.0.body.token_prefix = Some(token_prefix.to_owned());
+        self
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    pub(crate) fn code(&self) -> &'static str {
+        self.0.body.code
+    }
+
+    pub(crate) fn closes(&self) -> bool {
+        self.0.close
+    }
+
+    pub(crate) fn retry_after(&self) -> Option<u32> {
+        self.0.retry_after
+    }
+
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.0.body).expect("strings and numbers always serialise")
+    }
+}
+
+/// The rest of a sentence, in which every name is the one of the fields beside it.
+fn how_it_ended(removal: &Removal) -> String {
+    let cause = removal.cause();
+    let Some(death) = removal.death() else {
+        let because = match removal {
+            Removal::Expired => "its ttl was over",
+            Removal::Replaced => "another registration took its place",
+            Removal::Requested | Removal::Died(_) => "its removal was asked for",
+        };
+        return format!(": {because} (cause {cause})");
+    };
+    let how = match death.exit.map(|exit| exit.status) {
+        Some(ExitStatus::Code(code)) => format!("its process exited with code {code}"),
+        Some(ExitStatus::Signal { signal, core }) => {
+            let dumped = if core { " and dumped core" } else { "" };
+            format!("its process was ended by signal {signal}{dumped}")
+        }
+        None => "its process ended, and how is not known".to_owned(),
+    };
+    let (source, evidence) = (death.source, death.evidence.name());
+    format!(": {how} (cause {cause}, source {source}, evidence {evidence})")
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let (status, error) = match refusal {
+            Refusal::HeadTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, refusal.code()),
+            Refusal::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Error: payload_too_large"),
+            _ => (StatusCode::BAD_REQUEST, refusal.code()),
+        };
+        Self::new(status, refusal.code(), error, refusal.to_string()).closing()
+    }
+}
+
+impl From<TokenMalformed> for Problem {
+    fn from(error: TokenMalformed) -> Self {
+        let words = error.to_string();
+        Self::field("token", "invalid_token", words.clone(), words)
+    }
+}
+
+impl From<PidOutOfRange> for Problem {
+    fn from(error: PidOutOfRange) -> Self {
+        Self::field("pid", "invalid_pid", "invalid pid", error.to_string())
+    }
+}
+
+impl From<AlreadyGone> for Problem {
+    fn from(gone: AlreadyGone) -> Self {
+        Self::field("pid", "process_gone", "process_gone", gone.to_string())
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let detail = refused.to_string();
+        match refused {
+            Refused::Gone(gone) => gone.into(),
+            Refused::ThreadId { .. } => Self::field("pid", "thread_id", "invalid pid", detail),
+            Refused::KernelThread => Self::field("pid", "kernel_thread", "invalid pid", detail),
+            Refused::OwnPid => Self::field("pid", "own_pid", "invalid pid", detail),
+            Refused::Init => Self::field("pid", "invalid_pid", "invalid pid", detail),
+            Refused::NotThere { .. } => Self::field("pid", "process_gone", "process_gone", detail),
+            Refused::PeerGone => Self::new(StatusCode::FORBIDDEN, "peer_gone", "peer_gone", detail),
+            Refused::OtherUser => forbidden_pid("not_your_process", detail),
+            Refused::NotSelf => forbidden_pid("not_yourself", detail),
+            Refused::Hidden => forbidden_pid("process_hidden", detail),
+            Refused::ForeignPidNamespace => forbidden_pid("foreign_pid_namespace", detail),
+            Refused::NotNow => {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Self::new(status, NOT_NOW, NOT_NOW, detail).retry_later()
+            }
+        }
+    }
+}
+
+fn forbidden_pid(code: &'static str, detail: String) -> Problem {
+    let mut problem = Problem::new(StatusCode::FORBIDDEN, code, code, detail);
+    problem.0.body.field = Some("pid");
+    problem
+}
+
+impl From<RegisterError> for Problem {
+    fn from(error: RegisterError) -> Self {
+        let (status, code) = match error {
+            RegisterError::TooManySessions { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "too_many_sessions")
+            }
+            RegisterError::TooManyForOwner { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "too_many_sessions_of_user")
+            }
+            RegisterError::NotOwner => (StatusCode::FORBIDDEN, "not_owner"),
+            RegisterError::TokenInUse => (StatusCode::CONFLICT, "token_in_use"),
+            RegisterError::NeedsOldToken => (StatusCode::CONFLICT, "needs_old_token"),
+            // The enum may grow; whatever it is, nothing was stored.
+            _ => (StatusCode::CONFLICT, "refused"),
+        };
+        let remedy = match error {
+            RegisterError::TokenInUse => {
+                ": register with a token of your own, as `reaperd token` makes"
+            }
+            _ => "",
+        };
+        let problem = Self::new(status, code, code, format!("{error}{remedy}"));
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            problem.retry_later()
+        } else {
+            problem
+        }
+    }
+}
+
+impl From<RegistrationError<Refused>> for Problem {
+    fn from(error: RegistrationError<Refused>) -> Self {
+        match error {
+            RegistrationError::ProcessGone(gone) => gone.into(),
+            RegistrationError::ThreadId { process } => Refused::ThreadId { process }.into(),
+            RegistrationError::Refused(refused) => refused.into(),
+            RegistrationError::Registry(error) => error.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn json_of(problem: &Problem) -> Value {
+        serde_json::from_slice(&problem.to_json()).unwrap()
+    }
+
+    #[test]
+    fn a_problem_speaks_both_dialects() {
+        assert_eq!(
+            json_of(&Problem::not_found()),
+            json!({
+                "type": "/problems/not_found",
+                "title": "Not Found",
+                "status": 404,
+                "detail": "no route has this method and path",
+                "code": "not_found",
+                "error": "not found",
+            })
+        );
+    }
+
+    #[test]
+    fn a_bad_field_is_named() {
+        let problem = json_of(&TokenMalformed.into());
+        assert_eq!(problem["status"], 422);
+        assert_eq!(problem["field"], "token");
+        assert_eq!(problem["error"], "token must be 64 hex chars");
+    }
+
+    #[test]
+    fn limits_say_when_to_come_back() {
+        let error = RegisterError::TooManyForOwner { owner: 1, limit: 2 };
+        let problem = Problem::from(error);
+        assert_eq!(problem.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(problem.retry_after(), Some(RETRY_AFTER_SECONDS));
+        assert!(
+            Problem::from(RegisterError::NotOwner)
+                .retry_after()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn the_end_of_a_session_is_told_in_words_too() {
+        use reaper_registry::{Death, Evidence, Exit, Source};
+        let death = |status: Option<ExitStatus>| {
+            Removal::Died(Death {
+                source: Source::Netlink,
+                evidence: Evidence::Pidfd,
+                pid_reused: false,
+                exit: status.map(|status| Exit {
+                    status,
+                    from: Source::Pidfd,
+                }),
+                detection: None,
+            })
+        };
+        let signal = |core| ExitStatus::Signal { signal: 6, core };
+        let by = "(cause exited, source netlink, evidence pidfd)";
+        for (removal, words) in [
+            (
+                death(Some(ExitStatus::Code(3))),
+                format!(": its process exited with code 3 {by}"),
+            ),
+            (
+                death(Some(signal(false))),
+                format!(": its process was ended by signal 6 {by}"),
+            ),
+            (
+                death(Some(signal(true))),
+                format!(": its process was ended by signal 6 and dumped core {by}"),
+            ),
+            (
+                death(None),
+                format!(": its process ended, and how is not known {by}"),
+            ),
+            (
+                Removal::Expired,
+                ": its ttl was over (cause expired)".to_owned(),
+            ),
+        ] {
+            assert_eq!(how_it_ended(&removal), words);
+        }
+    }
+
+    #[test]
+    fn a_refused_head_closes() {
+        assert!(Problem::from(Refusal::BothLengths).closes());
+        assert_eq!(Problem::from(Refusal::HeadTooLarge).status(), 431);
+        assert_eq!(Problem::from(Refusal::BodyTooLarge).status(), 413);
+        assert_eq!(Problem::from(Refusal::Host).status(), 400);
+    }
+}

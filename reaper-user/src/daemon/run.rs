@@ -1,0 +1,225 @@
+//! The daemon: what is started, in which order, and how it ends.
+//!
+//! Order of start: limits and secrecy of the process, signals, the shares of descriptors, sources, the
+//! check of what was required, the socket, and only then the word that it serves. So whoever can
+//! connect finds a daemon that knows how well it works. Order of the end: the socket file, the word to
+//! event streams, their connections, the sources.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reaper_registry::{Limits, Registry, Source, TokenKey};
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::timeout;
+
+use super::api::listener::{ListenError, Reach, Socket};
+use super::api::{self, App};
+use super::config::DaemonOptions;
+use super::systemd;
+use super::token_files::TokenFiles;
+use crate::engine::Settings;
+use crate::reaper::Reaper;
+use crate::sources;
+use crate::sys::process_table;
+use crate::watch::fd_budget::{self, Shares, TooFewDescriptors};
+use crate::watch::status::SourceStatus;
+
+/// How long sources may take to say how they are before the daemon serves without their word.
+const FIRST_REPORTS_WITHIN: Duration = Duration::from_millis(500);
+/// The same where the start depends on it: long enough for two canaries of a source of events.
+const REQUIRED_REPORTS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartupError {
+    #[error("the required source {} does not work here: {}", .0.source, reason(.0))]
+    RequiredSource(Box<SourceStatus>),
+    #[error(transparent)]
+    Descriptors(#[from] TooFewDescriptors),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("the system gives no random bytes: {0}")]
+    Random(getrandom::Error),
+    #[error("signals cannot be received: {0}")]
+    Signals(io::Error),
+}
+
+fn reason(status: &SourceStatus) -> &str {
+    match status.health {
+        Some(_) => &status.reason,
+        None => "it has not said how it is, or it is not among --sources",
+    }
+}
+
+impl StartupError {
+    /// The one thing to do about it, for the line behind `try:`.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::RequiredSource(status) if status.remedy.is_empty() => {
+                format!("start without --require {}", status.source)
+            }
+            Self::RequiredSource(status) => status.remedy.clone(),
+            Self::Descriptors(TooFewDescriptors { needed, .. }) => format!(
+                "raise the limit (ulimit -n {needed}; LimitNOFILE={needed} under systemd), or name \
+                 fewer --sources"
+            ),
+            Self::Listen(error) => error.remedy(),
+            Self::Random(_) => "check that getrandom(2) is allowed here".to_owned(),
+            Self::Signals(_) => "check the limit of open files (ulimit -n)".to_owned(),
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT, within two seconds of which it has ended. To be called within a
+/// tokio runtime, once in the life of the process.
+pub async fn run(options: DaemonOptions) -> Result<(), StartupError> {
+    fd_budget::raise_open_file_limit();
+    keep_memory_private();
+    let mut terminate = signal(SignalKind::terminate()).map_err(StartupError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartupError::Signals)?;
+    run_until(options, async move {
+        tokio::select! {
+            _ = terminate.recv() => log::info!("SIGTERM: stopping"),
+            _ = interrupt.recv() => log::info!("SIGINT: stopping"),
+        }
+    })
+    .await
+}
+
+/// Runs until `stop` is ready. Changes nothing about the process.
+pub async fn run_until(
+    options: DaemonOptions,
+    stop: impl Future<Output = ()>,
+) -> Result<(), StartupError> {
+    let workers = Handle::current().metrics().num_workers();
+    let descriptors = Shares::of_daemon(&options.sources, workers)?;
+    let events = Arc::new(Notify::new());
+    let reaper = start_reaper(&options, descriptors, events.clone())?;
+    let reports = first_reports(&reaper, &options).await?;
+    let reach = if options.allow_uids.is_empty() {
+        Reach::Private
+    } else {
+        Reach::Shared
+    };
+    let socket = Socket::claim(&options.socket, reach)?;
+    log::info!("{}", banner(&socket, &reports));
+    log::info!("{descriptors}");
+    let epoch = getrandom::u64().map_err(StartupError::Random)?;
+    let app = Arc::new(App {
+        reaper,
+        options,
+        table: process_table::of_this_system(),
+        epoch,
+        events,
+        descriptors,
+        streams: Arc::new(Semaphore::new(descriptors.streams)),
+        lists: api::sessions::Room::default(),
+    });
+    let (stop_sender, stop_receiver) = watch::channel(false);
+    systemd::notify("READY=1");
+    let serving = api::server::serve(app, socket, stop_receiver);
+    let stopping = async {
+        stop.await;
+        systemd::notify("STOPPING=1");
+        stop_sender.send_replace(true);
+    };
+    tokio::join!(serving, stopping);
+    Ok(())
+}
+
+fn start_reaper(
+    options: &DaemonOptions,
+    descriptors: Shares,
+    events: Arc<Notify>,
+) -> Result<Reaper, StartupError> {
+    let mut token_key = zeroize::Zeroizing::new([0; 16]);
+    getrandom::fill(token_key.as_mut()).map_err(StartupError::Random)?;
+    let token_files = TokenFiles::default();
+    let removing = token_files.clone();
+    let registry = Registry::builder(TokenKey::new(*token_key))
+        .ttl(options.ttl)
+        .max_ttl(options.max_ttl)
+        .limits(Limits {
+            sessions: options.max_sessions,
+            sessions_per_owner: options.max_sessions_per_uid,
+        })
+        .strict_replace(options.strict_replace)
+        .on_removed(move |session| removing.session_ended(session))
+        .on_event(move || events.notify_waiters());
+    let settings = Settings {
+        sources: options.sources.clone(),
+        sweep_interval: options.sweep_interval,
+        max_pinned: Some(descriptors.processes),
+        ..Settings::default()
+    };
+    let reaper = Reaper::start(registry, settings);
+    token_files.belong_to(reaper.registry());
+    Ok(reaper)
+}
+
+/// How the sources are, as far as they say so in time; an error if a required one does not work.
+async fn first_reports(
+    reaper: &Reaper,
+    options: &DaemonOptions,
+) -> Result<Vec<SourceStatus>, StartupError> {
+    let limit = if options.require.is_empty() {
+        FIRST_REPORTS_WITHIN
+    } else {
+        REQUIRED_REPORTS_WITHIN
+    };
+    let reported = async {
+        reaper.first_reports(&sources::QUICK).await;
+        reaper.first_reports(&options.require).await;
+    };
+    if timeout(limit, reported).await.is_err() {
+        log::debug!("not every source has said how it is");
+    }
+    let reports = reaper.status();
+    let missing = reports
+        .iter()
+        .find(|status| options.require.contains(&status.source) && !status.works());
+    match missing {
+        Some(missing) => Err(StartupError::RequiredSource(Box::new(missing.clone()))),
+        None => Ok(reports),
+    }
+}
+
+fn banner(socket: &Socket, reports: &[SourceStatus]) -> String {
+    let sources: Vec<_> = reports
+        .iter()
+        .filter(|status| status.works())
+        .map(|status| Source::name(status.source))
+        .collect();
+    format!(
+        "reaperd {} pid {} on {} ({:04o}) sources {}",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id(),
+        socket.path().display(),
+        socket.mode(),
+        sources.join("+")
+    )
+}
+
+/// Before the first secret: no core dump holds it, and no process of the same user reads it out of
+/// this one's memory or takes its descriptors.
+fn keep_memory_private() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let nothing = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if let Err(error) = setrlimit(Resource::Core, nothing) {
+        log::warn!("core dumps cannot be forbidden: {error}");
+    }
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+            log::warn!("this process stays readable for others of its user: {error}");
+        }
+    }
+}

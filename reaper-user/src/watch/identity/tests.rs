@@ -1,0 +1,170 @@
+//! Pinning and promotion over a table of fake processes.
+
+use rustix::io::Errno;
+
+use super::*;
+use crate::testkit::fake_table::{FakeTable, Refusals};
+
+const STARTED: u64 = 1_000;
+
+fn pid() -> Pid {
+    Pid::new(4242).unwrap()
+}
+
+#[test]
+fn the_dead_cannot_be_pinned() {
+    for pidfd_open in [
+        None,
+        Some(Errno::NOSYS),
+        Some(Errno::INVAL),
+        Some(Errno::PERM),
+    ] {
+        let table = FakeTable::default();
+        let budget = FdBudget::new(10);
+        table.refuse(Refusals {
+            pidfd_open,
+            ..Refusals::default()
+        });
+        assert_eq!(
+            Identity::pin(&table, &budget, pid()).err(),
+            Some(AlreadyGone.into()),
+            "never lived"
+        );
+        table.spawn(pid(), STARTED);
+        table.die(pid(), 0);
+        assert_eq!(
+            Identity::pin(&table, &budget, pid()).err(),
+            Some(AlreadyGone.into()),
+            "zombie"
+        );
+        table.reap(pid());
+        assert_eq!(
+            Identity::pin(&table, &budget, pid()).err(),
+            Some(AlreadyGone.into()),
+            "reaped"
+        );
+        assert_eq!(budget.used(), 0);
+    }
+}
+
+#[test]
+fn einval_of_a_number_that_lives_is_not_gone() {
+    let table = FakeTable::default();
+    table.spawn(pid(), STARTED);
+    table.refuse(Refusals {
+        pidfd_open: Some(Errno::INVAL),
+        ..Refusals::default()
+    });
+    let identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
+    assert_eq!(identity.strength(), "stat");
+}
+
+#[test]
+fn a_freed_slot_promotes_the_same_process_and_never_a_successor() {
+    for no_inode in [false, true] {
+        let table = FakeTable::default();
+        table.spawn(pid(), STARTED);
+        table.refuse(Refusals {
+            no_inode,
+            ..Refusals::default()
+        });
+        let budget = FdBudget::new(1);
+        let slot = budget.take().unwrap();
+        let mut spilled = Identity::pin(&table, &budget, pid()).unwrap();
+        assert_ne!(spilled.strength(), "pidfd");
+        assert!(!spilled.promote(&table, &budget), "no slot");
+        drop(slot);
+        assert!(spilled.promote(&table, &budget));
+        assert_eq!((spilled.strength(), budget.used()), ("pidfd", 1));
+        drop(spilled);
+
+        let slot = budget.take().unwrap();
+        let mut dead = Identity::pin(&table, &budget, pid()).unwrap();
+        drop(slot);
+        table.die(pid(), 0);
+        table.reap(pid());
+        table.spawn(pid(), STARTED + 5);
+        assert!(
+            !dead.promote(&table, &budget),
+            "a successor was taken for the process"
+        );
+        assert_eq!(budget.used(), 0);
+    }
+}
+
+#[test]
+fn an_identity_taken_in_need_is_completed_and_then_promoted() {
+    let table = FakeTable::default();
+    table.spawn(pid(), STARTED);
+    table.set_now(STARTED);
+    table.refuse(Refusals {
+        pidfd_open: Some(Errno::MFILE),
+        look: Some(Errno::MFILE),
+        ..Refusals::default()
+    });
+    let budget = FdBudget::new(1);
+    let mut identity = Identity::pin(&table, &budget, pid()).unwrap();
+    assert_eq!(identity.strength(), "pid");
+    assert!(!identity.complete(&table), "there is still need");
+    table.refuse(Refusals::default());
+    assert!(identity.complete(&table));
+    assert_eq!(identity.strength(), "start_time");
+    assert!(identity.promote(&table, &budget));
+    assert_eq!(identity.strength(), "pidfd");
+}
+
+#[test]
+fn one_untrue_poll_does_not_refuse_a_live_process() {
+    let table = FakeTable::default();
+    table.spawn(pid(), STARTED);
+    table.poll_untruly(1);
+    let identity = Identity::pin(&table, &FdBudget::new(1), pid()).unwrap();
+    assert_eq!(identity.strength(), "pidfd");
+}
+
+#[test]
+fn the_number_of_a_mere_thread_is_refused_with_that_of_its_process() {
+    for pidfd_open in [Errno::INVAL, Errno::NOENT, Errno::NOSYS, Errno::PERM] {
+        for descriptors in [0, 10] {
+            let table = FakeTable::default();
+            let thread = Pid::new(4243).unwrap();
+            table.spawn(pid(), STARTED);
+            table.spawn_thread(pid(), thread, STARTED);
+            table.refuse(Refusals {
+                pidfd_open: Some(pidfd_open),
+                ..Refusals::default()
+            });
+            let budget = FdBudget::new(descriptors);
+            assert_eq!(
+                Identity::pin(&table, &budget, thread).err(),
+                Some(NotPinned::ThreadId { process: pid() }),
+                "{pidfd_open}"
+            );
+            assert_eq!(budget.used(), 0);
+            assert!(Identity::pin(&table, &budget, pid()).is_ok());
+        }
+    }
+}
+
+/// A watch on a thread told of an end while the process lived on.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_real_thread_is_not_watched_as_a_process() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        tell.send(rustix::thread::gettid().as_raw_nonzero().get())
+            .unwrap();
+        stopped.recv().unwrap();
+    });
+    let number = Pid::try_from(told.recv().unwrap()).unwrap();
+    let watcher = crate::ExitWatcher::builder()
+        .sources(crate::Sources::only([]))
+        .start()
+        .await;
+    let refused = watcher.watch(number).map(drop);
+    stop.send(()).unwrap();
+    thread.join().unwrap();
+    let process = Pid::try_from(std::process::id()).unwrap();
+    assert_eq!(refused, Err(NotPinned::ThreadId { process }));
+}

@@ -1,0 +1,37 @@
+//! Pidfds that do not tell: not readable though the process is dead, or readable though it lives.
+
+use super::*;
+use crate::testkit::fake_table::Unread;
+
+/// The kernel wakes no pidfd for these.
+#[tokio::test(start_paused = true)]
+async fn the_sweep_finds_the_dead_whose_pidfds_are_not_readable() {
+    for why in [Unread::Traced, Unread::NamespaceInit] {
+        let scene = Scene::new(10).with_sweep();
+        scene.watch(7, 100);
+        scene.watch(8, 100);
+        scene.pass(A_MOMENT).await;
+        scene.table.die_unread(pid(7), why);
+        scene.table.leader_leaves(pid(8), 1);
+        scene.pass(INTERVAL).await;
+        let [(_, death)] = scene.deaths()[..] else {
+            panic!("{:?}", scene.deaths())
+        };
+        assert_eq!(
+            (death.source, death.evidence),
+            (Source::Sweep, Evidence::Stat)
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_untrue_poll_of_the_sweep_removes_no_live_process() {
+    let scene = Scene::new(10).with_sweep();
+    scene.watch(7, 100);
+    scene.pass(A_MOMENT).await;
+    for polls in 1..=2 {
+        scene.table.poll_untruly(polls);
+        scene.pass(INTERVAL * 2).await;
+        assert_eq!(scene.deaths(), [], "{polls} untrue polls");
+    }
+}

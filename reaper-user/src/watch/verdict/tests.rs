@@ -1,0 +1,450 @@
+//! The verdict, row by row of what kernels were seen to do.
+
+use std::sync::Arc;
+
+use reaper_registry::Pid;
+use rustix::io::Errno;
+
+use super::*;
+use crate::testkit::fake_table::{FakeTable, Refusals, Unread};
+use crate::watch::fd_budget::FdBudget;
+
+const PID: u32 = 4242;
+const STARTED: u64 = 1_000;
+
+/// What a system offers, from the strongest identity to the weakest.
+#[derive(Clone, Copy, Debug)]
+enum System {
+    Pidfds,
+    /// Pidfds with inodes, but no descriptor to spare for holding one.
+    InodesOnly,
+    StatFilesOnly,
+    NumbersOnly,
+}
+
+const SYSTEMS: [System; 4] = [
+    System::Pidfds,
+    System::InodesOnly,
+    System::StatFilesOnly,
+    System::NumbersOnly,
+];
+
+struct Scene {
+    table: FakeTable,
+    identity: Identity,
+    refusals: Refusals,
+}
+
+fn pid() -> Pid {
+    Pid::new(PID).unwrap()
+}
+
+fn live_process(system: System) -> Scene {
+    let table = FakeTable::default();
+    table.spawn(pid(), STARTED);
+    let (budget, pidfd_open) = match system {
+        System::Pidfds => (10, None),
+        System::InodesOnly => (0, None),
+        System::StatFilesOnly => (10, Some(Errno::NOSYS)),
+        System::NumbersOnly => (0, Some(Errno::NOSYS)),
+    };
+    let refusals = Refusals {
+        pidfd_open,
+        ..Refusals::default()
+    };
+    table.refuse(refusals);
+    let identity = Identity::pin(&table, &FdBudget::new(budget), pid()).unwrap();
+    let strength = match system {
+        System::Pidfds => "pidfd",
+        System::InodesOnly => "pidfd_inode",
+        System::StatFilesOnly => "stat",
+        System::NumbersOnly => "start_time",
+    };
+    assert_eq!(identity.strength(), strength);
+    Scene {
+        table,
+        identity,
+        refusals,
+    }
+}
+
+impl Scene {
+    fn verdict(&self) -> String {
+        match judge(&self.identity, None, &self.table) {
+            Verdict::Gone {
+                evidence,
+                pid_reused: false,
+            } => format!("gone by {}", evidence.name()),
+            Verdict::Gone {
+                evidence,
+                pid_reused: true,
+            } => format!("reused by {}", evidence.name()),
+            Verdict::Alive => "alive".into(),
+            Verdict::Unknown(Doubt::Hidden) => "unknown: hidden".into(),
+            Verdict::Unknown(Doubt::LookFailed(error)) => {
+                format!(
+                    "unknown: {}",
+                    Errno::from_io_error(&error).unwrap().raw_os_error()
+                )
+            }
+        }
+    }
+
+    fn refuse(&self, change: impl FnOnce(&mut Refusals)) {
+        let mut refusals = self.refusals;
+        change(&mut refusals);
+        self.table.refuse(refusals);
+    }
+}
+
+#[test]
+fn a_running_process_is_alive() {
+    for system in SYSTEMS {
+        assert_eq!(live_process(system).verdict(), "alive", "{system:?}");
+    }
+}
+
+#[test]
+fn a_process_whose_leader_left_is_alive_until_its_last_thread_ends() {
+    for system in SYSTEMS {
+        let scene = live_process(system);
+        scene.table.leader_leaves(pid(), 2);
+        assert_eq!(scene.verdict(), "alive", "{system:?}");
+        scene.table.leader_leaves(pid(), 1);
+        assert_eq!(scene.verdict(), "alive", "{system:?}");
+        scene.table.die(pid(), 0);
+        assert!(scene.verdict().starts_with("gone"), "{system:?}");
+    }
+}
+
+#[test]
+fn a_look_that_meets_a_workers_exec_does_not_bury_the_process() {
+    for system in SYSTEMS {
+        let scene = live_process(system);
+        scene.table.look_torn(pid());
+        assert_eq!(scene.verdict(), "alive", "{system:?}");
+    }
+}
+
+/// A poll that meets a worker's exec can say "readable" for a live process (6.15, 6.12 by backport).
+#[test]
+fn one_untrue_poll_does_not_make_a_live_process_dead() {
+    for system in [System::Pidfds, System::InodesOnly] {
+        for hidden in [None, Some(Errno::NOENT)] {
+            let scene = live_process(system);
+            scene.refuse(|refusals| refusals.look = hidden);
+            scene.table.poll_untruly(1);
+            assert_eq!(scene.verdict(), "alive", "{system:?} {hidden:?}");
+            scene.refuse(|_| {});
+            scene.table.leader_leaves(pid(), 1);
+            scene.table.poll_untruly(1);
+            assert_eq!(scene.verdict(), "alive", "{system:?}, its leader has left");
+        }
+    }
+}
+
+/// A filter forbids the signal that would show that it was reaped.
+#[test]
+fn a_successor_is_not_taken_for_a_process_whose_pidfd_is_readable() {
+    let scene = live_process(System::Pidfds);
+    scene.refuse(|refusals| refusals.number = Some(Errno::PERM));
+    scene.table.die(pid(), 0);
+    scene.table.reap(pid());
+    scene.table.spawn(pid(), STARTED + 3);
+    assert_eq!(scene.verdict(), "reused by pidfd");
+}
+
+#[test]
+fn a_process_whose_dead_threads_are_not_collected_is_gone() {
+    for why in [Unread::Traced, Unread::NamespaceInit] {
+        for system in SYSTEMS {
+            let scene = live_process(system);
+            scene.table.die_unread(pid(), why);
+            assert_eq!(scene.verdict(), "gone by stat", "{system:?}");
+        }
+    }
+}
+
+#[test]
+fn a_zombie_that_nobody_reaps_is_gone() {
+    let expected = [
+        "gone by pidfd",
+        "gone by pidfd",
+        "gone by stat",
+        "gone by stat",
+    ];
+    for (system, expected) in SYSTEMS.into_iter().zip(expected) {
+        let scene = live_process(system);
+        scene.table.die(pid(), 9);
+        assert_eq!(scene.verdict(), expected, "{system:?}");
+    }
+}
+
+#[test]
+fn a_reaped_process_is_gone() {
+    let expected = [
+        "gone by pidfd",
+        "gone by pidfd",
+        "gone by stat",
+        "gone by stat",
+    ];
+    for (system, expected) in SYSTEMS.into_iter().zip(expected) {
+        let scene = live_process(system);
+        scene.table.die(pid(), 9);
+        scene.table.reap(pid());
+        assert_eq!(scene.verdict(), expected, "{system:?}");
+    }
+}
+
+#[test]
+fn a_successor_under_the_same_number_is_not_the_process() {
+    let expected = [
+        "gone by pidfd",
+        "reused by pidfd",
+        "gone by stat",
+        "reused by start_time",
+    ];
+    for (system, expected) in SYSTEMS.into_iter().zip(expected) {
+        let scene = live_process(system);
+        scene.table.die(pid(), 0);
+        scene.table.reap(pid());
+        scene.table.spawn(pid(), STARTED + 3);
+        assert_eq!(scene.verdict(), expected, "{system:?}");
+    }
+}
+
+#[test]
+fn only_the_number_mode_is_fooled_by_a_successor_of_the_same_tick() {
+    let expected = ["gone by pidfd", "reused by pidfd", "gone by stat", "alive"];
+    for (system, expected) in SYSTEMS.into_iter().zip(expected) {
+        let scene = live_process(system);
+        scene.table.die(pid(), 0);
+        scene.table.reap(pid());
+        scene.table.spawn(pid(), STARTED);
+        assert_eq!(scene.verdict(), expected, "{system:?}");
+    }
+}
+
+#[test]
+fn a_hidden_entry_proves_nothing_while_the_number_is_in_use() {
+    let scene = live_process(System::NumbersOnly);
+    scene.refuse(|refusals| refusals.look = Some(Errno::NOENT));
+    assert_eq!(scene.verdict(), "unknown: hidden");
+    scene.table.die(pid(), 0);
+    scene.table.reap(pid());
+    assert_eq!(scene.verdict(), "gone by stat");
+}
+
+#[test]
+fn a_hidden_proc_is_no_loss_to_a_pidfd() {
+    for system in [System::Pidfds, System::InodesOnly] {
+        let scene = live_process(system);
+        scene.refuse(|refusals| refusals.look = Some(Errno::NOENT));
+        assert_eq!(scene.verdict(), "alive", "{system:?}");
+        scene.table.die(pid(), 0);
+        assert_eq!(scene.verdict(), "gone by pidfd", "{system:?}");
+    }
+}
+
+#[test]
+fn every_refusal_of_a_look_keeps_the_process() {
+    for errno in [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::PERM,
+        Errno::ACCESS,
+        Errno::NOMEM,
+        Errno::INVAL,
+    ] {
+        let unknown = format!("unknown: {}", errno.raw_os_error());
+        let scene = live_process(System::Pidfds);
+        scene.refuse(|refusals| refusals.poll = Some(errno));
+        assert_eq!(scene.verdict(), unknown);
+
+        let scene = live_process(System::InodesOnly);
+        scene.refuse(|refusals| {
+            refusals.pidfd_open = Some(errno);
+            refusals.look = Some(errno);
+        });
+        assert_eq!(scene.verdict(), unknown);
+
+        for system in [System::StatFilesOnly, System::NumbersOnly] {
+            let scene = live_process(system);
+            scene.refuse(|refusals| refusals.look = Some(errno));
+            assert_eq!(scene.verdict(), unknown, "{system:?}");
+        }
+    }
+}
+
+#[test]
+fn without_descriptors_an_inode_falls_back_to_number_and_start_time() {
+    let scene = live_process(System::InodesOnly);
+    scene.refuse(|refusals| refusals.pidfd_open = Some(Errno::MFILE));
+    assert_eq!(scene.verdict(), "alive");
+    scene.table.die(pid(), 0);
+    assert_eq!(scene.verdict(), "gone by stat");
+}
+
+#[test]
+fn an_inode_that_the_system_will_not_tell_is_not_another_ones() {
+    let scene = live_process(System::InodesOnly);
+    scene.refuse(|refusals| refusals.no_inode = true);
+    assert_eq!(scene.verdict(), "alive");
+    scene.table.die(pid(), 0);
+    assert_eq!(scene.verdict(), "gone by stat");
+}
+
+#[test]
+fn a_number_that_cannot_even_be_asked_about_is_kept() {
+    let scene = live_process(System::NumbersOnly);
+    scene.refuse(|refusals| {
+        refusals.look = Some(Errno::NOENT);
+        refusals.number = Some(Errno::INVAL);
+    });
+    assert_eq!(
+        scene.verdict(),
+        format!("unknown: {}", Errno::INVAL.raw_os_error())
+    );
+}
+
+#[test]
+fn group_dead_is_believed_for_the_process_that_started_then_and_for_no_other() {
+    let scene = live_process(System::Pidfds);
+    let alive_at_ns = scene.identity.alive_at_ns;
+    let judged = |start_time, at_ns| {
+        let word = GroupDead {
+            start_time: StartTime(start_time),
+            at_ns,
+        };
+        judge(&scene.identity, Some(word), &scene.table)
+    };
+    assert!(matches!(
+        judged(STARTED + 1, alive_at_ns + 1),
+        Verdict::Alive
+    ));
+    assert!(matches!(
+        judged(STARTED, alive_at_ns + 1),
+        Verdict::Gone {
+            evidence: Evidence::GroupDead,
+            pid_reused: false
+        }
+    ));
+}
+
+#[test]
+fn group_dead_of_a_predecessor_in_the_same_tick_is_not_about_the_successor() {
+    let scene = live_process(System::Pidfds);
+    let word = GroupDead {
+        start_time: StartTime(STARTED),
+        at_ns: scene.identity.alive_at_ns - 1,
+    };
+    assert!(matches!(
+        judge(&scene.identity, Some(word), &scene.table),
+        Verdict::Alive
+    ));
+}
+
+#[test]
+fn group_dead_says_nothing_of_a_process_whose_start_is_unknown() {
+    let table = FakeTable::default();
+    table.spawn(pid(), STARTED);
+    table.refuse(Refusals {
+        look: Some(Errno::NOENT),
+        ..Refusals::default()
+    });
+    let identity = Identity::pin(&table, &FdBudget::new(1), pid()).unwrap();
+    assert!(identity.start_time.is_none());
+    let word = GroupDead {
+        start_time: StartTime(STARTED),
+        at_ns: u64::MAX,
+    };
+    assert!(matches!(
+        judge(&identity, Some(word), &table),
+        Verdict::Alive
+    ));
+}
+
+#[test]
+fn bare_liveness_guards_a_process_of_which_nothing_can_be_read() {
+    let table = FakeTable::default();
+    table.spawn(pid(), STARTED);
+    table.refuse(Refusals {
+        pidfd_open: Some(Errno::PERM),
+        look: Some(Errno::NOENT),
+        ..Refusals::default()
+    });
+    let identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
+    assert_eq!(identity.strength(), "pid");
+    assert!(matches!(judge(&identity, None, &table), Verdict::Alive));
+    table.die(pid(), 0);
+    table.reap(pid());
+    assert!(matches!(
+        judge(&identity, None, &table),
+        Verdict::Gone {
+            evidence: Evidence::Stat,
+            pid_reused: false
+        }
+    ));
+}
+
+#[test]
+fn a_process_of_unknown_start_is_told_from_a_later_one_with_its_number() {
+    let table = FakeTable::default();
+    table.spawn(pid(), STARTED);
+    table.set_now(STARTED + 5);
+    let hidden = Refusals {
+        pidfd_open: Some(Errno::MFILE),
+        look: Some(Errno::MFILE),
+        ..Refusals::default()
+    };
+    table.refuse(hidden);
+    let mut identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
+    assert_eq!(identity.strength(), "pid");
+    table.refuse(Refusals::default());
+    assert!(matches!(judge(&identity, None, &table), Verdict::Alive));
+
+    table.die(pid(), 0);
+    table.reap(pid());
+    table.spawn(pid(), STARTED + 6);
+    assert!(matches!(
+        judge(&identity, None, &table),
+        Verdict::Gone {
+            evidence: Evidence::StartTime,
+            pid_reused: true
+        }
+    ));
+    assert!(!identity.complete(&table), "a successor was taken for it");
+}
+
+#[test]
+fn the_real_table_of_this_system_sees_ourselves_alive_and_a_child_gone() {
+    let table: Arc<dyn ProcessTable> = crate::sys::process_table::of_this_system();
+    let budget = FdBudget::from_limits();
+    let ourselves = Identity::pin(
+        table.as_ref(),
+        &budget,
+        Pid::new(std::process::id()).unwrap(),
+    )
+    .unwrap();
+    assert!(matches!(
+        judge(&ourselves, None, table.as_ref()),
+        Verdict::Alive
+    ));
+
+    let mut child = std::process::Command::new("cat")
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("cat runs everywhere");
+    let identity =
+        Identity::pin(table.as_ref(), &budget, Pid::try_from(child.id()).unwrap()).unwrap();
+    assert!(matches!(
+        judge(&identity, None, table.as_ref()),
+        Verdict::Alive
+    ));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(matches!(
+        judge(&identity, None, table.as_ref()),
+        Verdict::Gone { .. }
+    ));
+}
