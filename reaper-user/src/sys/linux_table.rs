@@ -205,7 +205,9 @@ impl LinuxTable {
             }
             ended.insert(number.as_raw());
         }
-        Ok(Some(ended))
+        // Nothing is listed while a main thread is being released that a worker's exec has replaced, and
+        // its record counts no thread then.
+        Ok(ended.contains(&pid.as_raw()).then_some(ended))
     }
 }
 
