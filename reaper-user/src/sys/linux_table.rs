@@ -50,7 +50,8 @@ impl Default for LinuxTable {
 
 impl ProcessTable for LinuxTable {
     fn look(&self, pid: Pid) -> io::Result<Facts> {
-        self.read_stat(self.open_stat(pid)?.as_fd())
+        let (_, line) = self.open_record(pid)?;
+        proc_stat::facts(line.bytes()).map_err(io::Error::other)
     }
 
     /// Whether it has given up its memory is known in a fifth of the time that its record takes. Without
@@ -98,15 +99,12 @@ impl ProcessTable for LinuxTable {
     }
 
     fn open_stat(&self, pid: Pid) -> io::Result<OwnedFd> {
-        own_proc::check()?;
-        let path = self.proc_root.join(pid.to_string()).join("stat");
-        Ok(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+        self.open_record(pid).map(|(stat, _)| stat)
     }
 
     fn read_stat(&self, stat: BorrowedFd<'_>) -> io::Result<Facts> {
-        let mut line = [0; STAT_LINE_MAX];
-        let length = pread(stat, &mut line, 0)?;
-        proc_stat::facts(&line[..length]).map_err(io::Error::other)
+        let line = Line::of(stat)?;
+        proc_stat::facts(line.bytes()).map_err(io::Error::other)
     }
 
     fn pidfd_open(&self, pid: Pid) -> io::Result<OwnedFd> {
@@ -156,11 +154,15 @@ impl ProcessTable for LinuxTable {
 }
 
 impl LinuxTable {
+    /// Opens the record of this process, and reads it to see that it is.
+    fn open_record(&self, pid: Pid) -> io::Result<(OwnedFd, Line)> {
+        own_proc::check()?;
+        open_checked(&self.proc_root.join(pid.to_string()).join("stat"), pid)
+    }
+
     fn exit_word_of_zombie(&self, pid: Pid, start_time: Option<StartTime>) -> Option<u32> {
-        let stat = self.open_stat(pid).ok()?;
-        let mut line = [0; STAT_LINE_MAX];
-        let length = pread(&stat, &mut line, 0).ok()?;
-        let line = &line[..length];
+        let (stat, line) = self.open_record(pid).ok()?;
+        let line = line.bytes();
         let facts = proc_stat::facts(line).ok()?;
         if !facts.main_thread_ended || Some(facts.start_time) != start_time {
             return None;
@@ -200,7 +202,10 @@ impl LinuxTable {
             let Some(number) = number.and_then(|number: i32| Pid::try_from(number).ok()) else {
                 return Ok(None);
             };
-            if !matches!(awaits_collection(&folder.join(name).join("stat")), Ok(true)) {
+            let record = open_checked(&folder.join(name).join("stat"), number);
+            let awaits_collection = record
+                .is_ok_and(|(_, line)| proc_stat::awaits_collection(line.bytes()) == Ok(true));
+            if !awaits_collection {
                 return Ok(None);
             }
             ended.insert(number.as_raw());
@@ -211,11 +216,33 @@ impl LinuxTable {
     }
 }
 
-fn awaits_collection(record: &Path) -> io::Result<bool> {
-    let stat = open(record, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut line = [0; STAT_LINE_MAX];
-    let length = pread(&stat, &mut line, 0)?;
-    proc_stat::awaits_collection(&line[..length]).map_err(io::Error::other)
+/// One record as it was read.
+struct Line {
+    bytes: [u8; STAT_LINE_MAX],
+    length: usize,
+}
+
+impl Line {
+    fn of(stat: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut bytes = [0; STAT_LINE_MAX];
+        let length = pread(stat, &mut bytes, 0)?;
+        Ok(Self { bytes, length })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+/// Opens a record that must be of this process or thread.
+fn open_checked(path: &Path, number: Pid) -> io::Result<(OwnedFd, Line)> {
+    let stat = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let line = Line::of(stat.as_fd())?;
+    if proc_stat::is_of(line.bytes(), number) {
+        Ok((stat, line))
+    } else {
+        Err(io::Error::other("the record is of another process"))
+    }
 }
 
 /// `/proc/PID/status`, which a number of a mere thread has as well.

@@ -1,6 +1,6 @@
 //! Decodes `/proc/PID/stat`: safe code over bytes, because a process chooses part of them.
 
-use reaper_registry::StartTime;
+use reaper_registry::{Pid, StartTime};
 
 use super::process_table::Facts;
 
@@ -21,6 +21,15 @@ const EXIT_WORD: usize = 52 - 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed stat line")]
 pub(crate) struct Malformed;
+
+/// Whether the line is about this process or thread. The path need not be: a look-up of `task/TID` that
+/// meets a worker's exec binds the name to the main thread (`proc_task_lookup` of `fs/proc/base.c` finds
+/// the task and takes its pid later), and the name stays bound, even once the number belongs to another
+/// thread.
+pub(crate) fn is_of(line: &[u8], number: Pid) -> bool {
+    let own = line.split(u8::is_ascii_whitespace).next();
+    self::number(own) == Ok(u64::from(number.get()))
+}
 
 /// The facts in one line.
 ///
@@ -135,6 +144,13 @@ mod tests {
         // A thread of the kernel has no memory either.
         text = text.replace("4194308", "4194304");
         assert!(!facts(text.as_bytes()).unwrap().main_thread_ended);
+    }
+
+    #[test]
+    fn a_record_of_another_number_is_told_apart() {
+        let is_of = |number| is_of(&line("sh", 'S', 1), Pid::new(number).unwrap());
+        assert!(is_of(42) && !is_of(4) && !is_of(421));
+        assert!(!super::is_of(b"", Pid::new(42).unwrap()));
     }
 
     #[test]

@@ -22,7 +22,8 @@
 //! * **Every thread ended**, though the group has more than one, is read from two listings of the
 //!   threads with the kernel's count in between ([`ProcessTable::every_thread_ended`]). A thread that is being released
 //!   (state X) does not count as ended there: it may be the main thread that a worker's exec has just
-//!   replaced, under the worker's number. With it, 1 of 2 million execs still passed for an end.
+//!   replaced, under the worker's number. Nor does a record of another number than the name it was read
+//!   by, nor an empty listing: each of the three made 1 to 10 of a million execs pass for an end.
 //! * **The probe's report** ([`GroupDead`]) is an event, not a look: the kernel counts the group's live
 //!   threads (`signal->live`) and never raises that count again.
 //!
