@@ -65,6 +65,13 @@ impl Stage {
     }
 }
 
+/// Whether this token file is that of this session, by its name.
+fn is_of(file: &Path, session_id: &str) -> bool {
+    let name = file.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.split_once('@'))
+        .is_some_and(|(id, _process)| id == session_id)
+}
+
 fn token_files_below(runtime_dir: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(runtime_dir.join("reaperd/tokens"));
     files

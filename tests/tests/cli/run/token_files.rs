@@ -13,7 +13,7 @@ fn start(stage: &Stage) -> (Launched, Token, PathBuf) {
     let mut launched = Launched::start(&mut stage.run(&["--", "sh", "-c", &script]));
     let (token, id) = launched.session();
     let files = stage.files();
-    let file = files.into_iter().find(|file| file.ends_with(&id)).unwrap();
+    let file = files.into_iter().find(|file| is_of(file, &id)).unwrap();
     (launched, token, file)
 }
 
