@@ -24,7 +24,7 @@ pub enum RegisterError {
     NotOwner,
     /// The token is that of a live session of another process; only its own process registers it
     /// again.
-    #[error("this token is that of a live session of another process")]
+    #[error("a live session of another process uses this token")]
     TokenInUse,
     /// Strict replacement is on and the token is not the one of the live session.
     #[error("replacing this live session needs its own token")]

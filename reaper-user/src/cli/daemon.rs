@@ -21,7 +21,7 @@ pub(super) struct Arguments {
     /// How often every process is looked at, whatever the other sources say
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = values::duration)]
     sweep_interval: Duration,
-    /// The age at which a session ends that asks for no ttl of its own; never: with its process
+    /// Sessions that ask for no ttl end at this age; never: they end with their process
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = values::age)]
     ttl: Age,
     /// The most that any session lives, whatever it asks for [default: no limit]

@@ -289,7 +289,7 @@ fn parse_groups(raw: Option<&RawValue>) -> Result<Box<[Box<str>]>, Problem> {
     if groups.len() > GROUPS_MAX {
         return Err(invalid(
             "groups",
-            &format!("must not be more than {GROUPS_MAX}"),
+            &format!("must not have more than {GROUPS_MAX} entries"),
         ));
     }
     for group in &groups {
