@@ -101,6 +101,14 @@ fn each_source_that_works_tells_of_a_death_by_itself() {
         let mut events = daemon.events();
         let mut tellers = Vec::new();
         while tellers.last().is_none_or(|teller| teller != source) {
+            if tellers.len() == DEATHS && is_proc_foreign() {
+                // Where no entry can be read, each registration is followed by looks of its own.
+                assert!(
+                    tellers.iter().all(|teller| teller == "register"),
+                    "{tellers:?}"
+                );
+                break;
+            }
             assert!(tellers.len() < DEATHS, "{source}: told by {tellers:?}");
             let session = format!("doomed-{}", tellers.len());
             let mut victim = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
