@@ -90,6 +90,13 @@ impl Reported {
         }
     }
 
+    /// The process lives: a zero that a thread left with says nothing of its end. An exec by a worker and a
+    /// main thread that leaves first look like that.
+    fn forget_zero_of_a_thread(&mut self) {
+        let is_zero = |exit: &Exit| exit.status == ExitStatus::Code(0);
+        self.last = self.last.filter(|last| !is_zero(last));
+    }
+
     /// The last thread's word is the process's. Without the main thread's among them, the last one
     /// seen need not be the last one: a worker may have left just before, with a word of its own.
     fn of_last_thread(self) -> Option<Exit> {
@@ -134,6 +141,7 @@ impl Suspect {
 
     /// It was looked at and not found gone. Answers whether it is worth another look by itself.
     fn lives(&mut self) -> bool {
+        self.exit.forget_zero_of_a_thread();
         let pauses = match self.source {
             Source::Netlink => &LOOK_AGAIN_AFTER[..LOOKS_AFTER_A_THREAD],
             _ => &LOOK_AGAIN_AFTER[..],

@@ -147,10 +147,11 @@ struct Ends {
     events: Events,
 }
 
-/// Before 6.15 the connector may have the last word on a process that is reaped at once, and to it the
-/// main thread that a worker's exec replaces ends like a process, with 0.
+/// Before 6.15 the connector may have the last word on a process that is reaped at once, and to it a main
+/// thread that leaves first, or that a worker's exec replaces, ends like a process, with 0.
 fn is_told_truly(kind: Kind) -> bool {
-    !matches!(kind, Kind::WorkerExecExit { .. }) || !kernel_before(6, 15)
+    let loses_main_thread = matches!(kind, Kind::WorkerExecExit { .. } | Kind::LeaderFirst);
+    !loses_main_thread || !kernel_before(6, 15)
 }
 
 impl Ends {
