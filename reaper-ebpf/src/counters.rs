@@ -13,7 +13,7 @@ pub enum Counter {
     /// A watch entry was marked dead.
     Marked = 2,
     /// A watched tgid ended but with another start time than its entry says: the entry is stale. The
-    /// doorbell rang with the start time that was seen; nothing was marked.
+    /// wake-up rang with the start time that was seen; nothing was marked.
     Mismatched = 3,
 }
 

@@ -1,4 +1,4 @@
-//! One record for "this thread group is dead", as the doorbell carries it.
+//! One record for "this thread group is dead", as the wake-up carries it.
 
 /// The last thread of a process entered the kernel's exit path.
 ///

@@ -3,7 +3,7 @@
 //! Two objects, because they ask for different privileges and are loaded by different sources:
 //!
 //! * the **probe** ([`probe`]) marks a watched process dead in the watch map at the moment when its
-//!   last thread enters the kernel's exit path, and rings a ring buffer as a doorbell. The map is the
+//!   last thread enters the kernel's exit path, and rings a ring buffer as a wake-up. The map is the
 //!   truth and the ring only says "look": a full ring loses nothing, a scan of the map recovers.
 //! * the **filter** ([`filter`]) lets a proc connector socket receive only exits of watched
 //!   processes. It needs `CAP_BPF` alone.
@@ -46,7 +46,7 @@ pub mod probe {
     /// Hash: tgid in the initial pid namespace (`u32`) to [`crate::WatchEntry`].
     pub const MAP_WATCHED: &str = "watched";
     /// Ring buffer of [`crate::GroupDeath`].
-    pub const MAP_DOORBELL: &str = "doorbell";
+    pub const MAP_WAKEUPS: &str = "wake-up";
     /// Per-CPU array of `u64`, indexed by [`crate::Counter`].
     pub const MAP_COUNTERS: &str = "counters";
 
@@ -54,7 +54,7 @@ pub mod probe {
     /// bytes each), its elements only while they are in use.
     pub const DEFAULT_WATCHED: u32 = 131_072;
     /// Bytes of the ring unless the loader says otherwise: 8192 deaths behind a stopped reader.
-    pub const DEFAULT_DOORBELL_BYTES: u32 = 256 * 1024;
+    pub const DEFAULT_WAKEUP_BYTES: u32 = 256 * 1024;
 
     /// `u32` globals: member offsets in bytes, from the running kernel's BTF. All are mandatory.
     pub mod globals {

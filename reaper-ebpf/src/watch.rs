@@ -2,7 +2,7 @@
 //!
 //! The mark names the process that it is about. The kernel may hand the memory of a deleted entry to
 //! the next inserted one while a probe on another CPU still holds a pointer to it; a bare "dead" flag
-//! written late would then bury a stranger. A mark counts only where it matches its entry.
+//! written late would then bury a unrelated process. A mark counts only where it matches its entry.
 
 use crate::GroupDeath;
 
@@ -11,7 +11,7 @@ use crate::GroupDeath;
 #[repr(C)]
 pub struct WatchEntry {
     /// Written by the daemon: field 22 of `/proc/PID/stat` as the daemon read it. 0 means unknown and
-    /// matches no process but those of the first tick: not marked, but the doorbell rings.
+    /// matches no process but those of the first tick: not marked, but the wake-up rings.
     pub start_ticks: u64,
     /// Written by the probe last, in one store: tgid in the low half, wait status in the high half; 0
     /// while nothing is marked.

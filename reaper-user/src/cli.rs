@@ -13,8 +13,8 @@ mod output;
 mod remove;
 mod run;
 mod selftest;
+mod test_process;
 pub mod values;
-mod victim;
 mod watch;
 
 use std::ffi::OsString;
@@ -98,7 +98,7 @@ enum Command {
     /// Let real processes end in every way we know, and say what each source of exits saw of it
     ///
     /// Takes about half a minute and needs no daemon and no root; what a source lacks it says. The
-    /// victims can be had one by one, for trying other tools on them: `reaperd victim --help`.
+    /// test processes can be had one by one, for trying other tools on them: `reaperd test_process --help`.
     Selftest(selftest::Arguments),
     /// Print a new session token
     Token,
@@ -106,7 +106,7 @@ enum Command {
     Version,
     /// Be a process that ends in a chosen way, for the demo and tests
     #[command(hide = true)]
-    Victim {
+    TestProcess {
         #[command(subcommand)]
         kind: Kind,
     },
@@ -127,9 +127,9 @@ impl Arguments {
             Color::Always => ColorChoice::Always.write_global(),
             Color::Never => ColorChoice::Never.write_global(),
         }
-        // A victim is what its kind says and nothing else: no logger, no runtime.
-        if let Command::Victim { kind } = self.command {
-            return victim::run(kind);
+        // A test process is what its kind says and nothing else: no logger, no runtime.
+        if let Command::TestProcess { kind } = self.command {
+            return test_process::run(kind);
         }
         let level = if matches!(self.command, Command::Daemon(_)) {
             "info"
@@ -157,7 +157,7 @@ impl Arguments {
             Command::Selftest(arguments) => arguments.run(),
             Command::Token => token(),
             Command::Version => version(),
-            Command::Victim { kind } => victim::run(kind),
+            Command::TestProcess { kind } => test_process::run(kind),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::sources;
 use crate::testkit::fault_injection::Faults;
 use crate::watch::identity::NotPinned;
 use crate::watch::reap_loop::Commit;
-use crate::watch::set::Hold;
+use crate::watch::set::WatchGuard;
 use crate::watch::status::SourceStatus;
 
 /// Tells of the end of processes: any process, not only children; no privilege is needed. Dropped, it
@@ -23,7 +23,7 @@ use crate::watch::status::SourceStatus;
 ///
 /// ```
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// use reaper_user::{ExitWatcher, Pid};
+/// use reaperd::{ExitWatcher, Pid};
 ///
 /// let watcher = ExitWatcher::builder().start().await;
 /// let mut child = std::process::Command::new("sleep").arg("0.1").spawn()?;
@@ -91,17 +91,17 @@ impl ExitWatcher {
     /// process has ended, even if the pid belongs to another process by then; dropping it ends the
     /// watch. The id of a thread is refused, with the pid of its process.
     pub fn watch(&self, pid: Pid) -> Result<Watch, NotPinned> {
-        let hold = self.watcher.watched.hold(pid)?;
+        let guard = self.watcher.watched.watch(pid)?;
         let (sender, receiver) = oneshot::channel();
-        let process = hold.watched.id;
+        let process = guard.watched.id;
         self.waiting.add(process, sender);
-        hold.look_again();
+        guard.recheck();
         Ok(Watch {
             process,
             waiting: self.waiting.clone(),
             pid,
             receiver,
-            _hold: hold,
+            _guard: guard,
         })
     }
 
@@ -123,7 +123,7 @@ pub struct Watch {
     process: ProcessId,
     waiting: Waiting,
     receiver: oneshot::Receiver<Death>,
-    _hold: Hold,
+    _guard: WatchGuard,
 }
 
 impl Future for Watch {

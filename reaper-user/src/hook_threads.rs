@@ -12,7 +12,7 @@ use std::time::Duration;
 use reaper_registry::HookRun;
 
 /// How many hooks may block before the others have to wait.
-const MOST: usize = 32;
+const MAX_THREADS: usize = 32;
 /// How long a thread without work stays.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -37,7 +37,7 @@ impl HookThreads {
     pub(crate) fn run(&self, hooks: HookRun) {
         let mut queue = self.0.queue();
         queue.waiting.push_back(hooks);
-        if queue.idle >= queue.waiting.len() || queue.threads == MOST {
+        if queue.idle >= queue.waiting.len() || queue.threads == MAX_THREADS {
             self.0.work.notify_one();
             return;
         }
@@ -104,6 +104,6 @@ mod tests {
         let mut numbers: Vec<i32> = (0..100).map(|_| seen.recv_timeout(SOON).unwrap()).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, (0..100).collect::<Vec<_>>());
-        assert!(threads.0.queue().threads <= MOST);
+        assert!(threads.0.queue().threads <= MAX_THREADS);
     }
 }

@@ -16,7 +16,7 @@ mod exit_watcher;
 // On Linux with every source, where all the parsers are.
 #[cfg(all(any(test, fuzzing), target_os = "linux", feature = "ebpf"))]
 #[doc(hidden)]
-pub mod fuzz_doors;
+pub mod fuzzing;
 mod hook_threads;
 mod reaper;
 pub mod sources;

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    reaper_user::cli::main()
+    reaperd::cli::main()
 }

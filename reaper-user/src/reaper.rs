@@ -75,8 +75,8 @@ impl<Refusal> From<NotPinned> for RegistrationError<Refusal> {
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::sync::mpsc;
 ///
-/// use reaper_user::registry::{Authority, Details, Registry, SessionId, Token, TokenKey, Ttl};
-/// use reaper_user::{Pid, Reaper, Registration, Settings};
+/// use reaperd::registry::{Authority, Details, Registry, SessionId, Token, TokenKey, Ttl};
+/// use reaperd::{Pid, Reaper, Registration, Settings};
 ///
 /// let (told, ends) = mpsc::channel();
 /// // Both from the system's random source in a real program.
@@ -184,10 +184,10 @@ impl Reaper {
             presence,
             ttl,
         } = registration;
-        let mut hold = self.watcher.watched.hold(pid)?;
-        check(&hold.watched).map_err(RegistrationError::Refused)?;
-        self.end_dead_holder(&token, hold.watched.id);
-        let process = Process::new(hold.watched.id, pid, hold.watched.start_time());
+        let mut guard = self.watcher.watched.watch(pid)?;
+        check(&guard.watched).map_err(RegistrationError::Refused)?;
+        self.end_dead_holder(&token, guard.watched.id);
+        let process = Process::new(guard.watched.id, pid, guard.watched.start_time());
         let new = NewSession {
             id,
             token,
@@ -201,13 +201,13 @@ impl Reaper {
         if !renewed {
             // From here on the session's removal lets go, by the hook above. A renewed one has its
             // own hold already.
-            hold.keep();
+            guard.detach();
         }
-        hold.look_again();
+        guard.recheck();
         Ok(Registered {
             session,
             renewed,
-            identity: hold.watched.strength(),
+            identity: guard.watched.strength(),
         })
     }
 
@@ -231,7 +231,7 @@ impl Reaper {
                 source: Source::Register,
                 evidence,
                 pid_reused,
-                exit: holder.exit_word(table).map(|word| Exit {
+                exit: holder.wait_status(table).map(|word| Exit {
                     status: ExitStatus::from_wait_status(word),
                     from: Source::Pidfd,
                 }),

@@ -33,7 +33,7 @@ mod readiness;
 #[cfg(target_os = "linux")]
 pub(crate) mod set_tid;
 #[cfg(target_os = "linux")]
-pub(crate) mod victim;
+pub(crate) mod test_process;
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux_table::{LinuxTable as SystemTable, status_of};

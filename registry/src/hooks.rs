@@ -32,13 +32,13 @@ pub(crate) type HookRunner = Box<dyn Fn(HookRun) + Send + Sync>;
 /// its session is replaced again and again gets there; a few megabytes are what it can cost.
 pub(crate) const MAX_WAITING: usize = 16_384;
 /// A map of lanes that grew beyond this is given back when it is empty.
-const KEPT_LANES: usize = 1_024;
+const KEPT_QUEUES: usize = 1_024;
 
 #[derive(Default)]
 pub(crate) struct Hooks {
     pub(crate) on_register: Vec<OnRegister>,
     pub(crate) on_deregister: Vec<OnDeregister>,
-    lanes: Mutex<Lanes>,
+    queues: Mutex<Queues>,
     panics: AtomicU64,
     lost: AtomicU64,
 }
@@ -85,15 +85,15 @@ impl Hooks {
         if self.none() {
             return;
         }
-        let mut lanes = self.lanes();
+        let mut queues = self.queues();
         if let Change::Deregistered(session, _) = change
-            && lanes.calls.len() >= MAX_WAITING
-            && lanes.cancel_registration(session)
+            && queues.calls.len() >= MAX_WAITING
+            && queues.cancel_registration(session)
         {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        lanes.push(change.clone());
+        queues.push(change.clone());
     }
 
     /// Runs what waits in the lanes of these changes. To be called with no lock held, after `queue`.
@@ -103,7 +103,7 @@ impl Hooks {
         if self.none() {
             return;
         }
-        let mut names = std::mem::take(&mut self.lanes().freed);
+        let mut names = std::mem::take(&mut self.queues().freed);
         // One call for each change first: where nobody interferes, hooks come in the order of events.
         for change in changes {
             self.run_head(&change.session().id, &mut names);
@@ -116,11 +116,11 @@ impl Hooks {
 
     /// Makes the first call of this lane, if it may be made now, and notes which other lane it stood in.
     fn run_head(&self, name: &SessionId, others: &mut Vec<SessionId>) -> bool {
-        let Some((ticket, change)) = self.lanes().begin(name) else {
+        let Some((seq, change)) = self.queues().begin(name) else {
             return false;
         };
         self.call(&change);
-        self.lanes().remove(ticket);
+        self.queues().remove(seq);
         others.extend(change.names().filter(|other| *other != name).cloned());
         true
     }
@@ -156,21 +156,21 @@ impl Hooks {
         }
     }
 
-    fn lanes(&self) -> MutexGuard<'_, Lanes> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
-        let lanes = self.lanes();
-        assert!(lanes.by_name.values().all(|lane| !lane.is_empty()));
-        assert!(lanes.by_name.len() <= 2 * lanes.calls.len());
-        lanes.calls.len()
+        let queues = self.queues();
+        assert!(queues.by_name.values().all(|queue| !queue.is_empty()));
+        assert!(queues.by_name.len() <= 2 * queues.calls.len());
+        queues.calls.len()
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Ticket(u64);
+struct Seq(u64);
 
 struct Call {
     change: Change,
@@ -178,75 +178,72 @@ struct Call {
 }
 
 #[derive(Default)]
-struct Lanes {
-    next_ticket: u64,
-    calls: BTreeMap<Ticket, Call>,
-    by_name: HashMap<SessionId, VecDeque<Ticket>>,
+struct Queues {
+    next_seq: u64,
+    calls: BTreeMap<Seq, Call>,
+    by_name: HashMap<SessionId, VecDeque<Seq>>,
     /// Lanes whose head went away unrun; the next thread that runs anything looks at them.
     freed: Vec<SessionId>,
 }
 
-impl Lanes {
+impl Queues {
     fn push(&mut self, change: Change) {
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
+        let seq = Seq(self.next_seq);
+        self.next_seq += 1;
         for name in change.names() {
-            self.by_name
-                .entry(name.clone())
-                .or_default()
-                .push_back(ticket);
+            self.by_name.entry(name.clone()).or_default().push_back(seq);
         }
         let running = false;
-        self.calls.insert(ticket, Call { change, running });
+        self.calls.insert(seq, Call { change, running });
     }
 
     /// Marks the head of this lane as running, if it may run now.
-    fn begin(&mut self, name: &SessionId) -> Option<(Ticket, Change)> {
-        let ticket = self.head(name)?;
-        let call = &self.calls[&ticket];
-        if call.running || !call.change.names().all(|n| self.head(n) == Some(ticket)) {
+    fn begin(&mut self, name: &SessionId) -> Option<(Seq, Change)> {
+        let seq = self.head(name)?;
+        let call = &self.calls[&seq];
+        if call.running || !call.change.names().all(|n| self.head(n) == Some(seq)) {
             return None;
         }
-        let call = self.calls.get_mut(&ticket)?;
+        let call = self.calls.get_mut(&seq)?;
         call.running = true;
-        Some((ticket, call.change.clone()))
+        Some((seq, call.change.clone()))
     }
 
-    fn head(&self, name: &SessionId) -> Option<Ticket> {
+    fn head(&self, name: &SessionId) -> Option<Seq> {
         self.by_name.get(name)?.front().copied()
     }
 
     /// Takes back the registration of a session that ends before its hooks have heard of it.
     fn cancel_registration(&mut self, ended: &Session) -> bool {
-        let registration = self.by_name.get(&ended.id).and_then(|lane| {
-            lane.iter().rev().copied().find(|ticket| {
-                let call = &self.calls[ticket];
+        let registration = self.by_name.get(&ended.id).and_then(|queue| {
+            queue.iter().rev().copied().find(|seq| {
+                let call = &self.calls[seq];
                 matches!(&call.change, Change::Registered { session, .. }
                     if session.entry == ended.entry && !call.running)
             })
         });
-        let Some(change) = registration.and_then(|ticket| self.remove(ticket)) else {
+        let Some(change) = registration.and_then(|seq| self.remove(seq)) else {
             return false;
         };
         self.freed.extend(change.names().cloned());
         true
     }
 
-    fn remove(&mut self, ticket: Ticket) -> Option<Change> {
-        let Call { change, .. } = self.calls.remove(&ticket)?;
+    fn remove(&mut self, seq: Seq) -> Option<Change> {
+        let Call { change, .. } = self.calls.remove(&seq)?;
         for name in change.names() {
-            if let Some(lane) = self.by_name.get_mut(name) {
-                if lane.front() == Some(&ticket) {
-                    lane.pop_front();
+            if let Some(queue) = self.by_name.get_mut(name) {
+                if queue.front() == Some(&seq) {
+                    queue.pop_front();
                 } else {
-                    lane.retain(|waiting| *waiting != ticket);
+                    queue.retain(|waiting| *waiting != seq);
                 }
-                if lane.is_empty() {
+                if queue.is_empty() {
                     self.by_name.remove(name);
                 }
             }
         }
-        if self.by_name.is_empty() && self.by_name.capacity() > KEPT_LANES {
+        if self.by_name.is_empty() && self.by_name.capacity() > KEPT_QUEUES {
             self.by_name = HashMap::new();
         }
         Some(change)

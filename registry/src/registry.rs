@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::config::{Authority, OnRemoved, RegistryBuilder};
 use crate::error::RegisterError;
 use crate::events::log::{EventLog, Subscription};
-use crate::events::tombstones::Graves;
+use crate::events::tombstones::Tombstones;
 use crate::events::{Event, EventKind, SourceState};
 use crate::hooks::{Change, HookRunner, Hooks};
 use crate::process::ProcessId;
@@ -32,7 +32,7 @@ pub struct Registry(Arc<Shared>);
 
 struct Shared {
     table: Mutex<Table>,
-    graves: Mutex<Graves>,
+    tombstones: Mutex<Tombstones>,
     by_token: Arc<TokenIndex>,
     token_key: TokenKey,
     log: Arc<EventLog>,
@@ -53,7 +53,7 @@ impl RegistryBuilder {
         );
         Registry(Arc::new(Shared {
             table: Mutex::new(table),
-            graves: Mutex::default(),
+            tombstones: Mutex::default(),
             by_token,
             token_key: self.token_key,
             log: Arc::new(EventLog::new(self.event_capacity, self.wake)),
@@ -85,9 +85,9 @@ impl Registry {
         authority: Authority,
         now: Moment,
     ) -> Result<Stored, RegisterError> {
-        let stand_in = new.token.retire(&self.0.token_key);
+        let token_ref = new.token.digest_and_zeroize(&self.0.token_key);
         self.mutate(now, |table, changes| {
-            table.register(new, stand_in, authority, now, changes)
+            table.register(new, token_ref, authority, now, changes)
         })
     }
 
@@ -105,7 +105,7 @@ impl Registry {
     pub fn recently_gone(&self, token: &Token, now: Moment) -> Option<Arc<Event>> {
         let digest = self.0.token_key.digest(token);
         self.0
-            .graves
+            .tombstones
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .find(digest, now.boot)
@@ -305,10 +305,10 @@ impl Registry {
                 let kind = EventKind::Deregistered(session.clone(), *removal);
                 let event = self.0.log.append(kind, now);
                 self.0
-                    .graves
+                    .tombstones
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .bury(*session.digest(), event);
+                    .insert(*session.digest(), event);
             }
         }
     }
@@ -321,13 +321,13 @@ impl Registry {
     pub(crate) fn check_invariants(&self) {
         self.table().check_invariants();
         self.0.log.check_invariants();
-        self.0.graves.lock().unwrap().check_invariants();
+        self.0.tombstones.lock().unwrap().check_invariants();
     }
 
     /// How many ended sessions are remembered.
     #[cfg(test)]
-    pub(crate) fn graves(&self) -> usize {
-        self.0.graves.lock().unwrap().len()
+    pub(crate) fn tombstones(&self) -> usize {
+        self.0.tombstones.lock().unwrap().len()
     }
 
     /// How many hook calls wait or run.

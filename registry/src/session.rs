@@ -7,7 +7,7 @@ use crate::lifetime::Ttl;
 use crate::presence::{Attestation, Presence, SecretKey};
 use crate::process::Process;
 use crate::time::{BootTime, Moment};
-use crate::token::{StandIn, Token, TokenDigest, TokenPrefix};
+use crate::token::{Token, TokenDigest, TokenPrefix, TokenRef};
 
 /// One stored registration. Never reused, so that a late removal cannot hit a successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,13 +103,13 @@ impl Session {
     pub(crate) fn store(
         new: NewSession,
         entry: EntryId,
-        token: StandIn,
+        token: TokenRef,
         now: Moment,
         expires_at: Option<Moment>,
     ) -> Self {
         let NewSession {
             id,
-            token: _retired,
+            token: _zeroized,
             process,
             owner,
             details,

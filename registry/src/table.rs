@@ -18,7 +18,7 @@ use crate::removal::{Death, Removal};
 use crate::session::{EntryId, NewSession, Session, SessionId};
 use crate::table::token_index::TokenIndex;
 use crate::time::{BootTime, Moment};
-use crate::token::{StandIn, TokenDigest};
+use crate::token::{TokenDigest, TokenRef};
 
 pub(crate) struct Table {
     limits: Limits,
@@ -62,7 +62,7 @@ impl Table {
     pub(crate) fn register(
         &mut self,
         mut new: NewSession,
-        token: StandIn,
+        token: TokenRef,
         authority: Authority,
         now: Moment,
         changes: &mut Vec<Change>,
@@ -155,7 +155,7 @@ impl Table {
         Ok(())
     }
 
-    fn insert(&mut self, new: NewSession, token: StandIn, now: Moment) -> Arc<Session> {
+    fn insert(&mut self, new: NewSession, token: TokenRef, now: Moment) -> Arc<Session> {
         let entry = EntryId(self.next_entry);
         self.next_entry += 1;
         let granted = self.lifetimes.granted(new.ttl);
@@ -171,7 +171,7 @@ impl Table {
         &mut self,
         old: &Session,
         new: NewSession,
-        token: StandIn,
+        token: TokenRef,
         now: Moment,
     ) -> Arc<Session> {
         if let Some(start_time) = old.process.start_time() {
@@ -196,7 +196,7 @@ impl Table {
         &mut self,
         entry: EntryId,
         new: NewSession,
-        token: StandIn,
+        token: TokenRef,
         granted: Option<Duration>,
         now: Moment,
     ) -> Arc<Session> {

@@ -43,13 +43,13 @@ impl Token {
 
     /// What the registry keeps of it. Wipes the token at once, so that the moves of a registration
     /// into its place leave no copies behind.
-    pub(crate) fn retire(&mut self, key: &TokenKey) -> StandIn {
-        let stand_in = StandIn {
+    pub(crate) fn digest_and_zeroize(&mut self, key: &TokenKey) -> TokenRef {
+        let token_ref = TokenRef {
             digest: key.digest(self),
             prefix: self.prefix(),
         };
         self.0.zeroize();
-        stand_in
+        token_ref
     }
 
     /// The first eight hex digits: what lists may show.
@@ -102,7 +102,7 @@ pub(crate) struct TokenDigest(pub(crate) u128);
 
 /// What a session keeps of its token.
 #[derive(Clone, Copy)]
-pub(crate) struct StandIn {
+pub(crate) struct TokenRef {
     pub(crate) digest: TokenDigest,
     pub(crate) prefix: TokenPrefix,
 }

@@ -11,12 +11,12 @@
 
 mod daemon;
 mod deaths;
+mod fork_server;
 mod http;
 mod load;
 mod mass;
 mod measure;
 mod memory;
-mod nursery;
 mod observers;
 mod report;
 mod resolve;
@@ -58,8 +58,8 @@ const USAGE: &str = "bench [--only NAME,..] [--rounds N] [--write FILE]";
 pub fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let outcome = match words.next().as_deref() {
-        Some("nursery") => nursery::run(),
-        Some("storm") => nursery::storm(words.next().as_deref()),
+        Some("fork server") => fork_server::run(),
+        Some("storm") => fork_server::storm(words.next().as_deref()),
         first => run(first.map(str::to_owned).into_iter().chain(words)),
     };
     match outcome {
@@ -143,6 +143,6 @@ fn raise_descriptor_limits() {
     };
     if setrlimit(Resource::Nofile, wanted).is_err() {
         // Not root: up to the ceiling, and the sections that need more say so.
-        reaper_user::watch::fd_budget::raise_open_file_limit();
+        reaperd::watch::fd_budget::raise_open_file_limit();
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::wait::{Deadline, PATIENCE, eventually};
+use crate::wait::{Deadline, TIMEOUT, eventually};
 
 /// A group of our own below the root. Dropped, it is thawed, its processes are killed, and it goes.
 #[derive(Debug)]
@@ -39,13 +39,13 @@ impl Cgroup {
     }
 
     /// The file into which a process writes its number to become a member.
-    pub fn door(&self) -> PathBuf {
+    pub fn oracle(&self) -> PathBuf {
         self.0.join("cgroup.procs")
     }
 
     /// Makes a process a member.
     pub fn add(&self, pid: u32) -> io::Result<()> {
-        fs::write(self.door(), pid.to_string())
+        fs::write(self.oracle(), pid.to_string())
     }
 
     /// Whether this kernel freezes groups of this kind (Linux 5.2 and newer).
@@ -77,13 +77,13 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         self.set("cgroup.freeze", "0").unwrap_or_default();
-        let members = fs::read_to_string(self.door()).unwrap_or_default();
+        let members = fs::read_to_string(self.oracle()).unwrap_or_default();
         let numbers = members.lines().filter_map(|line| line.parse().ok());
         for pid in numbers.filter_map(Pid::from_raw) {
             kill_process(pid, Signal::KILL).unwrap_or_default();
         }
         // Who was killed just now is a member until it has ended.
-        let soon = Deadline::after(PATIENCE);
+        let soon = Deadline::after(TIMEOUT);
         while fs::remove_dir(&self.0).is_err() && !soon.has_passed() {
             std::thread::yield_now();
         }

@@ -1,5 +1,5 @@
 //! The process connector (`linux/cn_proc.h`), spoken to by hand: for tests that look at the kernel
-//! and not at us, and for a stranger who subscribes beside us.
+//! and not at us, and for a unrelated process who subscribes beside us.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

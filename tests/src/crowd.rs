@@ -1,4 +1,4 @@
-//! Many processes at once, where the talkative victims of `reaper_user::testkit::test_process` would
+//! Many processes at once, where the talkative test processes of `reaperd::testkit::test_process` would
 //! cost too much: a crowd is made of `sleep`, needs no descriptor, and is killed and reaped on drop.
 
 use std::collections::BTreeSet;
@@ -55,7 +55,7 @@ impl Drop for Crowd {
     }
 }
 
-/// Lets so many strangers start and end.
+/// Lets so many unrelated processes start and end.
 pub fn storm(count: usize) -> io::Result<()> {
     const AT_ONCE: usize = 64;
     let mut left = count;

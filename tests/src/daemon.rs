@@ -16,7 +16,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use reaper_registry::Token;
-use reaper_user::client::{Client, ClientError, Session, SessionList, SourcesReport, Version};
+use reaperd::client::{Client, ClientError, Session, SessionList, SourcesReport, Version};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -27,7 +27,7 @@ pub use launch::{Launch, sources_of_this_run};
 pub use program::reaperd;
 
 use crate::expect;
-use crate::wait::{PATIENCE, eventually, within};
+use crate::wait::{TIMEOUT, eventually, within};
 
 /// `reaperd daemon` ends within two seconds of SIGTERM; an emulated machine is allowed five times that.
 fn stops_within() -> Duration {
@@ -66,7 +66,7 @@ impl TestDaemon {
 
     /// Waits until it serves.
     pub fn serves(&mut self) {
-        within(PATIENCE, "the daemon answers", || {
+        within(TIMEOUT, "the daemon answers", || {
             let ended = self.ended();
             assert!(ended.is_none(), "it ended: {ended:?}\n{}", self.log());
             self.get::<Version>("/v1/version").is_ok()

@@ -14,7 +14,7 @@
 use std::env;
 use std::fmt;
 
-use reaper_user::SourceStatus;
+use reaperd::SourceStatus;
 
 /// What libtest's output must hold for a test to count as skipped.
 pub const SKIP_MARK: &str = "skipped: ";

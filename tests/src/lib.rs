@@ -14,12 +14,13 @@ pub mod daemon;
 pub mod exec_loop;
 pub mod expect;
 #[cfg(target_os = "linux")]
-pub mod guest;
+pub mod fork_server;
 pub mod libtest;
 #[cfg(target_os = "linux")]
-pub mod nursery;
-#[cfg(target_os = "linux")]
+pub mod scale;
 pub mod sys;
 #[cfg(target_os = "linux")]
 pub mod time_namespace;
+#[cfg(target_os = "linux")]
+pub mod vm_guest;
 pub mod wait;

@@ -13,7 +13,7 @@ use std::ptr;
 use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 
-use crate::nursery::{CUE, LAST_CUE};
+use crate::fork_server::{CUE, LAST_CUE};
 
 /// `BPF_MAP_CREATE` and `BPF_PROG_LOAD` of linux/bpf.h: both answer with a descriptor.
 #[derive(Clone, Copy)]

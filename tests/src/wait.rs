@@ -4,16 +4,16 @@
 use std::thread;
 use std::time::Duration;
 
-pub use reaper_user::clock::Deadline;
+pub use reaperd::clock::Deadline;
 
 /// Long enough for an emulated machine, and for one that is busy with other work.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Fails the test unless `holds` does so in time.
 pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
-    within(PATIENCE, what, holds);
+    within(TIMEOUT, what, holds);
 }
 
 /// As [`eventually`], with a time of the caller's. Answers how long it took.

@@ -20,12 +20,12 @@ use std::process::Command;
 
 use serde_json::json;
 
-use fixture::{Daemon, Events, Victim, eventually, session_header};
+use fixture::{Daemon, Events, TestProcess, eventually, session_header};
 
 #[test]
 fn what_two_readers_could_read_differently_ends_the_connection() {
     let daemon = Daemon::start();
-    let victim = Victim::start();
+    let test_process = TestProcess::start();
     let second = format!(
         "DELETE /v1/sessions/{:064x} HTTP/1.1\r\nHost: localhost\r\n\r\n",
         1
@@ -61,7 +61,7 @@ fn what_two_readers_could_read_differently_ends_the_connection() {
             "bad_field_name",
         ),
     ] {
-        assert_eq!(daemon.register(1, "s", victim.pid()).0, 200);
+        assert_eq!(daemon.register(1, "s", test_process.pid()).0, 200);
         let answer = daemon.raw(format!("POST /v1/health HTTP/1.1\r\n{head}{second}"));
         assert!(answer.starts_with("HTTP/1.1 400 "), "{head:?}: {answer}");
         assert!(
@@ -180,12 +180,12 @@ fn only_a_process_of_ones_own_is_registered() {
 fn a_session_resolves_until_its_process_dies_and_then_says_why() {
     let daemon = Daemon::start();
     let mut events = Events::open(&daemon, "/v1/events", "");
-    let victim = Victim::start();
-    let (status, answer) = daemon.register(0xa, "s", victim.pid());
+    let test_process = TestProcess::start();
+    let (status, answer) = daemon.register(0xa, "s", test_process.pid());
     assert_eq!((status, &answer["identity"]), (200, &json!("pidfd")));
     let me = daemon.request("GET", "/v1/sessions/me", &session_header(0xa), "");
     assert_eq!((me.0, &me.1["session"]["sessionId"]), (200, &json!("s")));
-    drop(victim);
+    drop(test_process);
     events.until("\"cause\":\"exited\"");
     let (status, problem) = daemon.request("GET", "/v1/sessions/me", &session_header(0xa), "");
     assert_eq!((status, &problem["code"]), (401, &json!("session_gone")));
@@ -214,11 +214,11 @@ fn a_session_resolves_until_its_process_dies_and_then_says_why() {
 #[test]
 fn sessions_leave_on_request_by_each_way() {
     let daemon = Daemon::start();
-    let victim = Victim::start();
+    let test_process = TestProcess::start();
     let delete = |target: &str, fields: &str| daemon.request("DELETE", target, fields, "");
     let name = "a/b c";
     let by_token = format!("/v1/sessions/{:064X}", 0xab);
-    daemon.register(0xab, name, victim.pid());
+    daemon.register(0xab, name, test_process.pid());
     let (status, answer) = delete(&by_token, "");
     assert_eq!(
         (status, answer),
@@ -231,14 +231,14 @@ fn sessions_leave_on_request_by_each_way() {
         "invalid token"
     );
 
-    daemon.register(0xab, name, victim.pid());
+    daemon.register(0xab, name, test_process.pid());
     assert_eq!(delete("/v1/sessions/me", &session_header(0xab)).0, 200);
     assert_eq!(
         delete("/v1/sessions/me", &session_header(0xab)).1["cause"],
         "requested"
     );
 
-    daemon.register(0xab, name, victim.pid());
+    daemon.register(0xab, name, test_process.pid());
     assert_eq!(delete("/v1/sessions/by-id/a%2Fb%20c", "").0, 200);
     assert_eq!(delete("/v1/sessions/by-id/a%2Fb%20c", "").0, 404);
     assert_eq!(delete("/v1/sessions/by-id/%zz", "").0, 400);
@@ -249,20 +249,22 @@ fn sessions_leave_on_request_by_each_way() {
 #[test]
 fn a_full_registry_says_when_to_come_back() {
     let daemon = Daemon::with(|options| options.max_sessions = 2);
-    let victim = Victim::start();
+    let test_process = TestProcess::start();
     for token in 1..=2 {
         assert_eq!(
-            daemon.register(token, &token.to_string(), victim.pid()).0,
+            daemon
+                .register(token, &token.to_string(), test_process.pid())
+                .0,
             200
         );
     }
-    let (status, problem) = daemon.register(3, "3", victim.pid());
+    let (status, problem) = daemon.register(3, "3", test_process.pid());
     assert_eq!(
         (status, &problem["code"]),
         (429, &json!("too_many_sessions"))
     );
     assert_eq!(
-        daemon.register(1, "1", victim.pid()).0,
+        daemon.register(1, "1", test_process.pid()).0,
         200,
         "replacing needs no room"
     );
@@ -273,13 +275,13 @@ fn a_full_registry_says_when_to_come_back() {
 #[test]
 fn lists_that_nobody_reads_have_so_much_room_and_no_more() {
     let daemon = Daemon::start();
-    let victim = Victim::start();
+    let test_process = TestProcess::start();
     // 9 MB a list, of which 64 MiB hold seven.
     let (cwd, groups) = (format!("/{}", "x".repeat(4_095)), vec!["g".repeat(64); 64]);
     for number in 0..1_024 {
         let body = json!({
             "token": format!("{number:064x}"), "session_id": number.to_string(), "mesh": "dev",
-            "display_name": "api", "pid": victim.pid(), "cwd": cwd, "groups": groups,
+            "display_name": "api", "pid": test_process.pid(), "cwd": cwd, "groups": groups,
         });
         let (status, _) = daemon.request("POST", "/v1/sessions/register", "", &body.to_string());
         assert_eq!(status, 200);

@@ -8,8 +8,8 @@ use std::time::Duration;
 use reaper_tests::daemon::{TestDaemon, doctor_through, reaperd};
 use reaper_tests::expect;
 use reaper_tests::wait::eventually;
-use reaper_user::client::Deregistered;
-use reaper_user::testkit::test_process::{Kind, Victim};
+use reaperd::client::Deregistered;
+use reaperd::testkit::test_process::{Kind, TestProcess};
 use serde_json::Value;
 
 const EVENT_SOURCES: [&str; 3] = ["netlink", "ebpf", "pidfd"];
@@ -66,10 +66,10 @@ fn every_source_works_or_says_why_not_and_deaths_are_told_by_those_that_do() {
     let mut events = daemon.events();
     for round in 0..5 {
         let session = format!("doomed-{round}");
-        let mut victim = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
-        let token = daemon.register(&session, victim.pid().get());
+        let mut test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
+        let token = daemon.register(&session, test_process.pid().get());
         assert!(daemon.accepts(&token));
-        victim.kill().unwrap();
+        test_process.kill().unwrap();
         let told = events.removal_of(&session).told;
         assert_eq!(told.cause, "exited");
         was_detected_in_time(&told);
@@ -111,9 +111,9 @@ fn each_source_that_works_tells_of_a_death_by_itself() {
             }
             assert!(tellers.len() < DEATHS, "{source}: told by {tellers:?}");
             let session = format!("doomed-{}", tellers.len());
-            let mut victim = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
-            daemon.register(&session, victim.pid().get());
-            victim.kill().unwrap();
+            let mut test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
+            daemon.register(&session, test_process.pid().get());
+            test_process.kill().unwrap();
             let told = events.removal_of(&session).told;
             assert_eq!(told.cause, "exited");
             was_detected_in_time(&told);

@@ -169,15 +169,15 @@ fn test_xtask() -> Result<()> {
 /// everywhere by `cargo xtask vm`.
 fn vms() -> Result<()> {
     let xtask = std::env::current_exe()?;
-    let shares = ["vm", "--suite", "guest,roles,toll"].as_slice();
-    let contract = ["vm", "--suite", "contract"].as_slice();
-    let machine = ["vm", "--suite", "faults", "--filter", "machine::"].as_slice();
+    let shares = ["vm", "--suite", "kernel_features,roles,stress"].as_slice();
+    let conformance = ["vm", "--suite", "conformance"].as_slice();
+    let machine = ["vm", "--suite", "system_faults", "--filter", "machine::"].as_slice();
     let ends_of_the_list = ["--kernel", "5.10,newest", "--role", "root"].as_slice();
     // Several times what a guest needs: one that hangs must not take all of CI's time.
     let limit = ["--time-limit", "900"].as_slice();
     for run in [
         [shares, limit].concat(),
-        [contract, ends_of_the_list, limit].concat(),
+        [conformance, ends_of_the_list, limit].concat(),
         [machine, ends_of_the_list, limit].concat(),
     ] {
         execute(&mut command(&xtask.to_string_lossy(), &run)?)?;

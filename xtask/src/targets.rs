@@ -20,7 +20,7 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 
 pub(crate) fn run() -> Result<()> {
-    check(&["reaper-registry", "reaper-user"], DAEMON)?;
+    check(&["reaper-registry", "reaperd"], DAEMON)?;
     check(&["reaper-registry"], PURE)
 }
 

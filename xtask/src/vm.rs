@@ -28,7 +28,7 @@ use self::qemu::{Guest, Outcome};
 /// How long a guest may take with every suite, and with all that the long ones can do: two to three
 /// times what it takes where two guests have two processors.
 const LIMIT: Duration = Duration::from_mins(40);
-const WHOLE_LIMIT: Duration = Duration::from_mins(90);
+const FULL_LIMIT: Duration = Duration::from_mins(90);
 
 /// Run the test suites on real kernels under QEMU, in every role
 #[derive(clap::Args)]
@@ -64,7 +64,7 @@ pub(crate) struct Args {
     /// Run all of the long suites and not a share: with `--suite toll --role root` half an hour a
     /// guest, which writes docs/kernel-figures.md
     #[arg(long)]
-    whole: bool,
+    full: bool,
 
     /// Seconds until a guest counts as hung [default: 2400, and 5400 for the whole of the suites]
     #[arg(long)]
@@ -123,7 +123,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         write_page("docs/kernel-matrix.md", &page)?;
     }
     if is_every_kernel
-        && args.whole
+        && args.full
         && failures.is_empty()
         && let Some(page) = figures::page(&guests, &outcomes)
     {
@@ -172,7 +172,7 @@ fn plan<'run>(
     work: &Path,
     initrds: &initramfs::Images,
 ) -> Vec<Guest<'run>> {
-    let default_limit = if args.whole { WHOLE_LIMIT } else { LIMIT };
+    let default_limit = if args.full { FULL_LIMIT } else { LIMIT };
     let time_limit = args.time_limit.map_or(default_limit, Duration::from_secs);
     let mut guests = Vec::new();
     for kernel in kernels {
@@ -185,7 +185,7 @@ fn plan<'run>(
                 role: *role,
                 initrd: initrd.clone(),
                 filter: args.filter.clone(),
-                whole: args.whole,
+                full: args.full,
                 time_limit,
                 accel: args.accel.clone(),
                 log: work.join(format!("{}-{}.log", kernel.release, role.name())),

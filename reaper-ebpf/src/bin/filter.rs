@@ -1,4 +1,4 @@
-//! The watch-set filter of a proc connector socket: strangers' exits are dropped in the kernel,
+//! The watch-set filter of a proc connector socket: unrelated processes' exits are dropped in the kernel,
 //! before they take buffer space or wake anybody.
 //!
 //! Passed are acks, every thread exit of a watched process (its last one need not be the leader's)

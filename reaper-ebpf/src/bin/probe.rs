@@ -1,6 +1,6 @@
-//! The exit probe: marks a watched process dead in the watch map, then rings the doorbell.
+//! The exit probe: marks a watched process dead in the watch map, then rings the wake-up.
 //!
-//! It decides nothing and knows nothing of sessions. A stranger's exit costs three loads and, at the
+//! It decides nothing and knows nothing of sessions. A unrelated process's exit costs three loads and, at the
 //! end of a process, one hash look-up; it never wakes the daemon. Neither does an exit of one thread
 //! of a watched process while another lives.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -55,8 +55,8 @@ mod program {
     #[map(name = "watched")]
     static WATCHED: HashMap<u32, WatchEntry> =
         HashMap::with_max_entries(probe::DEFAULT_WATCHED, BPF_F_NO_PREALLOC);
-    #[map(name = "doorbell")]
-    static DOORBELL: RingBuf = RingBuf::with_byte_size(probe::DEFAULT_DOORBELL_BYTES, 0);
+    #[map(name = "wake-up")]
+    static WAKEUPS: RingBuf = RingBuf::with_byte_size(probe::DEFAULT_WAKEUP_BYTES, 0);
     #[map(name = "counters")]
     static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
 
@@ -164,7 +164,7 @@ mod program {
         })
     }
 
-    /// Whether the doorbell should ring: not twice for one death, which the last two threads see
+    /// Whether the wake-up should ring: not twice for one death, which the last two threads see
     /// when they leave together.
     #[inline(always)]
     fn mark(entry: *mut WatchEntry, death: &GroupDeath) -> bool {
@@ -203,7 +203,7 @@ mod program {
 
     #[inline(always)]
     fn push(death: &GroupDeath) -> bool {
-        let Some(mut slot) = DOORBELL.reserve::<GroupDeath>(0) else {
+        let Some(mut slot) = WAKEUPS.reserve::<GroupDeath>(0) else {
             return false;
         };
         slot.write(*death);

@@ -4,10 +4,10 @@
 //! soon, and as what it was, while living ones stay. The exit code tells the truth about that. All
 //! of it is taken down again, whether it went well, failed or was interrupted.
 
-mod cast;
 mod observer;
 mod private_daemon;
 mod report;
+mod scenario;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,11 +22,11 @@ use super::new_token;
 use super::values::{self, SourceChoice};
 use crate::client::{Client, ClientError, SourcesReport};
 use crate::clock::monotonic_ns;
-use crate::testkit::test_process::{self, Victim};
-use cast::{ACTS, Act, BYSTANDERS, Ending};
+use crate::testkit::test_process::{self, TestProcess};
 use observer::Observer;
 use private_daemon::PrivateDaemon;
 use report::{Report, Row};
+use scenario::{CONTROLS, Ending, STEPS, Step};
 
 /// Where something but the sweep runs, a removal that takes longer is late.
 const LATE: Duration = Duration::from_secs(2);
@@ -79,7 +79,7 @@ impl Arguments {
         let client = Client::new(daemon.socket());
         let observer = Observer::start(&client).await?;
         let start_ns = monotonic_ns();
-        Stage {
+        Harness {
             program,
             daemon,
             client,
@@ -135,15 +135,15 @@ async fn interrupted() -> Failure {
     }
 }
 
-/// A victim with its session.
+/// A test process with its session.
 struct Player {
     name: String,
     token: Token,
-    victim: Victim,
+    test_process: TestProcess,
 }
 
 /// Everything while it runs.
-struct Stage {
+struct Harness {
     program: PathBuf,
     daemon: PrivateDaemon,
     client: Client,
@@ -156,61 +156,64 @@ struct Stage {
     start_ns: u64,
 }
 
-impl Stage {
+impl Harness {
     async fn play(mut self) -> Result<Report, Failure> {
-        let mut bystanders = Vec::new();
-        for (name, kind) in BYSTANDERS {
-            bystanders.push(
-                self.enter(name, Victim::spawn(&self.program, kind)?)
+        let mut controls = Vec::new();
+        for (name, kind) in CONTROLS {
+            controls.push(
+                self.enter(name, TestProcess::spawn(&self.program, kind)?)
                     .await?,
             );
         }
         let mut players = Vec::new();
-        for act in &ACTS {
+        for step in &STEPS {
             players.push((
-                act,
-                self.enter(act.name, Victim::spawn(&self.program, act.kind)?)
+                step,
+                self.enter(step.name, TestProcess::spawn(&self.program, step.kind)?)
                     .await?,
             ));
         }
-        for (act, player) in &mut players {
-            act.prelude(&mut player.victim)?;
+        for (step, player) in &mut players {
+            step.prelude(&mut player.test_process)?;
         }
-        for ((_, kind), player) in BYSTANDERS.iter().zip(&mut bystanders) {
-            cast::replace_program(*kind, &mut player.victim)?;
+        for ((_, kind), player) in CONTROLS.iter().zip(&mut controls) {
+            scenario::replace_program(*kind, &mut player.test_process)?;
         }
-        let (survivors, first): (Vec<_>, Vec<_>) =
-            players.into_iter().partition(|(act, _)| act.has_prelude());
+        let (survivors, first): (Vec<_>, Vec<_>) = players
+            .into_iter()
+            .partition(|(step, _)| step.has_prelude());
         let (last, first): (Vec<_>, Vec<_>) = first
             .into_iter()
-            .partition(|(act, _)| act.ending == Ending::Recycle);
+            .partition(|(step, _)| step.ending == Ending::Recycle);
         self.end(first).await?;
         // By now the daemon has been told of what came before those deaths too.
-        for (act, player) in &survivors {
+        for (step, player) in &survivors {
             if !self.is_alive(player).await? {
-                self.report
-                    .problem(act.name, "its session was dropped while a thread still ran");
+                self.report.problem(
+                    step.name,
+                    "its session was dropped while a thread still ran",
+                );
             }
         }
         self.end(survivors).await?;
-        for (act, player) in last {
-            bystanders.extend(self.recycle(act, player).await?);
+        for (step, player) in last {
+            controls.extend(self.recycle(step, player).await?);
         }
-        self.close(bystanders).await
+        self.close(controls).await
     }
 
-    /// Registers a victim.
-    async fn enter(&self, name: &str, victim: Victim) -> Result<Player, Failure> {
+    /// Registers a test process.
+    async fn enter(&self, name: &str, test_process: TestProcess) -> Result<Player, Failure> {
         let token = new_token()?;
         let body = json!({
             "token": token.reveal().as_str(), "session_id": name, "mesh": "demo",
-            "display_name": name, "pid": victim.pid().get(),
+            "display_name": name, "pid": test_process.pid().get(),
         });
         let _registered: Value = self.client.post("/v1/sessions/register", &body).await?;
         Ok(Player {
             name: name.to_owned(),
             token,
-            victim,
+            test_process,
         })
     }
 
@@ -229,26 +232,26 @@ impl Stage {
 
     /// Ends these and waits for each to be reported: one by one, so that times are their own; or,
     /// where each would wait for its own sweep, all at once.
-    async fn end(&mut self, players: Vec<(&'static Act, Player)>) -> Result<(), Failure> {
+    async fn end(&mut self, players: Vec<(&'static Step, Player)>) -> Result<(), Failure> {
         let mut ended = Vec::new();
-        for (act, mut player) in players {
+        for (step, mut player) in players {
             let at_ns = monotonic_ns();
-            act.end(&mut player.victim)?;
+            step.end(&mut player.test_process)?;
             if self.alone {
-                ended.push((act, player, at_ns));
+                ended.push((step, player, at_ns));
             } else {
-                self.await_removal(act, &player, at_ns, act.title).await?;
+                self.await_removal(step, &player, at_ns, step.title).await?;
             }
         }
-        for (act, player, at_ns) in ended {
-            self.await_removal(act, &player, at_ns, act.title).await?;
+        for (step, player, at_ns) in ended {
+            self.await_removal(step, &player, at_ns, step.title).await?;
         }
         Ok(())
     }
 
     async fn await_removal(
         &mut self,
-        act: &Act,
+        step: &Step,
         player: &Player,
         ended_ns: u64,
         title: &'static str,
@@ -256,8 +259,8 @@ impl Stage {
         let until = |start: u64, wait: Duration| start.saturating_add(nanos(wait));
         let deadline = until(ended_ns, self.limit).min(until(self.start_ns, BUDGET));
         let seen = self.observer.wait_for(&player.name, deadline).await;
-        let mut row = Row::new(act.name, player.victim.pid(), title);
-        row.judge(seen, ended_ns, self.limit, act.status);
+        let mut row = Row::new(step.name, player.test_process.pid(), title);
+        row.judge(seen, ended_ns, self.limit, step.status);
         if seen.is_some() && self.is_alive(player).await? {
             row.problem = Some("its token is still accepted".to_owned());
         }
@@ -268,33 +271,33 @@ impl Stage {
     /// must not be taken for the old one. Answers with the new one, registered.
     async fn recycle(
         &mut self,
-        act: &'static Act,
+        step: &'static Step,
         mut player: Player,
     ) -> Result<Option<Player>, Failure> {
         self.daemon.suspend()?;
-        player.victim.kill()?;
+        player.test_process.kill()?;
         // Reaped, so that its number is free.
-        player.victim.wait()?;
-        let successor = cast::take_pid(&self.program, act.kind, player.victim.pid());
+        player.test_process.wait()?;
+        let successor = scenario::take_pid(&self.program, step.kind, player.test_process.pid());
         let resumed_ns = monotonic_ns();
         self.daemon.resume()?;
         let (successor, title) = match successor {
-            Ok(successor) => (Some(successor), act.title),
+            Ok(successor) => (Some(successor), step.title),
             Err(reason) => {
                 self.report.skipped("pid reused", &reason);
                 (None, "killed, daemon suspended")
             }
         };
-        self.await_removal(act, &player, resumed_ns, title).await?;
+        self.await_removal(step, &player, resumed_ns, title).await?;
         match successor {
-            Some(victim) => Ok(Some(self.enter("swift-heir", victim).await?)),
+            Some(test_process) => Ok(Some(self.enter("swift-successor", test_process).await?)),
             None => Ok(None),
         }
     }
 
     /// Looks at everything once more.
-    async fn close(mut self, bystanders: Vec<Player>) -> Result<Report, Failure> {
-        for player in &bystanders {
+    async fn close(mut self, controls: Vec<Player>) -> Result<Report, Failure> {
+        for player in &controls {
             if self.is_alive(player).await? {
                 self.report.untouched();
             } else {
@@ -302,7 +305,7 @@ impl Stage {
                     .problem(&player.name, "a living process lost its session");
             }
         }
-        self.report.bystanders(bystanders.len());
+        self.report.controls(controls.len());
         if let Err(complaint) = self.daemon.stop() {
             self.report.problem("daemon", &complaint);
         }

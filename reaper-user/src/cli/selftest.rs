@@ -10,7 +10,7 @@ use std::path::Path;
 use super::exit_code;
 use super::failure::Failure;
 use super::values::{self, SourceChoice};
-use crate::testkit::conformance::{CASES, Lineup, Stage};
+use crate::testkit::conformance::{CASES, Harness, SourceSet};
 use crate::testkit::test_process;
 use crate::watch::fd_budget;
 use report::{Outcome, Played, Report};
@@ -29,14 +29,14 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self) -> Result<u8, Failure> {
         test_process::adopt_orphans()?;
-        // Two hundred victims at once, each behind two pipes and two handles.
+        // Two hundred test processes at once, each behind two pipes and two handles.
         fd_budget::raise_open_file_limit();
         let program = std::env::current_exe()?;
         let mut report = Report::new(self.json);
         report.open().map_err(Failure::output)?;
-        for lineup in self.lineups() {
-            let outcome = play(lineup, &program)?;
-            report.add(lineup, outcome).map_err(Failure::output)?;
+        for source_set in self.source_sets() {
+            let outcome = play(source_set, &program)?;
+            report.add(source_set, outcome).map_err(Failure::output)?;
         }
         report.finish().map_err(Failure::output)?;
         let missing = match self.sources {
@@ -56,32 +56,32 @@ impl Arguments {
         ))
     }
 
-    fn lineups(&self) -> Vec<Lineup> {
+    fn source_sets(&self) -> Vec<SourceSet> {
         match &self.sources {
-            SourceChoice::Auto => Lineup::ALL.to_vec(),
-            SourceChoice::Only(sources) => sources.iter().copied().map(Lineup::Alone).collect(),
+            SourceChoice::Auto => SourceSet::ALL.to_vec(),
+            SourceChoice::Only(sources) => sources.iter().copied().map(SourceSet::Alone).collect(),
         }
     }
 }
 
 /// Plays every case with one lineup.
-fn play(lineup: Lineup, program: &Path) -> Result<Outcome, Failure> {
-    let stage = Stage::open(lineup, program.to_owned())?;
+fn play(source_set: SourceSet, program: &Path) -> Result<Outcome, Failure> {
+    let harness = Harness::open(source_set, program.to_owned())?;
     let missing = |status: &&crate::SourceStatus| !status.works();
-    let reports = stage.reports();
-    if let (Lineup::Alone(_), Some(status)) = (lineup, reports.iter().find(missing)) {
+    let reports = harness.reports();
+    if let (SourceSet::Alone(_), Some(status)) = (source_set, reports.iter().find(missing)) {
         return Ok(Outcome::Untested {
             reason: status.reason.clone(),
             remedy: status.remedy.clone(),
         });
     }
     let cases = CASES.iter().map(|case| {
-        let fault = case.play(&stage).err();
-        Played::new(case, fault, &stage.take_observed())
+        let fault = case.play(&harness).err();
+        Played::new(case, fault, &harness.take_observed())
     });
     let cases = cases.collect();
     // Losses are no faults where everything was made up for, and worth knowing.
-    let lost = stage.reports().iter().map(|status| status.lost).sum();
+    let lost = harness.reports().iter().map(|status| status.lost).sum();
     Ok(Outcome::Tested { cases, lost })
 }
 
@@ -98,13 +98,16 @@ mod tests {
             json: false,
         };
         assert_eq!(
-            only.lineups(),
-            [Lineup::Alone(Source::Netlink), Lineup::Alone(Source::Sweep)]
+            only.source_sets(),
+            [
+                SourceSet::Alone(Source::Netlink),
+                SourceSet::Alone(Source::Sweep)
+            ]
         );
         let auto = Arguments {
             sources: SourceChoice::Auto,
             json: false,
         };
-        assert_eq!(auto.lineups(), Lineup::ALL);
+        assert_eq!(auto.source_sets(), SourceSet::ALL);
     }
 }

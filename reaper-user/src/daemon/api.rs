@@ -89,7 +89,7 @@ pub(crate) struct App {
     pub(crate) descriptors: Shares,
     /// One permit for each event stream that may still be opened.
     pub(crate) streams: Arc<Semaphore>,
-    pub(crate) lists: sessions::Room,
+    pub(crate) lists: sessions::ListBudget,
 }
 
 /// By which door a connection came in. A property of the listener, never guessed from an address.
@@ -106,7 +106,7 @@ pub(crate) struct Peer {
     /// Zero where the peer lives in a pid namespace that we do not see into; `None` where the
     /// system does not tell.
     pub(crate) pid: Option<i32>,
-    pub(crate) numbering: Numbering,
+    pub(crate) pid_ns: PidNs,
 }
 
 /// What the numbers mean by which a peer names processes.
@@ -115,7 +115,7 @@ pub(crate) struct Peer {
     expect(dead_code, reason = "elsewhere there is one numbering for all")
 )]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Numbering {
+pub(crate) enum PidNs {
     /// The same as here.
     Ours,
     /// The peer is in a pid namespace below ours: its own number there, and the inode number of that

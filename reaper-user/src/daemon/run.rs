@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 
-use super::api::listener::{ListenError, Reach, Socket};
+use super::api::listener::{ListenError, Socket, SocketAccess};
 use super::api::{self, App};
 use super::config::DaemonOptions;
 use super::systemd;
@@ -101,9 +101,9 @@ pub async fn run_until(
     let reaper = start_reaper(&options, descriptors, events.clone())?;
     let reports = first_reports(&reaper, &options).await?;
     let reach = if options.allow_uids.is_empty() {
-        Reach::Private
+        SocketAccess::Private
     } else {
-        Reach::Shared
+        SocketAccess::Shared
     };
     let socket = Socket::claim(&options.socket, reach)?;
     log::info!("{}", banner(&socket, &reports));
@@ -117,7 +117,7 @@ pub async fn run_until(
         events,
         descriptors,
         streams: Arc::new(Semaphore::new(descriptors.streams)),
-        lists: api::sessions::Room::default(),
+        lists: api::sessions::ListBudget::default(),
     });
     let (stop_sender, stop_receiver) = watch::channel(false);
     systemd::notify("READY=1");

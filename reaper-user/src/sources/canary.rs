@@ -58,7 +58,7 @@ impl Canary {
     /// If this is its exit: how long it took from the launch until now.
     pub(super) fn heard_in(&self, exit: &Exit) -> Option<Duration> {
         // It tells its number before it exits, so the number is here before the news of the exit is.
-        // A stranger may have had the number before it, but not after the launch.
+        // A unrelated process may have had the number before it, but not after the launch.
         (exit.pid == self.thread.load(Ordering::Acquire)
             && exit.tgid == std::process::id()
             && exit.timestamp_ns >= self.launched_ns)

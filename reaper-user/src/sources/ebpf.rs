@@ -1,7 +1,7 @@
 //! Source: the exit probe, a BPF program on the kernel's `sched_process_exit`.
 //!
 //! The probe marks a watched process dead in a map of ours when its last thread enters the exit
-//! path, before its memory is torn down, and rings a ring buffer as a doorbell. The map is the
+//! path, before its memory is torn down, and rings a ring buffer as a wake-up. The map is the
 //! truth and the ring only says "look": when the ring was full, a scan of the map finds what it
 //! could not say. Strangers' exits never wake us, and neither do single threads.
 //!
@@ -23,7 +23,7 @@ use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
-use reaper_ebpf::probe::DEFAULT_DOORBELL_BYTES;
+use reaper_ebpf::probe::DEFAULT_WAKEUP_BYTES;
 use reaper_ebpf::{Counter, GroupDeath};
 use reaper_registry::{Pid, Source, StartTime};
 use tokio::io::Interest;
@@ -33,28 +33,28 @@ use super::supervisor::on_a_thread;
 use super::time_namespace::TimeNamespace;
 use super::{Context, SourceError};
 use crate::sys::readiness_of;
-use crate::watch::hint::{ExitWord, Hint, HintSender, Target};
+use crate::watch::hint::{Hint, HintSender, Target, WaitStatus};
 use crate::watch::set::WatchSet;
 use crate::watch::status::Reporter;
 use crate::watch::verdict::GroupDead;
-use probe::{Armed, Doorbell, Probe, Variant};
+use probe::{Armed, Probe, Variant, Wakeup};
 use proof::{Proof, prove};
 
 /// How often the probe must prove that it counts.
 const CANARY_EVERY: Duration = Duration::from_secs(2);
 /// How many canaries after an exit that was missed everybody is looked at, beside once at once: the
 /// probe is passed early, and a machine that preempts it is busy.
-const LOOKS_AFTER_A_MISS: u32 = 3;
+const RECHECKS_AFTER_A_MISS: u32 = 3;
 /// Watched processes per step of a scan.
 const SCAN_SLICE: usize = 1_024;
 
 /// Runs until the probe no longer delivers.
 pub async fn run(context: Context) -> Result<Infallible, SourceError> {
-    run_with(context, DEFAULT_DOORBELL_BYTES).await
+    run_with(context, DEFAULT_WAKEUP_BYTES).await
 }
 
 /// As above, with a ring of this size: a power of two that is whole pages.
-async fn run_with(context: Context, doorbell_bytes: u32) -> Result<Infallible, SourceError> {
+async fn run_with(context: Context, wakeup_bytes: u32) -> Result<Infallible, SourceError> {
     let Context {
         hints,
         watched,
@@ -64,23 +64,23 @@ async fn run_with(context: Context, doorbell_bytes: u32) -> Result<Infallible, S
     // Reading the kernel's types and verifying take tens of milliseconds of work.
     let Probe {
         armed,
-        mut doorbell,
+        mut wakeup,
         counters,
         misses,
         variant,
         program,
-    } = on_a_thread(move || Probe::attach(doorbell_bytes, clocks))
+    } = on_a_thread(move || Probe::attach(wakeup_bytes, clocks))
         .await
         .map_err(no_thread)??;
     // Detaches when this function ends, and not before.
     let _program = program;
-    let readiness = doorbell
+    let readiness = wakeup
         .descriptor()
         .and_then(|ring| readiness_of(ring, Interest::READABLE))
         .map_err(failed)?;
     let _attachment = watched.attach(armed.clone());
     let counted = || counters.read(Counter::Canary).map_err(failed);
-    let mut standing = Standing {
+    let mut probe_health = ProbeHealth {
         hints: hints.clone(),
         reporter,
         variant,
@@ -90,7 +90,7 @@ async fn run_with(context: Context, doorbell_bytes: u32) -> Result<Infallible, S
         refused: 0,
         proven: false,
     };
-    // Beside the doorbell and not before it: a canary that waits for a CPU must not hold up deaths.
+    // Beside the wake-up and not before it: a canary that waits for a CPU must not hold up deaths.
     let mut proof = pin!(prove(Duration::ZERO, counted, Canary::launch));
     loop {
         tokio::select! {
@@ -98,32 +98,32 @@ async fn run_with(context: Context, doorbell_bytes: u32) -> Result<Infallible, S
                 let mut guard = guard.map_err(failed)?;
                 // To the last record first, then cleared: the kernel rings only for a reader that
                 // has caught up.
-                answer(&mut doorbell, clocks, &hints);
+                answer(&mut wakeup, clocks, &hints);
                 guard.clear_ready();
                 // After the drain: the probe counts before it tries the ring a second time.
                 let overflows = counters.read(Counter::RingFull).map_err(failed)?;
-                if overflows != standing.overflows {
+                if overflows != probe_health.overflows {
                     scan(&armed, &watched, clocks, &hints);
-                    standing.overflowed(overflows);
+                    probe_health.overflowed(overflows);
                 }
             }
             found = &mut proof => {
                 retry_refused(&armed, &hints);
-                standing.refused = armed.refused();
-                standing.take(&found?);
-                standing.look_again_after_a_miss();
+                probe_health.refused = armed.refused();
+                probe_health.take(&found?);
+                probe_health.recheck_after_a_miss();
                 proof.set(prove(CANARY_EVERY, counted, Canary::launch));
             }
         }
         // A mass death misses the most and rings; whoever dies alone waits for the next canary.
         if let Some(missed) = misses.read() {
-            standing.missed(missed);
+            probe_health.missed(missed);
         }
     }
 }
 
 /// What the source says of itself.
-struct Standing {
+struct ProbeHealth {
     hints: HintSender,
     reporter: Reporter,
     variant: Variant,
@@ -136,22 +136,22 @@ struct Standing {
     proven: bool,
 }
 
-impl Standing {
+impl ProbeHealth {
     /// The kernel does not say who exited, so that everybody is looked at.
     fn missed(&mut self, missed: u64) {
         if missed > self.missed {
             self.reporter.lost(missed - self.missed);
             self.missed = missed;
-            self.looks_left = LOOKS_AFTER_A_MISS;
-            self.hints.verify_all();
+            self.looks_left = RECHECKS_AFTER_A_MISS;
+            self.hints.request_sweep();
         }
     }
 
     /// The missed one may have had the rest of its end before it.
-    fn look_again_after_a_miss(&mut self) {
+    fn recheck_after_a_miss(&mut self) {
         if let Some(left) = self.looks_left.checked_sub(1) {
             self.looks_left = left;
-            self.hints.verify_all();
+            self.hints.request_sweep();
         }
     }
 
@@ -181,7 +181,7 @@ impl Standing {
                 self.report();
                 // Nobody knows what it missed while it was not proven.
                 if !self.proven {
-                    self.hints.verify_all();
+                    self.hints.request_sweep();
                 }
                 self.proven = true;
             }
@@ -191,7 +191,7 @@ impl Standing {
                     NO_THREAD_REMEDY,
                     self.detail(),
                 );
-                self.hints.verify_all();
+                self.hints.request_sweep();
                 self.proven = false;
             }
         }
@@ -205,7 +205,7 @@ impl Standing {
             0 => String::new(),
             refused => format!(", {refused} processes not in its map"),
         };
-        format!("{variant}, doorbell overflowed {overflows} times{refused}")
+        format!("{variant}, wake-up overflowed {overflows} times{refused}")
     }
 }
 
@@ -217,8 +217,8 @@ fn no_thread(error: io::Error) -> SourceError {
     SourceError::new(format!("loading was cut short: {error}"), NO_THREAD_REMEDY)
 }
 
-fn answer(doorbell: &mut Doorbell, clocks: TimeNamespace, hints: &HintSender) {
-    while let Some(death) = doorbell.next() {
+fn answer(wakeup: &mut Wakeup, clocks: TimeNamespace, hints: &HintSender) {
+    while let Some(death) = wakeup.next() {
         pass_on(death, clocks, hints);
     }
 }
@@ -230,7 +230,7 @@ fn retry_refused(armed: &Armed, hints: &HintSender) {
         .into_iter()
         .filter_map(|tgid| Pid::new(tgid).ok())
     {
-        hints.send(Hint::look(Target::Pid(pid), Source::Ebpf));
+        hints.send(Hint::check(Target::Pid(pid), Source::Ebpf));
     }
 }
 
@@ -254,13 +254,13 @@ fn pass_on(death: GroupDeath, clocks: TimeNamespace, hints: &HintSender) {
     };
     let died_at_ns = clocks.own_monotonic(death.died_at_ns);
     hints.send(Hint {
-        exit: Some(ExitWord::Process(death.exit_code.cast_unsigned())),
+        exit: Some(WaitStatus::Process(death.exit_code.cast_unsigned())),
         died_at_ns: Some(died_at_ns),
         group_dead: Some(GroupDead {
             start_time: StartTime(death.start_ticks),
             at_ns: died_at_ns,
         }),
-        ..Hint::look(Target::Pid(pid), Source::Ebpf)
+        ..Hint::check(Target::Pid(pid), Source::Ebpf)
     });
 }
 

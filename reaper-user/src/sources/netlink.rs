@@ -42,7 +42,7 @@ use super::supervisor::on_a_thread;
 use super::time_namespace::TimeNamespace;
 use super::{Context, SourceError};
 use crate::sys::cn_proc::{Event, Exit};
-use crate::watch::hint::{ExitWord, Hint, HintSender, Target};
+use crate::watch::hint::{Hint, HintSender, Target, WaitStatus};
 use crate::watch::set::{Arm, Watched};
 use crate::watch::status::Reporter;
 
@@ -150,7 +150,7 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
 
     /// Passes exits on until some are lost, and answers how many.
     async fn listen(&self, subscription: &mut Subscription) -> Result<u32, SourceError> {
-        let mut watchman = Watchman::default();
+        let mut canary_tracker = CanaryTracker::default();
         let mut thread_exits = ThreadExits::default();
         let mut wake_at = Instant::now();
         loop {
@@ -161,13 +161,13 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
             };
             // Before the clock is asked as well: what has arrived in time must not count as late.
             let drained = subscription
-                .drain(|event| self.take(event, &mut watchman, &mut thread_exits))
+                .drain(|event| self.take(event, &mut canary_tracker, &mut thread_exits))
                 .map_err(failed)?;
             let pause = thread_exits.flush(&self.hints);
             match (drained, ready) {
                 (Drained::Overrun, _) => {
                     subscription
-                        .drain_all(|event| self.take(event, &mut watchman, &mut thread_exits))
+                        .drain_all(|event| self.take(event, &mut canary_tracker, &mut thread_exits))
                         .map_err(failed)?;
                     thread_exits.flush(&self.hints);
                     // The error without a drop would be new, but is a loss all the same.
@@ -177,7 +177,7 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
                 (Drained::Empty, None) => {}
                 (Drained::Partly, _) => tokio::task::yield_now().await,
             }
-            if let Some(latency) = watchman.heard.take() {
+            if let Some(latency) = canary_tracker.heard.take() {
                 self.proved(subscription, latency);
                 wake_at = Instant::now() + CANARY_EVERY;
             }
@@ -186,7 +186,7 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
                 if drops > 0 {
                     return Ok(drops);
                 }
-                wake_at = Instant::now() + self.next_canary(subscription, &mut watchman)?;
+                wake_at = Instant::now() + self.next_canary(subscription, &mut canary_tracker)?;
             }
             // Last, so that the clock is not asked between what arrives meanwhile and its reading.
             if let (Some(pause), Drained::Empty) = (pause, drained) {
@@ -197,23 +197,28 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
         }
     }
 
-    fn take(&self, event: Event, watchman: &mut Watchman, thread_exits: &mut ThreadExits) {
+    fn take(
+        &self,
+        event: Event,
+        canary_tracker: &mut CanaryTracker,
+        thread_exits: &mut ThreadExits,
+    ) {
         let Event::Exit(mut exit) = event else {
             return;
         };
         // The host's, in every time namespace.
         exit.timestamp_ns = self.clocks.own_monotonic(exit.timestamp_ns);
-        watchman.see(&exit);
+        canary_tracker.see(&exit);
         let Ok(pid) = Pid::new(exit.tgid) else { return };
         if (self.is_watched)(pid) {
             let hint = Hint {
                 exit: Some(if exit.pid == exit.tgid {
-                    ExitWord::MainThread(exit.wait_status)
+                    WaitStatus::MainThread(exit.wait_status)
                 } else {
-                    ExitWord::Worker(exit.wait_status)
+                    WaitStatus::Worker(exit.wait_status)
                 }),
                 died_at_ns: Some(exit.timestamp_ns),
-                ..Hint::look(Target::Pid(pid), Source::Netlink)
+                ..Hint::check(Target::Pid(pid), Source::Netlink)
             };
             thread_exits.pass_on(hint, &self.hints);
         }
@@ -225,7 +230,7 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
         subscription.proven = true;
         self.reporter.up(self.detail(subscription, Some(latency)));
         if first {
-            self.hints.verify_all();
+            self.hints.request_sweep();
         }
     }
 
@@ -233,17 +238,17 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
     fn next_canary(
         &self,
         subscription: &mut Subscription,
-        watchman: &mut Watchman,
+        canary_tracker: &mut CanaryTracker,
     ) -> Result<Duration, SourceError> {
-        match &watchman.canary {
+        match &canary_tracker.canary {
             // The machine did not get round to running it, which says nothing about the connector.
             Some(canary) if !canary.ran() => return Ok(CANARY_WITHIN),
             Some(_) => {
-                watchman.misses += 1;
+                canary_tracker.misses += 1;
                 // Nobody knows since when it was deaf, so the next proof has everyone looked at, and
                 // IGNORE is off the table.
                 subscription.proven = false;
-                if watchman.misses == 2 {
+                if canary_tracker.misses == 2 {
                     return Err(refusal::canaries_missed());
                 }
             }
@@ -251,17 +256,17 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
         }
         match Canary::launch() {
             Ok(canary) => {
-                watchman.canary = Some(canary);
+                canary_tracker.canary = Some(canary);
                 Ok(CANARY_WITHIN)
             }
             Err(error) => {
-                watchman.canary = None;
+                canary_tracker.canary = None;
                 self.reporter.degraded(
                     &format!("cannot start a thread to prove that exits arrive: {error}"),
                     NO_THREAD_REMEDY,
                     self.detail(subscription, None),
                 );
-                self.hints.verify_all();
+                self.hints.request_sweep();
                 Ok(CANARY_EVERY)
             }
         }
@@ -280,14 +285,14 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
 
 /// What is known of the canaries.
 #[derive(Default)]
-struct Watchman {
+struct CanaryTracker {
     /// Sent and not heard yet.
     canary: Option<Canary>,
     misses: u32,
     heard: Option<Duration>,
 }
 
-impl Watchman {
+impl CanaryTracker {
     fn see(&mut self, exit: &Exit) {
         if let Some(latency) = self
             .canary

@@ -54,7 +54,7 @@ pub async fn run(context: Context) -> Result<Infallible, SourceError> {
         .map_err(refused)?;
     let _attachment = watched.attach(set.clone());
     set.report_to(&reporter);
-    hints.verify_all();
+    hints.request_sweep();
 
     let mut retries = interval(RETRY_EVERY);
     retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -81,7 +81,7 @@ fn pass_on_ready(epoll: &OwnedFd, hints: &HintSender) -> io::Result<usize> {
     let ready = epoll::wait(epoll, &mut events[..], Some(&Timespec::default()))?;
     for event in &events[..ready] {
         let process = ProcessId(event.data.u64());
-        hints.send(Hint::look(Target::Process(process), Source::Pidfd));
+        hints.send(Hint::check(Target::Process(process), Source::Pidfd));
     }
     Ok(ready)
 }
@@ -259,10 +259,10 @@ mod tests {
     use crate::sys::process_table;
     use crate::testing::{Sleeper, skip_without};
     use crate::watch::hint;
-    use crate::watch::set::Hold;
+    use crate::watch::set::WatchGuard;
 
-    fn descriptor(hold: &Hold) -> i32 {
-        let raw = hold.watched.with_pidfd(|pidfd| Some(pidfd?.as_raw_fd()));
+    fn descriptor(guard: &WatchGuard) -> i32 {
+        let raw = guard.watched.with_pidfd(|pidfd| Some(pidfd?.as_raw_fd()));
         raw.expect("it is pinned by a pidfd")
     }
 
@@ -282,21 +282,21 @@ mod tests {
         // Other tests open descriptors in between.
         let used_again = (0..100).any(|_| {
             let mut first = Sleeper::start();
-            let hold = watched.hold(first.pid()).unwrap();
-            let before = descriptor(&hold);
+            let guard = watched.watch(first.pid()).unwrap();
+            let before = descriptor(&guard);
             first.end();
-            let held_longer = hold.watched.clone();
-            drop(hold);
+            let held_longer = guard.watched.clone();
+            drop(guard);
             assert_eq!(pass_on_ready(&set.epoll, &hints).unwrap(), 0);
             let mut second = Sleeper::start();
             drop(held_longer);
-            let hold = watched.hold(second.pid()).unwrap();
+            let guard = watched.watch(second.pid()).unwrap();
             assert_eq!(pass_on_ready(&set.epoll, &hints).unwrap(), 0);
-            let after = descriptor(&hold);
+            let after = descriptor(&guard);
             second.end();
             assert_eq!(pass_on_ready(&set.epoll, &hints).unwrap(), 1);
             let hint = told.try_recv().unwrap();
-            assert_eq!(hint.target, Target::Process(hold.watched.id));
+            assert_eq!(hint.target, Target::Process(guard.watched.id));
             after == before
         });
         assert!(used_again, "the same descriptor never came again");

@@ -32,7 +32,7 @@ where
         context.reporter.down(&reason, &remedy);
         if was_relied_on {
             // Nobody knows since when it was deaf.
-            context.hints.verify_all();
+            context.hints.request_sweep();
         }
         let ran_for = Duration::from_nanos(crate::clock::monotonic_ns() - started_ns);
         if ran_for > LONGEST_PAUSE {
@@ -114,7 +114,7 @@ mod tests {
             }
         });
         let supervised = tokio::spawn(failing);
-        let asked = timeout(FIRST_PAUSE / 2, hints.verification_asked()).await;
+        let asked = timeout(FIRST_PAUSE / 2, hints.sweep_requested()).await;
         supervised.abort();
         asked.is_ok()
     }

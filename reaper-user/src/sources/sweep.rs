@@ -54,15 +54,15 @@ pub async fn run(context: Context, settings: Settings) -> Result<Infallible, Sou
     // After a long stop (SIGSTOP) one catch-up sweep, not one per interval missed. Suspend is none:
     // the clock behind this (CLOCK_MONOTONIC) stands still meanwhile, as do the processes.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let yardstick = Yardstick::taken_from(context.watched.table.as_ref());
+    let baseline = Baseline::taken_from(context.watched.table.as_ref());
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = context.hints.verification_asked() => {}
+            () = context.hints.sweep_requested() => {}
         }
         (settings.each_pass)();
         let began = crate::clock::now().boot;
-        let pass = Pass::over(&context.watched, &context.hints, yardstick).await;
+        let pass = Pass::over(&context.watched, &context.hints, baseline).await;
         context.watched.mark_swept(began);
         let view = view_of(context.watched.table.as_ref());
         let is_foreign = ForeignProc::is_shown_by(context.watched.table.as_ref());
@@ -75,18 +75,18 @@ pub async fn run(context: Context, settings: Settings) -> Result<Infallible, Sou
 struct Pass {
     looked_at: usize,
     unknown: usize,
-    held_back: usize,
+    suppressed: usize,
     took: Duration,
 }
 
 impl Pass {
-    async fn over(watched: &WatchSet, hints: &HintSender, yardstick: Yardstick) -> Self {
+    async fn over(watched: &WatchSet, hints: &HintSender, baseline: Baseline) -> Self {
         let started_ns = monotonic_ns();
         let mut turn_ns = started_ns;
         let mut pass = Self::default();
         // Those whose number seems to be another's; believed or not all together, at the end.
         let mut replaced = Vec::new();
-        let mut known_by_number = 0;
+        let mut known_by_pid = 0;
         let mut after = None;
         loop {
             let slice = watched.slice_after(after, SLICE);
@@ -100,11 +100,11 @@ impl Pass {
             for one in &pinned {
                 watched.complete(one);
                 if exited.contains(&one.id) || one.has_ended_unread(watched.table.as_ref()) {
-                    hints.send_when_room(look(one.id)).await;
+                    hints.send_when_room(hint_for(one.id)).await;
                 }
                 pause_after(&mut turn_ns).await;
             }
-            known_by_number += weak.len();
+            known_by_pid += weak.len();
             for one in weak {
                 watched.complete(&one);
                 match one.judge(None, watched.table.as_ref()) {
@@ -113,7 +113,7 @@ impl Pass {
                         evidence: Evidence::StartTime,
                         ..
                     } => replaced.push(one),
-                    Verdict::Gone { .. } => hints.send_when_room(look(one.id)).await,
+                    Verdict::Gone { .. } => hints.send_when_room(hint_for(one.id)).await,
                     Verdict::Unknown(doubt) => {
                         log::debug!("pid {}: {doubt}", one.pid);
                         pass.unknown += 1;
@@ -122,8 +122,8 @@ impl Pass {
                 pause_after(&mut turn_ns).await;
             }
         }
-        for process in pass.believe(watched, replaced, known_by_number, yardstick) {
-            hints.send_when_room(look(process)).await;
+        for process in pass.filter_plausible(watched, replaced, known_by_pid, baseline) {
+            hints.send_when_room(hint_for(process)).await;
         }
         promote_some(watched);
         pass.took = Duration::from_nanos(monotonic_ns() - started_ns);
@@ -134,20 +134,20 @@ impl Pass {
     /// a process table that lies than a wave of reuse. So the table must show the start of a process
     /// whose start is known, our own, as it always did. If it does not, a second question decides
     /// for each: only those whose number is free by now are believed.
-    fn believe(
+    fn filter_plausible(
         &mut self,
         watched: &WatchSet,
         replaced: Vec<Arc<Watched>>,
-        known_by_number: usize,
-        yardstick: Yardstick,
+        known_by_pid: usize,
+        baseline: Baseline,
     ) -> Vec<ProcessId> {
-        let is_mass = replaced.len() >= MASS && replaced.len() * 2 > known_by_number;
-        let in_doubt = is_mass && !yardstick.fits(watched.table.as_ref());
-        let (believed, held_back): (Vec<_>, Vec<_>) = replaced.into_iter().partition(|one| {
-            !in_doubt || matches!(watched.table.number_in_use(one.pid), Ok(false))
-        });
-        self.held_back = held_back.len();
-        believed.into_iter().map(|one| one.id).collect()
+        let is_mass = replaced.len() >= MASS && replaced.len() * 2 > known_by_pid;
+        let in_doubt = is_mass && !baseline.fits(watched.table.as_ref());
+        let (plausible, suppressed): (Vec<_>, Vec<_>) = replaced
+            .into_iter()
+            .partition(|one| !in_doubt || matches!(watched.table.pid_in_use(one.pid), Ok(false)));
+        self.suppressed = suppressed.len();
+        plausible.into_iter().map(|one| one.id).collect()
     }
 
     fn report(&self, reporter: &Reporter, interval: Duration, view: &str, is_foreign: bool) {
@@ -157,12 +157,12 @@ impl Pass {
             self.looked_at,
             self.took.as_secs_f64() * 1e3,
             self.unknown,
-            self.held_back,
+            self.suppressed,
         );
         // Reasons without numbers: each change of a reason is an event.
         if is_foreign {
             reporter.degraded(&ForeignProc.to_string(), ForeignProc::REMEDY, detail);
-        } else if self.held_back > 0 {
+        } else if self.suppressed > 0 {
             reporter.degraded(
                 "many processes look replaced at once; their numbers are in use, so they are kept",
                 "check that /proc is that of the daemon's own pid and time namespace",
@@ -183,13 +183,13 @@ impl Pass {
 /// Our own start time as the process table showed it when the sweep began its life, by which a table
 /// that lies about start times is told from one that does not; `None` if it did not show it.
 #[derive(Clone, Copy)]
-struct Yardstick(Option<StartTime>);
+struct Baseline(Option<StartTime>);
 
-impl Yardstick {
+impl Baseline {
     fn taken_from(table: &dyn ProcessTable) -> Self {
         let ourselves = Pid::new(std::process::id());
-        let facts = ourselves.ok().and_then(|pid| table.look(pid).ok());
-        Self(facts.map(|facts| facts.start_time))
+        let stat = ourselves.ok().and_then(|pid| table.stat(pid).ok());
+        Self(stat.map(|stat| stat.start_time))
     }
 
     /// Whether the table still shows it, and the same.
@@ -208,7 +208,7 @@ fn view_of(table: &dyn ProcessTable) -> &'static str {
         };
         // Out of descriptors or memory is something else, and passes.
         Pid::new(pid).is_ok_and(|pid| {
-            table.look(pid).is_err_and(is_hidden) && matches!(table.number_in_use(pid), Ok(true))
+            table.stat(pid).is_err_and(is_hidden) && matches!(table.pid_in_use(pid), Ok(true))
         })
     };
     if hides(std::process::id()) {
@@ -220,8 +220,8 @@ fn view_of(table: &dyn ProcessTable) -> &'static str {
     }
 }
 
-fn look(process: ProcessId) -> Hint {
-    Hint::look(Target::Process(process), Source::Sweep)
+fn hint_for(process: ProcessId) -> Hint {
+    Hint::check(Target::Process(process), Source::Sweep)
 }
 
 /// Those whose pidfd is readable, with one system call for all.

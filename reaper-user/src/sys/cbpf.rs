@@ -1,4 +1,4 @@
-//! Classic BPF programs that drop strangers' exits before they reach our queue. Pure.
+//! Classic BPF programs that drop unrelated processes' exits before they reach our queue. Pure.
 //!
 //! A program sees the datagram from its netlink header on. Its loads are big-endian whatever the
 //! machine, so constants are compared in the order in which the machine's bytes read that way. A
@@ -9,8 +9,8 @@
 //!   thread to leave need not be the first.
 //!
 //! One program holds [`MAX_EXACT`] thread groups, found by a binary search, so that the cost for a
-//! stranger's exit is about twenty comparisons and not thousands. Beyond that, [`buckets`] passes a
-//! superset: a bitmap over the low bits of the number, written as code. A stranger that shares a
+//! unrelated process's exit is about twenty comparisons and not thousands. Beyond that, [`buckets`] passes a
+//! superset: a bitmap over the low bits of the number, written as code. A unrelated process that shares a
 //! bucket costs one wake-up; a watched one always passes.
 
 use libc::{

@@ -24,7 +24,7 @@ impl ForeignProc {
     /// Whether this table answers so.
     pub(crate) fn is_shown_by(table: &dyn ProcessTable) -> bool {
         let ourselves = Pid::new(std::process::id());
-        ourselves.is_ok_and(|pid| table.look(pid).is_err_and(|error| Self::is_behind(&error)))
+        ourselves.is_ok_and(|pid| table.stat(pid).is_err_and(|error| Self::is_behind(&error)))
     }
 
     /// Whether this is the error that such a table answers with.

@@ -16,7 +16,7 @@ use rustix::process::{PidfdFlags, pidfd_open, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::foreign_proc::ForeignProc;
-use super::process_table::{Facts, ProcessTable};
+use super::process_table::{ProcStat, ProcessTable};
 use super::{memory, own_proc, pidfd_info, proc_stat};
 
 /// `PID_FS_MAGIC` of the kernel's `include/uapi/linux/magic.h`. Before 6.9 all pidfds share one
@@ -49,9 +49,9 @@ impl Default for LinuxTable {
 }
 
 impl ProcessTable for LinuxTable {
-    fn look(&self, pid: Pid) -> io::Result<Facts> {
+    fn stat(&self, pid: Pid) -> io::Result<ProcStat> {
         let (_, line) = self.open_record(pid)?;
-        proc_stat::facts(line.bytes()).map_err(io::Error::other)
+        proc_stat::stat(line.bytes()).map_err(io::Error::other)
     }
 
     /// Whether it has given up its memory is known in a fifth of the time that its record takes. Without
@@ -59,7 +59,7 @@ impl ProcessTable for LinuxTable {
     fn main_thread_ended(&self, pid: Pid) -> io::Result<bool> {
         match memory::has_memory(pid) {
             Ok(has_memory) => Ok(!has_memory),
-            Err(_) => self.look(pid).map(|facts| facts.main_thread_ended),
+            Err(_) => self.stat(pid).map(|stat| stat.main_thread_ended),
         }
     }
 
@@ -70,9 +70,9 @@ impl ProcessTable for LinuxTable {
         let Some(ended) = self.threads_if_all_ended(pid)? else {
             return Ok(false);
         };
-        let facts = self.look(pid)?;
-        Ok(facts.main_thread_ended
-            && usize::try_from(facts.threads).is_ok_and(|threads| threads == ended.len())
+        let stat = self.stat(pid)?;
+        Ok(stat.main_thread_ended
+            && usize::try_from(stat.threads).is_ok_and(|threads| threads == ended.len())
             && self.threads_if_all_ended(pid)? == Some(ended))
     }
 
@@ -84,7 +84,7 @@ impl ProcessTable for LinuxTable {
         Some(StartTime((seconds * 1_000_000_000 + nanos) / TICK_NS))
     }
 
-    fn number_in_use(&self, pid: Pid) -> io::Result<bool> {
+    fn pid_in_use(&self, pid: Pid) -> io::Result<bool> {
         match test_kill_process(kernel_pid(pid)) {
             Ok(()) | Err(Errno::PERM) => Ok(true),
             Err(Errno::SRCH) => Ok(false),
@@ -92,7 +92,7 @@ impl ProcessTable for LinuxTable {
         }
     }
 
-    fn process_of(&self, number: Pid) -> io::Result<Pid> {
+    fn tgid_of(&self, number: Pid) -> io::Result<Pid> {
         let status = status_of(number.as_raw()).map_err(io::Error::other)?;
         // Zero once it is no longer in the table.
         Pid::try_from(status.tgid).map_err(io::Error::other)
@@ -102,9 +102,9 @@ impl ProcessTable for LinuxTable {
         self.open_record(pid).map(|(stat, _)| stat)
     }
 
-    fn read_stat(&self, stat: BorrowedFd<'_>) -> io::Result<Facts> {
+    fn read_stat(&self, stat: BorrowedFd<'_>) -> io::Result<ProcStat> {
         let line = Line::of(stat)?;
-        proc_stat::facts(line.bytes()).map_err(io::Error::other)
+        proc_stat::stat(line.bytes()).map_err(io::Error::other)
     }
 
     fn pidfd_open(&self, pid: Pid) -> io::Result<OwnedFd> {
@@ -138,7 +138,7 @@ impl ProcessTable for LinuxTable {
             .flatten()
     }
 
-    fn exit_word(
+    fn wait_status(
         &self,
         pid: Pid,
         start_time: Option<StartTime>,
@@ -146,9 +146,9 @@ impl ProcessTable for LinuxTable {
     ) -> Option<u32> {
         // Kept by the pidfd once the parent has reaped it (6.15+); before that, by the zombie. The
         // parent may reap it between the two looks.
-        let kept = || pidfd.and_then(pidfd_info::exit_word);
+        let kept = || pidfd.and_then(pidfd_info::wait_status);
         kept()
-            .or_else(|| self.exit_word_of_zombie(pid, start_time))
+            .or_else(|| self.wait_status_of_zombie(pid, start_time))
             .or_else(kept)
     }
 }
@@ -160,19 +160,19 @@ impl LinuxTable {
         open_checked(&self.proc_root.join(pid.to_string()).join("stat"), pid)
     }
 
-    fn exit_word_of_zombie(&self, pid: Pid, start_time: Option<StartTime>) -> Option<u32> {
+    fn wait_status_of_zombie(&self, pid: Pid, start_time: Option<StartTime>) -> Option<u32> {
         let (stat, line) = self.open_record(pid).ok()?;
         let line = line.bytes();
-        let facts = proc_stat::facts(line).ok()?;
-        if !facts.main_thread_ended || Some(facts.start_time) != start_time {
+        let read = proc_stat::stat(line).ok()?;
+        if !read.main_thread_ended || Some(read.start_time) != start_time {
             return None;
         }
-        let word = proc_stat::exit_word(line).ok()?;
+        let word = proc_stat::wait_status(line).ok()?;
         // A zero may mean that we may not know, and before 6.1 that the main thread left with it and
         // another one ended the process.
         let is_certain = || {
             *RECORD_HAS_GROUP_STATUS
-                && self.may_read_exit_word(pid)
+                && self.may_read_wait_status(pid)
                 && self.read_stat(stat.as_fd()).is_ok()
         };
         (word != 0 || is_certain()).then_some(word)
@@ -181,7 +181,7 @@ impl LinuxTable {
     /// Whether the kernel shows us the exit status in this process's record: the same check
     /// (`PTRACE_MODE_READ_FSCREDS`, `do_task_stat` in `fs/proc/array.c`) guards the link to its program
     /// (`proc_pid_readlink` in `fs/proc/base.c`), which a process without memory has no more.
-    fn may_read_exit_word(&self, pid: Pid) -> bool {
+    fn may_read_wait_status(&self, pid: Pid) -> bool {
         let program = self.proc_root.join(pid.to_string()).join("exe");
         match std::fs::read_link(program) {
             Ok(_) => true,

@@ -170,8 +170,8 @@ mod tests {
         ours.0.bind_auto().unwrap();
         let mut own_address = SocketAddr::new(0, 0);
         ours.0.get_address(&mut own_address).unwrap();
-        let stranger = ConnectorSocket::open().unwrap();
-        if let Err(error) = stranger.0.send_to(b"forged", &own_address, 0) {
+        let unrelated = ConnectorSocket::open().unwrap();
+        if let Err(error) = unrelated.0.send_to(b"forged", &own_address, 0) {
             println!("skipped: sending to another's port takes CAP_NET_ADMIN: {error}");
             return;
         }

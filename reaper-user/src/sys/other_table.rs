@@ -12,14 +12,14 @@ use reaper_registry::{Pid, StartTime};
 use rustix::io::Errno;
 use rustix::process::test_kill_process;
 
-use super::process_table::{Facts, ProcessTable};
+use super::process_table::{ProcStat, ProcessTable};
 
 #[derive(Default)]
 pub(crate) struct OtherTable;
 
 impl ProcessTable for OtherTable {
-    fn look(&self, pid: Pid) -> io::Result<Facts> {
-        look(pid)
+    fn stat(&self, pid: Pid) -> io::Result<ProcStat> {
+        stat(pid)
     }
 
     /// Threads have no entries of their own here, and a zombie is a whole process.
@@ -32,7 +32,7 @@ impl ProcessTable for OtherTable {
         None
     }
 
-    fn number_in_use(&self, pid: Pid) -> io::Result<bool> {
+    fn pid_in_use(&self, pid: Pid) -> io::Result<bool> {
         let pid = rustix::process::Pid::from_raw(pid.as_raw()).expect("a Pid is never zero");
         match test_kill_process(pid) {
             Ok(()) | Err(Errno::PERM) => Ok(true),
@@ -42,7 +42,7 @@ impl ProcessTable for OtherTable {
     }
 
     /// Threads have no numbers among the processes' here.
-    fn process_of(&self, number: Pid) -> io::Result<Pid> {
+    fn tgid_of(&self, number: Pid) -> io::Result<Pid> {
         Ok(number)
     }
 
@@ -50,7 +50,7 @@ impl ProcessTable for OtherTable {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    fn read_stat(&self, _stat: BorrowedFd<'_>) -> io::Result<Facts> {
+    fn read_stat(&self, _stat: BorrowedFd<'_>) -> io::Result<ProcStat> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -70,7 +70,7 @@ impl ProcessTable for OtherTable {
         None
     }
 
-    fn exit_word(
+    fn wait_status(
         &self,
         _pid: Pid,
         _start_time: Option<StartTime>,
@@ -86,7 +86,7 @@ fn start_time(seconds: u64, micros: u64) -> StartTime {
 }
 
 #[cfg(target_os = "macos")]
-fn look(pid: Pid) -> io::Result<Facts> {
+fn stat(pid: Pid) -> io::Result<ProcStat> {
     let mut info = std::mem::MaybeUninit::<libc::proc_bsdinfo>::zeroed();
     let size = libc::c_int::try_from(size_of::<libc::proc_bsdinfo>()).expect("136 bytes");
     // SAFETY: the buffer is writable and as large as `size` says.
@@ -105,7 +105,7 @@ fn look(pid: Pid) -> io::Result<Facts> {
     // SAFETY: the call filled all of it, and any bytes are a valid value of this plain structure.
     let info = unsafe { info.assume_init() };
     let ended = info.pbi_status == libc::SZOMB;
-    Ok(Facts {
+    Ok(ProcStat {
         start_time: start_time(info.pbi_start_tvsec, info.pbi_start_tvusec),
         main_thread_ending: ended,
         main_thread_ended: ended,
@@ -116,7 +116,7 @@ fn look(pid: Pid) -> io::Result<Facts> {
 }
 
 #[cfg(target_os = "freebsd")]
-fn look(pid: Pid) -> io::Result<Facts> {
+fn stat(pid: Pid) -> io::Result<ProcStat> {
     let name = [
         libc::CTL_KERN,
         libc::KERN_PROC,
@@ -146,7 +146,7 @@ fn look(pid: Pid) -> io::Result<Facts> {
     let info = unsafe { info.assume_init() };
     let ended = info.ki_stat == libc::SZOMB;
     let micros = |part: i64| u64::try_from(part).unwrap_or(0);
-    Ok(Facts {
+    Ok(ProcStat {
         start_time: start_time(micros(info.ki_start.tv_sec), micros(info.ki_start.tv_usec)),
         main_thread_ending: ended,
         main_thread_ended: ended,
@@ -157,6 +157,6 @@ fn look(pid: Pid) -> io::Result<Facts> {
 
 /// Systems whose call nobody has written yet: bare liveness is the guard there.
 #[cfg(not(any(target_os = "macos", target_os = "freebsd")))]
-fn look(_pid: Pid) -> io::Result<Facts> {
+fn stat(_pid: Pid) -> io::Result<ProcStat> {
     Err(io::ErrorKind::Unsupported.into())
 }

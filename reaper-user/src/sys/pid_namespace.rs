@@ -31,7 +31,7 @@ impl PidNamespace {
 
     /// The number in our namespace of the task that has this one there. `ESRCH`: no task has it;
     /// `ENOTTY` or `EINVAL`: the kernel is older than 6.11.
-    pub(crate) fn number_here(&self, number: Pid) -> io::Result<Pid> {
+    pub(crate) fn pid_here(&self, number: Pid) -> io::Result<Pid> {
         // SAFETY: the descriptor is open for the length of the call, and the request takes its
         // argument by value: no memory of ours is read or written.
         let answer = unsafe {

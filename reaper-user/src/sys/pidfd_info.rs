@@ -36,7 +36,7 @@ struct PidfdInfo {
 const _: () = assert!(size_of::<PidfdInfo>() == 64);
 
 /// The wait status word; `None` on older kernels and while the process is not reaped.
-pub(super) fn exit_word(pidfd: BorrowedFd<'_>) -> Option<u32> {
+pub(super) fn wait_status(pidfd: BorrowedFd<'_>) -> Option<u32> {
     info(pidfd, PIDFD_INFO_EXIT).map(|info| info.exit_code.cast_unsigned())
 }
 

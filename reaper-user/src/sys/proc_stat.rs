@@ -2,7 +2,7 @@
 
 use reaper_registry::{Pid, StartTime};
 
-use super::process_table::Facts;
+use super::process_table::ProcStat;
 
 /// `PF_KTHREAD` and `PF_EXITING` of the kernel's `include/linux/sched.h`, in the flags field. The
 /// latter is set on entering the exit path, before the thread is counted out of its process.
@@ -15,7 +15,7 @@ const FLAGS: usize = 9 - 3;
 const THREADS: usize = 20 - 3;
 const START_TIME: usize = 22 - 3;
 const VIRTUAL_SIZE: usize = 23 - 3;
-const EXIT_WORD: usize = 52 - 3;
+const WAIT_STATUS: usize = 52 - 3;
 
 /// The line is not one that a kernel writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,12 +37,12 @@ pub(crate) fn is_of(line: &[u8], number: Pid) -> bool {
 /// any more. `do_task_stat` of `fs/proc/array.c` reads the memory, then the count of threads, then the
 /// flags. So a line of an exiting thread without memory and a count of one is about a process that was
 /// alone when it had given up its memory, and such a thread starts no other.
-pub(crate) fn facts(line: &[u8]) -> Result<Facts, Malformed> {
+pub(crate) fn stat(line: &[u8]) -> Result<ProcStat, Malformed> {
     let fields = fields(line)?;
     let flags = number(fields.clone().nth(FLAGS))?;
     let is_zombie = matches!(fields.clone().nth(STATE), Some(b"Z" | b"X" | b"x"));
     let has_memory = number(fields.clone().nth(VIRTUAL_SIZE))? != 0;
-    Ok(Facts {
+    Ok(ProcStat {
         start_time: StartTime(number(fields.clone().nth(START_TIME))?),
         main_thread_ending: flags & EXITING != 0,
         main_thread_ended: is_zombie || flags & EXITING != 0 && !has_memory,
@@ -58,13 +58,13 @@ pub(crate) fn facts(line: &[u8]) -> Result<Facts, Malformed> {
 /// the worker's number then (`de_thread` of `fs/exec.c` swaps the numbers and sets the state at once).
 pub(crate) fn awaits_collection(line: &[u8]) -> Result<bool, Malformed> {
     let is_released = matches!(fields(line)?.nth(STATE), Some(b"X" | b"x"));
-    Ok(facts(line)?.main_thread_ended && !is_released)
+    Ok(stat(line)?.main_thread_ended && !is_released)
 }
 
 /// The wait status word, which is only meaningful once the process has ended; it reads as zero for
 /// those who may not know it.
-pub(crate) fn exit_word(line: &[u8]) -> Result<u32, Malformed> {
-    number(fields(line)?.nth(EXIT_WORD))?
+pub(crate) fn wait_status(line: &[u8]) -> Result<u32, Malformed> {
+    number(fields(line)?.nth(WAIT_STATUS))?
         .try_into()
         .map_err(|_too_large| Malformed)
 }
@@ -106,44 +106,44 @@ mod tests {
     #[test]
     fn a_name_may_hold_what_ends_a_name() {
         for name in ["sh", "a) Z 1 (b", "x y\nz)", ")", ""] {
-            let facts = facts(&line(name, 'S', 3)).unwrap();
-            assert_eq!(facts.start_time, StartTime(267_034), "{name:?}");
+            let stat = stat(&line(name, 'S', 3)).unwrap();
+            assert_eq!(stat.start_time, StartTime(267_034), "{name:?}");
             assert_eq!(
-                (facts.main_thread_ended, facts.threads),
+                (stat.main_thread_ended, stat.threads),
                 (false, 3),
                 "{name:?}"
             );
-            assert_eq!(exit_word(&line(name, 'Z', 1)), Ok(768));
+            assert_eq!(wait_status(&line(name, 'Z', 1)), Ok(768));
         }
     }
 
     #[test]
     fn a_zombie_with_threads_has_not_ended() {
-        assert!(!facts(&line("leader", 'Z', 3)).unwrap().all_ended());
-        assert!(facts(&line("leader", 'Z', 1)).unwrap().all_ended());
+        assert!(!stat(&line("leader", 'Z', 3)).unwrap().all_ended());
+        assert!(stat(&line("leader", 'Z', 1)).unwrap().all_ended());
     }
 
     #[test]
     fn kernel_threads_are_told_apart() {
         let mut text = String::from_utf8(line("kworker", 'S', 1)).unwrap();
-        assert!(!facts(text.as_bytes()).unwrap().kernel_thread);
+        assert!(!stat(text.as_bytes()).unwrap().kernel_thread);
         text = text.replace("4194304", "2129984");
-        assert!(facts(text.as_bytes()).unwrap().kernel_thread);
+        assert!(stat(text.as_bytes()).unwrap().kernel_thread);
     }
 
     #[test]
     fn a_thread_on_its_way_out_shows_before_it_has_ended() {
         let mut text = String::from_utf8(line("sh", 'R', 1)).unwrap();
-        assert!(!facts(text.as_bytes()).unwrap().main_thread_ending);
+        assert!(!stat(text.as_bytes()).unwrap().main_thread_ending);
         text = text.replace("4194304", "4194308");
-        let exiting = facts(text.as_bytes()).unwrap();
+        let exiting = stat(text.as_bytes()).unwrap();
         assert!(exiting.main_thread_ending && !exiting.main_thread_ended);
         text = text.replace(" 2000000 300 ", " 0 0 ");
-        let without_memory = facts(text.as_bytes()).unwrap();
+        let without_memory = stat(text.as_bytes()).unwrap();
         assert!(without_memory.all_ended());
         // A thread of the kernel has no memory either.
         text = text.replace("4194308", "4194304");
-        assert!(!facts(text.as_bytes()).unwrap().main_thread_ended);
+        assert!(!stat(text.as_bytes()).unwrap().main_thread_ended);
     }
 
     #[test]
@@ -167,16 +167,16 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-            let _either = (facts(&bytes).is_ok(), exit_word(&bytes).is_ok());
+            let _either = (stat(&bytes).is_ok(), wait_status(&bytes).is_ok());
         }
 
         #[test]
         fn a_cut_line_is_refused_or_whole(cut in 0usize..200) {
             let whole = line("sh", 'S', 1);
             let cut = cut.min(whole.len());
-            if let Ok(facts) = facts(&whole[..cut]) {
+            if let Ok(stat) = stat(&whole[..cut]) {
                 // Cut inside of the last number wanted, it reads as a shorter number.
-                prop_assert!(facts.start_time.0 <= 267_034);
+                prop_assert!(stat.start_time.0 <= 267_034);
             }
         }
     }

@@ -9,7 +9,7 @@ use reaper_registry::{Pid, StartTime};
 
 /// One process-table entry at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct ProcStat {
     pub start_time: StartTime,
     /// The main thread is on its way out or has ended, as early as the system shows it.
     pub main_thread_ending: bool,
@@ -21,7 +21,7 @@ pub struct Facts {
     pub kernel_thread: bool,
 }
 
-impl Facts {
+impl ProcStat {
     /// Whether all of the process has ended. A main thread that left is a zombie while its workers
     /// run on, so the state alone says nothing.
     pub fn all_ended(&self) -> bool {
@@ -35,12 +35,12 @@ impl Facts {
 /// the asker.
 pub trait ProcessTable: Send + Sync {
     /// The entry under this number. `NotFound` also where the entry is hidden from us.
-    fn look(&self, pid: Pid) -> io::Result<Facts>;
+    fn stat(&self, pid: Pid) -> io::Result<ProcStat>;
 
     /// Whether the main thread of this process has ended, as cheaply as the system can say it. Meaningful
     /// only while the number is known to be this process's.
     fn main_thread_ended(&self, pid: Pid) -> io::Result<bool> {
-        self.look(pid).map(|facts| facts.main_thread_ended)
+        self.stat(pid).map(|stat| stat.main_thread_ended)
     }
 
     /// Whether every thread of this process is listed and has ended. A tracer that does not wait keeps
@@ -53,17 +53,17 @@ pub trait ProcessTable: Send + Sync {
 
     /// Whether the number belongs to anybody, dead but unreaped ones included. Not fooled by a
     /// restricted view of the table.
-    fn number_in_use(&self, pid: Pid) -> io::Result<bool>;
+    fn pid_in_use(&self, pid: Pid) -> io::Result<bool>;
 
     /// The process that this number belongs to: another number for a mere thread of one. An error says
     /// nothing either way.
-    fn process_of(&self, number: Pid) -> io::Result<Pid>;
+    fn tgid_of(&self, number: Pid) -> io::Result<Pid>;
 
     /// A descriptor of the process-table entry, which never shows a successor.
     fn open_stat(&self, pid: Pid) -> io::Result<OwnedFd>;
 
     /// The entry behind such a descriptor; `ESRCH` once the process is reaped.
-    fn read_stat(&self, stat: BorrowedFd<'_>) -> io::Result<Facts>;
+    fn read_stat(&self, stat: BorrowedFd<'_>) -> io::Result<ProcStat>;
 
     /// A pidfd. `ESRCH` says with authority that nobody has the number.
     fn pidfd_open(&self, pid: Pid) -> io::Result<OwnedFd>;
@@ -86,7 +86,7 @@ pub trait ProcessTable: Send + Sync {
 
     /// The wait status word of a process that has ended, where somebody still keeps it for us: the
     /// pidfd, or the zombie under this number if it is the one that started then.
-    fn exit_word(
+    fn wait_status(
         &self,
         pid: Pid,
         start_time: Option<StartTime>,

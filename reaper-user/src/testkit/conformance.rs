@@ -6,10 +6,10 @@
 //! nothing is printed and nothing is expected of a source but the truth.
 
 mod endings;
+mod harness;
 mod kernel_version;
 mod registration;
 mod reuse;
-mod stage;
 mod survivors;
 
 use std::io;
@@ -17,21 +17,21 @@ use std::time::Duration;
 
 use reaper_registry::Source;
 
+pub use harness::{Harness, Observed};
 pub use kernel_version::kernel_before;
-pub use stage::{Observed, Stage};
 
 /// One case of the contract.
 #[derive(Debug)]
 pub struct Case {
     /// The behaviour that it is about.
     pub name: &'static str,
-    play: fn(&Stage) -> Result<(), Fault>,
+    play: fn(&Harness) -> Result<(), Fault>,
 }
 
 impl Case {
     /// Plays it with the sources of this stage.
-    pub fn play(&self, stage: &Stage) -> Result<(), Fault> {
-        (self.play)(stage)
+    pub fn play(&self, harness: &Harness) -> Result<(), Fault> {
+        (self.play)(harness)
     }
 }
 
@@ -54,14 +54,14 @@ pub enum Fault {
 
 /// Which sources are put to the test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lineup {
+pub enum SourceSet {
     /// This one, above a sweep that is too slow to make up for it.
     Alone(Source),
     /// All sources of events that work here, above the same sweep.
     Together,
 }
 
-impl Lineup {
+impl SourceSet {
     /// All of them.
     pub const ALL: [Self; 5] = [
         Self::Alone(Source::Ebpf),

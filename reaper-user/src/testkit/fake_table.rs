@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 use reaper_registry::{Pid, StartTime};
 use rustix::io::Errno;
 
-use crate::sys::process_table::{Facts, ProcessTable};
+use crate::sys::process_table::{ProcStat, ProcessTable};
 
 #[derive(Default)]
 pub(crate) struct FakeTable(Mutex<State>);
@@ -30,9 +30,9 @@ struct State {
 }
 
 struct FakeProcess {
-    facts: Facts,
+    stat: ProcStat,
     reaped: bool,
-    exit_word: u32,
+    wait_status: u32,
     /// Each thread has ended, and the pidfd does not become readable.
     unread: Option<Unread>,
 }
@@ -54,7 +54,7 @@ pub(crate) struct Refusals {
     pub(crate) look: Option<Errno>,
     pub(crate) number: Option<Errno>,
     /// Nobody may read how a process ended.
-    pub(crate) exit_word: bool,
+    pub(crate) wait_status: bool,
     /// Pidfds have no inode of their own (before 6.9).
     pub(crate) no_inode: bool,
 }
@@ -62,7 +62,7 @@ pub(crate) struct Refusals {
 impl FakeTable {
     pub(crate) fn spawn(&self, pid: Pid, start_time: u64) {
         let mut state = self.state();
-        let facts = Facts {
+        let stat = ProcStat {
             start_time: StartTime(start_time),
             main_thread_ending: false,
             main_thread_ended: false,
@@ -70,9 +70,9 @@ impl FakeTable {
             kernel_thread: false,
         };
         state.processes.push(FakeProcess {
-            facts,
+            stat,
             reaped: false,
-            exit_word: 0,
+            wait_status: 0,
             unread: None,
         });
         let index = state.processes.len() - 1;
@@ -88,31 +88,31 @@ impl FakeTable {
     /// The main thread leaves while so many others run on.
     pub(crate) fn leader_leaves(&self, pid: Pid, workers: u32) {
         self.change(pid, |process| {
-            process.facts.main_thread_ending = true;
-            process.facts.main_thread_ended = true;
-            process.facts.threads = workers + 1;
+            process.stat.main_thread_ending = true;
+            process.stat.main_thread_ended = true;
+            process.stat.threads = workers + 1;
         });
     }
 
     /// The main thread is on its way out, and has not arrived.
     pub(crate) fn begin_to_die(&self, pid: Pid) {
-        self.change(pid, |process| process.facts.main_thread_ending = true);
+        self.change(pid, |process| process.stat.main_thread_ending = true);
     }
 
     /// What a reader sees who meets a worker's exec: the old main thread, ended and counted out.
     pub(crate) fn look_torn(&self, pid: Pid) {
         self.change(pid, |process| {
-            process.facts.main_thread_ended = true;
-            process.facts.threads = 0;
+            process.stat.main_thread_ended = true;
+            process.stat.threads = 0;
         });
     }
 
     /// Every thread has ended, and the pidfd does not become readable.
     pub(crate) fn die_unread(&self, pid: Pid, why: Unread) {
         self.change(pid, |process| {
-            process.facts.main_thread_ending = true;
-            process.facts.main_thread_ended = true;
-            process.facts.threads = if why == Unread::Traced { 4 } else { 1 };
+            process.stat.main_thread_ending = true;
+            process.stat.main_thread_ended = true;
+            process.stat.threads = if why == Unread::Traced { 4 } else { 1 };
             process.unread = Some(why);
         });
     }
@@ -128,12 +128,12 @@ impl FakeTable {
     }
 
     /// Every thread ends; the parent has not looked yet.
-    pub(crate) fn die(&self, pid: Pid, exit_word: u32) {
+    pub(crate) fn die(&self, pid: Pid, wait_status: u32) {
         self.change(pid, |process| {
-            process.facts.main_thread_ending = true;
-            process.facts.main_thread_ended = true;
-            process.facts.threads = 1;
-            process.exit_word = exit_word;
+            process.stat.main_thread_ending = true;
+            process.stat.main_thread_ended = true;
+            process.stat.threads = 1;
+            process.wait_status = wait_status;
         });
     }
 
@@ -171,11 +171,11 @@ fn refused(errno: Option<Errno>) -> io::Result<()> {
 }
 
 impl ProcessTable for FakeTable {
-    fn look(&self, pid: Pid) -> io::Result<Facts> {
+    fn stat(&self, pid: Pid) -> io::Result<ProcStat> {
         let state = self.state();
         refused(state.refusals.look)?;
         let index = state.by_pid.get(&pid).ok_or(Errno::NOENT)?;
-        Ok(state.processes[*index].facts)
+        Ok(state.processes[*index].stat)
     }
 
     fn every_thread_ended(&self, pid: Pid) -> io::Result<bool> {
@@ -183,20 +183,20 @@ impl ProcessTable for FakeTable {
         refused(state.refusals.look)?;
         let index = state.by_pid.get(&pid).ok_or(Errno::NOENT)?;
         let process = &state.processes[*index];
-        Ok(process.unread.is_some() || process.facts.all_ended())
+        Ok(process.unread.is_some() || process.stat.all_ended())
     }
 
     fn start_time_now(&self) -> Option<StartTime> {
         Some(StartTime(self.state().started_now))
     }
 
-    fn number_in_use(&self, pid: Pid) -> io::Result<bool> {
+    fn pid_in_use(&self, pid: Pid) -> io::Result<bool> {
         let state = self.state();
         refused(state.refusals.number)?;
         Ok(state.by_pid.contains_key(&pid))
     }
 
-    fn process_of(&self, number: Pid) -> io::Result<Pid> {
+    fn tgid_of(&self, number: Pid) -> io::Result<Pid> {
         let state = self.state();
         refused(state.refusals.look)?;
         let of_thread = state.threads.get(&number);
@@ -208,14 +208,14 @@ impl ProcessTable for FakeTable {
         self.open(pid, Errno::NOENT)
     }
 
-    fn read_stat(&self, stat: BorrowedFd<'_>) -> io::Result<Facts> {
+    fn read_stat(&self, stat: BorrowedFd<'_>) -> io::Result<ProcStat> {
         let state = self.state();
         refused(state.refusals.look)?;
         let process = &state.processes[state.behind[&stat.as_raw_fd()]];
         if process.reaped {
             return Err(Errno::SRCH.into());
         }
-        Ok(process.facts)
+        Ok(process.stat)
     }
 
     fn pidfd_open(&self, pid: Pid) -> io::Result<OwnedFd> {
@@ -230,7 +230,7 @@ impl ProcessTable for FakeTable {
         state.untrue_polls = state.untrue_polls.saturating_sub(1);
         let ended = |fd: &BorrowedFd<'_>| {
             let process = &state.processes[state.behind[&fd.as_raw_fd()]];
-            is_untrue || process.unread.is_none() && process.facts.all_ended()
+            is_untrue || process.unread.is_none() && process.stat.all_ended()
         };
         Ok(pidfds.iter().map(ended).collect())
     }
@@ -246,19 +246,19 @@ impl ProcessTable for FakeTable {
         (!state.refusals.no_inode).then(|| state.behind[&pidfd.as_raw_fd()] as u64)
     }
 
-    fn exit_word(
+    fn wait_status(
         &self,
         pid: Pid,
         _start_time: Option<StartTime>,
         _pidfd: Option<BorrowedFd<'_>>,
     ) -> Option<u32> {
         let state = self.state();
-        if state.refusals.exit_word {
+        if state.refusals.wait_status {
             return None;
         }
         state
             .by_pid
             .get(&pid)
-            .map(|index| state.processes[*index].exit_word)
+            .map(|index| state.processes[*index].wait_status)
     }
 }

@@ -106,7 +106,7 @@ impl Faults {
         to: HintSender,
         source: Source,
     ) -> (HintSender, impl Future<Output = ()> + use<>) {
-        let (sender, said) = to.apart();
+        let (sender, said) = to.split();
         (sender, pass_on(self.line(source), said, to))
     }
 

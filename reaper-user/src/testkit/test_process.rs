@@ -1,8 +1,8 @@
-//! Victims: real processes that end in chosen ways, on cue. For the demo and the tests.
+//! Test processes: real processes that end in chosen ways, on cue. For the demo and the tests.
 //!
-//! A victim says on its standard output when it is set up and takes its cues from its standard
+//! A test process says on its standard output when it is set up and takes its cues from its standard
 //! input, so that nobody has to guess how long anything takes. The end of that input is a cue too:
-//! when whoever started the victims is gone, they go.
+//! when whoever started the test processes is gone, they go.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -16,16 +16,16 @@ use rustix::process::Signal;
 
 use crate::clock::Deadline;
 
-/// How long a victim may take to say what is expected of it: an emulated machine under load takes
+/// How long a test process may take to say what is expected of it: an emulated machine under load takes
 /// seconds over what takes milliseconds elsewhere.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a stranger may have a number that a victim is to get.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a unrelated process may have a number that a test process is to get.
 #[cfg(target_os = "linux")]
-const STRANGER_LEAVES_WITHIN: Duration = Duration::from_secs(1);
+const UNRELATED_EXIT_WITHIN: Duration = Duration::from_secs(1);
 /// Between two looks at a child that may have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// What a victim does.
+/// What a test process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
 pub enum Kind {
     /// Exits with this code on cue.
@@ -39,13 +39,13 @@ pub enum Kind {
     WorkerExec,
     /// On cue it executes `sleep`.
     SelfExec,
-    /// The victim is a grandchild: on cue its parent is killed (it says `orphaned`); on the second
+    /// The test process is a grandchild: on cue its parent is killed (it says `orphaned`); on the second
     /// cue it exits with 0.
     ParentFirst,
     /// That grandchild.
     #[command(hide = true)]
     Orphan,
-    /// The victim is a grandchild: on cue its parent, which traces it, stops it (and says `traced`)
+    /// The test process is a grandchild: on cue its parent, which traces it, stops it (and says `traced`)
     /// and then never looks at it again.
     Traced,
     /// That grandchild.
@@ -59,7 +59,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The arguments that make the binary this victim.
+    /// The arguments that make the binary this test process.
     pub fn arguments(self) -> Vec<String> {
         let (name, value) = match self {
             Self::Exit { code } => ("exit", Some(code.to_string())),
@@ -74,7 +74,7 @@ impl Kind {
             Self::ThreadChurn { threads } => ("thread-churn", Some(threads.to_string())),
             Self::Hog { megabytes } => ("hog", Some(megabytes.to_string())),
         };
-        ["victim", name]
+        ["test process", name]
             .into_iter()
             .map(str::to_owned)
             .chain(value)
@@ -82,7 +82,7 @@ impl Kind {
     }
 }
 
-/// Makes this process the one that orphaned victims go to, so that it can reap them: not every
+/// Makes this process the one that orphaned test processes go to, so that it can reap them: not every
 /// machine has a first process that does, and nothing shall be left.
 pub fn adopt_orphans() -> io::Result<()> {
     #[cfg(target_os = "linux")]
@@ -90,12 +90,12 @@ pub fn adopt_orphans() -> io::Result<()> {
     Ok(())
 }
 
-/// A running victim. Dropping it kills and reaps it.
+/// A running test process. Dropping it kills and reaps it.
 #[derive(Debug)]
-pub struct Victim {
+pub struct TestProcess {
     pid: Pid,
     process: Process,
-    /// The victim itself, where it is not the child of ours that `process` is.
+    /// The test process itself, where it is not the child of ours that `process` is.
     #[cfg(target_os = "linux")]
     handle: Option<rustix::fd::OwnedFd>,
     cues: io::PipeWriter,
@@ -111,7 +111,7 @@ enum Process {
     Chosen(rustix::fd::OwnedFd),
 }
 
-impl Victim {
+impl TestProcess {
     /// Starts one from the `reaperd` binary and waits until it is set up.
     pub fn spawn(program: &Path, kind: Kind) -> io::Result<Self> {
         let (stdin, cues) = io::pipe()?;
@@ -120,7 +120,7 @@ impl Victim {
             .args(kind.arguments())
             .stdin(stdin)
             .stdout(stdout)
-            // Ctrl-C at the terminal is for whoever started us; victims end on cue.
+            // Ctrl-C at the terminal is for whoever started us; test processes end on cue.
             .process_group(0)
             .spawn()?;
         Self::set_up(Process::Child(child), cues, says)
@@ -148,15 +148,15 @@ impl Victim {
             stdin.as_fd(),
             stdout.as_fd(),
         )?;
-        // Or a victim that dies early would leave us waiting for our own end of its pipe.
+        // Or a test process that dies early would leave us waiting for our own end of its pipe.
         drop((stdin, stdout));
         Self::set_up(Process::Chosen(pidfd), cues, says)
     }
 
-    /// The same, and a stranger that has the number for a moment is waited for.
+    /// The same, and a unrelated process that has the number for a moment is waited for.
     #[cfg(target_os = "linux")]
     pub fn take_pid(program: &Path, kind: Kind, pid: Pid) -> io::Result<Self> {
-        let deadline = Deadline::after(STRANGER_LEAVES_WITHIN);
+        let deadline = Deadline::after(UNRELATED_EXIT_WITHIN);
         loop {
             match Self::spawn_at_pid(program, kind, pid) {
                 Err(error)
@@ -170,7 +170,7 @@ impl Victim {
     }
 
     fn set_up(process: Process, cues: io::PipeWriter, says: io::PipeReader) -> io::Result<Self> {
-        let mut victim = Self {
+        let mut test_process = Self {
             pid: Pid::try_from(std::process::id()).map_err(io::Error::other)?,
             process,
             #[cfg(target_os = "linux")]
@@ -179,20 +179,20 @@ impl Victim {
             says,
         };
         // Until it has told its pid, `drop` knows it by `process` alone.
-        let line = victim.hear()?;
+        let line = test_process.hear()?;
         let pid = line
             .strip_prefix("ready ")
             .and_then(|pid| pid.parse::<u32>().ok());
-        victim.pid = pid
-            .and_then(|pid| Pid::new(pid).ok())
-            .ok_or_else(|| io::Error::other(format!("the victim said {line:?}, not its pid")))?;
+        test_process.pid = pid.and_then(|pid| Pid::new(pid).ok()).ok_or_else(|| {
+            io::Error::other(format!("the test process said {line:?}, not its pid"))
+        })?;
         #[cfg(target_os = "linux")]
-        if let Some(pid) = rustix::process::Pid::from_raw(victim.pid.as_raw()) {
+        if let Some(pid) = rustix::process::Pid::from_raw(test_process.pid.as_raw()) {
             // Before Linux 5.3 there is none, and signals go by the number.
-            victim.handle =
+            test_process.handle =
                 rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok();
         }
-        Ok(victim)
+        Ok(test_process)
     }
 
     /// The pid of the process that is to be watched; not always a child of ours.
@@ -207,7 +207,7 @@ impl Victim {
 
     /// Waits for the next line that it says.
     pub fn hear(&mut self) -> io::Result<String> {
-        let deadline = Deadline::after(PATIENCE);
+        let deadline = Deadline::after(TIMEOUT);
         let mut line = Vec::new();
         loop {
             if deadline.has_passed() {
@@ -236,7 +236,7 @@ impl Victim {
             return Ok(());
         }
         Err(io::Error::other(format!(
-            "the victim said {line:?} instead of {expected:?}"
+            "the test process said {line:?} instead of {expected:?}"
         )))
     }
 
@@ -259,7 +259,7 @@ impl Victim {
     /// Waits until our child has ended, reaps it and says how it ended. For
     /// [`Kind::ParentFirst`] that is the parent.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
-        let deadline = Deadline::after(PATIENCE);
+        let deadline = Deadline::after(TIMEOUT);
         while !deadline.has_passed() {
             if let Some(status) = self.try_wait()? {
                 return Ok(status);
@@ -308,7 +308,7 @@ impl Victim {
     }
 }
 
-impl Drop for Victim {
+impl Drop for TestProcess {
     fn drop(&mut self) {
         // Whatever fails here has ended before.
         #[cfg(target_os = "linux")]

@@ -23,7 +23,7 @@ pub enum Target {
 
 /// A wait status word, and for whom it speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExitWord {
+pub enum WaitStatus {
     /// For the whole process.
     Process(u32),
     /// For the main thread.
@@ -38,7 +38,7 @@ pub struct Hint {
     pub target: Target,
     pub source: Source,
     /// The wait status word that came with it.
-    pub exit: Option<ExitWord>,
+    pub exit: Option<WaitStatus>,
     /// When the kernel says it happened, on `CLOCK_MONOTONIC`.
     pub died_at_ns: Option<u64>,
     /// The kernel's own word that a whole process is dead.
@@ -47,7 +47,7 @@ pub struct Hint {
 
 impl Hint {
     /// The bare "look".
-    pub fn look(target: Target, source: Source) -> Self {
+    pub fn check(target: Target, source: Source) -> Self {
         Self {
             target,
             source,
@@ -62,7 +62,7 @@ impl Hint {
 #[derive(Clone)]
 pub struct HintSender {
     hints: mpsc::Sender<Hint>,
-    verify_all: Arc<Notify>,
+    request_sweep: Arc<Notify>,
     overflowed: Arc<AtomicU64>,
 }
 
@@ -75,7 +75,7 @@ pub fn channel() -> (HintSender, HintReceiver) {
     (
         HintSender {
             hints,
-            verify_all: Arc::default(),
+            request_sweep: Arc::default(),
             overflowed: Arc::default(),
         },
         receiver,
@@ -84,7 +84,7 @@ pub fn channel() -> (HintSender, HintReceiver) {
 
 impl HintSender {
     /// A line of its own to somebody else, whose senders ask the same sweep.
-    pub(crate) fn apart(&self) -> (Self, HintReceiver) {
+    pub(crate) fn split(&self) -> (Self, HintReceiver) {
         let (hints, receiver) = mpsc::channel(CAPACITY);
         let sender = Self {
             hints,
@@ -97,7 +97,7 @@ impl HintSender {
     pub fn send(&self, hint: Hint) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.hints.try_send(hint) {
             self.overflowed.fetch_add(1, Ordering::Relaxed);
-            self.verify_all();
+            self.request_sweep();
         }
     }
 
@@ -111,13 +111,13 @@ impl HintSender {
 
     /// Has every watched process looked at, now rather than at the next sweep: after a loss, and
     /// after each start of a source, because nobody listened until then.
-    pub fn verify_all(&self) {
-        self.verify_all.notify_one();
+    pub fn request_sweep(&self) {
+        self.request_sweep.notify_one();
     }
 
-    /// Waits until somebody asked for [`Self::verify_all`]. Cancel-safe; for the sweep alone.
-    pub async fn verification_asked(&self) {
-        self.verify_all.notified().await;
+    /// Waits until somebody asked for [`Self::request_sweep`]. Cancel-safe; for the sweep alone.
+    pub async fn sweep_requested(&self) {
+        self.request_sweep.notified().await;
     }
 
     /// Hints that found no room so far.

@@ -65,7 +65,7 @@ impl Identity {
         match table.pidfd_open(pid) {
             Ok(pidfd) => Self::pin_by_pidfd(table, budget, pid, pidfd),
             Err(error)
-                if is_no_such_process(&error) && matches!(table.number_in_use(pid), Ok(false)) =>
+                if is_no_such_process(&error) && matches!(table.pid_in_use(pid), Ok(false)) =>
             {
                 Err(AlreadyGone.into())
             }
@@ -84,19 +84,19 @@ impl Identity {
     ) -> Result<Self, NotPinned> {
         let alive_at_ns = monotonic_ns();
         // Hidden entries (hidepid) are no loss here: the pidfd is the identity.
-        let facts = table.look(pid).ok();
+        let stat = table.stat(pid).ok();
         // Before the last look at the handle, which shows that it still lived then.
-        let started_by = facts.is_none().then(|| table.start_time_now()).flatten();
+        let started_by = stat.is_none().then(|| table.start_time_now()).flatten();
         let inode = table.pidfd_inode(pidfd.as_fd());
         let mut identity = Self {
             pid,
-            start_time: facts.map(|facts| facts.start_time),
+            start_time: stat.map(|stat| stat.start_time),
             alive_at_ns,
             started_by,
             inode,
             handle: Handle::Nothing,
         };
-        let may_have_ended = facts.is_some_and(|facts| facts.main_thread_ended)
+        let may_have_ended = stat.is_some_and(|stat| stat.main_thread_ended)
             || table.pidfd_exited(pidfd.as_fd()).unwrap_or(false);
         if may_have_ended
             && let Verdict::Gone { .. } = judge_by_pidfd(&identity, pidfd.as_fd(), table)
@@ -117,7 +117,7 @@ impl Identity {
         let opened = budget.take().map(|slot| (table.open_stat(pid), slot));
         // A thread has an entry as well. Asked while the entry is held and before it is read: if it
         // can be read afterwards, the answer was about the one that is held.
-        match table.process_of(pid) {
+        match table.tgid_of(pid) {
             Ok(process) if process != pid => return Err(NotPinned::ThreadId { process }),
             // Where the system does not tell, somebody lives under the number all the same.
             Ok(_) | Err(_) => {}
@@ -126,29 +126,29 @@ impl Identity {
             Some((stat, slot)) => {
                 stat.and_then(|stat| Ok((table.read_stat(stat.as_fd())?, Handle::Stat(stat, slot))))
             }
-            None => table.look(pid).map(|facts| (facts, Handle::Nothing)),
+            None => table.stat(pid).map(|stat| (stat, Handle::Nothing)),
         };
         // After the look: an end between the two is left to others, but none of a predecessor's can
         // pass for this one's.
         let alive_at_ns = monotonic_ns();
         // Before the number is found to be in use.
         let started_by = looked.is_err().then(|| table.start_time_now()).flatten();
-        let (facts, handle) = match looked {
-            Ok((facts, handle)) => (Some(facts), handle),
-            Err(_) if matches!(table.number_in_use(pid), Ok(false)) => {
+        let (stat, handle) = match looked {
+            Ok((stat, handle)) => (Some(stat), handle),
+            Err(_) if matches!(table.pid_in_use(pid), Ok(false)) => {
                 return Err(AlreadyGone.into());
             }
             Err(_) => (None, Handle::Nothing),
         };
         let identity = Self {
             pid,
-            start_time: facts.map(|facts| facts.start_time),
+            start_time: stat.map(|stat| stat.start_time),
             alive_at_ns,
             started_by,
             inode: None,
             handle,
         };
-        let may_have_ended = facts.is_some_and(|facts| facts.main_thread_ended);
+        let may_have_ended = stat.is_some_and(|stat| stat.main_thread_ended);
         if may_have_ended && let Verdict::Gone { .. } = judge(&identity, None, table) {
             return Err(AlreadyGone.into());
         }
@@ -171,9 +171,9 @@ impl Identity {
         if self.start_time.is_some() || self.started_by.is_none() {
             return false;
         }
-        let facts = table.look(self.pid).ok();
-        self.start_time = facts
-            .map(|facts| facts.start_time)
+        let stat = table.stat(self.pid).ok();
+        self.start_time = stat
+            .map(|stat| stat.start_time)
             .filter(|start_time| self.may_be(*start_time));
         self.start_time.is_some()
     }
@@ -207,8 +207,8 @@ impl Identity {
             return table.pidfd_inode(pidfd) == self.inode;
         }
         let same_start = table
-            .look(self.pid)
-            .is_ok_and(|facts| Some(facts.start_time) == self.start_time);
+            .stat(self.pid)
+            .is_ok_and(|stat| Some(stat.start_time) == self.start_time);
         same_start && matches!(table.pidfd_exited(pidfd), Ok(false))
     }
 
@@ -232,8 +232,8 @@ impl Identity {
     }
 
     /// The wait status word of the process, which has ended, where the system still keeps it.
-    pub fn exit_word(&self, table: &dyn ProcessTable) -> Option<u32> {
-        table.exit_word(self.pid, self.start_time, self.pidfd())
+    pub fn wait_status(&self, table: &dyn ProcessTable) -> Option<u32> {
+        table.wait_status(self.pid, self.start_time, self.pidfd())
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::monotonic_ns;
-use crate::watch::hint::{ExitWord, Hint, HintReceiver, HintSender, Target};
+use crate::watch::hint::{Hint, HintReceiver, HintSender, Target, WaitStatus};
 use crate::watch::set::{WatchSet, Watched};
 use crate::watch::status::StatusBoard;
 use crate::watch::verdict::{GroupDead, Verdict};
@@ -24,7 +24,7 @@ const BATCH: usize = 256;
 /// When a process that was said to exit still lives is looked at again. The connector reports a
 /// leader before its workers, and the probe fires before the memory is torn down; whatever lives
 /// longer than this goes on living until its next hint, its pidfd or the sweep.
-const LOOK_AGAIN_AFTER: [Duration; 7] = [
+const RECHECK_AFTER: [Duration; 7] = [
     Duration::from_millis(1),
     Duration::from_millis(2),
     Duration::from_millis(5),
@@ -36,7 +36,7 @@ const LOOK_AGAIN_AFTER: [Duration; 7] = [
 /// How many of these there are for whom the connector points at: it has pointed at a thread, and will
 /// at the last one too. The probe points once; and whoever was on the way out when it was registered
 /// may have passed it already, and on a busy machine needs longer than this for the rest of the way.
-const LOOKS_AFTER_A_THREAD: usize = 5;
+const RECHECKS_AFTER_A_THREAD: usize = 5;
 
 /// Where deaths are committed.
 pub(crate) trait Commit: Send + Sync + 'static {
@@ -61,7 +61,7 @@ struct Suspect {
     group_dead: Option<(GroupDead, Source)>,
     /// Looks taken since the last hint.
     looks: usize,
-    look_again_at: Option<Instant>,
+    recheck_at: Option<Instant>,
 }
 
 /// What sources reported of how it ended.
@@ -73,7 +73,7 @@ struct Reported {
 }
 
 impl Reported {
-    fn learn(&mut self, word: ExitWord, from: Source) {
+    fn learn(&mut self, word: WaitStatus, from: Source) {
         let exit = |word| {
             Some(Exit {
                 status: ExitStatus::from_wait_status(word),
@@ -81,12 +81,12 @@ impl Reported {
             })
         };
         match word {
-            ExitWord::Process(word) => self.of_process = exit(word),
-            ExitWord::MainThread(word) => {
+            WaitStatus::Process(word) => self.of_process = exit(word),
+            WaitStatus::MainThread(word) => {
                 self.main_thread_left = true;
                 self.last = exit(word);
             }
-            ExitWord::Worker(word) => self.last = exit(word),
+            WaitStatus::Worker(word) => self.last = exit(word),
         }
     }
 
@@ -112,7 +112,7 @@ impl Suspect {
             died_at_ns: None,
             group_dead: None,
             looks: 0,
-            look_again_at: None,
+            recheck_at: None,
         }
     }
 
@@ -132,7 +132,7 @@ impl Suspect {
     }
 
     /// Whose hint led to this evidence: the first one, unless only one could have.
-    fn credited(&self, evidence: Evidence) -> Source {
+    fn attributed_to(&self, evidence: Evidence) -> Source {
         match (evidence, self.group_dead) {
             (Evidence::GroupDead, Some((_, source))) => source,
             _ => self.source,
@@ -143,12 +143,12 @@ impl Suspect {
     fn lives(&mut self) -> bool {
         self.exit.forget_zero_of_a_thread();
         let pauses = match self.source {
-            Source::Netlink => &LOOK_AGAIN_AFTER[..LOOKS_AFTER_A_THREAD],
-            _ => &LOOK_AGAIN_AFTER[..],
+            Source::Netlink => &RECHECK_AFTER[..RECHECKS_AFTER_A_THREAD],
+            _ => &RECHECK_AFTER[..],
         };
         let pause = pauses.get(self.looks);
         self.looks += 1;
-        self.look_again_at = pause.map(|pause| Instant::now() + *pause);
+        self.recheck_at = pause.map(|pause| Instant::now() + *pause);
         pause.is_some()
     }
 }
@@ -172,7 +172,7 @@ impl<C: Commit> ReapLoop<C> {
                     if received == 0 {
                         return;
                     }
-                    self.await_witnesses(hints, &mut batch).await;
+                    self.drain_pending(hints, &mut batch).await;
                     let pointed_at = self.note(batch.drain(..));
                     for process in pointed_at {
                         self.decide_contained(process);
@@ -195,10 +195,11 @@ impl<C: Commit> ReapLoop<C> {
     /// A pidfd is readable a few microseconds before the connector's message is queued, and only
     /// the message tells how the process ended. Where a source runs that will tell, it gets its turn
     /// on the scheduler before the verdict: no time is waited for, only those who are ready.
-    async fn await_witnesses(&self, hints: &mut HintReceiver, batch: &mut Vec<Hint>) {
+    async fn drain_pending(&self, hints: &mut HintReceiver, batch: &mut Vec<Hint>) {
         let knows_no_status = |hint: &Hint| hint.source == Source::Pidfd;
-        let witness_runs = self.board.works(Source::Netlink) || self.board.works(Source::Ebpf);
-        if witness_runs && batch.iter().any(knows_no_status) {
+        let status_source_runs =
+            self.board.works(Source::Netlink) || self.board.works(Source::Ebpf);
+        if status_source_runs && batch.iter().any(knows_no_status) {
             tokio::task::yield_now().await;
             while batch.len() < 2 * BATCH
                 && let Ok(hint) = hints.try_recv()
@@ -212,7 +213,7 @@ impl<C: Commit> ReapLoop<C> {
     fn note(&mut self, hints: impl Iterator<Item = Hint>) -> Vec<ProcessId> {
         let mut pointed_at = Vec::new();
         for hint in hints {
-            for process in self.meant(hint.target) {
+            for process in self.resolve(hint.target) {
                 let suspect = self
                     .suspects
                     .entry(process)
@@ -226,7 +227,7 @@ impl<C: Commit> ReapLoop<C> {
         pointed_at
     }
 
-    fn meant(&self, target: Target) -> Vec<ProcessId> {
+    fn resolve(&self, target: Target) -> Vec<ProcessId> {
         match target {
             Target::Process(process) => vec![process],
             Target::Pid(pid) => self
@@ -259,7 +260,7 @@ impl<C: Commit> ReapLoop<C> {
                 pid_reused,
             } => {
                 let death = Death {
-                    source: suspect.credited(evidence),
+                    source: suspect.attributed_to(evidence),
                     evidence,
                     pid_reused,
                     exit: suspect
@@ -285,7 +286,7 @@ impl<C: Commit> ReapLoop<C> {
     /// The status that the system itself still keeps: the process's own, where events tell of threads.
     fn kept_status(&self, watched: &Watched) -> Option<Exit> {
         watched
-            .exit_word(self.watched.table.as_ref())
+            .wait_status(self.watched.table.as_ref())
             .map(|word| Exit {
                 status: ExitStatus::from_wait_status(word),
                 from: Source::Pidfd,
@@ -295,13 +296,13 @@ impl<C: Commit> ReapLoop<C> {
     fn next_look(&self) -> Option<Instant> {
         self.suspects
             .values()
-            .filter_map(|suspect| suspect.look_again_at)
+            .filter_map(|suspect| suspect.recheck_at)
             .min()
     }
 
     fn due(&self) -> Vec<ProcessId> {
         let now = Instant::now();
-        let is_due = |suspect: &Suspect| suspect.look_again_at.is_some_and(|at| at <= now);
+        let is_due = |suspect: &Suspect| suspect.recheck_at.is_some_and(|at| at <= now);
         self.suspects
             .iter()
             .filter(|(_, one)| is_due(one))
@@ -329,7 +330,7 @@ pub(crate) async fn supervise<C: Commit>(
     let on_panic = || {
         log::error!("the loop that removes dead processes panicked; it is started again");
         board.count_loop_restart();
-        hints.verify_all();
+        hints.request_sweep();
     };
     rerun_after_panics(run, on_panic).await;
 }

@@ -53,13 +53,13 @@ impl Watched {
         if self.is_ordinary.load(Ordering::Relaxed) {
             return false;
         }
-        match table.look(self.pid) {
-            Ok(facts) => {
+        match table.stat(self.pid) {
+            Ok(stat) => {
                 // True of this very process only if it lives still: the number may be another's.
-                if !facts.kernel_thread && matches!(self.judge(None, table), Verdict::Alive) {
+                if !stat.kernel_thread && matches!(self.judge(None, table), Verdict::Alive) {
                     self.is_ordinary.store(true, Ordering::Relaxed);
                 }
-                facts.kernel_thread
+                stat.kernel_thread
             }
             Err(_) => false,
         }
@@ -76,8 +76,8 @@ impl Watched {
     }
 
     /// The wait status word that the system still keeps of it.
-    pub fn exit_word(&self, table: &dyn ProcessTable) -> Option<u32> {
-        self.identity().exit_word(table)
+    pub fn wait_status(&self, table: &dyn ProcessTable) -> Option<u32> {
+        self.identity().wait_status(table)
     }
 
     pub(crate) fn identity(&self) -> RwLockReadGuard<'_, Identity> {
@@ -146,11 +146,11 @@ impl WatchSet {
 
     /// Starts watching whoever has this number now, or shares the entry that does so already.
     ///
-    /// The caller stores what it wants to keep true and then calls [`Hold::look_again`]: only then
+    /// The caller stores what it wants to keep true and then calls [`WatchGuard::recheck`]: only then
     /// can no death fall between the identity that was read and the sources that were armed.
-    pub fn hold(self: &Arc<Self>, pid: Pid) -> Result<Hold, NotPinned> {
-        if let Some(hold) = self.share(pid) {
-            return Ok(hold);
+    pub fn watch(self: &Arc<Self>, pid: Pid) -> Result<WatchGuard, NotPinned> {
+        if let Some(guard) = self.reuse_entry(pid) {
+            return Ok(guard);
         }
         let identity = Identity::pin(self.table.as_ref(), &self.budget, pid)?;
         let watched = {
@@ -174,7 +174,7 @@ impl WatchSet {
             watched
         };
         self.for_each_arm(|arm| arm.arm(&watched));
-        Ok(Hold {
+        Ok(WatchGuard {
             set: self.clone(),
             watched,
             kept: false,
@@ -183,18 +183,18 @@ impl WatchSet {
 
     /// A further holder for the entry of this number, if its process still lives. One that does not
     /// is pointed out: its number may be somebody else's now.
-    fn share(self: &Arc<Self>, pid: Pid) -> Option<Hold> {
+    fn reuse_entry(self: &Arc<Self>, pid: Pid) -> Option<WatchGuard> {
         for watched in self.with_pid(pid) {
             if !matches!(watched.judge(None, self.table.as_ref()), Verdict::Alive) {
                 self.hints
-                    .send(Hint::look(Target::Process(watched.id), Source::Register));
+                    .send(Hint::check(Target::Process(watched.id), Source::Register));
                 continue;
             }
             let mut entries = self.entries();
             if let Some(entry) = entries.by_id.get_mut(&watched.id) {
                 entry.holders += 1;
                 drop(entries);
-                return Some(Hold {
+                return Some(WatchGuard {
                     set: self.clone(),
                     watched,
                     kept: false,
@@ -373,18 +373,18 @@ impl Drop for Attachment {
     }
 }
 
-/// One holder of an entry. Dropped, it lets go; [`Hold::keep`] leaves that to a later
+/// One holder of an entry. Dropped, it lets go; [WatchGuard::detach] leaves that to a later
 /// [`WatchSet::release`].
 #[must_use]
-pub struct Hold {
+pub struct WatchGuard {
     set: Arc<WatchSet>,
     pub watched: Arc<Watched>,
     kept: bool,
 }
 
-impl Hold {
+impl WatchGuard {
     /// From here on somebody else lets go, once.
-    pub fn keep(&mut self) {
+    pub fn detach(&mut self) {
         self.kept = true;
     }
 
@@ -395,32 +395,32 @@ impl Hold {
     /// now. Of any other the loop must decide, and go on looking: the probe fires before a process is
     /// seen as dead, since 6.16 long before, so that one which was armed too late for the probe may
     /// look alive here. An entry that is no more, or that is somebody else's, is no proof of life.
-    pub fn look_again(&self) {
+    pub fn recheck(&self) {
         let Watched { id, pid, .. } = *self.watched;
         let is_same = |start_time| self.watched.identity().may_be(start_time);
         let has_all_before_it = self
             .set
             .table
-            .look(pid)
-            .is_ok_and(|facts| is_same(facts.start_time) && !facts.main_thread_ending);
+            .stat(pid)
+            .is_ok_and(|stat| is_same(stat.start_time) && !stat.main_thread_ending);
         if !has_all_before_it {
-            let hint = Hint::look(Target::Process(id), Source::Register);
+            let hint = Hint::check(Target::Process(id), Source::Register);
             self.set.hints.send(hint);
         }
     }
 }
 
-impl Drop for Hold {
+impl Drop for WatchGuard {
     fn drop(&mut self) {
         if self.kept {
             return;
         }
         let id = self.watched.id;
         self.set.release(id);
-        // Another registration may have come to share the entry before the sources were armed here, and
+        // Another registration may have come to reuse_entry the entry before the sources were armed here, and
         // its last look was too early then. This one's, which would have made up for it, is not taken.
         if self.set.get(id).is_some() {
-            let hint = Hint::look(Target::Process(id), Source::Register);
+            let hint = Hint::check(Target::Process(id), Source::Register);
             self.set.hints.send(hint);
         }
     }

@@ -41,7 +41,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use reaper_registry::{Evidence, StartTime};
 
-use crate::sys::process_table::{Facts, ProcessTable, is_no_such_process};
+use crate::sys::process_table::{ProcStat, ProcessTable, is_no_such_process};
 use crate::watch::identity::{Handle, Identity};
 
 /// Polls that must agree with the first one where the record of a process cannot be read.
@@ -118,13 +118,13 @@ pub fn judge(
     match &identity.handle {
         Handle::Pidfd(pidfd, _) => judge_by_pidfd(identity, pidfd.as_fd(), table),
         Handle::Stat(stat, _) => twice(|| match table.read_stat(stat.as_fd()) {
-            Ok(facts) => by_facts(identity, facts, table),
+            Ok(stat) => by_stat(identity, stat, table),
             Err(error) if is_no_such_process(&error) => Verdict::gone(Evidence::Stat),
             Err(error) => Verdict::Unknown(error.into()),
         }),
         Handle::Nothing => twice(|| match identity.inode {
             Some(inode) => by_inode(identity, inode, table),
-            None => by_number(identity, table),
+            None => by_pid(identity, table),
         }),
     }
 }
@@ -160,15 +160,15 @@ fn confirm_readable(
         return Verdict::gone(Evidence::Pidfd);
     }
     let pid = identity.pid;
-    let has_ended = match table.look(pid) {
+    let has_ended = match table.stat(pid) {
         // A worker's exec keeps the start time. So it has been reaped, though the system would not say so.
-        Ok(facts) if !identity.may_be(facts.start_time) => {
+        Ok(stat) if !identity.may_be(stat.start_time) => {
             return Verdict::reused(Evidence::Pidfd);
         }
         // Its own record, or a successor's of the same tick: then the next look sees that it is reaped.
-        Ok(facts) => {
-            facts.all_ended()
-                || facts.main_thread_ended && matches!(table.every_thread_ended(pid), Ok(true))
+        Ok(stat) => {
+            stat.all_ended()
+                || stat.main_thread_ended && matches!(table.every_thread_ended(pid), Ok(true))
         }
         Err(_) => (0..FURTHER_POLLS).all(|_| matches!(table.pidfd_exited(pidfd), Ok(true))),
     };
@@ -190,12 +190,12 @@ fn twice(look: impl Fn() -> Verdict) -> Verdict {
     }
 }
 
-fn by_facts(identity: &Identity, facts: Facts, table: &dyn ProcessTable) -> Verdict {
+fn by_stat(identity: &Identity, stat: ProcStat, table: &dyn ProcessTable) -> Verdict {
     let every_thread_ended =
-        || facts.main_thread_ended && matches!(table.every_thread_ended(identity.pid), Ok(true));
-    if !identity.may_be(facts.start_time) {
+        || stat.main_thread_ended && matches!(table.every_thread_ended(identity.pid), Ok(true));
+    if !identity.may_be(stat.start_time) {
         Verdict::reused(Evidence::StartTime)
-    } else if facts.all_ended() || every_thread_ended() {
+    } else if stat.all_ended() || every_thread_ended() {
         Verdict::gone(Evidence::Stat)
     } else {
         Verdict::Alive
@@ -209,21 +209,21 @@ fn by_inode(identity: &Identity, inode: u64, table: &dyn ProcessTable) -> Verdic
             Some(other) if other != inode => Verdict::reused(Evidence::Pidfd),
             Some(_) => judge_by_pidfd(identity, pidfd.as_fd(), table),
             // The system would not say whose it is, which is not to say that it is another's.
-            None => by_number(identity, table),
+            None => by_pid(identity, table),
         },
         Err(error) if is_no_such_process(&error) => Verdict::gone(Evidence::Pidfd),
-        Err(_) => by_number(identity, table),
+        Err(_) => by_pid(identity, table),
     }
 }
 
 /// The declared weaker mode: a successor that started in the same tick passes for the process. Of a
 /// process whose start time is unknown, the tick is that of its registration.
-fn by_number(identity: &Identity, table: &dyn ProcessTable) -> Verdict {
-    match table.look(identity.pid) {
-        Ok(facts) => by_facts(identity, facts, table),
-        // No entry is what a restricted /proc shows for strangers, and what an unmounted one shows
+fn by_pid(identity: &Identity, table: &dyn ProcessTable) -> Verdict {
+    match table.stat(identity.pid) {
+        Ok(stat) => by_stat(identity, stat, table),
+        // No entry is what a restricted /proc shows for unrelated processes, and what an unmounted one shows
         // for everybody. Only the kernel's word about the number itself proves that it is free.
-        Err(error) => match table.number_in_use(identity.pid) {
+        Err(error) => match table.pid_in_use(identity.pid) {
             Ok(false) => Verdict::gone(Evidence::Stat),
             Ok(true) if identity.start_time.is_none() => Verdict::Alive,
             Ok(true) if error.kind() == io::ErrorKind::NotFound => Verdict::Unknown(Doubt::Hidden),

@@ -15,13 +15,13 @@ const REMEMBERED_FOR: Duration = Duration::from_mins(1);
 pub(crate) const CAPACITY: usize = 4_096;
 
 #[derive(Default)]
-pub(crate) struct Graves {
+pub(crate) struct Tombstones {
     by_digest: HashMap<TokenDigest, Arc<Event>>,
     oldest_first: VecDeque<(TokenDigest, u64)>,
 }
 
-impl Graves {
-    pub(crate) fn bury(&mut self, digest: TokenDigest, event: Arc<Event>) {
+impl Tombstones {
+    pub(crate) fn insert(&mut self, digest: TokenDigest, event: Arc<Event>) {
         self.forget_old(event.at.boot);
         if self.oldest_first.len() == CAPACITY {
             self.forget_oldest();
@@ -56,7 +56,10 @@ impl Graves {
 
     #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
-        assert!(self.oldest_first.len() <= CAPACITY, "graves are bounded");
+        assert!(
+            self.oldest_first.len() <= CAPACITY,
+            "tombstones are bounded"
+        );
         assert!(self.by_digest.len() <= self.oldest_first.len());
         for (digest, event) in &self.by_digest {
             assert!(self.oldest_first.contains(&(*digest, event.seq)));

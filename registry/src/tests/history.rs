@@ -1,4 +1,4 @@
-//! The event log and the graves: what late and slow readers find, and what is forgotten when.
+//! The event log and the tombstones: what late and slow readers find, and what is forgotten when.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -258,6 +258,6 @@ fn a_mass_death_forgets_its_first_graves_and_keeps_to_its_room() {
     // The next end, much later, clears them all.
     put(&registry, "a", 1, at(100));
     registry.deregister(&token(1), at(100));
-    assert_eq!(registry.graves(), 1);
+    assert_eq!(registry.tombstones(), 1);
     registry.check_invariants();
 }

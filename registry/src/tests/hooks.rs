@@ -16,12 +16,12 @@ fn reachable(build: impl FnOnce(Arc<OnceLock<Registry>>) -> RegistryBuilder) -> 
 }
 
 /// A hook that says that it was entered, then waits to be let go.
-struct Gate {
+struct Latch {
     entered: Sender<()>,
     go: Mutex<Receiver<()>>,
 }
 
-impl Gate {
+impl Latch {
     fn new() -> (Arc<Self>, Receiver<()>, Sender<()>) {
         let (entered, was_entered) = channel();
         let (let_go, go) = channel();
@@ -36,7 +36,7 @@ impl Gate {
 }
 
 /// The `on_register` hook of the session named `stuck` waits at the gate; a diary follows.
-fn stuck_on_register(gate: Arc<Gate>, diary: &Diary) -> Registry {
+fn stuck_on_register(gate: Arc<Latch>, diary: &Diary) -> Registry {
     let builder = builder().on_register(move |session| {
         if session.id.as_str() == "stuck" {
             gate.pass();
@@ -142,7 +142,7 @@ fn a_deregister_hook_can_bring_its_own_session_back() {
 
 #[test]
 fn a_blocked_hook_holds_up_no_other_session() {
-    let (gate, entered, let_go) = Gate::new();
+    let (gate, entered, let_go) = Latch::new();
     let diary = Diary::default();
     let registry = stuck_on_register(gate, &diary);
     std::thread::scope(|scope| {
@@ -173,7 +173,7 @@ fn a_blocked_hook_holds_up_no_other_session() {
 
 #[test]
 fn a_name_that_registers_again_waits_for_the_deregister_hook_of_its_last_bearer() {
-    let (gate, entered, let_go) = Gate::new();
+    let (gate, entered, let_go) = Latch::new();
     let diary = Diary::default();
     let builder = builder().on_deregister(move |_, _| gate.pass());
     let registry = diary.attach(builder).build();
@@ -205,7 +205,7 @@ fn a_registration_that_replaces_two_sessions_is_heard_of_after_both_have_ended()
 
 #[test]
 fn a_registration_waits_for_the_session_that_lost_its_token_to_it() {
-    let (gate, entered, let_go) = Gate::new();
+    let (gate, entered, let_go) = Latch::new();
     let diary = Diary::default();
     let registry = stuck_on_register(gate, &diary);
     std::thread::scope(|scope| {
@@ -231,7 +231,7 @@ fn a_registration_waits_for_the_session_that_lost_its_token_to_it() {
 
 #[test]
 fn calls_behind_a_blocked_hook_are_bounded_and_lost_only_in_pairs() {
-    let (gate, entered, let_go) = Gate::new();
+    let (gate, entered, let_go) = Latch::new();
     let diary = Diary::default();
     let builder = builder().on_register(move |session| {
         if session.entry == EntryId(1) {
@@ -260,7 +260,7 @@ fn calls_behind_a_blocked_hook_are_bounded_and_lost_only_in_pairs() {
 
 /// Replaces the session of this name, whose hook is blocked, until no more calls can wait. It bears
 /// its token again at the end.
-fn fill_lane(registry: &Registry, name: &str, token_number: u64) {
+fn fill_queue(registry: &Registry, name: &str, token_number: u64) {
     while registry.waiting_hooks() < MAX_WAITING {
         put(registry, name, token_number + 1_000, at(1));
         put(registry, name, token_number, at(1));
@@ -269,7 +269,7 @@ fn fill_lane(registry: &Registry, name: &str, token_number: u64) {
 
 #[test]
 fn a_call_that_waited_for_a_lost_one_is_made_by_whoever_lost_it() {
-    let (gate, entered, let_go) = Gate::new();
+    let (gate, entered, let_go) = Latch::new();
     let diary = Diary::default();
     let builder = builder().on_register(move |session| {
         if session.entry == EntryId(1) {
@@ -280,7 +280,7 @@ fn a_call_that_waited_for_a_lost_one_is_made_by_whoever_lost_it() {
     std::thread::scope(|scope| {
         scope.spawn(|| put(&registry, "stuck", 1, at(1)));
         receive(&entered, "the hook to be entered");
-        fill_lane(&registry, "stuck", 1);
+        fill_queue(&registry, "stuck", 1);
         put(&registry, "b", 2, at(1));
         // Waits behind the blocked hook, in the lane of "b" too, so that the next "b" waits as well.
         put(&registry, "stuck", 2, at(1));
@@ -296,7 +296,7 @@ fn a_call_that_waited_for_a_lost_one_is_made_by_whoever_lost_it() {
 
 #[test]
 fn a_session_that_was_being_announced_is_never_lost() {
-    let (gate, entered, let_go) = Gate::new();
+    let (gate, entered, let_go) = Latch::new();
     let diary = Diary::default();
     let builder = builder().on_register(move |session| {
         if session.entry <= EntryId(2) {
@@ -309,7 +309,7 @@ fn a_session_that_was_being_announced_is_never_lost() {
         receive(&entered, "the first hook to be entered");
         scope.spawn(|| put(&registry, "stuck too", 2, at(1)));
         receive(&entered, "the second hook to be entered");
-        fill_lane(&registry, "stuck too", 2);
+        fill_queue(&registry, "stuck too", 2);
         registry.deregister(&token(1), at(1));
         let_go.send(()).unwrap();
         let_go.send(()).unwrap();

@@ -16,7 +16,7 @@ pub(super) struct Live {
     last_nanos: Option<u64>,
 }
 
-/// An event with the token of its session, for graves.
+/// An event with the token of its session, for tombstones.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Noted {
     pub(super) id: &'static str,
@@ -160,7 +160,7 @@ impl Model {
     }
 
     /// The number of the last end under this token, if that was within a minute.
-    pub(super) fn grave(&self, token: u64, now: Moment) -> Option<u64> {
+    pub(super) fn tombstone(&self, token: u64, now: Moment) -> Option<u64> {
         let numbered = (1..).zip(&self.events);
         let (seq, last) = numbered
             .filter(|(_, noted)| {

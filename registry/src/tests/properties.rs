@@ -307,8 +307,11 @@ impl World {
             assert_eq!(found, self.live_entries(|live| live.process == process));
         }
         for number in 0..TOKENS {
-            let grave = registry.recently_gone(&token(number), now);
-            assert_eq!(grave.map(|event| event.seq), model.grave(number, now));
+            let tombstone = registry.recently_gone(&token(number), now);
+            assert_eq!(
+                tombstone.map(|event| event.seq),
+                model.tombstone(number, now)
+            );
             // A look-up changes something only when it meets an expired session: that is an `Op`.
             let holder = model.live.iter().find(|live| live.token == number);
             if holder.is_none_or(|live| !is_expired(live, now)) {

@@ -66,8 +66,8 @@ fn nothing_that_can_be_printed_shows_a_token_or_a_key() {
     let events = drain(&mut reader);
     assert_eq!(events.len(), 2);
     assert_silent("events", &events);
-    let grave = registry.recently_gone(&token(1), at(2)).unwrap();
-    assert_silent("a grave", &Next::Event(grave));
+    let tombstone = registry.recently_gone(&token(1), at(2)).unwrap();
+    assert_silent("a grave", &Next::Event(tombstone));
     let digest = TokenKey::new([7; 16]).digest(&token(1));
     assert!(!printed(&stored).contains(&digest.0.to_string()));
 }

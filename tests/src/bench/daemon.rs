@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use reaper_user::clock::monotonic_ns;
+use reaperd::clock::monotonic_ns;
 
 use super::measure::Usage;
 
 /// How long anything may take to come up.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A server on a Unix socket in a private folder. Dropped, it is killed.
 pub(super) struct Daemon {
@@ -35,7 +35,7 @@ impl Daemon {
     }
 
     /// The same as user 65534 without any capability.
-    pub(super) fn start_as_nobody(flags: &[&str]) -> io::Result<Self> {
+    pub(super) fn start_as_uid_nobody(flags: &[&str]) -> io::Result<Self> {
         let folder = private_folder()?;
         let socket = folder.path().join("s");
         std::os::unix::fs::chown(folder.path(), Some(65_534), Some(65_534))?;
@@ -177,7 +177,7 @@ pub(super) fn get(socket: &Path, target: &str) -> io::Result<String> {
 /// One request and the beginning of its answer.
 fn exchange(socket: &Path, request: &str) -> io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(request.as_bytes())?;
     let mut answer = vec![0; 65_536];
     let read = stream.read(&mut answer)?;
@@ -188,7 +188,7 @@ fn exchange(socket: &Path, request: &str) -> io::Result<String> {
 /// Looks four times a millisecond.
 pub(super) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) -> io::Result<()> {
     let began = monotonic_ns();
-    while Duration::from_nanos(monotonic_ns() - began) < PATIENCE {
+    while Duration::from_nanos(monotonic_ns() - began) < TIMEOUT {
         if is_so() {
             return Ok(());
         }
@@ -196,6 +196,6 @@ pub(super) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) -> io::Res
     }
     Err(io::Error::new(
         io::ErrorKind::TimedOut,
-        format!("not within {} s: {what}", PATIENCE.as_secs()),
+        format!("not within {} s: {what}", TIMEOUT.as_secs()),
     ))
 }

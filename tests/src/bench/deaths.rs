@@ -1,20 +1,20 @@
 //! From a SIGKILL to whoever is told of it, always beside a bare pidfd + epoll loop that watches the
-//! very same victim.
+//! very same test process.
 
 use std::io;
 use std::time::Duration;
 
 use reaper_registry::Source;
-use reaper_user::clock::monotonic_ns;
+use reaperd::clock::monotonic_ns;
 
 use super::Plan;
 use super::daemon::Daemon;
+use super::fork_server::{self, idle};
 use super::load::paced;
 use super::measure::{Dice, Readings, float};
-use super::nursery::{self, idle};
 use super::observers::{Observer, bare_loop, hook, subscriber, subscriber_of};
 use super::report::{Row, Section, time, times};
-use crate::nursery::{Nursery, kill};
+use crate::fork_server::{ForkServer, kill};
 
 /// Between the registration and the kill: whoever was busy with the registration sleeps again.
 const SETTLE: Duration = Duration::from_millis(3);
@@ -72,14 +72,14 @@ fn spread(readings: &Readings) -> String {
     )
 }
 
-/// Kills one victim that all of these watch; answers how long after the kill each saw it.
+/// Kills one test process that all of these watch; answers how long after the kill each saw it.
 fn one_death(
-    nursery: &mut Nursery,
+    fork_server: &mut ForkServer,
     megabytes: usize,
     observers: &mut [&mut Observer],
     number: u64,
 ) -> io::Result<Vec<u64>> {
-    let pid = nursery.start_one(idle(megabytes))?;
+    let pid = fork_server.start_one(idle(megabytes))?;
     for observer in &*observers {
         observer.watch(pid, number)?;
     }
@@ -93,10 +93,10 @@ fn one_death(
     Ok(delays)
 }
 
-/// Small victims, each watched by the bare loop and one other.
+/// Small test processes, each watched by the bare loop and one other.
 pub(super) fn small(plan: &Plan) -> io::Result<Section> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let mut nursery = nursery::open()?;
+    let mut fork_server = fork_server::open()?;
     let mut bare = bare_loop()?;
     let mut pairs = Vec::new();
     for source in SOURCES {
@@ -111,7 +111,7 @@ pub(super) fn small(plan: &Plan) -> io::Result<Section> {
         for pair in &mut pairs {
             number += 1;
             let observers = &mut [&mut bare, &mut pair.observer];
-            let delays = one_death(&mut nursery, 0, observers, number)?;
+            let delays = one_death(&mut fork_server, 0, observers, number)?;
             pair.note(delays[0], delays[1]);
         }
     }
@@ -127,11 +127,11 @@ pub(super) fn small(plan: &Plan) -> io::Result<Section> {
         })
         .collect();
     rows.extend(summary(hooks, subscribers));
-    rows.push(under_load(&mut nursery, &mut bare, kills)?);
+    rows.push(under_load(&mut fork_server, &mut bare, kills)?);
     Ok(Section {
-        title: "Death to seen, small victims",
+        title: "Death to seen, small test processes",
         method: format!(
-            "{kills} SIGKILLs a row, rows interleaved; each victim is watched by one observer and the bare loop \
+            "{kills} SIGKILLs a row, rows interleaved; each test process is watched by one observer and the bare loop \
              (one thread, epoll, pidfds); time from before `kill` to the hook, or to the `read` that brings the \
              event; ratio of the medians, and the median of the differences on the same death"
         ),
@@ -171,7 +171,7 @@ fn summary(hooks: &[Pair], subscribers: &[Pair]) -> Vec<Row> {
 }
 
 /// The daemon's subscriber while 10,000 requests a second are served beside it.
-fn under_load(nursery: &mut Nursery, bare: &mut Observer, kills: usize) -> io::Result<Row> {
+fn under_load(fork_server: &mut ForkServer, bare: &mut Observer, kills: usize) -> io::Result<Row> {
     let daemon = Daemon::start(&[])?;
     daemon.wait_for("ebpf")?;
     let token = Dice::new(99).token();
@@ -180,7 +180,7 @@ fn under_load(nursery: &mut Nursery, bare: &mut Observer, kills: usize) -> io::R
     let mut pair = Pair::new(subscriber_of(daemon, "subscriber under load")?);
     for number in 0..kills {
         let number = 1_000_000 + u64::try_from(number).unwrap_or(0);
-        let delays = one_death(nursery, 0, &mut [bare, &mut pair.observer], number)?;
+        let delays = one_death(fork_server, 0, &mut [bare, &mut pair.observer], number)?;
         pair.note(delays[0], delays[1]);
     }
     let rate = load.stop()?;
@@ -193,10 +193,10 @@ fn under_load(nursery: &mut Nursery, bare: &mut Observer, kills: usize) -> io::R
     Ok(row)
 }
 
-/// Large victims: all observers on the same deaths.
+/// Large test processes: all observers on the same deaths.
 pub(super) fn fat(plan: &Plan) -> io::Result<Section> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let mut nursery = nursery::open()?;
+    let mut fork_server = fork_server::open()?;
     let mut observers = vec![bare_loop()?];
     for source in [Source::Ebpf, Source::Pidfd, Source::Netlink] {
         observers.push(hook(&runtime, Some(source))?);
@@ -206,7 +206,7 @@ pub(super) fn fat(plan: &Plan) -> io::Result<Section> {
     for number in 0..kills {
         let number = u64::try_from(number).unwrap_or(0);
         let mut all: Vec<_> = observers.iter_mut().collect();
-        let delays = one_death(&mut nursery, FAT_MEGABYTES, &mut all, number)?;
+        let delays = one_death(&mut fork_server, FAT_MEGABYTES, &mut all, number)?;
         for (readings, delay) in readings.iter_mut().zip(delays) {
             readings.push_ns(delay);
         }
@@ -232,12 +232,12 @@ pub(super) fn fat(plan: &Plan) -> io::Result<Section> {
 /// The sweep alone, which is what polling can do.
 pub(super) fn polling(plan: &Plan) -> io::Result<Section> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let mut nursery = nursery::open()?;
+    let mut fork_server = fork_server::open()?;
     let mut sweep = hook(&runtime, Some(Source::Sweep))?;
     let mut bare = bare_loop()?;
     let mut dice = Dice::new(5);
     let deaths = 4 * plan.rounds;
-    let pids = nursery.start(deaths, idle(0))?;
+    let pids = fork_server.start(deaths, idle(0))?;
     let mut when = Vec::new();
     for (number, pid) in (0..).zip(&pids) {
         sweep.watch(*pid, number)?;
@@ -258,7 +258,7 @@ pub(super) fn polling(plan: &Plan) -> io::Result<Section> {
         swept.push_ns(sweep.seen_at(number)?.saturating_sub(killed_ns));
         seen.push_ns(bare.seen_at(number)?.saturating_sub(killed_ns));
     }
-    let events = with_all_sources(&runtime, &mut nursery, KILLS_PER_ROUND)?;
+    let events = with_all_sources(&runtime, &mut fork_server, KILLS_PER_ROUND)?;
     let ratio = swept.median() / events.median();
     let rows = vec![
         Row::new("sweep every 5 s, alone", time(swept.median()))
@@ -281,14 +281,14 @@ pub(super) fn polling(plan: &Plan) -> io::Result<Section> {
 
 fn with_all_sources(
     runtime: &tokio::runtime::Runtime,
-    nursery: &mut Nursery,
+    fork_server: &mut ForkServer,
     kills: usize,
 ) -> io::Result<Readings> {
     let mut all = hook(runtime, None)?;
     let mut readings = Readings::default();
     for number in 0..kills {
         let number = u64::try_from(number).unwrap_or(0);
-        let delays = one_death(nursery, 0, &mut [&mut all], number)?;
+        let delays = one_death(fork_server, 0, &mut [&mut all], number)?;
         readings.push_ns(delays[0]);
     }
     Ok(readings)

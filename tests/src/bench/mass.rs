@@ -11,17 +11,17 @@ use reaper_registry::{
     Authority, Death, Details, Evidence, Limits, NewSession, Process, ProcessId, Registry,
     SessionId, Source, Token, TokenKey, Ttl,
 };
-use reaper_user::Pid;
-use reaper_user::clock::{self, monotonic_ns};
+use reaperd::Pid;
+use reaperd::clock::{self, monotonic_ns};
 
 use super::Plan;
 use super::daemon::{Daemon, registration};
+use super::fork_server::{self, idle};
 use super::load::{Until, closed_loop};
 use super::measure::{Dice, Readings, float, thread_cpu_ns};
-use super::nursery::{self, idle};
 use super::observers::{bare_loop, read_events};
 use super::report::{Row, Section, time};
-use crate::nursery::kill;
+use crate::fork_server::kill;
 
 const SIMULATED: u64 = 100_000;
 const QUIET: Duration = Duration::from_secs(3);
@@ -38,7 +38,7 @@ pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
     rows.push(simulated(plan)?);
     Ok(Section {
         title: "Mass death",
-        method: "all victims registered over HTTP and killed one by one as fast as `kill` can; from the last death \
+        method: "all test processes registered over HTTP and killed one by one as fast as `kill` can; from the last death \
                  as the bare loop sees it to the last `session_deregistered` at a subscriber, every source on; \
                  simulated: `Registry::remove_process` for each of 100,000 processes, with one hook, in CPU time"
             .to_owned(),
@@ -46,14 +46,14 @@ pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
     })
 }
 
-fn real(victims: usize) -> io::Result<Row> {
+fn real(test_processes: usize) -> io::Result<Row> {
     let daemon = Daemon::start(&["--max-sessions-per-uid=100000"])?;
     daemon.wait_for("ebpf")?;
-    let mut nursery = nursery::open()?;
-    let pids = nursery.start(victims, idle(0))?;
+    let mut fork_server = fork_server::open()?;
+    let pids = fork_server.start(test_processes, idle(0))?;
     let mut bare = bare_loop()?;
     // No more than half of the descriptors that there may be; the last to die is among them.
-    let step = if victims > 8_000 { 4 } else { 1 };
+    let step = if test_processes > 8_000 { 4 } else { 1 };
     let sample = || {
         (0..)
             .zip(&pids)
@@ -67,11 +67,16 @@ fn real(victims: usize) -> io::Result<Row> {
     }
     let mut dice = Dice::new(8);
     let mut next = 0;
-    closed_loop(daemon.socket(), 16, &Until::Answered(victims), |out| {
-        let request = registration(pids[next], &format!("v-{next}"), &dice.token());
-        out.extend_from_slice(request.as_bytes());
-        next += 1;
-    })?;
+    closed_loop(
+        daemon.socket(),
+        16,
+        &Until::Answered(test_processes),
+        |out| {
+            let request = registration(pids[next], &format!("v-{next}"), &dice.token());
+            out.extend_from_slice(request.as_bytes());
+            next += 1;
+        },
+    )?;
     let events = read_events(&daemon)?;
     let began = monotonic_ns();
     for pid in &pids {
@@ -81,8 +86,8 @@ fn real(victims: usize) -> io::Result<Row> {
     for (number, _) in sample() {
         last_death = last_death.max(bare.seen_at(number)?);
     }
-    let (last_event, seen) = all_events(&events, victims);
-    let once = seen.len() == victims && seen.values().all(|times| *times == 1);
+    let (last_event, seen) = all_events(&events, test_processes);
+    let once = seen.len() == test_processes && seen.values().all(|times| *times == 1);
     let behind = float(last_event.saturating_sub(last_death));
     let left = daemon.get("/v1/sources")?.contains("\"sessions\":0}");
     let told = match (once, left) {
@@ -94,7 +99,7 @@ fn real(victims: usize) -> io::Result<Row> {
         0.0 => "before the bare loop".to_owned(),
         behind => time(behind),
     };
-    let row = Row::new(format!("{victims} real processes"), behind_text)
+    let row = Row::new(format!("{test_processes} real processes"), behind_text)
         .beside(format!(
             "{told}; last death {} after the first kill",
             time(float(last_death - began))

@@ -4,9 +4,9 @@ use std::io;
 
 use super::Plan;
 use super::daemon::{Daemon, reaperd, registration};
+use super::fork_server::{self, idle};
 use super::load::{Until, closed_loop};
 use super::measure::{Dice, count, float, resident};
-use super::nursery::{self, idle};
 use super::report::{Row, Section};
 
 const SESSIONS: usize = 100_000;
@@ -18,8 +18,8 @@ pub(super) fn measure(_plan: &Plan) -> io::Result<Section> {
         "--max-sessions-per-uid=200000",
         "--sources=pidfd,netlink",
     ])?;
-    let mut nursery = nursery::open()?;
-    let pids = nursery.start(PROCESSES, idle(0))?;
+    let mut fork_server = fork_server::open()?;
+    let pids = fork_server.start(PROCESSES, idle(0))?;
     let mut dice = Dice::new(7);
     let mut number = 0;
     let idle = resident(daemon.pid())?;

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reaper_registry::{Authority, Details, Registry, SessionId, Source, Token, TokenKey, Ttl};
-use reaper_user::clock::monotonic_ns;
-use reaper_user::{Pid, Reaper, Registration, Settings, Sources};
+use reaperd::clock::monotonic_ns;
+use reaperd::{Pid, Reaper, Registration, Settings, Sources};
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::process::{PidfdFlags, pidfd_open};
@@ -18,9 +18,9 @@ use super::daemon::{Daemon, eventually};
 use super::measure::Dice;
 
 /// Two sweeps.
-const PATIENCE: Duration = Duration::from_secs(12);
+const TIMEOUT: Duration = Duration::from_secs(12);
 
-/// A death as somebody saw it: the number of the victim, and when that was.
+/// A death as somebody saw it: the number of the test process, and when that was.
 type Sight = (u64, u64);
 
 /// Somebody who watches.
@@ -56,7 +56,7 @@ impl Observer {
             if let Some(at_ns) = self.early.remove(&number) {
                 return Ok(at_ns);
             }
-            let sight = self.sights.recv_timeout(PATIENCE);
+            let sight = self.sights.recv_timeout(TIMEOUT);
             let (other, at_ns) = sight.map_err(|error| {
                 io::Error::other(format!("{} did not see {number}: {error}", self.name))
             })?;

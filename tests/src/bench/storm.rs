@@ -5,12 +5,12 @@ use std::io;
 use std::process::Command;
 use std::time::Duration;
 
-use reaper_user::clock::monotonic_ns;
+use reaperd::clock::monotonic_ns;
 
 use super::Plan;
 use super::daemon::Daemon;
+use super::fork_server::{self, idle};
 use super::measure::{Dice, Readings, children_cpu_ns, float};
-use super::nursery::{self, idle};
 use super::report::{Row, Section, time};
 
 const SESSIONS: usize = 20;
@@ -61,7 +61,7 @@ impl Case {
         let (daemon, source) = match self.host {
             Host::Without => return Ok(None),
             Host::Root(source) => (Daemon::start(&["--sources", source])?, source),
-            Host::Nobody(source) => (Daemon::start_as_nobody(&["--sources", source])?, source),
+            Host::Nobody(source) => (Daemon::start_as_uid_nobody(&["--sources", source])?, source),
         };
         // The probe is the last to come up.
         daemon.wait_for(if source == "auto" { "ebpf" } else { source })?;
@@ -161,8 +161,8 @@ fn storm() -> io::Result<()> {
 }
 
 pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
-    let mut nursery = nursery::open()?;
-    let pids = nursery.start(SESSIONS, idle(0))?;
+    let mut fork_server = fork_server::open()?;
+    let pids = fork_server.start(SESSIONS, idle(0))?;
     let mut cases = [
         Case::new("no daemon", Host::Without),
         Case::new("ebpf", Host::Root("ebpf")),
@@ -178,9 +178,9 @@ pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
     }
     let without = &cases[0];
     Ok(Section {
-        title: "A storm of strangers",
+        title: "A storm of unrelated processes",
         method: format!(
-            "{SESSIONS} registered sessions and {FORKS} fork + exit + wait of a stranger; {} interleaved rounds, \
+            "{SESSIONS} registered sessions and {FORKS} fork + exit + wait of a unrelated process; {} interleaved rounds, \
              a fresh daemon in each, medians; wake-ups are voluntary context switches of all the daemon's \
              threads less those at rest; CPU % is the daemon's share of the storm's own CPU",
             plan.rounds

@@ -8,9 +8,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Plan;
 use super::daemon::{Daemon, registration};
+use super::fork_server::{self, idle};
 use super::load::{Until, closed_loop};
 use super::measure::{Dice, Readings, children_cpu_ns, count, float, thread_cpu_ns};
-use super::nursery::{self, idle};
 use super::observers::open_pidfd;
 use super::report::{Row, Section, time, times};
 
@@ -19,8 +19,8 @@ const INTERVAL: Duration = Duration::from_millis(250);
 const SWEEPS: u32 = 8;
 
 pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
-    let mut nursery = nursery::open()?;
-    let pids = nursery.start(SESSIONS, idle(0))?;
+    let mut fork_server = fork_server::open()?;
+    let pids = fork_server.start(SESSIONS, idle(0))?;
     let daemon = Daemon::start(&[
         "--sources=sweep",
         "--sweep-interval=250ms",

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 
-use reaper_user::client::{Client, ClientError, Deregistered, EventStream, Frame};
-use reaper_user::clock::monotonic_ns;
+use reaperd::client::{Client, ClientError, Deregistered, EventStream, Frame};
+use reaperd::clock::monotonic_ns;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use crate::wait::{Deadline, PATIENCE};
+use crate::wait::{Deadline, TIMEOUT};
 
 /// An event and its arrival on `CLOCK_MONOTONIC`.
 #[derive(Clone, Debug)]
@@ -70,11 +70,11 @@ impl Events {
 
     /// Waits until `enough` of what has come is enough.
     pub fn until(&mut self, what: &str, mut enough: impl FnMut(&[Arrived]) -> bool) {
-        let deadline = Deadline::after(PATIENCE);
+        let deadline = Deadline::after(TIMEOUT);
         while !enough(&self.arrived) {
             match self.coming.recv_timeout(deadline.left()) {
                 Ok(event) => self.arrived.push(event),
-                Err(RecvTimeoutError::Timeout) => panic!("not within {PATIENCE:?}: {what}"),
+                Err(RecvTimeoutError::Timeout) => panic!("not within {TIMEOUT:?}: {what}"),
                 Err(RecvTimeoutError::Disconnected) => panic!("the stream ended before {what}"),
             }
         }
@@ -113,7 +113,7 @@ impl Events {
 
     /// All removals up to the end of the stream, which comes with that of the daemon.
     pub fn to_end(mut self) -> Vec<Removal> {
-        let deadline = Deadline::after(PATIENCE);
+        let deadline = Deadline::after(TIMEOUT);
         while let Ok(event) = self.coming.recv_timeout(deadline.left()) {
             self.arrived.push(event);
         }

@@ -6,10 +6,10 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use reaper_user::client::Client;
+use reaperd::client::Client;
 
 use super::{TestDaemon, reaperd, runtime};
-use crate::wait::PATIENCE;
+use crate::wait::TIMEOUT;
 
 /// The flags of a run with `REAPER_SOURCES=sweep`: whatever names no source itself is then tested
 /// with the one path that every system has. It sweeps more often than users have it do, because the
@@ -68,7 +68,7 @@ impl Launch {
         let socket = folder.path().join("s.sock");
         TestDaemon {
             child: self.spawn_in(folder.path(), start),
-            client: Client::new(&socket).with_time_limit(PATIENCE),
+            client: Client::new(&socket).with_time_limit(TIMEOUT),
             runtime: runtime(),
             folder,
         }

@@ -37,10 +37,10 @@ fn command(arguments: &[&str]) -> Command {
 }
 
 /// Runs it to its end, talking to this daemon.
-fn run(daemon: &TestDaemon, arguments: &[&str]) -> Said {
+fn run(daemon: &TestDaemon, arguments: &[&str]) -> CommandOutput {
     let mut command = command(arguments);
     surround(&mut command, daemon);
-    Said::by(command.output().unwrap())
+    CommandOutput::by(command.output().unwrap())
 }
 
 /// Has it find this daemon, and leave its token file in the daemon's folder.
@@ -53,13 +53,13 @@ fn surround(command: &mut Command, daemon: &TestDaemon) {
 
 /// What a command said, and with which code it ended.
 #[derive(Debug)]
-struct Said {
+struct CommandOutput {
     code: Option<i32>,
     out: String,
     err: String,
 }
 
-impl Said {
+impl CommandOutput {
     fn by(output: Output) -> Self {
         Self {
             code: output.status.code(),

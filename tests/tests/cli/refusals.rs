@@ -18,9 +18,9 @@ fn private_folder() -> tempfile::TempDir {
 }
 
 /// A daemon that cannot be: it ends by itself.
-fn daemon_on(socket: &Path) -> Said {
+fn daemon_on(socket: &Path) -> CommandOutput {
     let socket = socket.to_str().unwrap();
-    Said::by(command(&["daemon", "--socket", socket]).output().unwrap())
+    CommandOutput::by(command(&["daemon", "--socket", socket]).output().unwrap())
 }
 
 #[test]
@@ -36,14 +36,14 @@ fn no_daemon_is_not_no_sessions() {
         &["rm", "x"],
         &["run", "--", "true"],
     ] {
-        let said = Said::by(
+        let output = CommandOutput::by(
             command(arguments)
                 .args(["--socket", socket])
                 .output()
                 .unwrap_or_else(|error| panic!("{error}")),
         );
         if arguments[0] != "run" {
-            said.failed(NO_DAEMON, "no daemon on ");
+            output.failed(NO_DAEMON, "no daemon on ");
         }
     }
     let command = |arguments: &[&str]| {
@@ -52,11 +52,11 @@ fn no_daemon_is_not_no_sessions() {
         command
     };
     let run = ["run", "--socket", socket, "--", "true"];
-    Said::by(command(&run).output().unwrap()).failed(NO_DAEMON, "no daemon on ");
+    CommandOutput::by(command(&run).output().unwrap()).failed(NO_DAEMON, "no daemon on ");
     let run = ["run", "--socket", socket, "--best-effort", "--", "true"];
-    let said = Said::by(command(&run).output().unwrap());
-    assert_eq!(said.code, Some(DONE), "{said:?}");
-    assert!(said.err.contains("running it unregistered"), "{said:?}");
+    let output = CommandOutput::by(command(&run).output().unwrap());
+    assert_eq!(output.code, Some(DONE), "{output:?}");
+    assert!(output.err.contains("running it unregistered"), "{output:?}");
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn unusable_flags_are_usage_errors() {
         &["daemon", "--require", "nothing"],
         &["demo", "--sources", "all"],
     ] {
-        Said::by(command(arguments).output().unwrap()).failed(USAGE, "error: ");
+        CommandOutput::by(command(arguments).output().unwrap()).failed(USAGE, "error: ");
     }
 }
 
@@ -101,8 +101,8 @@ fn a_source_that_is_required_and_not_asked_for_ends_the_start() {
         "pidfd",
         "--socket",
     ];
-    let said = Said::by(command(&arguments).arg(&socket).output().unwrap());
-    said.failed(FAILED, "the required source pidfd does not work here");
+    let output = CommandOutput::by(command(&arguments).arg(&socket).output().unwrap());
+    output.failed(FAILED, "the required source pidfd does not work here");
     assert!(!socket.exists());
 }
 
@@ -116,7 +116,7 @@ fn a_stale_socket_is_taken_over() {
         std::os::unix::net::UnixStream::connect(&socket).is_err()
     });
     assert!(socket.exists());
-    Said::by(command(&["ls", "--socket"]).arg(&socket).output().unwrap())
+    CommandOutput::by(command(&["ls", "--socket"]).arg(&socket).output().unwrap())
         .failed(NO_DAEMON, "no daemon on ");
     let mut next = command(&["daemon", "--sources", "pidfd", "--socket"]);
     let mut next = next.arg(&socket).stderr(Stdio::null()).spawn().unwrap();

@@ -16,18 +16,18 @@ use reaper_tests::daemon::TestDaemon;
 use reaper_tests::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Said, command, daemon, reaperd};
+use super::{CommandOutput, command, daemon, reaperd};
 
 /// What a command prints that finds its session: its token and its session id.
 const SAY_TOKEN: &str = "cat \"$REAPERD_TOKEN_FILE\"; echo; echo \"$REAPERD_SESSION_ID\"";
 
 /// A daemon, and a runtime folder for its clients.
-struct Stage {
+struct Harness {
     daemon: TestDaemon,
     runtime_dir: tempfile::TempDir,
 }
 
-impl Stage {
+impl Harness {
     fn new() -> Self {
         Self {
             daemon: daemon(),

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout};
 
 use reaper_tests::daemon::TestDaemon;
 use reaper_tests::wait::eventually;
-use reaper_user::testkit::test_process::{Kind, Victim};
+use reaperd::testkit::test_process::{Kind, TestProcess};
 
 use super::*;
 
@@ -50,9 +50,9 @@ fn an_empty_daemon_lists_nothing_and_that_is_a_success() {
 #[test]
 fn ls_shows_and_rm_removes_and_the_process_lives_on() {
     let daemon = daemon();
-    let mut victim = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
-    let token = daemon.register("s-1", victim.pid().get());
-    let pid = victim.pid().to_string();
+    let mut test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
+    let token = daemon.register("s-1", test_process.pid().get());
+    let pid = test_process.pid().to_string();
     let listed = run(&daemon, &["ls"]).done();
     let fields: Vec<_> = listed.trim_end().split('\t').collect();
     assert_eq!(
@@ -69,7 +69,7 @@ fn ls_shows_and_rm_removes_and_the_process_lives_on() {
 
     assert_eq!(run(&daemon, &["rm", "s-1"]).done(), "");
     assert!(!daemon.lists("s-1") && !daemon.accepts(&token));
-    assert_eq!(victim.try_wait().unwrap(), None);
+    assert_eq!(test_process.try_wait().unwrap(), None);
     daemon.stop();
 }
 
@@ -79,16 +79,16 @@ fn watch_tells_of_a_kill_and_ends_with_the_daemon() {
     let (mut watching, mut out) = Running::start(&daemon, &["watch", "--json"]);
     let (mut reading, mut text) = Running::start(&daemon, &["watch"]);
     // Both follow once they have told of something: sessions come until they do.
-    let victims = [(); 2].map(|()| Victim::spawn(reaperd(), Kind::Sleep).unwrap());
-    let followed = [&mut out, &mut text].map(|stream| follows(&daemon, stream, &victims[0]));
+    let test_processes = [(); 2].map(|()| TestProcess::spawn(reaperd(), Kind::Sleep).unwrap());
+    let followed = [&mut out, &mut text].map(|stream| follows(&daemon, stream, &test_processes[0]));
     assert!(
         followed.iter().all(|line| line.contains("probe")),
         "{followed:?}"
     );
 
-    let [_, mut victim] = victims;
-    daemon.register("doomed", victim.pid().get());
-    victim.kill().unwrap();
+    let [_, mut test_process] = test_processes;
+    daemon.register("doomed", test_process.pid().get());
+    test_process.kill().unwrap();
     let event = loop {
         let event = json(&line(&mut out));
         if event["event"] == "session_deregistered"
@@ -99,7 +99,7 @@ fn watch_tells_of_a_kill_and_ends_with_the_daemon() {
     };
     assert_eq!(event["schema"], 1);
     let data = &event["data"];
-    assert_eq!(data["session"]["pid"], victim.pid().get());
+    assert_eq!(data["session"]["pid"], test_process.pid().get());
     let source = sources_of_this_run().map_or("pidfd", |[_, source, ..]| source);
     assert_eq!(
         (&data["cause"], &data["source"]),
@@ -125,13 +125,17 @@ fn watch_tells_of_a_kill_and_ends_with_the_daemon() {
 }
 
 /// Registers sessions until a follower has told of one; answers with what it said.
-fn follows(daemon: &TestDaemon, out: &mut BufReader<ChildStdout>, victim: &Victim) -> String {
+fn follows(
+    daemon: &TestDaemon,
+    out: &mut BufReader<ChildStdout>,
+    test_process: &TestProcess,
+) -> String {
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| line(out));
         let mut round = 0;
         eventually("watch follows", || {
             round += 1;
-            daemon.register(&format!("probe-{round}"), victim.pid().get());
+            daemon.register(&format!("probe-{round}"), test_process.pid().get());
             std::thread::sleep(std::time::Duration::from_millis(10));
             reader.is_finished()
         });
@@ -148,8 +152,8 @@ fn run_keeps_the_pid_and_the_command_finds_its_session() {
         &daemon,
         &["run", "--name", "worker", "--", "sh", "-c", script],
     );
-    let said = [(); 5].map(|()| line(&mut out));
-    let [pid, id, socket, token, same] = &said;
+    let output = [(); 5].map(|()| line(&mut out));
+    let [pid, id, socket, token, same] = &output;
     assert_eq!(*pid, running.0.id().to_string());
     assert_eq!(Path::new(socket), daemon.socket());
     assert_eq!((token.len(), token), (64, same));
@@ -173,8 +177,12 @@ fn run_keeps_the_pid_and_the_command_finds_its_session() {
 #[test]
 fn run_passes_the_commands_own_code_on_and_leaves_no_session_where_there_is_none() {
     let daemon = daemon();
-    let said = run(&daemon, &["run", "--", "sh", "-c", "exit 7"]);
-    assert_eq!((said.code, said.err.as_str()), (Some(7), ""), "{said:?}");
+    let output = run(&daemon, &["run", "--", "sh", "-c", "exit 7"]);
+    assert_eq!(
+        (output.code, output.err.as_str()),
+        (Some(7), ""),
+        "{output:?}"
+    );
     run(&daemon, &["run", "--", "/nowhere/at-all"]).failed(127, "cannot run /nowhere/at-all");
     run(&daemon, &["run", "--", "/dev/null"]).failed(126, "cannot run /dev/null");
     eventually("no session is left", || daemon.list().is_empty());
@@ -184,14 +192,14 @@ fn run_passes_the_commands_own_code_on_and_leaves_no_session_where_there_is_none
 #[test]
 fn doctor_names_every_source_and_the_daemon() {
     let daemon = daemon();
-    let said = run(&daemon, &["doctor"]).done();
+    let output = run(&daemon, &["doctor"]).done();
     for subject in ["netlink", "ebpf", "pidfd", "sweep", "daemon"] {
         let of_it = |line: &str| line.split_whitespace().nth(1) == Some(subject);
-        assert!(said.lines().any(of_it), "{subject}: {said}");
+        assert!(output.lines().any(of_it), "{subject}: {output}");
     }
     assert!(
-        said.lines().last().unwrap().starts_with("result: ok"),
-        "{said}"
+        output.lines().last().unwrap().starts_with("result: ok"),
+        "{output}"
     );
     let report = json(&run(&daemon, &["doctor", "--json"]).done());
     assert_eq!(report["findings"].as_array().unwrap().len(), 5, "{report}");
@@ -203,11 +211,11 @@ fn the_demo_goes_well_and_leaves_nothing() {
     for sources in ["auto", "sweep"] {
         let folder = tempfile::tempdir().unwrap();
         let mut demo = command(&["demo", "--json", "--sources", sources]);
-        let said = Said::by(demo.env("TMPDIR", folder.path()).output().unwrap());
-        assert_eq!(said.code, Some(DONE), "{sources}: {said:?}");
-        let report = json(&said.out);
+        let output = CommandOutput::by(demo.env("TMPDIR", folder.path()).output().unwrap());
+        assert_eq!(output.code, Some(DONE), "{sources}: {output:?}");
+        let report = json(&output.out);
         assert_eq!(report["ok"], true, "{report}");
-        assert_eq!(report["untouched"], report["bystanders"], "{report}");
+        assert_eq!(report["untouched"], report["controls"], "{report}");
         assert!(report["took_ms"].as_u64().unwrap() < 10_000, "{report}");
         let left: Vec<_> = folder.path().read_dir().unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
@@ -217,16 +225,16 @@ fn the_demo_goes_well_and_leaves_nothing() {
 #[test]
 fn the_selftest_plays_the_whole_contract_and_tells_of_it() {
     let mut selftest = command(&["selftest", "--json", "--sources", "pidfd"]);
-    let said = Said::by(selftest.output().unwrap());
-    assert_eq!(said.code, Some(DONE), "{said:?}");
-    let report = json(&said.out);
+    let output = CommandOutput::by(selftest.output().unwrap());
+    assert_eq!(output.code, Some(DONE), "{output:?}");
+    let report = json(&output.out);
     assert_eq!(report["result"], "ok", "{report}");
-    let lineups = report["lineups"].as_array().unwrap();
-    assert_eq!(lineups.len(), 1, "{report}");
-    assert_eq!(lineups[0]["lineup"], "pidfd");
-    let cases = lineups[0]["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), reaper_user::testkit::conformance::CASES.len());
-    let sums = &lineups[0]["sums"];
+    let source_sets = report["lineups"].as_array().unwrap();
+    assert_eq!(source_sets.len(), 1, "{report}");
+    assert_eq!(source_sets[0]["lineup"], "pidfd");
+    let cases = source_sets[0]["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), reaperd::testkit::conformance::CASES.len());
+    let sums = &source_sets[0]["sums"];
     assert!(sums["seen"].as_u64().unwrap() > 200, "{sums}");
     assert!(sums["median_us"].as_u64() <= sums["worst_us"].as_u64());
     assert_eq!(

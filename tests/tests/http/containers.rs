@@ -11,10 +11,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use reaper_tests::daemon::{has_program, reaperd};
 use reaper_tests::expect::skip;
-use reaper_user::registry::Token;
+use reaperd::registry::Token;
 use serde_json::{Value, json};
 
-use super::fixture::{Daemon, Events, Victim, eventually};
+use super::fixture::{Daemon, Events, TestProcess, eventually};
 
 /// Where the one inside finds the daemon.
 const SOCKET: &str = "REAPER_TEST_INSIDE";
@@ -24,7 +24,7 @@ const ANSWER: &str = "inside: ";
 /// A process with children of its own in a new pid namespace, in which it is pid 1.
 struct Inside {
     unshare: Child,
-    orders: ChildStdin,
+    commands: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
@@ -50,14 +50,14 @@ impl Inside {
             .spawn()
             .unwrap();
         Some(Self {
-            orders: unshare.stdin.take().unwrap(),
+            commands: unshare.stdin.take().unwrap(),
             answers: BufReader::new(unshare.stdout.take().unwrap()),
             unshare,
         })
     }
 
     fn order(&mut self, order: &Value) -> Value {
-        writeln!(self.orders, "{order}").unwrap();
+        writeln!(self.commands, "{order}").unwrap();
         let mut line = String::new();
         loop {
             line.clear();
@@ -106,7 +106,7 @@ fn can_unshare() -> bool {
 
 /// Not a test of its own: the process in the namespace, when there is somebody to take orders from.
 #[test]
-fn takes_orders() {
+fn takes_commands() {
     let Some(socket) = std::env::var_os(SOCKET) else {
         return;
     };
@@ -213,7 +213,7 @@ fn a_number_that_means_another_process_here_is_not_taken_for_it() {
     let Some(mut other) = Inside::start(&daemon, 1) else {
         return;
     };
-    let mut sleepers = vec![Victim::start()];
+    let mut sleepers = vec![TestProcess::start()];
     let in_other = other.spawn();
     let child_of_other = other.register("other", in_other).unwrap();
     // Those that exist here, and that nobody has in there; the first one's is not low by chance.
@@ -228,7 +228,7 @@ fn a_number_that_means_another_process_here_is_not_taken_for_it() {
     // Those that exist in there and, mostly, here as well.
     let first = inside.register("first", 1).unwrap();
     assert_eq!(number_inside(first), 1);
-    sleepers.push(Victim::start());
+    sleepers.push(TestProcess::start());
     let child = inside.spawn();
     let here = inside.register("child", child).unwrap();
     assert_ne!(here, child_of_other);

@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use reaper_tests::daemon::sources_of_this_run;
-use reaper_user::clock::monotonic_ns;
-use reaper_user::daemon::config::DaemonOptions;
-use reaper_user::{Source, Sources, StartupError, daemon};
+use reaperd::clock::monotonic_ns;
+use reaperd::daemon::config::DaemonOptions;
+use reaperd::{Source, Sources, StartupError, daemon};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -142,9 +142,9 @@ impl Daemon {
 }
 
 /// A process that lives until it is dropped.
-pub(crate) struct Victim(Child);
+pub(crate) struct TestProcess(Child);
 
-impl Victim {
+impl TestProcess {
     pub(crate) fn start() -> Self {
         Self(Command::new("sleep").arg("600").spawn().unwrap())
     }
@@ -154,7 +154,7 @@ impl Victim {
     }
 }
 
-impl Drop for Victim {
+impl Drop for TestProcess {
     fn drop(&mut self) {
         let _gone_already = self.0.kill().and_then(|()| self.0.wait()).is_err();
     }

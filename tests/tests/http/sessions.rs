@@ -3,11 +3,11 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use reaper_user::clock::{Deadline, monotonic_ns};
-use reaper_user::{Source, Sources};
+use reaperd::clock::{Deadline, monotonic_ns};
+use reaperd::{Source, Sources};
 use serde_json::{Value, json};
 
-use super::fixture::{Daemon, Events, Victim, events_in, eventually};
+use super::fixture::{Daemon, Events, TestProcess, events_in, eventually};
 
 const TTL: Duration = Duration::from_secs(1);
 
@@ -34,10 +34,11 @@ fn granted_ms(answer: &Value) -> u64 {
 #[test]
 fn a_session_that_asks_to_stay_with_its_process_outlives_the_default_ttl() {
     let daemon = short_lived();
-    let victim = Victim::start();
-    let (_, answer) = daemon.register(1, "default", victim.pid());
+    let test_process = TestProcess::start();
+    let (_, answer) = daemon.register(1, "default", test_process.pid());
     assert_eq!(granted_ms(&answer), 1_000);
-    let (_, answer) = daemon.register_with(2, "stays", victim.pid(), json!({"ttl": "process"}));
+    let (_, answer) =
+        daemon.register_with(2, "stays", test_process.pid(), json!({"ttl": "process"}));
     assert_eq!(answer["expires_at"], Value::Null);
     let (_, shown) = daemon.me(2);
     assert_eq!(shown["session"]["expiresAt"], Value::Null);
@@ -45,7 +46,7 @@ fn a_session_that_asks_to_stay_with_its_process_outlives_the_default_ttl() {
     assert_eq!(daemon.me(2).0, 200);
     let (status, problem) = daemon.me(1);
     assert_eq!((status, &problem["cause"]), (401, &json!("expired")));
-    drop(victim);
+    drop(test_process);
     eventually("its process ends it", || listed(&daemon).is_empty());
     daemon.stop();
 }
@@ -53,9 +54,9 @@ fn a_session_that_asks_to_stay_with_its_process_outlives_the_default_ttl() {
 #[test]
 fn a_session_goes_when_the_time_it_asked_for_is_over() {
     let daemon = short_lived();
-    let victim = Victim::start();
+    let test_process = TestProcess::start();
     let began_ns = monotonic_ns();
-    let (_, answer) = daemon.register_with(1, "s", victim.pid(), json!({"ttl": 2}));
+    let (_, answer) = daemon.register_with(1, "s", test_process.pid(), json!({"ttl": 2}));
     assert_eq!(granted_ms(&answer), 2_000);
     let shown = daemon.me(1).1;
     assert_eq!(shown["session"]["expiresAt"], answer["expires_at"]);
@@ -71,22 +72,22 @@ fn the_daemons_ceiling_cuts_what_is_asked_for_and_never_is_no_ceiling() {
         options.ttl = None;
         options.max_ttl = Some(Duration::from_mins(1));
     });
-    let victim = Victim::start();
+    let test_process = TestProcess::start();
     for (ttl, granted) in [
         (json!(null), 60_000),
         (json!("process"), 60_000),
         (json!(61), 60_000),
         (json!(59), 59_000),
     ] {
-        let (_, answer) = daemon.register_with(1, "s", victim.pid(), json!({"ttl": ttl}));
+        let (_, answer) = daemon.register_with(1, "s", test_process.pid(), json!({"ttl": ttl}));
         assert_eq!(granted_ms(&answer), granted, "{ttl}");
     }
     daemon.stop();
 
     let daemon = Daemon::with(|options| options.ttl = None);
-    let (_, answer) = daemon.register(1, "s", victim.pid());
+    let (_, answer) = daemon.register(1, "s", test_process.pid());
     assert_eq!(answer["expires_at"], Value::Null);
-    let (status, problem) = daemon.register_with(1, "s", victim.pid(), json!({"ttl": 0}));
+    let (status, problem) = daemon.register_with(1, "s", test_process.pid(), json!({"ttl": 0}));
     assert_eq!((status, &problem["field"]), (422, &json!("ttl")));
     daemon.stop();
 }
@@ -95,8 +96,8 @@ fn the_daemons_ceiling_cuts_what_is_asked_for_and_never_is_no_ceiling() {
 fn the_same_registration_again_renews_the_session_without_an_event() {
     let daemon = short_lived();
     let mut events = Events::open(&daemon, "/v1/events", "");
-    let victim = Victim::start();
-    let register = |more| daemon.register_with(1, "s", victim.pid(), more).1;
+    let test_process = TestProcess::start();
+    let register = |more| daemon.register_with(1, "s", test_process.pid(), more).1;
     let first = register(json!({"ttl": 5}));
     assert_eq!(first["renewed"], false);
     let early = Deadline::after(Duration::from_millis(500));
@@ -128,7 +129,7 @@ fn the_same_registration_again_renews_the_session_without_an_event() {
 #[test]
 fn a_token_that_a_child_inherits_stays_its_parents() {
     let daemon = Daemon::start();
-    let (outer, nested) = (Victim::start(), Victim::start());
+    let (outer, nested) = (TestProcess::start(), TestProcess::start());
     daemon.register(1, "outer", outer.pid());
     for id in ["nested", "outer"] {
         let (status, problem) = daemon.register(1, id, nested.pid());
@@ -155,7 +156,7 @@ fn a_token_is_free_as_soon_as_its_process_has_ended() {
         options.sweep_interval = Duration::from_hours(1);
     });
     let mut events = Events::open(&daemon, "/v1/events", "");
-    let (first, second) = (Victim::start(), Victim::start());
+    let (first, second) = (TestProcess::start(), TestProcess::start());
     daemon.register(1, "s", first.pid());
     drop(first);
     assert_eq!(listed(&daemon), ["s"], "not yet removed");
@@ -182,9 +183,9 @@ fn the_token_of_an_ended_session_is_told_how_it_ended_as_the_event_tells_it() {
         .spawn()
         .unwrap();
     daemon.register(1, "exits", exits.id());
-    let killed = Victim::start();
+    let killed = TestProcess::start();
     daemon.register(2, "killed", killed.pid());
-    let leaves = Victim::start();
+    let leaves = TestProcess::start();
     daemon.register(3, "leaves", leaves.pid());
     drop(exits.stdin.take());
     eventually("the first has ended", || daemon.me(1).0 == 401);

@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::fixture::{Daemon, Events, Victim, events_in, eventually, session_header};
+use super::fixture::{Daemon, Events, TestProcess, events_in, eventually, session_header};
 
 #[test]
 fn a_stream_has_no_length_and_no_chunks_and_ends_with_the_daemon() {
     let daemon = Daemon::start();
-    let victim = Victim::start();
+    let test_process = TestProcess::start();
     let events = Events::open(&daemon, "/v1/events", "");
     // One that never reads, so that its stream cannot be finished politely.
     let _silent = Events::open(&daemon, "/v1/events", "");
     let _idle = daemon.connect();
-    daemon.register(1, "s", victim.pid());
+    daemon.register(1, "s", test_process.pid());
     let took = daemon.stop();
     assert!(took < Duration::from_secs(2), "{took:?}");
     let text = events.read_to_the_end();
@@ -39,20 +39,20 @@ fn a_stream_has_no_length_and_no_chunks_and_ends_with_the_daemon() {
 #[test]
 fn a_reader_that_comes_back_misses_nothing_and_sees_nothing_twice() {
     let daemon = Daemon::start();
-    let victim = Victim::start();
+    let test_process = TestProcess::start();
     let mut first = Events::open(&daemon, "/v1/events", "");
-    daemon.register(1, "a", victim.pid());
-    daemon.register(2, "b", victim.pid());
+    daemon.register(1, "a", test_process.pid());
+    daemon.register(2, "b", test_process.pid());
     let seen = first.until("\"sessionId\":\"b\"").to_owned();
     let ids: Vec<_> = seen
         .lines()
         .filter_map(|line| line.strip_prefix("id: "))
         .collect();
     drop(first);
-    daemon.register(3, "c", victim.pid());
+    daemon.register(3, "c", test_process.pid());
     let last_seen = format!("Last-Event-ID: {}\r\n", ids[0]);
     let mut again = Events::open(&daemon, "/v1/events", &last_seen);
-    daemon.register(4, "d", victim.pid());
+    daemon.register(4, "d", test_process.pid());
     let text = again.until("\"sessionId\":\"d\"");
     let numbers: Vec<_> = events_in(text)
         .into_iter()
@@ -66,8 +66,8 @@ fn a_reader_that_comes_back_misses_nothing_and_sees_nothing_twice() {
 #[test]
 fn a_reader_of_another_run_gets_a_gap_and_then_the_state() {
     let daemon = Daemon::start();
-    let victim = Victim::start();
-    daemon.register(1, "a", victim.pid());
+    let test_process = TestProcess::start();
+    daemon.register(1, "a", test_process.pid());
     for (token, id) in (2..).zip(["0000000000000000.1", "nonsense", "1.99999"]) {
         let mut events = Events::open(&daemon, "/v1/events", &format!("Last-Event-ID: {id}\r\n"));
         let text = events.until("]}\n\n").to_owned();
@@ -83,7 +83,7 @@ fn a_reader_of_another_run_gets_a_gap_and_then_the_state() {
             .find_map(|line| line.strip_prefix("id: "))
             .unwrap();
         let mut next = Events::open(&daemon, "/v1/events", &format!("Last-Event-ID: {id}\r\n"));
-        daemon.register(token, "a", victim.pid());
+        daemon.register(token, "a", test_process.pid());
         let text = next.until("session_registered");
         assert!(!text.contains("event: gap"), "{text}");
     }
@@ -96,11 +96,11 @@ fn a_reader_of_another_run_gets_a_gap_and_then_the_state() {
 #[test]
 fn a_reader_that_lags_gets_a_gap_and_holds_up_nobody() {
     let daemon = Daemon::start();
-    let victim = Victim::start();
+    let test_process = TestProcess::start();
     let mut lagging = Events::open(&daemon, "/v1/events?event=session_registered", "");
     let first_id = {
         let mut quick = Events::open(&daemon, "/v1/events", "");
-        daemon.register(1, "first", victim.pid());
+        daemon.register(1, "first", test_process.pid());
         let text = quick.until("session_registered\n");
         text.lines()
             .find_map(|line| line.strip_prefix("id: "))
@@ -114,7 +114,7 @@ fn a_reader_that_lags_gets_a_gap_and_holds_up_nobody() {
     for round in 0..4_000 {
         let body = json!({
             "token": format!("{:064x}", round + 2), "session_id": "s", "mesh": "dev",
-            "display_name": round.to_string(), "cwd": details, "pid": victim.pid(),
+            "display_name": round.to_string(), "cwd": details, "pid": test_process.pid(),
         })
         .to_string();
         let request = format!(
@@ -148,13 +148,13 @@ fn a_reader_that_lags_gets_a_gap_and_holds_up_nobody() {
 #[test]
 fn a_session_sees_its_own_events_and_filters_narrow_further() {
     let daemon = Daemon::start();
-    let victim = Victim::start();
-    daemon.register(0xa, "a", victim.pid());
+    let test_process = TestProcess::start();
+    daemon.register(0xa, "a", test_process.pid());
     let mut own = Events::open(&daemon, "/v1/events", &session_header(0xa));
     let mut named = Events::open(&daemon, "/v1/events?session=b%20c", "");
     let mut ends = Events::open(&daemon, "/v1/events?event=session_deregistered,gap", "");
-    daemon.register(0xb, "b c", victim.pid());
-    drop(victim);
+    daemon.register(0xb, "b c", test_process.pid());
+    drop(test_process);
     let shown = |text: &str| {
         let sessions = ["\"sessionId\":\"a\"", "\"sessionId\":\"b c\""];
         (
@@ -178,8 +178,8 @@ fn a_daemon_whose_socket_was_removed_is_found_again() {
     eventually("it is bound again", || {
         UnixStream::connect(daemon.socket()).is_ok()
     });
-    let victim = Victim::start();
-    assert_eq!(daemon.register(1, "s", victim.pid()).0, 200);
+    let test_process = TestProcess::start();
+    assert_eq!(daemon.register(1, "s", test_process.pid()).0, 200);
     events.until("session_registered");
     daemon.stop();
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use reaper_tests::daemon::{TestDaemon, reaperd};
 use reaper_tests::expect::{measured, skip};
 use reaper_tests::wait::Deadline;
-use reaper_user::testkit::test_process::{Kind, Victim};
+use reaperd::testkit::test_process::{Kind, TestProcess};
 
 use super::works;
 
@@ -24,7 +24,7 @@ fn thread_exits_of_one_process_do_not_wake_the_daemon_each() {
     if !works(&daemon, "netlink") {
         return daemon.stop();
     }
-    let churning = Victim::spawn(reaperd(), Kind::ThreadChurn { threads: 4 }).unwrap();
+    let churning = TestProcess::spawn(reaperd(), Kind::ThreadChurn { threads: 4 }).unwrap();
     daemon.register("churning", churning.pid().get());
     let deadline = Deadline::after(Duration::from_secs(30));
     let found = loop {

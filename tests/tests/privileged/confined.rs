@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through, reaperd};
 use reaper_tests::wait::within;
-use reaper_user::testkit::test_process::{Kind, Victim};
+use reaperd::testkit::test_process::{Kind, TestProcess};
 use rustix::process::{Signal, kill_process};
 
 use super::root_with;
 
-const NOBODY: &[&str] = &[
+const UID_NOBODY: &[&str] = &[
     "setpriv",
     "--reuid",
     "65534",
@@ -27,10 +27,15 @@ const PID_NAMESPACE: &[&str] = &["unshare", "--pid", "--fork", "--mount-proc"];
 const NET_NAMESPACE: &[&str] = &["unshare", "--net"];
 
 /// A daemon that sees less still tells of a kill, by what it has.
-fn still_tells_of_a_kill(daemon: &TestDaemon, mut victim: Victim, pid: u32, by: &[&str]) {
+fn still_tells_of_a_kill(
+    daemon: &TestDaemon,
+    mut test_process: TestProcess,
+    pid: u32,
+    by: &[&str],
+) {
     let mut events = daemon.events();
     daemon.register("doomed", pid);
-    victim.kill().unwrap();
+    test_process.kill().unwrap();
     let told = events.removal_of("doomed").told;
     assert_eq!(told.cause, "exited");
     assert!(by.contains(&told.source.as_deref().unwrap()), "{told:?}");
@@ -55,18 +60,18 @@ fn as_nobody_pidfd_and_sweep_work_and_doctor_says_what_is_missing() {
         return;
     }
     let launch = Launch::with(&["--sources", "auto"])
-        .through(NOBODY)
+        .through(UID_NOBODY)
         .for_user(65534);
     let daemon = launch.start();
     assert!(daemon.settled("ebpf").is_err());
     assert!(daemon.settled("pidfd").is_ok() && daemon.settled("sweep").is_ok());
-    let victim = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
-    let pid = victim.pid().get();
+    let test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
+    let pid = test_process.pid().get();
     // Since 6.6 the connector asks for no capability.
-    still_tells_of_a_kill(&daemon, victim, pid, &["pidfd", "netlink"]);
+    still_tells_of_a_kill(&daemon, test_process, pid, &["pidfd", "netlink"]);
     daemon.stop();
 
-    let (finding, remedy) = doctor_on("ebpf", NOBODY);
+    let (finding, remedy) = doctor_on("ebpf", UID_NOBODY);
     assert!(finding.starts_with("warn not permitted"), "{finding}");
     assert!(remedy.contains("CAP_BPF and CAP_PERFMON"), "{remedy}");
 }
@@ -172,8 +177,8 @@ fn a_required_source_that_cannot_be_ends_the_start_with_reason_and_remedy() {
     // Not required, it is missed by nobody.
     let daemon = Launch::with(&[]).through(NET_NAMESPACE).start();
     assert!(daemon.settled("netlink").is_err());
-    let victim = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
-    let pid = victim.pid().get();
-    still_tells_of_a_kill(&daemon, victim, pid, &["pidfd", "ebpf"]);
+    let test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
+    let pid = test_process.pid().get();
+    still_tells_of_a_kill(&daemon, test_process, pid, &["pidfd", "ebpf"]);
     daemon.stop();
 }

@@ -16,14 +16,14 @@ fn two_thousand_killed_at_once_are_all_gone_with_one_event_each() {
     }
     let mut events = daemon.events();
     let mut crowd = Crowd::start(count("REAPER_VICTIMS", 2_000)).unwrap();
-    let bystanders = Crowd::start(3).unwrap();
-    daemon.register_all(crowd.pids().chain(bystanders.pids()));
+    let controls = Crowd::start(3).unwrap();
+    daemon.register_all(crowd.pids().chain(controls.pids()));
     let dead = crowd.sessions();
     assert_eq!(daemon.list().len(), dead.len() + 3);
     crowd.kill().unwrap();
     events.removals(dead.len());
     let left: BTreeSet<_> = daemon.list().into_iter().map(|it| it.session_id).collect();
-    assert_eq!(left, bystanders.sessions());
+    assert_eq!(left, controls.sessions());
     daemon.stop();
     events.told_once_each(&dead);
 }
@@ -43,9 +43,9 @@ fn what_happens_while_the_daemon_is_stopped_is_made_up_for() {
         daemon.register_all(living.pids().chain(dying.pids()));
         let dead = dying.sessions();
         // The storm costs seconds; one source of each kind is stormed at.
-        let strangers = if sources == "auto" { 5_000 } else { 500 };
+        let unrelated = if sources == "auto" { 5_000 } else { 500 };
         daemon.suspend();
-        storm(count("REAPER_STRANGERS", strangers)).unwrap();
+        storm(count("REAPER_STRANGERS", unrelated)).unwrap();
         dying.kill().unwrap();
         daemon.resume();
         events.removals(dead.len());

@@ -5,9 +5,9 @@ use std::thread;
 
 use reaper_tests::daemon::{Launch, TestDaemon, reaperd};
 use reaper_tests::expect::skip;
-use reaper_user::clock::monotonic_ns;
-use reaper_user::testkit::conformance::kernel_before;
-use reaper_user::testkit::test_process::{Kind, Victim};
+use reaperd::clock::monotonic_ns;
+use reaperd::testkit::conformance::kernel_before;
+use reaperd::testkit::test_process::{Kind, TestProcess};
 use rustix::event::epoll;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -24,14 +24,14 @@ fn a_kill_is_told_with_cause_source_and_time_by_each_source() {
             continue;
         }
         let mut events = daemon.events();
-        let mut victim = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
-        let token = daemon.register("doomed", victim.pid().get());
+        let mut test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
+        let token = daemon.register("doomed", test_process.pid().get());
         assert!(daemon.lists("doomed") && daemon.accepts(&token));
-        victim.kill().unwrap();
+        test_process.kill().unwrap();
         let removal = events.removal_of("doomed").told;
         assert!(!daemon.lists("doomed") && !daemon.accepts(&token));
 
-        assert_eq!(removal.session.pid, victim.pid().get());
+        assert_eq!(removal.session.pid, test_process.pid().get());
         assert_eq!(removal.cause, "exited", "{sources}");
         let source = removal.source.clone().unwrap();
         assert!(sources == "auto" || source == sources, "{removal:?}");
@@ -60,7 +60,7 @@ fn the_probe_tells_of_a_large_process_and_from_6_16_before_its_pidfd_is_readable
     let mut events = daemon.events();
     let (mut earlier, rounds) = (0, 5);
     for round in 0..rounds {
-        let mut hog = Victim::spawn(reaperd(), Kind::Hog { megabytes: 300 }).unwrap();
+        let mut hog = TestProcess::spawn(reaperd(), Kind::Hog { megabytes: 300 }).unwrap();
         let session = format!("hog-{round}");
         daemon.register(&session, hog.pid().get());
         let watched = readable_at(hog.pid().get());
@@ -119,29 +119,29 @@ fn a_number_that_was_used_again_while_the_daemon_slept_is_another_process() {
             continue;
         }
         let mut events = daemon.events();
-        let mut first = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
+        let mut first = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
         let token = daemon.register("first", first.pid().get());
         daemon.suspend();
         first.kill().unwrap();
         first.wait().unwrap();
-        let heir = Victim::spawn_at_pid(reaperd(), Kind::Sleep, first.pid());
+        let successor = TestProcess::spawn_at_pid(reaperd(), Kind::Sleep, first.pid());
         daemon.resume();
         events.removal_of("first");
         assert!(!daemon.accepts(&token));
-        match heir {
-            Ok(mut heir) => {
-                let token = daemon.register("heir", heir.pid().get());
+        match successor {
+            Ok(mut successor) => {
+                let token = daemon.register("successor", successor.pid().get());
                 // Another death, told after all that was said of the first one.
-                let mut other = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
+                let mut other = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
                 daemon.register("other", other.pid().get());
                 other.kill().unwrap();
                 events.removal_of("other");
                 assert!(
                     daemon.accepts(&token),
-                    "{sources}: the heir was taken for the first"
+                    "{sources}: the successor was taken for the first"
                 );
-                heir.kill().unwrap();
-                events.removal_of("heir");
+                successor.kill().unwrap();
+                events.removal_of("successor");
             }
             Err(error) => skip(format_args!("no process under a chosen pid here: {error}")),
         }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use reaper_registry::Token;
 use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through, reaperd};
-use reaper_tests::nursery::{KEEP_THE_DEAD, Nursery};
+use reaper_tests::fork_server::{ForkServer, KEEP_ZOMBIES};
 use reaper_tests::sys::seccomp::deny;
 use reaper_tests::wait::Deadline;
-use reaper_user::testkit::test_process::{Kind, Victim};
+use reaperd::testkit::test_process::{Kind, TestProcess};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -42,14 +42,14 @@ fn unrelated_death_removes_nothing(sources: &str, with_pidfds: bool) {
         &["--sources", sources, "--register-policy", "any"],
         with_pidfds,
     );
-    let mut nursery = nursery_in(inside);
+    let mut fork_server = fork_server_in(inside);
     let mut events = daemon.events();
     // Two processes of one pid: one on the host, whose entry the daemon could read, and the one
     // that is registered.
-    let mut unrelated = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
+    let mut unrelated = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
     let number = unrelated.pid().get();
     let token = Token::from_bytes([7; 32]);
-    let (pid, answer) = nursery
+    let (pid, answer) = fork_server
         .start_registered(Some(number), &daemon.socket(), &token, "inner")
         .unwrap();
     assert_eq!((pid, answer.status), (number, 200), "{}", answer.body);
@@ -65,12 +65,12 @@ fn unrelated_death_removes_nothing(sources: &str, with_pidfds: bool) {
     }
     says_so(&daemon);
 
-    nursery.end(number).unwrap();
+    fork_server.end(number).unwrap();
     let told = events.removal_of("inner").told;
     assert_eq!(told.cause, "exited");
     assert!(!daemon.accepts(&token));
     drop(events);
-    drop(nursery);
+    drop(fork_server);
     kill_process(inside, Signal::TERM).unwrap();
     daemon.stopped();
 }
@@ -94,13 +94,13 @@ fn in_another_namespace_s_proc_no_caller_is_taken_for_the_owner_of_a_process() {
     }
     for with_pidfds in [true, false] {
         let (daemon, inside) = start(&[], with_pidfds);
-        let mut nursery = nursery_in(inside);
-        let (_, answer) = nursery
+        let mut fork_server = fork_server_in(inside);
+        let (_, answer) = fork_server
             .start_registered(None, &daemon.socket(), &Token::from_bytes([7; 32]), "inner")
             .unwrap();
         assert_eq!(answer.status, 403, "{}", answer.body);
         assert!(daemon.list().is_empty());
-        drop(nursery);
+        drop(fork_server);
         kill_process(inside, Signal::TERM).unwrap();
         daemon.stopped();
     }
@@ -146,12 +146,12 @@ fn without_pidfds(command: &mut Command) -> io::Result<Child> {
     })
 }
 
-fn nursery_in(namespace_of: Pid) -> Nursery {
+fn fork_server_in(namespace_of: Pid) -> ForkServer {
     let mut program = Command::new("nsenter");
     let target = namespace_of.as_raw_nonzero().to_string();
     program
         .args(["--target", &target, "--pid", "--"])
-        .arg(env!("CARGO_BIN_EXE_nursery"))
-        .arg(KEEP_THE_DEAD);
-    Nursery::open(program).unwrap()
+        .arg(env!("CARGO_BIN_EXE_fork_server"))
+        .arg(KEEP_ZOMBIES);
+    ForkServer::open(program).unwrap()
 }

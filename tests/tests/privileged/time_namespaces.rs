@@ -6,8 +6,8 @@ use std::path::Path;
 use reaper_tests::daemon::{Launch, children_of, reaperd};
 use reaper_tests::expect;
 use reaper_tests::time_namespace::Offsets;
-use reaper_user::testkit::conformance::kernel_before;
-use reaper_user::testkit::test_process::{Kind, Victim};
+use reaperd::testkit::conformance::kernel_before;
+use reaperd::testkit::test_process::{Kind, TestProcess};
 use rustix::process::{Signal, kill_process};
 
 use super::{root_with, works};
@@ -36,7 +36,7 @@ fn in_a_time_namespace_each_source_tells_of_a_death_with_a_sane_time() {
 
 fn tells_of_a_death(offsets: Offsets, source: &str) {
     let interval = if source == "sweep" { "100ms" } else { "1h" };
-    let entrance = offsets.through(Path::new(env!("CARGO_BIN_EXE_nursery")));
+    let entrance = offsets.through(Path::new(env!("CARGO_BIN_EXE_fork_server")));
     let daemon = Launch::with(&["--sources", source, "--sweep-interval", interval])
         .through(&entrance.each_ref().map(String::as_str))
         .start();
@@ -48,9 +48,9 @@ fn tells_of_a_death(offsets: Offsets, source: &str) {
     while sources.last().is_none_or(|last| last != source) {
         assert!(sources.len() < DEATHS, "{source}: told by {sources:?}");
         let session = format!("doomed-{}", sources.len());
-        let mut victim = Victim::spawn(reaperd(), Kind::Sleep).unwrap();
-        daemon.register(&session, victim.pid().get());
-        victim.kill().unwrap();
+        let mut test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
+        daemon.register(&session, test_process.pid().get());
+        test_process.kill().unwrap();
         let told = events.removal_of(&session).told;
         assert_eq!(told.cause, "exited");
         // Only events tell when it was.

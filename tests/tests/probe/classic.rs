@@ -21,7 +21,7 @@ fn the_classic_tracepoint_marks_as_well() {
         {
             return skip_without("ebpf", format_args!("no tracefs: {error}"));
         }
-        let attached = Probe::attached(Variant::Classic, probe::DEFAULT_DOORBELL_BYTES);
+        let attached = Probe::attached(Variant::Classic, probe::DEFAULT_WAKEUP_BYTES);
         let Some(mut probe) = attached else { return };
         check_kill_is_marked(&mut probe);
     })

@@ -7,13 +7,13 @@ use reaper_ebpf::{filter, objects, probe};
 use reaper_tests::connector::{Connector, Operation, ProcEvent};
 use reaper_tests::expect::skip_without;
 use reaper_tests::wait::eventually;
-use reaper_user::testkit::test_process::Kind;
+use reaperd::testkit::test_process::Kind;
 use rustix::{
     net::{AddressFamily, SocketType},
     thread::{CapabilitySet, CapabilitySets, set_capabilities},
 };
 
-use super::loaded::{Probe, Variant, Victim, chain};
+use super::loaded::{Probe, TestProcess, Variant, chain};
 
 fn loaded(canary: u32) -> Result<Ebpf, String> {
     let mut ebpf = EbpfLoader::new()
@@ -52,16 +52,16 @@ fn only_watched_exits_and_acks_pass() {
         .unwrap()
         .try_into()
         .unwrap();
-    let mut victim = Victim::spawn(Kind::Sleep);
-    watched.insert(victim.pid(), 0, 0).unwrap();
+    let mut test_process = TestProcess::spawn(Kind::Sleep);
+    watched.insert(test_process.pid(), 0, 0).unwrap();
     for _ in 0..50 {
         assert!(Command::new("true").status().unwrap().success());
     }
     thread::spawn(|| ()).join().unwrap();
-    victim.kill();
+    test_process.kill();
 
     let mut seen = HashSet::new();
-    eventually("our own thread and the victim", || {
+    eventually("our own thread and the test process", || {
         while let Some(event) = connector.receive() {
             match event {
                 ProcEvent::Exited(tgid) => drop(seen.insert(tgid)),
@@ -72,7 +72,10 @@ fn only_watched_exits_and_acks_pass() {
         }
         seen.len() == 2
     });
-    assert_eq!(seen, HashSet::from([victim.pid(), std::process::id()]));
+    assert_eq!(
+        seen,
+        HashSet::from([test_process.pid(), std::process::id()])
+    );
 }
 
 /// Which capabilities the copy of this test that runs in a process of its own keeps.
@@ -119,7 +122,7 @@ fn the_filter_needs_cap_bpf_alone() {
     let mut ebpf = loaded(0).unwrap();
     let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None).unwrap();
     program(&mut ebpf).attach(&socket).unwrap();
-    let refused = Probe::try_attached(Variant::Btf, probe::DEFAULT_DOORBELL_BYTES).err();
+    let refused = Probe::try_attached(Variant::Btf, probe::DEFAULT_WAKEUP_BYTES).err();
     println!("the probe with CAP_BPF alone: {refused:?}");
     assert!(refused.is_some());
 }
@@ -130,5 +133,5 @@ fn the_probe_needs_cap_bpf_and_cap_perfmon() {
     if !privileged() || !alone(test, CapabilitySet::BPF | CapabilitySet::PERFMON) {
         return;
     }
-    Probe::try_attached(Variant::Btf, probe::DEFAULT_DOORBELL_BYTES).unwrap();
+    Probe::try_attached(Variant::Btf, probe::DEFAULT_WAKEUP_BYTES).unwrap();
 }

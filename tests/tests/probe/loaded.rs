@@ -1,4 +1,4 @@
-//! A loaded probe, victims to watch with it, and waiting.
+//! A loaded probe, test processes to watch with it, and waiting.
 
 use std::{fs, io::Error, time::Instant};
 
@@ -10,9 +10,9 @@ use aya::{
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
 use reaper_tests::daemon::reaperd;
 use reaper_tests::expect::skip_without;
-use reaper_user::sources::ebpf::btf;
-use reaper_user::sources::ebpf::misses::Misses;
-use reaper_user::testkit::test_process::{self, Kind};
+use reaperd::sources::ebpf::btf;
+use reaperd::sources::ebpf::misses::Misses;
+use reaperd::testkit::test_process::{self, Kind};
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(crate) enum Variant {
@@ -22,7 +22,7 @@ pub(crate) enum Variant {
 
 pub(crate) struct Probe {
     pub(crate) watched: HashMap<MapData, u32, [u8; WatchEntry::SIZE]>,
-    pub(crate) doorbell: RingBuf<MapData>,
+    pub(crate) wakeup: RingBuf<MapData>,
     counters: PerCpuArray<MapData, u64>,
     misses: Misses,
     /// Holds program and link.
@@ -31,8 +31,8 @@ pub(crate) struct Probe {
 
 impl Probe {
     /// The probe, attached; `None`, with the reason printed, where this machine does not allow it.
-    pub(crate) fn attached(variant: Variant, doorbell_bytes: u32) -> Option<Self> {
-        match Self::try_attached(variant, doorbell_bytes) {
+    pub(crate) fn attached(variant: Variant, wakeup_bytes: u32) -> Option<Self> {
+        match Self::try_attached(variant, wakeup_bytes) {
             Ok(probe) => Some(probe),
             Err(reason) => {
                 skip_without("ebpf", reason);
@@ -42,7 +42,7 @@ impl Probe {
     }
 
     /// As above, with the reason for the caller. Prints what each step took.
-    pub(crate) fn try_attached(variant: Variant, doorbell_bytes: u32) -> Result<Self, String> {
+    pub(crate) fn try_attached(variant: Variant, wakeup_bytes: u32) -> Result<Self, String> {
         let mut watch = Stopwatch::start();
         let blob = fs::read(btf::VMLINUX).map_err(|e| format!("{}: {e}", btf::VMLINUX))?;
         let offsets = btf::offsets(&blob).map_err(|e| e.to_string())?.globals();
@@ -56,7 +56,7 @@ impl Probe {
         loader
             .override_global(probe::globals::CANARY_TGID, &canary, true)
             .override_global(probe::globals::BOOT_OFFSET_NS, &0_u64, true)
-            .map_max_entries(probe::MAP_DOORBELL, doorbell_bytes);
+            .map_max_entries(probe::MAP_WAKEUPS, wakeup_bytes);
         let mut ebpf = loader.load(objects::PROBE).map_err(|e| chain(&e))?;
         watch.lap("maps");
         let misses = match variant {
@@ -64,11 +64,11 @@ impl Probe {
             Variant::Classic => attach_classic(&mut ebpf, &mut watch)?,
         };
         let mut take = |name| ebpf.take_map(name).unwrap();
-        let [watched, doorbell, counters] =
-            [probe::MAP_WATCHED, probe::MAP_DOORBELL, probe::MAP_COUNTERS].map(&mut take);
+        let [watched, wakeup, counters] =
+            [probe::MAP_WATCHED, probe::MAP_WAKEUPS, probe::MAP_COUNTERS].map(&mut take);
         Ok(Self {
             watched: watched.try_into().unwrap(),
-            doorbell: doorbell.try_into().unwrap(),
+            wakeup: wakeup.try_into().unwrap(),
             counters: counters.try_into().unwrap(),
             misses,
             _ebpf: ebpf,
@@ -87,7 +87,7 @@ impl Probe {
 
     pub(crate) fn drain(&mut self) -> Vec<GroupDeath> {
         std::iter::from_fn(|| {
-            self.doorbell
+            self.wakeup
                 .next()
                 .map(|record| GroupDeath::from_bytes(&record).unwrap())
         })
@@ -165,15 +165,15 @@ impl Stopwatch {
     }
 }
 
-/// A victim, and its start time as the probe has to know it.
-pub(crate) struct Victim {
-    inner: test_process::Victim,
+/// A test process, and its start time as the probe has to know it.
+pub(crate) struct TestProcess {
+    inner: test_process::TestProcess,
     pub(crate) start_ticks: u64,
 }
 
-impl Victim {
+impl TestProcess {
     pub(crate) fn spawn(kind: Kind) -> Self {
-        let inner = test_process::Victim::spawn(reaperd(), kind).unwrap();
+        let inner = test_process::TestProcess::spawn(reaperd(), kind).unwrap();
         let start_ticks = stat_field(inner.pid().get(), 22).unwrap().parse().unwrap();
         Self { inner, start_ticks }
     }

@@ -14,14 +14,14 @@ mod loaded;
 
 use std::{collections::HashSet, process::Command, thread};
 
-use loaded::{Probe, Variant, Victim, stat_field};
+use loaded::{Probe, TestProcess, Variant, stat_field};
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, probe};
 use reaper_tests::wait::eventually;
-use reaper_user::testkit::test_process::Kind;
+use reaperd::testkit::test_process::Kind;
 use rustix::time::{ClockId, clock_gettime};
 
 fn attached() -> Option<Probe> {
-    Probe::attached(Variant::Btf, probe::DEFAULT_DOORBELL_BYTES)
+    Probe::attached(Variant::Btf, probe::DEFAULT_WAKEUP_BYTES)
 }
 
 fn monotonic_ns() -> u64 {
@@ -31,12 +31,12 @@ fn monotonic_ns() -> u64 {
 
 /// A kill is marked in the map and rung at the door once, with code, start and time.
 fn check_kill_is_marked(probe: &mut Probe) {
-    let mut victim = Victim::spawn(Kind::Sleep);
-    let pid = victim.pid();
-    probe.watch(pid, victim.start_ticks);
+    let mut test_process = TestProcess::spawn(Kind::Sleep);
+    let pid = test_process.pid();
+    probe.watch(pid, test_process.start_ticks);
     assert_eq!(probe.entry(pid).death(pid), None);
     let before = monotonic_ns();
-    victim.kill();
+    test_process.kill();
     eventually("the mark", || probe.entry(pid).death(pid).is_some());
     let death = probe.entry(pid).death(pid).unwrap();
     assert_eq!(
@@ -44,7 +44,7 @@ fn check_kill_is_marked(probe: &mut Probe) {
         GroupDeath {
             tgid: pid,
             exit_code: 9,
-            start_ticks: victim.start_ticks,
+            start_ticks: test_process.start_ticks,
             died_at_ns: death.died_at_ns,
         }
     );
@@ -54,7 +54,7 @@ fn check_kill_is_marked(probe: &mut Probe) {
         (death.died_at_ns - before) / 1000
     );
     let mut rung = Vec::new();
-    eventually("the doorbell", || {
+    eventually("the wake-up", || {
         rung.extend(probe.drain());
         !rung.is_empty()
     });
@@ -72,12 +72,12 @@ fn a_killed_process_is_marked_with_code_and_time() {
 #[test]
 fn an_ordinary_exit_is_marked_with_its_status() {
     let Some(mut probe) = attached() else { return };
-    let mut victim = Victim::spawn(Kind::Exit { code: 7 });
-    probe.watch(victim.pid(), victim.start_ticks);
-    victim.finish();
+    let mut test_process = TestProcess::spawn(Kind::Exit { code: 7 });
+    probe.watch(test_process.pid(), test_process.start_ticks);
+    test_process.finish();
     let death = probe
-        .entry(victim.pid())
-        .death(victim.pid())
+        .entry(test_process.pid())
+        .death(test_process.pid())
         .expect("reaped, hence marked before");
     assert_eq!(death.exit_code, 7 << 8);
 }
@@ -85,15 +85,18 @@ fn an_ordinary_exit_is_marked_with_its_status() {
 #[test]
 fn a_leader_that_leaves_first_is_not_a_death() {
     let Some(mut probe) = attached() else { return };
-    let mut victim = Victim::spawn(Kind::LeaderFirst);
-    let pid = victim.pid();
-    probe.watch(pid, victim.start_ticks);
-    victim.cue();
-    victim.expect("leader left");
+    let mut test_process = TestProcess::spawn(Kind::LeaderFirst);
+    let pid = test_process.pid();
+    probe.watch(pid, test_process.start_ticks);
+    test_process.cue();
+    test_process.expect("leader left");
     assert_eq!(stat_field(pid, 3).unwrap(), "Z");
-    assert_eq!(probe.entry(pid), WatchEntry::watching(victim.start_ticks));
+    assert_eq!(
+        probe.entry(pid),
+        WatchEntry::watching(test_process.start_ticks)
+    );
     assert_eq!(probe.drain(), []);
-    victim.finish();
+    test_process.finish();
     let death = probe
         .entry(pid)
         .death(pid)
@@ -106,14 +109,17 @@ fn a_leader_that_leaves_first_is_not_a_death() {
 #[test]
 fn a_program_replaced_by_a_worker_is_not_a_death() {
     let Some(mut probe) = attached() else { return };
-    let mut victim = Victim::spawn(Kind::WorkerExec);
-    let pid = victim.pid();
-    probe.watch(pid, victim.start_ticks);
-    victim.cue();
-    victim.expect(&format!("ready {pid}"));
-    assert_eq!(probe.entry(pid), WatchEntry::watching(victim.start_ticks));
+    let mut test_process = TestProcess::spawn(Kind::WorkerExec);
+    let pid = test_process.pid();
+    probe.watch(pid, test_process.start_ticks);
+    test_process.cue();
+    test_process.expect(&format!("ready {pid}"));
+    assert_eq!(
+        probe.entry(pid),
+        WatchEntry::watching(test_process.start_ticks)
+    );
     assert_eq!(probe.drain(), []);
-    victim.finish();
+    test_process.finish();
     let death = probe
         .entry(pid)
         .death(pid)
@@ -124,26 +130,29 @@ fn a_program_replaced_by_a_worker_is_not_a_death() {
 #[test]
 fn thread_exits_of_a_watched_process_ring_nothing() {
     let Some(mut probe) = attached() else { return };
-    let mut victim = Victim::spawn(Kind::ThreadChurn { threads: 8 });
-    let pid = victim.pid();
-    probe.watch(pid, victim.start_ticks);
-    victim.expect("churned");
+    let mut test_process = TestProcess::spawn(Kind::ThreadChurn { threads: 8 });
+    let pid = test_process.pid();
+    probe.watch(pid, test_process.start_ticks);
+    test_process.expect("churned");
     assert_eq!(probe.drain(), []);
-    assert_eq!(probe.entry(pid), WatchEntry::watching(victim.start_ticks));
-    victim.finish();
+    assert_eq!(
+        probe.entry(pid),
+        WatchEntry::watching(test_process.start_ticks)
+    );
+    test_process.finish();
     assert_eq!(probe.drain().len(), 1);
 }
 
 #[test]
 fn another_start_time_is_rung_but_not_marked() {
     let Some(mut probe) = attached() else { return };
-    let mut victim = Victim::spawn(Kind::Sleep);
-    let pid = victim.pid();
-    probe.watch(pid, victim.start_ticks - 1);
-    victim.finish();
+    let mut test_process = TestProcess::spawn(Kind::Sleep);
+    let pid = test_process.pid();
+    probe.watch(pid, test_process.start_ticks - 1);
+    test_process.finish();
     assert_eq!(
         probe.entry(pid),
-        WatchEntry::watching(victim.start_ticks - 1)
+        WatchEntry::watching(test_process.start_ticks - 1)
     );
     assert_eq!(
         [Counter::Marked, Counter::Mismatched].map(|c| probe.count(c)),
@@ -154,11 +163,11 @@ fn another_start_time_is_rung_but_not_marked() {
         .iter()
         .map(|death| (death.tgid, death.start_ticks))
         .collect();
-    assert_eq!(rung, [(pid, victim.start_ticks)]);
+    assert_eq!(rung, [(pid, test_process.start_ticks)]);
 }
 
 #[test]
-fn strangers_ring_nothing() {
+fn exits_of_unwatched_processes_do_not_wake_the_reader() {
     let Some(mut probe) = attached() else { return };
     for _ in 0..100 {
         assert!(Command::new("true").status().unwrap().success());
@@ -185,14 +194,19 @@ fn a_full_ring_loses_nothing() {
     let Some(mut probe) = Probe::attached(Variant::Btf, page) else {
         return;
     };
-    let mut victims: Vec<_> = (0..300).map(|_| Victim::spawn(Kind::Sleep)).collect();
-    for victim in &victims {
-        probe.watch(victim.pid(), victim.start_ticks);
+    let mut test_processes: Vec<_> = (0..300).map(|_| TestProcess::spawn(Kind::Sleep)).collect();
+    for test_process in &test_processes {
+        probe.watch(test_process.pid(), test_process.start_ticks);
     }
-    victims.iter_mut().for_each(Victim::kill);
-    victims.iter_mut().for_each(Victim::reap);
-    let is_unmarked = |victim: &&Victim| probe.entry(victim.pid()).death(victim.pid()).is_none();
-    let unmarked = victims.iter().filter(is_unmarked).count() as u64;
+    test_processes.iter_mut().for_each(TestProcess::kill);
+    test_processes.iter_mut().for_each(TestProcess::reap);
+    let is_unmarked = |test_process: &&TestProcess| {
+        probe
+            .entry(test_process.pid())
+            .death(test_process.pid())
+            .is_none()
+    };
+    let unmarked = test_processes.iter().filter(is_unmarked).count() as u64;
     assert!(unmarked <= probe.misses(), "{unmarked} are not marked");
     let rung: HashSet<u32> = probe.drain().iter().map(|death| death.tgid).collect();
     let [marked, overflowed] = [Counter::Marked, Counter::RingFull].map(|c| probe.count(c));
@@ -202,5 +216,5 @@ fn a_full_ring_loses_nothing() {
     );
     assert!(overflowed > 0, "the ring had room for all");
     assert_eq!(rung.len() as u64 + overflowed, marked);
-    assert_eq!(marked, victims.len() as u64 - unmarked);
+    assert_eq!(marked, test_processes.len() as u64 - unmarked);
 }

@@ -53,7 +53,7 @@ fn check_dependencies(package: &Value, problems: &mut Vec<String>) {
                 ));
             }
         }
-        let points_up = name == "reaper-user" && !BELOW_THE_DAEMON.contains(&dependency_name);
+        let points_up = name == "reaperd" && !BELOW_THE_DAEMON.contains(&dependency_name);
         if is_ours && (points_up || dependency_name == "xtask") {
             problems.push(format!(
                 "{name} must not depend on {dependency_name}: dependencies point one way, \
@@ -116,7 +116,7 @@ mod tests {
             ),
             0
         );
-        assert_eq!(problems("reaper-user", &json!({ "name": "tokio" })), 0);
+        assert_eq!(problems("reaperd", &json!({ "name": "tokio" })), 0);
     }
 
     #[test]
@@ -134,10 +134,10 @@ mod tests {
     #[test]
     fn dependencies_point_one_way() {
         let ours = |name| json!({ "name": name, "path": "somewhere" });
-        assert_eq!(problems("reaper-user", &ours("reaper-tests")), 1);
-        assert_eq!(problems("reaper-user", &ours("reaper-registry")), 0);
+        assert_eq!(problems("reaperd", &ours("reaper-tests")), 1);
+        assert_eq!(problems("reaperd", &ours("reaper-registry")), 0);
         assert_eq!(problems("reaper-tests", &ours("xtask")), 1);
-        assert_eq!(problems("reaper-tests", &ours("reaper-user")), 0);
+        assert_eq!(problems("reaper-tests", &ours("reaperd")), 0);
     }
 
     #[test]

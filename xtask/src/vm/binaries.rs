@@ -12,7 +12,7 @@ use super::matrix::{Role, SUITES, Suite};
 pub(crate) struct Built {
     pub(crate) daemon: PathBuf,
     pub(crate) init: PathBuf,
-    pub(crate) nursery: PathBuf,
+    pub(crate) fork_server: PathBuf,
     pub(crate) tests: Vec<TestBinary>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn build(root: &Path, wanted: &[String], instead: &[PathBuf]) -> anyh
     Ok(Built {
         daemon: program("reaperd")?,
         init: program("vm-init")?,
-        nursery: program("nursery")?,
+        fork_server: program("fork server")?,
         tests,
     })
 }

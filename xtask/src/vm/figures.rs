@@ -17,9 +17,9 @@ pub(crate) fn page(guests: &[Guest<'_>], outcomes: &[Outcome]) -> Option<String>
         .collect();
     let table = table(&as_root)?;
     Some(format!(
-        "# What was counted on every kernel\n\nWritten by `cargo xtask vm --whole`, of the guests \
+        "# What was counted on every kernel\n\nWritten by `cargo xtask vm --full`, of the guests \
          that run as root; which kernels these are is in [kernel-matrix.md](kernel-matrix.md). \
-         What each figure is, is said where its test prints it, in `tests/tests/toll`. The guests \
+         What each figure is, is said where its test prints it, in `tests/tests/stress`. The guests \
          are emulated: their counts are as good as any, their times are not.\n\n{table}"
     ))
 }
@@ -60,7 +60,7 @@ mod tests {
     fn figures_are_a_table_of_names_and_kernels() {
         let output = "noise\nmeasured: deaths = 10000\nmeasured: missed = 3 of 9\n".to_owned();
         let outcome = Outcome {
-            output: BTreeMap::from([("toll::a".to_owned(), output)]),
+            output: BTreeMap::from([("stress::a".to_owned(), output)]),
             ..Outcome::default()
         };
         assert_eq!(

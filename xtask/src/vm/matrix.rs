@@ -33,17 +33,17 @@ pub(crate) struct Suite {
 
 /// What runs in the guests. A suite must not need the source tree: its files are compiled in.
 pub(crate) const SUITES: &[Suite] = &[
-    suite("guest", Role::ALL),
+    suite("kernel_features", Role::ALL),
     suite("roles", Role::ALL),
     // Minutes a guest under emulation, so in the one role in which every source works.
-    suite("contract", &[Role::Root]),
+    suite("conformance", &[Role::Root]),
     // Not in the role `bpf`: before 5.11 its limit of locked memory is too low for the maps.
     suite("probe", &[Role::Root]),
     // Only there can numbers be chosen.
-    suite("toll", &[Role::Root]),
+    suite("stress", &[Role::Root]),
     // Only there can clocks be set, /proc be taken away and buffers be made small.
-    suite("faults", &[Role::Root]),
-    suite("unreliable", &[Role::Root]),
+    suite("system_faults", &[Role::Root]),
+    suite("fault_injection", &[Role::Root]),
 ];
 
 const fn suite(name: &'static str, roles: &'static [Role]) -> Suite {

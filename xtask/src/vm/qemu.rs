@@ -32,7 +32,7 @@ pub(crate) struct Guest<'run> {
     pub(crate) initrd: PathBuf,
     pub(crate) filter: Option<String>,
     /// All of the long suites, and not a share.
-    pub(crate) whole: bool,
+    pub(crate) full: bool,
     pub(crate) time_limit: Duration,
     pub(crate) accel: String,
     /// The console; the verdicts are beside it.
@@ -134,7 +134,7 @@ fn command_line(guest: &Guest<'_>) -> String {
         kernel,
         role,
         filter,
-        whole,
+        full,
         ..
     } = guest;
     let mut line = format!(
@@ -144,8 +144,8 @@ fn command_line(guest: &Guest<'_>) -> String {
         matrix::expectations(kernel.version, *role),
         matrix::required(kernel.version, *role),
     );
-    if *whole {
-        line += " reaper.torture=whole";
+    if *full {
+        line += " reaper.scale=full";
     }
     if let Some(filter) = filter {
         line += &format!(" reaper.filter={filter}");

@@ -11,7 +11,7 @@ use super::observer::Seen;
 use crate::cli::output::{escape, exit_status, milliseconds};
 use crate::client::{ExitSeen, SourceReport, SourcesReport};
 
-/// How one victim ended and what became of its session.
+/// How one test process ended and what became of its session.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     session: &'static str,
@@ -88,7 +88,7 @@ pub(super) struct Report {
     skipped: Vec<String>,
     problems: Vec<String>,
     untouched: usize,
-    bystanders: usize,
+    controls: usize,
     took: Duration,
 }
 
@@ -101,7 +101,7 @@ impl Report {
             skipped: Vec::new(),
             problems: Vec::new(),
             untouched: 0,
-            bystanders: 0,
+            controls: 0,
             took: Duration::ZERO,
         }
     }
@@ -158,8 +158,8 @@ impl Report {
         self.untouched += 1;
     }
 
-    pub(super) fn bystanders(&mut self, count: usize) {
-        self.bystanders = count;
+    pub(super) fn controls(&mut self, count: usize) {
+        self.controls = count;
     }
 
     pub(super) fn took(&mut self, took: Duration) {
@@ -179,7 +179,7 @@ impl Report {
             skipped,
             problems,
             untouched,
-            bystanders,
+            controls,
             took,
         } = self;
         if *json {
@@ -187,10 +187,10 @@ impl Report {
                 "schema": 1,
                 "ok": self.is_good(),
                 "sources": sources,
-                "victims": rows,
+                "test processes": rows,
                 "skipped": skipped,
                 "problems": problems,
-                "bystanders": bystanders,
+                "controls": controls,
                 "untouched": untouched,
                 "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             });
@@ -208,7 +208,7 @@ impl Report {
             .count();
         self.say(&format!(
             "{removed} of {} removed and their tokens refused, \
-             {untouched} of {bystanders} living sessions untouched, in {:.1} s",
+             {untouched} of {controls} living sessions untouched, in {:.1} s",
             rows.len(),
             took.as_secs_f64(),
         ))?;

@@ -26,7 +26,7 @@ impl Owner {
     /// `None` where the system does not show it.
     pub(super) fn this_process() -> Option<Self> {
         let pid = Pid::new(std::process::id()).ok()?;
-        let start_time = process_table::of_this_system().look(pid).ok()?.start_time.0;
+        let start_time = process_table::of_this_system().stat(pid).ok()?.start_time.0;
         let (pid_namespace, time_namespace) = own_namespaces()?;
         Some(Self {
             pid,
@@ -48,10 +48,10 @@ impl Owner {
     }
 
     fn is_gone_from(self, table: &dyn ProcessTable) -> bool {
-        match table.look(self.pid) {
-            Ok(facts) => facts.start_time.0 != self.start_time,
+        match table.stat(self.pid) {
+            Ok(stat) => stat.start_time.0 != self.start_time,
             // Hidden entries prove nothing.
-            Err(_) => matches!(table.number_in_use(self.pid), Ok(false)),
+            Err(_) => matches!(table.pid_in_use(self.pid), Ok(false)),
         }
     }
 }
@@ -128,7 +128,7 @@ mod tests {
         assert!(owner.is_gone(), "the pid is another process's");
         owner.pid = sleeper.pid();
         owner.start_time = process_table::of_this_system()
-            .look(owner.pid)
+            .stat(owner.pid)
             .unwrap()
             .start_time
             .0;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cli::doctor::system;
 use crate::cli::output::{escape, milliseconds};
-use crate::testkit::conformance::{Case, Fault, Lineup, Observed};
+use crate::testkit::conformance::{Case, Fault, Observed, SourceSet};
 
 /// What became of one lineup.
 pub(super) enum Outcome {
@@ -136,14 +136,14 @@ impl Sums {
 /// All of it.
 pub(super) struct Report {
     json: bool,
-    lineups: Vec<(Lineup, Outcome)>,
+    source_sets: Vec<(SourceSet, Outcome)>,
 }
 
 impl Report {
     pub(super) fn new(json: bool) -> Self {
         Self {
             json,
-            lineups: Vec::new(),
+            source_sets: Vec::new(),
         }
     }
 
@@ -155,8 +155,8 @@ impl Report {
     }
 
     /// Takes in what became of a lineup and tells people of it.
-    pub(super) fn add(&mut self, lineup: Lineup, outcome: Outcome) -> io::Result<()> {
-        let name = lineup.name();
+    pub(super) fn add(&mut self, source_set: SourceSet, outcome: Outcome) -> io::Result<()> {
+        let name = source_set.name();
         match &outcome {
             Outcome::Untested { reason, remedy } => {
                 self.say(&format!("{name:8}  not tested: {}", escape(reason)))?;
@@ -177,7 +177,7 @@ impl Report {
                 }
             }
         }
-        self.lineups.push((lineup, outcome));
+        self.source_sets.push((source_set, outcome));
         Ok(())
     }
 
@@ -190,7 +190,7 @@ impl Report {
 
     /// Whether nothing was missed, mistaken or told wrongly by any source that was tested.
     pub(super) fn is_good(&self) -> bool {
-        self.lineups.iter().all(|(_, outcome)| match outcome {
+        self.source_sets.iter().all(|(_, outcome)| match outcome {
             Outcome::Tested { cases, .. } => cases.iter().all(Played::is_good),
             Outcome::Untested { .. } => true,
         })
@@ -198,13 +198,13 @@ impl Report {
 
     /// The first source that was not tested, and what would mend that.
     pub(super) fn first_untested(&self) -> Option<(&'static str, String)> {
-        self.lineups
+        self.source_sets
             .iter()
-            .find_map(|(lineup, outcome)| match outcome {
+            .find_map(|(source_set, outcome)| match outcome {
                 Outcome::Untested { remedy, .. } if remedy.is_empty() => {
-                    Some((lineup.name(), "reaperd doctor".to_owned()))
+                    Some((source_set.name(), "reaperd doctor".to_owned()))
                 }
-                Outcome::Untested { remedy, .. } => Some((lineup.name(), remedy.clone())),
+                Outcome::Untested { remedy, .. } => Some((source_set.name(), remedy.clone())),
                 Outcome::Tested { .. } => None,
             })
     }
@@ -214,16 +214,16 @@ impl Report {
     }
 
     fn as_json(&self) -> Value {
-        let lineup = |(lineup, outcome): &(Lineup, Outcome)| match outcome {
+        let source_set = |(source_set, outcome): &(SourceSet, Outcome)| match outcome {
             Outcome::Tested { cases, lost } => json!({
-                "lineup": lineup.name(),
+                "lineup": source_set.name(),
                 "state": "tested",
                 "sums": Sums::of(cases),
                 "lost": lost,
                 "cases": cases,
             }),
             Outcome::Untested { reason, remedy } => json!({
-                "lineup": lineup.name(),
+                "lineup": source_set.name(),
                 "state": "untested",
                 "reason": reason,
                 "remedy": remedy,
@@ -233,7 +233,7 @@ impl Report {
             "schema": 1,
             "version": env!("CARGO_PKG_VERSION"),
             "system": system(),
-            "lineups": self.lineups.iter().map(lineup).collect::<Vec<_>>(),
+            "lineups": self.source_sets.iter().map(source_set).collect::<Vec<_>>(),
             "result": self.result(),
         })
     }
@@ -290,7 +290,7 @@ mod tests {
                 cases: vec![played(None, &[]), played(fault, &[])],
                 lost: 0,
             };
-            report.add(Lineup::Together, tested).unwrap();
+            report.add(SourceSet::Together, tested).unwrap();
             report
         };
         assert!(report(Some(Fault::Impossible("x".into()))).is_good());
@@ -306,7 +306,9 @@ mod tests {
             reason: "not permitted".to_owned(),
             remedy: "run as root".to_owned(),
         };
-        report.add(Lineup::Alone(Source::Ebpf), untested).unwrap();
+        report
+            .add(SourceSet::Alone(Source::Ebpf), untested)
+            .unwrap();
         assert_eq!(
             report.first_untested(),
             Some(("ebpf", "run as root".to_owned()))

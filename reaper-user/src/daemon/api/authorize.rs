@@ -11,7 +11,7 @@ use reaper_registry::Pid;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::{Numbering, Peer};
+use super::{Peer, PidNs};
 use crate::daemon::config::RegisterPolicy;
 use crate::sys::process_table::ProcessTable;
 #[cfg(target_os = "linux")]
@@ -120,8 +120,8 @@ pub(crate) async fn claim(
     /// One search at a time: a caller that asks again and again must not keep more than one core, or
     /// one thread, busy.
     static TURN: Semaphore = Semaphore::const_new(1);
-    match peer.numbering {
-        Numbering::Nested { own, .. } if own != named.as_raw() => {
+    match peer.pid_ns {
+        PidNs::Nested { own, .. } if own != named.as_raw() => {
             // A request that is given up leaves the queue.
             let turn = timeout(TURN_WITHIN, TURN.acquire()).await;
             let Ok(Ok(turn)) = turn else {
@@ -167,13 +167,13 @@ fn check_claim(
 
 /// The process that this caller means by this number.
 fn translate(named: Pid, peer: Peer, policy: RegisterPolicy) -> Result<Claimed, Refused> {
-    match peer.numbering {
-        Numbering::Ours => Ok(named.into()),
-        Numbering::Unknown | Numbering::NotNow if policy == RegisterPolicy::Any => Ok(named.into()),
-        Numbering::NotNow => Err(Refused::NotNow),
-        Numbering::Unknown => Err(Refused::ForeignPidNamespace),
+    match peer.pid_ns {
+        PidNs::Ours => Ok(named.into()),
+        PidNs::Unknown | PidNs::NotNow if policy == RegisterPolicy::Any => Ok(named.into()),
+        PidNs::NotNow => Err(Refused::NotNow),
+        PidNs::Unknown => Err(Refused::ForeignPidNamespace),
         #[cfg(target_os = "linux")]
-        Numbering::Nested { own, namespace } => {
+        PidNs::Nested { own, namespace } => {
             let caller = peer.pid.and_then(|pid| Pid::try_from(pid).ok());
             let caller = caller.ok_or(Refused::ForeignPidNamespace)?;
             let (pid, inner) = if own == named.as_raw() {
@@ -189,7 +189,7 @@ fn translate(named: Pid, peer: Peer, policy: RegisterPolicy) -> Result<Claimed, 
             })
         }
         #[cfg(not(target_os = "linux"))]
-        Numbering::Nested { .. } => Err(Refused::ForeignPidNamespace),
+        PidNs::Nested { .. } => Err(Refused::ForeignPidNamespace),
     }
 }
 
@@ -206,28 +206,28 @@ fn has_ended(peer: Peer, table: &dyn ProcessTable) -> bool {
     let Some(pid) = peer.pid.and_then(|pid| Pid::try_from(pid).ok()) else {
         return false;
     };
-    match table.look(pid) {
-        Ok(facts) => facts.all_ended(),
-        Err(_hidden_or_gone) => matches!(table.number_in_use(pid), Ok(false)),
+    match table.stat(pid) {
+        Ok(stat) => stat.all_ended(),
+        Err(_hidden_or_gone) => matches!(table.pid_in_use(pid), Ok(false)),
     }
 }
 
 /// By which numbers this peer names processes.
 #[cfg(target_os = "linux")]
-pub(crate) fn numbering_of(peer: Option<i32>) -> Numbering {
+pub(crate) fn pid_ns_of(peer: Option<i32>) -> PidNs {
     let Some(peer) = peer else {
-        return Numbering::Unknown;
+        return PidNs::Unknown;
     };
     match status_of(peer).map(|status| status.and_then(|status| status.nspid)) {
         Ok(numbers) => match numbers.as_deref() {
-            Some([_]) => Numbering::Ours,
-            Some([.., own]) => Numbering::Nested {
+            Some([_]) => PidNs::Ours,
+            Some([.., own]) => PidNs::Nested {
                 own: *own,
                 namespace: nested::namespace_of(peer),
             },
-            Some([]) | None => Numbering::Unknown,
+            Some([]) | None => PidNs::Unknown,
         },
-        Err(_short) => Numbering::NotNow,
+        Err(_short) => PidNs::NotNow,
     }
 }
 
@@ -246,8 +246,8 @@ fn status_of(pid: i32) -> Result<Option<procfs::process::Status>, Refused> {
 
 /// Elsewhere there is one numbering for all.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn numbering_of(_peer: Option<i32>) -> Numbering {
-    Numbering::Ours
+pub(crate) fn pid_ns_of(_peer: Option<i32>) -> PidNs {
+    PidNs::Ours
 }
 
 /// Elsewhere the process table of this program does not say whose a process is. Who may connect is
@@ -263,13 +263,13 @@ pub(crate) fn check_process(
     policy: RegisterPolicy,
     table: &dyn ProcessTable,
 ) -> Result<(), Refused> {
-    let verdict = facts_of(watched).and_then(|facts| {
+    let verdict = stat_of(watched).and_then(|stat| {
         claimed.check_pinned()?;
         if TELLS_USERS_APART {
-            admit(facts, watched.pid, peer, policy)?;
+            admit(stat, watched.pid, peer, policy)?;
         }
         // Only root's processes can be threads of the kernel, so only they are asked.
-        let may_be_kernels = facts.is_some_and(|facts| facts.real_uid == 0);
+        let may_be_kernels = stat.is_some_and(|stat| stat.real_uid == 0);
         if may_be_kernels && watched.is_kernel_thread(table) {
             return Err(Refused::KernelThread);
         }
@@ -285,7 +285,7 @@ pub(crate) fn check_process(
 
 /// What the system says about a process beside its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct ProcessFacts {
+struct ProcessRecord {
     /// The process that this number belongs to: another number for a mere thread. Pinning asks that
     /// already; this is for when the system did not answer then.
     process: Pid,
@@ -293,17 +293,17 @@ struct ProcessFacts {
 }
 
 fn admit(
-    facts: Option<ProcessFacts>,
+    stat: Option<ProcessRecord>,
     pid: Pid,
     peer: Peer,
     policy: RegisterPolicy,
 ) -> Result<(), Refused> {
     let anybodys = peer.is_root() || policy == RegisterPolicy::Any;
-    match facts {
-        Some(facts) if facts.process != pid => Err(Refused::ThreadId {
-            process: facts.process,
+    match stat {
+        Some(stat) if stat.process != pid => Err(Refused::ThreadId {
+            process: stat.process,
         }),
-        Some(facts) if !anybodys && facts.real_uid != peer.uid => Err(Refused::OtherUser),
+        Some(stat) if !anybodys && stat.real_uid != peer.uid => Err(Refused::OtherUser),
         None if !anybodys => Err(Refused::Hidden),
         Some(_) | None => Ok(()),
     }
@@ -312,22 +312,22 @@ fn admit(
 /// From the pidfd where it tells, because that is one system call; a registration should not wait
 /// for the kernel to write out, and for us to read, the sixty lines of `/proc/PID/status`.
 #[cfg(target_os = "linux")]
-fn facts_of(watched: &Watched) -> Result<Option<ProcessFacts>, Refused> {
+fn stat_of(watched: &Watched) -> Result<Option<ProcessRecord>, Refused> {
     let told = watched.with_pidfd(|pidfd| pidfd.and_then(pidfd_info::tgid_and_ruid));
     if let Some((tgid, real_uid)) = told {
         return Ok(Pid::new(tgid)
             .ok()
-            .map(|process| ProcessFacts { process, real_uid }));
+            .map(|process| ProcessRecord { process, real_uid }));
     }
-    facts_by_number(watched.pid)
+    stat_by_pid(watched.pid)
 }
 
 #[cfg(target_os = "linux")]
-fn facts_by_number(pid: Pid) -> Result<Option<ProcessFacts>, Refused> {
+fn stat_by_pid(pid: Pid) -> Result<Option<ProcessRecord>, Refused> {
     let status = status_of(pid.as_raw())?;
     // Zero once it is no longer in the table.
     Ok(status.and_then(|status| {
-        Some(ProcessFacts {
+        Some(ProcessRecord {
             process: Pid::try_from(status.tgid).ok()?,
             real_uid: status.ruid,
         })
@@ -336,7 +336,7 @@ fn facts_by_number(pid: Pid) -> Result<Option<ProcessFacts>, Refused> {
 
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::unnecessary_wraps, reason = "the same signature everywhere")]
-fn facts_of(_watched: &Watched) -> Result<Option<ProcessFacts>, Refused> {
+fn stat_of(_watched: &Watched) -> Result<Option<ProcessRecord>, Refused> {
     Ok(None)
 }
 

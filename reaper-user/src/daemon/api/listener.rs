@@ -105,14 +105,14 @@ impl ListenError {
 
 /// Who is to get as far as the check of their user id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reach {
+pub(crate) enum SocketAccess {
     /// Ourselves and root.
     Private,
     /// Everybody, because some other users are let in.
     Shared,
 }
 
-impl Reach {
+impl SocketAccess {
     const fn socket_mode(self) -> u32 {
         match self {
             Self::Private => 0o600,
@@ -160,7 +160,7 @@ impl FileId {
 pub(crate) struct Socket {
     pub(crate) listener: UnixListener,
     path: PathBuf,
-    reach: Reach,
+    access: SocketAccess,
     file: FileId,
     lock: Lock,
     /// So that a lasting trouble is told once.
@@ -169,16 +169,16 @@ pub(crate) struct Socket {
 
 impl Socket {
     /// Takes the path for this daemon. To be called within a tokio runtime.
-    pub(crate) fn claim(path: &Path, reach: Reach) -> Result<Self, ListenError> {
+    pub(crate) fn claim(path: &Path, access: SocketAccess) -> Result<Self, ListenError> {
         let path = std::path::absolute(path).map_err(ListenError::system("resolve", path))?;
         check_length(&path)?;
-        prepare_folder(&path, reach)?;
+        prepare_folder(&path, access)?;
         let lock = Lock::take(&path)?;
-        let (listener, file) = bind(&path, reach)?;
+        let (listener, file) = bind(&path, access)?;
         Ok(Self {
             listener,
             path,
-            reach,
+            access,
             file,
             lock,
             rebind_failed: false,
@@ -191,7 +191,7 @@ impl Socket {
 
     /// The mode of the socket file.
     pub(crate) fn mode(&self) -> u32 {
-        self.reach.socket_mode()
+        self.access.socket_mode()
     }
 
     /// Binds again if the file is no longer there. Connections that were made stay.
@@ -213,11 +213,11 @@ impl Socket {
     }
 
     fn bind_again(&mut self) -> Result<(), ListenError> {
-        prepare_folder(&self.path, self.reach)?;
+        prepare_folder(&self.path, self.access)?;
         if !self.lock.is_in_place() {
             self.lock = Lock::take(&self.path)?;
         }
-        (self.listener, self.file) = bind(&self.path, self.reach)?;
+        (self.listener, self.file) = bind(&self.path, self.access)?;
         Ok(())
     }
 
@@ -243,12 +243,12 @@ fn check_length(path: &Path) -> Result<(), ListenError> {
     Ok(())
 }
 
-fn prepare_folder(socket: &Path, reach: Reach) -> Result<(), ListenError> {
+fn prepare_folder(socket: &Path, access: SocketAccess) -> Result<(), ListenError> {
     let (Some(folder), Some(_)) = (socket.parent(), socket.file_name()) else {
         return Err(ListenError::NoFileName(socket.to_owned()));
     };
     let created = std::fs::DirBuilder::new()
-        .mode(reach.folder_mode())
+        .mode(access.folder_mode())
         .create(folder);
     match created {
         Ok(()) => {}
@@ -270,7 +270,7 @@ fn prepare_folder(socket: &Path, reach: Reach) -> Result<(), ListenError> {
         });
     }
     let mode = found.permissions().mode() & 0o7777;
-    if mode & reach.folder_forbidden() != 0 {
+    if mode & access.folder_forbidden() != 0 {
         return Err(ListenError::OpenFolder {
             path: folder.to_owned(),
             mode,
@@ -296,12 +296,12 @@ fn permissions(mode: u32) -> Mode {
 }
 
 /// Binds and listens, over a stale socket if there is one. The lock is held.
-fn bind(path: &Path, reach: Reach) -> Result<(UnixListener, FileId), ListenError> {
+fn bind(path: &Path, access: SocketAccess) -> Result<(UnixListener, FileId), ListenError> {
     let system = |call| move |errno: Errno| ListenError::system(call, path)(errno.into());
     let address = SocketAddrUnix::new(path).map_err(system("address"))?;
     clear_stale(path, &address)?;
     let socket = unix_socket().map_err(system("open a socket for"))?;
-    let mode = permissions(reach.socket_mode());
+    let mode = permissions(access.socket_mode());
     // Not possible before `bind` on the BSDs and macOS, where the folder is the protection.
     if cfg!(any(target_os = "linux", target_os = "android")) {
         rustix::fs::fchmod(&socket, mode).map_err(system("set the mode of"))?;

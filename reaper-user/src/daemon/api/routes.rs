@@ -13,7 +13,7 @@ use super::events::EventStream;
 use super::sessions::list;
 use super::unanswered::Unanswered;
 use super::wire::{Me, RegisterAnswer, Removed, SessionView};
-use super::{App, Numbering, Peer, authorize, health, register};
+use super::{App, Peer, PidNs, authorize, health, register};
 use crate::clock;
 use crate::daemon::http::body::{Answer, event_stream, json, problem, read_body};
 use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
@@ -137,8 +137,8 @@ async fn register(
             _ => return answered,
         }
         sleep(NOT_NOW_PAUSE).await;
-        if peer.numbering == Numbering::NotNow {
-            peer.numbering = authorize::numbering_of(peer.pid);
+        if peer.pid_ns == PidNs::NotNow {
+            peer.pid_ns = authorize::pid_ns_of(peer.pid);
         }
     }
 }

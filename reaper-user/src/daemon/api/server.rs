@@ -33,7 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often the socket file is looked for.
 const LOOK_FOR_SOCKET_EVERY: Duration = Duration::from_secs(1);
 /// What connections get to end by themselves once told; the rest is cut off.
-const FAREWELL: Duration = Duration::from_millis(1_500);
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
 
 /// Serves until `stop` turns true, ends every connection and removes the socket.
 pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
@@ -59,7 +59,7 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
     socket.remove();
     app.reaper.registry().publish_shutdown(crate::clock::now());
     let all_ended = async { while connections.join_next().await.is_some() {} };
-    if timeout(FAREWELL, all_ended).await.is_err() {
+    if timeout(SHUTDOWN_GRACE, all_ended).await.is_err() {
         log::debug!("{} connections are cut off", connections.len());
         connections.shutdown().await;
     }
@@ -169,7 +169,7 @@ fn admit(app: &App, stream: &UnixStream) -> Option<Peer> {
         transport: Transport::Unix,
         uid,
         pid: credentials.pid(),
-        numbering: authorize::numbering_of(credentials.pid()),
+        pid_ns: authorize::pid_ns_of(credentials.pid()),
     })
 }
 

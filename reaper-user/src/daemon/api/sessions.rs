@@ -20,29 +20,29 @@ const SLICE: usize = 512;
 /// Lists that are written at once; others wait for their turn.
 const WRITERS: usize = 4;
 /// For lists that wait for their readers, all together.
-const ROOM_KIB: u32 = 64 * 1_024;
+const LIST_BUDGET_KIB: u32 = 64 * 1_024;
 /// A longer list takes no more of the room, so that the longest can be had, and by two at once.
-const CHARGED_MAX_KIB: u32 = ROOM_KIB / 2;
+const CHARGED_MAX_KIB: u32 = LIST_BUDGET_KIB / 2;
 /// Takes no room: as much is buffered for any connection, and whoever has few sessions must not wait for
 /// those who have many.
 const FREE_KIB: u32 = 64;
 
 /// What lists may cost at once.
-pub(crate) struct Room {
+pub(crate) struct ListBudget {
     writers: Semaphore,
     kib: Arc<Semaphore>,
 }
 
-impl Default for Room {
+impl Default for ListBudget {
     fn default() -> Self {
         Self {
             writers: Semaphore::new(WRITERS),
-            kib: Arc::new(Semaphore::new(ROOM_KIB as usize)),
+            kib: Arc::new(Semaphore::new(LIST_BUDGET_KIB as usize)),
         }
     }
 }
 
-impl Room {
+impl ListBudget {
     /// None where it has to be refused for now.
     fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let kib = u32::try_from(bytes / 1_024).unwrap_or(u32::MAX);
@@ -55,12 +55,12 @@ impl Room {
 }
 
 /// A list and its place, given back when the last of it is sent or its connection has ended.
-struct Placed {
+struct BudgetedBody {
     text: Vec<u8>,
     _place: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Placed {
+impl AsRef<[u8]> for BudgetedBody {
     fn as_ref(&self) -> &[u8] {
         &self.text
     }
@@ -91,7 +91,7 @@ pub(super) async fn list(
     text.shrink_to_fit();
     let place = app.lists.take(text.len());
     let place = place.ok_or_else(Problem::too_many_lists)?;
-    let body = Bytes::from_owner(Placed {
+    let body = Bytes::from_owner(BudgetedBody {
         text,
         _place: place,
     });
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn short_lists_always_have_room_and_the_longest_has_it_twice() {
-        let room = Room::default();
+        let room = ListBudget::default();
         let longest = usize::MAX;
         let first = room.take(longest);
         let second = room.take(longest);

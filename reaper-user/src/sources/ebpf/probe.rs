@@ -27,7 +27,7 @@ const GRANT: &str = "give the daemon CAP_BPF and CAP_PERFMON (setcap, or Ambient
 /// An attached probe, in the parts that its source uses.
 pub(super) struct Probe {
     pub(super) armed: Arc<Armed>,
-    pub(super) doorbell: Doorbell,
+    pub(super) wakeup: Wakeup,
     pub(super) counters: Counters,
     pub(super) misses: Misses,
     pub(super) variant: Variant,
@@ -53,7 +53,7 @@ impl fmt::Display for Variant {
 
 impl Probe {
     /// Loads and attaches. Blocks for tens of milliseconds.
-    pub(super) fn attach(doorbell_bytes: u32, clocks: TimeNamespace) -> Result<Self, SourceError> {
+    pub(super) fn attach(wakeup_bytes: u32, clocks: TimeNamespace) -> Result<Self, SourceError> {
         namespaces::must_see_initial_pids()?;
         let blob = fs::read(btf::VMLINUX).map_err(|error| {
             SourceError::new(
@@ -81,7 +81,7 @@ impl Probe {
                 &clocks.boot_offset_ns(),
                 true,
             )
-            .map_max_entries(probe::MAP_DOORBELL, doorbell_bytes)
+            .map_max_entries(probe::MAP_WAKEUPS, wakeup_bytes)
             .load(objects::PROBE)
             .map_err(|error| refused(&error))?;
         let (variant, misses) = match attach_btf(&mut program) {
@@ -92,7 +92,7 @@ impl Probe {
                 .map_err(|_second| first)?,
         };
         let watched = take_map(&mut program, probe::MAP_WATCHED)?;
-        let doorbell = take_map(&mut program, probe::MAP_DOORBELL)?;
+        let wakeup = take_map(&mut program, probe::MAP_WAKEUPS)?;
         let counters = take_map(&mut program, probe::MAP_COUNTERS)?;
         Ok(Self {
             armed: Arc::new(Armed(Mutex::new(ArmedState {
@@ -100,7 +100,7 @@ impl Probe {
                 owners: StdHashMap::new(),
                 refused: BTreeSet::new(),
             }))),
-            doorbell: Doorbell(RingBuf::try_from(doorbell).map_err(|error| refused(&error))?),
+            wakeup: Wakeup(RingBuf::try_from(wakeup).map_err(|error| refused(&error))?),
             counters: Counters(PerCpuArray::try_from(counters).map_err(|error| refused(&error))?),
             misses,
             variant,
@@ -226,7 +226,7 @@ impl Owner {
     fn of(watched: &Watched) -> Self {
         Self {
             process: watched.id,
-            // Without a start time nothing can be marked, but the doorbell rings all the same.
+            // Without a start time nothing can be marked, but the wake-up rings all the same.
             start_ticks: watched.start_time().map_or(0, |start_time| start_time.0),
         }
     }
@@ -322,9 +322,9 @@ impl Arm for Armed {
 }
 
 /// The ring buffer.
-pub(super) struct Doorbell(RingBuf<MapData>);
+pub(super) struct Wakeup(RingBuf<MapData>);
 
-impl Doorbell {
+impl Wakeup {
     /// The next record, without waiting.
     pub(super) fn next(&mut self) -> Option<GroupDeath> {
         loop {

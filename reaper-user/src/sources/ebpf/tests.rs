@@ -23,7 +23,7 @@ async fn misses_that_the_kernel_counts_are_told_and_have_everybody_looked_at() {
     let board = StatusBoard::new(|_| {});
     let (hints, _receiver) = hint::channel();
     let asked = hints.clone();
-    let mut standing = Standing {
+    let mut probe_health = ProbeHealth {
         hints,
         reporter: board.reporter(Source::Ebpf),
         variant: Variant::BtfTracepoint,
@@ -33,15 +33,15 @@ async fn misses_that_the_kernel_counts_are_told_and_have_everybody_looked_at() {
         refused: 0,
         proven: true,
     };
-    standing.missed(7);
+    probe_health.missed(7);
     assert_eq!(board.get(Source::Ebpf).lost, 0);
-    standing.missed(40);
+    probe_health.missed(40);
     assert_eq!(board.get(Source::Ebpf).lost, 33);
-    let asked = timeout(Duration::from_secs(1), asked.verification_asked());
+    let asked = timeout(Duration::from_secs(1), asked.sweep_requested());
     assert!(asked.await.is_ok(), "nobody is asked to look");
-    standing.look_again_after_a_miss();
-    let again = standing.hints.clone();
-    let again = timeout(Duration::from_secs(1), again.verification_asked());
+    probe_health.recheck_after_a_miss();
+    let again = probe_health.hints.clone();
+    let again = timeout(Duration::from_secs(1), again.sweep_requested());
     assert!(again.await.is_ok(), "looked at too early, and never again");
 }
 
@@ -49,7 +49,7 @@ async fn misses_that_the_kernel_counts_are_told_and_have_everybody_looked_at() {
 fn without_a_canary_it_is_degraded_and_an_overflow_does_not_make_it_up() {
     let board = StatusBoard::new(|_| {});
     let (hints, _receiver) = hint::channel();
-    let mut standing = Standing {
+    let mut probe_health = ProbeHealth {
         hints,
         reporter: board.reporter(Source::Ebpf),
         variant: Variant::BtfTracepoint,
@@ -60,14 +60,14 @@ fn without_a_canary_it_is_degraded_and_an_overflow_does_not_make_it_up() {
         proven: false,
     };
     let health = || board.get(Source::Ebpf).health;
-    standing.overflowed(1);
+    probe_health.overflowed(1);
     assert_eq!(health(), None, "nothing is proved yet");
-    standing.take(&Proof::Counted);
+    probe_health.take(&Proof::Counted);
     assert_eq!(health(), Some(SourceHealth::Up));
-    standing.take(&Proof::NoThread(io::ErrorKind::WouldBlock.into()));
-    standing.overflowed(2);
+    probe_health.take(&Proof::NoThread(io::ErrorKind::WouldBlock.into()));
+    probe_health.overflowed(2);
     assert_eq!(health(), Some(SourceHealth::Degraded));
-    standing.take(&Proof::Counted);
+    probe_health.take(&Proof::Counted);
     assert_eq!(health(), Some(SourceHealth::Up));
 }
 
@@ -106,7 +106,10 @@ async fn overrun(
         .take(2 * room)
         .collect();
     let pids: BTreeSet<Pid> = crowd.iter().map(Sleeper::pid).collect();
-    let _held: Vec<_> = pids.iter().map(|&pid| watched.hold(pid).unwrap()).collect();
+    let _held: Vec<_> = pids
+        .iter()
+        .map(|&pid| watched.watch(pid).unwrap())
+        .collect();
     crowd.iter_mut().for_each(Sleeper::kill);
     crowd.iter_mut().for_each(Sleeper::end);
     let mut seen = BTreeSet::new();
@@ -143,5 +146,5 @@ async fn overrun(
     };
     timeout(SOON, until_said)
         .await
-        .expect("the doorbell had room for all");
+        .expect("the wake-up had room for all");
 }

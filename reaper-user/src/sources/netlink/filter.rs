@@ -14,7 +14,7 @@
 //! that is in force further newcomers cost nothing, because the promise holds for everybody. Once
 //! registrations pause, or the filter has been wide for long enough, [`ExitFilter::keep_tidy`]
 //! attaches an exact one: under the same lock under which `add` inserts, so it holds everyone whom
-//! the promise was given to. Meanwhile strangers' exits cost a wake-up each and are dropped by us.
+//! the promise was given to. Meanwhile unrelated processes' exits cost a wake-up each and are dropped by us.
 //!
 //! Removal only lags: a thread group that stays in the filter costs at most a wake-up.
 
@@ -43,7 +43,7 @@ const STALE: usize = 64;
 /// The smaller bitmap, for kernels whose `net.core.optmem_max` is 20 KiB (before 6.7).
 const SMALL_BUCKET_BITS: u32 = 11;
 
-/// What keeps strangers' exits out of our queue. The one here is classic BPF, which needs no
+/// What keeps unrelated processes' exits out of our queue. The one here is classic BPF, which needs no
 /// privilege; an eBPF program with a map, where it may be loaded, can take its place.
 pub(super) trait ExitFilter: Send + Sync {
     /// Works on this socket from now on. All that has been added passes on return.

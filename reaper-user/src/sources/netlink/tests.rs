@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::testing::skip_without;
 use crate::watch::fd_budget::FdBudget;
-use crate::watch::hint::ExitWord;
+use crate::watch::hint::WaitStatus;
 use crate::watch::hint::{self, HintReceiver};
 use crate::watch::set::WatchSet;
 use crate::watch::status::StatusBoard;
@@ -47,9 +47,9 @@ async fn eventually(mut holds: impl FnMut() -> bool) {
 }
 
 /// A child that exits on cue.
-struct Victim(Child);
+struct TestProcess(Child);
 
-impl Victim {
+impl TestProcess {
     fn new() -> Self {
         Self::running("read cue; exit 3")
     }
@@ -98,7 +98,7 @@ impl Victim {
     }
 }
 
-impl Drop for Victim {
+impl Drop for TestProcess {
     fn drop(&mut self) {
         if self.0.try_wait().is_ok_and(|status| status.is_none()) {
             self.kill();
@@ -159,37 +159,35 @@ impl Fixture {
     }
 
     async fn everyone_is_looked_at(&self) {
-        timeout(SOON, self.sender.verification_asked())
-            .await
-            .unwrap();
+        timeout(SOON, self.sender.sweep_requested()).await.unwrap();
     }
 
-    fn watch(&self, victim: &Victim) {
-        self.watched.lock().unwrap().insert(victim.pid());
+    fn watch(&self, test_process: &TestProcess) {
+        self.watched.lock().unwrap().insert(test_process.pid());
         self.filter
-            .add(victim.pid(), ProcessId(u64::from(victim.pid())));
+            .add(test_process.pid(), ProcessId(u64::from(test_process.pid())));
     }
 
-    /// The exit of a new victim is told. With a tiny buffer strangers may crowd it out again, and
+    /// The exit of a new test process is told. With a tiny buffer unrelated processes may crowd it out again, and
     /// then everyone is looked at again, and another one has to show it.
     async fn works(&mut self) {
         for _ in 0..20 {
             while self.hints.try_recv().is_ok() {}
-            let mut victim = Victim::new();
-            self.watch(&victim);
+            let mut test_process = TestProcess::new();
+            self.watch(&test_process);
             self.filter.install_again();
-            victim.exit();
+            test_process.exit();
             let told = tokio::select! {
                 biased;
                 hint = self.hints.recv() => hint.map(|hint| hint.target),
-                () = self.sender.verification_asked() => None,
+                () = self.sender.sweep_requested() => None,
                 () = tokio::time::sleep(SOON) => panic!("neither a hint nor a look at everyone"),
             };
-            if told == Some(Target::Pid(Pid::new(victim.pid()).unwrap())) {
+            if told == Some(Target::Pid(Pid::new(test_process.pid()).unwrap())) {
                 return;
             }
         }
-        panic!("twenty victims in a row were crowded out");
+        panic!("twenty test processes in a row were crowded out");
     }
 
     async fn next_hint(&mut self) -> Hint {
@@ -209,7 +207,7 @@ async fn the_exit_of_a_watched_process_is_a_hint_with_its_status() {
         return;
     }
     let mut fixture = Fixture::up(RECEIVE_BUFFER).await;
-    let (mut leaves, mut killed) = (Victim::new(), Victim::new());
+    let (mut leaves, mut killed) = (TestProcess::new(), TestProcess::new());
     fixture.watch(&leaves);
     fixture.watch(&killed);
     let before = crate::clock::monotonic_ns();
@@ -218,7 +216,7 @@ async fn the_exit_of_a_watched_process_is_a_hint_with_its_status() {
     assert_eq!(hint.target, Target::Pid(Pid::new(leaves.pid()).unwrap()));
     assert_eq!(
         (hint.source, hint.exit, hint.group_dead),
-        (Source::Netlink, Some(ExitWord::MainThread(0x300)), None)
+        (Source::Netlink, Some(WaitStatus::MainThread(0x300)), None)
     );
     assert!((before..crate::clock::monotonic_ns()).contains(&hint.died_at_ns.unwrap()));
     killed.kill();
@@ -227,7 +225,7 @@ async fn the_exit_of_a_watched_process_is_a_hint_with_its_status() {
         (hint.target, hint.exit),
         (
             Target::Pid(Pid::new(killed.pid()).unwrap()),
-            Some(ExitWord::MainThread(9))
+            Some(WaitStatus::MainThread(9))
         )
     );
 }
@@ -241,8 +239,8 @@ async fn the_watch_set_arms_the_source() {
     let board = StatusBoard::new(|_| {});
     let table = crate::sys::process_table::of_this_system();
     let watched = WatchSet::new(table, FdBudget::new(16), sender.clone());
-    let (mut early, mut late) = (Victim::new(), Victim::new());
-    let held_before = watched.hold(Pid::new(early.pid()).unwrap()).unwrap();
+    let (mut early, mut late) = (TestProcess::new(), TestProcess::new());
+    let held_before = watched.watch(Pid::new(early.pid()).unwrap()).unwrap();
     let reporter = board.reporter(Source::Netlink);
     let running = tokio::spawn(run(Context {
         hints: sender,
@@ -252,11 +250,14 @@ async fn the_watch_set_arms_the_source() {
     timeout(SOON, board.first_report(Source::Netlink))
         .await
         .unwrap();
-    let held_after = watched.hold(Pid::new(late.pid()).unwrap()).unwrap();
-    for victim in [&mut early, &mut late] {
-        victim.exit();
+    let held_after = watched.watch(Pid::new(late.pid()).unwrap()).unwrap();
+    for test_process in [&mut early, &mut late] {
+        test_process.exit();
         let hint = timeout(SOON, hints.recv()).await.unwrap().unwrap();
-        assert_eq!(hint.target, Target::Pid(Pid::new(victim.pid()).unwrap()));
+        assert_eq!(
+            hint.target,
+            Target::Pid(Pid::new(test_process.pid()).unwrap())
+        );
     }
     drop((held_before, held_after));
     running.abort();
@@ -269,15 +270,15 @@ async fn what_did_not_fit_is_counted_exactly() {
     }
     let filter = ClassicFilter::new(None);
     let mut subscription = Subscription::open(&filter, TINY_BUFFER).await.unwrap();
-    let mut victims: Vec<_> = std::iter::repeat_with(Victim::new).take(40).collect();
-    for victim in &victims {
-        filter.add(victim.pid(), ProcessId(1));
+    let mut test_processes: Vec<_> = std::iter::repeat_with(TestProcess::new).take(40).collect();
+    for test_process in &test_processes {
+        filter.add(test_process.pid(), ProcessId(1));
     }
     filter.install_again();
     subscription.drain_all(|_| {}).unwrap();
-    let strangers = subscription.new_drops().unwrap();
-    println!("{strangers} strangers were dropped while the filter was wide");
-    victims.iter_mut().for_each(Victim::exit);
+    let unrelated = subscription.new_drops().unwrap();
+    println!("{unrelated} unrelated processes were dropped while the filter was wide");
+    test_processes.iter_mut().for_each(TestProcess::exit);
     let (mut read, mut dropped) = (0, 0);
     assert_eq!(subscription.drain(|_| read += 1).unwrap(), Drained::Overrun);
     eventually(|| {
@@ -296,12 +297,12 @@ async fn an_overrun_is_reported_and_everyone_looked_at_and_then_it_works_again()
         return;
     }
     let mut fixture = Fixture::up(TINY_BUFFER).await;
-    let mut victims: Vec<_> = std::iter::repeat_with(Victim::new).take(40).collect();
-    for victim in &victims {
-        fixture.watch(victim);
+    let mut test_processes: Vec<_> = std::iter::repeat_with(TestProcess::new).take(40).collect();
+    for test_process in &test_processes {
+        fixture.watch(test_process);
     }
     // The listener shares this thread, so it reads nothing until all of them are gone.
-    victims.iter_mut().for_each(Victim::exit);
+    test_processes.iter_mut().for_each(TestProcess::exit);
     let began = crate::clock::monotonic_ns();
     fixture.everyone_is_looked_at().await;
     println!(
@@ -313,7 +314,7 @@ async fn an_overrun_is_reported_and_everyone_looked_at_and_then_it_works_again()
     assert!(status.lost > 0, "none of forty lost");
     // What was queued before is passed on, unless threads of other tests had filled the queue.
     while let Ok(hint) = fixture.hints.try_recv() {
-        assert_eq!(hint.exit, Some(ExitWord::MainThread(0x300)));
+        assert_eq!(hint.exit, Some(WaitStatus::MainThread(0x300)));
     }
     fixture.works().await;
 }
@@ -325,7 +326,7 @@ async fn the_old_socket_stays_where_no_new_one_can_be_had() {
     }
     let mut fixture = Fixture::up(TINY_BUFFER).await;
     // From here on, sockets of this thread are in a network namespace without a connector.
-    let Some(private) = Victim::in_a_network_namespace() else {
+    let Some(private) = TestProcess::in_a_network_namespace() else {
         return;
     };
     let namespace = std::fs::File::open(format!("/proc/{}/ns/net", private.pid())).unwrap();
@@ -335,11 +336,11 @@ async fn the_old_socket_stays_where_no_new_one_can_be_had() {
             .await
             .is_err()
     );
-    let mut victims: Vec<_> = std::iter::repeat_with(Victim::new).take(40).collect();
-    for victim in &victims {
-        fixture.watch(victim);
+    let mut test_processes: Vec<_> = std::iter::repeat_with(TestProcess::new).take(40).collect();
+    for test_process in &test_processes {
+        fixture.watch(test_process);
     }
-    victims.iter_mut().for_each(Victim::exit);
+    test_processes.iter_mut().for_each(TestProcess::exit);
     fixture.everyone_is_looked_at().await;
     assert_eq!(
         fixture.board.get(Source::Netlink).health,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::clock::monotonic_ns;
-use crate::watch::hint::{ExitWord, Hint, HintSender};
+use crate::watch::hint::{Hint, HintSender, WaitStatus};
 
 /// So many such exits within [`WINDOW_NS`] are churn.
 const CHURN: u32 = 64;
@@ -25,7 +25,7 @@ pub(super) struct ThreadExits {
 impl ThreadExits {
     /// Passes a hint on. Of thread exits of one process in a row, only the last one is.
     pub(super) fn pass_on(&mut self, hint: Hint, hints: &HintSender) {
-        let is_thread = matches!(hint.exit, Some(ExitWord::Worker(_)));
+        let is_thread = matches!(hint.exit, Some(WaitStatus::Worker(_)));
         if let Some(pending) = self.pending.take()
             && !(is_thread && pending.target == hint.target)
         {
@@ -65,10 +65,10 @@ mod tests {
     use super::*;
     use crate::watch::hint::{self, Target};
 
-    fn exit(pid: u32, exit: ExitWord) -> Hint {
+    fn exit(pid: u32, exit: WaitStatus) -> Hint {
         Hint {
             exit: Some(exit),
-            ..Hint::look(Target::Pid(Pid::new(pid).unwrap()), Source::Netlink)
+            ..Hint::check(Target::Pid(Pid::new(pid).unwrap()), Source::Netlink)
         }
     }
 
@@ -77,12 +77,12 @@ mod tests {
         let (hints, mut received) = hint::channel();
         let mut exits = ThreadExits::default();
         let sent = [
-            exit(7, ExitWord::Worker(1)),
-            exit(7, ExitWord::Worker(2)),
-            exit(7, ExitWord::MainThread(3)),
-            exit(7, ExitWord::Worker(4)),
-            exit(8, ExitWord::Worker(5)),
-            exit(8, ExitWord::Worker(6)),
+            exit(7, WaitStatus::Worker(1)),
+            exit(7, WaitStatus::Worker(2)),
+            exit(7, WaitStatus::MainThread(3)),
+            exit(7, WaitStatus::Worker(4)),
+            exit(8, WaitStatus::Worker(5)),
+            exit(8, WaitStatus::Worker(6)),
         ];
         for hint in sent {
             exits.pass_on(hint, &hints);
@@ -102,10 +102,10 @@ mod tests {
             ..ThreadExits::default()
         };
         for _ in 1..CHURN {
-            exits.pass_on(exit(7, ExitWord::Worker(0)), &hints);
+            exits.pass_on(exit(7, WaitStatus::Worker(0)), &hints);
             assert_eq!(exits.flush(&hints), None);
         }
-        exits.pass_on(exit(7, ExitWord::Worker(0)), &hints);
+        exits.pass_on(exit(7, WaitStatus::Worker(0)), &hints);
         assert_eq!(exits.flush(&hints), Some(PAUSE));
     }
 }

@@ -78,7 +78,7 @@ fn passes(program: &[sock_filter], what: u32, tgid: u32) -> bool {
     }
 }
 
-fn check(program: &[sock_filter], watched: &BTreeSet<u32>, strangers: impl Fn(u32) -> bool) {
+fn check(program: &[sock_filter], watched: &BTreeSet<u32>, unrelated: impl Fn(u32) -> bool) {
     assert!(
         program.len() <= MAX_INSTRUCTIONS,
         "{} instructions",
@@ -100,7 +100,7 @@ fn check(program: &[sock_filter], watched: &BTreeSet<u32>, strangers: impl Fn(u3
             tgid ^ 0x100,
             tgid ^ 0x1_0000,
         ] {
-            let expected = watched.contains(&near) || strangers(near);
+            let expected = watched.contains(&near) || unrelated(near);
             assert_eq!(
                 passes(program, WHAT_EXIT, near),
                 expected,
@@ -194,7 +194,7 @@ proptest! {
     #[test]
     fn no_watched_exit_is_ever_dropped(
         watched in prop::collection::btree_set(1_u32..4_194_304, 0..400),
-        strangers in prop::collection::vec(1_u32..4_194_304, 20),
+        unrelated in prop::collection::vec(1_u32..4_194_304, 20),
         bits in 6..=MAX_BUCKET_BITS,
     ) {
         let precise = exact(watched.iter().copied());
@@ -203,7 +203,7 @@ proptest! {
             prop_assert!(passes(&precise, WHAT_EXIT, *tgid));
             prop_assert!(passes(&coarse, WHAT_EXIT, *tgid));
         }
-        for tgid in strangers {
+        for tgid in unrelated {
             prop_assert_eq!(passes(&precise, WHAT_EXIT, tgid), watched.contains(&tgid));
         }
     }

@@ -4,63 +4,63 @@ use reaper_registry::ExitStatus;
 use rustix::process::Signal;
 
 use super::Fault;
-use super::stage::{KILLED, Stage};
+use super::harness::{Harness, KILLED};
 use crate::testkit::test_process::Kind;
 
-pub(super) fn exit_code(stage: &Stage) -> Result<(), Fault> {
+pub(super) fn exit_code(harness: &Harness) -> Result<(), Fault> {
     for code in [0, 7, 255] {
-        let mut victim = stage.victim(Kind::Exit { code })?;
-        let mut watching = stage.watch(&victim)?;
-        watching.order(|| victim.cue())?;
-        let exit = stage.end_of(watching, ExitStatus::Code(code))?;
-        if exit.pid != victim.pid() {
+        let mut test_process = harness.test_process(Kind::Exit { code })?;
+        let mut watching = harness.watch(&test_process)?;
+        watching.order(|| test_process.cue())?;
+        let exit = harness.end_of(watching, ExitStatus::Code(code))?;
+        if exit.pid != test_process.pid() {
             return Err(Fault::Untrue(format!(
                 "{exit}, and it was {}",
-                victim.pid()
+                test_process.pid()
             )));
         }
     }
     Ok(())
 }
 
-pub(super) fn signal(stage: &Stage) -> Result<(), Fault> {
+pub(super) fn signal(harness: &Harness) -> Result<(), Fault> {
     for (signal, number) in [(Signal::KILL, 9), (Signal::TERM, 15)] {
-        let victim = stage.victim(Kind::Sleep)?;
-        let mut watching = stage.watch(&victim)?;
-        watching.order(|| victim.signal(signal))?;
+        let test_process = harness.test_process(Kind::Sleep)?;
+        let mut watching = harness.watch(&test_process)?;
+        watching.order(|| test_process.signal(signal))?;
         let status = ExitStatus::Signal {
             signal: number,
             core: false,
         };
-        stage.end_of(watching, status)?;
+        harness.end_of(watching, status)?;
     }
     Ok(())
 }
 
-pub(super) fn many_at_once(stage: &Stage) -> Result<(), Fault> {
-    let bystander = stage.victim(Kind::Sleep)?;
-    let living = stage.watch(&bystander)?;
+pub(super) fn many_at_once(harness: &Harness) -> Result<(), Fault> {
+    let control = harness.test_process(Kind::Sleep)?;
+    let living = harness.watch(&control)?;
     let mut watched = Vec::new();
     for _ in 0..200 {
-        let victim = stage.victim(Kind::Sleep)?;
-        watched.push((stage.watch(&victim)?, victim));
+        let test_process = harness.test_process(Kind::Sleep)?;
+        watched.push((harness.watch(&test_process)?, test_process));
     }
-    for (watching, victim) in &mut watched {
-        watching.order(|| victim.kill())?;
+    for (watching, test_process) in &mut watched {
+        watching.order(|| test_process.kill())?;
     }
-    for (watching, _victim) in watched {
-        stage.end_of(watching, KILLED)?;
+    for (watching, _test_process) in watched {
+        harness.end_of(watching, KILLED)?;
     }
-    stage.lives(&living, "it was beside two hundred that died")
+    harness.lives(&living, "it was beside two hundred that died")
 }
 
-pub(super) fn zombie(stage: &Stage) -> Result<(), Fault> {
-    let mut victim = stage.victim(Kind::Sleep)?;
-    let mut watching = stage.watch(&victim)?;
-    watching.order(|| victim.kill())?;
-    stage.end_of(watching, KILLED)?;
+pub(super) fn zombie(harness: &Harness) -> Result<(), Fault> {
+    let mut test_process = harness.test_process(Kind::Sleep)?;
+    let mut watching = harness.watch(&test_process)?;
+    watching.order(|| test_process.kill())?;
+    harness.end_of(watching, KILLED)?;
     // It can still be reaped, so it was told of without that.
-    let reaped = victim.wait()?;
+    let reaped = test_process.wait()?;
     if reaped == KILLED {
         return Ok(());
     }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::Fault;
-use super::stage::{KILLED, Stage, Watching};
+use super::harness::{Harness, KILLED, Watching};
 use crate::clock;
 use crate::sys::process_table;
-use crate::testkit::test_process::{Kind, Victim};
+use crate::testkit::test_process::{Kind, TestProcess};
 
 /// Of the clock that start times are told in.
 const TICK: Duration = Duration::from_millis(10);
@@ -18,40 +18,40 @@ const WANTED: usize = 3;
 /// Tries for these: an emulated machine needs longer than a tick for most lives.
 const TRIES: usize = 12;
 
-pub(super) fn across_ticks(stage: &Stage) -> Result<(), Fault> {
-    play(stage, 2 * TICK, false)
+pub(super) fn across_ticks(harness: &Harness) -> Result<(), Fault> {
+    play(harness, 2 * TICK, false)
 }
 
-pub(super) fn within_a_tick(stage: &Stage) -> Result<(), Fault> {
-    play(stage, Duration::ZERO, true)
+pub(super) fn within_a_tick(harness: &Harness) -> Result<(), Fault> {
+    play(harness, Duration::ZERO, true)
 }
 
 /// Who has the number of a dead process.
-struct Heir {
+struct Successor {
     watching: Watching,
-    victim: Victim,
+    test_process: TestProcess,
     /// Both lives began within one tick.
     same_tick: bool,
 }
 
-fn play(stage: &Stage, pause: Duration, same_tick: bool) -> Result<(), Fault> {
-    let mut heirs = Vec::new();
+fn play(harness: &Harness, pause: Duration, same_tick: bool) -> Result<(), Fault> {
+    let mut successors = Vec::new();
     let mut as_wanted = 0;
     for _ in 0..TRIES {
         if as_wanted == WANTED {
             break;
         }
-        if let Some(heir) = reused(stage, pause)? {
-            as_wanted += usize::from(heir.same_tick == same_tick);
-            heirs.push(heir);
+        if let Some(successor) = reused(harness, pause)? {
+            as_wanted += usize::from(successor.same_tick == same_tick);
+            successors.push(successor);
         }
     }
-    let all = heirs.iter().map(|heir| &heir.watching);
-    stage.all_live(all, "it has the number of a dead process")?;
-    let used_again = heirs.len();
-    for mut heir in heirs {
-        heir.watching.order(|| heir.victim.kill())?;
-        stage.end_of(heir.watching, KILLED)?;
+    let all = successors.iter().map(|successor| &successor.watching);
+    harness.all_live(all, "it has the number of a dead process")?;
+    let used_again = successors.len();
+    for mut successor in successors {
+        successor.watching.order(|| successor.test_process.kill())?;
+        harness.end_of(successor.watching, KILLED)?;
     }
     if as_wanted > 0 {
         return Ok(());
@@ -60,27 +60,27 @@ fn play(stage: &Stage, pause: Duration, same_tick: bool) -> Result<(), Fault> {
     let when = if same_tick { "within" } else { "after" };
     Err(Fault::Impossible(format!(
         "none of {TRIES} numbers was used again {when} the tick of its first life: {used_again} were at \
-         another time, strangers took the rest"
+         another time, unrelated processes took the rest"
     )))
 }
 
-/// One life, its end, and another life under the same number, unless a stranger gets it first.
-fn reused(stage: &Stage, pause: Duration) -> Result<Option<Heir>, Fault> {
+/// One life, its end, and another life under the same number, unless a unrelated process gets it first.
+fn reused(harness: &Harness, pause: Duration) -> Result<Option<Successor>, Fault> {
     let table = process_table::of_this_system();
     await_tick();
-    let mut first = stage.victim(Kind::Sleep)?;
-    let mut watching = stage.watch(&first)?;
-    let began = table.look(first.pid())?.start_time;
+    let mut first = harness.test_process(Kind::Sleep)?;
+    let mut watching = harness.watch(&first)?;
+    let began = table.stat(first.pid())?.start_time;
     watching.order(|| first.kill())?;
     // Reaped, so that the number is free.
     first.wait()?;
     // No event marks the next tick.
     std::thread::sleep(pause);
-    let victim = match stage.victim_at(first.pid(), Kind::Sleep) {
-        Ok(victim) => victim,
+    let test_process = match harness.test_process_at(first.pid(), Kind::Sleep) {
+        Ok(test_process) => test_process,
         // The next round has another number.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            stage.end_of(watching, KILLED)?;
+            harness.end_of(watching, KILLED)?;
             return Ok(None);
         }
         Err(error) if cannot_choose(&error) => {
@@ -89,12 +89,12 @@ fn reused(stage: &Stage, pause: Duration) -> Result<Option<Heir>, Fault> {
         }
         Err(error) => return Err(error.into()),
     };
-    let same_tick = table.look(victim.pid())?.start_time == began;
-    let heir = stage.watch(&victim)?;
-    stage.end_of(watching, KILLED)?;
-    Ok(Some(Heir {
-        watching: heir,
-        victim,
+    let same_tick = table.stat(test_process.pid())?.start_time == began;
+    let successor = harness.watch(&test_process)?;
+    harness.end_of(watching, KILLED)?;
+    Ok(Some(Successor {
+        watching: successor,
+        test_process,
         same_tick,
     }))
 }

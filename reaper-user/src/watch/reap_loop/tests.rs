@@ -17,7 +17,7 @@ use crate::sources::{Context, sweep};
 use crate::testkit::fake_table::{FakeTable, Refusals};
 use crate::watch::fd_budget::FdBudget;
 use crate::watch::hint::{self, HintSender};
-use crate::watch::set::Hold;
+use crate::watch::set::WatchGuard;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
@@ -25,7 +25,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Clone, Default)]
 struct Committed {
     deaths: Arc<Mutex<Vec<(ProcessId, Death)>>>,
-    holds: Arc<Mutex<HashMap<ProcessId, Hold>>>,
+    holds: Arc<Mutex<HashMap<ProcessId, WatchGuard>>>,
 }
 
 impl Commit for Committed {
@@ -35,7 +35,7 @@ impl Commit for Committed {
     }
 }
 
-struct Scene {
+struct Fixture {
     table: Arc<FakeTable>,
     watched: Arc<WatchSet>,
     hints: HintSender,
@@ -44,7 +44,7 @@ struct Scene {
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Scene {
+impl Fixture {
     fn new(descriptors: usize) -> Self {
         let table = Arc::new(FakeTable::default());
         let (hints, receiver) = hint::channel();
@@ -89,7 +89,7 @@ impl Scene {
     /// The system does not tell how a process ended; only sources may.
     fn keeping_no_status(self) -> Self {
         self.table.refuse(Refusals {
-            exit_word: true,
+            wait_status: true,
             ..Refusals::default()
         });
         self
@@ -97,27 +97,27 @@ impl Scene {
 
     fn watch(&self, number: u32, start_time: u64) -> ProcessId {
         self.table.spawn(pid(number), start_time);
-        let hold = self.watched.hold(pid(number)).unwrap();
-        let process = hold.watched.id;
-        self.committed.holds.lock().unwrap().insert(process, hold);
+        let guard = self.watched.watch(pid(number)).unwrap();
+        let process = guard.watched.id;
+        self.committed.holds.lock().unwrap().insert(process, guard);
         process
     }
 
     /// Registers a process to which this happens between the two last steps of it.
     fn watch_while(&self, number: u32, happens: impl FnOnce(&FakeTable)) {
         self.table.spawn(pid(number), 100);
-        let hold = self.watched.hold(pid(number)).unwrap();
+        let guard = self.watched.watch(pid(number)).unwrap();
         happens(&self.table);
-        hold.look_again();
-        let process = hold.watched.id;
-        self.committed.holds.lock().unwrap().insert(process, hold);
+        guard.recheck();
+        let process = guard.watched.id;
+        self.committed.holds.lock().unwrap().insert(process, guard);
     }
 
-    fn exit_event(&self, number: u32, exit_word: u32) {
+    fn exit_event(&self, number: u32, wait_status: u32) {
         self.hints.send(Hint {
-            exit: Some(ExitWord::MainThread(exit_word)),
+            exit: Some(WaitStatus::MainThread(wait_status)),
             died_at_ns: Some(monotonic_ns()),
-            ..Hint::look(Target::Pid(pid(number)), Source::Netlink)
+            ..Hint::check(Target::Pid(pid(number)), Source::Netlink)
         });
     }
 
@@ -142,13 +142,13 @@ const A_MOMENT: Duration = Duration::from_micros(10);
 
 #[tokio::test(start_paused = true)]
 async fn an_exit_event_of_a_dead_process_removes_it_at_once_with_its_status() {
-    let scene = Scene::new(10).keeping_no_status();
-    let process = scene.watch(7, 100);
-    scene.table.die(pid(7), 0x300);
-    scene.exit_event(7, 0x300);
-    scene.pass(A_MOMENT).await;
-    let [(gone, death)] = scene.deaths()[..] else {
-        panic!("{:?}", scene.deaths())
+    let fixture = Fixture::new(10).keeping_no_status();
+    let process = fixture.watch(7, 100);
+    fixture.table.die(pid(7), 0x300);
+    fixture.exit_event(7, 0x300);
+    fixture.pass(A_MOMENT).await;
+    let [(gone, death)] = fixture.deaths()[..] else {
+        panic!("{:?}", fixture.deaths())
     };
     assert_eq!(gone, process);
     assert_eq!(
@@ -161,21 +161,21 @@ async fn an_exit_event_of_a_dead_process_removes_it_at_once_with_its_status() {
     };
     assert_eq!(death.exit, Some(exit));
     assert!(death.detection.is_some());
-    assert!(scene.watched.is_empty());
+    assert!(fixture.watched.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_exit_of_a_leader_is_a_hint_and_the_last_threads_status_counts() {
-    let scene = Scene::new(10);
-    scene.watch(7, 100);
-    scene.table.leader_leaves(pid(7), 2);
-    scene.exit_event(7, 0x400);
-    scene.pass(Duration::from_secs(1)).await;
-    assert_eq!(scene.deaths(), []);
-    scene.table.die(pid(7), 0x700);
-    scene.exit_event(7, 0x700);
-    scene.pass(A_MOMENT).await;
-    let [(_, death)] = scene.deaths()[..] else {
+    let fixture = Fixture::new(10);
+    fixture.watch(7, 100);
+    fixture.table.leader_leaves(pid(7), 2);
+    fixture.exit_event(7, 0x400);
+    fixture.pass(Duration::from_secs(1)).await;
+    assert_eq!(fixture.deaths(), []);
+    fixture.table.die(pid(7), 0x700);
+    fixture.exit_event(7, 0x700);
+    fixture.pass(A_MOMENT).await;
+    let [(_, death)] = fixture.deaths()[..] else {
         panic!("not removed")
     };
     assert_eq!(
@@ -186,14 +186,14 @@ async fn the_exit_of_a_leader_is_a_hint_and_the_last_threads_status_counts() {
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_dies_just_after_its_hint_is_looked_at_again() {
-    let scene = Scene::new(10);
-    scene.watch(7, 100);
-    scene.exit_event(7, 9);
-    scene.pass(A_MOMENT).await;
-    assert_eq!(scene.deaths(), []);
-    scene.table.die(pid(7), 9);
-    scene.pass(LOOK_AGAIN_AFTER[0] + LOOK_AGAIN_AFTER[1]).await;
-    let [(_, death)] = scene.deaths()[..] else {
+    let fixture = Fixture::new(10);
+    fixture.watch(7, 100);
+    fixture.exit_event(7, 9);
+    fixture.pass(A_MOMENT).await;
+    assert_eq!(fixture.deaths(), []);
+    fixture.table.die(pid(7), 9);
+    fixture.pass(RECHECK_AFTER[0] + RECHECK_AFTER[1]).await;
+    let [(_, death)] = fixture.deaths()[..] else {
         panic!("the hint was dropped")
     };
     assert_eq!(
@@ -207,20 +207,20 @@ async fn a_process_that_dies_just_after_its_hint_is_looked_at_again() {
 
 #[tokio::test(start_paused = true)]
 async fn several_sources_seeing_one_death_make_one_removal_with_what_each_knows() {
-    let scene = Scene::new(10).keeping_no_status();
-    let process = scene.watch(7, 100);
-    scene.table.die(pid(7), 0);
-    scene
+    let fixture = Fixture::new(10).keeping_no_status();
+    let process = fixture.watch(7, 100);
+    fixture.table.die(pid(7), 0);
+    fixture
         .hints
-        .send(Hint::look(Target::Process(process), Source::Pidfd));
-    scene.exit_event(7, 0x100);
-    scene.exit_event(7, 0x200);
-    scene
+        .send(Hint::check(Target::Process(process), Source::Pidfd));
+    fixture.exit_event(7, 0x100);
+    fixture.exit_event(7, 0x200);
+    fixture
         .hints
-        .send(Hint::look(Target::Process(process), Source::Sweep));
-    scene.pass(Duration::from_secs(1)).await;
-    let [(_, death)] = scene.deaths()[..] else {
-        panic!("{:?}", scene.deaths())
+        .send(Hint::check(Target::Process(process), Source::Sweep));
+    fixture.pass(Duration::from_secs(1)).await;
+    let [(_, death)] = fixture.deaths()[..] else {
+        panic!("{:?}", fixture.deaths())
     };
     assert_eq!(death.source, Source::Pidfd);
     let last = Exit {
@@ -233,26 +233,26 @@ async fn several_sources_seeing_one_death_make_one_removal_with_what_each_knows(
 #[tokio::test(start_paused = true)]
 async fn a_workers_own_word_is_not_taken_for_the_process() {
     let worker_returned = Hint {
-        exit: Some(ExitWord::Worker(0)),
-        ..Hint::look(Target::Pid(pid(7)), Source::Netlink)
+        exit: Some(WaitStatus::Worker(0)),
+        ..Hint::check(Target::Pid(pid(7)), Source::Netlink)
     };
-    let scene = Scene::new(10).keeping_no_status();
-    scene.watch(7, 100);
-    scene.table.die(pid(7), 0x300);
-    scene.hints.send(worker_returned);
-    scene.pass(A_MOMENT).await;
-    let [(_, death)] = scene.deaths()[..] else {
-        panic!("{:?}", scene.deaths())
+    let fixture = Fixture::new(10).keeping_no_status();
+    fixture.watch(7, 100);
+    fixture.table.die(pid(7), 0x300);
+    fixture.hints.send(worker_returned);
+    fixture.pass(A_MOMENT).await;
+    let [(_, death)] = fixture.deaths()[..] else {
+        panic!("{:?}", fixture.deaths())
     };
     assert_eq!(death.exit, None, "the process returned 3");
 
-    let scene = Scene::new(10);
-    scene.watch(7, 100);
-    scene.table.die(pid(7), 0x300);
-    scene.hints.send(worker_returned);
-    scene.pass(A_MOMENT).await;
-    let [(_, death)] = scene.deaths()[..] else {
-        panic!("{:?}", scene.deaths())
+    let fixture = Fixture::new(10);
+    fixture.watch(7, 100);
+    fixture.table.die(pid(7), 0x300);
+    fixture.hints.send(worker_returned);
+    fixture.pass(A_MOMENT).await;
+    let [(_, death)] = fixture.deaths()[..] else {
+        panic!("{:?}", fixture.deaths())
     };
     let status = death.exit.map(|exit| exit.status);
     assert_eq!(status, Some(ExitStatus::Code(3)), "the system still knew");
@@ -261,39 +261,39 @@ async fn a_workers_own_word_is_not_taken_for_the_process() {
 #[tokio::test(start_paused = true)]
 async fn a_late_event_of_the_predecessor_does_not_remove_the_successor() {
     for descriptors in [10, 0] {
-        let scene = Scene::new(descriptors);
-        scene.watch(7, 100);
-        scene.table.die(pid(7), 0);
-        scene.table.reap(pid(7));
-        let successor = scene.watch(7, 200);
-        scene.exit_event(7, 0);
-        scene.exit_event(7, 0);
-        scene.pass(Duration::from_secs(1)).await;
-        assert_eq!(scene.deaths().len(), 1, "only the predecessor is gone");
-        assert!(scene.watched.get(successor).is_some());
+        let fixture = Fixture::new(descriptors);
+        fixture.watch(7, 100);
+        fixture.table.die(pid(7), 0);
+        fixture.table.reap(pid(7));
+        let successor = fixture.watch(7, 200);
+        fixture.exit_event(7, 0);
+        fixture.exit_event(7, 0);
+        fixture.pass(Duration::from_secs(1)).await;
+        assert_eq!(fixture.deaths().len(), 1, "only the predecessor is gone");
+        assert!(fixture.watched.get(successor).is_some());
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_kernels_word_for_the_group_needs_no_look_and_only_fits_its_process() {
-    let scene = Scene::new(10);
-    let process = scene.watch(7, 100);
+    let fixture = Fixture::new(10);
+    let process = fixture.watch(7, 100);
     let word = |start_time| Hint {
         group_dead: Some(GroupDead {
             start_time: StartTime(start_time),
             at_ns: monotonic_ns(),
         }),
-        ..Hint::look(Target::Process(process), Source::Ebpf)
+        ..Hint::check(Target::Process(process), Source::Ebpf)
     };
-    scene.hints.send(word(99));
-    scene.pass(Duration::from_secs(1)).await;
-    assert_eq!(scene.deaths(), []);
-    scene
+    fixture.hints.send(word(99));
+    fixture.pass(Duration::from_secs(1)).await;
+    assert_eq!(fixture.deaths(), []);
+    fixture
         .hints
-        .send(Hint::look(Target::Process(process), Source::Pidfd));
-    scene.hints.send(word(100));
-    scene.pass(A_MOMENT).await;
-    let [(_, death)] = scene.deaths()[..] else {
+        .send(Hint::check(Target::Process(process), Source::Pidfd));
+    fixture.hints.send(word(100));
+    fixture.pass(A_MOMENT).await;
+    let [(_, death)] = fixture.deaths()[..] else {
         panic!("not removed")
     };
     assert_eq!(
@@ -305,77 +305,77 @@ async fn the_kernels_word_for_the_group_needs_no_look_and_only_fits_its_process(
 #[tokio::test(start_paused = true)]
 async fn with_every_event_lost_the_sweep_removes_the_dead_and_only_them() {
     for descriptors in [2_000, 300, 0] {
-        let scene = Scene::new(descriptors).with_sweep();
+        let fixture = Fixture::new(descriptors).with_sweep();
         for number in 1..=1_000 {
-            scene.watch(number, 100);
+            fixture.watch(number, 100);
         }
-        scene.pass(A_MOMENT).await;
+        fixture.pass(A_MOMENT).await;
         for number in 1..=1_000 {
             match number % 4 {
-                0 => scene.table.die(pid(number), 0),
-                1 => scene.table.leader_leaves(pid(number), 1),
+                0 => fixture.table.die(pid(number), 0),
+                1 => fixture.table.leader_leaves(pid(number), 1),
                 2 => {
-                    scene.table.die(pid(number), 9);
-                    scene.table.reap(pid(number));
+                    fixture.table.die(pid(number), 9);
+                    fixture.table.reap(pid(number));
                 }
                 _ => {}
             }
         }
-        scene.pass(INTERVAL).await;
-        assert_eq!(scene.deaths().len(), 500, "{descriptors} descriptors");
+        fixture.pass(INTERVAL).await;
+        assert_eq!(fixture.deaths().len(), 500, "{descriptors} descriptors");
         assert!(
-            scene
+            fixture
                 .deaths()
                 .iter()
                 .all(|(_, death)| death.source == Source::Sweep)
         );
-        assert_eq!(scene.watched.len(), 500);
-        scene.pass(INTERVAL * 3).await;
-        assert_eq!(scene.deaths().len(), 500);
+        assert_eq!(fixture.watched.len(), 500);
+        fixture.pass(INTERVAL * 3).await;
+        assert_eq!(fixture.deaths().len(), 500);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn hints_beyond_the_channel_are_made_up_for_by_a_sweep() {
-    let scene = Scene::new(0).with_sweep();
+    let fixture = Fixture::new(0).with_sweep();
     let count = 20_000;
     for number in 1..=count {
-        scene.watch(number, 100);
+        fixture.watch(number, 100);
     }
-    scene.pass(A_MOMENT).await;
+    fixture.pass(A_MOMENT).await;
     for number in 1..=count {
-        scene.table.die(pid(number), 0);
-        scene.exit_event(number, 0);
+        fixture.table.die(pid(number), 0);
+        fixture.exit_event(number, 0);
     }
     assert!(
-        scene.hints.overflowed() > 0,
+        fixture.hints.overflowed() > 0,
         "nothing overflowed, so nothing is shown"
     );
-    scene.pass(Duration::from_millis(500)).await;
-    assert_eq!(scene.deaths().len(), count as usize);
+    fixture.pass(Duration::from_millis(500)).await;
+    assert_eq!(fixture.deaths().len(), count as usize);
 }
 
 #[tokio::test(start_paused = true)]
 async fn processes_beyond_the_descriptor_budget_are_promoted_when_there_is_room() {
-    let scene = Scene::new(64).with_sweep();
+    let fixture = Fixture::new(64).with_sweep();
     for number in 1..=100 {
-        scene.watch(number, 100);
+        fixture.watch(number, 100);
     }
     let pinned = || {
         (1..=100)
-            .filter(|id| strength(&scene, *id) == Some("pidfd"))
+            .filter(|id| strength(&fixture, *id) == Some("pidfd"))
             .count()
     };
     assert_eq!(pinned(), 64);
     for number in 1..=50 {
-        scene.table.die(pid(number), 0);
+        fixture.table.die(pid(number), 0);
     }
-    scene.pass(INTERVAL * 2).await;
-    assert_eq!((scene.watched.len(), pinned()), (50, 50));
+    fixture.pass(INTERVAL * 2).await;
+    assert_eq!((fixture.watched.len(), pinned()), (50, 50));
 }
 
-fn strength(scene: &Scene, id: u64) -> Option<&'static str> {
-    scene
+fn strength(fixture: &Fixture, id: u64) -> Option<&'static str> {
+    fixture
         .watched
         .get(ProcessId(id))
         .map(|watched| watched.strength())
@@ -383,10 +383,10 @@ fn strength(scene: &Scene, id: u64) -> Option<&'static str> {
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_dies_while_it_is_registered_is_noticed_by_the_last_look() {
-    let scene = Scene::new(10);
-    scene.watch_while(7, |table| table.die(pid(7), 0));
-    scene.pass(A_MOMENT).await;
-    let [(_, death)] = scene.deaths()[..] else {
+    let fixture = Fixture::new(10);
+    fixture.watch_while(7, |table| table.die(pid(7), 0));
+    fixture.pass(A_MOMENT).await;
+    let [(_, death)] = fixture.deaths()[..] else {
         panic!("stored and forgotten")
     };
     assert_eq!(death.source, Source::Register);
@@ -395,13 +395,13 @@ async fn a_process_that_dies_while_it_is_registered_is_noticed_by_the_last_look(
 /// The probe had fired before it was armed, and a busy machine lets the rest of an end take long.
 #[tokio::test(start_paused = true)]
 async fn one_that_is_registered_on_its_way_out_is_looked_at_for_seconds() {
-    let scene = Scene::new(10);
-    scene.watch_while(7, |table| table.begin_to_die(pid(7)));
-    scene.pass(Duration::from_secs(2)).await;
-    assert_eq!(scene.deaths(), []);
-    scene.table.die(pid(7), 0);
-    scene.pass(Duration::from_secs(2)).await;
-    let [(_, death)] = scene.deaths()[..] else {
+    let fixture = Fixture::new(10);
+    fixture.watch_while(7, |table| table.begin_to_die(pid(7)));
+    fixture.pass(Duration::from_secs(2)).await;
+    assert_eq!(fixture.deaths(), []);
+    fixture.table.die(pid(7), 0);
+    fixture.pass(Duration::from_secs(2)).await;
+    let [(_, death)] = fixture.deaths()[..] else {
         panic!("forgotten on its way out")
     };
     assert_eq!(death.source, Source::Register);
@@ -412,27 +412,33 @@ async fn one_that_is_registered_on_its_way_out_is_looked_at_for_seconds() {
 /// ending".
 #[tokio::test(start_paused = true)]
 async fn one_whose_entry_is_gone_at_the_last_step_is_not_taken_for_living() {
-    let scene = Scene::new(10);
+    let fixture = Fixture::new(10);
     let hidden = Refusals {
         look: Some(Errno::NOENT),
         ..Refusals::default()
     };
-    scene.watch_while(7, |table| table.refuse(hidden));
-    scene.table.die(pid(7), 0);
-    scene.pass(Duration::from_secs(1)).await;
-    assert_eq!(scene.deaths().len(), 1, "stored and forgotten");
+    fixture.watch_while(7, |table| table.refuse(hidden));
+    fixture.table.die(pid(7), 0);
+    fixture.pass(Duration::from_secs(1)).await;
+    assert_eq!(fixture.deaths().len(), 1, "stored and forgotten");
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_process_is_one_entry_until_its_last_holder_lets_go() {
-    let scene = Scene::new(10);
-    scene.table.spawn(pid(7), 100);
-    let first = scene.watched.hold(pid(7)).unwrap();
-    let second = scene.watched.hold(pid(7)).unwrap();
+    let fixture = Fixture::new(10);
+    fixture.table.spawn(pid(7), 100);
+    let first = fixture.watched.watch(pid(7)).unwrap();
+    let second = fixture.watched.watch(pid(7)).unwrap();
     assert_eq!(first.watched.id, second.watched.id);
-    assert_eq!((scene.watched.len(), scene.watched.budget.used()), (1, 1));
+    assert_eq!(
+        (fixture.watched.len(), fixture.watched.budget.used()),
+        (1, 1)
+    );
     drop(first);
-    assert_eq!(scene.watched.len(), 1);
+    assert_eq!(fixture.watched.len(), 1);
     drop(second);
-    assert_eq!((scene.watched.len(), scene.watched.budget.used()), (0, 0));
+    assert_eq!(
+        (fixture.watched.len(), fixture.watched.budget.used()),
+        (0, 0)
+    );
 }

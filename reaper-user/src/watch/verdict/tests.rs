@@ -29,7 +29,7 @@ const SYSTEMS: [System; 4] = [
     System::NumbersOnly,
 ];
 
-struct Scene {
+struct Fixture {
     table: FakeTable,
     identity: Identity,
     refusals: Refusals,
@@ -39,7 +39,7 @@ fn pid() -> Pid {
     Pid::new(PID).unwrap()
 }
 
-fn live_process(system: System) -> Scene {
+fn live_process(system: System) -> Fixture {
     let table = FakeTable::default();
     table.spawn(pid(), STARTED);
     let (budget, pidfd_open) = match system {
@@ -61,14 +61,14 @@ fn live_process(system: System) -> Scene {
         System::NumbersOnly => "start_time",
     };
     assert_eq!(identity.strength(), strength);
-    Scene {
+    Fixture {
         table,
         identity,
         refusals,
     }
 }
 
-impl Scene {
+impl Fixture {
     fn verdict(&self) -> String {
         match judge(&self.identity, None, &self.table) {
             Verdict::Gone {
@@ -107,22 +107,22 @@ fn a_running_process_is_alive() {
 #[test]
 fn a_process_whose_leader_left_is_alive_until_its_last_thread_ends() {
     for system in SYSTEMS {
-        let scene = live_process(system);
-        scene.table.leader_leaves(pid(), 2);
-        assert_eq!(scene.verdict(), "alive", "{system:?}");
-        scene.table.leader_leaves(pid(), 1);
-        assert_eq!(scene.verdict(), "alive", "{system:?}");
-        scene.table.die(pid(), 0);
-        assert!(scene.verdict().starts_with("gone"), "{system:?}");
+        let fixture = live_process(system);
+        fixture.table.leader_leaves(pid(), 2);
+        assert_eq!(fixture.verdict(), "alive", "{system:?}");
+        fixture.table.leader_leaves(pid(), 1);
+        assert_eq!(fixture.verdict(), "alive", "{system:?}");
+        fixture.table.die(pid(), 0);
+        assert!(fixture.verdict().starts_with("gone"), "{system:?}");
     }
 }
 
 #[test]
 fn a_look_that_meets_a_workers_exec_does_not_bury_the_process() {
     for system in SYSTEMS {
-        let scene = live_process(system);
-        scene.table.look_torn(pid());
-        assert_eq!(scene.verdict(), "alive", "{system:?}");
+        let fixture = live_process(system);
+        fixture.table.look_torn(pid());
+        assert_eq!(fixture.verdict(), "alive", "{system:?}");
     }
 }
 
@@ -131,14 +131,18 @@ fn a_look_that_meets_a_workers_exec_does_not_bury_the_process() {
 fn one_untrue_poll_does_not_make_a_live_process_dead() {
     for system in [System::Pidfds, System::InodesOnly] {
         for hidden in [None, Some(Errno::NOENT)] {
-            let scene = live_process(system);
-            scene.refuse(|refusals| refusals.look = hidden);
-            scene.table.poll_untruly(1);
-            assert_eq!(scene.verdict(), "alive", "{system:?} {hidden:?}");
-            scene.refuse(|_| {});
-            scene.table.leader_leaves(pid(), 1);
-            scene.table.poll_untruly(1);
-            assert_eq!(scene.verdict(), "alive", "{system:?}, its leader has left");
+            let fixture = live_process(system);
+            fixture.refuse(|refusals| refusals.look = hidden);
+            fixture.table.poll_untruly(1);
+            assert_eq!(fixture.verdict(), "alive", "{system:?} {hidden:?}");
+            fixture.refuse(|_| {});
+            fixture.table.leader_leaves(pid(), 1);
+            fixture.table.poll_untruly(1);
+            assert_eq!(
+                fixture.verdict(),
+                "alive",
+                "{system:?}, its leader has left"
+            );
         }
     }
 }
@@ -146,21 +150,21 @@ fn one_untrue_poll_does_not_make_a_live_process_dead() {
 /// A filter forbids the signal that would show that it was reaped.
 #[test]
 fn a_successor_is_not_taken_for_a_process_whose_pidfd_is_readable() {
-    let scene = live_process(System::Pidfds);
-    scene.refuse(|refusals| refusals.number = Some(Errno::PERM));
-    scene.table.die(pid(), 0);
-    scene.table.reap(pid());
-    scene.table.spawn(pid(), STARTED + 3);
-    assert_eq!(scene.verdict(), "reused by pidfd");
+    let fixture = live_process(System::Pidfds);
+    fixture.refuse(|refusals| refusals.number = Some(Errno::PERM));
+    fixture.table.die(pid(), 0);
+    fixture.table.reap(pid());
+    fixture.table.spawn(pid(), STARTED + 3);
+    assert_eq!(fixture.verdict(), "reused by pidfd");
 }
 
 #[test]
 fn a_process_whose_dead_threads_are_not_collected_is_gone() {
     for why in [Unread::Traced, Unread::NamespaceInit] {
         for system in SYSTEMS {
-            let scene = live_process(system);
-            scene.table.die_unread(pid(), why);
-            assert_eq!(scene.verdict(), "gone by stat", "{system:?}");
+            let fixture = live_process(system);
+            fixture.table.die_unread(pid(), why);
+            assert_eq!(fixture.verdict(), "gone by stat", "{system:?}");
         }
     }
 }
@@ -174,9 +178,9 @@ fn a_zombie_that_nobody_reaps_is_gone() {
         "gone by stat",
     ];
     for (system, expected) in SYSTEMS.into_iter().zip(expected) {
-        let scene = live_process(system);
-        scene.table.die(pid(), 9);
-        assert_eq!(scene.verdict(), expected, "{system:?}");
+        let fixture = live_process(system);
+        fixture.table.die(pid(), 9);
+        assert_eq!(fixture.verdict(), expected, "{system:?}");
     }
 }
 
@@ -189,10 +193,10 @@ fn a_reaped_process_is_gone() {
         "gone by stat",
     ];
     for (system, expected) in SYSTEMS.into_iter().zip(expected) {
-        let scene = live_process(system);
-        scene.table.die(pid(), 9);
-        scene.table.reap(pid());
-        assert_eq!(scene.verdict(), expected, "{system:?}");
+        let fixture = live_process(system);
+        fixture.table.die(pid(), 9);
+        fixture.table.reap(pid());
+        assert_eq!(fixture.verdict(), expected, "{system:?}");
     }
 }
 
@@ -205,11 +209,11 @@ fn a_successor_under_the_same_number_is_not_the_process() {
         "reused by start_time",
     ];
     for (system, expected) in SYSTEMS.into_iter().zip(expected) {
-        let scene = live_process(system);
-        scene.table.die(pid(), 0);
-        scene.table.reap(pid());
-        scene.table.spawn(pid(), STARTED + 3);
-        assert_eq!(scene.verdict(), expected, "{system:?}");
+        let fixture = live_process(system);
+        fixture.table.die(pid(), 0);
+        fixture.table.reap(pid());
+        fixture.table.spawn(pid(), STARTED + 3);
+        assert_eq!(fixture.verdict(), expected, "{system:?}");
     }
 }
 
@@ -217,32 +221,32 @@ fn a_successor_under_the_same_number_is_not_the_process() {
 fn only_the_number_mode_is_fooled_by_a_successor_of_the_same_tick() {
     let expected = ["gone by pidfd", "reused by pidfd", "gone by stat", "alive"];
     for (system, expected) in SYSTEMS.into_iter().zip(expected) {
-        let scene = live_process(system);
-        scene.table.die(pid(), 0);
-        scene.table.reap(pid());
-        scene.table.spawn(pid(), STARTED);
-        assert_eq!(scene.verdict(), expected, "{system:?}");
+        let fixture = live_process(system);
+        fixture.table.die(pid(), 0);
+        fixture.table.reap(pid());
+        fixture.table.spawn(pid(), STARTED);
+        assert_eq!(fixture.verdict(), expected, "{system:?}");
     }
 }
 
 #[test]
 fn a_hidden_entry_proves_nothing_while_the_number_is_in_use() {
-    let scene = live_process(System::NumbersOnly);
-    scene.refuse(|refusals| refusals.look = Some(Errno::NOENT));
-    assert_eq!(scene.verdict(), "unknown: hidden");
-    scene.table.die(pid(), 0);
-    scene.table.reap(pid());
-    assert_eq!(scene.verdict(), "gone by stat");
+    let fixture = live_process(System::NumbersOnly);
+    fixture.refuse(|refusals| refusals.look = Some(Errno::NOENT));
+    assert_eq!(fixture.verdict(), "unknown: hidden");
+    fixture.table.die(pid(), 0);
+    fixture.table.reap(pid());
+    assert_eq!(fixture.verdict(), "gone by stat");
 }
 
 #[test]
 fn a_hidden_proc_is_no_loss_to_a_pidfd() {
     for system in [System::Pidfds, System::InodesOnly] {
-        let scene = live_process(system);
-        scene.refuse(|refusals| refusals.look = Some(Errno::NOENT));
-        assert_eq!(scene.verdict(), "alive", "{system:?}");
-        scene.table.die(pid(), 0);
-        assert_eq!(scene.verdict(), "gone by pidfd", "{system:?}");
+        let fixture = live_process(system);
+        fixture.refuse(|refusals| refusals.look = Some(Errno::NOENT));
+        assert_eq!(fixture.verdict(), "alive", "{system:?}");
+        fixture.table.die(pid(), 0);
+        assert_eq!(fixture.verdict(), "gone by pidfd", "{system:?}");
     }
 }
 
@@ -257,66 +261,66 @@ fn every_refusal_of_a_look_keeps_the_process() {
         Errno::INVAL,
     ] {
         let unknown = format!("unknown: {}", errno.raw_os_error());
-        let scene = live_process(System::Pidfds);
-        scene.refuse(|refusals| refusals.poll = Some(errno));
-        assert_eq!(scene.verdict(), unknown);
+        let fixture = live_process(System::Pidfds);
+        fixture.refuse(|refusals| refusals.poll = Some(errno));
+        assert_eq!(fixture.verdict(), unknown);
 
-        let scene = live_process(System::InodesOnly);
-        scene.refuse(|refusals| {
+        let fixture = live_process(System::InodesOnly);
+        fixture.refuse(|refusals| {
             refusals.pidfd_open = Some(errno);
             refusals.look = Some(errno);
         });
-        assert_eq!(scene.verdict(), unknown);
+        assert_eq!(fixture.verdict(), unknown);
 
         for system in [System::StatFilesOnly, System::NumbersOnly] {
-            let scene = live_process(system);
-            scene.refuse(|refusals| refusals.look = Some(errno));
-            assert_eq!(scene.verdict(), unknown, "{system:?}");
+            let fixture = live_process(system);
+            fixture.refuse(|refusals| refusals.look = Some(errno));
+            assert_eq!(fixture.verdict(), unknown, "{system:?}");
         }
     }
 }
 
 #[test]
 fn without_descriptors_an_inode_falls_back_to_number_and_start_time() {
-    let scene = live_process(System::InodesOnly);
-    scene.refuse(|refusals| refusals.pidfd_open = Some(Errno::MFILE));
-    assert_eq!(scene.verdict(), "alive");
-    scene.table.die(pid(), 0);
-    assert_eq!(scene.verdict(), "gone by stat");
+    let fixture = live_process(System::InodesOnly);
+    fixture.refuse(|refusals| refusals.pidfd_open = Some(Errno::MFILE));
+    assert_eq!(fixture.verdict(), "alive");
+    fixture.table.die(pid(), 0);
+    assert_eq!(fixture.verdict(), "gone by stat");
 }
 
 #[test]
 fn an_inode_that_the_system_will_not_tell_is_not_another_ones() {
-    let scene = live_process(System::InodesOnly);
-    scene.refuse(|refusals| refusals.no_inode = true);
-    assert_eq!(scene.verdict(), "alive");
-    scene.table.die(pid(), 0);
-    assert_eq!(scene.verdict(), "gone by stat");
+    let fixture = live_process(System::InodesOnly);
+    fixture.refuse(|refusals| refusals.no_inode = true);
+    assert_eq!(fixture.verdict(), "alive");
+    fixture.table.die(pid(), 0);
+    assert_eq!(fixture.verdict(), "gone by stat");
 }
 
 #[test]
 fn a_number_that_cannot_even_be_asked_about_is_kept() {
-    let scene = live_process(System::NumbersOnly);
-    scene.refuse(|refusals| {
+    let fixture = live_process(System::NumbersOnly);
+    fixture.refuse(|refusals| {
         refusals.look = Some(Errno::NOENT);
         refusals.number = Some(Errno::INVAL);
     });
     assert_eq!(
-        scene.verdict(),
+        fixture.verdict(),
         format!("unknown: {}", Errno::INVAL.raw_os_error())
     );
 }
 
 #[test]
 fn group_dead_is_believed_for_the_process_that_started_then_and_for_no_other() {
-    let scene = live_process(System::Pidfds);
-    let alive_at_ns = scene.identity.alive_at_ns;
+    let fixture = live_process(System::Pidfds);
+    let alive_at_ns = fixture.identity.alive_at_ns;
     let judged = |start_time, at_ns| {
         let word = GroupDead {
             start_time: StartTime(start_time),
             at_ns,
         };
-        judge(&scene.identity, Some(word), &scene.table)
+        judge(&fixture.identity, Some(word), &fixture.table)
     };
     assert!(matches!(
         judged(STARTED + 1, alive_at_ns + 1),
@@ -333,13 +337,13 @@ fn group_dead_is_believed_for_the_process_that_started_then_and_for_no_other() {
 
 #[test]
 fn group_dead_of_a_predecessor_in_the_same_tick_is_not_about_the_successor() {
-    let scene = live_process(System::Pidfds);
+    let fixture = live_process(System::Pidfds);
     let word = GroupDead {
         start_time: StartTime(STARTED),
-        at_ns: scene.identity.alive_at_ns - 1,
+        at_ns: fixture.identity.alive_at_ns - 1,
     };
     assert!(matches!(
-        judge(&scene.identity, Some(word), &scene.table),
+        judge(&fixture.identity, Some(word), &fixture.table),
         Verdict::Alive
     ));
 }

@@ -28,10 +28,10 @@ fn registered_up_to(events: &mut Events, last: &str) -> Vec<String> {
 
 #[test]
 fn a_daemon_that_hung_and_goes_on_stores_nothing_for_a_command_that_runs_unregistered() {
-    let stage = Stage::new();
-    let mut events = stage.daemon.events();
-    stage.daemon.suspend();
-    let mut run = stage.run(&[
+    let harness = Harness::new();
+    let mut events = harness.daemon.events();
+    harness.daemon.suspend();
+    let mut run = harness.run(&[
         "--best-effort",
         "--",
         "sh",
@@ -40,55 +40,55 @@ fn a_daemon_that_hung_and_goes_on_stores_nothing_for_a_command_that_runs_unregis
     ]);
     let mut launched = Launched::start(run.stderr(Stdio::null()));
     assert_eq!(launched.line(), "runs");
-    stage.daemon.resume();
-    stage.daemon.register("later", std::process::id());
+    harness.daemon.resume();
+    harness.daemon.register("later", std::process::id());
     assert_eq!(registered_up_to(&mut events, "later"), ["later"]);
-    assert_eq!(stage.daemon.list().len(), 1);
-    assert_eq!(stage.files(), Vec::<PathBuf>::new());
+    assert_eq!(harness.daemon.list().len(), 1);
+    assert_eq!(harness.files(), Vec::<PathBuf>::new());
     launched.kill();
     drop(events);
-    stage.daemon.stop();
+    harness.daemon.stop();
 }
 
 #[test]
 fn at_the_limit_of_its_time_a_command_is_registered_exactly_if_it_is_told_so() {
     const LAUNCHES: usize = 40;
-    let stage = Stage::new();
-    stage.daemon.suspend();
+    let harness = Harness::new();
+    harness.daemon.suspend();
     // The client's limit; the launches are spread around it, so some of them are over it.
     let limit = Deadline::after(Duration::from_secs(5));
     let script = "echo \"$REAPERD_SESSION_ID\"; exec sleep 600";
     let mut launched: Vec<_> = (0..LAUNCHES)
         .map(|_| {
-            let mut run = stage.run(&["--best-effort", "--", "sh", "-c", script]);
+            let mut run = harness.run(&["--best-effort", "--", "sh", "-c", script]);
             Launched::start(run.stderr(Stdio::null()))
         })
         .collect();
     let spread = limit.elapsed() / 2;
     std::thread::sleep(limit.left() + spread);
-    stage.daemon.resume();
+    harness.daemon.resume();
     let told: Vec<_> = launched.iter_mut().map(Launched::line).collect();
     // Whatever else was waiting has been dealt with when this one has.
-    stage.daemon.register("later", std::process::id());
+    harness.daemon.register("later", std::process::id());
     let told: BTreeSet<_> = told.into_iter().filter(|id| !id.is_empty()).collect();
     eventually("what is listed is what was told", || {
-        let listed = stage.daemon.list().into_iter().map(|it| it.session_id);
+        let listed = harness.daemon.list().into_iter().map(|it| it.session_id);
         listed.filter(|id| id != "later").collect::<BTreeSet<_>>() == told
     });
-    assert_eq!(stage.files().len(), told.len());
+    assert_eq!(harness.files().len(), told.len());
     launched.iter_mut().for_each(Launched::kill);
-    eventually("no token file is left", || stage.files().is_empty());
-    stage.daemon.stop();
+    eventually("no token file is left", || harness.files().is_empty());
+    harness.daemon.stop();
 }
 
 /// The moment between the client's giving up and the end of its connection, which the daemon must
 /// not mistake for a client that waits.
 #[test]
 fn a_registration_whose_answer_cannot_be_delivered_is_taken_back() {
-    let stage = Stage::new();
-    let mut events = stage.daemon.events();
-    stage.daemon.suspend();
-    let mut client = UnixStream::connect(stage.daemon.socket()).unwrap();
+    let harness = Harness::new();
+    let mut events = harness.daemon.events();
+    harness.daemon.suspend();
+    let mut client = UnixStream::connect(harness.daemon.socket()).unwrap();
     let register = |token: &str, id: &str, if_answered: bool| {
         let body = serde_json::json!({
             "token": token.repeat(32),
@@ -109,26 +109,26 @@ fn a_registration_whose_answer_cannot_be_delivered_is_taken_back() {
         .write_all(register("5a", "given-up", true).as_bytes())
         .unwrap();
     client.shutdown(Shutdown::Read).unwrap();
-    let mut careless = UnixStream::connect(stage.daemon.socket()).unwrap();
+    let mut careless = UnixStream::connect(harness.daemon.socket()).unwrap();
     careless
         .write_all(register("5b", "careless", false).as_bytes())
         .unwrap();
     careless.shutdown(Shutdown::Read).unwrap();
-    stage.daemon.resume();
+    harness.daemon.resume();
     let removal = events.removal_of("given-up");
     assert_eq!(removal.told.cause, "requested");
     registered_up_to(&mut events, "careless");
-    assert!(!stage.daemon.lists("given-up"));
-    assert!(stage.daemon.lists("careless"), "it did not ask for that");
+    assert!(!harness.daemon.lists("given-up"));
+    assert!(harness.daemon.lists("careless"), "it did not ask for that");
     drop(events);
-    stage.daemon.stop();
+    harness.daemon.stop();
 }
 
 #[test]
 fn a_registration_that_is_answered_stays_after_its_connection() {
-    let stage = Stage::new();
+    let harness = Harness::new();
     let body = serde_json::json!({"if_answered": true});
-    let daemon = &stage.daemon;
+    let daemon = &harness.daemon;
     let token = daemon
         .try_register_with("answered", std::process::id(), body)
         .unwrap();
@@ -147,5 +147,5 @@ fn a_registration_that_is_answered_stays_after_its_connection() {
     client.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(daemon.lists("answered"));
-    stage.daemon.stop();
+    harness.daemon.stop();
 }

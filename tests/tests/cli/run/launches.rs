@@ -1,22 +1,20 @@
 //! Commands of every kind through `run`: each is registered, its children can read its token, the
 //! session goes with it, and nothing is left in any folder.
 //!
-//! Some of each as it stands; `REAPER_TORTURE=whole` starts 200 of each and prints how many.
+//! Some of each as it stands; `REAPER_TEST_SCALE=full` starts 200 of each and prints how many.
 
 use std::os::unix::fs::symlink;
 use std::sync::OnceLock;
 
 use reaper_tests::daemon::children_of;
 use reaper_tests::expect::{measured, skip};
+use reaper_tests::scale::scaled;
 
 use super::*;
 
 /// How many launches of each kind.
 fn count() -> usize {
-    match std::env::var("REAPER_TORTURE") {
-        Ok(word) if word == "whole" => 200,
-        _ => 5,
-    }
+    scaled(200, 5)
 }
 
 /// A kind of launch.
@@ -31,7 +29,7 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    fn launch(&self, stage: &Stage) {
+    fn launch(&self, harness: &Harness) {
         let words = [
             self.outside,
             &["env", reaperd().to_str().unwrap(), "run", "--"],
@@ -39,17 +37,21 @@ impl Row<'_> {
         .concat();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).args(&self.command);
-        stage.surround(&mut command);
+        harness.surround(&mut command);
         let mut launched = Launched::start(command.current_dir(self.folder));
         let (token, id) = launched.session();
-        assert!(stage.daemon.accepts(&token), "{}: {id}", self.name);
+        assert!(harness.daemon.accepts(&token), "{}: {id}", self.name);
         if let Some(line) = self.cue {
             assert!(launched.line().starts_with(line), "{}", self.name);
             launched.cue();
             assert!(launched.line().starts_with(line), "{}", self.name);
-            assert!(stage.daemon.accepts(&token), "{}: after the cue", self.name);
+            assert!(
+                harness.daemon.accepts(&token),
+                "{}: after the cue",
+                self.name
+            );
         }
-        let list = stage.daemon.list();
+        let list = harness.daemon.list();
         let session = list.iter().find(|session| session.session_id == id);
         let pid = session
             .unwrap_or_else(|| panic!("{}: {list:?}", self.name))
@@ -64,15 +66,15 @@ impl Row<'_> {
             kill_process(pid, Signal::KILL).unwrap();
             launched.child.wait().unwrap();
         }
-        eventually("the session ends", || !stage.daemon.accepts(&token));
-        eventually("its file goes", || stage.files().is_empty());
+        eventually("the session ends", || !harness.daemon.accepts(&token));
+        eventually("its file goes", || harness.files().is_empty());
     }
 
-    fn play(&self, stage: &Stage) {
+    fn play(&self, harness: &Harness) {
         for _ in 0..count() {
-            self.launch(stage);
+            self.launch(harness);
         }
-        assert!(stage.daemon.list().is_empty(), "{}", self.name);
+        assert!(harness.daemon.list().is_empty(), "{}", self.name);
         measured(&format!("launches through run, {}", self.name), count());
     }
 }
@@ -88,16 +90,16 @@ fn shell(then: &str) -> Vec<String> {
 
 /// Whether `unshare` can do this here; why not is said as a skip.
 fn can_unshare(arguments: &[&str]) -> bool {
-    static SAID: OnceLock<()> = OnceLock::new();
+    static OUTPUT: OnceLock<()> = OnceLock::new();
     let tried = Command::new("unshare").args(arguments).arg("true").output();
     match tried {
         Ok(output) if output.status.success() => true,
         Ok(output) => {
-            SAID.get_or_init(|| skip(String::from_utf8_lossy(&output.stderr)));
+            OUTPUT.get_or_init(|| skip(String::from_utf8_lossy(&output.stderr)));
             false
         }
         Err(error) => {
-            SAID.get_or_init(|| skip(format_args!("unshare: {error}")));
+            OUTPUT.get_or_init(|| skip(format_args!("unshare: {error}")));
             false
         }
     }
@@ -105,21 +107,21 @@ fn can_unshare(arguments: &[&str]) -> bool {
 
 #[test]
 fn a_program_whose_worker_thread_executes_another_keeps_its_session() {
-    let stage = Stage::new();
+    let harness = Harness::new();
     Row {
         name: "worker exec",
         outside: &[],
-        command: shell("exec \"$REAPERD\" victim worker-exec"),
+        command: shell("exec \"$REAPERD\" test process worker-exec"),
         folder: Path::new("/"),
         cue: Some("ready "),
     }
-    .play(&stage);
-    stage.leaves_nothing();
+    .play(&harness);
+    harness.leaves_nothing();
 }
 
 #[test]
 fn a_shell_that_uses_low_descriptors_for_itself_keeps_its_token() {
-    let stage = Stage::new();
+    let harness = Harness::new();
     let folder = tempfile::tempdir().unwrap();
     let script = format!(
         "exec 3>lock 4>lock 5>lock 6>lock 7>lock 8>lock 9>lock; {SAY_TOKEN}; exec sleep 600"
@@ -131,8 +133,8 @@ fn a_shell_that_uses_low_descriptors_for_itself_keeps_its_token() {
         folder: folder.path(),
         cue: None,
     }
-    .play(&stage);
-    stage.leaves_nothing();
+    .play(&harness);
+    harness.leaves_nothing();
 }
 
 #[test]
@@ -140,7 +142,7 @@ fn a_command_in_a_user_namespace_reads_its_token() {
     if !can_unshare(&["-Ur"]) {
         return;
     }
-    let stage = Stage::new();
+    let harness = Harness::new();
     let mut command = words(&["unshare", "-Ur"]);
     command.extend(shell("exec sleep 600"));
     Row {
@@ -150,13 +152,13 @@ fn a_command_in_a_user_namespace_reads_its_token() {
         folder: Path::new("/"),
         cue: None,
     }
-    .play(&stage);
-    stage.leaves_nothing();
+    .play(&harness);
+    harness.leaves_nothing();
 }
 
 #[test]
 fn a_long_name_in_a_folder_with_a_line_feed_is_launched() {
-    let stage = Stage::new();
+    let harness = Harness::new();
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("line\nfeed");
     fs::create_dir(&folder).unwrap();
@@ -174,8 +176,8 @@ fn a_long_name_in_a_folder_with_a_line_feed_is_launched() {
         folder: &folder,
         cue: None,
     }
-    .play(&stage);
-    stage.leaves_nothing();
+    .play(&harness);
+    harness.leaves_nothing();
 }
 
 #[test]
@@ -184,7 +186,7 @@ fn the_first_process_of_a_pid_namespace_is_launched() {
     if !can_unshare(&outside[1..]) {
         return;
     }
-    let stage = Stage::new();
+    let harness = Harness::new();
     Row {
         name: "process 1 of a pid namespace",
         outside: &outside,
@@ -192,6 +194,6 @@ fn the_first_process_of_a_pid_namespace_is_launched() {
         folder: Path::new("/"),
         cue: None,
     }
-    .play(&stage);
-    stage.leaves_nothing();
+    .play(&harness);
+    harness.leaves_nothing();
 }

@@ -16,57 +16,57 @@ fn oddly_named_shell(place: &Path) -> (PathBuf, PathBuf) {
 
 #[test]
 fn an_odd_name_in_an_odd_folder_is_run_and_shown_as_far_as_it_can_be() {
-    let stage = Stage::new();
+    let harness = Harness::new();
     let place = tempfile::tempdir().unwrap();
     let (folder, shell) = oddly_named_shell(place.path());
     let script = format!("{SAY_TOKEN}; exec sleep 600");
-    let mut run = stage.run(&["--", shell.to_str().unwrap(), "-c", &script]);
+    let mut run = harness.run(&["--", shell.to_str().unwrap(), "-c", &script]);
     let mut launched = Launched::start(run.current_dir(&folder));
     let (token, id) = launched.session();
-    assert!(stage.daemon.accepts(&token));
-    let listed = stage.daemon.list();
+    assert!(harness.daemon.accepts(&token));
+    let listed = harness.daemon.list();
     assert_eq!(listed[0].session_id, id);
     let name = &*listed[0].display_name;
     // Cut between two characters: 122 of 128 bytes are left for those of two bytes.
     assert_eq!(name, format!("_[31m_{}", "é".repeat(61)));
     assert!(name.len() <= 128);
-    let list: serde_json::Value = stage.daemon.get("/v1/sessions").unwrap();
+    let list: serde_json::Value = harness.daemon.get("/v1/sessions").unwrap();
     let cwd = &list["sessions"][0]["cwd"];
     assert!(cwd.is_null(), "a changed path names another folder: {cwd}");
     launched.kill();
-    stage.leaves_nothing();
+    harness.leaves_nothing();
 }
 
 #[test]
 fn a_command_without_a_name_to_show_has_a_name_all_the_same() {
-    let stage = Stage::new();
+    let harness = Harness::new();
     let place = tempfile::tempdir().unwrap();
     let shell = place.path().join(" ");
     symlink("/bin/sh", &shell).unwrap();
     let script = format!("{SAY_TOKEN}; exec sleep 600");
-    let mut run = stage.run(&["--", shell.to_str().unwrap(), "-c", &script]);
+    let mut run = harness.run(&["--", shell.to_str().unwrap(), "-c", &script]);
     let mut launched = Launched::start(&mut run);
     launched.session();
-    assert_eq!(&*stage.daemon.list()[0].display_name, "command");
+    assert_eq!(&*harness.daemon.list()[0].display_name, "command");
     launched.kill();
-    stage.leaves_nothing();
+    harness.leaves_nothing();
 }
 
 #[test]
 fn a_folder_that_was_deleted_keeps_nothing_from_being_run() {
-    let stage = Stage::new();
+    let harness = Harness::new();
     let script = "mkdir gone && cd gone && rmdir ../gone && exec \"$REAPERD\" run -- /bin/echo ran";
     let place = tempfile::tempdir().unwrap();
     let mut shell = Command::new("sh");
     shell.args(["-c", script]).current_dir(place.path());
-    stage.surround(&mut shell);
-    assert_eq!(Said::by(shell.output().unwrap()).done(), "ran\n");
-    stage.leaves_nothing();
+    harness.surround(&mut shell);
+    assert_eq!(CommandOutput::by(shell.output().unwrap()).done(), "ran\n");
+    harness.leaves_nothing();
 }
 
 #[test]
 fn flags_that_cannot_be_used_are_refused_by_name() {
-    let stage = Stage::new();
+    let harness = Harness::new();
     let long = "x".repeat(129);
     let group = "g".repeat(65);
     let many = ["--group", "g"].repeat(65);
@@ -92,53 +92,53 @@ fn flags_that_cannot_be_used_are_refused_by_name() {
         (&many, "--group must not be given more than 64 times"),
     ] {
         let command: &[&str] = &["--best-effort", "--", "true"];
-        let said = Said::by(stage.run(&[flags, command].concat()).output().unwrap());
-        said.failed(super::super::USAGE, sentence);
+        let output = CommandOutput::by(harness.run(&[flags, command].concat()).output().unwrap());
+        output.failed(super::super::USAGE, sentence);
     }
-    stage.leaves_nothing();
+    harness.leaves_nothing();
 }
 
 #[test]
 fn no_token_from_outside_reaches_the_command() {
-    let stage = Stage::new();
+    let harness = Harness::new();
     let script = "echo \"${CLAUDEMESH_IPC_TOKEN-none}\"; echo \"${REAPERD_TOKEN_FILE-none}\"; \
                   echo \"${CLAUDEMESH_IPC_TOKEN_FILE-none}\"; echo \"${REAPERD_SESSION_ID-none}\"";
     let outer = |arguments: &[&str]| {
-        let mut run = stage.run(&[arguments, &["--", "sh", "-c", script]].concat());
+        let mut run = harness.run(&[arguments, &["--", "sh", "-c", script]].concat());
         run.env("CLAUDEMESH_IPC_TOKEN", "ab".repeat(32))
             .env("REAPERD_TOKEN_FILE", "/outer")
             .env("CLAUDEMESH_IPC_TOKEN_FILE", "/outer")
             .env("REAPERD_SESSION_ID", "outer");
-        Said::by(run.output().unwrap())
+        CommandOutput::by(run.output().unwrap())
     };
-    let said = outer(&[]).done();
-    let lines: Vec<_> = said.lines().collect();
+    let output = outer(&[]).done();
+    let lines: Vec<_> = output.lines().collect();
     assert_eq!(lines[0], "none");
     assert_eq!(lines[1], lines[2]);
     assert!(
         is_of(Path::new(lines[1]), lines[3]) && lines[3].starts_with("run-"),
-        "{said}"
+        "{output}"
     );
-    let said = outer(&["--best-effort", "--socket", "/nowhere/s.sock"]);
-    assert_eq!(said.code, Some(0), "{said:?}");
-    assert_eq!(said.out, "none\n".repeat(4));
-    stage.leaves_nothing();
+    let output = outer(&["--best-effort", "--socket", "/nowhere/s.sock"]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert_eq!(output.out, "none\n".repeat(4));
+    harness.leaves_nothing();
 }
 
 #[test]
 fn a_run_within_a_run_has_a_session_of_its_own_and_the_outer_one_stays() {
-    let stage = Stage::new();
+    let harness = Harness::new();
     let script = format!(
         "{SAY_TOKEN}; \"$REAPERD\" run -- sh -c '{SAY_TOKEN}'; {SAY_TOKEN}; exec sleep 600"
     );
-    let mut launched = Launched::start(&mut stage.run(&["--", "sh", "-c", &script]));
+    let mut launched = Launched::start(&mut harness.run(&["--", "sh", "-c", &script]));
     let [(outer, outer_id), (inner, inner_id), (_, again)] = [(); 3].map(|()| launched.session());
     assert_eq!(outer_id, again);
     assert_ne!(outer_id, inner_id);
-    eventually("the inner session ends", || !stage.daemon.accepts(&inner));
-    eventually("its file goes", || stage.files().len() == 1);
-    assert!(stage.daemon.accepts(&outer));
-    assert!(is_of(&stage.files()[0], &outer_id));
+    eventually("the inner session ends", || !harness.daemon.accepts(&inner));
+    eventually("its file goes", || harness.files().len() == 1);
+    assert!(harness.daemon.accepts(&outer));
+    assert!(is_of(&harness.files()[0], &outer_id));
     launched.kill();
-    stage.leaves_nothing();
+    harness.leaves_nothing();
 }

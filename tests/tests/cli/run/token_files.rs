@@ -8,91 +8,100 @@ use reaper_tests::expect::skip;
 use super::*;
 
 /// Starts a command that stays and has said which session it is.
-fn start(stage: &Stage) -> (Launched, Token, PathBuf) {
+fn start(harness: &Harness) -> (Launched, Token, PathBuf) {
     let script = format!("{SAY_TOKEN}; exec sleep 600");
-    let mut launched = Launched::start(&mut stage.run(&["--", "sh", "-c", &script]));
+    let mut launched = Launched::start(&mut harness.run(&["--", "sh", "-c", &script]));
     let (token, id) = launched.session();
-    let files = stage.files();
+    let files = harness.files();
     let file = files.into_iter().find(|file| is_of(file, &id)).unwrap();
     (launched, token, file)
 }
 
 #[test]
 fn a_token_lies_in_a_private_file_named_by_its_session() {
-    let stage = Stage::new();
-    let (mut launched, token, file) = start(&stage);
-    assert!(stage.daemon.accepts(&token));
+    let harness = Harness::new();
+    let (mut launched, token, file) = start(&harness);
+    assert!(harness.daemon.accepts(&token));
     let metadata = file.symlink_metadata().unwrap();
     assert_eq!((metadata.mode() & 0o7777, metadata.len()), (0o600, 64));
     for folder in file.ancestors().skip(1).take(2) {
         assert_eq!(folder.metadata().unwrap().mode() & 0o7777, 0o700);
     }
-    let listed = stage
+    let listed = harness
         .daemon
         .get::<serde_json::Value>("/v1/sessions")
         .unwrap();
     assert!(!listed.to_string().contains("reaperd/tokens"), "{listed}");
     launched.kill();
-    stage.leaves_nothing();
+    harness.leaves_nothing();
 }
 
 #[test]
 fn the_file_goes_with_its_session_whatever_ends_that() {
-    let stage = Stage::new();
+    let harness = Harness::new();
     // By its own exit.
-    let said = Said::by(stage.run(&["--", "sh", "-c", SAY_TOKEN]).output().unwrap());
-    assert_eq!(said.done().lines().count(), 2);
-    eventually("the file goes", || stage.files().is_empty());
+    let output = CommandOutput::by(
+        harness
+            .run(&["--", "sh", "-c", SAY_TOKEN])
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(output.done().lines().count(), 2);
+    eventually("the file goes", || harness.files().is_empty());
     // At request, while the process lives on.
-    let (mut launched, _, file) = start(&stage);
+    let (mut launched, _, file) = start(&harness);
     let name = file.file_name().unwrap().to_str().unwrap();
     let (id, _process) = name.split_once('@').unwrap();
-    super::super::run(&stage.daemon, &["rm", id]).done();
+    super::super::run(&harness.daemon, &["rm", id]).done();
     eventually("the file goes", || !file.exists());
     assert_eq!(launched.child.try_wait().unwrap(), None);
     launched.kill();
-    stage.leaves_nothing();
+    harness.leaves_nothing();
 }
 
 #[test]
 fn a_command_that_does_not_run_leaves_no_file() {
-    let stage = Stage::new();
+    let harness = Harness::new();
     for (program, code) in [("/nowhere/at-all", 127), ("/dev/null", 126)] {
-        let said = Said::by(stage.run(&["--", program]).output().unwrap());
-        said.failed(code, &format!("cannot run {program}"));
-        assert_eq!(stage.files(), Vec::<PathBuf>::new());
+        let output = CommandOutput::by(harness.run(&["--", program]).output().unwrap());
+        output.failed(code, &format!("cannot run {program}"));
+        assert_eq!(harness.files(), Vec::<PathBuf>::new());
     }
     // Refused: the daemon is at its limit.
-    let full = Stage {
+    let full = Harness {
         daemon: TestDaemon::start(&["--sources", "pidfd", "--max-sessions", "1"]),
         runtime_dir: tempfile::tempdir().unwrap(),
     };
     full.daemon.register("first", std::process::id());
-    let refused = Said::by(full.run(&["--", "true"]).output().unwrap());
+    let refused = CommandOutput::by(full.run(&["--", "true"]).output().unwrap());
     assert_eq!(refused.code, Some(super::super::FAILED), "{refused:?}");
     assert_eq!(full.files(), Vec::<PathBuf>::new());
     // No daemon.
-    let mut run = stage.run(&["--socket", "/nowhere/s.sock", "--", "true"]);
-    let said = Said::by(run.output().unwrap());
-    assert_eq!(said.code, Some(super::super::NO_DAEMON), "{said:?}");
-    assert_eq!(stage.files(), Vec::<PathBuf>::new());
+    let mut run = harness.run(&["--socket", "/nowhere/s.sock", "--", "true"]);
+    let output = CommandOutput::by(run.output().unwrap());
+    assert_eq!(output.code, Some(super::super::NO_DAEMON), "{output:?}");
+    assert_eq!(harness.files(), Vec::<PathBuf>::new());
     full.daemon.stop();
-    stage.leaves_nothing();
+    harness.leaves_nothing();
 }
 
 #[test]
 fn what_a_killed_daemon_left_is_removed_by_a_later_run() {
-    let mut stage = Stage::new();
-    let [mut dead, mut alive] = [(); 2].map(|()| start(&stage));
-    stage.daemon = stage
+    let mut harness = Harness::new();
+    let [mut dead, mut alive] = [(); 2].map(|()| start(&harness));
+    harness.daemon = harness
         .daemon
         .replaced_by(&Launch::with(&["--sources", "pidfd"]));
     dead.0.kill();
-    assert_eq!(stage.files().len(), 2, "no daemon was there to remove them");
+    assert_eq!(
+        harness.files().len(),
+        2,
+        "no daemon was there to remove them"
+    );
     let other = dead.2.with_file_name("notes");
     fs::write(&other, "5a").unwrap();
-    let said = Said::by(stage.run(&["--", "true"]).output().unwrap());
-    said.done();
+    let output = CommandOutput::by(harness.run(&["--", "true"]).output().unwrap());
+    output.done();
     assert!(!dead.2.exists(), "its process is gone");
     assert!(
         alive.2.exists(),
@@ -101,27 +110,27 @@ fn what_a_killed_daemon_left_is_removed_by_a_later_run() {
     assert!(other.exists(), "it is no file of a session");
     fs::remove_file(other).unwrap();
     alive.0.kill();
-    Said::by(stage.run(&["--", "true"]).output().unwrap()).done();
-    stage.leaves_nothing();
+    CommandOutput::by(harness.run(&["--", "true"]).output().unwrap()).done();
+    harness.leaves_nothing();
 }
 
 #[test]
 fn a_runtime_folder_that_is_no_place_for_a_token_is_refused_by_name() {
-    let stage = Stage::new();
+    let harness = Harness::new();
     let shared = tempfile::tempdir().unwrap();
     fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let socket = stage.daemon.socket();
+    let socket = harness.daemon.socket();
     for place in [shared.path(), Path::new("/nowhere/at-all")] {
-        let mut run = stage.run(&["--socket", socket.to_str().unwrap(), "--", "true"]);
-        let said = Said::by(run.env("XDG_RUNTIME_DIR", place).output().unwrap());
+        let mut run = harness.run(&["--socket", socket.to_str().unwrap(), "--", "true"]);
+        let output = CommandOutput::by(run.env("XDG_RUNTIME_DIR", place).output().unwrap());
         let sentence = format!("(XDG_RUNTIME_DIR is {})", place.display());
-        said.failed(super::super::FAILED, &sentence);
-        let mut run = stage.run(&["--best-effort", "--", "true"]);
-        let said = Said::by(run.env("XDG_RUNTIME_DIR", place).output().unwrap());
-        assert_eq!(said.code, Some(0), "{said:?}");
-        assert!(said.err.contains("running it unregistered"), "{said:?}");
+        output.failed(super::super::FAILED, &sentence);
+        let mut run = harness.run(&["--best-effort", "--", "true"]);
+        let output = CommandOutput::by(run.env("XDG_RUNTIME_DIR", place).output().unwrap());
+        assert_eq!(output.code, Some(0), "{output:?}");
+        assert!(output.err.contains("running it unregistered"), "{output:?}");
     }
-    stage.leaves_nothing();
+    harness.leaves_nothing();
 }
 
 /// A session's helper outlives it, and its process number goes to another session's process. In a
@@ -164,11 +173,11 @@ fn a_helper_that_outlives_its_session_never_finds_the_token_of_another() {
         Ok(output) => return skip(String::from_utf8_lossy(&output.stderr)),
         Err(error) => return skip(format_args!("unshare: {error}")),
     };
-    let said = Said::by(output);
-    let lines: Vec<_> = said.out.lines().collect();
+    let output = CommandOutput::by(output);
+    let lines: Vec<_> = output.out.lines().collect();
     let [said_by_helper, its] = lines[..] else {
-        panic!("{said:?}");
+        panic!("{output:?}");
     };
     assert_eq!(said_by_helper, "said:", "nothing, least of all {its}");
-    assert_eq!(its.len(), "its:".len() + 64, "{said:?}");
+    assert_eq!(its.len(), "its:".len() + 64, "{output:?}");
 }

@@ -14,7 +14,7 @@ const INHERITED: &str = "ls /proc/$$/fd; \
     cat /proc/$$/oom_score_adj; echo \"$@\"";
 
 /// What the shell says when it is started behind these words, with and without `run`.
-fn said(stage: &Stage, surroundings: &[&str], through_run: bool) -> String {
+fn output(harness: &Harness, surroundings: &[&str], through_run: bool) -> String {
     let run: &[&str] = if through_run {
         &["$REAPERD", "run", "--"]
     } else {
@@ -32,10 +32,10 @@ fn said(stage: &Stage, surroundings: &[&str], through_run: bool) -> String {
         .args(["sh", "-c", &script])
         .env("INHERITED", INHERITED)
         .stdin(Stdio::null());
-    stage.surround(&mut command);
-    let said = Said::by(command.output().unwrap());
-    assert_eq!(said.err, "", "{surroundings:?}");
-    said.out.lines().map(comparable).collect()
+    harness.surround(&mut command);
+    let output = CommandOutput::by(command.output().unwrap());
+    assert_eq!(output.err, "", "{surroundings:?}");
+    output.out.lines().map(comparable).collect()
 }
 
 /// Without what differs between any two starts. Signals 32 and 33 are the C library's own: it sets an
@@ -59,7 +59,7 @@ fn a_command_inherits_what_run_was_given_and_nothing_else() {
     if !knows_signals.status.success() {
         return skip("env here does not block signals (coreutils 8.31)");
     }
-    let stage = Stage::new();
+    let harness = Harness::new();
     for surroundings in [
         &["true"][..],
         &["trap '' INT HUP PIPE CHLD; umask 027; ulimit -n 99; ulimit -c 0"],
@@ -69,10 +69,10 @@ fn a_command_inherits_what_run_was_given_and_nothing_else() {
         &["true", block, "--ignore-signal=PIPE,QUIT"],
         &["true", "nice", "-n", "5"],
     ] {
-        let plain = said(&stage, surroundings, false);
-        let through_run = said(&stage, surroundings, true);
+        let plain = output(&harness, surroundings, false);
+        let through_run = output(&harness, surroundings, true);
         assert!(plain.contains("SigIgn"), "{plain}");
         assert_eq!(plain, through_run, "{surroundings:?}");
     }
-    stage.leaves_nothing();
+    harness.leaves_nothing();
 }

@@ -52,7 +52,7 @@ impl Inner {
             // Nobody leaves a pid namespace: the number is another process's by now.
             return Err(Refused::PeerGone);
         }
-        let pid = match held.number_here(number) {
+        let pid = match held.pid_here(number) {
             Ok(pid) => pid,
             Err(error) if is_no_such_process(&error) => return Err(Refused::NotThere { number }),
             Err(_older_kernel) => search(number, inode)?,
@@ -69,14 +69,14 @@ impl Inner {
     pub(super) fn check(&self, pid: Pid) -> Result<(), Refused> {
         let number = self.number;
         // The kernel translates for processes of namespaces further below too.
-        if let Some(Ok(translated)) = self.held.as_ref().map(|held| held.number_here(number)) {
+        if let Some(Ok(translated)) = self.held.as_ref().map(|held| held.pid_here(number)) {
             return if translated == pid {
                 Ok(())
             } else {
                 Err(Refused::NotThere { number })
             };
         }
-        let own_number = status_of(pid.as_raw())?
+        let own_pid = status_of(pid.as_raw())?
             .and_then(|status| status.nspid)
             .and_then(|numbers| numbers.last().copied());
         let is_same_namespace = match (pid_namespace_inode(pid), self.inode) {
@@ -84,7 +84,7 @@ impl Inner {
             // The caller may be closed to us and register itself all the same.
             _ => self.held.is_none(),
         };
-        if own_number == Some(number.as_raw()) && is_same_namespace {
+        if own_pid == Some(number.as_raw()) && is_same_namespace {
             return Ok(());
         }
         Err(Refused::NotThere { number })

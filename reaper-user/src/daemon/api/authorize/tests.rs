@@ -14,7 +14,7 @@ fn peer(uid: u32, pid: impl Into<Option<i32>>) -> Peer {
         transport: Transport::Unix,
         uid,
         pid: pid.into(),
-        numbering: Numbering::Ours,
+        pid_ns: PidNs::Ours,
     }
 }
 
@@ -38,11 +38,11 @@ fn the_facts_decide() {
         (None, USER, Any, Ok(())),
         (None, ROOT, SameUid, Ok(())),
     ] {
-        let facts = shown.map(|(process, real_uid)| ProcessFacts {
+        let stat = shown.map(|(process, real_uid)| ProcessRecord {
             process: Pid::new(process).unwrap(),
             real_uid,
         });
-        let admitted = admit(facts, pid, peer(uid, 7), policy);
+        let admitted = admit(stat, pid, peer(uid, 7), policy);
         assert_eq!(admitted, expected, "{shown:?} {uid}");
     }
 }
@@ -127,14 +127,14 @@ fn numbers_that_nobody_can_translate_are_not_taken_for_ours() {
     use RegisterPolicy::{Any, SameUid};
     let host = Pid::new(4242).unwrap();
     let untold = Peer {
-        numbering: Numbering::Unknown,
+        pid_ns: PidNs::Unknown,
         ..peer(USER, host.as_raw())
     };
     let foreign = Err(Refused::ForeignPidNamespace);
     assert_eq!(checked(host, untold, SameUid), foreign);
     assert_eq!(checked(host, untold, Any), Ok(host));
     let short = Peer {
-        numbering: Numbering::NotNow,
+        pid_ns: PidNs::NotNow,
         ..untold
     };
     assert_eq!(checked(host, short, SameUid), Err(Refused::NotNow));
@@ -147,7 +147,7 @@ fn a_caller_in_a_nested_namespace_is_translated_before_it_is_checked() {
     use RegisterPolicy::{Any, SameUid, SelfOnly};
     let host = Pid::new(4242).unwrap();
     let nested = |uid| Peer {
-        numbering: Numbering::Nested {
+        pid_ns: PidNs::Nested {
             own: 1,
             namespace: None,
         },
@@ -163,7 +163,7 @@ fn a_caller_in_a_nested_namespace_is_translated_before_it_is_checked() {
     let vanished = Pid::MAX.cast_signed();
     let vanished = Peer {
         pid: Some(vanished),
-        numbering: Numbering::Nested {
+        pid_ns: PidNs::Nested {
             own: 1,
             namespace: Some(7),
         },
@@ -184,11 +184,9 @@ fn a_thread_id_and_a_process_are_told_apart_by_the_system() {
         stopped.recv().unwrap();
     });
     let tid = from_thread.recv().unwrap();
-    let facts = facts_by_number(Pid::try_from(tid).unwrap())
-        .unwrap()
-        .unwrap();
+    let stat = stat_by_pid(Pid::try_from(tid).unwrap()).unwrap().unwrap();
     stop.send(()).unwrap();
     thread.join().unwrap();
-    assert_eq!(facts.process.as_raw(), own);
-    assert_ne!(facts.process.as_raw(), tid);
+    assert_eq!(stat.process.as_raw(), own);
+    assert_ne!(stat.process.as_raw(), tid);
 }

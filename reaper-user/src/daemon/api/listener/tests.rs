@@ -12,7 +12,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn claim(path: &Path) -> Result<Socket, ListenError> {
-    Socket::claim(path, Reach::Private)
+    Socket::claim(path, SocketAccess::Private)
 }
 
 fn refusal(path: &Path) -> ListenError {

@@ -1,4 +1,4 @@
-//! Writes small BTF blobs, for tests and the fuzz door: types in the order in which they are pushed,
+//! Writes small BTF blobs, for tests and the fuzz oracles: types in the order in which they are pushed,
 //! numbered from 1. It checks nothing, so that lies can be written too.
 
 use super::walk::MAGIC;

@@ -15,7 +15,7 @@ fn read(subscription: &Subscription, told: &mut Vec<u32>) {
 }
 
 /// The thread groups whose exits are told, up to that of the last one.
-async fn told(subscription: &Subscription, last: &Victim) -> Vec<u32> {
+async fn told(subscription: &Subscription, last: &TestProcess) -> Vec<u32> {
     let mut told = Vec::new();
     eventually(|| {
         read(subscription, &mut told);
@@ -43,14 +43,17 @@ async fn two_hundred_strangers_do_not_reach_the_queue() {
     }
     let filter = ClassicFilter::new(None);
     let subscription = Subscription::open(&filter, RECEIVE_BUFFER).await.unwrap();
-    let mut victim = Victim::new();
-    filter.add(victim.pid(), ProcessId(1));
+    let mut test_process = TestProcess::new();
+    filter.add(test_process.pid(), ProcessId(1));
     settle(&filter, &subscription);
     for _ in 0..200 {
         assert!(Command::new("true").status().unwrap().success());
     }
-    victim.exit();
-    assert_eq!(told(&subscription, &victim).await, [victim.pid()]);
+    test_process.exit();
+    assert_eq!(
+        told(&subscription, &test_process).await,
+        [test_process.pid()]
+    );
 }
 
 #[tokio::test]
@@ -62,20 +65,21 @@ async fn the_kernel_runs_programs_of_every_size_as_we_mean_them() {
         let filter = ClassicFilter::new(None);
         let subscription = Subscription::open(&filter, RECEIVE_BUFFER).await.unwrap();
         nobody(others).for_each(|tgid| filter.add(tgid, ProcessId(1)));
-        let mut victims: Vec<_> = std::iter::repeat_with(Victim::new).take(20).collect();
-        for victim in victims.iter().step_by(2) {
-            filter.add(victim.pid(), ProcessId(2));
+        let mut test_processes: Vec<_> =
+            std::iter::repeat_with(TestProcess::new).take(20).collect();
+        for test_process in test_processes.iter().step_by(2) {
+            filter.add(test_process.pid(), ProcessId(2));
         }
         settle(&filter, &subscription);
         println!("{}", filter.describe());
         // The last one is watched.
-        victims.reverse();
-        victims.iter_mut().for_each(Victim::exit);
+        test_processes.reverse();
+        test_processes.iter_mut().for_each(TestProcess::exit);
         let exact = others as usize <= cbpf::MAX_EXACT - 10;
-        let told = told(&subscription, &victims[19]).await;
-        for (at, victim) in victims.iter().enumerate() {
+        let told = told(&subscription, &test_processes[19]).await;
+        for (at, test_process) in test_processes.iter().enumerate() {
             let watched = at % 2 == 1;
-            let passed = told.contains(&victim.pid());
+            let passed = told.contains(&test_process.pid());
             assert!(
                 if exact {
                     passed == watched
@@ -117,10 +121,10 @@ async fn no_newcomer_is_missed_while_the_filter_changes() {
     };
     let mut expected = Vec::new();
     for _ in 0..100 {
-        let mut victim = Victim::new();
-        filter.add(victim.pid(), ProcessId(2));
-        victim.exit();
-        expected.push(victim.pid());
+        let mut test_process = TestProcess::new();
+        filter.add(test_process.pid(), ProcessId(2));
+        test_process.exit();
+        expected.push(test_process.pid());
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     churn.join().unwrap();

@@ -20,9 +20,9 @@ async fn elsewhere() {
         }
         status = fixture.board.first_report(Source::Netlink) => status,
     };
-    let mut victim = Victim::new();
-    fixture.watch(&victim);
-    victim.exit();
+    let mut test_process = TestProcess::new();
+    fixture.watch(&test_process);
+    test_process.exit();
     let word = fixture.next_hint().await.exit.unwrap();
     println!("\nUP {word:x?} | {}", status.detail);
 }

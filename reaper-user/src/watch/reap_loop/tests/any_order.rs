@@ -20,7 +20,7 @@ enum Step {
         later: bool,
     },
     /// Somebody asks for it once more, and lets go.
-    Hold {
+    WatchGuard {
         number: u32,
     },
     LeaderLeaves {
@@ -75,7 +75,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         4 => (number(), any::<bool>()).prop_map(|(number, later)| Step::Spawn { number, later }),
-        1 => number().prop_map(|number| Step::Hold { number }),
+        1 => number().prop_map(|number| Step::WatchGuard { number }),
         1 => number().prop_map(|number| Step::LeaderLeaves { number }),
         1 => number().prop_map(|number| Step::Exec { number }),
         3 => number().prop_map(|number| Step::Die { number }),
@@ -97,7 +97,7 @@ struct Holder {
 
 /// The naive account.
 struct Account {
-    scene: Scene,
+    fixture: Fixture,
     holders: BTreeMap<u32, Holder>,
     alive: BTreeSet<ProcessId>,
     dead: BTreeSet<ProcessId>,
@@ -107,7 +107,7 @@ struct Account {
 impl Account {
     fn new(descriptors: usize) -> Self {
         Self {
-            scene: Scene::new(descriptors).with_sweep(),
+            fixture: Fixture::new(descriptors).with_sweep(),
             holders: BTreeMap::new(),
             alive: BTreeSet::new(),
             dead: BTreeSet::new(),
@@ -118,15 +118,15 @@ impl Account {
     async fn take(&mut self, step: Step) {
         match step {
             Step::Spawn { number, later } => self.spawn(number, later),
-            Step::Hold { number } => drop(self.scene.watched.hold(pid(number))),
+            Step::WatchGuard { number } => drop(self.fixture.watched.watch(pid(number))),
             Step::LeaderLeaves { number } if self.lives(number) => {
-                self.scene.table.leader_leaves(pid(number), 2);
+                self.fixture.table.leader_leaves(pid(number), 2);
             }
             Step::Exec { number } if self.lives(number) => {
-                self.scene.table.look_torn(pid(number));
-                self.scene.exit_event(number, 0);
-                self.scene.pass(A_MOMENT).await;
-                self.scene.table.leader_leaves(pid(number), 1);
+                self.fixture.table.look_torn(pid(number));
+                self.fixture.exit_event(number, 0);
+                self.fixture.pass(A_MOMENT).await;
+                self.fixture.table.leader_leaves(pid(number), 1);
             }
             Step::Die { number } if self.lives(number) => self.die(number),
             Step::Reap { number } => self.reap(number),
@@ -137,13 +137,13 @@ impl Account {
                 }
                 self.late
                     .drain(..)
-                    .for_each(|hint| self.scene.hints.send(hint));
+                    .for_each(|hint| self.fixture.hints.send(hint));
             }
-            Step::Sweep => self.scene.pass(INTERVAL).await,
+            Step::Sweep => self.fixture.pass(INTERVAL).await,
             // Nobody is there to whom it could happen.
             Step::LeaderLeaves { .. } | Step::Exec { .. } | Step::Die { .. } => {}
         }
-        self.scene.pass(A_MOMENT).await;
+        self.fixture.pass(A_MOMENT).await;
     }
 
     fn lives(&self, number: u32) -> bool {
@@ -157,7 +157,7 @@ impl Account {
             return;
         }
         let start_time = before.map_or(100, |holder| holder.start_time) + u64::from(later);
-        let process = self.scene.watch(number, start_time);
+        let process = self.fixture.watch(number, start_time);
         let holder = Holder {
             process,
             start_time,
@@ -169,7 +169,7 @@ impl Account {
     }
 
     fn die(&mut self, number: u32) {
-        self.scene.table.die(pid(number), 9);
+        self.fixture.table.die(pid(number), 9);
         let holder = self.holders.get_mut(&number).unwrap();
         holder.died_at_ns = Some(monotonic_ns());
         self.alive.remove(&holder.process);
@@ -181,7 +181,7 @@ impl Account {
             && holder.died_at_ns.is_some()
             && !holder.reaped
         {
-            self.scene.table.reap(pid(number));
+            self.fixture.table.reap(pid(number));
             holder.reaped = true;
         }
     }
@@ -190,11 +190,11 @@ impl Account {
         let Some(holder) = self.holders.get(&number) else {
             return;
         };
-        let of_number = |source| Hint::look(Target::Pid(pid(number)), source);
+        let of_number = |source| Hint::check(Target::Pid(pid(number)), source);
         let hint = match (by, holder.died_at_ns) {
-            (By::Pidfd, _) => Hint::look(Target::Process(holder.process), Source::Pidfd),
+            (By::Pidfd, _) => Hint::check(Target::Process(holder.process), Source::Pidfd),
             (By::Netlink, _) => Hint {
-                exit: Some(ExitWord::MainThread(9)),
+                exit: Some(WaitStatus::MainThread(9)),
                 ..of_number(Source::Netlink)
             },
             (By::Ebpf, Some(at_ns)) => Hint {
@@ -209,17 +209,17 @@ impl Account {
         };
         match fate {
             Fate::Lost => {}
-            Fate::Once => self.scene.hints.send(hint),
+            Fate::Once => self.fixture.hints.send(hint),
             Fate::Twice => {
-                self.scene.hints.send(hint);
-                self.scene.hints.send(hint);
+                self.fixture.hints.send(hint);
+                self.fixture.hints.send(hint);
             }
             Fate::Late => self.late.push(hint),
         }
     }
 
     fn committed(&self) -> BTreeSet<ProcessId> {
-        let deaths = self.scene.deaths();
+        let deaths = self.fixture.deaths();
         let gone: BTreeSet<_> = deaths.iter().map(|(process, _)| *process).collect();
         assert_eq!(gone.len(), deaths.len(), "committed twice");
         gone
@@ -227,9 +227,11 @@ impl Account {
 
     /// I1: one interval later nobody who is dead is left, and nobody else is gone.
     async fn close(self) {
-        self.scene.pass(INTERVAL + Duration::from_millis(200)).await;
+        self.fixture
+            .pass(INTERVAL + Duration::from_millis(200))
+            .await;
         assert_eq!(self.committed(), self.dead);
-        assert_eq!(self.scene.watched.len(), self.alive.len());
+        assert_eq!(self.fixture.watched.len(), self.alive.len());
     }
 }
 

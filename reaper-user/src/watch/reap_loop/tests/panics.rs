@@ -17,42 +17,42 @@ impl Commit for Fragile {
 }
 
 /// A scene whose loop breaks at the process that is put there.
-fn fragile_scene() -> (Scene, Arc<Mutex<Option<ProcessId>>>) {
-    let mut scene = Scene::new(10);
+fn fragile_fixture() -> (Fixture, Arc<Mutex<Option<ProcessId>>>) {
+    let mut fixture = Fixture::new(10);
     let breaks_at = Arc::default();
     let commit = Fragile {
         breaks_at: Arc::clone(&breaks_at),
-        committed: scene.committed.clone(),
+        committed: fixture.committed.clone(),
     };
     let (hints, receiver) = hint::channel();
-    scene.hints = hints.clone();
-    let (watched, board) = (scene.watched.clone(), scene.board.clone());
+    fixture.hints = hints.clone();
+    let (watched, board) = (fixture.watched.clone(), fixture.board.clone());
     let reap_loop = supervise(watched, board, commit, hints, receiver);
-    scene.tasks = vec![tokio::spawn(reap_loop)];
-    (scene, breaks_at)
+    fixture.tasks = vec![tokio::spawn(reap_loop)];
+    (fixture, breaks_at)
 }
 
 /// Three die, the loop breaks at the second, and then a fourth dies.
 async fn all_but_the_second_are_removed(is_hint_early: bool) {
-    let (scene, breaks_at) = fragile_scene();
-    let [first, second, third, fourth] = [1, 2, 3, 4].map(|number| scene.watch(number, 100));
+    let (fixture, breaks_at) = fragile_fixture();
+    let [first, second, third, fourth] = [1, 2, 3, 4].map(|number| fixture.watch(number, 100));
     *breaks_at.lock().unwrap() = Some(second);
     // At once, so that all three are decided about in one turn.
-    let hint_at_three = || (1..=3).for_each(|number| scene.exit_event(number, 0));
+    let hint_at_three = || (1..=3).for_each(|number| fixture.exit_event(number, 0));
     if is_hint_early {
         hint_at_three();
-        scene.pass(A_MOMENT).await;
-        assert_eq!(scene.deaths(), []);
+        fixture.pass(A_MOMENT).await;
+        assert_eq!(fixture.deaths(), []);
     }
-    (1..=3).for_each(|number| scene.table.die(pid(number), 0));
+    (1..=3).for_each(|number| fixture.table.die(pid(number), 0));
     if !is_hint_early {
         hint_at_three();
     }
-    scene.pass(LOOK_AGAIN_AFTER[0] * 2).await;
-    scene.table.die(pid(4), 0);
-    scene.exit_event(4, 0);
-    scene.pass(A_MOMENT).await;
-    let mut gone: Vec<_> = scene.deaths().into_iter().map(|(gone, _)| gone).collect();
+    fixture.pass(RECHECK_AFTER[0] * 2).await;
+    fixture.table.die(pid(4), 0);
+    fixture.exit_event(4, 0);
+    fixture.pass(A_MOMENT).await;
+    let mut gone: Vec<_> = fixture.deaths().into_iter().map(|(gone, _)| gone).collect();
     gone.sort_unstable();
     assert_eq!(gone, [first, third, fourth]);
 }

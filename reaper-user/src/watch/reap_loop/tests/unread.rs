@@ -7,15 +7,15 @@ use crate::testkit::fake_table::Unread;
 #[tokio::test(start_paused = true)]
 async fn the_sweep_finds_the_dead_whose_pidfds_are_not_readable() {
     for why in [Unread::Traced, Unread::NamespaceInit] {
-        let scene = Scene::new(10).with_sweep();
-        scene.watch(7, 100);
-        scene.watch(8, 100);
-        scene.pass(A_MOMENT).await;
-        scene.table.die_unread(pid(7), why);
-        scene.table.leader_leaves(pid(8), 1);
-        scene.pass(INTERVAL).await;
-        let [(_, death)] = scene.deaths()[..] else {
-            panic!("{:?}", scene.deaths())
+        let fixture = Fixture::new(10).with_sweep();
+        fixture.watch(7, 100);
+        fixture.watch(8, 100);
+        fixture.pass(A_MOMENT).await;
+        fixture.table.die_unread(pid(7), why);
+        fixture.table.leader_leaves(pid(8), 1);
+        fixture.pass(INTERVAL).await;
+        let [(_, death)] = fixture.deaths()[..] else {
+            panic!("{:?}", fixture.deaths())
         };
         assert_eq!(
             (death.source, death.evidence),
@@ -26,12 +26,12 @@ async fn the_sweep_finds_the_dead_whose_pidfds_are_not_readable() {
 
 #[tokio::test(start_paused = true)]
 async fn an_untrue_poll_of_the_sweep_removes_no_live_process() {
-    let scene = Scene::new(10).with_sweep();
-    scene.watch(7, 100);
-    scene.pass(A_MOMENT).await;
+    let fixture = Fixture::new(10).with_sweep();
+    fixture.watch(7, 100);
+    fixture.pass(A_MOMENT).await;
     for polls in 1..=2 {
-        scene.table.poll_untruly(polls);
-        scene.pass(INTERVAL * 2).await;
-        assert_eq!(scene.deaths(), [], "{polls} untrue polls");
+        fixture.table.poll_untruly(polls);
+        fixture.pass(INTERVAL * 2).await;
+        assert_eq!(fixture.deaths(), [], "{polls} untrue polls");
     }
 }

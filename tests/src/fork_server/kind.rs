@@ -1,0 +1,90 @@
+//! The kinds of test processes, and their names between the fork server and whoever gives it orders.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What a test process does. "On cue" is at [`super::CUE`]; whoever waits for none is there to be killed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// Nothing, with so many MiB of memory in use.
+    Idle { megabytes: usize },
+    /// Nothing, with so many threads beside the first, which alone ends on cue.
+    Threads { number: usize },
+    /// Exits with this code on cue.
+    Exit { code: u8 },
+    /// Aborts on cue.
+    Abort,
+    /// On cue it is killed by SIGSEGV.
+    Fault,
+    /// On cue its first thread ends, and at [`super::LAST_CUE`] its last one ends it with code 7.
+    LeaderFirst,
+    /// Two processes: on cue the parent exits with 0; the child does nothing.
+    ParentFirst,
+    /// On cue a thread that is not the first executes `sleep`.
+    WorkerExec,
+    /// On cue a thread that is not the first executes a shell, which exits with this code.
+    WorkerExecExit { code: u8 },
+    /// Starts and ends threads without pause.
+    Churn,
+    /// The same after its first thread has ended.
+    LeaderlessChurn,
+    /// Two processes: a tracer that never waits, and its child, all of whose threads but the first
+    /// are traced. On cue the child's first thread ends, and the others do nothing.
+    Traced { threads: usize },
+    /// A tracer that never waits, and the first process of a new pid namespace, with so many threads
+    /// beside the first. The traced process is a child of the latter. Needs `CAP_SYS_ADMIN`.
+    TracedInNamespace { threads: usize },
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Idle { megabytes } => write!(f, "idle {megabytes}"),
+            Self::Threads { number } => write!(f, "threads {number}"),
+            Self::Exit { code } => write!(f, "exit {code}"),
+            Self::Abort => f.write_str("abort 0"),
+            Self::Fault => f.write_str("fault 0"),
+            Self::LeaderFirst => f.write_str("leader-first 0"),
+            Self::ParentFirst => f.write_str("parent-first 0"),
+            Self::WorkerExec => f.write_str("worker-exec 0"),
+            Self::WorkerExecExit { code } => write!(f, "worker-exec-exit {code}"),
+            Self::Churn => f.write_str("churn 0"),
+            Self::LeaderlessChurn => f.write_str("leaderless-churn 0"),
+            Self::Traced { threads } => write!(f, "traced {threads}"),
+            Self::TracedInNamespace { threads } => write!(f, "traced-in-namespace {threads}"),
+        }
+    }
+}
+
+/// Not a kind of test process.
+#[derive(Debug)]
+pub struct Unknown;
+
+impl FromStr for Kind {
+    type Err = Unknown;
+
+    fn from_str(text: &str) -> Result<Self, Unknown> {
+        let (name, number) = text.split_once(' ').ok_or(Unknown)?;
+        let number: usize = number.parse().map_err(|_not_a_number| Unknown)?;
+        Ok(match name {
+            "idle" => Self::Idle { megabytes: number },
+            "threads" => Self::Threads { number },
+            "exit" => Self::Exit {
+                code: u8::try_from(number).map_err(|_too_large| Unknown)?,
+            },
+            "abort" => Self::Abort,
+            "fault" => Self::Fault,
+            "leader-first" => Self::LeaderFirst,
+            "parent-first" => Self::ParentFirst,
+            "worker-exec" => Self::WorkerExec,
+            "worker-exec-exit" => Self::WorkerExecExit {
+                code: u8::try_from(number).map_err(|_too_large| Unknown)?,
+            },
+            "churn" => Self::Churn,
+            "leaderless-churn" => Self::LeaderlessChurn,
+            "traced" => Self::Traced { threads: number },
+            "traced-in-namespace" => Self::TracedInNamespace { threads: number },
+            _ => return Err(Unknown),
+        })
+    }
+}

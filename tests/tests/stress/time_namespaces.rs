@@ -1,0 +1,180 @@
+//! Pids that are used again at once, watched by a daemon in a time namespace: the probe's times are
+//! the host's, and a death before the registration must not pass for one after it.
+
+use std::collections::BTreeSet;
+
+use reaper_registry::Token;
+use reaper_tests::daemon::{Events, Launch, TestDaemon, children_of};
+use reaper_tests::expect::{self, measured, skip};
+use reaper_tests::fork_server::{Answer, ForkServer};
+use reaper_tests::time_namespace::Offsets;
+use reaper_tests::wait::eventually;
+use reaperd::client::Deregistered;
+use reaperd::testkit::conformance::kernel_before;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{fork_server_keeping_zombies, fork_server_program, scaled, working};
+
+/// More than any detection takes; the offsets are larger, or lead to a time before the death.
+const DETECTED_WITHIN_US: u64 = 10_000_000;
+/// How many reuses may miss the tick for each that does not.
+const MISSED_TICKS: usize = 40;
+/// An emulated machine may need more than a tick for each reuse. Then the other reuses count.
+const MISSED_TICKS_EMULATED: usize = 5;
+
+#[test]
+fn in_a_time_namespace_no_successor_of_a_pid_is_taken_for_the_dead() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("not root");
+    }
+    if kernel_before(5, 6) {
+        return skip("this kernel has no time namespaces");
+    }
+    for offsets in Offsets::all().into_iter().take(scaled(4, 2)) {
+        for sources in ["auto", "ebpf", "netlink"].into_iter().take(scaled(3, 2)) {
+            reuses_in(offsets, sources);
+        }
+    }
+}
+
+fn reuses_in(offsets: Offsets, sources: &str) {
+    let entrance = offsets.through(&fork_server_program());
+    let daemon = Launch::with(&["--sources", sources, "--sweep-interval", "60s"])
+        .through(&entrance.each_ref().map(String::as_str))
+        .start();
+    if sources != "auto" && working(&daemon, &[sources]).is_empty() {
+        return println!("{sources} does not work here");
+    }
+    let mut fixture = Fixture::new(daemon);
+    let wanted = scaled(200, 20);
+    let is_emulated = expect::role().is_some();
+    let missed = if is_emulated {
+        MISSED_TICKS_EMULATED
+    } else {
+        MISSED_TICKS
+    };
+    let limit = missed * wanted;
+    while fixture.reuses < wanted && fixture.others < limit {
+        fixture.reuse();
+    }
+    let (reuses, others) = (fixture.reuses, fixture.others);
+    fixture.end();
+    assert!(
+        is_emulated || reuses == wanted,
+        "{reuses} within a tick, {others} not"
+    );
+    let side = |offset_ns: i64| if offset_ns < 0 { "behind" } else { "ahead" };
+    let (monotonic, boottime) = (side(offsets.monotonic_ns), side(offsets.boottime_ns));
+    let what = format!(
+        "reuses within a tick, monotonic clock {monotonic}, boottime {boottime}, {sources}"
+    );
+    measured(&what, format!("{reuses}, {others} across ticks"));
+    measured(&format!("{what}: confusions and false deaths"), 0);
+}
+
+struct Fixture {
+    daemon: TestDaemon,
+    /// The daemon itself; its parent put it into the namespace.
+    inner: Pid,
+    events: Events,
+    fork_server: ForkServer,
+    reuses: usize,
+    /// Reuses that missed the tick.
+    others: usize,
+    tokens: u64,
+    ended: BTreeSet<String>,
+}
+
+impl Fixture {
+    fn new(daemon: TestDaemon) -> Self {
+        let inside = children_of(daemon.pid());
+        assert_eq!(inside.len(), 1, "its parent has one child");
+        Self {
+            events: daemon.events(),
+            inner: inside[0],
+            daemon,
+            fork_server: fork_server_keeping_zombies(),
+            reuses: 0,
+            others: 0,
+            tokens: 0,
+            ended: BTreeSet::new(),
+        }
+    }
+
+    fn token(&mut self) -> Token {
+        self.tokens += 1;
+        Token::parse(&format!("{:064x}", self.tokens)).unwrap()
+    }
+
+    /// One pid, two processes: the first is removed, the second lives until it is ended here.
+    fn reuse(&mut self) {
+        let (first_token, token) = (self.token(), self.token());
+        let round = self.tokens;
+        let (first, second) = (format!("first-{round}"), format!("second-{round}"));
+        let daemon = u32::try_from(self.inner.as_raw_nonzero().get()).unwrap();
+        let replaced = self.fork_server.replace(
+            daemon,
+            &self.daemon.socket(),
+            [&first_token, &token],
+            [&first, &second],
+        );
+        self.ended.insert(first.clone());
+        let (pid, answers) = match replaced {
+            Ok(replaced) => replaced,
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::EXIST) => {
+                self.removed(&first);
+                return;
+            }
+            Err(error) => panic!("{error}\n{}", self.daemon.log()),
+        };
+        for Answer { status, body } in &answers {
+            assert_eq!(*status, 200, "{body}");
+            assert_eq!(body["identity"], "pidfd", "{body}");
+        }
+        let told = self.removed(&first);
+        assert!(!self.daemon.accepts(&first_token), "{told:?}");
+        assert!(
+            self.daemon.accepts(&token),
+            "a false death: {second}\n{}",
+            self.daemon.log()
+        );
+        if answers[0].body["start_time"] == answers[1].body["start_time"] {
+            self.reuses += 1;
+        } else {
+            self.others += 1;
+        }
+        self.ended.insert(second.clone());
+        assert_eq!(self.fork_server.end(pid).unwrap(), 9);
+        self.removed(&second);
+    }
+
+    fn removed(&mut self, session: &str) -> Deregistered {
+        let told = self.events.removal_of(session).told;
+        assert!(
+            told.cause == "exited" || told.cause == "pid_reused",
+            "{told:?}"
+        );
+        if let Some(took_us) = told.detection_us {
+            assert!((1..DETECTED_WITHIN_US).contains(&took_us), "{told:?}");
+        }
+        told
+    }
+
+    /// Every removal was of a process that had ended, and each was told once.
+    fn end(self) {
+        let Self {
+            daemon,
+            inner,
+            events,
+            ended,
+            ..
+        } = self;
+        eventually("nobody is listed", || daemon.list().is_empty());
+        kill_process(inner, Signal::TERM).unwrap();
+        daemon.stopped();
+        let removals = events.to_end();
+        let told: BTreeSet<_> = removals.iter().map(|it| it.session().to_owned()).collect();
+        assert_eq!((removals.len(), told), (ended.len(), ended));
+    }
+}
