@@ -13,7 +13,7 @@ use reaper_registry::{Pid, StartTime};
 use crate::clock::monotonic_ns;
 use crate::sys::process_table::{ProcessTable, is_no_such_process};
 use crate::watch::fd_budget::{FdBudget, Slot};
-use crate::watch::verdict::{Verdict, judge, judge_by_pidfd};
+use crate::watch::verdict::{Verdict, judge, judge_by_poll};
 
 /// The identity of one process.
 #[derive(Debug)]
@@ -96,10 +96,11 @@ impl Identity {
             inode,
             handle: Handle::Nothing,
         };
-        let may_have_ended = stat.is_some_and(|stat| stat.main_thread_ended)
-            || table.pidfd_exited(pidfd.as_fd()).unwrap_or(false);
+        let readable = table.pidfd_exited(pidfd.as_fd());
+        let may_have_ended =
+            matches!(readable, Ok(true)) || stat.is_some_and(|stat| stat.main_thread_ended);
         if may_have_ended
-            && let Verdict::Gone { .. } = judge_by_pidfd(&identity, pidfd.as_fd(), table)
+            && let Verdict::Gone { .. } = judge_by_poll(&identity, pidfd.as_fd(), readable, table)
         {
             return Err(AlreadyGone.into());
         }
