@@ -12,7 +12,7 @@ use reaper_registry::{
 use crate::clock;
 use crate::engine::{Settings, Watcher};
 use crate::hook_threads::HookThreads;
-use crate::watch::identity::{AlreadyGone, NotPinned};
+use crate::watch::identity::{AlreadyGone, IdentityStrength, NotPinned};
 use crate::watch::reap_loop::Commit;
 use crate::watch::set::{WatchSet, Watched};
 use crate::watch::status::SourceStatus;
@@ -38,8 +38,7 @@ pub struct Registered {
     pub session: Arc<Session>,
     /// Whether it lived before and was renewed: the same token, session id, process and owner.
     pub renewed: bool,
-    /// `pidfd`, `stat`, `pidfd_inode`, `start_time` or `pid`.
-    pub identity: &'static str,
+    pub identity: IdentityStrength,
 }
 
 /// Why a registration was refused; nothing is stored then.
@@ -247,7 +246,7 @@ impl Reaper {
     }
 
     /// How strongly the process of this session is pinned; `None` once it is not watched.
-    pub fn identity_of(&self, session: &Session) -> Option<&'static str> {
+    pub fn identity_of(&self, session: &Session) -> Option<IdentityStrength> {
         self.watcher
             .watched
             .get(session.process.id)

@@ -29,7 +29,7 @@ use reaper_registry::{BootTime, Pid, ProcessId, Source, StartTime};
 use crate::sys::process_table::ProcessTable;
 use crate::watch::fd_budget::FdBudget;
 use crate::watch::hint::{Hint, HintSender};
-use crate::watch::identity::{Identity, NotPinned};
+use crate::watch::identity::{Identity, IdentityStrength, NotPinned};
 use crate::watch::verdict::{GroupDead, Verdict, has_ended_unread, judge};
 
 /// A watched process.
@@ -84,8 +84,8 @@ impl Watched {
         self.identity().start_time
     }
 
-    /// How strongly it is pinned: the name in JSON.
-    pub fn strength(&self) -> &'static str {
+    /// Returns what identifies the process.
+    pub fn strength(&self) -> IdentityStrength {
         self.identity().strength()
     }
 

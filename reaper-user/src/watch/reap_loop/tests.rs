@@ -17,6 +17,7 @@ use crate::sources::{Context, sweep};
 use crate::testkit::fake_table::{FakeTable, Refusals};
 use crate::watch::fd_budget::FdBudget;
 use crate::watch::hint::{self, HintSender};
+use crate::watch::identity::IdentityStrength;
 use crate::watch::set::WatchGuard;
 
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -360,7 +361,7 @@ async fn processes_beyond_the_descriptor_budget_are_promoted_when_there_is_room(
     }
     let pinned = || {
         (1..=100)
-            .filter(|id| strength(&fixture, *id) == Some("pidfd"))
+            .filter(|id| strength(&fixture, *id) == Some(IdentityStrength::Pidfd))
             .count()
     };
     assert_eq!(pinned(), 64);
@@ -371,7 +372,7 @@ async fn processes_beyond_the_descriptor_budget_are_promoted_when_there_is_room(
     assert_eq!((fixture.watched.len(), pinned()), (50, 50));
 }
 
-fn strength(fixture: &Fixture, id: u64) -> Option<&'static str> {
+fn strength(fixture: &Fixture, id: u64) -> Option<IdentityStrength> {
     fixture
         .watched
         .get(ProcessId(id))
