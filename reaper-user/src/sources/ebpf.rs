@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use reaper_ebpf::probe::DEFAULT_WAKEUP_BYTES;
 use reaper_ebpf::{Counter, GroupDeath};
-use reaper_registry::{Pid, Source, StartTime};
+use reaper_registry::{Pid, ProcessId, Source, StartTime};
 use tokio::io::Interest;
 
 use super::canary::{Canary, NO_THREAD_REMEDY};
@@ -33,7 +33,7 @@ use super::supervisor::on_a_thread;
 use super::time_namespace::TimeNamespace;
 use super::{Context, SourceError};
 use crate::sys::readiness_of;
-use crate::watch::hint::{Hint, HintSender, Target, WaitStatus};
+use crate::watch::hint::{Hint, HintSender, WaitStatus};
 use crate::watch::set::WatchSet;
 use crate::watch::status::Reporter;
 use crate::watch::verdict::GroupDead;
@@ -98,7 +98,7 @@ async fn run_with(context: Context, wakeup_bytes: u32) -> Result<Infallible, Sou
                 let mut guard = guard.map_err(failed)?;
                 // To the last record first, then cleared: the kernel rings only for a reader that
                 // has caught up.
-                answer(&mut wakeup, clocks, &hints);
+                drain(&mut wakeup, &watched, clocks, &hints);
                 guard.clear_ready();
                 // After the drain: the probe counts before it tries the ring a second time.
                 let overflows = counters.read(Counter::RingFull).map_err(failed)?;
@@ -108,7 +108,7 @@ async fn run_with(context: Context, wakeup_bytes: u32) -> Result<Infallible, Sou
                 }
             }
             found = &mut proof => {
-                retry_refused(&armed, &hints);
+                retry_refused(&armed, &watched, &hints);
                 probe_health.refused = armed.refused();
                 probe_health.take(&found?);
                 probe_health.recheck_after_a_miss();
@@ -217,20 +217,27 @@ fn no_thread(error: io::Error) -> SourceError {
     SourceError::new(format!("loading was cut short: {error}"), NO_THREAD_REMEDY)
 }
 
-fn answer(wakeup: &mut Wakeup, clocks: TimeNamespace, hints: &HintSender) {
+fn drain(wakeup: &mut Wakeup, watched: &WatchSet, clocks: TimeNamespace, hints: &HintSender) {
     while let Some(death) = wakeup.next() {
-        pass_on(death, clocks, hints);
+        let Ok(pid) = Pid::new(death.tgid) else {
+            continue;
+        };
+        for process in watched.ids_with_pid(pid) {
+            pass_on(process, death, clocks, hints);
+        }
     }
 }
 
 /// Gives processes that found no room in the map another chance, and has those looked at that got in.
-fn retry_refused(armed: &Armed, hints: &HintSender) {
+fn retry_refused(armed: &Armed, watched: &WatchSet, hints: &HintSender) {
     for pid in armed
         .retry()
         .into_iter()
         .filter_map(|tgid| Pid::new(tgid).ok())
     {
-        hints.send(Hint::check(Target::Pid(pid), Source::Ebpf));
+        for process in watched.ids_with_pid(pid) {
+            hints.send(Hint::check(process, Source::Ebpf));
+        }
     }
 }
 
@@ -241,17 +248,16 @@ fn scan(armed: &Armed, watched: &WatchSet, clocks: TimeNamespace, hints: &HintSe
         let slice = watched.slice_after(after, SCAN_SLICE);
         let Some(last) = slice.last() else { return };
         after = Some(last.id);
-        for death in slice.iter().filter_map(|one| armed.death_of(one.pid)) {
-            pass_on(death, clocks, hints);
+        for one in &slice {
+            if let Some(death) = armed.death_of(one.pid) {
+                pass_on(one.id, death, clocks, hints);
+            }
         }
     }
 }
 
 /// The probe's times are the host's; from here on they are those of our own clock.
-fn pass_on(death: GroupDeath, clocks: TimeNamespace, hints: &HintSender) {
-    let Ok(pid) = Pid::new(death.tgid) else {
-        return;
-    };
+fn pass_on(process: ProcessId, death: GroupDeath, clocks: TimeNamespace, hints: &HintSender) {
     let died_at_ns = clocks.own_monotonic(death.died_at_ns);
     hints.send(Hint {
         exit: Some(WaitStatus::Process(death.exit_code.cast_unsigned())),
@@ -260,7 +266,7 @@ fn pass_on(death: GroupDeath, clocks: TimeNamespace, hints: &HintSender) {
             start_time: StartTime(death.start_ticks),
             at_ns: died_at_ns,
         }),
-        ..Hint::check(Target::Pid(pid), Source::Ebpf)
+        ..Hint::check(process, Source::Ebpf)
     });
 }
 

@@ -28,7 +28,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reaper_registry::{Pid, Source};
+use reaper_registry::{Pid, ProcessId, Source};
 use tokio::time::Instant;
 
 use self::filter::{ClassicFilter, ExitFilter};
@@ -42,7 +42,7 @@ use super::supervisor::on_a_thread;
 use super::time_namespace::TimeNamespace;
 use super::{Context, SourceError};
 use crate::sys::cn_proc::{Event, Exit};
-use crate::watch::hint::{Hint, HintSender, Target, WaitStatus};
+use crate::watch::hint::{Hint, HintSender, WaitStatus};
 use crate::watch::set::{Arm, Watched};
 use crate::watch::status::Reporter;
 
@@ -76,12 +76,12 @@ async fn run_with<F: ExitFilter + 'static>(
     let clocks = TimeNamespace::of_this_process()?;
     let filter = Arc::new(filter);
     let _attachment = watched.attach(Arc::new(Arming(filter.clone())));
-    let is_watched = move |pid| watched.contains_pid(pid);
+    let processes_with = move |pid| watched.ids_with_pid(pid);
     Listener {
         hints,
         reporter,
         filter,
-        is_watched,
+        processes_with,
         receive_buffer: RECEIVE_BUFFER,
         clocks,
     }
@@ -107,12 +107,13 @@ struct Listener<F, W> {
     hints: HintSender,
     reporter: Reporter,
     filter: Arc<F>,
-    is_watched: W,
+    /// Returns the watched processes under a pid: mostly one, two while a reused pid is watched twice.
+    processes_with: W,
     receive_buffer: usize,
     clocks: TimeNamespace,
 }
 
-impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
+impl<F: ExitFilter, W: Fn(Pid) -> Vec<ProcessId>> Listener<F, W> {
     async fn run(self) -> Result<Infallible, SourceError> {
         let mut subscription = Subscription::open(&*self.filter, self.receive_buffer).await?;
         loop {
@@ -210,7 +211,7 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
         exit.timestamp_ns = self.clocks.own_monotonic(exit.timestamp_ns);
         canary_tracker.see(&exit);
         let Ok(pid) = Pid::new(exit.tgid) else { return };
-        if (self.is_watched)(pid) {
+        for process in (self.processes_with)(pid) {
             let hint = Hint {
                 exit: Some(if exit.pid == exit.tgid {
                     WaitStatus::MainThread(exit.wait_status)
@@ -218,7 +219,7 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
                     WaitStatus::Worker(exit.wait_status)
                 }),
                 died_at_ns: Some(exit.timestamp_ns),
-                ..Hint::check(Target::Pid(pid), Source::Netlink)
+                ..Hint::check(process, Source::Netlink)
             };
             thread_exits.pass_on(hint, &self.hints);
         }

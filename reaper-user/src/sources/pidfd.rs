@@ -29,7 +29,7 @@ use super::{Context, SourceError};
 use crate::sys::process_table::ProcessTable;
 use crate::sys::readiness_of;
 use crate::watch::fd_budget::FdBudget;
-use crate::watch::hint::{Hint, HintSender, Target};
+use crate::watch::hint::{Hint, HintSender};
 use crate::watch::set::{Arm, WatchSet, Watched};
 use crate::watch::status::Reporter;
 
@@ -81,7 +81,7 @@ fn pass_on_ready(epoll: &OwnedFd, hints: &HintSender) -> io::Result<usize> {
     let ready = epoll::wait(epoll, &mut events[..], Some(&Timespec::default()))?;
     for event in &events[..ready] {
         let process = ProcessId(event.data.u64());
-        hints.send(Hint::check(Target::Process(process), Source::Pidfd));
+        hints.send(Hint::check(process, Source::Pidfd));
     }
     Ok(ready)
 }
@@ -296,7 +296,7 @@ mod tests {
             second.end();
             assert_eq!(pass_on_ready(&set.epoll, &hints).unwrap(), 1);
             let hint = told.try_recv().unwrap();
-            assert_eq!(hint.target, Target::Process(guard.watched.id));
+            assert_eq!(hint.process, guard.watched.id);
             after == before
         });
         assert!(used_again, "the same descriptor never came again");

@@ -19,7 +19,7 @@ use super::{Context, SourceError};
 use crate::clock::monotonic_ns;
 use crate::sys::foreign_proc::ForeignProc;
 use crate::sys::process_table::ProcessTable;
-use crate::watch::hint::{Hint, HintSender, Target};
+use crate::watch::hint::{Hint, HintSender};
 use crate::watch::set::{WatchSet, Watched};
 use crate::watch::status::Reporter;
 use crate::watch::verdict::Verdict;
@@ -221,7 +221,7 @@ fn view_of(table: &dyn ProcessTable) -> &'static str {
 }
 
 fn hint_for(process: ProcessId) -> Hint {
-    Hint::check(Target::Process(process), Source::Sweep)
+    Hint::check(process, Source::Sweep)
 }
 
 /// Those whose pidfd is readable, with one system call for all.

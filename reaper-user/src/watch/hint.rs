@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use reaper_registry::{Pid, ProcessId, Source};
+use reaper_registry::{ProcessId, Source};
 use tokio::sync::{Notify, mpsc};
 
 use crate::watch::verdict::GroupDead;
@@ -11,15 +11,6 @@ use crate::watch::verdict::GroupDead;
 /// Room for hints that the loop has not read yet. A full channel costs nothing but time: what did
 /// not fit is made up for by a sweep.
 const CAPACITY: usize = 8_192;
-
-/// Whom a hint is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Whoever runs, or ran, under this number (a thread group id of the kernel's).
-    Pid(Pid),
-    /// This very process.
-    Process(ProcessId),
-}
 
 /// A wait status word, and for whom it speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +26,7 @@ pub enum WaitStatus {
 /// One hint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hint {
-    pub target: Target,
+    pub process: ProcessId,
     pub source: Source,
     /// The wait status word that came with it.
     pub exit: Option<WaitStatus>,
@@ -47,9 +38,9 @@ pub struct Hint {
 
 impl Hint {
     /// The bare "look".
-    pub fn check(target: Target, source: Source) -> Self {
+    pub fn check(process: ProcessId, source: Source) -> Self {
         Self {
-            target,
+            process,
             source,
             exit: None,
             died_at_ns: None,

@@ -5,6 +5,7 @@
 //! facts say was true of the process behind the handle, because it was still there afterwards.
 //! Whether it was is the verdict's to say, as always.
 
+use std::fmt;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use reaper_registry::{Pid, StartTime};
 use crate::clock::monotonic_ns;
 use crate::sys::process_table::{ProcessTable, is_no_such_process};
 use crate::watch::fd_budget::{FdBudget, Slot};
-use crate::watch::verdict::{Verdict, judge, judge_by_pidfd};
+use crate::watch::verdict::{Verdict, judge, judge_by_poll};
 
 /// The identity of one process.
 #[derive(Debug)]
@@ -29,6 +30,40 @@ pub struct Identity {
     /// What a pidfd opened anew would have to show.
     pub inode: Option<u64>,
     pub handle: Handle,
+}
+
+/// How strongly a process is identified, strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentityStrength {
+    /// An open pidfd.
+    Pidfd,
+    /// An open descriptor of `/proc/PID/stat`.
+    Stat,
+    /// The inode number of its pidfd.
+    PidfdInode,
+    /// The pid and the start time.
+    StartTime,
+    /// The pid alone.
+    Pid,
+}
+
+impl IdentityStrength {
+    /// Returns the name used in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pidfd => "pidfd",
+            Self::Stat => "stat",
+            Self::PidfdInode => "pidfd_inode",
+            Self::StartTime => "start_time",
+            Self::Pid => "pid",
+        }
+    }
+}
+
+impl fmt::Display for IdentityStrength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }
 
 /// What is held open for it.
@@ -96,10 +131,11 @@ impl Identity {
             inode,
             handle: Handle::Nothing,
         };
-        let may_have_ended = stat.is_some_and(|stat| stat.main_thread_ended)
-            || table.pidfd_exited(pidfd.as_fd()).unwrap_or(false);
+        let readable = table.pidfd_exited(pidfd.as_fd());
+        let may_have_ended =
+            matches!(readable, Ok(true)) || stat.is_some_and(|stat| stat.main_thread_ended);
         if may_have_ended
-            && let Verdict::Gone { .. } = judge_by_pidfd(&identity, pidfd.as_fd(), table)
+            && let Verdict::Gone { .. } = judge_by_poll(&identity, pidfd.as_fd(), readable, table)
         {
             return Err(AlreadyGone.into());
         }
@@ -220,14 +256,14 @@ impl Identity {
         }
     }
 
-    /// The name of its strength in JSON.
-    pub fn strength(&self) -> &'static str {
+    /// Returns what identifies the process.
+    pub fn strength(&self) -> IdentityStrength {
         match (&self.handle, self.inode, self.start_time) {
-            (Handle::Pidfd(..), _, _) => "pidfd",
-            (Handle::Stat(..), _, _) => "stat",
-            (Handle::Nothing, Some(_), _) => "pidfd_inode",
-            (Handle::Nothing, None, Some(_)) => "start_time",
-            (Handle::Nothing, None, None) => "pid",
+            (Handle::Pidfd(..), _, _) => IdentityStrength::Pidfd,
+            (Handle::Stat(..), _, _) => IdentityStrength::Stat,
+            (Handle::Nothing, Some(_), _) => IdentityStrength::PidfdInode,
+            (Handle::Nothing, None, Some(_)) => IdentityStrength::StartTime,
+            (Handle::Nothing, None, None) => IdentityStrength::Pid,
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::monotonic_ns;
-use crate::watch::hint::{Hint, HintReceiver, HintSender, Target, WaitStatus};
+use crate::watch::hint::{Hint, HintReceiver, HintSender, WaitStatus};
 use crate::watch::set::{WatchSet, Watched};
 use crate::watch::status::StatusBoard;
 use crate::watch::verdict::{GroupDead, Verdict};
@@ -213,30 +213,16 @@ impl<C: Commit> ReapLoop<C> {
     fn note(&mut self, hints: impl Iterator<Item = Hint>) -> Vec<ProcessId> {
         let mut pointed_at = Vec::new();
         for hint in hints {
-            for process in self.resolve(hint.target) {
-                let suspect = self
-                    .suspects
-                    .entry(process)
-                    .or_insert_with(|| Suspect::new(hint.source));
-                suspect.learn(&hint);
-                pointed_at.push(process);
-            }
+            let suspect = self
+                .suspects
+                .entry(hint.process)
+                .or_insert_with(|| Suspect::new(hint.source));
+            suspect.learn(&hint);
+            pointed_at.push(hint.process);
         }
         pointed_at.sort_unstable();
         pointed_at.dedup();
         pointed_at
-    }
-
-    fn resolve(&self, target: Target) -> Vec<ProcessId> {
-        match target {
-            Target::Process(process) => vec![process],
-            Target::Pid(pid) => self
-                .watched
-                .with_pid(pid)
-                .iter()
-                .map(|one| one.id)
-                .collect(),
-        }
     }
 
     /// A panic over one process must not end the watch over all others.

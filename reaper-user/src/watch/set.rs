@@ -3,6 +3,20 @@
 //!
 //! One process is one entry however many sessions name it, so it costs one descriptor and one
 //! verdict. Entries are counted by their holders; the last one to let go removes the entry.
+//!
+//! # Lock order
+//!
+//! No lock is held while a source, a hook or an embedder's callback runs, so each of these may call
+//! back into the set and into the registry. Only these locks are held together, the left one first:
+//!
+//! * registry table → a session's secret key, token index shard, event log, tombstones, hook queues.
+//!   The five are taken one at a time, for one operation each.
+//! * identities of several processes, for reading only: the sweep has up to 512 while it polls them.
+//!   `complete` and `promote` have one for writing. Under it they read the process table and take a
+//!   slot of the descriptor budget, which is a counter and not a lock.
+//!
+//! All others are taken with no other lock held: entries, arms, status board, what each source keeps
+//! of its armed processes, the watches of an `ExitWatcher`, the work queue of the hook threads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -14,8 +28,8 @@ use reaper_registry::{BootTime, Pid, ProcessId, Source, StartTime};
 
 use crate::sys::process_table::ProcessTable;
 use crate::watch::fd_budget::FdBudget;
-use crate::watch::hint::{Hint, HintSender, Target};
-use crate::watch::identity::{Identity, NotPinned};
+use crate::watch::hint::{Hint, HintSender};
+use crate::watch::identity::{Identity, IdentityStrength, NotPinned};
 use crate::watch::verdict::{GroupDead, Verdict, has_ended_unread, judge};
 
 /// A watched process.
@@ -70,8 +84,8 @@ impl Watched {
         self.identity().start_time
     }
 
-    /// How strongly it is pinned: the name in JSON.
-    pub fn strength(&self) -> &'static str {
+    /// Returns what identifies the process.
+    pub fn strength(&self) -> IdentityStrength {
         self.identity().strength()
     }
 
@@ -111,6 +125,13 @@ struct Entries {
     next_id: u64,
     by_id: BTreeMap<ProcessId, Entry>,
     by_pid: BTreeSet<(Pid, ProcessId)>,
+}
+
+impl Entries {
+    fn ids_with_pid(&self, pid: Pid) -> impl Iterator<Item = ProcessId> {
+        let range = (pid, ProcessId(0))..=(pid, ProcessId(u64::MAX));
+        self.by_pid.range(range).map(|(_, id)| *id)
+    }
 }
 
 struct Entry {
@@ -186,8 +207,7 @@ impl WatchSet {
     fn reuse_entry(self: &Arc<Self>, pid: Pid) -> Option<WatchGuard> {
         for watched in self.with_pid(pid) {
             if !matches!(watched.judge(None, self.table.as_ref()), Verdict::Alive) {
-                self.hints
-                    .send(Hint::check(Target::Process(watched.id), Source::Register));
+                self.hints.send(Hint::check(watched.id, Source::Register));
                 continue;
             }
             let mut entries = self.entries();
@@ -238,19 +258,15 @@ impl WatchSet {
     pub fn with_pid(&self, pid: Pid) -> Vec<Arc<Watched>> {
         let entries = self.entries();
         entries
-            .by_pid
-            .range((pid, ProcessId(0))..=(pid, ProcessId(u64::MAX)))
-            .filter_map(|(_, id)| entries.by_id.get(id).map(|entry| entry.watched.clone()))
+            .ids_with_pid(pid)
+            .filter_map(|id| entries.by_id.get(&id).map(|entry| entry.watched.clone()))
             .collect()
     }
 
-    /// Whether anybody under this number is watched.
-    pub fn contains_pid(&self, pid: Pid) -> bool {
-        self.entries()
-            .by_pid
-            .range((pid, ProcessId(0))..=(pid, ProcessId(u64::MAX)))
-            .next()
-            .is_some()
+    /// Returns the ids of the entries under this pid, as [`Self::with_pid`] does.
+    pub fn ids_with_pid(&self, pid: Pid) -> Vec<ProcessId> {
+        let entries = self.entries();
+        entries.ids_with_pid(pid).collect()
     }
 
     /// The next entries behind `after`, at most `count`, in an order that survives changes.
@@ -404,7 +420,7 @@ impl WatchGuard {
             .stat(pid)
             .is_ok_and(|stat| is_same(stat.start_time) && !stat.main_thread_ending);
         if !has_all_before_it {
-            let hint = Hint::check(Target::Process(id), Source::Register);
+            let hint = Hint::check(id, Source::Register);
             self.set.hints.send(hint);
         }
     }
@@ -420,7 +436,7 @@ impl Drop for WatchGuard {
         // Another registration may have come to reuse_entry the entry before the sources were armed here, and
         // its last look was too early then. This one's, which would have made up for it, is not taken.
         if self.set.get(id).is_some() {
-            let hint = Hint::check(Target::Process(id), Source::Register);
+            let hint = Hint::check(id, Source::Register);
             self.set.hints.send(hint);
         }
     }

@@ -39,7 +39,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use reaper_registry::{Evidence, StartTime};
+use reaper_registry::{Evidence, Pid, StartTime};
 
 use crate::sys::process_table::{ProcStat, ProcessTable, is_no_such_process};
 use crate::watch::identity::{Handle, Identity};
@@ -135,7 +135,17 @@ pub(crate) fn judge_by_pidfd(
     pidfd: BorrowedFd<'_>,
     table: &dyn ProcessTable,
 ) -> Verdict {
-    match table.pidfd_exited(pidfd) {
+    judge_by_poll(identity, pidfd, table.pidfd_exited(pidfd), table)
+}
+
+/// Judges the process of this identity through a pidfd of it that has just been polled.
+pub(crate) fn judge_by_poll(
+    identity: &Identity,
+    pidfd: BorrowedFd<'_>,
+    readable: io::Result<bool>,
+    table: &dyn ProcessTable,
+) -> Verdict {
+    match readable {
         Ok(true) => confirm_readable(identity, pidfd, table),
         Ok(false) if has_ended_unread(identity, table) => Verdict::gone(Evidence::Stat),
         Ok(false) => Verdict::Alive,
@@ -166,10 +176,7 @@ fn confirm_readable(
             return Verdict::reused(Evidence::Pidfd);
         }
         // Its own record, or a successor's of the same tick: then the next look sees that it is reaped.
-        Ok(stat) => {
-            stat.all_ended()
-                || stat.main_thread_ended && matches!(table.every_thread_ended(pid), Ok(true))
-        }
+        Ok(stat) => has_ended(pid, stat, table),
         Err(_) => (0..FURTHER_POLLS).all(|_| matches!(table.pidfd_exited(pidfd), Ok(true))),
     };
     if has_ended {
@@ -191,15 +198,18 @@ fn twice(look: impl Fn() -> Verdict) -> Verdict {
 }
 
 fn by_stat(identity: &Identity, stat: ProcStat, table: &dyn ProcessTable) -> Verdict {
-    let every_thread_ended =
-        || stat.main_thread_ended && matches!(table.every_thread_ended(identity.pid), Ok(true));
     if !identity.may_be(stat.start_time) {
         Verdict::reused(Evidence::StartTime)
-    } else if stat.all_ended() || every_thread_ended() {
+    } else if has_ended(identity.pid, stat, table) {
         Verdict::gone(Evidence::Stat)
     } else {
         Verdict::Alive
     }
+}
+
+/// Returns whether every thread of the process with this record has ended.
+fn has_ended(pid: Pid, stat: ProcStat, table: &dyn ProcessTable) -> bool {
+    stat.all_ended() || stat.main_thread_ended && matches!(table.every_thread_ended(pid), Ok(true))
 }
 
 /// A pidfd for the length of one look: exact, without a descriptor of its own.

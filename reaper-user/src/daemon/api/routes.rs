@@ -22,6 +22,7 @@ use crate::daemon::http::problem::{NOT_NOW, Problem};
 use crate::daemon::http::query;
 use crate::reaper::Registration;
 use crate::sources;
+use crate::watch::identity::IdentityStrength;
 
 /// How often a registration looks at its process in all before it is refused for a shortage, and the
 /// pause between: half a second together, within what a client waits for an answer.
@@ -182,17 +183,17 @@ async fn try_register(
         renewed: registered.renewed,
         presence_accepted,
         start_time: session.process.start_time().map(|time| time.0),
-        identity: registered.identity,
+        identity: registered.identity.name(),
         sources: watching(app, registered.identity),
     }))
 }
 
 /// Which sources will notice the end of a process that is pinned like this.
-fn watching(app: &App, identity: &str) -> Vec<&'static str> {
+fn watching(app: &App, identity: IdentityStrength) -> Vec<&'static str> {
     sources::ALL
         .into_iter()
         .filter(|source| app.reaper.works(*source))
-        .filter(|source| *source != Source::Pidfd || identity == "pidfd")
+        .filter(|source| *source != Source::Pidfd || identity == IdentityStrength::Pidfd)
         .map(Source::name)
         .collect()
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::wire::{
     DeregisteredData, EventHead, GapData, RegisteredData, SessionView, SourceStateData,
 };
+use crate::watch::identity::IdentityStrength;
 
 /// The first bytes of every stream, and how soon a reader that lost it should come back.
 pub(super) const PREAMBLE: &[u8] = b": connected\n\nretry: 1000\n\n";
@@ -66,7 +67,7 @@ pub(super) fn write_event(
     out: &mut Vec<u8>,
     epoch: u64,
     event: &Event,
-    identity: Option<&'static str>,
+    identity: Option<IdentityStrength>,
 ) {
     let seq = event.seq;
     begin(out, Some(EventId { epoch, seq }), name_of(event));
@@ -140,7 +141,12 @@ mod tests {
             wall_ms: 1_795_324_800_007,
         };
         let mut out = Vec::new();
-        write_event(&mut out, 0xab, &Event { seq: 7, at, kind }, Some("pidfd"));
+        write_event(
+            &mut out,
+            0xab,
+            &Event { seq: 7, at, kind },
+            Some(IdentityStrength::Pidfd),
+        );
         String::from_utf8(out).unwrap()
     }
 

@@ -7,6 +7,7 @@ use reaper_registry::{
 };
 use serde::{Serialize, Serializer};
 
+use crate::watch::identity::IdentityStrength;
 use crate::watch::status::SourceStatus;
 
 /// A session as its owner sees it: the record of the origin in camel case, and ours.
@@ -57,7 +58,7 @@ struct AttestationView<'a> {
 }
 
 impl<'a> SessionView<'a> {
-    pub(crate) fn new(session: &'a Session, identity: Option<&'static str>) -> Self {
+    pub(crate) fn new(session: &'a Session, identity: Option<IdentityStrength>) -> Self {
         let details = &session.details;
         Self {
             session_id: session.id.as_str(),
@@ -84,7 +85,7 @@ impl<'a> SessionView<'a> {
             start_time: session.process.start_time().map(|time| time.to_string()),
             token_prefix: session.token_prefix.to_string(),
             uid: session.owner,
-            identity,
+            identity: identity.map(IdentityStrength::name),
             verified_at: None,
         }
     }

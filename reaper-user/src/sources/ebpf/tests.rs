@@ -106,10 +106,11 @@ async fn overrun(
         .take(2 * room)
         .collect();
     let pids: BTreeSet<Pid> = crowd.iter().map(Sleeper::pid).collect();
-    let _held: Vec<_> = pids
+    let held: Vec<_> = pids
         .iter()
         .map(|&pid| watched.watch(pid).unwrap())
         .collect();
+    let processes: BTreeSet<_> = held.iter().map(|guard| guard.watched.id).collect();
     crowd.iter_mut().for_each(Sleeper::kill);
     crowd.iter_mut().for_each(Sleeper::end);
     let mut seen = BTreeSet::new();
@@ -119,13 +120,13 @@ async fn overrun(
         let hint = timeout(SOON, told.recv()).await;
         let hint = hint.unwrap_or_else(|_| panic!("{} of {} are told", seen.len(), pids.len()));
         if let Some(Hint {
-            target: Target::Pid(pid),
+            process,
             group_dead: Some(_),
             ..
         }) = hint
-            && pids.contains(&pid)
+            && processes.contains(&process)
         {
-            seen.insert(pid);
+            seen.insert(process);
         }
     }
     assert!(

@@ -46,6 +46,11 @@ async fn eventually(mut holds: impl FnMut() -> bool) {
     timeout(SOON, polling).await.expect("it never came to be");
 }
 
+/// The id in the plain watch set.
+fn id_of(pid: u32) -> ProcessId {
+    ProcessId(u64::from(pid))
+}
+
 /// A child that exits on cue.
 struct TestProcess(Child);
 
@@ -85,6 +90,10 @@ impl TestProcess {
 
     fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    fn id(&self) -> ProcessId {
+        id_of(self.pid())
     }
 
     fn exit(&mut self) {
@@ -127,10 +136,10 @@ impl Fixture {
             hints: sender.clone(),
             reporter: board.reporter(Source::Netlink),
             filter: Arc::clone(&filter),
-            is_watched: move |pid: Pid| {
-                set.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .contains(&pid.get())
+            processes_with: move |pid: Pid| {
+                let set = set.lock().unwrap_or_else(PoisonError::into_inner);
+                let is_watched = set.contains(&pid.get());
+                is_watched.then(|| id_of(pid.get())).into_iter().collect()
             },
             receive_buffer,
             clocks: TimeNamespace::of_this_process().unwrap(),
@@ -164,8 +173,7 @@ impl Fixture {
 
     fn watch(&self, test_process: &TestProcess) {
         self.watched.lock().unwrap().insert(test_process.pid());
-        self.filter
-            .add(test_process.pid(), ProcessId(u64::from(test_process.pid())));
+        self.filter.add(test_process.pid(), test_process.id());
     }
 
     /// The exit of a new test process is told. With a tiny buffer unrelated processes may crowd it out again, and
@@ -179,11 +187,11 @@ impl Fixture {
             test_process.exit();
             let told = tokio::select! {
                 biased;
-                hint = self.hints.recv() => hint.map(|hint| hint.target),
+                hint = self.hints.recv() => hint.map(|hint| hint.process),
                 () = self.sender.sweep_requested() => None,
                 () = tokio::time::sleep(SOON) => panic!("neither a hint nor a look at everyone"),
             };
-            if told == Some(Target::Pid(Pid::new(test_process.pid()).unwrap())) {
+            if told == Some(test_process.id()) {
                 return;
             }
         }
@@ -213,7 +221,7 @@ async fn the_exit_of_a_watched_process_is_a_hint_with_its_status() {
     let before = crate::clock::monotonic_ns();
     leaves.exit();
     let hint = fixture.next_hint().await;
-    assert_eq!(hint.target, Target::Pid(Pid::new(leaves.pid()).unwrap()));
+    assert_eq!(hint.process, leaves.id());
     assert_eq!(
         (hint.source, hint.exit, hint.group_dead),
         (Source::Netlink, Some(WaitStatus::MainThread(0x300)), None)
@@ -222,11 +230,8 @@ async fn the_exit_of_a_watched_process_is_a_hint_with_its_status() {
     killed.kill();
     let hint = fixture.next_hint().await;
     assert_eq!(
-        (hint.target, hint.exit),
-        (
-            Target::Pid(Pid::new(killed.pid()).unwrap()),
-            Some(WaitStatus::MainThread(9))
-        )
+        (hint.process, hint.exit),
+        (killed.id(), Some(WaitStatus::MainThread(9)))
     );
 }
 
@@ -251,13 +256,10 @@ async fn the_watch_set_arms_the_source() {
         .await
         .unwrap();
     let held_after = watched.watch(Pid::new(late.pid()).unwrap()).unwrap();
-    for test_process in [&mut early, &mut late] {
+    for (test_process, guard) in [(&mut early, &held_before), (&mut late, &held_after)] {
         test_process.exit();
         let hint = timeout(SOON, hints.recv()).await.unwrap().unwrap();
-        assert_eq!(
-            hint.target,
-            Target::Pid(Pid::new(test_process.pid()).unwrap())
-        );
+        assert_eq!(hint.process, guard.watched.id);
     }
     drop((held_before, held_after));
     running.abort();

@@ -27,7 +27,7 @@ impl ThreadExits {
     pub(super) fn pass_on(&mut self, hint: Hint, hints: &HintSender) {
         let is_thread = matches!(hint.exit, Some(WaitStatus::Worker(_)));
         if let Some(pending) = self.pending.take()
-            && !(is_thread && pending.target == hint.target)
+            && !(is_thread && pending.process == hint.process)
         {
             hints.send(pending);
         }
@@ -60,15 +60,15 @@ impl ThreadExits {
 
 #[cfg(test)]
 mod tests {
-    use reaper_registry::{Pid, Source};
+    use reaper_registry::{ProcessId, Source};
 
     use super::*;
-    use crate::watch::hint::{self, Target};
+    use crate::watch::hint;
 
-    fn exit(pid: u32, exit: WaitStatus) -> Hint {
+    fn exit(process: u64, exit: WaitStatus) -> Hint {
         Hint {
             exit: Some(exit),
-            ..Hint::check(Target::Pid(Pid::new(pid).unwrap()), Source::Netlink)
+            ..Hint::check(ProcessId(process), Source::Netlink)
         }
     }
 

@@ -56,7 +56,7 @@ fn einval_of_a_number_that_lives_is_not_gone() {
         ..Refusals::default()
     });
     let identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
-    assert_eq!(identity.strength(), "stat");
+    assert_eq!(identity.strength(), IdentityStrength::Stat);
 }
 
 #[test]
@@ -71,11 +71,14 @@ fn a_freed_slot_promotes_the_same_process_and_never_a_successor() {
         let budget = FdBudget::new(1);
         let slot = budget.take().unwrap();
         let mut spilled = Identity::pin(&table, &budget, pid()).unwrap();
-        assert_ne!(spilled.strength(), "pidfd");
+        assert_ne!(spilled.strength(), IdentityStrength::Pidfd);
         assert!(!spilled.promote(&table, &budget), "no slot");
         drop(slot);
         assert!(spilled.promote(&table, &budget));
-        assert_eq!((spilled.strength(), budget.used()), ("pidfd", 1));
+        assert_eq!(
+            (spilled.strength(), budget.used()),
+            (IdentityStrength::Pidfd, 1)
+        );
         drop(spilled);
 
         let slot = budget.take().unwrap();
@@ -104,13 +107,13 @@ fn an_identity_taken_in_need_is_completed_and_then_promoted() {
     });
     let budget = FdBudget::new(1);
     let mut identity = Identity::pin(&table, &budget, pid()).unwrap();
-    assert_eq!(identity.strength(), "pid");
+    assert_eq!(identity.strength(), IdentityStrength::Pid);
     assert!(!identity.complete(&table), "there is still need");
     table.refuse(Refusals::default());
     assert!(identity.complete(&table));
-    assert_eq!(identity.strength(), "start_time");
+    assert_eq!(identity.strength(), IdentityStrength::StartTime);
     assert!(identity.promote(&table, &budget));
-    assert_eq!(identity.strength(), "pidfd");
+    assert_eq!(identity.strength(), IdentityStrength::Pidfd);
 }
 
 #[test]
@@ -119,7 +122,7 @@ fn one_untrue_poll_does_not_refuse_a_live_process() {
     table.spawn(pid(), STARTED);
     table.poll_untruly(1);
     let identity = Identity::pin(&table, &FdBudget::new(1), pid()).unwrap();
-    assert_eq!(identity.strength(), "pidfd");
+    assert_eq!(identity.strength(), IdentityStrength::Pidfd);
 }
 
 #[test]

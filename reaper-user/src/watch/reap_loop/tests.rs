@@ -17,6 +17,7 @@ use crate::sources::{Context, sweep};
 use crate::testkit::fake_table::{FakeTable, Refusals};
 use crate::watch::fd_budget::FdBudget;
 use crate::watch::hint::{self, HintSender};
+use crate::watch::identity::IdentityStrength;
 use crate::watch::set::WatchGuard;
 
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -114,11 +115,14 @@ impl Fixture {
     }
 
     fn exit_event(&self, number: u32, wait_status: u32) {
-        self.hints.send(Hint {
-            exit: Some(WaitStatus::MainThread(wait_status)),
-            died_at_ns: Some(monotonic_ns()),
-            ..Hint::check(Target::Pid(pid(number)), Source::Netlink)
-        });
+        let died_at_ns = Some(monotonic_ns());
+        for process in self.watched.ids_with_pid(pid(number)) {
+            self.hints.send(Hint {
+                exit: Some(WaitStatus::MainThread(wait_status)),
+                died_at_ns,
+                ..Hint::check(process, Source::Netlink)
+            });
+        }
     }
 
     fn deaths(&self) -> Vec<(ProcessId, Death)> {
@@ -210,14 +214,10 @@ async fn several_sources_seeing_one_death_make_one_removal_with_what_each_knows(
     let fixture = Fixture::new(10).keeping_no_status();
     let process = fixture.watch(7, 100);
     fixture.table.die(pid(7), 0);
-    fixture
-        .hints
-        .send(Hint::check(Target::Process(process), Source::Pidfd));
+    fixture.hints.send(Hint::check(process, Source::Pidfd));
     fixture.exit_event(7, 0x100);
     fixture.exit_event(7, 0x200);
-    fixture
-        .hints
-        .send(Hint::check(Target::Process(process), Source::Sweep));
+    fixture.hints.send(Hint::check(process, Source::Sweep));
     fixture.pass(Duration::from_secs(1)).await;
     let [(_, death)] = fixture.deaths()[..] else {
         panic!("{:?}", fixture.deaths())
@@ -232,14 +232,14 @@ async fn several_sources_seeing_one_death_make_one_removal_with_what_each_knows(
 
 #[tokio::test(start_paused = true)]
 async fn a_workers_own_word_is_not_taken_for_the_process() {
-    let worker_returned = Hint {
+    let worker_returned = |process| Hint {
         exit: Some(WaitStatus::Worker(0)),
-        ..Hint::check(Target::Pid(pid(7)), Source::Netlink)
+        ..Hint::check(process, Source::Netlink)
     };
     let fixture = Fixture::new(10).keeping_no_status();
-    fixture.watch(7, 100);
+    let process = fixture.watch(7, 100);
     fixture.table.die(pid(7), 0x300);
-    fixture.hints.send(worker_returned);
+    fixture.hints.send(worker_returned(process));
     fixture.pass(A_MOMENT).await;
     let [(_, death)] = fixture.deaths()[..] else {
         panic!("{:?}", fixture.deaths())
@@ -247,9 +247,9 @@ async fn a_workers_own_word_is_not_taken_for_the_process() {
     assert_eq!(death.exit, None, "the process returned 3");
 
     let fixture = Fixture::new(10);
-    fixture.watch(7, 100);
+    let process = fixture.watch(7, 100);
     fixture.table.die(pid(7), 0x300);
-    fixture.hints.send(worker_returned);
+    fixture.hints.send(worker_returned(process));
     fixture.pass(A_MOMENT).await;
     let [(_, death)] = fixture.deaths()[..] else {
         panic!("{:?}", fixture.deaths())
@@ -283,14 +283,12 @@ async fn the_kernels_word_for_the_group_needs_no_look_and_only_fits_its_process(
             start_time: StartTime(start_time),
             at_ns: monotonic_ns(),
         }),
-        ..Hint::check(Target::Process(process), Source::Ebpf)
+        ..Hint::check(process, Source::Ebpf)
     };
     fixture.hints.send(word(99));
     fixture.pass(Duration::from_secs(1)).await;
     assert_eq!(fixture.deaths(), []);
-    fixture
-        .hints
-        .send(Hint::check(Target::Process(process), Source::Pidfd));
+    fixture.hints.send(Hint::check(process, Source::Pidfd));
     fixture.hints.send(word(100));
     fixture.pass(A_MOMENT).await;
     let [(_, death)] = fixture.deaths()[..] else {
@@ -363,7 +361,7 @@ async fn processes_beyond_the_descriptor_budget_are_promoted_when_there_is_room(
     }
     let pinned = || {
         (1..=100)
-            .filter(|id| strength(&fixture, *id) == Some("pidfd"))
+            .filter(|id| strength(&fixture, *id) == Some(IdentityStrength::Pidfd))
             .count()
     };
     assert_eq!(pinned(), 64);
@@ -374,7 +372,7 @@ async fn processes_beyond_the_descriptor_budget_are_promoted_when_there_is_room(
     assert_eq!((fixture.watched.len(), pinned()), (50, 50));
 }
 
-fn strength(fixture: &Fixture, id: u64) -> Option<&'static str> {
+fn strength(fixture: &Fixture, id: u64) -> Option<IdentityStrength> {
     fixture
         .watched
         .get(ProcessId(id))

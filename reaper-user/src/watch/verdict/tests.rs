@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::*;
 use crate::testkit::fake_table::{FakeTable, Refusals, Unread};
 use crate::watch::fd_budget::FdBudget;
+use crate::watch::identity::IdentityStrength;
 
 const PID: u32 = 4242;
 const STARTED: u64 = 1_000;
@@ -55,10 +56,10 @@ fn live_process(system: System) -> Fixture {
     table.refuse(refusals);
     let identity = Identity::pin(&table, &FdBudget::new(budget), pid()).unwrap();
     let strength = match system {
-        System::Pidfds => "pidfd",
-        System::InodesOnly => "pidfd_inode",
-        System::StatFilesOnly => "stat",
-        System::NumbersOnly => "start_time",
+        System::Pidfds => IdentityStrength::Pidfd,
+        System::InodesOnly => IdentityStrength::PidfdInode,
+        System::StatFilesOnly => IdentityStrength::Stat,
+        System::NumbersOnly => IdentityStrength::StartTime,
     };
     assert_eq!(identity.strength(), strength);
     Fixture {
@@ -378,7 +379,7 @@ fn bare_liveness_guards_a_process_of_which_nothing_can_be_read() {
         ..Refusals::default()
     });
     let identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
-    assert_eq!(identity.strength(), "pid");
+    assert_eq!(identity.strength(), IdentityStrength::Pid);
     assert!(matches!(judge(&identity, None, &table), Verdict::Alive));
     table.die(pid(), 0);
     table.reap(pid());
@@ -403,7 +404,7 @@ fn a_process_of_unknown_start_is_told_from_a_later_one_with_its_number() {
     };
     table.refuse(hidden);
     let mut identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
-    assert_eq!(identity.strength(), "pid");
+    assert_eq!(identity.strength(), IdentityStrength::Pid);
     table.refuse(Refusals::default());
     assert!(matches!(judge(&identity, None, &table), Verdict::Alive));
 

@@ -101,7 +101,7 @@ struct Account {
     holders: BTreeMap<u32, Holder>,
     alive: BTreeSet<ProcessId>,
     dead: BTreeSet<ProcessId>,
-    late: Vec<Hint>,
+    late: Vec<(u32, Hint)>,
 }
 
 impl Account {
@@ -135,9 +135,9 @@ impl Account {
                 if reversed {
                     self.late.reverse();
                 }
-                self.late
-                    .drain(..)
-                    .for_each(|hint| self.fixture.hints.send(hint));
+                for (number, hint) in std::mem::take(&mut self.late) {
+                    self.send(number, hint);
+                }
             }
             Step::Sweep => self.fixture.pass(INTERVAL).await,
             // Nobody is there to whom it could happen.
@@ -190,31 +190,41 @@ impl Account {
         let Some(holder) = self.holders.get(&number) else {
             return;
         };
-        let of_number = |source| Hint::check(Target::Pid(pid(number)), source);
         let hint = match (by, holder.died_at_ns) {
-            (By::Pidfd, _) => Hint::check(Target::Process(holder.process), Source::Pidfd),
+            (By::Pidfd, _) => Hint::check(holder.process, Source::Pidfd),
             (By::Netlink, _) => Hint {
                 exit: Some(WaitStatus::MainThread(9)),
-                ..of_number(Source::Netlink)
+                ..Hint::check(holder.process, Source::Netlink)
             },
             (By::Ebpf, Some(at_ns)) => Hint {
                 group_dead: Some(GroupDead {
                     start_time: StartTime(holder.start_time),
                     at_ns,
                 }),
-                ..of_number(Source::Ebpf)
+                ..Hint::check(holder.process, Source::Ebpf)
             },
             // The kernel's own word is never given too early.
             (By::Ebpf, None) => return,
         };
         match fate {
             Fate::Lost => {}
-            Fate::Once => self.fixture.hints.send(hint),
+            Fate::Once => self.send(number, hint),
             Fate::Twice => {
-                self.fixture.hints.send(hint);
-                self.fixture.hints.send(hint);
+                self.send(number, hint);
+                self.send(number, hint);
             }
-            Fate::Late => self.late.push(hint),
+            Fate::Late => self.late.push((number, hint)),
+        }
+    }
+
+    /// Sends a hint as its source does: all but the pidfd resolve the pid now.
+    fn send(&self, number: u32, hint: Hint) {
+        let Fixture { watched, hints, .. } = &self.fixture;
+        if hint.source == Source::Pidfd {
+            return hints.send(hint);
+        }
+        for process in watched.ids_with_pid(pid(number)) {
+            hints.send(Hint { process, ..hint });
         }
     }
 

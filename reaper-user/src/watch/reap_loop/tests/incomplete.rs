@@ -12,10 +12,10 @@ async fn a_process_that_could_not_be_read_at_first_is_completed_by_the_sweep() {
     });
     fixture.table.set_now(100);
     let process = fixture.watch(7, 100);
-    assert_eq!(strength(&fixture, process.0), Some("pid"));
+    assert_eq!(strength(&fixture, process.0), Some(IdentityStrength::Pid));
     fixture.table.refuse(Refusals::default());
     fixture.pass(INTERVAL).await;
-    assert_eq!(strength(&fixture, process.0), Some("pidfd"));
+    assert_eq!(strength(&fixture, process.0), Some(IdentityStrength::Pidfd));
 }
 
 /// The first registration of a process is refused after the second one has come to share its entry: the
