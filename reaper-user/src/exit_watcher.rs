@@ -68,6 +68,13 @@ impl ExitWatcherBuilder {
         self
     }
 
+    /// Puts the hints of the event sources through a filter. For tests.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn hint_filter(mut self, filter: Arc<dyn crate::engine::HintFilter>) -> Self {
+        self.0.hint_filter = Some(filter);
+        self
+    }
+
     /// Starts the sources, and waits until each one except the eBPF probe has reported its state.
     ///
     /// Must be awaited within a tokio runtime with time and I/O enabled. Cancel-safe: a cancelled

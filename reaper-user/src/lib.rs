@@ -71,9 +71,8 @@
 //! | feature | adds | default |
 //! |---|---|---|
 //! | `ebpf` | the `ebpf` source and an in-kernel filter for `netlink` | yes |
-//! | `cli` | the `reaperd` binary, and all below | yes |
-//! | `daemon` | the HTTP daemon | |
-//! | `client` | a client of the daemon | |
+//! | `cli` | the `reaperd` binary: the daemon and its command line | yes |
+//! | `client` | the module [`client`]: a client of the daemon | by `cli` |
 //!
 //! With `default-features = false` the library alone is built: 29 crates, 42 with `ebpf`. The minimum
 //! supported Rust version is 1.95; raising it is a minor release.
@@ -89,11 +88,16 @@ pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
 mod clock;
-#[cfg(feature = "daemon")]
+#[cfg(feature = "cli")]
 mod daemon;
 mod engine;
 mod exit_watcher;
-#[cfg(all(any(test, fuzzing), target_os = "linux", feature = "ebpf", feature = "cli"))]
+#[cfg(all(
+    any(test, fuzzing),
+    target_os = "linux",
+    feature = "ebpf",
+    feature = "cli"
+))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod hook_threads;
@@ -106,7 +110,7 @@ mod testing;
 #[cfg(feature = "testkit")]
 #[doc(hidden)]
 pub mod testkit;
-#[cfg(any(feature = "daemon", feature = "client", feature = "cli"))]
+#[cfg(feature = "cli")]
 mod text;
 mod watch;
 

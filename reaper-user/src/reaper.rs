@@ -324,7 +324,7 @@ impl Reaper {
 
 // For the daemon.
 #[cfg_attr(
-    not(feature = "daemon"),
+    not(feature = "cli"),
     expect(dead_code, reason = "the daemon uses these")
 )]
 impl Reaper {

@@ -51,7 +51,7 @@ pub struct RegistryBuilder {
     pub(crate) limits: Limits,
     pub(crate) strict_replace: bool,
     pub(crate) event_capacity: usize,
-    pub(crate) wake: Option<Waker>,
+    pub(crate) wakers: Vec<Waker>,
     pub(crate) hooks: Hooks,
     pub(crate) run_hooks: Option<HookRunner>,
     pub(crate) on_removed: Vec<OnRemoved>,
@@ -68,7 +68,7 @@ impl RegistryBuilder {
             limits: Limits::default(),
             strict_replace: false,
             event_capacity: DEFAULT_EVENT_CAPACITY,
-            wake: None,
+            wakers: Vec::new(),
             hooks: Hooks::default(),
             run_hooks: None,
             on_removed: Vec::new(),
@@ -111,7 +111,7 @@ impl RegistryBuilder {
     /// `wake` is called when there are new events, once for all of one call, with no lock held and
     /// before the hooks run. A panic in it is contained and counted like a hook's.
     pub fn on_event(mut self, wake: impl Fn() + Send + Sync + 'static) -> Self {
-        self.wake = Some(Box::new(wake));
+        self.wakers.push(Box::new(wake));
         self
     }
 

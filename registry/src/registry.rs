@@ -56,7 +56,7 @@ impl RegistryBuilder {
             tombstones: Mutex::default(),
             by_token,
             token_key: self.token_key,
-            log: Arc::new(EventLog::new(self.event_capacity, self.wake)),
+            log: Arc::new(EventLog::new(self.event_capacity, self.wakers)),
             hooks: self.hooks,
             run_hooks: self.run_hooks,
             on_removed: self.on_removed,

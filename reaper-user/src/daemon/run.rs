@@ -20,7 +20,7 @@ use super::api::{self, App};
 use super::config::DaemonOptions;
 use super::systemd;
 use super::token_files::TokenFiles;
-use crate::engine::Settings;
+use crate::random::Random as _;
 use crate::reaper::Reaper;
 use crate::sources;
 use crate::sys::process_table;
@@ -43,7 +43,7 @@ pub enum StartupError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("the system gives no random bytes: {0}")]
-    Random(getrandom::Error),
+    Random(io::Error),
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
 }
@@ -108,7 +108,7 @@ pub async fn run_until(
     let socket = Socket::claim(&options.socket, reach)?;
     log::info!("{}", banner(&socket, &reports));
     log::info!("{descriptors}");
-    let epoch = getrandom::u64().map_err(StartupError::Random)?;
+    let epoch = getrandom::u64().map_err(|error| StartupError::Random(error.into()))?;
     let app = Arc::new(App {
         reaper,
         options,
@@ -136,11 +136,10 @@ fn start_reaper(
     descriptors: Shares,
     events: Arc<Notify>,
 ) -> Result<Reaper, StartupError> {
-    let mut token_key = zeroize::Zeroizing::new([0; 16]);
-    getrandom::fill(token_key.as_mut()).map_err(StartupError::Random)?;
+    let token_key = TokenKey::random().map_err(StartupError::Random)?;
     let token_files = TokenFiles::default();
     let removing = token_files.clone();
-    let registry = Registry::builder(TokenKey::new(*token_key))
+    let registry = Registry::builder(token_key)
         .ttl(options.ttl)
         .max_ttl(options.max_ttl)
         .limits(Limits {
@@ -150,13 +149,11 @@ fn start_reaper(
         .strict_replace(options.strict_replace)
         .on_removed(move |session| removing.session_ended(session))
         .on_event(move || events.notify_waiters());
-    let settings = Settings {
-        sources: options.sources.clone(),
-        sweep_interval: options.sweep_interval,
-        max_pinned: Some(descriptors.processes),
-        ..Settings::default()
-    };
-    let reaper = Reaper::start(registry, settings);
+    let reaper = Reaper::builder(registry)
+        .sources(options.sources.clone())
+        .sweep_interval(options.sweep_interval)
+        .max_pidfds(descriptors.processes)
+        .start_now();
     token_files.belong_to(reaper.registry());
     Ok(reaper)
 }

@@ -152,8 +152,8 @@ impl Pass {
 
     fn report(&self, reporter: &Reporter, interval: Duration, view: &str, is_foreign: bool) {
         let detail = format!(
-            "every {}, {} processes in {:.1} ms, {} unknown, {} held back{view}",
-            humantime::format_duration(interval),
+            "every {:?}, {} processes in {:.1} ms, {} unknown, {} held back{view}",
+            interval,
             self.looked_at,
             self.took.as_secs_f64() * 1e3,
             self.unknown,

@@ -15,7 +15,7 @@ pub(crate) type Waker = Box<dyn Fn() + Send + Sync>;
 
 pub(crate) struct EventLog {
     ring: Mutex<Ring>,
-    wake: Option<Waker>,
+    wakers: Vec<Waker>,
 }
 
 struct Ring {
@@ -25,7 +25,7 @@ struct Ring {
 }
 
 impl EventLog {
-    pub(crate) fn new(capacity: usize, wake: Option<Waker>) -> Self {
+    pub(crate) fn new(capacity: usize, wakers: Vec<Waker>) -> Self {
         let capacity = capacity.max(1);
         Self {
             ring: Mutex::new(Ring {
@@ -33,7 +33,7 @@ impl EventLog {
                 capacity,
                 next_seq: 1,
             }),
-            wake,
+            wakers,
         }
     }
 
@@ -53,7 +53,7 @@ impl EventLog {
     }
 
     pub(crate) fn wake_readers(&self) {
-        if let Some(wake) = &self.wake {
+        for wake in &self.wakers {
             wake();
         }
     }

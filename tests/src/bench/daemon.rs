@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use reaperd::clock::monotonic_ns;
+use reaperd::testkit::clock::monotonic_ns;
 
 use super::measure::Usage;
 

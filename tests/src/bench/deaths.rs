@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use reaper_registry::Source;
-use reaperd::clock::monotonic_ns;
+use reaperd::testkit::clock::monotonic_ns;
 
 use super::Plan;
 use super::daemon::Daemon;

@@ -12,7 +12,7 @@ use reaper_registry::{
     SessionId, Source, Token, TokenKey, Ttl,
 };
 use reaperd::Pid;
-use reaperd::clock::{self, monotonic_ns};
+use reaperd::testkit::clock::{self, monotonic_ns};
 
 use super::Plan;
 use super::daemon::{Daemon, registration};

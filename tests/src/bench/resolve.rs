@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use reaper_registry::{Registry, Token};
-use reaperd::clock::{self, monotonic_ns};
+use reaperd::testkit::clock::{self, monotonic_ns};
 
 use super::Plan;
 use super::mass::{full, store};

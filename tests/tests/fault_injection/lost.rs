@@ -8,8 +8,9 @@ use std::time::Duration;
 use reaper_tests::crowd::Crowd;
 use reaper_tests::wait::Deadline;
 use reaperd::registry::{BootTime, EventKind, Removal, SessionId};
+use reaperd::testkit::clock;
 use reaperd::testkit::fault_injection::Plan;
-use reaperd::{Pid, Source, clock};
+use reaperd::{Pid, Source};
 
 use crate::harness::Harness;
 
@@ -34,7 +35,7 @@ fn everything_dropped_and_a_thousand_sessions() {
     let dead_ids: Vec<SessionId> = dying.pids().map(register).collect();
     let living_ids: Vec<SessionId> = living.pids().map(register).collect();
     harness.two_sweeps();
-    assert_eq!(harness.reaper.registry().len(), 2 * count);
+    assert_eq!(harness.reaper.len(), 2 * count);
 
     let lateness = Lateness::measured();
     let from = clock::now().boot;

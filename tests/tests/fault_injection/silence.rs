@@ -35,7 +35,7 @@ impl Watching {
         let runtime = runtime();
         let builder = ExitWatcher::builder()
             .sources(Sources::only([source]))
-            .sweep_every(SWEEP);
+            .sweep_interval(SWEEP);
         let watcher = runtime.block_on(async {
             let watcher = builder.start().await;
             watcher.settled().await;

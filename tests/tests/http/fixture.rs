@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use reaper_tests::daemon::sources_of_this_run;
-use reaperd::clock::monotonic_ns;
-use reaperd::daemon::config::DaemonOptions;
-use reaperd::{Source, Sources, StartupError, daemon};
+use reaperd::testkit::clock::monotonic_ns;
+use reaperd::testkit::daemon::{self, DaemonOptions, StartupError};
+use reaperd::{Source, Sources};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 

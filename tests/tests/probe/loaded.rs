@@ -10,8 +10,8 @@ use aya::{
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
 use reaper_tests::daemon::reaperd;
 use reaper_tests::expect::skip_without;
-use reaperd::sources::ebpf::btf;
-use reaperd::sources::ebpf::misses::Misses;
+use reaperd::testkit::btf;
+use reaperd::testkit::misses::Misses;
 use reaperd::testkit::test_process::{self, Kind};
 
 #[derive(Clone, Copy, Eq, PartialEq)]

@@ -10,7 +10,7 @@ use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{Launch, TestDaemon};
 use reaper_tests::expect;
 use reaper_tests::wait::{Deadline, eventually, within};
-use reaperd::watch::fd_budget;
+use reaperd::testkit::fd_budget;
 use reaperd::{Source, Sources};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};

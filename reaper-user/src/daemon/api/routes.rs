@@ -167,9 +167,10 @@ async fn try_register(
         details: asked.details,
         presence: asked.presence,
         ttl: asked.ttl,
+        authority,
     };
-    let registered = app.reaper.register(registration, authority, |watched| {
-        authorize::check_process(watched, &claimed, peer, policy, app.table.as_ref())
+    let registered = app.reaper.register_if(registration, |process| {
+        authorize::check_process(process.0, &claimed, peer, policy, app.table.as_ref())
     })?;
     let session = &registered.session;
     // Taking a renewal back would end a session that lived before.

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap as StdHashMap;
 use std::convert::Infallible;
+use std::error::Error;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -36,19 +37,19 @@ struct State {
 impl MapFilter {
     /// Loads it; `own` is a thread group whose exits always pass. Blocks for tens of milliseconds,
     /// which the loader spends on reading the kernel's types.
-    pub(super) fn load(own: u32) -> anyhow::Result<Self> {
+    pub(super) fn load(own: u32) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let mut object = EbpfLoader::new()
             .override_global(filter::globals::CANARY_TGID, &own, true)
             .load(objects::FILTER)?;
         let program: &mut SocketFilter = object
             .program_mut(filter::PROGRAM)
-            .ok_or_else(|| anyhow::anyhow!("the built object lacks its program"))?
+            .ok_or("the built object lacks its program")?
             .try_into()?;
         program.load()?;
         let program = program.fd()?.try_clone()?;
         let map = object
             .take_map(filter::MAP_WATCHED)
-            .ok_or_else(|| anyhow::anyhow!("the built object lacks its map"))?;
+            .ok_or("the built object lacks its map")?;
         let state = State {
             map: HashMap::try_from(map)?,
             processes: StdHashMap::new(),

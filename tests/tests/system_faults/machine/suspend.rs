@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{TestDaemon, session_of};
-use reaperd::clock::{monotonic_ns, now};
+use reaperd::testkit::clock::{monotonic_ns, now};
 
 use super::is_ours;
 use crate::life::the_dead_go_and_the_living_stays;
