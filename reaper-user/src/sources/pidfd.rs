@@ -170,7 +170,7 @@ impl PidfdSet {
     fn retry(&self, watched: &WatchSet) {
         let refused = self.unwatched().refused.clone();
         for process in refused.into_iter().filter_map(|id| watched.get(id)) {
-            watched.arm_if_held(self, &process);
+            watched.arm_if_watched(self, &process);
         }
     }
 

@@ -100,7 +100,7 @@ impl Pass {
             for one in &pinned {
                 watched.complete(one);
                 if exited.contains(&one.id) || one.has_ended_unread(watched.table.as_ref()) {
-                    hints.send_when_room(hint_for(one.id)).await;
+                    hints.send_when_free(hint_for(one.id)).await;
                 }
                 pause_after(&mut turn_ns).await;
             }
@@ -113,7 +113,7 @@ impl Pass {
                         evidence: Evidence::StartTime,
                         ..
                     } => replaced.push(one),
-                    Verdict::Gone { .. } => hints.send_when_room(hint_for(one.id)).await,
+                    Verdict::Gone { .. } => hints.send_when_free(hint_for(one.id)).await,
                     Verdict::Unknown(doubt) => {
                         log::debug!("pid {}: {doubt}", one.pid);
                         pass.unknown += 1;
@@ -123,7 +123,7 @@ impl Pass {
             }
         }
         for process in pass.filter_plausible(watched, replaced, known_by_pid, baseline) {
-            hints.send_when_room(hint_for(process)).await;
+            hints.send_when_free(hint_for(process)).await;
         }
         promote_some(watched);
         pass.took = Duration::from_nanos(monotonic_ns() - started_ns);
