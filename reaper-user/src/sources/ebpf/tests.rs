@@ -29,7 +29,7 @@ async fn misses_that_the_kernel_counts_are_told_and_have_everybody_looked_at() {
         variant: Variant::BtfTracepoint,
         overflows: 0,
         missed: 7,
-        looks_left: 0,
+        rechecks_left: 0,
         refused: 0,
         proven: true,
     };
@@ -55,7 +55,7 @@ fn without_a_canary_it_is_degraded_and_an_overflow_does_not_make_it_up() {
         variant: Variant::BtfTracepoint,
         overflows: 0,
         missed: 0,
-        looks_left: 0,
+        rechecks_left: 0,
         refused: 0,
         proven: false,
     };

@@ -82,7 +82,7 @@ impl Fixture {
             } => format!("reused by {}", evidence.name()),
             Verdict::Alive => "alive".into(),
             Verdict::Unknown(Doubt::Hidden) => "unknown: hidden".into(),
-            Verdict::Unknown(Doubt::LookFailed(error)) => {
+            Verdict::Unknown(Doubt::CheckFailed(error)) => {
                 format!(
                     "unknown: {}",
                     Errno::from_io_error(&error).unwrap().raw_os_error()
