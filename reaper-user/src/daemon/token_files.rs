@@ -19,7 +19,7 @@ use crate::clock;
 use crate::hook_threads::HookThreads;
 
 /// How many bytes a token file has: the hex digits, without a line feed.
-pub(crate) const LENGTH: usize = 64;
+const LENGTH: usize = 64;
 
 /// Removes the token files of sessions that end, on threads of its own.
 #[derive(Clone, Default)]
@@ -81,7 +81,7 @@ pub(crate) fn open_folder(path: &Path) -> io::Result<rustix::fd::OwnedFd> {
 
 /// Reads the token from the file of this name. `None` for what is no token file of this user: a link,
 /// anything but a regular file, another user's file, other content.
-pub(crate) fn read(folder: impl AsFd, name: &OsStr, owner: u32) -> io::Result<Option<Token>> {
+fn read(folder: impl AsFd, name: &OsStr, owner: u32) -> io::Result<Option<Token>> {
     let folder = folder.as_fd();
     // Before it is opened, because opening a device can have effects.
     if !may_hold_a_token(&statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?, owner) {
