@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::daemon::http::problem::Problem;
+use crate::reaper::Registration;
 use crate::text::{self, GROUP_MAX, GROUPS_MAX, NAME_MAX, PATH_MAX};
 
 /// Keys and signatures in hex are 64 to 128 bytes long; their content is not ours to check.
@@ -25,18 +26,6 @@ const TTL_SECONDS_MAX: u32 = u32::MAX;
 const TTL_OF_PROCESS: &str = "process";
 
 const REQUIRED: &str = "session_id, mesh, display_name, pid all required";
-
-/// A registration as it was asked for. What is still open is whether the process may be.
-pub(crate) struct Asked {
-    pub(crate) id: SessionId,
-    pub(crate) token: Token,
-    pub(crate) pid: Pid,
-    pub(crate) details: Details,
-    pub(crate) presence: Option<Presence>,
-    /// Whether nothing is to be stored unless the answer reaches the caller.
-    pub(crate) if_answered: bool,
-    pub(crate) ttl: Ttl,
-}
 
 /// The fields that are known; others are ignored.
 #[derive(Deserialize)]
@@ -86,8 +75,9 @@ struct AttestationFields<'a> {
     expires_at: f64,
 }
 
-/// Reads a body.
-pub(crate) fn parse(body: &[u8]) -> Result<Asked, Problem> {
+/// Parses a body into a registration for this owner, and the flag `if_answered`: whether the session
+/// is stored only if its response reaches the caller. The process is not checked here.
+pub(crate) fn parse(body: &[u8], owner: u32) -> Result<(Registration, bool), Problem> {
     let body = str::from_utf8(body).map_err(|_not_text| invalid_json("the body is not UTF-8"))?;
     let Fields {
         token,
@@ -118,10 +108,11 @@ pub(crate) fn parse(body: &[u8]) -> Result<Asked, Problem> {
         token_file: None,
     };
     let pid = required_pid(pid)?;
-    Ok(Asked {
+    let registration = Registration {
         id: SessionId::new(&id),
         token,
         pid,
+        owner,
         details: Details {
             cwd: optional_text("cwd", cwd, PATH_MAX)?,
             role: optional_text("role", role, NAME_MAX)?,
@@ -131,8 +122,8 @@ pub(crate) fn parse(body: &[u8]) -> Result<Asked, Problem> {
         },
         ttl: parse_ttl(ttl)?,
         presence: present(presence).and_then(parse_presence),
-        if_answered: optional_flag("if_answered", if_answered)?,
-    })
+    };
+    Ok((registration, optional_flag("if_answered", if_answered)?))
 }
 
 /// The known fields of the object; what is not an object is answered as the origin does.

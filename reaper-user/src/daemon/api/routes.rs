@@ -123,14 +123,15 @@ async fn register(
     let body = read_body(body).await?;
     let mut tries_left = NOT_NOW_TRIES;
     loop {
-        let asked = register::parse(&body)?;
+        // For each try, because it is consumed and its secret key cannot be cloned.
+        let (registration, if_answered) = register::parse(&body, peer.uid)?;
         let unanswered = head.extensions.get::<Unanswered>();
-        let unanswered = unanswered.filter(|_| asked.if_answered);
+        let unanswered = unanswered.filter(|_| if_answered);
         if unanswered.is_some() {
             // In this turn hyper looks whether the caller has left, and drops the request if so.
             tokio::task::yield_now().await;
         }
-        let answered = try_register(app, peer, asked, unanswered).await;
+        let answered = try_register(app, peer, registration, unanswered).await;
         tries_left -= 1;
         match answered {
             Err(refused) if tries_left > 0 && refused.code() == NOT_NOW => {}
@@ -146,26 +147,21 @@ async fn register(
 async fn try_register(
     app: &App,
     peer: Peer,
-    asked: register::Asked,
+    registration: Registration,
     unanswered: Option<&Unanswered>,
 ) -> Result<Response<Answer>, Problem> {
     let policy = app.options.register_policy;
     let table = app.table.clone();
-    let claimed = authorize::claim(asked.pid, peer, policy, table).await?;
-    let presence_accepted = asked.presence.is_some();
+    let claimed = authorize::claim(registration.pid, peer, policy, table).await?;
+    let presence_accepted = registration.presence.is_some();
     let authority = if peer.is_root() {
         Authority::Any
     } else {
         Authority::Owner
     };
     let registration = Registration {
-        id: asked.id,
-        token: asked.token,
         pid: claimed.pid,
-        owner: peer.uid,
-        details: asked.details,
-        presence: asked.presence,
-        ttl: asked.ttl,
+        ..registration
     };
     let registered = app.reaper.register(registration, authority, |watched| {
         authorize::check_process(watched, &claimed, peer, policy, app.table.as_ref())
