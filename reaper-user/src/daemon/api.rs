@@ -54,10 +54,10 @@
 //! [`problem`]: super::http::problem
 
 pub(crate) mod authorize;
+mod connection_budget;
 pub(crate) mod events;
 mod health;
 pub(crate) mod listener;
-mod places;
 pub(crate) mod register;
 mod routes;
 pub(crate) mod server;

@@ -15,7 +15,7 @@ use super::unanswered::Unanswered;
 use super::wire::{Me, RegisterAnswer, Removed, SessionView};
 use super::{App, Peer, PidNs, authorize, health, register};
 use crate::clock;
-use crate::daemon::http::body::{Answer, event_stream, json, problem, read_body};
+use crate::daemon::http::body::{ResponseBody, event_stream, json, problem, read_body};
 use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
 use crate::daemon::http::policy::{self, Claim};
 use crate::daemon::http::problem::{NOT_NOW, Problem};
@@ -33,7 +33,7 @@ pub(super) async fn answer(
     app: Arc<App>,
     peer: Peer,
     request: Request<Incoming>,
-) -> Response<Answer> {
+) -> Response<ResponseBody> {
     let (head, body) = request.into_parts();
     let refused = head.headers.get(REFUSAL_FIELD);
     if let Some(refusal) = refused.and_then(|code| Refusal::from_code(code.as_bytes())) {
@@ -55,7 +55,7 @@ async fn route(
     head: &request::Parts,
     body: Incoming,
     claim: Claim,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     match (&head.method, head.uri.path()) {
         (&Method::POST, "/v1/sessions/register") => register(app, peer, head, body).await,
         (&Method::GET, "/v1/sessions") => list(app, peer, head.uri.query()).await,
@@ -119,7 +119,7 @@ async fn register(
     mut peer: Peer,
     head: &request::Parts,
     body: Incoming,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     let body = read_body(body).await?;
     let mut tries_left = NOT_NOW_TRIES;
     loop {
@@ -149,7 +149,7 @@ async fn try_register(
     peer: Peer,
     registration: Registration,
     unanswered: Option<&Unanswered>,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     let policy = app.options.register_policy;
     let table = app.table.clone();
     let claimed = authorize::claim(registration.pid, peer, policy, table).await?;
@@ -193,7 +193,7 @@ fn watching(app: &App, identity: &str) -> Vec<&'static str> {
         .collect()
 }
 
-fn delete_me(app: &App, claim: &Claim) -> Result<Response<Answer>, Problem> {
+fn delete_me(app: &App, claim: &Claim) -> Result<Response<ResponseBody>, Problem> {
     // Resolved first, so that each kind of absence has its own answer.
     required_session(app, claim)?;
     let Claim::Token(token) = claim else {
@@ -203,7 +203,7 @@ fn delete_me(app: &App, claim: &Claim) -> Result<Response<Answer>, Problem> {
 }
 
 /// By token, as clients of the origin do it, or by name.
-fn delete(app: &App, peer: Peer, tail: &str) -> Result<Response<Answer>, Problem> {
+fn delete(app: &App, peer: Peer, tail: &str) -> Result<Response<ResponseBody>, Problem> {
     if let Some(id) = tail.strip_prefix("by-id/") {
         let id = query::decode_segment(id)
             .ok_or_else(|| Problem::query("session_id", "the session id has a broken escape"))?;
@@ -238,7 +238,7 @@ fn delete(app: &App, peer: Peer, tail: &str) -> Result<Response<Answer>, Problem
     }
 }
 
-fn delete_named(app: &App, peer: Peer, id: &SessionId) -> Result<Response<Answer>, Problem> {
+fn delete_named(app: &App, peer: Peer, id: &SessionId) -> Result<Response<ResponseBody>, Problem> {
     let registry = app.reaper.registry();
     registry
         .session_named(id)
@@ -256,12 +256,12 @@ fn delete_named(app: &App, peer: Peer, id: &SessionId) -> Result<Response<Answer
         })
 }
 
-fn remove_by_token(app: &App, token: &Token) -> Option<Response<Answer>> {
+fn remove_by_token(app: &App, token: &Token) -> Option<Response<ResponseBody>> {
     let session = app.reaper.registry().deregister(token, clock::now())?;
     Some(removed(&session))
 }
 
-fn removed(session: &Session) -> Response<Answer> {
+fn removed(session: &Session) -> Response<ResponseBody> {
     json(&Removed {
         ok: true,
         token_prefix: session.token_prefix.to_string(),

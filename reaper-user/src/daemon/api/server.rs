@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::connection_budget::{ConnectionBudget, ConnectionSlot};
 use super::listener::Socket;
-use super::places::{Place, Places};
 use super::unanswered::{Answering, Unanswered};
 use super::{App, Peer, Transport, authorize, routes};
 use crate::daemon::http::framing::Guard;
@@ -47,9 +47,9 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
             () = told(&mut stop) => break,
             _ = looks.tick() => socket.stay(),
             Some(ended) = connections.join_next() => report_panic(ended),
-            (stream, place) = acceptor.next(&socket.listener) => {
+            (stream, slot) = acceptor.next(&socket.listener) => {
                 if let Some(peer) = admit(&app, &stream) {
-                    let connection = connection(app.clone(), stream, peer, stopping.clone(), place);
+                    let connection = connection(app.clone(), stream, peer, stopping.clone(), slot);
                     connections.spawn(connection);
                 }
             }
@@ -70,11 +70,11 @@ async fn told(stop: &mut watch::Receiver<bool>) {
     let _either = stop.wait_for(|stop| *stop).await.is_ok();
 }
 
-/// Accepts connections and finds places for them.
+/// Accepts connections and takes slots for them.
 struct Acceptor {
-    places: Arc<Places>,
-    /// Accepted, and without a place as yet.
-    at_the_door: Option<UnixStream>,
+    budget: Arc<ConnectionBudget>,
+    /// Accepted, and without a slot yet.
+    accepted: Option<UnixStream>,
     /// Attempts in a row that failed.
     failures: u64,
     /// Connections that were closed during these.
@@ -84,26 +84,26 @@ struct Acceptor {
 impl Acceptor {
     fn new(connections: usize) -> Self {
         Self {
-            places: Places::new(connections),
-            at_the_door: None,
+            budget: ConnectionBudget::new(connections),
+            accepted: None,
             failures: 0,
             closed: 0,
         }
     }
 
-    /// The next connection, with its place. Cancel-safe: what was accepted is kept for the next call.
-    async fn next(&mut self, listener: &UnixListener) -> (UnixStream, Place) {
+    /// The next connection, with its slot. Cancel-safe: what was accepted is kept for the next call.
+    async fn next(&mut self, listener: &UnixListener) -> (UnixStream, ConnectionSlot) {
         loop {
-            // After the place is found, because this may be dropped while it waits for one.
-            if self.at_the_door.is_some() {
-                let place = self.places.take().await;
-                if let Some(stream) = self.at_the_door.take() {
-                    return (stream, place);
+            // After the slot is taken, because this may be dropped while it waits for one.
+            if self.accepted.is_some() {
+                let slot = self.budget.take().await;
+                if let Some(stream) = self.accepted.take() {
+                    return (stream, slot);
                 }
             }
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    self.at_the_door = Some(stream);
+                    self.accepted = Some(stream);
                     self.recovered();
                 }
                 Err(error) => {
@@ -128,7 +128,7 @@ impl Acceptor {
         self.failures += 1;
         let errno = Errno::from_io_error(error);
         let is_short = matches!(errno, Some(Errno::MFILE | Errno::NFILE));
-        if is_short && self.places.close_longest_idle() {
+        if is_short && self.budget.close_longest_idle() {
             self.closed += 1;
         }
     }
@@ -178,20 +178,20 @@ async fn connection(
     stream: UnixStream,
     peer: Peer,
     mut stop: watch::Receiver<bool>,
-    place: Place,
+    slot: ConnectionSlot,
 ) {
-    let place = Arc::new(place);
-    let working = place.clone();
+    let slot = Arc::new(slot);
+    let request_slot = slot.clone();
     let unanswered = Unanswered::default();
     let registry = app.reaper.registry().clone();
     let noted = unanswered.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let work = working.work();
+        let busy = request_slot.busy();
         request.extensions_mut().insert(noted.clone());
         let answered = routes::answer(app.clone(), peer, request);
         async {
             let answer = answered.await;
-            Ok::<_, Infallible>(answer.map(|body| work.until_written(body)))
+            Ok::<_, Infallible>(answer.map(|body| busy.until_written(body)))
         }
     });
     let io = Answering {
@@ -211,7 +211,7 @@ async fn connection(
             connection.await
         }
         // Between two requests this closes at once; a request that has come meanwhile is answered.
-        () = place.leave() => {
+        () = slot.close_requested() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

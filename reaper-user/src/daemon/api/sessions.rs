@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::wire::SessionView;
 use super::{App, Peer, health, sse};
-use crate::daemon::http::body::{Answer, whole};
+use crate::daemon::http::body::{ResponseBody, whole};
 use crate::daemon::http::problem::Problem;
 use crate::daemon::http::query;
 
@@ -70,7 +70,7 @@ pub(super) async fn list(
     app: &App,
     peer: Peer,
     query: Option<&str>,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     let pid = query::value(query, "pid")
         .map(|pid| pid.parse::<u32>())
         .transpose()

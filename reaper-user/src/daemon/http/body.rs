@@ -1,12 +1,9 @@
 //! Bodies in and out: what a request brings is read here, and what goes back is dressed here.
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::BodyExt as _;
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use http_body_util::{BodyExt as _, Either, Full};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode, Version};
 use serde::Serialize;
@@ -20,11 +17,9 @@ use crate::daemon::api::sse;
 
 /// How long a body may take.
 const BODY_TIME: Duration = Duration::from_secs(10);
-/// The body of an answer.
-pub(crate) enum Answer {
-    Whole(Option<Bytes>),
-    Events(Box<EventStream>),
-}
+
+/// The body of a response.
+pub(crate) type ResponseBody = Either<Full<Bytes>, Box<EventStream>>;
 
 /// The whole body, in a buffer that never moves and is wiped.
 pub(crate) async fn read_body(body: Incoming) -> Result<Zeroizing<Vec<u8>>, Problem> {
@@ -71,13 +66,13 @@ fn broken_body() -> Problem {
     .closing()
 }
 
-pub(crate) fn json(body: &impl Serialize) -> Response<Answer> {
+pub(crate) fn json(body: &impl Serialize) -> Response<ResponseBody> {
     let mut bytes = Vec::with_capacity(512);
     sse::write_json(&mut bytes, body);
     whole(StatusCode::OK, "application/json", bytes)
 }
 
-pub(crate) fn problem(problem: &Problem) -> Response<Answer> {
+pub(crate) fn problem(problem: &Problem) -> Response<ResponseBody> {
     let mut response = whole(
         problem.status(),
         "application/problem+json",
@@ -97,8 +92,8 @@ pub(crate) fn whole(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,
-) -> Response<Answer> {
-    let mut response = Response::new(Answer::Whole(Some(body.into())));
+) -> Response<ResponseBody> {
+    let mut response = Response::new(Either::Left(Full::new(body.into())));
     *response.status_mut() = status;
     let content_type = HeaderValue::from_static(content_type);
     response
@@ -107,8 +102,8 @@ pub(crate) fn whole(
     response
 }
 
-pub(crate) fn event_stream(stream: EventStream) -> Response<Answer> {
-    let mut response = Response::new(Answer::Events(Box::new(stream)));
+pub(crate) fn event_stream(stream: EventStream) -> Response<ResponseBody> {
+    let mut response = Response::new(Either::Right(Box::new(stream)));
     // The version without chunks: the body then ends with the connection.
     *response.version_mut() = Version::HTTP_10;
     let headers = response.headers_mut();
@@ -121,32 +116,4 @@ pub(crate) fn event_stream(stream: EventStream) -> Response<Answer> {
     }
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.get_mut() {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Events(stream) => Pin::new(stream.as_mut()).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
-            Self::Events(_) => SizeHint::default(),
-        }
-    }
 }
