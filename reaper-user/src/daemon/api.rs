@@ -65,7 +65,7 @@ pub(crate) mod sessions;
 pub(crate) mod sse;
 #[cfg(test)]
 mod tests;
-mod unanswered;
+mod undelivered;
 pub(crate) mod wire;
 
 use std::sync::Arc;

@@ -266,7 +266,7 @@ pub(crate) fn check_process(
     let verdict = stat_of(watched).and_then(|stat| {
         claimed.check_pinned()?;
         if TELLS_USERS_APART {
-            admit(stat, watched.pid, peer, policy)?;
+            check_record(stat, watched.pid, peer, policy)?;
         }
         // Only root's processes can be threads of the kernel, so only they are asked.
         let may_be_kernels = stat.is_some_and(|stat| stat.real_uid == 0);
@@ -292,7 +292,7 @@ struct ProcessRecord {
     real_uid: u32,
 }
 
-fn admit(
+fn check_record(
     stat: Option<ProcessRecord>,
     pid: Pid,
     peer: Peer,

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::events::EventStream;
 use super::sessions::list;
-use super::unanswered::Unanswered;
+use super::undelivered::UndeliveredSessions;
 use super::wire::{Me, RegisterAnswer, Removed, SessionView};
 use super::{App, Peer, PidNs, authorize, health, register};
 use crate::clock;
@@ -29,7 +29,7 @@ const NOT_NOW_TRIES: u32 = 11;
 const NOT_NOW_PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers one request.
-pub(super) async fn answer(
+pub(super) async fn respond(
     app: Arc<App>,
     peer: Peer,
     request: Request<Incoming>,
@@ -39,7 +39,7 @@ pub(super) async fn answer(
     if let Some(refusal) = refused.and_then(|code| Refusal::from_code(code.as_bytes())) {
         return problem(&refusal.into());
     }
-    let answered = match policy::admit(&head, peer.transport) {
+    let answered = match policy::check(&head, peer.transport) {
         Ok(claim) => route(&app, peer, &head, body, claim).await,
         Err(refused) => Err(refused),
     };
@@ -125,13 +125,13 @@ async fn register(
     loop {
         // For each try, because it is consumed and its secret key cannot be cloned.
         let (registration, if_answered) = register::parse(&body, peer.uid)?;
-        let unanswered = head.extensions.get::<Unanswered>();
-        let unanswered = unanswered.filter(|_| if_answered);
-        if unanswered.is_some() {
+        let undelivered = head.extensions.get::<UndeliveredSessions>();
+        let undelivered = undelivered.filter(|_| if_answered);
+        if undelivered.is_some() {
             // In this turn hyper looks whether the caller has left, and drops the request if so.
             tokio::task::yield_now().await;
         }
-        let answered = try_register(app, peer, registration, unanswered).await;
+        let answered = try_register(app, peer, registration, undelivered).await;
         tries_left -= 1;
         match answered {
             Err(refused) if tries_left > 0 && refused.code() == NOT_NOW => {}
@@ -148,7 +148,7 @@ async fn try_register(
     app: &App,
     peer: Peer,
     registration: Registration,
-    unanswered: Option<&Unanswered>,
+    undelivered: Option<&UndeliveredSessions>,
 ) -> Result<Response<ResponseBody>, Problem> {
     let policy = app.options.register_policy;
     let table = app.table.clone();
@@ -168,8 +168,8 @@ async fn try_register(
     })?;
     let session = &registered.session;
     // Taking a renewal back would end a session that lived before.
-    if let Some(unanswered) = unanswered.filter(|_| !registered.renewed) {
-        unanswered.note(session.clone());
+    if let Some(undelivered) = undelivered.filter(|_| !registered.renewed) {
+        undelivered.add(session.clone());
     }
     Ok(json(&RegisterAnswer {
         ok: true,

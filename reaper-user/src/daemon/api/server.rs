@@ -19,9 +19,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::connection_budget::{ConnectionBudget, ConnectionSlot};
 use super::listener::Socket;
-use super::unanswered::{Answering, Unanswered};
+use super::undelivered::{DeliveryTracker, UndeliveredSessions};
 use super::{App, Peer, Transport, authorize, routes};
-use crate::daemon::http::framing::Guard;
+use crate::daemon::http::framing::FramingFilter;
 
 /// How long a head may take, and how long a connection may idle between two requests.
 const HEAD_TIME: Duration = Duration::from_secs(5);
@@ -48,7 +48,7 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
             _ = looks.tick() => socket.stay(),
             Some(ended) = connections.join_next() => report_panic(ended),
             (stream, slot) = acceptor.next(&socket.listener) => {
-                if let Some(peer) = admit(&app, &stream) {
+                if let Some(peer) = authorize_peer(&app, &stream) {
                     let connection = connection(app.clone(), stream, peer, stopping.clone(), slot);
                     connections.spawn(connection);
                 }
@@ -153,7 +153,7 @@ fn is_readable(listener: &UnixListener) -> bool {
 }
 
 /// Who it is, if it may come in. Others are closed before a byte is read or written.
-fn admit(app: &App, stream: &UnixStream) -> Option<Peer> {
+fn authorize_peer(app: &App, stream: &UnixStream) -> Option<Peer> {
     let credentials = stream
         .peer_cred()
         .inspect_err(|error| log::warn!("a peer without credentials: {error}"))
@@ -182,21 +182,21 @@ async fn connection(
 ) {
     let slot = Arc::new(slot);
     let request_slot = slot.clone();
-    let unanswered = Unanswered::default();
+    let undelivered = UndeliveredSessions::default();
     let registry = app.reaper.registry().clone();
-    let noted = unanswered.clone();
+    let for_requests = undelivered.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let busy = request_slot.busy();
-        request.extensions_mut().insert(noted.clone());
-        let answered = routes::answer(app.clone(), peer, request);
+        request.extensions_mut().insert(for_requests.clone());
+        let responding = routes::respond(app.clone(), peer, request);
         async {
-            let answer = answered.await;
-            Ok::<_, Infallible>(answer.map(|body| busy.until_written(body)))
+            let response = responding.await;
+            Ok::<_, Infallible>(response.map(|body| busy.until_written(body)))
         }
     });
-    let io = Answering {
-        inner: Guard::new(stream),
-        unanswered: unanswered.clone(),
+    let io = DeliveryTracker {
+        inner: FramingFilter::new(stream),
+        undelivered: undelivered.clone(),
     };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -220,7 +220,7 @@ async fn connection(
         // A slow or broken peer; hyper's words hold nothing that it sent.
         log::debug!("a connection ended: {error}");
     }
-    unanswered.take_back(&registry);
+    undelivered.remove_all(&registry);
 }
 
 /// A panic ends its own connection and nothing else.

@@ -35,7 +35,7 @@ const LINGER_TIME: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 1024 * 1024;
 
 /// A connection behind the guard.
-pub(crate) struct Guard<S> {
+pub(crate) struct FramingFilter<S> {
     inner: S,
     /// `start..cleared` may be handed on, `cleared..end` is still to be checked. Wiped whenever it
     /// is empty, because tokens and keys pass through.
@@ -69,7 +69,7 @@ struct Linger {
     bytes_left: usize,
 }
 
-impl<S> Guard<S> {
+impl<S> FramingFilter<S> {
     pub(crate) fn new(inner: S) -> Self {
         Self {
             inner,
@@ -209,7 +209,7 @@ impl Linger {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for FramingFilter<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -249,7 +249,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FramingFilter<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

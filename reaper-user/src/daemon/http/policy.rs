@@ -21,8 +21,8 @@ pub(crate) enum Claim {
     Token(Token),
 }
 
-/// The gate.
-pub(crate) fn admit(head: &request::Parts, transport: Transport) -> Result<Claim, Problem> {
+/// Checks one request. Returns the session that it presents.
+pub(crate) fn check(head: &request::Parts, transport: Transport) -> Result<Claim, Problem> {
     let has_token_key = |text| query::pairs(text).any(|(key, _)| key == "token");
     if head.uri.query().is_some_and(has_token_key) {
         return Err(bad_request(
@@ -111,13 +111,13 @@ mod tests {
 
     use super::*;
 
-    fn gate(target: &str, fields: &[(&str, &str)]) -> Result<Claim, (u16, String)> {
+    fn check(target: &str, fields: &[(&str, &str)]) -> Result<Claim, (u16, String)> {
         let mut request = Request::builder().uri(target);
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
         let head = request.body(()).unwrap().into_parts().0;
-        admit(&head, Transport::Unix).map_err(|problem| {
+        super::check(&head, Transport::Unix).map_err(|problem| {
             let json: serde_json::Value = serde_json::from_slice(&problem.to_json()).unwrap();
             (
                 problem.status().as_u16(),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     fn refusal(target: &str, fields: &[(&str, &str)]) -> Option<(u16, String)> {
-        gate(target, fields).err()
+        check(target, fields).err()
     }
 
     #[test]
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn claims() {
-        let of = |value: &str| gate("/", &[("authorization", value)]).ok().unwrap();
+        let of = |value: &str| check("/", &[("authorization", value)]).ok().unwrap();
         let hex = "aB".repeat(32);
         for value in [
             format!("ClaudeMesh-Session {hex}"),
@@ -252,6 +252,6 @@ mod tests {
         ] {
             assert!(matches!(of(value), Claim::None), "{value}");
         }
-        assert!(matches!(gate("/", &[]), Ok(Claim::None)));
+        assert!(matches!(check("/", &[]), Ok(Claim::None)));
     }
 }

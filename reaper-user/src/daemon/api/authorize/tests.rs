@@ -42,8 +42,8 @@ fn the_facts_decide() {
             process: Pid::new(process).unwrap(),
             real_uid,
         });
-        let admitted = admit(stat, pid, peer(uid, 7), policy);
-        assert_eq!(admitted, expected, "{shown:?} {uid}");
+        let checked = check_record(stat, pid, peer(uid, 7), policy);
+        assert_eq!(checked, expected, "{shown:?} {uid}");
     }
 }
 

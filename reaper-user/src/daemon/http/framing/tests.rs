@@ -7,7 +7,7 @@ use super::*;
 /// What hyper would see of these bytes when they come in pieces of this size.
 async fn through(bytes: &[u8], piece: usize) -> io::Result<Vec<u8>> {
     let (mut client, server) = tokio::io::duplex(piece);
-    let mut guard = Guard::new(server);
+    let mut filter = FramingFilter::new(server);
     let bytes = bytes.to_vec();
     let sender = tokio::spawn(async move {
         client.write_all(&bytes).await.unwrap();
@@ -18,7 +18,7 @@ async fn through(bytes: &[u8], piece: usize) -> io::Result<Vec<u8>> {
     let mut part = [0; 100];
     loop {
         // A refused connection never ends by itself: hyper ends it.
-        let reading = tokio::time::timeout(Duration::from_millis(50), guard.read(&mut part));
+        let reading = tokio::time::timeout(Duration::from_millis(50), filter.read(&mut part));
         match reading.await {
             Ok(Ok(0)) | Err(_) => break,
             Ok(Ok(count)) => seen.extend_from_slice(&part[..count]),
@@ -95,7 +95,7 @@ async fn a_malformed_chunk_ends_the_reading() {
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_never_reads_is_given_up() {
     let (_client, server) = tokio::io::duplex(16);
-    let mut guard = Guard::new(server);
-    let error = guard.write_all(&[0; 64]).await.unwrap_err();
+    let mut filter = FramingFilter::new(server);
+    let error = filter.write_all(&[0; 64]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 }

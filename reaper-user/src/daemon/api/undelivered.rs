@@ -19,17 +19,17 @@ use crate::clock;
 
 /// What was stored by one connection and whose answer has not been written yet.
 #[derive(Clone, Default)]
-pub(super) struct Unanswered(Arc<Mutex<Vec<Arc<Session>>>>);
+pub(super) struct UndeliveredSessions(Arc<Mutex<Vec<Arc<Session>>>>);
 
-impl Unanswered {
+impl UndeliveredSessions {
     /// Has this session depend on its answer, which is returned without waiting from here on.
-    pub(super) fn note(&self, session: Arc<Session>) {
+    pub(super) fn add(&self, session: Arc<Session>) {
         self.sessions().push(session);
     }
 
     /// Removes what was never answered; the connection has ended. A session that was renewed since then
     /// was answered to another connection.
-    pub(super) fn take_back(&self, registry: &Registry) {
+    pub(super) fn remove_all(&self, registry: &Registry) {
         for session in self.sessions().drain(..) {
             registry.remove_unchanged(&session, Removal::Requested, clock::now());
         }
@@ -41,12 +41,12 @@ impl Unanswered {
 }
 
 /// A connection that notes when everything that was to be written has been written.
-pub(super) struct Answering<S> {
+pub(super) struct DeliveryTracker<S> {
     pub(super) inner: S,
-    pub(super) unanswered: Unanswered,
+    pub(super) undelivered: UndeliveredSessions,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Answering<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for DeliveryTracker<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -56,7 +56,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Answering<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Answering<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for DeliveryTracker<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -82,7 +82,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Answering<S> {
         // Hyper puts a whole answer into its buffer in the turn in which the service returns it, and
         // flushes here once that buffer is empty.
         ready!(Pin::new(&mut this.inner).poll_flush(cx))?;
-        this.unanswered.sessions().clear();
+        this.undelivered.sessions().clear();
         Poll::Ready(Ok(()))
     }
 
