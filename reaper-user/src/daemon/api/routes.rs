@@ -1,4 +1,4 @@
-//! One flat match from method and path to what answers it.
+//! Routing: one flat match from method and path to a handler.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::events::EventStream;
 use super::sessions::list;
 use super::undelivered::UndeliveredSessions;
-use super::wire::{Me, RegisterAnswer, Removed, SessionView};
+use super::wire::{Me, RegisterResponse, Removed, SessionView};
 use super::{App, Peer, PidNs, authorize, health, register};
 use crate::clock;
 use crate::daemon::http::body::{ResponseBody, event_stream, json, problem, read_body};
@@ -23,12 +23,12 @@ use crate::daemon::http::query;
 use crate::reaper::Registration;
 use crate::sources;
 
-/// How often a registration looks at its process in all before it is refused for a shortage, and the
-/// pause between: half a second together, within what a client waits for an answer.
+/// How often a registration is tried in all while descriptors or memory are short, and the pause between:
+/// half a second together, less than the timeout of clients.
 const NOT_NOW_TRIES: u32 = 11;
 const NOT_NOW_PAUSE: Duration = Duration::from_millis(50);
 
-/// Answers one request.
+/// Returns the response to a request.
 pub(super) async fn respond(
     app: Arc<App>,
     peer: Peer,
@@ -39,11 +39,11 @@ pub(super) async fn respond(
     if let Some(refusal) = refused.and_then(|code| Refusal::from_code(code.as_bytes())) {
         return problem(&refusal.into());
     }
-    let answered = match policy::check(&head, peer.transport) {
+    let result = match policy::check(&head, peer.transport) {
         Ok(claim) => route(&app, peer, &head, body, claim).await,
         Err(refused) => Err(refused),
     };
-    answered.unwrap_or_else(|refused| {
+    result.unwrap_or_else(|refused| {
         log::debug!("{} {}", refused.status().as_u16(), refused.code());
         problem(&refused)
     })
@@ -76,7 +76,7 @@ async fn route(
         (&Method::DELETE, path) if path.starts_with("/v1/sessions/") => {
             delete(app, peer, &path["/v1/sessions/".len()..])
         }
-        (method, path) => match backing_part(method, path) {
+        (method, path) => match broker_route(method, path) {
             Some(error) => {
                 session(app, &claim)?;
                 Err(Problem::new(
@@ -91,9 +91,9 @@ async fn route(
     }
 }
 
-/// The routes of a message broker (A5), which answer as if theirs were not running, so that its
-/// clients degrade as they do there.
-fn backing_part(method: &Method, path: &str) -> Option<&'static str> {
+/// Returns the error of a route of the claudemesh daemon's message broker. It is the one that daemon
+/// sends while its broker is not running, so that clients degrade in the same way.
+fn broker_route(method: &Method, path: &str) -> Option<&'static str> {
     let is_skill = path
         .strip_prefix("/v1/skills/")
         .is_some_and(|name| !name.is_empty() && !name.contains('/'));
@@ -112,8 +112,8 @@ fn backing_part(method: &Method, path: &str) -> Option<&'static str> {
     }
 }
 
-/// A look at a process takes descriptors from the reserve; where the whole system has none left
-/// (ENFILE), it tries again a few times before it gives the registration up.
+/// Checking a process takes descriptors from the reserve. If the whole system has none left (ENFILE), the
+/// registration is retried a few times before it is refused.
 async fn register(
     app: &App,
     mut peer: Peer,
@@ -128,14 +128,14 @@ async fn register(
         let undelivered = head.extensions.get::<UndeliveredSessions>();
         let undelivered = undelivered.filter(|_| if_answered);
         if undelivered.is_some() {
-            // In this turn hyper looks whether the caller has left, and drops the request if so.
+            // Lets hyper check whether the caller has left; it then drops the request.
             tokio::task::yield_now().await;
         }
-        let answered = try_register(app, peer, registration, undelivered).await;
+        let result = try_register(app, peer, registration, undelivered).await;
         tries_left -= 1;
-        match answered {
+        match result {
             Err(refused) if tries_left > 0 && refused.code() == NOT_NOW => {}
-            _ => return answered,
+            _ => return result,
         }
         sleep(NOT_NOW_PAUSE).await;
         if peer.pid_ns == PidNs::NotNow {
@@ -152,7 +152,7 @@ async fn try_register(
 ) -> Result<Response<ResponseBody>, Problem> {
     let policy = app.options.register_policy;
     let table = app.table.clone();
-    let claimed = authorize::claim(registration.pid, peer, policy, table).await?;
+    let resolved = authorize::authorize_pid(registration.pid, peer, policy, table).await?;
     let presence_accepted = registration.presence.is_some();
     let authority = if peer.is_root() {
         Authority::Any
@@ -160,18 +160,18 @@ async fn try_register(
         Authority::Owner
     };
     let registration = Registration {
-        pid: claimed.pid,
+        pid: resolved.pid,
         ..registration
     };
     let registered = app.reaper.register(registration, authority, |watched| {
-        authorize::check_process(watched, &claimed, peer, policy, app.table.as_ref())
+        authorize::check_process(watched, &resolved, peer, policy, app.table.as_ref())
     })?;
     let session = &registered.session;
-    // Taking a renewal back would end a session that lived before.
+    // Not for a renewal: undoing it would remove a session that existed before.
     if let Some(undelivered) = undelivered.filter(|_| !registered.renewed) {
         undelivered.add(session.clone());
     }
-    Ok(json(&RegisterAnswer {
+    Ok(json(&RegisterResponse {
         ok: true,
         registered_at: session.registered_at.wall_ms,
         expires_at: session.expires_at.map(|last| last.wall_ms),
@@ -183,7 +183,7 @@ async fn try_register(
     }))
 }
 
-/// Which sources will notice the end of a process that is pinned like this.
+/// Returns the sources that will notice the end of a process with this identity.
 fn watching(app: &App, identity: &str) -> Vec<&'static str> {
     sources::ALL
         .into_iter()
@@ -194,7 +194,7 @@ fn watching(app: &App, identity: &str) -> Vec<&'static str> {
 }
 
 fn delete_me(app: &App, claim: &Claim) -> Result<Response<ResponseBody>, Problem> {
-    // Resolved first, so that each kind of absence has its own answer.
+    // Resolved first, so that each kind of missing session has its own error.
     required_session(app, claim)?;
     let Claim::Token(token) = claim else {
         return Err(no_token());
@@ -202,11 +202,11 @@ fn delete_me(app: &App, claim: &Claim) -> Result<Response<ResponseBody>, Problem
     remove_by_token(app, token).ok_or_else(|| unknown(app, token))
 }
 
-/// By token, as clients of the origin do it, or by name.
+/// Removes by token, as clients of the claudemesh daemon do, or by name.
 fn delete(app: &App, peer: Peer, tail: &str) -> Result<Response<ResponseBody>, Problem> {
     if let Some(id) = tail.strip_prefix("by-id/") {
         let id = query::decode_segment(id)
-            .ok_or_else(|| Problem::query("session_id", "the session id has a broken escape"))?;
+            .ok_or_else(|| Problem::query("session_id", "the session id has a malformed escape"))?;
         return delete_named(app, peer, &SessionId::new(&id));
     }
     if tail.is_empty() || tail.contains('/') {
@@ -220,7 +220,7 @@ fn delete(app: &App, peer: Peer, tail: &str) -> Result<Response<ResponseBody>, P
             "a token is 64 hex digits",
         )
     })?;
-    // As typed; that it is a token makes these bytes hex digits.
+    // As in the request. Since it parses as a token, these bytes are hex digits.
     let prefix = &tail[..8];
     let removed = app.reaper.registry().deregister(&token, clock::now());
     match removed {
@@ -242,7 +242,7 @@ fn delete_named(app: &App, peer: Peer, id: &SessionId) -> Result<Response<Respon
     let registry = app.reaper.registry();
     registry
         .session_named(id)
-        // Another user's session is as unknown here as it is in the list.
+        // Sessions of other users are unknown here, as they are absent from the list.
         .filter(|session| peer.sees(session.owner))
         .and_then(|session| registry.remove_entry(session.entry, Removal::Requested, clock::now()))
         .map(|session| removed(&session))
@@ -268,7 +268,7 @@ fn removed(session: &Session) -> Response<ResponseBody> {
     })
 }
 
-/// The session that was presented. One that is not good is an error on every route that asks.
+/// Returns the session that was presented. An invalid one is an error on every route that reads it.
 fn session(app: &App, claim: &Claim) -> Result<Option<Arc<Session>>, Problem> {
     match claim {
         Claim::None => Ok(None),

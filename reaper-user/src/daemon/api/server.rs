@@ -1,4 +1,4 @@
-//! Accepts connections and serves them until it is told to stop.
+//! Accepts connections and serves them until the daemon stops.
 
 use std::convert::Infallible;
 use std::io;
@@ -25,27 +25,27 @@ use crate::daemon::http::framing::FramingFilter;
 
 /// How long a head may take, and how long a connection may idle between two requests.
 const HEAD_TIME: Duration = Duration::from_secs(5);
-/// Holds the largest head that the guard lets through, and bounds what waits for a slow reader.
+/// Larger than the largest head that the framing filter passes. Bounds what is buffered for a slow reader.
 const BUFFER: usize = 64 * 1024;
-/// After an accept that failed for want of descriptors or memory: the connection that is closed then
-/// takes a moment to end, and trying at once would only burn the processor.
+/// The pause after a failed accept, for lack of descriptors or memory. The connection that is closed
+/// then takes a moment to end; retrying at once would only use the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How often the socket file is looked for.
-const LOOK_FOR_SOCKET_EVERY: Duration = Duration::from_secs(1);
-/// What connections get to end by themselves once told; the rest is cut off.
+/// How often the socket file is checked.
+const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long connections may take to end at shutdown. The others are aborted.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
 
 /// Serves until `stop` turns true, ends every connection and removes the socket.
 pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
     let mut acceptor = Acceptor::new(app.descriptors.connections);
     let mut connections = JoinSet::new();
-    let mut looks = interval(LOOK_FOR_SOCKET_EVERY);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut socket_checks = interval(SOCKET_CHECK_INTERVAL);
+    socket_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stopping = stop.clone();
     loop {
         tokio::select! {
-            () = told(&mut stop) => break,
-            _ = looks.tick() => socket.stay(),
+            () = stop_requested(&mut stop) => break,
+            _ = socket_checks.tick() => socket.restore(),
             Some(ended) = connections.join_next() => report_panic(ended),
             (stream, slot) = acceptor.next(&socket.listener) => {
                 if let Some(peer) = authorize_peer(&app, &stream) {
@@ -55,19 +55,19 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
             }
         }
     }
-    // Nobody finds us any more from here on, and whoever comes after us can take the path.
+    // From here on no client can connect, and another daemon can take the path.
     socket.remove();
     app.reaper.registry().publish_shutdown(crate::clock::now());
     let all_ended = async { while connections.join_next().await.is_some() {} };
     if timeout(SHUTDOWN_GRACE, all_ended).await.is_err() {
-        log::debug!("{} connections are cut off", connections.len());
+        log::debug!("{} connections are aborted", connections.len());
         connections.shutdown().await;
     }
 }
 
-/// Waits for the word to stop. The sender is dropped only with the daemon, which is an end too.
-async fn told(stop: &mut watch::Receiver<bool>) {
-    let _either = stop.wait_for(|stop| *stop).await.is_ok();
+/// Waits for the request to stop. A dropped sender counts as one: the daemon is gone.
+async fn stop_requested(stop: &mut watch::Receiver<bool>) {
+    let _result = stop.wait_for(|stop| *stop).await.is_ok();
 }
 
 /// Accepts connections and takes slots for them.
@@ -75,9 +75,9 @@ struct Acceptor {
     budget: Arc<ConnectionBudget>,
     /// Accepted, and without a slot yet.
     accepted: Option<UnixStream>,
-    /// Attempts in a row that failed.
+    /// Consecutive failed attempts.
     failures: u64,
-    /// Connections that were closed during these.
+    /// Idle connections closed during these.
     closed: u64,
 }
 
@@ -91,10 +91,11 @@ impl Acceptor {
         }
     }
 
-    /// The next connection, with its slot. Cancel-safe: what was accepted is kept for the next call.
+    /// Returns the next connection and its slot. Cancel-safe: an accepted connection is kept for the next
+    /// call.
     async fn next(&mut self, listener: &UnixListener) -> (UnixStream, ConnectionSlot) {
         loop {
-            // After the slot is taken, because this may be dropped while it waits for one.
+            // Moved out only after the slot is taken: this future may be dropped while it waits for one.
             if self.accepted.is_some() {
                 let slot = self.budget.take().await;
                 if let Some(stream) = self.accepted.take() {
@@ -107,8 +108,9 @@ impl Acceptor {
                     self.recovered();
                 }
                 Err(error) => {
-                    // The kernel takes a number before it looks whether anybody waits
-                    // (`__sys_accept4_file` in `net/socket.c`, v6.12), so that it may fail for nobody.
+                    // The kernel allocates the descriptor before it checks for a connection
+                    // (`__sys_accept4_file`), so this may fail without one.
+                    // https://elixir.bootlin.com/linux/v6.12/source/net/socket.c
                     if is_readable(listener) {
                         self.failed(&error);
                     }
@@ -118,8 +120,8 @@ impl Acceptor {
         }
     }
 
-    /// The limit of this process (EMFILE) or of the system (ENFILE), accept(2), passes once something
-    /// is closed, and waiting alone need not bring that about.
+    /// EMFILE (limit of this process) and ENFILE (limit of the system), accept(2), end only once a file is
+    /// closed. Waiting alone may not achieve that, so an idle connection is closed.
     fn failed(&mut self, error: &io::Error) {
         // Logged once, however long it lasts.
         if self.failures == 0 {
@@ -146,25 +148,25 @@ impl Acceptor {
     }
 }
 
-/// Whether a connection waits to be accepted. One that cannot be asked about is taken to wait.
+/// Returns whether a connection waits to be accepted. If poll(2) fails, one is assumed.
 fn is_readable(listener: &UnixListener) -> bool {
-    let mut asked = [PollFd::new(listener, PollFlags::IN)];
-    poll(&mut asked, Some(&Timespec::default())).is_err() || !asked[0].revents().is_empty()
+    let mut fds = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_err() || !fds[0].revents().is_empty()
 }
 
-/// Who it is, if it may come in. Others are closed before a byte is read or written.
+/// Returns the peer, if it may connect. Other connections are closed before a byte is read or written.
 fn authorize_peer(app: &App, stream: &UnixStream) -> Option<Peer> {
     let credentials = stream
         .peer_cred()
-        .inspect_err(|error| log::warn!("a peer without credentials: {error}"))
+        .inspect_err(|error| log::warn!("cannot read the credentials of a peer: {error}"))
         .ok()?;
     let uid = credentials.uid();
     let is_ours = uid == rustix::process::geteuid().as_raw();
     if !is_ours && uid != 0 && !app.options.allow_uids.contains(&uid) {
-        log::debug!("user {uid} was turned away");
+        log::debug!("a connection of user {uid} was refused");
         return None;
     }
-    // Only now: for users who may not come in, nothing is looked at.
+    // Read last, so that refused users cause no work.
     Some(Peer {
         transport: Transport::Unix,
         uid,
@@ -206,24 +208,24 @@ async fn connection(
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = told(&mut stop) => {
+        () = stop_requested(&mut stop) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
-        // Between two requests this closes at once; a request that has come meanwhile is answered.
+        // An idle connection closes at once. A request that has arrived meanwhile gets its response.
         () = slot.close_requested() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     if let Err(error) = ended {
-        // A slow or broken peer; hyper's words hold nothing that it sent.
+        // A slow or broken peer. The text is hyper's and contains nothing that the peer sent.
         log::debug!("a connection ended: {error}");
     }
     undelivered.remove_all(&registry);
 }
 
-/// A panic ends its own connection and nothing else.
+/// Logs a panic. It ends only its own connection.
 fn report_panic(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()

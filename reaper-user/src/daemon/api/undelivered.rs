@@ -1,11 +1,13 @@
-//! Registrations that are to hold only if their answer reaches the caller.
+//! Registrations that are removed again unless their response reaches the caller.
 //!
-//! A caller that gives up on the daemon and goes on without a session must not get one later. It asks
-//! for that with `"if_answered": true`, and when it gives up it shuts its end down for reading and then
-//! takes what has already been sent. On Linux that settles the matter once: a write to a Unix socket
-//! looks under the peer's lock whether the peer still reads (`unix_stream_sendmsg` in
-//! `net/unix/af_unix.c`, v6.12, and `unix_shutdown` beside it), so either the answer is in the caller's
-//! queue before, or the write fails with `EPIPE` and the registration is taken back here.
+//! A caller that gives up on the daemon and continues without a session must not get one later. So it
+//! registers with `"if_answered": true`. When it gives up, it shuts its end down for reading and then
+//! reads what has already been sent. On Linux this has exactly one outcome: a write to a Unix socket
+//! checks under the peer's lock whether the peer still reads ([`unix_stream_sendmsg`] and
+//! `unix_shutdown`). So either the response is in the caller's queue before the shutdown, or the write
+//! fails with `EPIPE` and the session is removed here.
+//!
+//! [`unix_stream_sendmsg`]: https://elixir.bootlin.com/linux/v6.12/source/net/unix/af_unix.c
 
 use std::io;
 use std::pin::Pin;
@@ -17,18 +19,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock;
 
-/// What was stored by one connection and whose answer has not been written yet.
+/// The sessions that one connection has stored and for which no response has been written yet.
 #[derive(Clone, Default)]
 pub(super) struct UndeliveredSessions(Arc<Mutex<Vec<Arc<Session>>>>);
 
 impl UndeliveredSessions {
-    /// Has this session depend on its answer, which is returned without waiting from here on.
+    /// Adds a session. Its response must be returned without waiting from here on.
     pub(super) fn add(&self, session: Arc<Session>) {
         self.sessions().push(session);
     }
 
-    /// Removes what was never answered; the connection has ended. A session that was renewed since then
-    /// was answered to another connection.
+    /// Removes the sessions without a response; the connection has ended. A session that was renewed
+    /// meanwhile is kept: another connection got a response for it.
     pub(super) fn remove_all(&self, registry: &Registry) {
         for session in self.sessions().drain(..) {
             registry.remove_unchanged(&session, Removal::Requested, clock::now());
@@ -40,7 +42,7 @@ impl UndeliveredSessions {
     }
 }
 
-/// A connection that notes when everything that was to be written has been written.
+/// A connection that clears its undelivered sessions once everything is written.
 pub(super) struct DeliveryTracker<S> {
     pub(super) inner: S,
     pub(super) undelivered: UndeliveredSessions,
@@ -79,8 +81,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DeliveryTracker<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // Hyper puts a whole answer into its buffer in the turn in which the service returns it, and
-        // flushes here once that buffer is empty.
+        // Hyper buffers a whole response in the poll in which the service returns it, and flushes here
+        // once that buffer is empty.
         ready!(Pin::new(&mut this.inner).poll_flush(cx))?;
         this.undelivered.sessions().clear();
         Poll::Ready(Ok(()))
