@@ -1,4 +1,4 @@
-//! Bodies in and out: what a request brings is read here, and what goes back is dressed here.
+//! Reads request bodies and builds responses.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use super::problem::Problem;
 use crate::daemon::api::events::EventStream;
 use crate::daemon::api::sse;
 
-/// How long a body may take.
-const BODY_TIME: Duration = Duration::from_secs(10);
+/// How long a request body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The body of a response.
 pub(crate) type ResponseBody = Either<Full<Bytes>, Box<EventStream>>;
 
-/// The whole body, in a buffer that never moves and is wiped.
+/// Reads the whole body into a buffer that never moves and is zeroized on drop.
 pub(crate) async fn read_body(body: Incoming) -> Result<Zeroizing<Vec<u8>>, Problem> {
     let announced = body.size_hint().upper().unwrap_or(BODY_MAX);
     let max = usize::try_from(BODY_MAX).unwrap_or(usize::MAX);
@@ -44,13 +44,13 @@ pub(crate) async fn read_body(body: Incoming) -> Result<Zeroizing<Vec<u8>>, Prob
         }
         Ok(())
     };
-    match timeout(BODY_TIME, reading).await {
+    match timeout(BODY_TIMEOUT, reading).await {
         Ok(read) => read.map(|()| whole),
         Err(_elapsed) => Err(Problem::new(
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",
             "body timeout",
-            format!("the body took longer than {} s", BODY_TIME.as_secs()),
+            format!("the body took longer than {} s", BODY_TIMEOUT.as_secs()),
         )
         .closing()),
     }
@@ -61,7 +61,7 @@ fn broken_body() -> Problem {
         StatusCode::BAD_REQUEST,
         "broken_body",
         "Error: invalid_json",
-        "the body is cut off or not properly chunked",
+        "the body is truncated or not properly chunked",
     )
     .closing()
 }
@@ -104,7 +104,7 @@ pub(crate) fn whole(
 
 pub(crate) fn event_stream(stream: EventStream) -> Response<ResponseBody> {
     let mut response = Response::new(Either::Right(Box::new(stream)));
-    // The version without chunks: the body then ends with the connection.
+    // HTTP/1.0 has no chunks: the body then ends with the connection.
     *response.version_mut() = Version::HTTP_10;
     let headers = response.headers_mut();
     for (name, value) in [
