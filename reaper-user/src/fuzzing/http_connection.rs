@@ -22,7 +22,7 @@ use super::http_head::{SecondOpinion, chunks};
 use crate::daemon::api::Transport;
 use crate::daemon::http::framing::chunks::Chunks;
 use crate::daemon::http::framing::head::{BodyFraming, HEAD_MAX, REFUSAL_FIELD, Refusal};
-use crate::daemon::http::framing::{Guard, scan};
+use crate::daemon::http::framing::{FramingFilter, scan};
 use crate::daemon::http::policy::{self, Claim};
 
 /// Far more than any of these connections takes: none of them waits for anybody.
@@ -147,7 +147,7 @@ fn serve(stream: &[u8], piece: usize) -> (Vec<Seen>, Vec<u8>) {
     let service = service_fn(async |request| Ok::<_, Infallible>(answer(request, &seen).await));
     let connection = http1::Builder::new()
         .max_buf_size(64 * 1024)
-        .serve_connection(TokioIo::new(Guard::new(&mut wire)), service);
+        .serve_connection(TokioIo::new(FramingFilter::new(&mut wire)), service);
     RUNTIME.with(|runtime| {
         let ended = runtime.block_on(async { tokio::time::timeout(LONGEST, connection).await });
         // Most end in an error, because most bytes are no whole request.
@@ -181,7 +181,7 @@ async fn answer(request: Request<Incoming>, seen: &RefCell<Vec<Seen>>) -> Respon
 
 /// Who passes the gate has a host of this machine, and claims a token only if it gave that one.
 fn check_policy(head: &request::Parts) {
-    match policy::admit(head, Transport::Unix) {
+    match policy::check(head, Transport::Unix) {
         Ok(claim) => {
             let host = head
                 .headers

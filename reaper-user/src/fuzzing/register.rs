@@ -4,26 +4,29 @@
 use reaper_registry::{Details, Pid, Presence, Ttl};
 use serde_json::{Value, json};
 
-use crate::daemon::api::register::{Asked, parse};
+use crate::daemon::api::register::parse;
+use crate::reaper::Registration;
 
 /// As many hex digits in a row say something about a secret; no message of ours has so many.
 const TELLING: usize = 16;
 
+const OWNER: u32 = 1000;
+
 /// Any bytes as a body.
 pub fn register_body(bytes: &[u8]) {
-    match parse(bytes) {
+    match parse(bytes, OWNER) {
         Ok(asked) => {
-            check_promises(&asked);
+            check_promises(&asked.0);
             // Absent where a field that nobody looks at holds what only a stricter reader refuses.
             if let Ok(Value::Object(second)) = serde_json::from_slice(bytes) {
                 check_against(&asked, &Value::Object(second));
             }
-            let again = parse(written(&asked).to_string().as_bytes());
+            let again = parse(written(&asked).to_string().as_bytes(), OWNER);
             let Ok(again) = again else {
                 panic!("what was taken once is taken again")
             };
             check_against(&again, &written(&asked));
-            assert_eq!(again.details, asked.details);
+            assert_eq!(again.0.details, asked.0.details);
         }
         Err(problem) => {
             let text = problem.to_json();
@@ -39,16 +42,17 @@ pub fn register_body(bytes: &[u8]) {
     }
 }
 
-fn check_promises(asked: &Asked) {
-    let Asked {
+fn check_promises(asked: &Registration) {
+    let Registration {
         id,
         token,
         pid,
+        owner,
         details,
         presence,
-        if_answered: _,
         ttl,
     } = asked;
+    assert_eq!(*owner, OWNER);
     let Details {
         mesh,
         display_name,
@@ -97,7 +101,7 @@ fn check_text(text: &str, max: usize) {
 }
 
 /// A general reader sees the same fields.
-fn check_against(asked: &Asked, second: &Value) {
+fn check_against((asked, if_answered): &(Registration, bool), second: &Value) {
     let text = |field: &str| second[field].as_str();
     assert_eq!(
         text("token").map(str::to_ascii_lowercase).as_deref(),
@@ -116,7 +120,7 @@ fn check_against(asked: &Asked, second: &Value) {
     assert_eq!(text("token_file"), asked.details.token_file.as_deref());
     assert_eq!(
         second["if_answered"].as_bool().unwrap_or_default(),
-        asked.if_answered
+        *if_answered
     );
     let groups = second["groups"].as_array().map_or(&[][..], Vec::as_slice);
     assert!(
@@ -134,7 +138,7 @@ fn check_against(asked: &Asked, second: &Value) {
 }
 
 /// The body that asks for this, in our own words. The secret key is left out, and with it presence.
-fn written(asked: &Asked) -> Value {
+fn written((asked, if_answered): &(Registration, bool)) -> Value {
     let Details {
         mesh,
         display_name,
@@ -153,7 +157,7 @@ fn written(asked: &Asked) -> Value {
         "role": role,
         "groups": groups,
         "token_file": token_file,
-        "if_answered": asked.if_answered,
+        "if_answered": if_answered,
         "ttl": ttl_in_json(asked.ttl),
     })
 }
