@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reaper_registry::Source;
 
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::values::{self, Age, SourceChoice};
 use crate::daemon::config::{DaemonOptions, RegisterPolicy};
@@ -48,7 +48,7 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub(super) async fn run(self, socket: PathBuf) -> Result<u8, Failure> {
+    pub(super) async fn run(self, socket: PathBuf) -> Result<ExitCode, Failure> {
         if let Some(parent) = self.child_of {
             die_with(parent)?;
         }
@@ -66,7 +66,7 @@ impl Arguments {
             allow_uids: self.allow_uid,
         };
         match crate::daemon::run(options).await {
-            Ok(()) => Ok(exit_code::DONE),
+            Ok(()) => Ok(ExitCode::Success),
             Err(error) => Err(Failure::new(error.to_string(), error.remedy())),
         }
     }

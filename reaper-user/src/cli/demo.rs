@@ -16,7 +16,7 @@ use reaper_registry::Token;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::new_token;
 use super::values::{self, SourceChoice};
@@ -48,7 +48,7 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub(super) async fn run(self) -> Result<u8, Failure> {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let report = tokio::select! {
             report = self.play() => report?,
             // What was started is dropped with the play, and that takes it down.
@@ -56,7 +56,7 @@ impl Arguments {
         };
         report.finish().map_err(Failure::output)?;
         if report.is_good() {
-            return Ok(exit_code::DONE);
+            return Ok(ExitCode::Success);
         }
         Err(Failure::new(
             "the demo went wrong, see above",

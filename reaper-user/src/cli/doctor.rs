@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::json;
 
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::output::escape;
 use crate::ExitWatcher;
@@ -48,7 +48,7 @@ struct Finding {
 }
 
 impl Arguments {
-    pub(super) async fn run(self, client: &Client) -> Result<u8, Failure> {
+    pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
         let mut reports = probe().await;
         let mut findings: Vec<Finding> = reports.iter().cloned().map(source_finding).collect();
         let daemon = ask(client).await;
@@ -82,12 +82,12 @@ impl Arguments {
             let message = "not everything works as intended".to_owned();
             let remedy = remedy(&findings);
             return Err(Failure {
-                code: exit_code::DEGRADED,
+                code: ExitCode::Degraded,
                 message,
                 remedy,
             });
         }
-        Ok(exit_code::DONE)
+        Ok(ExitCode::Success)
     }
 }
 

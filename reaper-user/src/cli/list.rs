@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::output::{Layout, age, table};
 use crate::client::{Client, ClientError, Session, SessionList, percent_encode};
@@ -26,7 +26,7 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub(super) async fn run(self, client: &Client) -> Result<u8, Failure> {
+    pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
         let answer: Value = client.get(&self.target()).await?;
         let mut out = io::BufWriter::new(io::stdout().lock());
         let written = if self.json {
@@ -48,7 +48,7 @@ impl Arguments {
         written
             .and_then(|()| out.flush())
             .map_err(Failure::output)?;
-        Ok(exit_code::DONE)
+        Ok(ExitCode::Success)
     }
 
     fn target(&self) -> String {

@@ -7,7 +7,7 @@ use reaper_registry::Token;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use crate::client::{Client, ClientError, percent_encode};
 
@@ -22,7 +22,7 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub(super) async fn run(self, client: &Client) -> Result<u8, Failure> {
+    pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
         let result: Result<Value, ClientError> = match (&self.session_id, &self.token_file) {
             (_, Some(file)) => {
                 client
@@ -38,7 +38,7 @@ impl Arguments {
             (None, None) => return Err(no_session("no session is named".to_owned())),
         };
         match (result, &self.session_id) {
-            (Ok(_), _) => Ok(exit_code::DONE),
+            (Ok(_), _) => Ok(ExitCode::Success),
             (Err(ClientError::Problem { status: 404, .. }), Some(id)) => {
                 Err(no_session(format!("no session {id:?}")))
             }
@@ -58,7 +58,7 @@ impl Arguments {
 
 fn no_session(message: String) -> Failure {
     Failure {
-        code: exit_code::NO_SESSION,
+        code: ExitCode::NoSession,
         message,
         remedy: "reaperd ls".to_owned(),
     }

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use self::token_file::TokenFile;
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::output::talk;
-use super::{new_token, random, thread};
+use super::output::print_message;
+use super::{new_token, random, single_thread};
 use crate::client::{Client, ClientError, Registered};
 use crate::daemon::socket_path::{self, Surroundings};
 use crate::sys::as_started;
@@ -61,7 +61,7 @@ struct Enrolled {
 }
 
 impl Arguments {
-    pub(super) fn run(self, client: &Client) -> Result<u8, Failure> {
+    pub(super) fn run(self, client: &Client) -> Result<ExitCode, Failure> {
         self.check_flags()?;
         // The command may stand in another folder when it asks.
         let socket = client.socket();
@@ -69,7 +69,7 @@ impl Arguments {
         let enrolled = match self.enrol(client) {
             Ok(enrolled) => Some(enrolled),
             Err(failure) if self.best_effort => {
-                talk(&format!(
+                print_message(&format!(
                     "reaperd: {}; running it unregistered",
                     failure.message
                 ));
@@ -115,7 +115,7 @@ impl Arguments {
     }
 
     fn enrol(&self, client: &Client) -> Result<Enrolled, Failure> {
-        let runtime = thread()?;
+        let runtime = single_thread()?;
         let token = new_token()?;
         let id = u64::from_be_bytes(random()?);
         let session_id = format!("{}{id:016x}", token_file::PREFIX);
@@ -208,10 +208,10 @@ impl Arguments {
 
     fn not_executed(&self, error: &io::Error) -> Failure {
         let code = match error.kind() {
-            io::ErrorKind::NotFound => exit_code::NOT_FOUND,
+            io::ErrorKind::NotFound => ExitCode::CommandNotFound,
             // A folder of PATH that is closed to us says so even if the command is in none.
-            _ if !is_somewhere(Path::new(&self.command[0])) => exit_code::NOT_FOUND,
-            _ => exit_code::CANNOT_EXECUTE,
+            _ if !is_somewhere(Path::new(&self.command[0])) => ExitCode::CommandNotFound,
+            _ => ExitCode::CannotExecute,
         };
         Failure {
             code,
@@ -235,7 +235,7 @@ impl Enrolled {
 
 fn unusable(flag: &str, rule: &str) -> Failure {
     Failure {
-        code: exit_code::USAGE,
+        code: ExitCode::Usage,
         message: format!("{flag} {rule}"),
         remedy: format!("another text for {flag}"),
     }

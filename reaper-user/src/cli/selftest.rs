@@ -7,7 +7,7 @@ mod report;
 
 use std::path::Path;
 
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::values::{self, SourceChoice};
 use crate::testkit::conformance::{CASES, Harness, SourceSet};
@@ -27,7 +27,7 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub(super) fn run(self) -> Result<u8, Failure> {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
         test_process::adopt_orphans()?;
         // Two hundred test processes at once, each behind two pipes and two handles.
         fd_budget::raise_open_file_limit();
@@ -48,7 +48,7 @@ impl Arguments {
             return Err(Failure::new(message, remedy));
         }
         if report.is_good() {
-            return Ok(exit_code::DONE);
+            return Ok(ExitCode::Success);
         }
         Err(Failure::new(
             "not everything went as it must, see above",

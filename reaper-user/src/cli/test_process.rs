@@ -11,15 +11,15 @@ use std::thread;
 use rustix::process::{Signal, getppid, kill_process};
 
 use super::Failure;
-use super::exit_code;
 use crate::testkit::test_process::Kind;
 
 /// Runs this process as a test process; answers with its exit code.
 pub(super) fn run(kind: Kind) -> Result<u8, Failure> {
-    act(kind).map_err(|error| Failure {
-        code: exit_code::FAILED,
-        message: format!("test process: {error}"),
-        remedy: "reaperd demo".to_owned(),
+    act(kind).map_err(|error| {
+        Failure::new(
+            format!("test process: {error}"),
+            "reaperd test-process --help",
+        )
     })
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use serde_json::{Value, json};
 
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::output::{Layout, escape, exit_status, milliseconds};
 use crate::client::{Client, ClientError, Deregistered, ExitSeen, Frame};
@@ -18,7 +18,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     /// Ends with the daemon: in order when it says so, as "no daemon" when it just vanishes.
-    pub(super) async fn run(self, client: &Client) -> Result<u8, Failure> {
+    pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
         let mut events = client.events("").await?;
         let layout = Layout::of_stdout();
         loop {
@@ -39,7 +39,7 @@ impl Arguments {
                 .and_then(|()| out.flush())
                 .map_err(Failure::output)?;
             if frame.event == "shutdown" {
-                return Ok(exit_code::DONE);
+                return Ok(ExitCode::Success);
             }
         }
     }
@@ -47,7 +47,7 @@ impl Arguments {
 
 fn vanished(what: &str) -> Failure {
     Failure {
-        code: exit_code::NO_DAEMON,
+        code: ExitCode::NoDaemon,
         message: format!("{what}; later events are not known here"),
         remedy: "reaperd ls".to_owned(),
     }
