@@ -1,5 +1,5 @@
 //! What tests in the guests counted and measured, as `docs/kernel-figures.md`. A figure is a line
-//! `measured: NAME = VALUE` in a test's output; `tests/src/expect.rs` prints it.
+//! `measured: NAME = VALUE` in a test's output; `tests/src/harness/expect.rs` prints it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

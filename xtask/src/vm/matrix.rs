@@ -9,7 +9,7 @@
 
 use clap::ValueEnum;
 
-/// How a test binary is started in the guest: `tests/src/guest/roles.rs` knows the same names.
+/// How a test binary is started in the guest: `tests/src/vm_guest/roles.rs` knows the same names.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, ValueEnum)]
 pub(crate) enum Role {
     Root,

@@ -170,7 +170,7 @@ fn wait(mut child: Child, guest: &Guest<'_>, verdicts: &Path) -> anyhow::Result<
     }
 }
 
-/// Reads the lines that `tests/src/guest/suites.rs` writes.
+/// Reads the lines that `tests/src/vm_guest/suites.rs` writes.
 fn read_verdicts(said: &str) -> Outcome {
     let mut outcome = Outcome::default();
     let mut running = None;
