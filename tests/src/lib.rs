@@ -1,8 +1,6 @@
 //! What the whole-daemon tests share: the harness, whose modules are re-exported here, and the
 //! programs of a VM guest.
 
-#[cfg(target_os = "linux")]
-pub mod bench;
 mod harness;
 #[cfg(target_os = "linux")]
 pub mod vm_guest;

@@ -40,7 +40,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "test-xtask",
-        purpose: "the task runner's own tests",
+        purpose: "the tests of the task runner and of the benchmarks",
         check: test_xtask,
     },
     Step {
@@ -157,10 +157,9 @@ fn test_sweep() -> Result<()> {
 }
 
 fn test_xtask() -> Result<()> {
-    execute(&mut command(
-        "cargo",
-        &["test", "--release", "--package", "xtask"],
-    )?)
+    let mut tests = command("cargo", &["test", "--release", "--package", "xtask"])?;
+    tests.args(["--package", "reaper-bench"]);
+    execute(&mut tests)
 }
 
 /// What each kernel and role offers, what the daemon makes of it, and a share of the toll as root;

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use reaperd::clock::monotonic_ns;
 
-use super::Plan;
-use super::daemon::Daemon;
-use super::fork_server::{self, idle};
-use super::measure::{Dice, Readings, children_cpu_ns, float};
-use super::report::{Row, Section, time};
+use crate::Plan;
+use crate::daemon::Daemon;
+use crate::fork_server::{self, idle};
+use crate::measure::{Dice, Readings, children_cpu_ns, float};
+use crate::report::{Row, Section, time};
 
 const SESSIONS: usize = 20;
 const FORKS: u32 = 10_000;
@@ -160,7 +160,7 @@ fn storm() -> io::Result<()> {
     Err(io::Error::other("the storm ended early"))
 }
 
-pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     let mut fork_server = fork_server::open()?;
     let pids = fork_server.start(SESSIONS, idle(0))?;
     let mut cases = [

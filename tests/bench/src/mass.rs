@@ -11,22 +11,22 @@ use reaper_registry::{
     Authority, Death, Details, Evidence, Limits, NewSession, Process, ProcessId, Registry,
     SessionId, Source, Token, TokenKey, Ttl,
 };
+use reaper_tests::fork_server::kill;
 use reaperd::Pid;
 use reaperd::clock::{self, monotonic_ns};
 
-use super::Plan;
-use super::daemon::{Daemon, registration};
-use super::fork_server::{self, idle};
-use super::load::{Until, closed_loop};
-use super::measure::{Dice, Readings, float, thread_cpu_ns};
-use super::observers::{bare_loop, read_events};
-use super::report::{Row, Section, time};
-use crate::fork_server::kill;
+use crate::Plan;
+use crate::daemon::{Daemon, registration};
+use crate::fork_server::{self, idle};
+use crate::load::{Until, closed_loop};
+use crate::measure::{Dice, Readings, float, thread_cpu_ns};
+use crate::observers::{bare_loop, read_events};
+use crate::report::{Row, Section, time};
 
 const SIMULATED: u64 = 100_000;
 const QUIET: Duration = Duration::from_secs(3);
 
-pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     let mut rows = vec![real(5_000)?];
     match real(20_000) {
         Ok(row) => rows.push(row),
@@ -158,7 +158,7 @@ const DEATH: Death = Death {
 };
 
 /// A registry of so many sessions, each of a process of its own.
-pub(super) fn full(
+pub(crate) fn full(
     sessions: u64,
     on_deregister: impl Fn() + Send + Sync + 'static,
 ) -> io::Result<Registry> {
@@ -176,7 +176,7 @@ pub(super) fn full(
     Ok(registry)
 }
 
-pub(super) fn store(registry: &Registry, number: u64, token: &str) -> io::Result<()> {
+pub(crate) fn store(registry: &Registry, number: u64, token: &str) -> io::Result<()> {
     let session = NewSession {
         id: SessionId::new(&format!("{number:08x}-0000-4000-8000-000000000000")),
         token: Token::parse(token).map_err(io::Error::other)?,

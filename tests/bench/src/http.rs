@@ -3,11 +3,11 @@
 use std::io;
 use std::time::Duration;
 
-use super::Plan;
-use super::daemon::{Daemon, registration};
-use super::load::{Outcome, Until, closed_loop, me};
-use super::measure::{Dice, Readings, count, float};
-use super::report::{Row, Section, time, times};
+use crate::Plan;
+use crate::daemon::{Daemon, registration};
+use crate::load::{Outcome, Until, closed_loop, me};
+use crate::measure::{Dice, Readings, count, float};
+use crate::report::{Row, Section, time, times};
 
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
 /// Session ids that are registered over and over, so that the population is constant.
@@ -88,7 +88,7 @@ impl Cell {
     }
 }
 
-pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     let ours = Daemon::start(&[])?;
     let node = Daemon::start_node().ok();
     let mut dice = Dice::new(6);
@@ -110,7 +110,7 @@ pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
         title: "Requests over the Unix socket",
         method: format!(
             "closed loop, one client thread, keep-alive, one outstanding request a connection; {} rounds of 0.7 s \
-             each, turn and turn about with Node's `http` over a `Map` (`tests/src/bench/node_server.js`); medians \
+             each, turn and turn about with Node's `http` over a `Map` (`tests/bench/src/node_server.js`); medians \
              of the rounds; CPU is the server's own, all threads, for one request; every source runs",
             plan.rounds
         ),

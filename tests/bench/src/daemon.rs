@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use reaperd::clock::monotonic_ns;
 
-use super::measure::Usage;
+use crate::measure::Usage;
 
 /// How long anything may take to come up.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A server on a Unix socket in a private folder. Dropped, it is killed.
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     process: Child,
     socket: PathBuf,
     _folder: tempfile::TempDir,
@@ -23,7 +23,7 @@ pub(super) struct Daemon {
 
 impl Daemon {
     /// `reaperd daemon` with these flags.
-    pub(super) fn start(flags: &[&str]) -> io::Result<Self> {
+    pub(crate) fn start(flags: &[&str]) -> io::Result<Self> {
         let folder = private_folder()?;
         let socket = folder.path().join("s");
         let mut command = Command::new(reaperd()?);
@@ -35,7 +35,7 @@ impl Daemon {
     }
 
     /// The same as user 65534 without any capability.
-    pub(super) fn start_as_uid_nobody(flags: &[&str]) -> io::Result<Self> {
+    pub(crate) fn start_as_uid_nobody(flags: &[&str]) -> io::Result<Self> {
         let folder = private_folder()?;
         let socket = folder.path().join("s");
         std::os::unix::fs::chown(folder.path(), Some(65_534), Some(65_534))?;
@@ -51,7 +51,7 @@ impl Daemon {
     }
 
     /// The Node server that answers the same requests out of a `Map`.
-    pub(super) fn start_node() -> io::Result<Self> {
+    pub(crate) fn start_node() -> io::Result<Self> {
         let folder = private_folder()?;
         let socket = folder.path().join("s");
         let script = folder.path().join("server.js");
@@ -78,24 +78,24 @@ impl Daemon {
         Ok(daemon)
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.id()
     }
 
-    pub(super) fn socket(&self) -> &Path {
+    pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 
-    pub(super) fn usage(&self) -> io::Result<Usage> {
+    pub(crate) fn usage(&self) -> io::Result<Usage> {
         Usage::of(self.pid())
     }
 
-    pub(super) fn get(&self, target: &str) -> io::Result<String> {
+    pub(crate) fn get(&self, target: &str) -> io::Result<String> {
         get(&self.socket, target)
     }
 
     /// Waits until the daemon says that a source is up.
-    pub(super) fn wait_for(&self, source: &str) -> io::Result<()> {
+    pub(crate) fn wait_for(&self, source: &str) -> io::Result<()> {
         let up = format!("\"source\":\"{source}\",\"state\":\"up\"");
         eventually(source, || {
             self.get("/v1/sources").is_ok_and(|text| text.contains(&up))
@@ -103,7 +103,7 @@ impl Daemon {
     }
 
     /// Registers a session of this process.
-    pub(super) fn register(&self, pid: u32, id: &str, token: &str) -> io::Result<()> {
+    pub(crate) fn register(&self, pid: u32, id: &str, token: &str) -> io::Result<()> {
         let answer = exchange(&self.socket, &registration(pid, id, token))?;
         if answer.contains(" 200 ") {
             return Ok(());
@@ -112,7 +112,7 @@ impl Daemon {
     }
 
     /// An open stream of deregistrations, past its head.
-    pub(super) fn events(&self) -> io::Result<UnixStream> {
+    pub(crate) fn events(&self) -> io::Result<UnixStream> {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.write_all(
             b"GET /v1/events?event=session_deregistered HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -137,7 +137,7 @@ impl Drop for Daemon {
 }
 
 /// The binary that was built beside this one.
-pub(super) fn reaperd() -> io::Result<PathBuf> {
+pub(crate) fn reaperd() -> io::Result<PathBuf> {
     let beside = std::env::current_exe()?.with_file_name("reaperd");
     if beside.exists() {
         return Ok(beside);
@@ -145,14 +145,14 @@ pub(super) fn reaperd() -> io::Result<PathBuf> {
     Err(io::Error::other("build reaperd first: cargo xtask bench"))
 }
 
-pub(super) fn private_folder() -> io::Result<tempfile::TempDir> {
+pub(crate) fn private_folder() -> io::Result<tempfile::TempDir> {
     tempfile::Builder::new()
         .permissions(std::fs::Permissions::from_mode(0o700))
         .tempdir()
 }
 
 /// The bytes of a registration: the record of a real session, without presence.
-pub(super) fn registration(pid: u32, id: &str, token: &str) -> String {
+pub(crate) fn registration(pid: u32, id: &str, token: &str) -> String {
     let body = format!(
         "{{\"token\":\"{token}\",\"session_id\":\"{id}\",\"mesh\":\"dev-mesh\",\
          \"display_name\":\"api-agent\",\"pid\":{pid},\
@@ -167,7 +167,7 @@ pub(super) fn registration(pid: u32, id: &str, token: &str) -> String {
 }
 
 /// One GET on a connection of its own.
-pub(super) fn get(socket: &Path, target: &str) -> io::Result<String> {
+pub(crate) fn get(socket: &Path, target: &str) -> io::Result<String> {
     exchange(
         socket,
         &format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
@@ -186,7 +186,7 @@ fn exchange(socket: &Path, request: &str) -> io::Result<String> {
 }
 
 /// Looks four times a millisecond.
-pub(super) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) -> io::Result<()> {
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) -> io::Result<()> {
     let began = monotonic_ns();
     while Duration::from_nanos(monotonic_ns() - began) < TIMEOUT {
         if is_so() {

@@ -10,10 +10,10 @@ use std::thread;
 use reaper_registry::{Registry, Token};
 use reaperd::clock::{self, monotonic_ns};
 
-use super::Plan;
-use super::mass::{full, store};
-use super::measure::{Dice, Readings, count, float, thread_cpu_ns};
-use super::report::{Row, Section, time, times};
+use crate::Plan;
+use crate::mass::{full, store};
+use crate::measure::{Dice, Readings, count, float, thread_cpu_ns};
+use crate::report::{Row, Section, time, times};
 
 const SESSIONS: u64 = 100_000;
 /// Calls that are timed together.
@@ -120,7 +120,7 @@ fn beside_churn(registry: &Registry, tokens: &[[u8; 32]]) -> io::Result<(f64, f6
     })
 }
 
-pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     let registry = full(SESSIONS, || ())?;
     let (tokens, others) = (shuffled(11)?, shuffled(12)?);
     let private_map = || -> Plain { tokens.iter().map(|bytes| (*bytes, Arc::new(1))).collect() };

@@ -5,16 +5,16 @@ use std::io;
 use std::time::Duration;
 
 use reaper_registry::Source;
+use reaper_tests::fork_server::{ForkServer, kill};
 use reaperd::clock::monotonic_ns;
 
-use super::Plan;
-use super::daemon::Daemon;
-use super::fork_server::{self, idle};
-use super::load::paced;
-use super::measure::{Dice, Readings, float};
-use super::observers::{Observer, bare_loop, hook, subscriber, subscriber_of};
-use super::report::{Row, Section, time, times};
-use crate::fork_server::{ForkServer, kill};
+use crate::Plan;
+use crate::daemon::Daemon;
+use crate::fork_server::{self, idle};
+use crate::load::paced;
+use crate::measure::{Dice, Readings, float};
+use crate::observers::{Observer, bare_loop, hook, subscriber, subscriber_of};
+use crate::report::{Row, Section, time, times};
 
 /// Between the registration and the kill: whoever was busy with the registration sleeps again.
 const SETTLE: Duration = Duration::from_millis(3);
@@ -94,7 +94,7 @@ fn one_death(
 }
 
 /// Small test processes, each watched by the bare loop and one other.
-pub(super) fn small(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn small(plan: &Plan) -> io::Result<Section> {
     let runtime = tokio::runtime::Runtime::new()?;
     let mut fork_server = fork_server::open()?;
     let mut bare = bare_loop()?;
@@ -194,7 +194,7 @@ fn under_load(fork_server: &mut ForkServer, bare: &mut Observer, kills: usize) -
 }
 
 /// Large test processes: all observers on the same deaths.
-pub(super) fn fat(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn fat(plan: &Plan) -> io::Result<Section> {
     let runtime = tokio::runtime::Runtime::new()?;
     let mut fork_server = fork_server::open()?;
     let mut observers = vec![bare_loop()?];
@@ -230,7 +230,7 @@ pub(super) fn fat(plan: &Plan) -> io::Result<Section> {
 }
 
 /// The sweep alone, which is what polling can do.
-pub(super) fn polling(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn polling(plan: &Plan) -> io::Result<Section> {
     let runtime = tokio::runtime::Runtime::new()?;
     let mut fork_server = fork_server::open()?;
     let mut sweep = hook(&runtime, Some(Source::Sweep))?;

@@ -2,17 +2,17 @@
 
 use std::io;
 
-use super::Plan;
-use super::daemon::{Daemon, reaperd, registration};
-use super::fork_server::{self, idle};
-use super::load::{Until, closed_loop};
-use super::measure::{Dice, count, float, resident};
-use super::report::{Row, Section};
+use crate::Plan;
+use crate::daemon::{Daemon, reaperd, registration};
+use crate::fork_server::{self, idle};
+use crate::load::{Until, closed_loop};
+use crate::measure::{Dice, count, float, resident};
+use crate::report::{Row, Section};
 
 const SESSIONS: usize = 100_000;
 const PROCESSES: usize = 8;
 
-pub(super) fn measure(_plan: &Plan) -> io::Result<Section> {
+pub(crate) fn measure(_plan: &Plan) -> io::Result<Section> {
     let daemon = Daemon::start(&[
         "--max-sessions=200000",
         "--max-sessions-per-uid=200000",
