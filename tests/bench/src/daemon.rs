@@ -1,12 +1,13 @@
-//! A real `reaperd` (or its rival) as a process of its own, and the smallest client that will do.
+//! A real `reaperd`, or the Node server it is compared with, as a child process, and the smallest client
+//! that will do.
 
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use reaper_tests::daemon::{Launch, TestDaemon};
 use reaperd::clock::monotonic_ns;
 
 use crate::measure::Usage;
@@ -16,62 +17,65 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A server on a Unix socket in a private folder. Dropped, it is killed.
 pub(crate) struct Daemon {
-    process: Child,
+    server: Server,
     socket: PathBuf,
-    _folder: tempfile::TempDir,
+}
+
+enum Server {
+    Reaperd(TestDaemon),
+    Node {
+        process: Child,
+        _folder: tempfile::TempDir,
+    },
 }
 
 impl Daemon {
     /// `reaperd daemon` with these flags.
     pub(crate) fn start(flags: &[&str]) -> io::Result<Self> {
-        let folder = private_folder()?;
-        let socket = folder.path().join("s");
-        let mut command = Command::new(reaperd()?);
-        command
-            .args(["daemon", "--socket"])
-            .arg(&socket)
-            .args(flags);
-        Self::serve(command, socket, folder)
+        Self::launch(&Launch::with(flags))
     }
 
     /// The same as user 65534 without any capability.
     pub(crate) fn start_as_uid_nobody(flags: &[&str]) -> io::Result<Self> {
-        let folder = private_folder()?;
-        let socket = folder.path().join("s");
-        std::os::unix::fs::chown(folder.path(), Some(65_534), Some(65_534))?;
-        let mut command = Command::new("setpriv");
-        command
-            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-            .args(["--bounding-set=-all", "--inh-caps=-all"])
-            .arg(reaperd()?)
-            .args(["daemon", "--socket"])
-            .arg(&socket)
-            .args(flags);
-        Self::serve(command, socket, folder)
+        let setpriv = [
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--bounding-set=-all",
+            "--inh-caps=-all",
+        ];
+        Self::launch(&Launch::with(flags).through(&setpriv).for_user(65_534))
+    }
+
+    fn launch(launch: &Launch) -> io::Result<Self> {
+        let daemon = launch.spawn();
+        let socket = daemon.socket();
+        Self::serving(Server::Reaperd(daemon), socket)
     }
 
     /// The Node server that answers the same requests out of a `Map`.
     pub(crate) fn start_node() -> io::Result<Self> {
-        let folder = private_folder()?;
+        let folder = tempfile::tempdir()?;
         let socket = folder.path().join("s");
         let script = folder.path().join("server.js");
         std::fs::write(&script, include_str!("node_server.js"))?;
-        let mut command = Command::new("node");
-        command.arg(script).arg(&socket);
-        Self::serve(command, socket, folder)
-    }
-
-    fn serve(mut command: Command, socket: PathBuf, folder: tempfile::TempDir) -> io::Result<Self> {
-        let process = command
+        let process = Command::new("node")
+            .arg(script)
+            .arg(&socket)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let daemon = Self {
+        let server = Server::Node {
             process,
-            socket,
             _folder: folder,
         };
+        Self::serving(server, socket)
+    }
+
+    fn serving(server: Server, socket: PathBuf) -> io::Result<Self> {
+        let daemon = Self { server, socket };
         eventually("the daemon serves", || {
             get(&daemon.socket, "/v1/version").is_ok_and(|text| text.contains(" 200 "))
         })?;
@@ -79,7 +83,10 @@ impl Daemon {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
+        match &self.server {
+            Server::Reaperd(daemon) => daemon.pid(),
+            Server::Node { process, .. } => process.id(),
+        }
     }
 
     pub(crate) fn socket(&self) -> &Path {
@@ -129,26 +136,13 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
+impl Drop for Server {
     fn drop(&mut self) {
-        self.process.kill().unwrap_or_default();
-        self.process.wait().map(drop).unwrap_or_default();
+        if let Self::Node { process, .. } = self {
+            process.kill().unwrap_or_default();
+            process.wait().map(drop).unwrap_or_default();
+        }
     }
-}
-
-/// The binary that was built beside this one.
-pub(crate) fn reaperd() -> io::Result<PathBuf> {
-    let beside = std::env::current_exe()?.with_file_name("reaperd");
-    if beside.exists() {
-        return Ok(beside);
-    }
-    Err(io::Error::other("build reaperd first: cargo xtask bench"))
-}
-
-pub(crate) fn private_folder() -> io::Result<tempfile::TempDir> {
-    tempfile::Builder::new()
-        .permissions(std::fs::Permissions::from_mode(0o700))
-        .tempdir()
 }
 
 /// The bytes of a registration: the record of a real session, without presence.
