@@ -4,6 +4,7 @@
 use std::io;
 use std::time::Duration;
 
+use fastrand::Rng;
 use reaper_registry::Source;
 use reaper_tests::fork_server::{ForkServer, kill};
 use reaperd::clock::monotonic_ns;
@@ -12,7 +13,7 @@ use crate::Plan;
 use crate::daemon::Daemon;
 use crate::fork_server::{self, idle};
 use crate::load::paced;
-use crate::measure::{Dice, Readings, float};
+use crate::measure::{Readings, float, token};
 use crate::observers::{Observer, bare_loop, hook, subscriber, subscriber_of};
 use crate::report::{Row, Section, time, times};
 
@@ -174,7 +175,7 @@ fn summary(hooks: &[Pair], subscribers: &[Pair]) -> Vec<Row> {
 fn under_load(fork_server: &mut ForkServer, bare: &mut Observer, kills: usize) -> io::Result<Row> {
     let daemon = Daemon::start(&[])?;
     daemon.wait_for("ebpf")?;
-    let token = Dice::new(99).token();
+    let token = token(&mut Rng::with_seed(99));
     daemon.register(std::process::id(), "load", &token)?;
     let load = paced(daemon.socket(), &token, 10_000)?;
     let mut pair = Pair::new(subscriber_of(daemon, "subscriber under load")?);
@@ -235,14 +236,14 @@ pub(crate) fn polling(plan: &Plan) -> io::Result<Section> {
     let mut fork_server = fork_server::open()?;
     let mut sweep = hook(&runtime, Some(Source::Sweep))?;
     let mut bare = bare_loop()?;
-    let mut dice = Dice::new(5);
+    let mut random = Rng::with_seed(5);
     let deaths = 4 * plan.rounds;
     let pids = fork_server.start(deaths, idle(0))?;
     let mut when = Vec::new();
     for (number, pid) in (0..).zip(&pids) {
         sweep.watch(*pid, number)?;
         bare.watch(*pid, number)?;
-        when.push(Duration::from_millis(dice.roll() % 10_000));
+        when.push(Duration::from_millis(random.u64(..10_000)));
     }
     when.sort();
     let began = monotonic_ns();

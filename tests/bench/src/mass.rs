@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use fastrand::Rng;
 use reaper_registry::{
     Authority, Death, Details, Evidence, Limits, NewSession, Process, ProcessId, Registry,
     SessionId, Source, Token, TokenKey, Ttl,
@@ -19,11 +20,13 @@ use crate::Plan;
 use crate::daemon::{Daemon, registration};
 use crate::fork_server::{self, idle};
 use crate::load::{Until, closed_loop};
-use crate::measure::{Dice, Readings, float, thread_cpu_ns};
+use crate::measure::{Readings, float, thread_cpu_ns, token};
 use crate::observers::{bare_loop, read_events};
 use crate::report::{Row, Section, time};
 
 const SIMULATED: u64 = 100_000;
+/// What the tokens of [`full`] are drawn from.
+pub(crate) const TOKENS_SEED: u64 = 1;
 const QUIET: Duration = Duration::from_secs(3);
 
 pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
@@ -65,14 +68,14 @@ fn real(test_processes: usize) -> io::Result<Row> {
     for (number, pid) in sample() {
         bare.watch(*pid, number)?;
     }
-    let mut dice = Dice::new(8);
+    let mut random = Rng::with_seed(8);
     let mut next = 0;
     closed_loop(
         daemon.socket(),
         16,
         &Until::Answered(test_processes),
         |out| {
-            let request = registration(pids[next], &format!("v-{next}"), &dice.token());
+            let request = registration(pids[next], &format!("v-{next}"), &token(&mut random));
             out.extend_from_slice(request.as_bytes());
             next += 1;
         },
@@ -169,9 +172,9 @@ pub(crate) fn full(
         })
         .on_deregister(move |_, _| on_deregister())
         .build();
-    let mut dice = Dice::new(1);
+    let mut random = Rng::with_seed(TOKENS_SEED);
     for number in 0..sessions {
-        store(&registry, number, &dice.token())?;
+        store(&registry, number, &token(&mut random))?;
     }
     Ok(registry)
 }

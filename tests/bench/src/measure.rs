@@ -3,6 +3,8 @@
 use std::fs;
 use std::io;
 
+use fastrand::Rng;
+use reaper_registry::Token;
 use rustix::time::{ClockId, clock_gettime};
 
 /// A set of readings of one quantity.
@@ -129,31 +131,17 @@ fn field(status: &str, name: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// Numbers that look random and are the same in every run (xorshift64*).
-pub(crate) struct Dice(u64);
+/// The bytes of the next token.
+pub(crate) fn token_bytes(random: &mut Rng) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    random.fill(&mut bytes);
+    bytes
+}
 
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn roll(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Below `bound`.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.roll() >> 33).unwrap_or(0) % bound
-    }
-
-    /// The 64 hex digits of a token.
-    pub(crate) fn token(&mut self) -> String {
-        let [a, b, c, d] = [self.roll(), self.roll(), self.roll(), self.roll()];
-        format!("{a:016x}{b:016x}{c:016x}{d:016x}")
-    }
+/// The same as the 64 hex digits of a request.
+pub(crate) fn token(random: &mut Rng) -> String {
+    let token = Token::from_bytes(token_bytes(random));
+    token.reveal().as_str().to_owned()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fastrand::Rng;
 use reaper_registry::{Authority, Details, Registry, SessionId, Source, Token, TokenKey, Ttl};
 use reaperd::clock::monotonic_ns;
 use reaperd::{Pid, Reaper, Registration, Settings, Sources};
@@ -15,7 +16,7 @@ use rustix::fd::OwnedFd;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::daemon::{Daemon, eventually};
-use crate::measure::Dice;
+use crate::measure::token;
 
 /// Two sweeps.
 const TIMEOUT: Duration = Duration::from_secs(12);
@@ -153,10 +154,10 @@ pub(crate) fn hook(
     let name = format!("hook, {}", source.map_or("all sources", Source::name));
     eventually(&name, is_up)?;
     Ok(Observer::new(name, sights, move |pid, number| {
-        let mut dice = Dice::new(number + 1);
+        let mut random = Rng::with_seed(number + 1);
         let registration = Registration {
             id: SessionId::new(&format!("v-{number}")),
-            token: Token::parse(&dice.token()).map_err(io::Error::other)?,
+            token: Token::parse(&token(&mut random)).map_err(io::Error::other)?,
             pid: Pid::new(pid).map_err(io::Error::other)?,
             owner: 0,
             details: Details::default(),
@@ -189,7 +190,11 @@ pub(crate) fn subscriber(source: Option<Source>) -> io::Result<Observer> {
 pub(crate) fn subscriber_of(daemon: Daemon, name: &str) -> io::Result<Observer> {
     let sights = read_events(&daemon)?;
     Ok(Observer::new(name, sights, move |pid, number| {
-        daemon.register(pid, &format!("v-{number}"), &Dice::new(number + 1).token())
+        daemon.register(
+            pid,
+            &format!("v-{number}"),
+            &token(&mut Rng::with_seed(number + 1)),
+        )
     }))
 }
 

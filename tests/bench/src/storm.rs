@@ -5,12 +5,13 @@ use std::io;
 use std::process::Command;
 use std::time::Duration;
 
+use fastrand::Rng;
 use reaperd::clock::monotonic_ns;
 
 use crate::Plan;
 use crate::daemon::Daemon;
 use crate::fork_server::{self, idle};
-use crate::measure::{Dice, Readings, children_cpu_ns, float};
+use crate::measure::{Readings, children_cpu_ns, float, token};
 use crate::report::{Row, Section, time};
 
 const SESSIONS: usize = 20;
@@ -70,10 +71,10 @@ impl Case {
 
     fn round(&mut self, pids: &[u32], is_first: bool) -> io::Result<()> {
         let daemon = self.daemon()?;
-        let mut dice = Dice::new(3);
+        let mut random = Rng::with_seed(3);
         if let Some(daemon) = &daemon {
             for pid in pids {
-                daemon.register(*pid, &format!("s-{pid}"), &dice.token())?;
+                daemon.register(*pid, &format!("s-{pid}"), &token(&mut random))?;
             }
         }
         std::thread::sleep(SETTLE);
