@@ -10,5 +10,6 @@ pub mod connector;
 pub mod crowd;
 #[cfg(target_os = "linux")]
 pub mod exec_loop;
+pub mod test_process;
 #[cfg(target_os = "linux")]
 pub mod time_namespace;
