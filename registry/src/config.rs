@@ -191,7 +191,7 @@ impl fmt::Debug for RegistryBuilder {
             limits,
             strict_replace,
             event_capacity,
-            wake: _,
+            wakers: _,
             hooks: _,
             run_hooks: _,
             on_removed: _,

@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: builds the daemon and the benchmark program and runs the latter. The measurements
-//! are in `tests/src/bench`.
+//! are in `tests/bench`.
 
 use anyhow::Result;
 
@@ -19,8 +19,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let build = ["build", "--release", "--locked", "--bins"];
-    execute(&mut command("cargo", &build)?)?;
+    let mut build = command("cargo", &["build", "--release", "--locked"])?;
+    build.args(["--package", "reaperd", "--package", "reaper-bench"]);
+    execute(&mut build)?;
     let mut bench = command("target/release/bench", &[])?;
     bench.args(["--rounds", &args.rounds.to_string()]);
     if args.only.is_empty() {

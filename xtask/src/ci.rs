@@ -41,7 +41,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "test-xtask",
-        purpose: "the tests of the task runner",
+        purpose: "the tests of the task runner and of the benchmarks",
         check: test_xtask,
     },
     Step {
@@ -158,10 +158,9 @@ fn test_sweep() -> Result<()> {
 }
 
 fn test_xtask() -> Result<()> {
-    execute(&mut command(
-        "cargo",
-        &["test", "--release", "--package", "xtask"],
-    )?)
+    let mut tests = command("cargo", &["test", "--release", "--package", "xtask"])?;
+    tests.args(["--package", "reaper-bench"]);
+    execute(&mut tests)
 }
 
 /// On every kernel and in every role: the features, how the daemon uses them, and as root a part of the

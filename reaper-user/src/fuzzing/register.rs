@@ -46,6 +46,7 @@ fn check_promises(asked: &Registration) {
     let Registration {
         id,
         token,
+        authority: _,
         pid,
         owner,
         details,

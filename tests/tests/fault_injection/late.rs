@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reaper_tests::daemon::reaperd;
 use reaper_tests::expect::skip;
-use reaper_tests::wait::{Deadline, eventually};
+use reaper_tests::wait::{eventually, throughout};
 use reaperd::Source;
 use reaperd::registry::SessionId;
 use reaperd::testkit::fault_injection::Plan;
@@ -86,13 +86,12 @@ fn a_successor_outlives_the_event(harness: &Harness, source: Source, round: u32)
 
 /// Fails if one of these goes while others, who end later, are found.
 fn stays(harness: &Harness, ids: &[SessionId], source: Source) {
-    let watched = Deadline::after(LOOKED_AGAIN_FOR);
-    while !watched.has_passed() {
+    throughout(LOOKED_AGAIN_FOR, || {
         harness.finds_deaths_again(source);
         for id in ids {
             assert!(harness.lists(id), "{source}: {id} is the successor's");
         }
-    }
+    });
 }
 
 #[test]

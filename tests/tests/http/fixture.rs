@@ -4,11 +4,12 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use reaper_tests::daemon::sources_of_this_run;
+pub(crate) use reaper_tests::test_process::TestProcess;
+pub(crate) use reaper_tests::wait::eventually;
 use reaperd::testkit::clock::monotonic_ns;
 use reaperd::testkit::daemon::{self, DaemonOptions, StartupError};
 use reaperd::{Source, Sources};
@@ -141,25 +142,6 @@ impl Daemon {
     }
 }
 
-/// A process that lives until it is dropped.
-pub(crate) struct TestProcess(Child);
-
-impl TestProcess {
-    pub(crate) fn start() -> Self {
-        Self(Command::new("sleep").arg("600").spawn().unwrap())
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for TestProcess {
-    fn drop(&mut self) {
-        let _gone_already = self.0.kill().and_then(|()| self.0.wait()).is_err();
-    }
-}
-
 /// An event stream, read as bytes.
 pub(crate) struct Events {
     stream: UnixStream,
@@ -210,14 +192,6 @@ pub(crate) fn events_in(text: &str) -> Vec<(String, Option<u64>)> {
             Some((line("event: ")?.to_owned(), seq))
         })
         .collect()
-}
-
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline_ns = monotonic_ns() + 10_000_000_000;
-    while !holds() {
-        assert!(monotonic_ns() < deadline_ns, "{what}, but it does not");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 pub(crate) fn session_header(token: u64) -> String {

@@ -10,7 +10,7 @@ use reaper_registry::Token;
 use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through, reaperd};
 use reaper_tests::fork_server::{ForkServer, KEEP_ZOMBIES};
 use reaper_tests::sys::seccomp::deny;
-use reaper_tests::wait::Deadline;
+use reaper_tests::wait::throughout;
 use reaperd::testkit::test_process::{Kind, TestProcess};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
@@ -59,10 +59,9 @@ fn unrelated_death_removes_nothing(sources: &str, with_pidfds: bool) {
 
     unrelated.kill().unwrap();
     unrelated.wait().unwrap();
-    let some_sweeps = Deadline::after(6 * SWEEP);
-    while !some_sweeps.has_passed() {
+    throughout(6 * SWEEP, || {
         assert!(daemon.lists("inner"), "a false death\n{}", daemon.log());
-    }
+    });
     says_so(&daemon);
 
     fork_server.end(number).unwrap();

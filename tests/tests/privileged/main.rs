@@ -2,8 +2,7 @@
 //! stops and short rations.
 //!
 //! Meant to be run as root with `REAPER_REQUIRE=netlink,ebpf`, which forbids to skip. Elsewhere a
-//! test says what it lacks and passes. How many processes take part can be raised:
-//! `REAPER_VICTIMS` (killed at once), `REAPER_LIVING` and `REAPER_STRANGERS` (of the stopped daemon).
+//! test says what it lacks and passes.
 #![cfg(target_os = "linux")]
 #![expect(
     clippy::unwrap_used,
@@ -41,14 +40,4 @@ fn root_with(programs: &[&str]) -> bool {
         skip(format_args!("no {missing:?} here"));
     }
     missing.is_empty()
-}
-
-/// A count that the environment may raise.
-fn count(variable: &str, usually: usize) -> usize {
-    match std::env::var(variable) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|error| panic!("{variable}: {error}")),
-        Err(_) => usually,
-    }
 }

@@ -1,6 +1,6 @@
 //! A loaded probe, test processes to watch with it, and waiting.
 
-use std::{fs, io::Error, time::Instant};
+use std::{fs, time::Instant};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -8,11 +8,10 @@ use aya::{
     programs::{BtfTracePoint, TracePoint},
 };
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
-use reaper_tests::daemon::reaperd;
 use reaper_tests::expect::skip_without;
+pub(crate) use reaper_tests::test_process::{TestProcess, stat_field};
 use reaperd::testkit::btf;
 use reaperd::testkit::misses::Misses;
-use reaperd::testkit::test_process::{self, Kind};
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(crate) enum Variant {
@@ -163,55 +162,4 @@ impl Stopwatch {
         println!("{:>9.3} ms {what}", self.0.elapsed().as_secs_f64() * 1e3);
         self.0 = Instant::now();
     }
-}
-
-/// A test process, and its start time as the probe has to know it.
-pub(crate) struct TestProcess {
-    inner: test_process::TestProcess,
-    pub(crate) start_ticks: u64,
-}
-
-impl TestProcess {
-    pub(crate) fn spawn(kind: Kind) -> Self {
-        let inner = test_process::TestProcess::spawn(reaperd(), kind).unwrap();
-        let start_ticks = stat_field(inner.pid().get(), 22).unwrap().parse().unwrap();
-        Self { inner, start_ticks }
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.inner.pid().get()
-    }
-
-    /// Lets it do its trick.
-    pub(crate) fn cue(&mut self) {
-        self.inner.cue().unwrap();
-    }
-
-    /// Waits until it says that it has done it.
-    pub(crate) fn expect(&mut self, line: &str) {
-        self.inner.expect(line).unwrap();
-    }
-
-    /// Lets it end by itself, and reaps it.
-    pub(crate) fn finish(&mut self) {
-        self.cue();
-        self.reap();
-    }
-
-    /// Reaps it once it has ended, by when the probe has been run for it.
-    pub(crate) fn reap(&mut self) {
-        self.inner.wait().unwrap();
-    }
-
-    /// Kills it without reaping it.
-    pub(crate) fn kill(&mut self) {
-        self.inner.kill().unwrap();
-    }
-}
-
-/// A field of `/proc/PID/stat`, counted as proc(5) does, from the third on.
-pub(crate) fn stat_field(pid: u32, number: usize) -> Result<String, Error> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, after_name) = stat.rsplit_once(") ").unwrap();
-    Ok(after_name.split(' ').nth(number - 3).unwrap().to_owned())
 }

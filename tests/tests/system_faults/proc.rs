@@ -6,7 +6,7 @@ use std::path::Path;
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{Launch, doctor_through, has_program, program};
 use reaper_tests::expect::skip;
-use reaper_tests::wait::Deadline;
+use reaper_tests::wait::throughout;
 use reaperd::testkit::conformance::kernel_before;
 use rustix::io::Errno;
 
@@ -72,10 +72,9 @@ fn holds_its_promises_where(script: &str, user: Option<u32>) {
         daemon.serves();
         let controls = Crowd::start(2).unwrap();
         daemon.register_all(controls.pids());
-        let some_sweeps = Deadline::after(6 * SWEEP);
-        while !some_sweeps.has_passed() {
+        throughout(6 * SWEEP, || {
             assert_eq!(daemon.list().len(), 2, "a false death\n{}", daemon.log());
-        }
+        });
         the_dead_go_and_the_living_stays(&daemon, &controls, || {});
         stops_in_order(daemon, SocketFile::Removed);
     }

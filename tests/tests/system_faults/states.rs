@@ -9,7 +9,7 @@ use reaper_tests::cgroup::Cgroup;
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{TestDaemon, program, session_of};
 use reaper_tests::expect::skip;
-use reaper_tests::wait::{Deadline, eventually, within};
+use reaper_tests::wait::{eventually, throughout, within};
 
 use crate::life::{GONE_WITHIN, SWEEP};
 
@@ -35,13 +35,12 @@ impl Watchers {
     }
 
     pub(crate) fn it_stays(&self) {
-        let some_sweeps = Deadline::after(6 * SWEEP);
-        while !some_sweeps.has_passed() {
+        throughout(6 * SWEEP, || {
             for daemon in &self.daemons {
                 let lists = daemon.lists(&self.session);
                 assert!(lists, "a false death\n{}", daemon.log());
             }
-        }
+        });
     }
 
     pub(crate) fn it_goes(self) {

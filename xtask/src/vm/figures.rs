@@ -1,5 +1,5 @@
 //! Writes the figures that tests have measured in the guests to `docs/kernel-figures.md`. A figure is a line
-//! `measured: NAME = VALUE` in the output of a test; `tests/src/expect.rs` prints it.
+//! `measured: NAME = VALUE` in the output of a test; `tests/src/harness/expect.rs` prints it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,101 +1,108 @@
-//! A real `reaperd` (or its rival) as a process of its own, and the smallest client that will do.
+//! A real `reaperd`, or the Node server it is compared with, as a child process, and the smallest client
+//! that will do.
 
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use reaper_tests::daemon::{Launch, TestDaemon};
 use reaperd::testkit::clock::monotonic_ns;
 
-use super::measure::Usage;
+use crate::measure::Usage;
 
 /// How long anything may take to come up.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A server on a Unix socket in a private folder. Dropped, it is killed.
-pub(super) struct Daemon {
-    process: Child,
+pub(crate) struct Daemon {
+    server: Server,
     socket: PathBuf,
-    _folder: tempfile::TempDir,
+}
+
+enum Server {
+    Reaperd(TestDaemon),
+    Node {
+        process: Child,
+        _folder: tempfile::TempDir,
+    },
 }
 
 impl Daemon {
     /// `reaperd daemon` with these flags.
-    pub(super) fn start(flags: &[&str]) -> io::Result<Self> {
-        let folder = private_folder()?;
-        let socket = folder.path().join("s");
-        let mut command = Command::new(reaperd()?);
-        command
-            .args(["daemon", "--socket"])
-            .arg(&socket)
-            .args(flags);
-        Self::serve(command, socket, folder)
+    pub(crate) fn start(flags: &[&str]) -> io::Result<Self> {
+        Self::launch(&Launch::with(flags))
     }
 
     /// The same as user 65534 without any capability.
-    pub(super) fn start_as_uid_nobody(flags: &[&str]) -> io::Result<Self> {
-        let folder = private_folder()?;
-        let socket = folder.path().join("s");
-        std::os::unix::fs::chown(folder.path(), Some(65_534), Some(65_534))?;
-        let mut command = Command::new("setpriv");
-        command
-            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-            .args(["--bounding-set=-all", "--inh-caps=-all"])
-            .arg(reaperd()?)
-            .args(["daemon", "--socket"])
-            .arg(&socket)
-            .args(flags);
-        Self::serve(command, socket, folder)
+    pub(crate) fn start_as_uid_nobody(flags: &[&str]) -> io::Result<Self> {
+        let setpriv = [
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--bounding-set=-all",
+            "--inh-caps=-all",
+        ];
+        Self::launch(&Launch::with(flags).through(&setpriv).for_user(65_534))
+    }
+
+    fn launch(launch: &Launch) -> io::Result<Self> {
+        let daemon = launch.spawn();
+        let socket = daemon.socket();
+        Self::serving(Server::Reaperd(daemon), socket)
     }
 
     /// The Node server that answers the same requests out of a `Map`.
-    pub(super) fn start_node() -> io::Result<Self> {
-        let folder = private_folder()?;
+    pub(crate) fn start_node() -> io::Result<Self> {
+        let folder = tempfile::tempdir()?;
         let socket = folder.path().join("s");
         let script = folder.path().join("server.js");
         std::fs::write(&script, include_str!("node_server.js"))?;
-        let mut command = Command::new("node");
-        command.arg(script).arg(&socket);
-        Self::serve(command, socket, folder)
-    }
-
-    fn serve(mut command: Command, socket: PathBuf, folder: tempfile::TempDir) -> io::Result<Self> {
-        let process = command
+        let process = Command::new("node")
+            .arg(script)
+            .arg(&socket)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let daemon = Self {
+        let server = Server::Node {
             process,
-            socket,
             _folder: folder,
         };
+        Self::serving(server, socket)
+    }
+
+    fn serving(server: Server, socket: PathBuf) -> io::Result<Self> {
+        let daemon = Self { server, socket };
         eventually("the daemon serves", || {
             get(&daemon.socket, "/v1/version").is_ok_and(|text| text.contains(" 200 "))
         })?;
         Ok(daemon)
     }
 
-    pub(super) fn pid(&self) -> u32 {
-        self.process.id()
+    pub(crate) fn pid(&self) -> u32 {
+        match &self.server {
+            Server::Reaperd(daemon) => daemon.pid(),
+            Server::Node { process, .. } => process.id(),
+        }
     }
 
-    pub(super) fn socket(&self) -> &Path {
+    pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 
-    pub(super) fn usage(&self) -> io::Result<Usage> {
+    pub(crate) fn usage(&self) -> io::Result<Usage> {
         Usage::of(self.pid())
     }
 
-    pub(super) fn get(&self, target: &str) -> io::Result<String> {
+    pub(crate) fn get(&self, target: &str) -> io::Result<String> {
         get(&self.socket, target)
     }
 
     /// Waits until the daemon says that a source is up.
-    pub(super) fn wait_for(&self, source: &str) -> io::Result<()> {
+    pub(crate) fn wait_for(&self, source: &str) -> io::Result<()> {
         let up = format!("\"source\":\"{source}\",\"state\":\"up\"");
         eventually(source, || {
             self.get("/v1/sources").is_ok_and(|text| text.contains(&up))
@@ -103,7 +110,7 @@ impl Daemon {
     }
 
     /// Registers a session of this process.
-    pub(super) fn register(&self, pid: u32, id: &str, token: &str) -> io::Result<()> {
+    pub(crate) fn register(&self, pid: u32, id: &str, token: &str) -> io::Result<()> {
         let answer = exchange(&self.socket, &registration(pid, id, token))?;
         if answer.contains(" 200 ") {
             return Ok(());
@@ -112,7 +119,7 @@ impl Daemon {
     }
 
     /// An open stream of deregistrations, past its head.
-    pub(super) fn events(&self) -> io::Result<UnixStream> {
+    pub(crate) fn events(&self) -> io::Result<UnixStream> {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.write_all(
             b"GET /v1/events?event=session_deregistered HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -129,30 +136,17 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
+impl Drop for Server {
     fn drop(&mut self) {
-        self.process.kill().unwrap_or_default();
-        self.process.wait().map(drop).unwrap_or_default();
+        if let Self::Node { process, .. } = self {
+            process.kill().unwrap_or_default();
+            process.wait().map(drop).unwrap_or_default();
+        }
     }
-}
-
-/// The binary that was built beside this one.
-pub(super) fn reaperd() -> io::Result<PathBuf> {
-    let beside = std::env::current_exe()?.with_file_name("reaperd");
-    if beside.exists() {
-        return Ok(beside);
-    }
-    Err(io::Error::other("build reaperd first: cargo xtask bench"))
-}
-
-pub(super) fn private_folder() -> io::Result<tempfile::TempDir> {
-    tempfile::Builder::new()
-        .permissions(std::fs::Permissions::from_mode(0o700))
-        .tempdir()
 }
 
 /// The bytes of a registration: the record of a real session, without presence.
-pub(super) fn registration(pid: u32, id: &str, token: &str) -> String {
+pub(crate) fn registration(pid: u32, id: &str, token: &str) -> String {
     let body = format!(
         "{{\"token\":\"{token}\",\"session_id\":\"{id}\",\"mesh\":\"dev-mesh\",\
          \"display_name\":\"api-agent\",\"pid\":{pid},\
@@ -167,7 +161,7 @@ pub(super) fn registration(pid: u32, id: &str, token: &str) -> String {
 }
 
 /// One GET on a connection of its own.
-pub(super) fn get(socket: &Path, target: &str) -> io::Result<String> {
+pub(crate) fn get(socket: &Path, target: &str) -> io::Result<String> {
     exchange(
         socket,
         &format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
@@ -186,7 +180,7 @@ fn exchange(socket: &Path, request: &str) -> io::Result<String> {
 }
 
 /// Looks four times a millisecond.
-pub(super) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) -> io::Result<()> {
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) -> io::Result<()> {
     let began = monotonic_ns();
     while Duration::from_nanos(monotonic_ns() - began) < TIMEOUT {
         if is_so() {

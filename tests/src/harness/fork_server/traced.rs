@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_sig
 
 use super::CUE;
 use super::commands::answer;
-use super::test_process::beside;
+use super::forked_process::beside;
 use crate::sys::{Forker, end_thread, seize, sleep_for_ever, unshare_namespaces, wait_for};
 
 /// Both processes of [`super::Kind::Traced`].

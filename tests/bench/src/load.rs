@@ -11,10 +11,10 @@ use std::time::Duration;
 use reaperd::testkit::clock::monotonic_ns;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 
-use super::measure::{Readings, count, float};
+use crate::measure::{Readings, count, float};
 
 /// When to stop.
-pub(super) enum Until {
+pub(crate) enum Until {
     /// After this time, of which the first part is not counted.
     Passed {
         unmeasured: Duration,
@@ -26,11 +26,11 @@ pub(super) enum Until {
 
 /// What came of it.
 #[derive(Default)]
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     /// With those that were not counted.
-    pub(super) requests: usize,
-    pub(super) per_second: f64,
-    pub(super) latencies: Readings,
+    pub(crate) requests: usize,
+    pub(crate) per_second: f64,
+    pub(crate) latencies: Readings,
 }
 
 struct Connection {
@@ -90,7 +90,7 @@ fn whole_length(answer: &[u8]) -> Option<usize> {
 }
 
 /// Keeps every connection busy; `write` makes each request.
-pub(super) fn closed_loop(
+pub(crate) fn closed_loop(
     socket: &Path,
     connections: usize,
     until: &Until,
@@ -169,7 +169,7 @@ impl Until {
 }
 
 /// A look-up of one's own session.
-pub(super) fn me(token: &str) -> String {
+pub(crate) fn me(token: &str) -> String {
     format!(
         "GET /v1/sessions/me HTTP/1.1\r\nHost: localhost\r\n\
          Authorization: ClaudeMesh-Session {token}\r\n\r\n"
@@ -177,14 +177,14 @@ pub(super) fn me(token: &str) -> String {
 }
 
 /// Look-ups at a fixed rate, in the background.
-pub(super) struct Paced {
+pub(crate) struct Paced {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<io::Result<f64>>,
 }
 
 impl Paced {
     /// Ends it; answers the rate that was kept.
-    pub(super) fn stop(self) -> io::Result<f64> {
+    pub(crate) fn stop(self) -> io::Result<f64> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread
             .join()
@@ -193,7 +193,7 @@ impl Paced {
 }
 
 /// Each millisecond its share of look-ups, each on a connection of its own.
-pub(super) fn paced(socket: &Path, token: &str, per_second: usize) -> io::Result<Paced> {
+pub(crate) fn paced(socket: &Path, token: &str, per_second: usize) -> io::Result<Paced> {
     let mut connections = Vec::new();
     for _ in 0..per_second / 1_000 {
         connections.push(Connection::open(socket)?);

@@ -1,5 +1,5 @@
-//! Where the program under test is. In a guest the harness says it; else it lies beside the test
-//! executables, where a run of one package's tests alone does not put it or leaves an old one.
+//! Where the program under test is. In a guest an environment variable names it; elsewhere it is in
+//! cargo's folder, where a run of one package's tests alone does not put it or leaves an old one.
 
 use std::env;
 use std::fs;
@@ -13,15 +13,19 @@ pub fn reaperd() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| match env::var_os("REAPERD_BIN") {
         Some(path) => path.into(),
-        None => beside_this_test(),
+        None => built_with_this(),
     })
 }
 
-/// `target/PROFILE/deps/TEST` knows `target/PROFILE/reaperd`.
-fn beside_this_test() -> PathBuf {
-    let test = env::current_exe().expect("/proc is mounted");
-    let deps = test.parent().expect("a file is in a folder");
-    let profile = deps.parent().expect("cargo's folder of a profile");
+/// `target/PROFILE/reaperd`, seen from `target/PROFILE/deps/TEST` or `target/PROFILE/bench`.
+fn built_with_this() -> PathBuf {
+    let this = env::current_exe().expect("/proc is mounted");
+    let folder = this.parent().expect("a file is in a folder");
+    let profile = if folder.ends_with("deps") {
+        folder.parent().expect("cargo's folder of a profile")
+    } else {
+        folder
+    };
     let program = profile.join("reaperd");
     if !is_current(&program) {
         build(profile);

@@ -1,7 +1,6 @@
 //! Processes under chosen pids, registered by the fork server itself: it is there before the daemon can
 //! have looked, and it may be in a pid namespace that the test is not in.
 
-use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 use super::commands::{pass_ticks, reap};
 use super::{kill, signal};
 use crate::sys::Forker;
+use crate::test_process::stat_field;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -116,14 +116,10 @@ impl Session<'_> {
 fn stop(pid: u32) -> io::Result<()> {
     signal(pid, Signal::STOP)?;
     loop {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let state = stat
-            .rsplit_once(") ")
-            .map(|(_, fields)| fields.as_bytes()[0]);
-        match state {
-            Some(b'T') => return Ok(()),
-            Some(b'Z' | b'X') | None => return Err(io::ErrorKind::NotFound.into()),
-            Some(_) => std::thread::yield_now(),
+        match stat_field(pid, 3)?.as_str() {
+            "T" => return Ok(()),
+            "Z" | "X" => return Err(io::ErrorKind::NotFound.into()),
+            _ => std::thread::yield_now(),
         }
     }
 }

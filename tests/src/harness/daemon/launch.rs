@@ -85,7 +85,7 @@ impl Launch {
         words.push(reaperd().to_str().unwrap().to_owned());
         words.extend(owned(&["daemon", "--socket", socket.to_str().unwrap()]));
         words.extend(self.arguments.iter().cloned());
-        if !words.iter().any(|word| word == "--sources") {
+        if !words.iter().any(|word| word.starts_with("--sources")) {
             words.extend(
                 sources_of_this_run()
                     .iter()

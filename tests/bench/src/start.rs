@@ -4,12 +4,12 @@ use std::io;
 
 use reaperd::testkit::clock::monotonic_ns;
 
-use super::Plan;
-use super::daemon::Daemon;
-use super::measure::Readings;
-use super::report::{Row, Section, time};
+use crate::Plan;
+use crate::daemon::Daemon;
+use crate::measure::Readings;
+use crate::report::{Row, Section, time};
 
-pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     let (mut without, mut with, mut probe) = <(Readings, Readings, Readings)>::default();
     let starts = plan.rounds * 2;
     for _ in 0..starts {

@@ -4,21 +4,22 @@ use std::io;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use fastrand::Rng;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::Plan;
-use super::daemon::{Daemon, registration};
-use super::fork_server::{self, idle};
-use super::load::{Until, closed_loop};
-use super::measure::{Dice, Readings, children_cpu_ns, count, float, thread_cpu_ns};
-use super::observers::open_pidfd;
-use super::report::{Row, Section, time, times};
+use crate::Plan;
+use crate::daemon::{Daemon, registration};
+use crate::fork_server::{self, idle};
+use crate::load::{Until, closed_loop};
+use crate::measure::{Readings, children_cpu_ns, count, float, thread_cpu_ns, token};
+use crate::observers::open_pidfd;
+use crate::report::{Row, Section, time, times};
 
 const SESSIONS: usize = 10_000;
 const INTERVAL: Duration = Duration::from_millis(250);
 const SWEEPS: u32 = 8;
 
-pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     let mut fork_server = fork_server::open()?;
     let pids = fork_server.start(SESSIONS, idle(0))?;
     let daemon = Daemon::start(&[
@@ -27,10 +28,10 @@ pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
         "--max-sessions-per-uid=100000",
     ])?;
     let at_rest = cpu_of_sweeps(&daemon)?;
-    let mut dice = Dice::new(4);
+    let mut random = Rng::with_seed(4);
     let mut next = 0;
     closed_loop(daemon.socket(), 16, &Until::Answered(SESSIONS), |out| {
-        let request = registration(pids[next], &format!("v-{next}"), &dice.token());
+        let request = registration(pids[next], &format!("v-{next}"), &token(&mut random));
         out.extend_from_slice(request.as_bytes());
         next += 1;
     })?;

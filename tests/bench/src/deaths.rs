@@ -4,17 +4,18 @@
 use std::io;
 use std::time::Duration;
 
+use fastrand::Rng;
 use reaper_registry::Source;
+use reaper_tests::fork_server::{ForkServer, kill};
 use reaperd::testkit::clock::monotonic_ns;
 
-use super::Plan;
-use super::daemon::Daemon;
-use super::fork_server::{self, idle};
-use super::load::paced;
-use super::measure::{Dice, Readings, float};
-use super::observers::{Observer, bare_loop, hook, subscriber, subscriber_of};
-use super::report::{Row, Section, time, times};
-use crate::fork_server::{ForkServer, kill};
+use crate::Plan;
+use crate::daemon::Daemon;
+use crate::fork_server::{self, idle};
+use crate::load::paced;
+use crate::measure::{Readings, float, token};
+use crate::observers::{Observer, bare_loop, hook, subscriber, subscriber_of};
+use crate::report::{Row, Section, time, times};
 
 /// Between the registration and the kill: whoever was busy with the registration sleeps again.
 const SETTLE: Duration = Duration::from_millis(3);
@@ -94,7 +95,7 @@ fn one_death(
 }
 
 /// Small test processes, each watched by the bare loop and one other.
-pub(super) fn small(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn small(plan: &Plan) -> io::Result<Section> {
     let runtime = tokio::runtime::Runtime::new()?;
     let mut fork_server = fork_server::open()?;
     let mut bare = bare_loop()?;
@@ -174,7 +175,7 @@ fn summary(hooks: &[Pair], subscribers: &[Pair]) -> Vec<Row> {
 fn under_load(fork_server: &mut ForkServer, bare: &mut Observer, kills: usize) -> io::Result<Row> {
     let daemon = Daemon::start(&[])?;
     daemon.wait_for("ebpf")?;
-    let token = Dice::new(99).token();
+    let token = token(&mut Rng::with_seed(99));
     daemon.register(std::process::id(), "load", &token)?;
     let load = paced(daemon.socket(), &token, 10_000)?;
     let mut pair = Pair::new(subscriber_of(daemon, "subscriber under load")?);
@@ -194,7 +195,7 @@ fn under_load(fork_server: &mut ForkServer, bare: &mut Observer, kills: usize) -
 }
 
 /// Large test processes: all observers on the same deaths.
-pub(super) fn fat(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn fat(plan: &Plan) -> io::Result<Section> {
     let runtime = tokio::runtime::Runtime::new()?;
     let mut fork_server = fork_server::open()?;
     let mut observers = vec![bare_loop()?];
@@ -230,19 +231,19 @@ pub(super) fn fat(plan: &Plan) -> io::Result<Section> {
 }
 
 /// The sweep alone, which is what polling can do.
-pub(super) fn polling(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn polling(plan: &Plan) -> io::Result<Section> {
     let runtime = tokio::runtime::Runtime::new()?;
     let mut fork_server = fork_server::open()?;
     let mut sweep = hook(&runtime, Some(Source::Sweep))?;
     let mut bare = bare_loop()?;
-    let mut dice = Dice::new(5);
+    let mut random = Rng::with_seed(5);
     let deaths = 4 * plan.rounds;
     let pids = fork_server.start(deaths, idle(0))?;
     let mut when = Vec::new();
     for (number, pid) in (0..).zip(&pids) {
         sweep.watch(*pid, number)?;
         bare.watch(*pid, number)?;
-        when.push(Duration::from_millis(dice.roll() % 10_000));
+        when.push(Duration::from_millis(random.u64(..10_000)));
     }
     when.sort();
     let began = monotonic_ns();

@@ -3,38 +3,40 @@
 use std::fs;
 use std::io;
 
+use fastrand::Rng;
+use reaper_registry::Token;
 use rustix::time::{ClockId, clock_gettime};
 
 /// A set of readings of one quantity.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Readings(Vec<f64>);
+pub(crate) struct Readings(Vec<f64>);
 
 impl Readings {
-    pub(super) fn push(&mut self, reading: f64) {
+    pub(crate) fn push(&mut self, reading: f64) {
         self.0.push(reading);
     }
 
-    pub(super) fn push_ns(&mut self, nanos: u64) {
+    pub(crate) fn push_ns(&mut self, nanos: u64) {
         self.0.push(float(nanos));
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn median(&self) -> f64 {
+    pub(crate) fn median(&self) -> f64 {
         self.quantile(50)
     }
 
     /// The smallest reading that `percent` of them do not exceed; NaN of none.
-    pub(super) fn quantile(&self, percent: usize) -> f64 {
+    pub(crate) fn quantile(&self, percent: usize) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         let rank = (sorted.len() * percent).div_ceil(100).max(1);
         sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
     }
 
-    pub(super) fn max(&self) -> f64 {
+    pub(crate) fn max(&self) -> f64 {
         self.quantile(100)
     }
 }
@@ -47,18 +49,18 @@ impl FromIterator<f64> for Readings {
 
 /// Exact up to 2^53, which no count or time here reaches.
 #[expect(clippy::cast_precision_loss, reason = "the values stay below 2^53")]
-pub(super) const fn float(value: u64) -> f64 {
+pub(crate) const fn float(value: u64) -> f64 {
     value as f64
 }
 
 /// The same of a count.
 #[expect(clippy::cast_precision_loss, reason = "the values stay below 2^53")]
-pub(super) const fn count(value: usize) -> f64 {
+pub(crate) const fn count(value: usize) -> f64 {
     value as f64
 }
 
 /// Processor time of this thread, in nanoseconds.
-pub(super) fn thread_cpu_ns() -> u64 {
+pub(crate) fn thread_cpu_ns() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let part = |part: i64| u64::try_from(part).unwrap_or(0);
     part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
@@ -66,14 +68,14 @@ pub(super) fn thread_cpu_ns() -> u64 {
 
 /// What all threads of a process have used and done so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Usage {
-    pub(super) cpu_ns: u64,
+pub(crate) struct Usage {
+    pub(crate) cpu_ns: u64,
     /// Times that one of its threads was woken after it had chosen to sleep.
-    pub(super) wakeups: u64,
+    pub(crate) wakeups: u64,
 }
 
 impl Usage {
-    pub(super) fn of(pid: u32) -> io::Result<Self> {
+    pub(crate) fn of(pid: u32) -> io::Result<Self> {
         let mut usage = Self::default();
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             let task = task?.path();
@@ -92,7 +94,7 @@ impl Usage {
         Ok(usage)
     }
 
-    pub(super) fn since(self, earlier: Self) -> Self {
+    pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
             cpu_ns: self.cpu_ns.saturating_sub(earlier.cpu_ns),
             wakeups: self.wakeups.saturating_sub(earlier.wakeups),
@@ -101,13 +103,13 @@ impl Usage {
 }
 
 /// Resident memory of a process, in bytes.
-pub(super) fn resident(pid: u32) -> io::Result<u64> {
+pub(crate) fn resident(pid: u32) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     Ok(field(&status, "VmRSS:") * 1024)
 }
 
 /// Processor time of children that were waited for, in nanoseconds, to 10 ms.
-pub(super) fn children_cpu_ns() -> io::Result<u64> {
+pub(crate) fn children_cpu_ns() -> io::Result<u64> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     let ticks: u64 = stat
         .rsplit_once(") ")
@@ -129,31 +131,17 @@ fn field(status: &str, name: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// Numbers that look random and are the same in every run (xorshift64*).
-pub(super) struct Dice(u64);
+/// The bytes of the next token.
+pub(crate) fn token_bytes(random: &mut Rng) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    random.fill(&mut bytes);
+    bytes
+}
 
-impl Dice {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(super) fn roll(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Below `bound`.
-    pub(super) fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.roll() >> 33).unwrap_or(0) % bound
-    }
-
-    /// The 64 hex digits of a token.
-    pub(super) fn token(&mut self) -> String {
-        let [a, b, c, d] = [self.roll(), self.roll(), self.roll(), self.roll()];
-        format!("{a:016x}{b:016x}{c:016x}{d:016x}")
-    }
+/// The same as the 64 hex digits of a request.
+pub(crate) fn token(random: &mut Rng) -> String {
+    let token = Token::from_bytes(token_bytes(random));
+    token.reveal().as_str().to_owned()
 }
 
 #[cfg(test)]

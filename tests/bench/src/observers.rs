@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fastrand::Rng;
 use reaper_registry::{Authority, Registry, SessionId, Source, Token, TokenKey, Ttl};
 use reaperd::testkit::clock::monotonic_ns;
 use reaperd::{Pid, Reaper, Registration, Sources};
@@ -14,8 +15,8 @@ use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use super::daemon::{Daemon, eventually};
-use super::measure::Dice;
+use crate::daemon::{Daemon, eventually};
+use crate::measure::token;
 
 /// Two sweeps.
 const TIMEOUT: Duration = Duration::from_secs(12);
@@ -24,8 +25,8 @@ const TIMEOUT: Duration = Duration::from_secs(12);
 type Sight = (u64, u64);
 
 /// Somebody who watches.
-pub(super) struct Observer {
-    pub(super) name: String,
+pub(crate) struct Observer {
+    pub(crate) name: String,
     watch: Box<dyn Fn(u32, u64) -> io::Result<()>>,
     sights: Receiver<Sight>,
     early: HashMap<u64, u64>,
@@ -46,12 +47,12 @@ impl Observer {
     }
 
     /// Has it watch this process from now on.
-    pub(super) fn watch(&self, pid: u32, number: u64) -> io::Result<()> {
+    pub(crate) fn watch(&self, pid: u32, number: u64) -> io::Result<()> {
         (self.watch)(pid, number)
     }
 
     /// Waits until it has seen the death of that number; answers when that was.
-    pub(super) fn seen_at(&mut self, number: u64) -> io::Result<u64> {
+    pub(crate) fn seen_at(&mut self, number: u64) -> io::Result<u64> {
         loop {
             if let Some(at_ns) = self.early.remove(&number) {
                 return Ok(at_ns);
@@ -68,7 +69,7 @@ impl Observer {
 type Pidfds = Arc<Mutex<HashMap<u64, OwnedFd>>>;
 
 /// One thread, one epoll set, one pidfd for each process: what anybody could write in C.
-pub(super) fn bare_loop() -> io::Result<Observer> {
+pub(crate) fn bare_loop() -> io::Result<Observer> {
     let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
     let pidfds = Pidfds::default();
     let (seen, sights) = channel();
@@ -95,7 +96,7 @@ pub(super) fn bare_loop() -> io::Result<Observer> {
     ))
 }
 
-pub(super) fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
+pub(crate) fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
     let pid = rustix::process::Pid::from_raw(pid.cast_signed())
         .ok_or_else(|| io::Error::other("pid 0"))?;
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
@@ -126,7 +127,7 @@ fn wait_and_tell(epoll: &OwnedFd, pidfds: &Pidfds, seen: &Sender<Sight>) {
 }
 
 /// A registry in this process, seen by its deregister hook. `None`: every source.
-pub(super) fn hook(
+pub(crate) fn hook(
     runtime: &tokio::runtime::Runtime,
     source: Option<Source>,
 ) -> io::Result<Observer> {
@@ -150,9 +151,9 @@ pub(super) fn hook(
     let name = format!("hook, {}", source.map_or("all sources", Source::name));
     eventually(&name, is_up)?;
     Ok(Observer::new(name, sights, move |pid, number| {
-        let mut dice = Dice::new(number + 1);
+        let mut random = Rng::with_seed(number + 1);
         let id = SessionId::new(&format!("v-{number}"));
-        let token = Token::parse(&dice.token()).map_err(io::Error::other)?;
+        let token = Token::parse(&token(&mut random)).map_err(io::Error::other)?;
         let pid = Pid::new(pid).map_err(io::Error::other)?;
         let registration = Registration::new(id, token, pid)
             .ttl(Ttl::Default)
@@ -165,7 +166,7 @@ pub(super) fn hook(
 }
 
 /// A subscriber of a daemon's events. `None`: every source.
-pub(super) fn subscriber(source: Option<Source>) -> io::Result<Observer> {
+pub(crate) fn subscriber(source: Option<Source>) -> io::Result<Observer> {
     let daemon = match source {
         Some(source) => Daemon::start(&["--sources", source.name()])?,
         None => Daemon::start(&[])?,
@@ -179,15 +180,19 @@ pub(super) fn subscriber(source: Option<Source>) -> io::Result<Observer> {
 }
 
 /// A subscriber of this daemon.
-pub(super) fn subscriber_of(daemon: Daemon, name: &str) -> io::Result<Observer> {
+pub(crate) fn subscriber_of(daemon: Daemon, name: &str) -> io::Result<Observer> {
     let sights = read_events(&daemon)?;
     Ok(Observer::new(name, sights, move |pid, number| {
-        daemon.register(pid, &format!("v-{number}"), &Dice::new(number + 1).token())
+        daemon.register(
+            pid,
+            &format!("v-{number}"),
+            &token(&mut Rng::with_seed(number + 1)),
+        )
     }))
 }
 
 /// Deregistrations as they arrive.
-pub(super) fn read_events(daemon: &Daemon) -> io::Result<Receiver<Sight>> {
+pub(crate) fn read_events(daemon: &Daemon) -> io::Result<Receiver<Sight>> {
     let mut stream = daemon.events()?;
     let (seen, sights) = channel();
     std::thread::Builder::new()

@@ -5,13 +5,14 @@ use std::io;
 use std::process::Command;
 use std::time::Duration;
 
+use fastrand::Rng;
 use reaperd::testkit::clock::monotonic_ns;
 
-use super::Plan;
-use super::daemon::Daemon;
-use super::fork_server::{self, idle};
-use super::measure::{Dice, Readings, children_cpu_ns, float};
-use super::report::{Row, Section, time};
+use crate::Plan;
+use crate::daemon::Daemon;
+use crate::fork_server::{self, idle};
+use crate::measure::{Readings, children_cpu_ns, float, token};
+use crate::report::{Row, Section, time};
 
 const SESSIONS: usize = 20;
 const FORKS: u32 = 10_000;
@@ -70,10 +71,10 @@ impl Case {
 
     fn round(&mut self, pids: &[u32], is_first: bool) -> io::Result<()> {
         let daemon = self.daemon()?;
-        let mut dice = Dice::new(3);
+        let mut random = Rng::with_seed(3);
         if let Some(daemon) = &daemon {
             for pid in pids {
-                daemon.register(*pid, &format!("s-{pid}"), &dice.token())?;
+                daemon.register(*pid, &format!("s-{pid}"), &token(&mut random))?;
             }
         }
         std::thread::sleep(SETTLE);
@@ -160,7 +161,7 @@ fn storm() -> io::Result<()> {
     Err(io::Error::other("the storm ended early"))
 }
 
-pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     let mut fork_server = fork_server::open()?;
     let pids = fork_server.start(SESSIONS, idle(0))?;
     let mut cases = [

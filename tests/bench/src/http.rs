@@ -3,11 +3,12 @@
 use std::io;
 use std::time::Duration;
 
-use super::Plan;
-use super::daemon::{Daemon, registration};
-use super::load::{Outcome, Until, closed_loop, me};
-use super::measure::{Dice, Readings, count, float};
-use super::report::{Row, Section, time, times};
+use crate::Plan;
+use crate::daemon::{Daemon, registration};
+use crate::load::{Outcome, Until, closed_loop, me};
+use crate::measure::{Readings, count, float, token};
+use crate::report::{Row, Section, time, times};
+use fastrand::Rng;
 
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
 /// Session ids that are registered over and over, so that the population is constant.
@@ -44,13 +45,13 @@ impl Cell {
         }
     }
 
-    fn round(&mut self, server: &Daemon, dice: &mut Dice) -> io::Result<()> {
+    fn round(&mut self, server: &Daemon, random: &mut Rng) -> io::Result<()> {
         let until = Until::Passed {
             unmeasured: Duration::from_millis(200),
             in_all: Duration::from_millis(900),
         };
         let before = server.usage()?;
-        let outcome = self.run(server, &until, dice)?;
+        let outcome = self.run(server, &until, random)?;
         let used = server.usage()?.since(before);
         self.per_second.push(outcome.per_second);
         self.p50.push(outcome.latencies.median());
@@ -59,11 +60,11 @@ impl Cell {
         Ok(())
     }
 
-    fn run(&self, server: &Daemon, until: &Until, dice: &mut Dice) -> io::Result<Outcome> {
+    fn run(&self, server: &Daemon, until: &Until, random: &mut Rng) -> io::Result<Outcome> {
         let pid = std::process::id();
         match self.request {
             Request::Me => {
-                let token = dice.token();
+                let token = token(random);
                 server.register(pid, "me", &token)?;
                 let request = me(&token);
                 closed_loop(server.socket(), self.connections, until, |out| {
@@ -71,8 +72,8 @@ impl Cell {
                 })
             }
             Request::Register => closed_loop(server.socket(), self.connections, until, |out| {
-                let id = format!("c-{}", dice.below(IDS));
-                out.extend_from_slice(registration(pid, &id, &dice.token()).as_bytes());
+                let id = format!("c-{}", random.usize(..IDS));
+                out.extend_from_slice(registration(pid, &id, &token(random)).as_bytes());
             }),
         }
     }
@@ -88,19 +89,19 @@ impl Cell {
     }
 }
 
-pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     let ours = Daemon::start(&[])?;
     let node = Daemon::start_node().ok();
-    let mut dice = Dice::new(6);
+    let mut random = Rng::with_seed(6);
     let mut rows = Vec::new();
     for request in [Request::Me, Request::Register] {
         for connections in CONNECTIONS {
             let mut cell = Cell::new(request, connections);
             let mut rival = Cell::new(request, connections);
             for _ in 0..plan.rounds {
-                cell.round(&ours, &mut dice)?;
+                cell.round(&ours, &mut random)?;
                 if let Some(node) = &node {
-                    rival.round(node, &mut dice)?;
+                    rival.round(node, &mut random)?;
                 }
             }
             rows.extend(compare(&cell, &rival));
@@ -110,7 +111,7 @@ pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
         title: "Requests over the Unix socket",
         method: format!(
             "closed loop, one client thread, keep-alive, one outstanding request a connection; {} rounds of 0.7 s \
-             each, turn and turn about with Node's `http` over a `Map` (`tests/src/bench/node_server.js`); medians \
+             each, turn and turn about with Node's `http` over a `Map` (`tests/bench/src/node_server.js`); medians \
              of the rounds; CPU is the server's own, all threads, for one request; every source runs",
             plan.rounds
         ),

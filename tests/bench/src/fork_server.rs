@@ -3,29 +3,28 @@
 use std::io;
 use std::process::Command;
 
+use reaper_tests::fork_server::{ForkServer, Kind};
+use reaper_tests::sys::Forker;
 use rustix::process::{WaitOptions, waitpid};
 
-use crate::fork_server::{ForkServer, Kind, run as obey};
-use crate::sys::Forker;
-
-pub(super) fn open() -> io::Result<ForkServer> {
+pub(crate) fn open() -> io::Result<ForkServer> {
     let mut program = Command::new(std::env::current_exe()?);
     program.arg("fork-server");
     ForkServer::open(program)
 }
 
 /// Processes that do nothing, each with so many MiB of memory in use.
-pub(super) const fn idle(megabytes: usize) -> Kind {
+pub(crate) const fn idle(megabytes: usize) -> Kind {
     Kind::Idle { megabytes }
 }
 
 /// The fork server's side.
-pub(super) fn run() -> io::Result<()> {
-    obey(false)
+pub(crate) fn run() -> io::Result<()> {
+    reaper_tests::fork_server::run(false)
 }
 
 /// Forks and collects so many children, one after another, as fast as one process can.
-pub(super) fn storm(children: Option<&str>) -> io::Result<()> {
+pub(crate) fn storm(children: Option<&str>) -> io::Result<()> {
     let children: u32 = children
         .and_then(|number| number.parse().ok())
         .ok_or_else(|| io::Error::other("storm NUMBER"))?;

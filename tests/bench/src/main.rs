@@ -1,12 +1,12 @@
-//! The measurements behind every number that this project gives of itself: each beside what it is
-//! compared with, in one run, on the same machine, interleaved where both can be.
+//! `cargo xtask bench`: measures the daemon and the library, each beside what it is compared with, in
+//! one run on the same machine, interleaved where possible. Linux only.
 //!
 //! Absolute times on a shared machine mean little; the ratio of two medians taken side by side does.
 
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "it talks to the person who started it"
+    reason = "a command-line program"
 )]
 
 mod daemon;
@@ -54,8 +54,7 @@ const SECTIONS: &[(&str, Measure)] = &[
 
 const USAGE: &str = "bench [--only NAME,..] [--rounds N] [--write FILE]";
 
-/// The whole program.
-pub fn main() -> ExitCode {
+fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let outcome = match words.next().as_deref() {
         Some("fork-server") => fork_server::run(),

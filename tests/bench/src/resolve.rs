@@ -7,37 +7,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
+use fastrand::Rng;
 use reaper_registry::{Registry, Token};
 use reaperd::testkit::clock::{self, monotonic_ns};
 
-use super::Plan;
-use super::mass::{full, store};
-use super::measure::{Dice, Readings, count, float, thread_cpu_ns};
-use super::report::{Row, Section, time, times};
+use crate::Plan;
+use crate::mass::{TOKENS_SEED, full, store};
+use crate::measure::{Readings, count, float, thread_cpu_ns, token, token_bytes};
+use crate::report::{Row, Section, time, times};
 
 const SESSIONS: u64 = 100_000;
 /// Calls that are timed together.
 const BATCH: usize = 1_000;
 const BATCHES: usize = 200;
 
-/// The bytes of tokens in an order that no cache foresees.
-fn shuffled(seed: u64) -> io::Result<Vec<[u8; 32]>> {
-    let mut dice = Dice::new(1);
-    let mut tokens = Vec::new();
-    for _ in 0..SESSIONS {
-        let text = dice.token();
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let pair = str::from_utf8(pair).map_err(io::Error::other)?;
-            *byte = u8::from_str_radix(pair, 16).map_err(io::Error::other)?;
-        }
-        tokens.push(bytes);
-    }
-    let mut shuffle = Dice::new(seed);
-    for last in (1..tokens.len()).rev() {
-        tokens.swap(last, shuffle.below(last + 1));
-    }
-    Ok(tokens)
+/// The bytes of the tokens of [`full`], in an order that no cache foresees.
+fn shuffled(seed: u64) -> Vec<[u8; 32]> {
+    let mut random = Rng::with_seed(TOKENS_SEED);
+    let mut tokens: Vec<_> = (0..SESSIONS).map(|_| token_bytes(&mut random)).collect();
+    Rng::with_seed(seed).shuffle(&mut tokens);
+    tokens
 }
 
 /// Time of this thread's own for one call, over batches; `clocked`: with the two clocks that a
@@ -99,9 +88,9 @@ fn beside_churn(registry: &Registry, tokens: &[[u8; 32]]) -> io::Result<(f64, f6
     let changes = AtomicU64::new(0);
     thread::scope(|scope| {
         let churn = scope.spawn(|| -> io::Result<()> {
-            let mut dice = Dice::new(77);
+            let mut random = Rng::with_seed(77);
             while !stop.load(Ordering::Relaxed) {
-                let token = dice.token();
+                let token = token(&mut random);
                 store(registry, SESSIONS + 1, &token)?;
                 let token = Token::parse(&token).map_err(io::Error::other)?;
                 registry.deregister(&token, clock::now());
@@ -120,9 +109,9 @@ fn beside_churn(registry: &Registry, tokens: &[[u8; 32]]) -> io::Result<(f64, f6
     })
 }
 
-pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     let registry = full(SESSIONS, || ())?;
-    let (tokens, others) = (shuffled(11)?, shuffled(12)?);
+    let (tokens, others) = (shuffled(11), shuffled(12));
     let private_map = || -> Plain { tokens.iter().map(|bytes| (*bytes, Arc::new(1))).collect() };
     let maps = [private_map(), private_map()];
     time_calls(&registry, &tokens, false);

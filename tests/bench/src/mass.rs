@@ -7,26 +7,29 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use fastrand::Rng;
 use reaper_registry::{
     Authority, Death, Details, Evidence, Limits, NewSession, Process, ProcessId, Registry,
     SessionId, Source, Token, TokenKey, Ttl,
 };
+use reaper_tests::fork_server::kill;
 use reaperd::Pid;
 use reaperd::testkit::clock::{self, monotonic_ns};
 
-use super::Plan;
-use super::daemon::{Daemon, registration};
-use super::fork_server::{self, idle};
-use super::load::{Until, closed_loop};
-use super::measure::{Dice, Readings, float, thread_cpu_ns};
-use super::observers::{bare_loop, read_events};
-use super::report::{Row, Section, time};
-use crate::fork_server::kill;
+use crate::Plan;
+use crate::daemon::{Daemon, registration};
+use crate::fork_server::{self, idle};
+use crate::load::{Until, closed_loop};
+use crate::measure::{Readings, float, thread_cpu_ns, token};
+use crate::observers::{bare_loop, read_events};
+use crate::report::{Row, Section, time};
 
 const SIMULATED: u64 = 100_000;
+/// What the tokens of [`full`] are drawn from.
+pub(crate) const TOKENS_SEED: u64 = 1;
 const QUIET: Duration = Duration::from_secs(3);
 
-pub(super) fn measure(plan: &Plan) -> io::Result<Section> {
+pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     let mut rows = vec![real(5_000)?];
     match real(20_000) {
         Ok(row) => rows.push(row),
@@ -65,14 +68,14 @@ fn real(test_processes: usize) -> io::Result<Row> {
     for (number, pid) in sample() {
         bare.watch(*pid, number)?;
     }
-    let mut dice = Dice::new(8);
+    let mut random = Rng::with_seed(8);
     let mut next = 0;
     closed_loop(
         daemon.socket(),
         16,
         &Until::Answered(test_processes),
         |out| {
-            let request = registration(pids[next], &format!("v-{next}"), &dice.token());
+            let request = registration(pids[next], &format!("v-{next}"), &token(&mut random));
             out.extend_from_slice(request.as_bytes());
             next += 1;
         },
@@ -158,7 +161,7 @@ const DEATH: Death = Death {
 };
 
 /// A registry of so many sessions, each of a process of its own.
-pub(super) fn full(
+pub(crate) fn full(
     sessions: u64,
     on_deregister: impl Fn() + Send + Sync + 'static,
 ) -> io::Result<Registry> {
@@ -169,14 +172,14 @@ pub(super) fn full(
         })
         .on_deregister(move |_, _| on_deregister())
         .build();
-    let mut dice = Dice::new(1);
+    let mut random = Rng::with_seed(TOKENS_SEED);
     for number in 0..sessions {
-        store(&registry, number, &dice.token())?;
+        store(&registry, number, &token(&mut random))?;
     }
     Ok(registry)
 }
 
-pub(super) fn store(registry: &Registry, number: u64, token: &str) -> io::Result<()> {
+pub(crate) fn store(registry: &Registry, number: u64, token: &str) -> io::Result<()> {
     let session = NewSession {
         id: SessionId::new(&format!("{number:08x}-0000-4000-8000-000000000000")),
         token: Token::parse(token).map_err(io::Error::other)?,

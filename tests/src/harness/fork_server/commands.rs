@@ -15,7 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::pid_owners::Session;
 use super::pid_reuse::{First, Registration};
-use super::{Kind, test_process};
+use super::{Kind, forked_process};
 use crate::sys::{Forker, block_cues, ignore_children};
 
 /// Of the clock that start times are told in: `USER_HZ` is 100 on every architecture here.
@@ -62,7 +62,7 @@ impl ForkServer {
                 let number: usize = number.parse().map_err(io::Error::other)?;
                 let kind: Kind = kind.parse().map_err(|_unknown| nonsense())?;
                 for _ in 0..number {
-                    self.forker.fork(|| test_process::live(kind, self.pid))?;
+                    self.forker.fork(|| forked_process::live(kind, self.pid))?;
                 }
                 Ok(())
             }

@@ -5,7 +5,7 @@ use std::fs;
 
 /// Whether a row reaches what it is to reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Met,
     Missed,
     /// What it is compared with misses it too here, so nothing is said about the row itself.
@@ -15,7 +15,7 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    pub(super) const fn of(met: bool) -> Self {
+    pub(crate) const fn of(met: bool) -> Self {
         if met { Self::Met } else { Self::Missed }
     }
 
@@ -30,18 +30,18 @@ impl Verdict {
 }
 
 /// One line of a table.
-pub(super) struct Row {
-    pub(super) what: String,
-    pub(super) measured: String,
-    pub(super) beside: String,
-    pub(super) ratio: String,
-    pub(super) target: &'static str,
-    pub(super) verdict: Verdict,
+pub(crate) struct Row {
+    pub(crate) what: String,
+    pub(crate) measured: String,
+    pub(crate) beside: String,
+    pub(crate) ratio: String,
+    pub(crate) target: &'static str,
+    pub(crate) verdict: Verdict,
 }
 
 impl Row {
     /// A row without a target.
-    pub(super) fn new(what: impl Into<String>, measured: impl Into<String>) -> Self {
+    pub(crate) fn new(what: impl Into<String>, measured: impl Into<String>) -> Self {
         Self {
             what: what.into(),
             measured: measured.into(),
@@ -52,24 +52,24 @@ impl Row {
         }
     }
 
-    pub(super) fn beside(mut self, beside: impl Into<String>) -> Self {
+    pub(crate) fn beside(mut self, beside: impl Into<String>) -> Self {
         self.beside = beside.into();
         self
     }
 
-    pub(super) fn ratio(mut self, ratio: impl Into<String>) -> Self {
+    pub(crate) fn ratio(mut self, ratio: impl Into<String>) -> Self {
         self.ratio = ratio.into();
         self
     }
 
-    pub(super) fn target(mut self, target: &'static str, met: bool) -> Self {
+    pub(crate) fn target(mut self, target: &'static str, met: bool) -> Self {
         self.target = target;
         self.verdict = Verdict::of(met);
         self
     }
 
     /// A missed target says nothing where the bare rival misses it as well.
-    pub(super) fn unless_missed_by(mut self, rival_met: bool) -> Self {
+    pub(crate) fn unless_missed_by(mut self, rival_met: bool) -> Self {
         if self.verdict == Verdict::Missed && !rival_met {
             self.verdict = Verdict::Unclear;
         }
@@ -89,18 +89,18 @@ impl Row {
 }
 
 /// Rows that were measured in the same way.
-pub(super) struct Section {
-    pub(super) title: &'static str,
+pub(crate) struct Section {
+    pub(crate) title: &'static str,
     /// How, in one line.
-    pub(super) method: String,
-    pub(super) rows: Vec<Row>,
+    pub(crate) method: String,
+    pub(crate) rows: Vec<Row>,
 }
 
 const HEADS: [&str; 6] = ["what", "measured", "beside", "ratio", "target", "verdict"];
 
 impl Section {
     /// Columns for a terminal.
-    pub(super) fn as_text(&self) -> String {
+    pub(crate) fn as_text(&self) -> String {
         let lines: Vec<[&str; 6]> = std::iter::once(HEADS)
             .chain(self.rows.iter().map(Row::cells))
             .collect();
@@ -138,7 +138,7 @@ fn markdown_line(cells: [&str; 6]) -> String {
 }
 
 /// The whole document.
-pub(super) fn markdown(sections: &[Section]) -> String {
+pub(crate) fn markdown(sections: &[Section]) -> String {
     let missed = sections
         .iter()
         .flat_map(|section| &section.rows)
@@ -174,7 +174,7 @@ fn machine() -> String {
 }
 
 /// Nanoseconds in the unit that reads best.
-pub(super) fn time(nanos: f64) -> String {
+pub(crate) fn time(nanos: f64) -> String {
     match nanos {
         n if n.is_nan() => "-".to_owned(),
         n if n < 1e3 => format!("{n:.0} ns"),
@@ -187,7 +187,7 @@ pub(super) fn time(nanos: f64) -> String {
 }
 
 /// A factor.
-pub(super) fn times(ratio: f64) -> String {
+pub(crate) fn times(ratio: f64) -> String {
     match ratio {
         r if r.is_nan() => "-".to_owned(),
         r if r >= 100.0 => format!("{r:.0}x"),

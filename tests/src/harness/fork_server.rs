@@ -1,12 +1,12 @@
 //! Processes to die: a child of ours with one thread that forks them on demand, so that a test process is
-//! as small as a process can be. What each of them does is in `fork_server/test_process.rs`; who is killed and
+//! as small as a process can be. What each of them does is in `fork_server/forked_process.rs`; who is killed and
 //! when is left to the caller.
 
 mod commands;
+mod forked_process;
 mod kind;
 mod pid_owners;
 mod pid_reuse;
-mod test_process;
 mod traced;
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
