@@ -98,7 +98,7 @@ enum Command {
     /// Let real processes end in every way we know, and say what each source of exits saw of it
     ///
     /// Takes about half a minute and needs no daemon and no root; what a source lacks it says. The
-    /// test processes can be had one by one, for trying other tools on them: `reaperd test_process --help`.
+    /// test processes can be had one by one, for trying other tools on them: `reaperd test-process --help`.
     Selftest(selftest::Arguments),
     /// Print a new session token
     Token,

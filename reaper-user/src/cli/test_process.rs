@@ -53,7 +53,7 @@ fn act(kind: Kind) -> io::Result<u8> {
         Kind::LeaderFirst => leader_first(),
         Kind::ParentFirst => {
             // It shares our pipes and speaks for itself.
-            myself(&["test process", "orphan"])?.spawn()?.wait()?;
+            myself(&["test-process", "orphan"])?.spawn()?.wait()?;
             Ok(0)
         }
         Kind::Orphan => orphan(),
@@ -124,7 +124,7 @@ fn wait_for_state(path: &str, states: &[char]) -> io::Result<()> {
 fn tracer() -> io::Result<u8> {
     use crate::sys::test_process::{stop_traced, trace};
 
-    let child = myself(&["test process", "tracee"])?.spawn()?;
+    let child = myself(&["test-process", "tracee"])?.spawn()?;
     let pid = reaper_registry::Pid::try_from(child.id()).map_err(io::Error::other)?;
     trace(pid)?;
     cue()?;
@@ -190,7 +190,7 @@ fn churn(threads: u16) -> io::Result<u8> {
 
 /// Replaces this process by a sleeper; answers only with why that failed.
 fn become_sleeper() -> io::Result<io::Error> {
-    Ok(myself(&["test process", "sleep"])?.exec())
+    Ok(myself(&["test-process", "sleep"])?.exec())
 }
 
 fn myself(arguments: &[&str]) -> io::Result<Command> {

@@ -74,7 +74,7 @@ impl Kind {
             Self::ThreadChurn { threads } => ("thread-churn", Some(threads.to_string())),
             Self::Hog { megabytes } => ("hog", Some(megabytes.to_string())),
         };
-        ["test process", name]
+        ["test-process", name]
             .into_iter()
             .map(str::to_owned)
             .chain(value)

@@ -187,7 +187,7 @@ impl Report {
                 "schema": 1,
                 "ok": self.is_good(),
                 "sources": sources,
-                "test processes": rows,
+                "test_processes": rows,
                 "skipped": skipped,
                 "problems": problems,
                 "controls": controls,
