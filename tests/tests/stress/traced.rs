@@ -208,7 +208,9 @@ fn under_a_stopped_strace_a_killed_process_is_removed_when_strace_continues() {
 fn a_killed_init_of_a_pid_namespace_is_removed_though_it_waits_for_a_traced_process() {
     let makes_namespaces = thread::spawn(|| unshare_namespaces(true, false, false));
     if let Err(error) = makes_namespaces.join().unwrap() {
-        skip(format_args!("pid namespaces cannot be created here: {error}"));
+        skip(format_args!(
+            "pid namespaces cannot be created here: {error}"
+        ));
         return;
     }
     for threads in [0, THREADS] {
