@@ -14,13 +14,13 @@ use reaperd::testkit::conformance::{CASES, Fault, Harness, SourceSet};
 use reaperd::{Source, SourceStatus};
 
 /// Defines a test of each case for every source set.
-macro_rules! contract {
+macro_rules! conformance {
     ($($case:ident,)*) => {
-        contract!(@source_set ebpf, SourceSet::Alone(Source::Ebpf), $($case,)*);
-        contract!(@source_set netlink, SourceSet::Alone(Source::Netlink), $($case,)*);
-        contract!(@source_set pidfd, SourceSet::Alone(Source::Pidfd), $($case,)*);
-        contract!(@source_set sweep, SourceSet::Alone(Source::Sweep), $($case,)*);
-        contract!(@source_set together, SourceSet::Together, $($case,)*);
+        conformance!(@source_set ebpf, SourceSet::Alone(Source::Ebpf), $($case,)*);
+        conformance!(@source_set netlink, SourceSet::Alone(Source::Netlink), $($case,)*);
+        conformance!(@source_set pidfd, SourceSet::Alone(Source::Pidfd), $($case,)*);
+        conformance!(@source_set sweep, SourceSet::Alone(Source::Sweep), $($case,)*);
+        conformance!(@source_set together, SourceSet::Together, $($case,)*);
 
         #[test]
         fn every_case_is_a_test() {
@@ -40,7 +40,7 @@ macro_rules! contract {
     };
 }
 
-contract! {
+conformance! {
     an_exit_is_seen_with_its_code,
     a_kill_is_seen_with_its_signal,
     two_hundred_at_once_are_all_seen,
