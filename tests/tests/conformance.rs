@@ -1,8 +1,8 @@
 //! The conformance suite: each case of [`reaperd::testkit::conformance`] with each source alone and
 //! with all of them together, compared with what is expected of this kernel and role.
 //!
-//! The sweep is always on. Beside an event source, its interval is longer than any case waits, so that
-//! it cannot hide what the source misses.
+//! The sweep is always on. Beside an event source, its interval is longer than any case waits, so
+//! that it cannot hide what the source misses.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "steps of tests")]
 

@@ -1,6 +1,7 @@
-//! The daemon in each role: which sources work, why the others do not, that each working source finds
-//! deaths alone, and that every death is reported. What is expected of a kernel and role is in
-//! `xtask/src/vm/matrix.rs`. Outside a guest nothing is expected, and the observed state is printed.
+//! The daemon in each role: which sources work, why the others do not, that each working source
+//! finds deaths alone, and that every death is reported. What is expected of a kernel and role is
+//! in `xtask/src/vm/matrix.rs`. Outside a guest nothing is expected, and the observed state is
+//! printed.
 #![cfg(target_os = "linux")]
 
 use std::time::Duration;
@@ -22,8 +23,8 @@ const NO_SWEEP: [&str; 4] = ["--sources", "auto", "--sweep-interval", NEVER];
 /// namespace's clock is off by more, or missing.
 const DETECTED_WITHIN: Duration = Duration::from_secs(10);
 
-/// One of this many deaths must be found by the source under test. The sweep that its start requests
-/// may find the first ones.
+/// One of this many deaths must be found by the source under test. The sweep that its start
+/// requests may find the first ones.
 const DEATHS: usize = 5;
 
 fn is_proc_foreign() -> bool {

@@ -1,6 +1,6 @@
 //! A source fails and restarts. Deaths whose hints it lost are found by the sweep that the failure
-//! requests, deaths while it is down by the sweep that the restart requests, and then it works again.
-//! The sweep interval is never reached here.
+//! requests, deaths while it is down by the sweep that the restart requests, and then it works
+//! again. The sweep interval is never reached here.
 
 use reaper_tests::wait::eventually;
 use reaperd::Source;

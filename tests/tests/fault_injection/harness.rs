@@ -20,8 +20,8 @@ const EVENTS: usize = 65_536;
 /// So long that no sweep runs during a test.
 pub(crate) const NO_SWEEP: Duration = Duration::from_mins(5);
 
-/// Locks the set of connector sockets and probes of this process. A test that identifies its own ones
-/// among the open descriptors needs it, and so does one that opens or closes some.
+/// Locks the set of connector sockets and probes of this process. A test that identifies its own
+/// ones among the open descriptors needs it, and so does one that opens or closes some.
 pub(crate) fn lock_descriptors() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     // A failed test closes its descriptors, so a poisoned lock is no problem.
@@ -56,8 +56,8 @@ pub(crate) struct Harness {
 }
 
 impl Harness {
-    /// Starts a reaper. Returns `None` and prints the reason if the source does not work here and is
-    /// not required. Of several sources, one that works is enough.
+    /// Starts a reaper. Returns `None` and prints the reason if the source does not work here and
+    /// is not required. Of several sources, one that works is enough.
     pub(crate) fn open(sources: &[Source], sweep_interval: Duration) -> Option<Self> {
         let runtime = runtime();
         let faults = Faults::new(seed());
@@ -139,8 +139,8 @@ impl Harness {
         }
     }
 
-    /// Returns the source that found the death of this session's process. Fails unless that death is
-    /// its only removal.
+    /// Returns the source that found the death of this session's process. Fails unless that death
+    /// is its only removal.
     pub(crate) fn found_by(&self, id: &SessionId) -> Source {
         let removals = self.record().removals_of(id);
         let [(_, Removal::Died(death))] = &removals[..] else {

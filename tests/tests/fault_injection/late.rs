@@ -1,4 +1,5 @@
-//! Late hints: when the pid already belongs to a successor, and when a mute source sends hints again.
+//! Late hints: when the pid already belongs to a successor, and when a mute source sends hints
+//! again.
 
 use std::io;
 use std::time::Duration;

@@ -1,8 +1,9 @@
 //! Faulty sources: their hints are lost, repeated, late or out of order, or the sources fall silent
 //! or fail. The tests use real processes, the real kernel and the public API of the library.
 //!
-//! What must hold all the same: a dead process is removed within one sweep interval and the duration
-//! of the sweep, no live process is removed, and every change is reported once and in order.
+//! What must hold all the same: a dead process is removed within one sweep interval and the
+//! duration of the sweep, no live process is removed, and every change is reported once and in
+//! order.
 //!
 //! Randomness comes from a seed that a failed test prints; `REAPER_SEED` sets another one. With
 //! `REAPER_TEST_SCALE=full` there are more processes and more rounds.

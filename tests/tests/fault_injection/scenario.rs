@@ -1,4 +1,5 @@
-//! Sixty sessions of all kinds, half of which die in waves while faults are injected into the hints.
+//! Sixty sessions of all kinds, half of which die in waves while faults are injected into the
+//! hints.
 
 use std::time::Duration;
 

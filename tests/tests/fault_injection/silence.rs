@@ -73,8 +73,8 @@ impl Fixture {
         ended.expect("the watcher runs")
     }
 
-    /// Waits until the source finds a death. Just after its start, the sweep that the start requests
-    /// may find one or two deaths first.
+    /// Waits until the source finds a death. Just after its start, the sweep that the start
+    /// requests may find one or two deaths first.
     fn wait_until_finds_deaths(&self) {
         let what = format!("{} finds a death", self.source);
         within(Duration::from_secs(20), &what, || {
@@ -82,8 +82,8 @@ impl Fixture {
         });
     }
 
-    /// Checks that the silent source is reported down with a reason that contains `words`, comes back
-    /// and works again.
+    /// Checks that the silent source is reported down with a reason that contains `words`, comes
+    /// back and works again.
     fn check_recovery(&self, words: &str) {
         let exit = self.kill_one();
         assert_eq!(exit.source(), Source::Sweep, "the source should be silent");

@@ -11,8 +11,8 @@ use reaperd::testkit::test_process::{Kind, TestProcess};
 
 use super::works;
 
-/// Thread exits per second from which on the daemon must merge them. Ordinary machines reach twice as
-/// many.
+/// Thread exits per second from which on the daemon must merge them. Ordinary machines reach twice
+/// as many.
 const CHURN: u64 = 20_000;
 /// The least number of thread exits per wake-up of the daemon.
 const MERGED: u64 = 5;

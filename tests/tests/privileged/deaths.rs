@@ -74,8 +74,8 @@ fn the_probe_reports_a_large_process_and_since_6_16_before_its_pidfd_is_readable
         earlier += i32::from(ahead > 0);
     }
     if kernel_before(6, 16) {
-        // There the tracepoint comes after the teardown of the memory, a few microseconds before the
-        // pidfd becomes readable, and the daemon has more to do than the bare reader.
+        // There the tracepoint comes after the teardown of the memory, a few microseconds before
+        // the pidfd becomes readable, and the daemon has more to do than the bare reader.
         println!("{earlier} of {rounds} came earlier; nothing is promised before Linux 6.16");
     } else {
         // Not all: the daemon may not be scheduled in time.

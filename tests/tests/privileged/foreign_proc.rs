@@ -1,4 +1,5 @@
-//! The daemon in a new pid namespace with the host's `/proc`, where its pids denote other processes.
+//! The daemon in a new pid namespace with the host's `/proc`, where its pids denote other
+//! processes.
 
 use std::io;
 use std::path::Path;

@@ -1,10 +1,10 @@
-//! The daemon as root on the real kernel: each source alone, many deaths at once, a stopped daemon and
-//! restricted environments.
+//! The daemon as root on the real kernel: each source alone, many deaths at once, a stopped daemon
+//! and restricted environments.
 //!
-//! Run it as root with `REAPER_REQUIRE=netlink,ebpf`, so that a missing source fails a test. Otherwise
-//! a test prints what it lacks and passes. The numbers of processes can be raised: `REAPER_VICTIMS`
-//! (killed at once), `REAPER_LIVING` and `REAPER_STRANGERS` (live and unrelated processes while the
-//! daemon is stopped).
+//! Run it as root with `REAPER_REQUIRE=netlink,ebpf`, so that a missing source fails a test.
+//! Otherwise a test prints what it lacks and passes. The numbers of processes can be raised:
+//! `REAPER_VICTIMS` (killed at once), `REAPER_LIVING` and `REAPER_STRANGERS` (live and unrelated
+//! processes while the daemon is stopped).
 #![cfg(target_os = "linux")]
 #![expect(
     clippy::unwrap_used,
@@ -22,8 +22,8 @@ mod time_namespaces;
 use reaper_tests::daemon::{TestDaemon, has_program};
 use reaper_tests::expect::{self, State, skip};
 
-/// Whether this source works for the daemon. If not, skips with the reason, or fails if the source is
-/// required.
+/// Whether this source works for the daemon. If not, skips with the reason, or fails if the source
+/// is required.
 fn works(daemon: &TestDaemon, source: &str) -> bool {
     let state = match daemon.settled(source) {
         Ok(()) => State::Up,

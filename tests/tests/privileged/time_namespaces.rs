@@ -1,5 +1,5 @@
-//! The daemon in time namespaces: its clocks differ from the host's clocks, which the kernel uses for
-//! the times of events.
+//! The daemon in time namespaces: its clocks differ from the host's clocks, which the kernel uses
+//! for the times of events.
 
 use std::path::Path;
 
@@ -12,8 +12,8 @@ use rustix::process::{Signal, kill_process};
 
 use super::{root_with, works};
 
-/// One of this many deaths must be found by the source under test. The sweep that its start requests
-/// may find the first ones.
+/// One of this many deaths must be found by the source under test. The sweep that its start
+/// requests may find the first ones.
 const DEATHS: usize = 5;
 /// No source takes this long, and the offsets are larger.
 const DETECTED_WITHIN_US: u64 = 10_000_000;

@@ -30,7 +30,8 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Loads and attaches the probe. Returns `None` and prints the reason where this is not permitted.
+    /// Loads and attaches the probe. Returns `None` and prints the reason where this is not
+    /// permitted.
     pub(crate) fn attached(variant: Variant, wakeup_bytes: u32) -> Option<Self> {
         match Self::try_attached(variant, wakeup_bytes) {
             Ok(probe) => Some(probe),

@@ -1,7 +1,7 @@
 //! The exit probe and the connector filter on the real kernel, loaded as the daemon loads them.
 //!
-//! The tests need root or the BPF capabilities. Without them each test prints the reason and passes,
-//! unless `REAPER_REQUIRE` lists `ebpf` (for the filter's traffic: `netlink`).
+//! The tests need root or the BPF capabilities. Without them each test prints the reason and
+//! passes, unless `REAPER_REQUIRE` lists `ebpf` (for the filter's traffic: `netlink`).
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -29,8 +29,8 @@ fn monotonic_ns() -> u64 {
     u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap()
 }
 
-/// Checks that a kill is marked in the map and sent to the ring once, with exit code, start time and
-/// time of death.
+/// Checks that a kill is marked in the map and sent to the ring once, with exit code, start time
+/// and time of death.
 fn check_kill_is_marked(probe: &mut Probe) {
     let mut test_process = TestProcess::spawn(Kind::Sleep);
     let pid = test_process.pid();

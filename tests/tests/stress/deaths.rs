@@ -45,8 +45,9 @@ fn without_pidfds_all_deaths_are_reported() {
     StressRun::of(daemon).run("deaths without pidfds", scaled(2_000, 200));
 }
 
-/// With a pidfd, or while the connector's filter is open, another source reports a death between the
-/// steps of a registration. With the probe alone, only the last step of the registration finds it.
+/// With a pidfd, or while the connector's filter is open, another source reports a death between
+/// the steps of a registration. With the probe alone, only the last step of the registration finds
+/// it.
 #[test]
 fn with_one_source_alone_no_death_during_registration_is_lost() {
     for source in ["ebpf", "netlink"] {

@@ -1,5 +1,6 @@
 //! How many deaths are reported with their exit status, by each set of sources, with and without
-//! privileges. A reported status must be right, and it must be reported wherever the kernel shows it.
+//! privileges. A reported status must be right, and it must be reported wherever the kernel shows
+//! it.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;

@@ -1,6 +1,7 @@
 //! A thousand pids that are reused within one clock tick, so that both owners have the same start
-//! time. With a pidfd, no successor is mistaken for its predecessor. With the pid and the start time
-//! alone it can be: that is the documented weaker mode, and these tests measure how often it happens.
+//! time. With a pidfd, no successor is mistaken for its predecessor. With the pid and the start
+//! time alone it can be: that is the documented weaker mode, and these tests measure how often it
+//! happens.
 
 use reaper_tests::daemon::TestDaemon;
 use reaper_tests::expect::{measured, skip};
@@ -64,8 +65,8 @@ fn how_often_a_successor_of_the_same_tick_is_mistaken_is_measured() {
     }
 }
 
-/// Forces many reuses with a daemon that identifies processes by pid and start time alone. Counts the
-/// first owners that are still listed after all rechecks.
+/// Forces many reuses with a daemon that identifies processes by pid and start time alone. Counts
+/// the first owners that are still listed after all rechecks.
 fn without_descriptors(sources: &str, when: When, must_detect_all: bool) {
     let flags = ["--sources", sources, "--sweep-interval", QUICK_SWEEP];
     let daemon = daemon_without_pidfds(&flags, FEW_DESCRIPTORS);

@@ -153,8 +153,8 @@ impl ReuseRun {
     }
 
     /// Returns once the daemon has rechecked everything that happened so far. Until then, further
-    /// processes are ended and their removals awaited. With a quick sweep, a whole sweep lies between
-    /// two of these removals.
+    /// processes are ended and their removals awaited. With a quick sweep, a whole sweep lies
+    /// between two of these removals.
     pub(crate) fn wait_for_rechecks(&mut self) {
         let rechecking = Deadline::after(RECHECKED_FOR);
         let mut removed = 0;

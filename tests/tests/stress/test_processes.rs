@@ -114,8 +114,8 @@ pub(crate) fn end_last_thread(pid: u32) {
     signal(pid, LAST_CUE).unwrap();
 }
 
-/// Kills a process while it is being registered, so that every stage of the registration is hit. The
-/// delay before the kill is spread over twice the time that a registration takes here.
+/// Kills a process while it is being registered, so that every stage of the registration is hit.
+/// The delay before the kill is spread over twice the time that a registration takes here.
 pub(crate) struct Racer {
     round: u32,
     registration: Duration,

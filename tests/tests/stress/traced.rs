@@ -1,5 +1,5 @@
-//! Processes that are killed under a debugger. Until its tracer waits for it, such a process stays a
-//! zombie and its pidfd does not become readable. It is dead all the same, because none of its
+//! Processes that are killed under a debugger. Until its tracer waits for it, such a process stays
+//! a zombie and its pidfd does not become readable. It is dead all the same, because none of its
 //! threads can run again. A thread in a ptrace stop can run again, so it is alive.
 
 use std::collections::BTreeSet;
@@ -201,9 +201,9 @@ fn under_a_stopped_strace_a_killed_process_is_removed_when_strace_continues() {
 }
 
 /// When the init process of a pid namespace exits, it kills all other processes there and waits
-/// until they are reaped. Until then it is not a zombie, and only the probe has an event for it. But
-/// none of its threads can run any more, which `/proc` shows as well: the thread is exiting and has
-/// no memory.
+/// until they are reaped. Until then it is not a zombie, and only the probe has an event for it.
+/// But none of its threads can run any more, which `/proc` shows as well: the thread is exiting and
+/// has no memory.
 #[test]
 fn a_killed_init_of_a_pid_namespace_is_removed_though_it_waits_for_a_traced_process() {
     let makes_namespaces = thread::spawn(|| unshare_namespaces(true, false, false));

@@ -75,9 +75,9 @@ fn without_pidfds_a_worker_exec_is_not_taken_for_a_death() {
     assert_eq!(harness.run(execs()), 0);
 }
 
-/// Beyond the descriptor budget, the daemon identifies a process by the inode number of its pidfd and
-/// opens a pidfd only during each check. Halfway through, descriptors become free, and the daemon
-/// keeps a pidfd again.
+/// Beyond the descriptor budget, the daemon identifies a process by the inode number of its pidfd
+/// and opens a pidfd only during each check. Halfway through, descriptors become free, and the
+/// daemon keeps a pidfd again.
 #[test]
 fn with_few_descriptors_a_worker_exec_is_not_taken_for_a_death() {
     let limited = format!("ulimit -n {FEW_DESCRIPTORS}; exec \"$@\"");

@@ -18,8 +18,8 @@ use serde_json::json;
 
 /// Too few descriptors to start with. The daemon's refusal then contains the number that it needs.
 const FAR_TOO_FEW: usize = 20;
-/// A response that waits for nothing comes sooner, even on a busy machine. Idle and silent connections
-/// are closed later than this.
+/// A response that waits for nothing comes sooner, even on a busy machine. Idle and silent
+/// connections are closed later than this.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
 fn limited(sources: &str, limit: usize) -> Launch {

@@ -16,8 +16,8 @@ use reaper_tests::sys::seccomp::{Call, Listener, Received, Waiting, deny, listen
 use reaperd::testkit::conformance::kernel_before;
 use rustix::io::Errno;
 
-/// The option of prctl(2) with which the daemon gives up rights. It is the first call of its own code;
-/// earlier calls, of the loader and the Rust runtime, are not failed.
+/// The option of prctl(2) with which the daemon gives up rights. It is the first call of its own
+/// code; earlier calls, of the loader and the Rust runtime, are not failed.
 const NO_NEW_PRIVS: u32 = libc::PR_SET_NO_NEW_PRIVS.cast_unsigned();
 /// How often the supervisor checks whether it is still needed.
 const CHECK_EVERY: Duration = Duration::from_millis(50);
@@ -46,7 +46,8 @@ pub(crate) struct Fault {
 /// A call that is never executed, and the error that it returns; `None`: it returns success.
 pub(crate) type Denied = (Call, Option<Errno>);
 
-/// An active fault and its supervisor. Declare it before the daemon, so that it is dropped after it.
+/// An active fault and its supervisor. Declare it before the daemon, so that it is dropped after
+/// it.
 pub(crate) struct Injection {
     shared: Arc<Shared>,
     to_supervisor: Option<SyncSender<Listener>>,
@@ -200,8 +201,8 @@ fn on_new_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 /// Whether faults can be injected here. If not, skips with the reason.
 pub(crate) fn is_possible() -> bool {
     let tried = on_new_thread(|| listen(&[libc::SYS_pidfd_open.into()]).map(drop));
-    // The listener came with 5.0 and SECCOMP_USER_NOTIF_FLAG_CONTINUE with 5.5. The latter cannot be
-    // detected separately.
+    // The listener came with 5.0 and SECCOMP_USER_NOTIF_FLAG_CONTINUE with 5.5. The latter cannot
+    // be detected separately.
     let can_continue = !kernel_before(5, 5);
     match tried {
         Ok(()) if can_continue => true,

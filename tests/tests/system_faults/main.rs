@@ -1,8 +1,8 @@
 //! Faults of the environment, injected into the daemon as it is shipped, without any test support
 //! inside it. What each source must do on a sound system is left to the other suites.
 //!
-//! A bounded run takes less than a minute; `REAPER_TEST_SCALE=full` tries everything and takes about
-//! an hour. A test that lacks root, a program or a dedicated machine prints that and passes.
+//! A bounded run takes less than a minute; `REAPER_TEST_SCALE=full` tries everything and takes
+//! about an hour. A test that lacks root, a program or a dedicated machine prints that and passes.
 #![cfg(target_os = "linux")]
 #![expect(
     clippy::unwrap_used,
@@ -39,8 +39,8 @@ fn extent() -> Extent {
     scaled(Extent::Whole, Extent::Bounded)
 }
 
-/// Whether this source works for the daemon. If not, skips with the reason, or fails if the source is
-/// required.
+/// Whether this source works for the daemon. If not, skips with the reason, or fails if the source
+/// is required.
 fn works(daemon: &TestDaemon, source: &str) -> bool {
     let settled = daemon.settled(source);
     if let Err(reason) = &settled {

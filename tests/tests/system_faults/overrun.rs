@@ -1,5 +1,5 @@
-//! The receive queue of the connector overruns: a buffer that cannot grow, no filter that would keep
-//! unrelated processes out of it, a stopped daemon, and more exits than fit.
+//! The receive queue of the connector overruns: a buffer that cannot grow, no filter that would
+//! keep unrelated processes out of it, a stopped daemon, and more exits than fit.
 
 use std::collections::BTreeSet;
 

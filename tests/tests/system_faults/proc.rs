@@ -1,5 +1,5 @@
-//! `/proc` hides processes, or is not there. The daemon does not take a hidden process for dead, and a
-//! process that is pinned by more than its pid is watched without `/proc`.
+//! `/proc` hides processes, or is not there. The daemon does not take a hidden process for dead,
+//! and a process that is pinned by more than its pid is watched without `/proc`.
 
 use std::path::Path;
 

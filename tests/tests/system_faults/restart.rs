@@ -1,5 +1,5 @@
-//! The daemon is killed under load and another one takes its place. The new one has no sessions, the
-//! clients can register again, and nothing that the first one left behind is in the way.
+//! The daemon is killed under load and another one takes its place. The new one has no sessions,
+//! the clients can register again, and nothing that the first one left behind is in the way.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;

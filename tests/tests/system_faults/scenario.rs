@@ -1,7 +1,7 @@
-//! One run of a daemon during which a fault happens, and what must hold whatever the fault. The daemon
-//! may refuse to start, cleanly and with the reason. Otherwise it serves: dead processes are removed
-//! within a sweep or two, live ones stay, a refused registration is not stored and can be repeated,
-//! and the daemon stops cleanly.
+//! One run of a daemon during which a fault happens, and what must hold whatever the fault. The
+//! daemon may refuse to start, cleanly and with the reason. Otherwise it serves: dead processes are
+//! removed within a sweep or two, live ones stay, a refused registration is not stored and can be
+//! repeated, and the daemon stops cleanly.
 
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -133,8 +133,8 @@ pub(crate) fn run_with_fault(
     }
 }
 
-/// Runs a daemon with a fault that lasts for some sweeps, during which no death need be noticed, and
-/// is then lifted. Returns whether the fault was injected.
+/// Runs a daemon with a fault that lasts for some sweeps, during which no death need be noticed,
+/// and is then lifted. Returns whether the fault was injected.
 pub(crate) fn run_with_lifted_fault(fault: Fault, pinned_by: PinnedBy) -> bool {
     let mut injection = Injection::new(fault);
     let launch = pinned_by.launch();
@@ -210,8 +210,8 @@ fn check_refusal(daemon: &TestDaemon, status: ExitStatus) {
     assert!(!log.contains("panicked"), "{log}");
 }
 
-/// Registers three processes. One dies right after its registration and one a little later, and both
-/// must be removed. The third and the `others` stay alive and must stay listed.
+/// Registers three processes. One dies right after its registration and one a little later, and
+/// both must be removed. The third and the `others` stay alive and must stay listed.
 pub(crate) fn check_removals(daemon: &TestDaemon, others: &Crowd, all_are_watched: impl FnOnce()) {
     let [control, mut early, mut late] = [1; 3].map(|one| Crowd::start(one).unwrap());
     let token = register_with_retries(daemon, pid_of(&control));

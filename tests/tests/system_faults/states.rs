@@ -1,5 +1,5 @@
-//! Changes that do not end a process: its cgroup is frozen, its user changes. The session stays until
-//! the process really dies, and is then removed.
+//! Changes that do not end a process: its cgroup is frozen, its user changes. The session stays
+//! until the process really dies, and is then removed.
 
 use std::fs;
 use std::io::Write as _;

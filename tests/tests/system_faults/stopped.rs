@@ -1,5 +1,5 @@
-//! The daemon is stopped for a while, as by SIGSTOP or in a frozen cgroup, while processes start and
-//! end.
+//! The daemon is stopped for a while, as by SIGSTOP or in a frozen cgroup, while processes start
+//! and end.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Each system call of the daemon fails at its first, second, third .. time, with each error that it
-//! can return, until a run in which the call is not made that often.
+//! Each system call of the daemon fails at its first, second, third .. time, with each error that
+//! it can return, until a run in which the call is not made that often.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -77,7 +77,8 @@ fn each_fails_once(rows: Vec<Row>) {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// Lets the first call fail, then the second, and so on. Returns how many failed, or what went wrong.
+/// Lets the first call fail, then the second, and so on. Returns how many failed, or what went
+/// wrong.
 fn fail_each_in_turn(
     row: &Row,
     errno: Errno,

@@ -1,9 +1,11 @@
 //! Every system call that the daemon makes after its loader is done, with the errors that it can
-//! return according to its manual page, because of a host's limits, or because of a seccomp profile.
+//! return according to its manual page, because of a host's limits, or because of a seccomp
+//! profile.
 //!
 //! Not included, because no kernel does it:
 //! - `ESRCH` from `pidfd_open`, `kill` and reads of a stat file for a live process: it means that the
-//!   process is gone, and the daemon relies on that. `ENOENT` for a path below `/proc` does not mean
+//!   process is gone, and the daemon relies on that. `ENOENT` for a path below `/proc` does not
+//! mean
 //!   that, and is included.
 //! - `EAGAIN` where something is ready: edge-triggered readiness is reported once, so after `EAGAIN`
 //!   a program waits for the next report.
@@ -295,8 +297,8 @@ pub(crate) fn socket() -> Vec<Row> {
         Row::new("flock", &[libc::SYS_flock], &[E::NOLCK, E::INTR, E::AGAIN]).may_refuse(),
         Row::new("ftruncate", &[libc::SYS_ftruncate], &[E::IO, E::ROFS]).may_refuse(),
         Row::new("lseek", &[libc::SYS_lseek], &[E::INVAL]).may_refuse(),
-        // Recognized by descriptor 2 (the log) and by length 1 (the end of the line in the lock file).
-        // A wake-up of the runtime, eight bytes to an eventfd, does not fail.
+        // Recognized by descriptor 2 (the log) and by length 1 (the end of the line in the lock
+        // file). A wake-up of the runtime, eight bytes to an eventfd, does not fail.
         Row::new(
             "write to the log",
             &[libc::SYS_write],

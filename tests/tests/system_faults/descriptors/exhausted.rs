@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use super::{AT_ONCE, ask, ask_on, is_closed, limited, number_after, open_below, registration};
 
-/// Lowers the daemon's limit so that no descriptor is free. Returns false where that is not possible.
+/// Lowers the daemon's limit so that no descriptor is free. Returns false where that is not
+/// possible.
 fn leave_no_descriptor(daemon: &TestDaemon) -> bool {
     let numbers = || -> Option<BTreeSet<usize>> {
         let open = open_below(daemon, usize::MAX)?;

@@ -26,7 +26,8 @@ fn the_daemon_opens_no_more_descriptors_than_documented() {
         if open_below(&daemon, stated).is_none() {
             return expect::skip_without("root", "/proc/PID/fd of the daemon is not readable");
         }
-        // Repeated, because a sweep opens a file at times, and each request of the test a connection.
+        // Repeated, because a sweep opens a file at times, and each request of the test a
+        // connection.
         let deadline = Deadline::after(AT_ONCE);
         let mut open = open_below(&daemon, stated).unwrap();
         while open.len() > documented + inherited {

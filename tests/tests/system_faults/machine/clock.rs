@@ -1,5 +1,5 @@
-//! The wall clock is set forward and back by ten years. Ages and the order of events do not depend on
-//! it.
+//! The wall clock is set forward and back by ten years. Ages and the order of events do not depend
+//! on it.
 
 use std::time::Duration;
 

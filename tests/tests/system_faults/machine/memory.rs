@@ -1,7 +1,7 @@
-//! Little memory. As many sessions as the daemon allows, each with a long folder and many groups, are
-//! registered and removed, while as many event streams as allowed are open and not read. The memory
-//! of the daemon is bounded, and a limit a little above that bound does not kill it. List responses
-//! that are not read have a separate bound and are not part of this test.
+//! Little memory. As many sessions as the daemon allows, each with a long folder and many groups,
+//! are registered and removed, while as many event streams as allowed are open and not read. The
+//! memory of the daemon is bounded, and a limit a little above that bound does not kill it. List
+//! responses that are not read have a separate bound and are not part of this test.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -16,8 +16,8 @@ use serde_json::json;
 use super::may_change;
 use crate::scenario::check_removals;
 
-/// The limit of sessions that the daemon is started with: a tenth of the default, so that the rounds
-/// are short.
+/// The limit of sessions that the daemon is started with: a tenth of the default, so that the
+/// rounds are short.
 const SESSIONS: usize = 1_024;
 /// The listed sessions, and those in the log of 4,096 events, two events each.
 const SESSIONS_IN_MEMORY: u64 = 1_024 + 4_096 / 2;
@@ -31,8 +31,8 @@ const STREAM_BYTES: u64 = 64 * 1_024 + 212_992;
 const LIST_BYTES: u64 = SESSIONS as u64 * SESSION_BYTES * 2;
 /// The daemon without sessions. It needs most of this at the start, when it reads the kernel's BTF.
 const BASE_BYTES: u64 = 48 << 20;
-/// Enough to replace the whole event log. A leak would take many more rounds to show here; the tests
-/// of the table and of the event log check for that.
+/// Enough to replace the whole event log. A leak would take many more rounds to show here; the
+/// tests of the table and of the event log check for that.
 const ROUNDS: usize = 4;
 const BOUND: u64 = SESSIONS_IN_MEMORY * SESSION_BYTES
     + UNREAD_STREAMS as u64 * STREAM_BYTES
