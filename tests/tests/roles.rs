@@ -42,11 +42,11 @@ fn daemon(flags: &[&str]) -> TestDaemon {
 }
 
 /// Checks that the detection time of a death is plausible.
-fn check_detection_time(told: &Deregistered) {
-    let Some(took) = told.detection_us.map(Duration::from_micros) else {
+fn check_detection_time(removal: &Deregistered) {
+    let Some(took) = removal.detection_us.map(Duration::from_micros) else {
         return;
     };
-    assert!(!took.is_zero() && took < DETECTED_WITHIN, "{told:?}");
+    assert!(!took.is_zero() && took < DETECTED_WITHIN, "{removal:?}");
 }
 
 /// Returns the sources that work. Checks each source against what is expected of it here.
@@ -71,15 +71,15 @@ fn every_source_works_or_has_a_reason_and_working_sources_report_deaths() {
         let token = daemon.register(&session, test_process.pid().get());
         assert!(daemon.accepts(&token));
         test_process.kill().unwrap();
-        let told = events.removal_of(&session).told;
-        assert_eq!(told.cause, "exited");
-        check_detection_time(&told);
-        let source = told.source.as_deref().unwrap();
+        let removal = events.removal_of(&session).told;
+        assert_eq!(removal.cause, "exited");
+        check_detection_time(&removal);
+        let source = removal.source.as_deref().unwrap();
         // Where `/proc` entries cannot be read, each registration is followed by rechecks.
         let is_recheck = source == "register" && is_proc_foreign();
         assert!(
             working.contains(&source) || is_recheck,
-            "{told:?}, and {working:?} work"
+            "{removal:?}, and {working:?} work"
         );
         assert!(!daemon.accepts(&token));
     }
@@ -115,10 +115,10 @@ fn each_working_source_alone_finds_a_death() {
             let mut test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
             daemon.register(&session, test_process.pid().get());
             test_process.kill().unwrap();
-            let told = events.removal_of(&session).told;
-            assert_eq!(told.cause, "exited");
-            check_detection_time(&told);
-            found_by.push(told.source.unwrap());
+            let removal = events.removal_of(&session).told;
+            assert_eq!(removal.cause, "exited");
+            check_detection_time(&removal);
+            found_by.push(removal.source.unwrap());
         }
         drop(events);
         daemon.stop();

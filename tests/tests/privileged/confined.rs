@@ -36,9 +36,12 @@ fn check_kill_is_reported(
     let mut events = daemon.events();
     daemon.register("dying", pid);
     test_process.kill().unwrap();
-    let told = events.removal_of("dying").told;
-    assert_eq!(told.cause, "exited");
-    assert!(by.contains(&told.source.as_deref().unwrap()), "{told:?}");
+    let removal = events.removal_of("dying").told;
+    assert_eq!(removal.cause, "exited");
+    assert!(
+        by.contains(&removal.source.as_deref().unwrap()),
+        "{removal:?}"
+    );
     assert!(!daemon.lists("dying"));
 }
 
@@ -123,9 +126,9 @@ fn in_a_pid_namespace_pidfd_and_sweep_work_and_doctor_reports_what_is_missing() 
     for pid in children_of(inner.id()) {
         kill_process(pid, Signal::KILL).unwrap();
     }
-    let told = events.removal_of(&session.session_id).told;
+    let removal = events.removal_of(&session.session_id).told;
     assert_eq!(
-        (told.cause.as_str(), told.source.as_deref()),
+        (removal.cause.as_str(), removal.source.as_deref()),
         ("exited", Some("pidfd"))
     );
     inner.wait().unwrap();

@@ -67,8 +67,8 @@ fn unrelated_death_removes_nothing(sources: &str, with_pidfds: bool) {
     check_warnings(&daemon);
 
     fork_server.end(shared_pid).unwrap();
-    let told = events.removal_of("inner").told;
-    assert_eq!(told.cause, "exited");
+    let removal = events.removal_of("inner").told;
+    assert_eq!(removal.cause, "exited");
     assert!(!daemon.accepts(&token));
     drop(events);
     drop(fork_server);

@@ -51,19 +51,23 @@ fn check_death_report(offsets: Offsets, source: &str) {
         let mut test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
         daemon.register(&session, test_process.pid().get());
         test_process.kill().unwrap();
-        let told = events.removal_of(&session).told;
-        assert_eq!(told.cause, "exited");
+        let removal = events.removal_of(&session).told;
+        assert_eq!(removal.cause, "exited");
         // Only events have a time of death.
-        let is_event = ["netlink", "ebpf"].contains(&told.source.as_deref().unwrap());
-        match told.detection_us {
-            Some(took_us) => assert!((1..DETECTED_WITHIN_US).contains(&took_us), "{told:?}"),
-            None => assert!(!is_event, "{told:?}"),
+        let is_event = ["netlink", "ebpf"].contains(&removal.source.as_deref().unwrap());
+        match removal.detection_us {
+            Some(took_us) => assert!((1..DETECTED_WITHIN_US).contains(&took_us), "{removal:?}"),
+            None => assert!(!is_event, "{removal:?}"),
         }
         // The probe's record was accepted, so its start time and its time of death match.
-        if told.source.as_deref() == Some("ebpf") {
-            assert_eq!(told.evidence.as_deref(), Some("group_dead"), "{told:?}");
+        if removal.source.as_deref() == Some("ebpf") {
+            assert_eq!(
+                removal.evidence.as_deref(),
+                Some("group_dead"),
+                "{removal:?}"
+            );
         }
-        found_by.push(told.source.unwrap());
+        found_by.push(removal.source.unwrap());
     }
     drop(events);
     for inside in children_of(daemon.pid()) {

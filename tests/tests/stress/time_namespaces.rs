@@ -135,8 +135,8 @@ impl Fixture {
             assert_eq!(*status, 200, "{body}");
             assert_eq!(body["identity"], "pidfd", "{body}");
         }
-        let told = self.wait_for_removal(&first);
-        assert!(!self.daemon.accepts(&first_token), "{told:?}");
+        let removal = self.wait_for_removal(&first);
+        assert!(!self.daemon.accepts(&first_token), "{removal:?}");
         assert!(
             self.daemon.accepts(&token),
             "a false death: {second}\n{}",
@@ -153,15 +153,15 @@ impl Fixture {
     }
 
     fn wait_for_removal(&mut self, session: &str) -> Deregistered {
-        let told = self.events.removal_of(session).told;
+        let removal = self.events.removal_of(session).told;
         assert!(
-            told.cause == "exited" || told.cause == "pid_reused",
-            "{told:?}"
+            removal.cause == "exited" || removal.cause == "pid_reused",
+            "{removal:?}"
         );
-        if let Some(took_us) = told.detection_us {
-            assert!((1..DETECTED_WITHIN_US).contains(&took_us), "{told:?}");
+        if let Some(took_us) = removal.detection_us {
+            assert!((1..DETECTED_WITHIN_US).contains(&took_us), "{removal:?}");
         }
-        told
+        removal
     }
 
     /// Checks that each ended process was removed exactly once, and no other one.

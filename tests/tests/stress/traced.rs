@@ -71,9 +71,12 @@ impl Harness {
     /// Waits for the removal and prints its evidence and source.
     fn wait_for_removal(&mut self, session: &str) -> Removal {
         let removal = self.events.removal_of(session);
-        let Removal { told, .. } = &removal;
-        assert_eq!(told.cause, "exited", "{}: {told:?}", self.sources);
-        println!("evidence {:?}, source {:?}", told.evidence, told.source);
+        let Removal { told: details, .. } = &removal;
+        assert_eq!(details.cause, "exited", "{}: {details:?}", self.sources);
+        println!(
+            "evidence {:?}, source {:?}",
+            details.evidence, details.source
+        );
         removal
     }
 
@@ -171,7 +174,7 @@ fn under_gdb_a_process_stays_while_its_threads_live_though_its_leader_has_exited
 /// A killed thread stops once more before it exits if its tracer requested exit stops. Until the
 /// tracer continues it, the thread has not ended.
 #[test]
-fn under_a_stopped_strace_a_killed_process_is_removed_when_strace_continues() {
+fn under_strace_that_is_stopped_a_killed_process_is_removed_when_strace_continues() {
     if !can_trace_with("strace") {
         return;
     }

@@ -113,27 +113,27 @@ impl Tracker {
         let Some(removal) = Removal::of(event) else {
             return;
         };
-        let (id, told) = (removal.session(), &removal.told);
+        let (id, details) = (removal.session(), &removal.told);
         let entry = self.entries.get_mut(id).expect("it was registered");
         entry.removals += 1;
-        assert!(entry.ending, "a false death of {id}: {told:?}");
-        assert_eq!(entry.removals, 1, "removed twice: {told:?}");
-        let is_reused = self.allows_pid_reuse && told.cause == "pid_reused";
-        assert!(told.cause == "exited" || is_reused, "{told:?}");
-        if let Some(exit) = &told.exit {
+        assert!(entry.ending, "a false death of {id}: {details:?}");
+        assert_eq!(entry.removals, 1, "removed twice: {details:?}");
+        let is_reused = self.allows_pid_reuse && details.cause == "pid_reused";
+        assert!(details.cause == "exited" || is_reused, "{details:?}");
+        if let Some(exit) = &details.exit {
             let reported = exit
                 .signal
                 .map(|signal| -i32::from(signal))
                 .or(exit.code.map(i32::from));
             assert!(
                 entry.status.is_none() || entry.status == reported,
-                "expected the status {:?}: {told:?}",
+                "expected the status {:?}: {details:?}",
                 entry.status
             );
             self.with_status += 1;
         }
         self.removed += 1;
-        let source = told.source.clone().expect("a death has a source");
+        let source = details.source.clone().expect("a death has a source");
         *self.sources.entry(source).or_default() += 1;
     }
 

@@ -1,7 +1,7 @@
 //! Injects one fault into one daemon: the Nth of some calls fails, or all from the Nth on, counted
 //! over all its threads. The daemon needs no test support: it inherits a seccomp filter from the
 //! thread that starts it, and the filter makes each of these calls wait for a supervisor thread
-//! (seccomp_unotify(2)).
+//! (`seccomp_unotify(2)`).
 
 use std::io;
 use std::process::{Child, Command};

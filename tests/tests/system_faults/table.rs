@@ -3,12 +3,11 @@
 //! profile.
 //!
 //! Not included, because no kernel does it:
-//! - `ESRCH` from `pidfd_open`, `kill` and reads of a stat file for a live process: it means that the
-//!   process is gone, and the daemon relies on that. `ENOENT` for a path below `/proc` does not
-//! mean
-//!   that, and is included.
-//! - `EAGAIN` where something is ready: edge-triggered readiness is reported once, so after `EAGAIN`
-//!   a program waits for the next report.
+//! - `ESRCH` from `pidfd_open`, `kill` and reads of a stat file for a live process: it means that
+//!   the process is gone, and the daemon relies on that. `ENOENT` for a path below `/proc` does not
+//!   mean that, and is included.
+//! - `EAGAIN` where something is ready: edge-triggered readiness is reported once, so after
+//!   `EAGAIN` a program waits for the next report.
 //! - `EINTR` from a call that does not block, and other errors than `EINTR` from `epoll_wait`.
 //! - A `close` that fails and leaves the descriptor open.
 //!
