@@ -1,5 +1,5 @@
-//! The options of the daemon as plain values. The command line fills them from flags, environment and
-//! defaults.
+//! The options of the daemon as plain values. The command line fills them from flags, environment
+//! and defaults.
 
 use std::path::PathBuf;
 use std::str::FromStr;

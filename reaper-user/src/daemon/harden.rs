@@ -31,8 +31,8 @@ pub(crate) fn keep_only_what_sources_need() {
     }
 }
 
-/// Raises the limit of locked memory, against which BPF maps count before Linux 5.11. Raising it takes
-/// a capability that is dropped next.
+/// Raises the limit of locked memory, against which BPF maps count before Linux 5.11. Raising it
+/// takes a capability that is dropped next.
 #[cfg(target_os = "linux")]
 fn raise_locked_memory_limit() {
     use rustix::process::{Resource, Rlimit, setrlimit};

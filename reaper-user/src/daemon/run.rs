@@ -1,9 +1,9 @@
 //! Start and end of the daemon.
 //!
 //! Order of start: process limits and protection of memory, signals, the shares of descriptors,
-//! sources, the check of required sources, the socket, and last the notification that it serves. So a
-//! client that can connect already gets the state of every quick source. Order of the end: the socket
-//! file, the `shutdown` event, connections, sources.
+//! sources, their first reports, the socket, and last the notification that it serves. The socket
+//! comes after the reports, so that a client that can connect can read the state of the sources.
+//! Order of the end: the socket file, the `shutdown` event, connections, sources.
 
 use std::io;
 use std::sync::Arc;

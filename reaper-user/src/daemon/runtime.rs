@@ -1,5 +1,5 @@
-//! The async runtime of this program. If the system has no threads left, building it is an error here,
-//! neither a panic nor an endless wait.
+//! The async runtime of this program. If the system has no threads left, building it is an error
+//! here, neither a panic nor an endless wait.
 
 use std::io;
 use std::panic;

@@ -1,6 +1,7 @@
 //! The path of the daemon's socket, for the daemon and all its clients.
 //!
-//! It does not depend on the environment of a session, so that daemon and clients find the same path.
+//! It does not depend on the environment of a session, so that daemon and clients find the same
+//! path.
 
 use std::env;
 use std::ffi::OsString;
@@ -63,8 +64,8 @@ pub fn resolve(flag: Option<&Path>, surroundings: &Surroundings) -> PathBuf {
     runtime_folder(surroundings).path.join("reaperd.sock")
 }
 
-/// Returns the folder of this program's run-time files: in the user's runtime folder, else `/run` for
-/// root, else in the folder of temporary files.
+/// Returns the folder of this program's run-time files: in the user's runtime folder, else `/run`
+/// for root, else in the folder of temporary files.
 pub fn runtime_folder(surroundings: &Surroundings) -> RuntimeFolder {
     let Surroundings {
         runtime_dir,

@@ -1,5 +1,5 @@
-//! Notifications to the service manager: `sd_notify(3)` without its library. The crate `sd-notify` 0.5
-//! neither supports abstract addresses (`@name`) nor sends without blocking.
+//! Notifications to the service manager: `sd_notify(3)` without its library. The crate `sd-notify`
+//! 0.5 neither supports abstract addresses (`@name`) nor sends without blocking.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};

@@ -1,7 +1,7 @@
 //! Removal of token files after the end of their sessions.
 //!
-//! The path comes from a client and is not trusted. A file is removed only if it is a regular file of
-//! the daemon's own user, is named by a session of that user, contains exactly the token of that
+//! The path comes from a client and is not trusted. A file is removed only if it is a regular file
+//! of the daemon's own user, is named by a session of that user, contains exactly the token of that
 //! session, and no live session has this token.
 
 use std::ffi::OsStr;
@@ -78,8 +78,8 @@ pub(crate) fn open_folder(path: &Path) -> io::Result<rustix::fd::OwnedFd> {
     Ok(open(path, flags, Mode::empty())?)
 }
 
-/// Reads the token from the file of this name. Returns `None` unless it is a regular file of `owner` and
-/// contains a token.
+/// Reads the token from the file of this name. Returns `None` unless it is a regular file of
+/// `owner` and contains a token.
 fn read(folder: impl AsFd, name: &OsStr, owner: u32) -> io::Result<Option<Token>> {
     let folder = folder.as_fd();
     // Checked before it is opened, because opening a device can have effects.

@@ -1,5 +1,5 @@
-//! Decides whether a caller may register a process. The record of the process is read after it is pinned,
-//! and the process is checked once more after that.
+//! Decides whether a caller may register a process. The record of the process is read after it is
+//! pinned, and the process is checked once more after that.
 
 #[cfg(target_os = "linux")]
 mod nested;
@@ -36,8 +36,8 @@ pub(crate) enum Refused {
     #[error("this is the daemon itself; register the process of the session")]
     OwnPid,
     #[error(
-        "pid 1 is this machine's init, which only init itself can register; register the process of the \
-         session"
+        "pid 1 is this machine's init, which only init itself can register; register the process of \
+         the session"
     )]
     Init,
     #[error(
@@ -45,19 +45,20 @@ pub(crate) enum Refused {
     )]
     OtherUser,
     #[error(
-        "a process may only register itself here; a daemon with --register-policy same-uid allows more"
+        "a process may only register itself here; a daemon with --register-policy same-uid allows \
+         more"
     )]
     NotSelf,
     #[error("the system does not show the user of this process; run the daemon as root")]
     Hidden,
     #[error(
-        "this daemon cannot translate pids of the caller's pid namespace; run the daemon in the host's pid \
-         namespace (--pid=host) as root, or run one in the caller's pid namespace"
+        "this daemon cannot translate pids of the caller's pid namespace; run the daemon in the \
+         host's pid namespace (--pid=host) as root, or run one in the caller's pid namespace"
     )]
     ForeignPidNamespace,
     #[error(
-        "no process of the caller's pid namespace has the pid {pid}; register a process by its pid in the \
-         caller's pid namespace"
+        "no process of the caller's pid namespace has the pid {pid}; register a process by its pid \
+         in the caller's pid namespace"
     )]
     #[cfg_attr(
         not(target_os = "linux"),
@@ -70,7 +71,8 @@ pub(crate) enum Refused {
     NotNow,
 }
 
-/// How long a caller in a nested pid namespace waits while the pids of other callers are translated.
+/// How long a caller in a nested pid namespace waits while the pids of other callers are
+/// translated.
 const TRANSLATION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The pid of a process in the daemon's pid namespace, before the process is pinned.
@@ -108,11 +110,12 @@ impl ResolvedPid {
     }
 }
 
-/// Translates a pid and checks whether this caller may register it. The process itself is checked later,
-/// by [`check_process`].
+/// Translates a pid and checks whether this caller may register it. The process itself is checked
+/// later, by [`check_process`].
 ///
-/// For a caller in a nested pid namespace that names another process than itself, older kernels require
-/// a search of all of `/proc`. That is done on a blocking thread, so that it delays no other request.
+/// For a caller in a nested pid namespace that names another process than itself, older kernels
+/// require a search of all of `/proc`. That is done on a blocking thread, so that it delays no
+/// other request.
 pub(crate) async fn authorize_pid(
     named: Pid,
     peer: Peer,
@@ -170,7 +173,7 @@ fn resolve_and_check(
 /// Translates a pid of the caller's pid namespace.
 fn translate(named: Pid, peer: Peer, policy: RegisterPolicy) -> Result<ResolvedPid, Refused> {
     match peer.pid_ns {
-        PidNs::Ours => Ok(named.into()),
+        PidNs::Same => Ok(named.into()),
         PidNs::Unknown | PidNs::NotNow if policy == RegisterPolicy::Any => Ok(named.into()),
         PidNs::NotNow => Err(Refused::NotNow),
         PidNs::Unknown => Err(Refused::ForeignPidNamespace),
@@ -225,7 +228,7 @@ pub(crate) fn pid_ns_of(peer: Option<i32>) -> PidNs {
     };
     match status_of(peer).map(|status| status.and_then(|status| status.nspid)) {
         Ok(nspid) => match nspid.as_deref() {
-            Some([_]) => PidNs::Ours,
+            Some([_]) => PidNs::Same,
             Some([.., peer_pid]) => PidNs::Nested {
                 peer_pid: *peer_pid,
                 namespace: nested::namespace_of(peer),
@@ -252,11 +255,12 @@ fn status_of(pid: i32) -> Result<Option<procfs::process::Status>, Refused> {
 /// Other systems have no pid namespaces.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn pid_ns_of(_peer: Option<i32>) -> PidNs {
-    PidNs::Ours
+    PidNs::Same
 }
 
-/// On other systems the process table does not report the user of a process. The peer's uid is checked
-/// there as well, so the only loss is that a caller can tie its session to a process of another user.
+/// On other systems the process table does not report the user of a process. The peer's uid is
+/// checked there as well, so the only loss is that a caller can tie its session to a process of
+/// another user.
 const HAS_PROCESS_UIDS: bool = cfg!(target_os = "linux");
 
 /// Checks the record of the pinned process, and then that the process still lives.
@@ -279,8 +283,8 @@ pub(crate) fn check_process(
         }
         Ok(())
     });
-    // The record is that of the pinned process only if this still lives; otherwise the pid may already
-    // have been reused.
+    // The record is that of the pinned process only if this still lives; otherwise the pid may
+    // already have been reused.
     if let Verdict::Gone { .. } = watched.judge(None, table) {
         return Err(AlreadyGone.into());
     }
@@ -290,8 +294,8 @@ pub(crate) fn check_process(
 /// Process and user of a pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ProcessRecord {
-    /// The thread group id: another pid if this is a thread. Pinning checks that too; this is for when the
-    /// system could not report it then.
+    /// The thread group id: another pid if this is a thread. Pinning checks that too; this is for
+    /// when the system could not report it then.
     process: Pid,
     real_uid: u32,
 }
@@ -313,8 +317,8 @@ fn check_record(
     }
 }
 
-/// Reads the record from the pidfd if the kernel supports it, because that is one system call. Formatting
-/// and parsing the sixty lines of `/proc/PID/status` takes longer.
+/// Reads the record from the pidfd if the kernel supports it, because that is one system call.
+/// Formatting and parsing the sixty lines of `/proc/PID/status` takes longer.
 #[cfg(target_os = "linux")]
 fn stat_of(watched: &Watched) -> Result<Option<ProcessRecord>, Refused> {
     let from_pidfd = watched.with_pidfd(|pidfd| pidfd.and_then(pidfd_info::tgid_and_ruid));

@@ -76,7 +76,8 @@ impl ConnectionBudget {
         }
     }
 
-    /// Requests that the connection which has been idle longest closes. Returns whether there was one.
+    /// Requests that the connection which has been idle longest closes. Returns whether there was
+    /// one.
     pub(super) fn close_longest_idle(&self) -> bool {
         let mut idle = self.idle();
         let longest = idle.by_seq.iter().find(|(_, idle)| {

@@ -1,7 +1,8 @@
 //! `GET /v1/events`: events as they happen, from a position that the reader chooses.
 //!
-//! A stream is only a position in the registry's ring: it has no task and no queue. It writes when its
-//! connection is writable. A reader that stops reading gets a `gap` once it lags behind the ring.
+//! A stream is only a position in the registry's ring: it has no task and no queue. It writes when
+//! its connection is writable. A reader that stops reading gets a `gap` once it lags behind the
+//! ring.
 //!
 //! The body has no length and is not chunked: it ends with the connection. So the end of a stream
 //! looks the same to a client whether the daemon stopped or was killed.
@@ -135,8 +136,8 @@ impl EventStream {
         Ok(stream)
     }
 
-    /// Continues behind the last event that the reader saw. If events in between are no longer in the ring,
-    /// writes a gap and a snapshot first.
+    /// Continues behind the last event that the reader saw. If events in between are no longer in
+    /// the ring, writes a gap and a snapshot first.
     fn resume(&mut self, last_seen: &str, sessions: Vec<Arc<Session>>) {
         let position = EventId::parse(last_seen)
             .filter(|id| id.epoch == self.app.epoch)

@@ -20,7 +20,7 @@ pub(super) const ABOUT: About = About {
     schema_version: 1,
 };
 
-/// The state behind `/v1/sources`.
+/// The data of `/v1/sources`.
 pub(super) struct SourcesNow {
     statuses: Vec<SourceStatus>,
     overall: &'static str,
@@ -69,8 +69,8 @@ pub(super) fn health(app: &App) -> Health {
     }
 }
 
-/// Returns `degraded` or `ok`. Degraded means that a source is degraded, the sweep or a required source
-/// is down, or:
+/// Returns `degraded` or `ok`. Degraded means that a source is degraded, the sweep or a required
+/// source is down, or:
 /// - with the default sources, a source that has worked is down, or none but the sweep works;
 /// - with a list of sources, one of them is down.
 fn overall(statuses: &[SourceStatus], options: &DaemonOptions) -> &'static str {
@@ -94,7 +94,8 @@ fn overall(statuses: &[SourceStatus], options: &DaemonOptions) -> &'static str {
     }
 }
 
-/// Returns when the session's process was last found alive: at the last complete sweep or at registration.
+/// Returns when the session's process was last found alive: at the last complete sweep or at
+/// registration.
 pub(super) fn verified_at(app: &App, session: &Session) -> u64 {
     let at_registration = session.registered_at.wall_ms;
     let at_sweep = app

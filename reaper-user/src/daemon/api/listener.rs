@@ -1,14 +1,14 @@
 //! The socket file.
 //!
-//! - Its folder is private, belongs to the daemon's user and is not a link, so that other users cannot
-//!   replace the files in it.
-//! - The daemon keeps a lock file beside the socket locked until it ends. A stale socket is removed only
-//!   under that lock, so two daemons that start at once cannot both do it. The lock file is never
-//!   removed: otherwise one daemon could lock the old file and another the new one.
-//! - The socket file has its final mode from the start, without a change of the umask, which belongs
-//!   to the whole process. On Linux `bind` creates the file with the mode of the unbound socket
-//!   ([`unix_bind_bsd`]), so that mode is set first. On other systems it is set right after `bind`, and
-//!   until then the private folder keeps other users out.
+//! - Its folder is private, belongs to the daemon's user and is not a link, so that other users
+//!   cannot replace the files in it.
+//! - The daemon keeps a lock file beside the socket locked until it ends. A stale socket is removed
+//!   only under that lock, so two daemons that start at once cannot both do it. The lock file is
+//!   never removed: otherwise one daemon could lock the old file and another the new one.
+//! - The socket file has its final mode from the start, without a change of the umask, which
+//!   belongs to the whole process. On Linux `bind` creates the file with the mode of the unbound
+//!   socket ([`unix_bind_bsd`]), so that mode is set first. On other systems it is set right after
+//!   `bind`, and until then the private folder keeps other users out.
 //! - A socket file that was removed is bound again. At the end a file is removed only if the daemon
 //!   created it.
 //!
@@ -130,7 +130,8 @@ impl SocketAccess {
         }
     }
 
-    /// The mode bits that the folder must not have: any access for others, or the right to replace files.
+    /// The mode bits that the folder must not have: any access for others, or the right to replace
+    /// files.
     const fn folder_forbidden(self) -> u32 {
         match self {
             Self::Private => 0o077,

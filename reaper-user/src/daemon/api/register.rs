@@ -1,8 +1,8 @@
 //! Parses the body of a registration. Errors come in the order of the claudemesh daemon.
 //!
-//! Each field is first kept as the raw text of its JSON value. So the first invalid field is named, a
-//! duplicate field is refused, and the token and the secret key are decoded directly from the body's
-//! buffer, without a copy in between.
+//! Each field is first kept as the raw text of its JSON value. So the first invalid field is named,
+//! a duplicate field is refused, and the token and the secret key are decoded directly from the
+//! body's buffer, without a copy in between.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -76,8 +76,8 @@ struct AttestationFields<'a> {
     expires_at: f64,
 }
 
-/// Parses a body into a registration for this owner, and the flag `if_answered`: whether the session
-/// is stored only if its response reaches the caller. The process is not checked here.
+/// Parses a body into a registration for this owner, and the flag `if_answered`: whether the
+/// session is stored only if its response reaches the caller. The process is not checked here.
 pub(crate) fn parse(body: &[u8], owner: u32) -> Result<(Registration, bool), Problem> {
     let body = str::from_utf8(body).map_err(|_not_text| invalid_json("the body is not UTF-8"))?;
     let Fields {
@@ -239,7 +239,8 @@ fn optional_flag(field: &'static str, raw: Option<&RawValue>) -> Result<bool, Pr
 
 fn required_pid(raw: Option<&RawValue>) -> Result<Pid, Problem> {
     let raw = present(raw).ok_or_else(|| required("pid"))?.get();
-    // Whether the caller may register it is checked later. In a container, 1 is an ordinary process.
+    // Whether the caller may register it is checked later. In a container, 1 is an ordinary
+    // process.
     plain_integer(raw)
         .and_then(|pid| Pid::new(pid).ok())
         .ok_or_else(|| {

@@ -24,8 +24,8 @@ use crate::reaper::Registration;
 use crate::sources;
 use crate::watch::identity::IdentityStrength;
 
-/// How often a registration is tried in all while descriptors or memory are short, and the pause between:
-/// half a second together, less than the timeout of clients.
+/// How often a registration is tried in all while descriptors or memory are short, and the pause
+/// between: half a second together, less than the timeout of clients.
 const NOT_NOW_TRIES: u32 = 11;
 const NOT_NOW_PAUSE: Duration = Duration::from_millis(50);
 
@@ -92,8 +92,8 @@ async fn route(
     }
 }
 
-/// Returns the error of a route of the claudemesh daemon's message broker. It is the one that daemon
-/// sends while its broker is not running, so that clients degrade in the same way.
+/// Returns the error of a route of the claudemesh daemon's message broker. It is the one that
+/// daemon sends while its broker is not running, so that clients degrade in the same way.
 fn broker_route(method: &Method, path: &str) -> Option<&'static str> {
     let is_skill = path
         .strip_prefix("/v1/skills/")
@@ -113,8 +113,8 @@ fn broker_route(method: &Method, path: &str) -> Option<&'static str> {
     }
 }
 
-/// Checking a process takes descriptors from the reserve. If the whole system has none left (ENFILE), the
-/// registration is retried a few times before it is refused.
+/// Checking a process takes descriptors from the reserve. If the whole system has none left
+/// (ENFILE), the registration is retried a few times before it is refused.
 async fn register(
     app: &App,
     mut peer: Peer,

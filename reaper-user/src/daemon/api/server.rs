@@ -24,11 +24,12 @@ use super::{App, Peer, Transport, authorize, routes};
 use crate::daemon::http::framing::FramingFilter;
 
 /// How long a head may take, and how long a connection may idle between two requests.
-const HEAD_TIME: Duration = Duration::from_secs(5);
-/// Larger than the largest head that the framing filter passes. Bounds what is buffered for a slow reader.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Larger than the largest head that the framing filter passes. Bounds what is buffered for a slow
+/// reader.
 const BUFFER: usize = 64 * 1024;
-/// The pause after a failed accept, for lack of descriptors or memory. The connection that is closed
-/// then takes a moment to end; retrying at once would only use the processor.
+/// The pause after a failed accept, for lack of descriptors or memory. The connection that is
+/// closed then takes a moment to end; retrying at once would only use the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often the socket file is checked.
 const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -91,11 +92,12 @@ impl Acceptor {
         }
     }
 
-    /// Returns the next connection and its slot. Cancel-safe: an accepted connection is kept for the next
-    /// call.
+    /// Returns the next connection and its slot. Cancel-safe: an accepted connection is kept for
+    /// the next call.
     async fn next(&mut self, listener: &UnixListener) -> (UnixStream, ConnectionSlot) {
         loop {
-            // Moved out only after the slot is taken: this future may be dropped while it waits for one.
+            // Moved out only after the slot is taken: this future may be dropped while it waits for
+            // one.
             if self.accepted.is_some() {
                 let slot = self.budget.take().await;
                 if let Some(stream) = self.accepted.take() {
@@ -120,8 +122,8 @@ impl Acceptor {
         }
     }
 
-    /// EMFILE (limit of this process) and ENFILE (limit of the system), accept(2), end only once a file is
-    /// closed. Waiting alone may not achieve that, so an idle connection is closed.
+    /// EMFILE (limit of this process) and ENFILE (limit of the system), accept(2), end only once a
+    /// file is closed. Waiting alone may not achieve that, so an idle connection is closed.
     fn failed(&mut self, error: &io::Error) {
         // Logged once, however long it lasts.
         if self.failures == 0 {
@@ -141,7 +143,8 @@ impl Acceptor {
                 failures, closed, ..
             } = self;
             log::info!(
-                "connections are accepted again, after {failures} failures; {closed} idle ones were closed"
+                "connections are accepted again, after {failures} failures; {closed} idle ones were \
+                 closed"
             );
             (self.failures, self.closed) = (0, 0);
         }
@@ -154,7 +157,8 @@ fn is_readable(listener: &UnixListener) -> bool {
     poll(&mut fds, Some(&Timespec::default())).is_err() || !fds[0].revents().is_empty()
 }
 
-/// Returns the peer, if it may connect. Other connections are closed before a byte is read or written.
+/// Returns the peer, if it may connect. Other connections are closed before a byte is read or
+/// written.
 fn authorize_peer(app: &App, stream: &UnixStream) -> Option<Peer> {
     let credentials = stream
         .peer_cred()
@@ -202,7 +206,7 @@ async fn connection(
     };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
+        .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
@@ -212,7 +216,8 @@ async fn connection(
             connection.as_mut().graceful_shutdown();
             connection.await
         }
-        // An idle connection closes at once. A request that has arrived meanwhile gets its response.
+        // An idle connection closes at once. A request that has arrived meanwhile gets its
+        // response.
         () = slot.close_requested() => {
             connection.as_mut().graceful_shutdown();
             connection.await

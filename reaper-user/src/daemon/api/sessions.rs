@@ -1,5 +1,5 @@
-//! `GET /v1/sessions`: the sessions that the caller may see, as one text. Slow readers keep such texts in
-//! memory, so their total is limited: 64 MiB, or two lists of more than half of that.
+//! `GET /v1/sessions`: the sessions that the caller may see, as one text. Slow readers keep such
+//! texts in memory, so their total is limited: 64 MiB, or two lists of more than half of that.
 
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ const WRITERS: usize = 4;
 const LIST_BUDGET_KIB: u32 = 64 * 1_024;
 /// A longer list is charged no more, so that even the longest can be read, by two readers at once.
 const CHARGED_MAX_KIB: u32 = LIST_BUDGET_KIB / 2;
-/// Shorter lists are free: as much is buffered for any connection, and a user with few sessions must not
-/// wait for one with many.
+/// Shorter lists are free: as much is buffered for any connection, and a user with few sessions
+/// must not wait for one with many.
 const FREE_KIB: u32 = 64;
 
 /// The budget of concurrent lists.

@@ -87,9 +87,9 @@ pub(super) fn write_event(
     end(out);
 }
 
-/// Writes a gap. Within a stream it has an id, which moves the reader's position behind the gap. At the
-/// beginning it has none: the following snapshot moves the position, so that a reader that loses its
-/// connection between the two gets both again.
+/// Writes a gap. Within a stream it has an id, which moves the reader's position behind the gap. At
+/// the beginning it has none: the following snapshot moves the position, so that a reader that
+/// loses its connection between the two gets both again.
 pub(super) fn write_gap(out: &mut Vec<u8>, id: Option<EventId>, gap: &GapData) {
     begin(out, id, "gap");
     write_json(out, gap);

@@ -1,11 +1,11 @@
 //! Registrations that are removed again unless their response reaches the caller.
 //!
-//! A caller that gives up on the daemon and continues without a session must not get one later. So it
-//! registers with `"if_answered": true`. When it gives up, it shuts its end down for reading and then
-//! reads what has already been sent. On Linux this has exactly one outcome: a write to a Unix socket
-//! checks under the peer's lock whether the peer still reads ([`unix_stream_sendmsg`] and
-//! `unix_shutdown`). So either the response is in the caller's queue before the shutdown, or the write
-//! fails with `EPIPE` and the session is removed here.
+//! A caller that gives up on the daemon and continues without a session must not get one later. So
+//! it registers with `"if_answered": true`. When it gives up, it shuts its end down for reading and
+//! then reads what has already been sent. On Linux this has exactly one outcome: a write to a Unix
+//! socket checks under the peer's lock whether the peer still reads ([`unix_stream_sendmsg`] and
+//! `unix_shutdown`). So either the response is in the caller's queue before the shutdown, or the
+//! write fails with `EPIPE` and the session is removed here.
 //!
 //! [`unix_stream_sendmsg`]: https://elixir.bootlin.com/linux/v6.12/source/net/unix/af_unix.c
 
@@ -29,8 +29,8 @@ impl UndeliveredSessions {
         self.sessions().push(session);
     }
 
-    /// Removes the sessions without a response; the connection has ended. A session that was renewed
-    /// meanwhile is kept: another connection got a response for it.
+    /// Removes the sessions without a response; the connection has ended. A session that was
+    /// renewed meanwhile is kept: another connection got a response for it.
     pub(super) fn remove_all(&self, registry: &Registry) {
         for session in self.sessions().drain(..) {
             registry.remove_unchanged(&session, Removal::Requested, clock::now());
@@ -81,8 +81,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DeliveryTracker<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // Hyper buffers a whole response in the poll in which the service returns it, and flushes here
-        // once that buffer is empty.
+        // Hyper buffers a whole response in the poll in which the service returns it, and flushes
+        // here once that buffer is empty.
         ready!(Pin::new(&mut this.inner).poll_flush(cx))?;
         this.undelivered.sessions().clear();
         Poll::Ready(Ok(()))

@@ -1,14 +1,14 @@
-//! Checks the framing of every connection before hyper reads it: bytes are passed on only after their
-//! head has passed [`head::check`].
+//! Checks the framing of every connection before hyper reads it: bytes are passed on only after
+//! their head has passed [`head::check`].
 //!
-//! Hyper accepts some messages that another parser would delimit differently, and it refuses others with
-//! a response without a body. So each head is kept back until it is complete and checked. A bad head is
-//! replaced by a small head that names the refusal. Hyper passes that to the service in its turn, behind
-//! the responses to earlier requests, and the service sends the error. No client can send such a head,
-//! because the filter refuses the field that marks it.
+//! Hyper accepts some messages that another parser would delimit differently, and it refuses others
+//! with a response without a body. So each head is kept back until it is complete and checked. A
+//! bad head is replaced by a small head that names the refusal. Hyper passes that to the service in
+//! its turn, behind the responses to earlier requests, and the service sends the error. No client
+//! can send such a head, because the filter refuses the field that marks it.
 //!
-//! Not here: the timeout of heads (hyper's, because only hyper has the state of the response before) and
-//! that of bodies (the route's).
+//! Not here: the timeout of heads (hyper's, because only hyper has the state of the response
+//! before) and that of bodies (the route's).
 
 pub(crate) mod chunks;
 pub(crate) mod head;
@@ -26,19 +26,20 @@ use self::chunks::Chunks;
 pub(crate) use self::head::{BODY_MAX, REFUSAL_FIELD, Refusal};
 use self::head::{BodyFraming, HEAD_MAX};
 
-/// How long a peer may leave written bytes unread before the connection ends: long enough for a reader that
-/// was stopped for a moment, short enough that silent peers do not use up all connections.
+/// How long a peer may leave written bytes unread before the connection ends: long enough for a
+/// reader that was stopped for a moment, short enough that silent peers do not use up all
+/// connections.
 const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
-/// For how long, and how much of, the rest of a refused message is read and discarded. Closing with unread
-/// bytes would reset the connection before the peer has read the error.
+/// For how long, and how much of, the rest of a refused message is read and discarded. Closing with
+/// unread bytes would reset the connection before the peer has read the error.
 const LINGER_TIME: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 1024 * 1024;
 
 /// A connection from which only well-framed messages can be read.
 pub(crate) struct FramingFilter<S> {
     inner: S,
-    /// `start..cleared` is checked and can be read, `cleared..end` is not checked yet. Zeroized whenever it
-    /// is empty, because tokens and keys pass through it.
+    /// `start..cleared` is checked and can be read, `cleared..end` is not checked yet. Zeroized
+    /// whenever it is empty, because tokens and keys pass through it.
     buffer: Zeroizing<Box<[u8]>>,
     start: usize,
     cleared: usize,
@@ -83,8 +84,8 @@ impl<S> FramingFilter<S> {
         }
     }
 
-    /// Checks the bytes that have arrived. Afterwards some are cleared, or more are needed, or the state is
-    /// `Refused`.
+    /// Checks the bytes that have arrived. Afterwards some are cleared, or more are needed, or the
+    /// state is `Refused`.
     fn clear(&mut self) -> io::Result<()> {
         match &mut self.state {
             State::Head { scanned } => match scan(&self.buffer[self.start..self.end], scanned) {
@@ -177,8 +178,8 @@ impl<S> FramingFilter<S> {
     }
 }
 
-/// Searches `bytes` for the end of the head, from `scanned` on, and checks the head once it is complete. A
-/// bare line feed is refused at once, because other parsers may take it for the end.
+/// Searches `bytes` for the end of the head, from `scanned` on, and checks the head once it is
+/// complete. A bare line feed is refused at once, because other parsers may take it for the end.
 pub(crate) fn scan(
     bytes: &[u8],
     scanned: &mut usize,
@@ -226,8 +227,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for FramingFilter<S> {
             this.clear()?;
             if let State::Refused { head, read } = &mut this.state {
                 if *read == head.len() {
-                    // Not the end of the stream: hyper would take that for a disconnect and drop the
-                    // response. It closes the connection because of the `connection` field.
+                    // Not the end of the stream: hyper would take that for a disconnect and drop
+                    // the response. It closes the connection because of the `connection` field.
                     return Poll::Pending;
                 }
                 let count = (head.len() - *read).min(out.remaining());

@@ -69,11 +69,11 @@ fn check_host(head: &request::Parts) -> Result<(), Problem> {
     Err(forbidden("forbidden host", "forbidden_host"))
 }
 
-/// Returns whether the host is local. As in the claudemesh daemon, it is cut at the first colon; the IPv6
-/// loopback, which that cut would refuse, is accepted too.
+/// Returns whether the host is local. As in the claudemesh daemon, it is cut at the first colon;
+/// the IPv6 loopback, which that cut would refuse, is accepted too.
 fn is_local(host: &str) -> bool {
-    if let Some(behind) = host.strip_prefix("[::1]") {
-        return behind.is_empty() || behind.starts_with(':');
+    if let Some(rest) = host.strip_prefix("[::1]") {
+        return rest.is_empty() || rest.starts_with(':');
     }
     let name = host.split(':').next().unwrap_or_default();
     name.is_empty() || name.eq_ignore_ascii_case("localhost") || name == "127.0.0.1"

@@ -1,5 +1,5 @@
-//! Errors of requests, as RFC 9457 problem details. The only file that maps domain errors to statuses,
-//! codes and texts for clients.
+//! Errors of requests, as RFC 9457 problem details. The only file that maps domain errors to
+//! statuses, codes and texts for clients.
 
 use std::borrow::Cow;
 
@@ -145,8 +145,8 @@ impl Problem {
         .retry_later()
     }
 
-    /// Closes the connection after this response: the start of the next message is uncertain, or the peer is
-    /// too slow.
+    /// Closes the connection after this response: the start of the next message is uncertain, or
+    /// the peer is too slow.
     pub(crate) fn closing(mut self) -> Self {
         self.0.close = true;
         self

@@ -1,7 +1,9 @@
-//! Pids of a nested pid namespace: translation, and the check that the pinned process is the right one.
+//! Pids of a nested pid namespace: translation, and the check that the pinned process is the right
+//! one.
 //!
-//! Between translation and pinning the process may end and its pid be reused. So [`NestedPid::check`]
-//! compares again while the process is pinned, and the caller then checks that it still lives.
+//! Between translation and pinning the process may end and its pid be reused. So
+//! [`NestedPid::check`] compares again while the process is pinned, and the caller then checks that
+//! it still lives.
 
 use std::fs;
 use std::io;
@@ -13,8 +15,8 @@ use super::{Refused, status_of};
 use crate::sys::pid_namespace::{PidNamespace, pid_namespace_inode};
 use crate::sys::process_table::is_no_such_process;
 
-/// The largest number of processes that are searched if the kernel does not translate: as many as a small
-/// machine can have ([`PID_MAX_DEFAULT`]).
+/// The largest number of processes that are searched if the kernel does not translate: as many as a
+/// small machine can have ([`PID_MAX_DEFAULT`]).
 ///
 /// [`PID_MAX_DEFAULT`]: https://elixir.bootlin.com/linux/v6.12/source/include/linux/threads.h
 const MAX_SEARCHED: usize = 32_768;
@@ -39,8 +41,8 @@ impl NestedPid {
         }
     }
 
-    /// Translates `nested`, a pid of the caller's namespace. `inode` is that of the caller's namespace when
-    /// it connected.
+    /// Translates `nested`, a pid of the caller's namespace. `inode` is that of the caller's
+    /// namespace when it connected.
     pub(super) fn find(
         nested: Pid,
         caller: Pid,
@@ -67,7 +69,8 @@ impl NestedPid {
         Ok((pid, nested))
     }
 
-    /// Checks that the pinned process with this pid of the daemon's namespace is the one that was named.
+    /// Checks that the pinned process with this pid of the daemon's namespace is the one that was
+    /// named.
     pub(super) fn check(&self, pid: Pid) -> Result<(), Refused> {
         let nested = self.pid;
         // The kernel also translates for processes of namespaces further down.

@@ -14,7 +14,7 @@ fn peer(uid: u32, pid: impl Into<Option<i32>>) -> Peer {
         transport: Transport::Unix,
         uid,
         pid: pid.into(),
-        pid_ns: PidNs::Ours,
+        pid_ns: PidNs::Same,
     }
 }
 
@@ -157,7 +157,8 @@ fn a_caller_in_a_nested_namespace_is_translated_before_it_is_checked() {
     for policy in [Any, SameUid, SelfOnly] {
         assert_eq!(checked(init, nested(USER), policy), Ok(host));
     }
-    // A pid of the daemon's namespace is not one of the caller's. With SelfOnly no other is searched.
+    // A pid of the daemon's namespace is not one of the caller's. With SelfOnly no other is
+    // searched.
     let not_self = checked(host, nested(USER), SelfOnly);
     assert_eq!(not_self, Err(Refused::NotSelf));
     let vanished = Pid::MAX.cast_signed();

@@ -1,5 +1,5 @@
-//! The lock file beside the socket: one daemon per path. The kernel releases the lock however the daemon
-//! ends.
+//! The lock file beside the socket: one daemon per path. The kernel releases the lock however the
+//! daemon ends.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -58,8 +58,8 @@ impl Lock {
         })
     }
 
-    /// Returns whether the file still has its name. It may have been removed with its folder, and then
-    /// the lock no longer excludes other daemons.
+    /// Returns whether the file still has its name. It may have been removed with its folder, and
+    /// then the lock no longer excludes other daemons.
     pub(super) fn is_in_place(&self) -> bool {
         FileId::at(&self.path) == Some(self.file_id)
     }

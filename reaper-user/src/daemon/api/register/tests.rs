@@ -40,7 +40,7 @@ fn a_body_with_every_field_is_parsed() {
     body["role"] = json!("lead");
     body["groups"] = json!(["@a", "@b:role"]);
     body["unknown"] = json!({"token": 1});
-    let parsed = parse(&body.to_string()).ok().unwrap();
+    let parsed = parse(&body.to_string()).unwrap();
     assert_eq!(parsed.id.as_str(), "s-1");
     assert_eq!(parsed.pid.get(), 4242);
     assert_eq!(parsed.token.prefix().to_string(), "abababab");
@@ -207,10 +207,10 @@ fn a_ttl_is_seconds_or_the_process_or_absent() {
         (json!("process"), Ttl::Process),
     ] {
         let parsed = parse(&with("ttl", value).to_string());
-        assert_eq!(parsed.ok().unwrap().ttl, ttl);
+        assert_eq!(parsed.unwrap().ttl, ttl);
     }
     let parsed = parse(&good().to_string());
-    assert_eq!(parsed.ok().unwrap().ttl, Ttl::Default);
+    assert_eq!(parsed.unwrap().ttl, Ttl::Default);
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn a_token_file_is_an_absolute_path_of_valid_text() {
     let file = |value: Value| parse(&with("token_file", value).to_string());
     let longest = format!("/{}", "x".repeat(4_095));
     for path in ["/run/user/7/a b", "/", &longest] {
-        let parsed = file(json!(path)).ok().unwrap();
+        let parsed = file(json!(path)).unwrap();
         assert_eq!(parsed.details.token_file.as_deref(), Some(path));
     }
     assert!(file(json!(null)).is_ok_and(|parsed| parsed.details.token_file.is_none()));
@@ -269,7 +269,7 @@ fn a_token_file_is_an_absolute_path_of_valid_text() {
 fn if_answered_is_a_boolean() {
     let if_answered = |body: Value| {
         let parsed = super::parse(body.to_string().as_bytes(), OWNER);
-        parsed.ok().unwrap().1
+        parsed.unwrap().1
     };
     for (value, expected) in [
         (true.into(), true),
@@ -302,7 +302,7 @@ fn presence() -> Value {
 fn presence_is_dropped_if_a_part_of_it_is_invalid() {
     let accepted = |presence: Value| {
         let parsed = parse(&with("presence", presence).to_string());
-        parsed.ok().expect("bad presence is not refused").presence
+        parsed.expect("bad presence is not refused").presence
     };
     let whole = accepted(presence()).unwrap();
     assert_eq!(&*whole.session_pubkey, "cd".repeat(32));

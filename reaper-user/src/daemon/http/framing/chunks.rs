@@ -1,5 +1,5 @@
-//! Finds the end of a chunked body. Extensions, trailers and blanks are refused: no client sends them, and
-//! parsers disagree about them.
+//! Finds the end of a chunked body. Extensions, trailers and blanks are refused: no client sends
+//! them, and parsers disagree about them.
 
 use super::head::BODY_MAX;
 
@@ -42,7 +42,8 @@ impl Chunks {
         self.total > BODY_MAX
     }
 
-    /// Advances over `bytes`. Returns how many of them belong to this body, and whether it is complete.
+    /// Advances over `bytes`. Returns how many of them belong to this body, and whether it is
+    /// complete.
     pub(crate) fn walk(&mut self, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {

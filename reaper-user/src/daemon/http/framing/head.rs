@@ -1,5 +1,6 @@
-//! The rules for one request head, as bytes. Everything that two HTTP parsers could read differently is
-//! refused, so that hyper and any proxy before the daemon agree on where each message ends.
+//! The rules for one request head, as bytes. Everything that two HTTP parsers could read
+//! differently is refused, so that hyper and any proxy before the daemon agree on where each
+//! message ends.
 
 use hyper::Uri;
 
@@ -9,7 +10,8 @@ pub(crate) const HEAD_MAX: usize = 16 * 1024;
 pub(crate) const BODY_MAX: u64 = 64 * 1024;
 /// The largest number of fields. No client sends as many, and each costs time in every later step.
 const FIELDS_MAX: usize = 64;
-/// The field by which the framing filter passes a refusal to the service. Refused in heads of clients.
+/// The field by which the framing filter passes a refusal to the service. Refused in heads of
+/// clients.
 pub(crate) const REFUSAL_FIELD: &str = "reaperd-refusal";
 
 /// Why a head was refused.
@@ -98,8 +100,8 @@ struct Seen {
     chunked: bool,
 }
 
-/// Checks a whole head, including its final empty line. Every line feed in it must follow a carriage
-/// return.
+/// Checks a whole head, including its final empty line. Every line feed in it must follow a
+/// carriage return.
 pub(crate) fn check(head: &[u8]) -> Result<BodyFraming, Refusal> {
     let mut lines = head
         .split(|byte| *byte == b'\n')
