@@ -99,7 +99,7 @@ impl fmt::Display for Pid {
 
 /// When a process started, in the unit of the system that reported it.
 ///
-/// On Linux: clock ticks since boot, field 22 of `/proc/PID/stat` (see proc_pid_stat(5)). Only
+/// On Linux: clock ticks since boot, field 22 of `/proc/PID/stat` (see `proc_pid_stat(5)`). Only
 /// comparable with values that the same observer read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StartTime(pub u64);

@@ -273,7 +273,7 @@ mod tests {
         linux-image-7.3.4+deb13-cloud-amd64 | 7.3.4-1~bpo13+1 | debian\n";
 
     #[test]
-    fn the_newest_of_a_series_is_chosen_by_number() {
+    fn the_newest_version_of_a_series_is_chosen() {
         let version = |alias| choose(alias, OFFERED).map(|(_, version)| version);
         assert_eq!(version("6.18"), Some("6.18.15-1~bpo13+1"));
         assert_eq!(version("newest"), Some("7.3.4-1~bpo13+1"));
