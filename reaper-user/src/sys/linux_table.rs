@@ -206,9 +206,9 @@ impl LinuxTable {
                 return Ok(None);
             };
             let record = open_checked(&folder.join(name).join("stat"), number);
-            let awaits_collection = record
-                .is_ok_and(|(_, line)| proc_stat::awaits_collection(line.bytes()) == Ok(true));
-            if !awaits_collection {
+            let awaits_reaping =
+                record.is_ok_and(|(_, line)| proc_stat::awaits_reaping(line.bytes()) == Ok(true));
+            if !awaits_reaping {
                 return Ok(None);
             }
             ended.insert(number.as_raw());
