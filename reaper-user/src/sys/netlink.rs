@@ -165,14 +165,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_of_another_process_is_told_from_the_kernels() {
+    fn a_message_of_another_process_is_distinguished_from_the_kernels() {
         let mut ours = ConnectorSocket::open().unwrap();
         ours.0.bind_auto().unwrap();
         let mut own_address = SocketAddr::new(0, 0);
         ours.0.get_address(&mut own_address).unwrap();
         let unrelated = ConnectorSocket::open().unwrap();
         if let Err(error) = unrelated.0.send_to(b"forged", &own_address, 0) {
-            println!("skipped: sending to another's port takes CAP_NET_ADMIN: {error}");
+            println!("skipped: sending to another process's port requires CAP_NET_ADMIN: {error}");
             return;
         }
         assert_eq!(ours.receive(&mut [0; 64]).unwrap(), None);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_can_be_replaced_and_taken_away_again() {
+    fn a_filter_can_be_replaced_and_removed() {
         let socket = ConnectorSocket::open().unwrap();
         socket.detach_filter().unwrap();
         for _ in 0..2 {
@@ -192,7 +192,7 @@ mod tests {
         socket.detach_filter().unwrap();
         assert!(
             socket.attach_classic(&[]).is_err(),
-            "the kernel refuses an empty program"
+            "an empty program was accepted"
         );
     }
 }

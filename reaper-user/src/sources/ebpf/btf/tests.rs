@@ -1,4 +1,4 @@
-//! The BTF reader on this kernel, on a hand-made blob, and on bytes that lie.
+//! The BTF reader on this kernel, on a generated blob, and on invalid bytes.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::blob::{BIT_FIELDS, Blob, PLAIN};
 use super::{walk::kind, *};
 
-/// A kernel with every difficulty: nameless members in two layers, bit fields, the old field name.
+/// A kernel with all special cases: two layers of anonymous members, bit fields, the old field name.
 fn small_kernel() -> Vec<u8> {
     let mut blob = Blob::new();
     let int = blob.simple(kind::INT, 4, &[32]);
@@ -51,7 +51,7 @@ fn small_kernel() -> Vec<u8> {
 }
 
 #[test]
-fn a_hand_made_kernel_is_read() {
+fn a_generated_blob_is_read() {
     let expected = Offsets {
         task_signal: 128,
         task_group_leader: 136,
@@ -82,7 +82,7 @@ fn this_kernel_is_read() {
 }
 
 #[test]
-fn missing_and_misshapen_fields_are_named() {
+fn missing_and_unexpected_fields_are_named() {
     let mut blob = Blob::new();
     let long = blob.simple(kind::INT, 8, &[64]);
     blob.composite(kind::STRUCT, "task_struct", PLAIN, &[("signal", long, 0)]);
@@ -116,7 +116,7 @@ fn missing_and_misshapen_fields_are_named() {
 }
 
 #[test]
-fn a_structure_that_contains_itself_ends() {
+fn a_structure_that_contains_itself_is_an_error() {
     let mut blob = Blob::new();
     let members = vec![("", 1, 0); 60_000];
     blob.composite(kind::STRUCT, "task_struct", PLAIN, &members);
@@ -152,7 +152,7 @@ fn every_truncation_is_an_error() {
 }
 
 #[test]
-fn this_kernel_cut_or_flipped_never_panics() {
+fn truncated_or_flipped_kernel_btf_never_panics() {
     let Ok(mut blob) = fs::read(VMLINUX) else {
         return println!("skipped: no {VMLINUX}");
     };
@@ -179,7 +179,7 @@ proptest! {
     }
 
     #[test]
-    fn noise_never_panics(mut blob in prop::collection::vec(any::<u8>(), 0..512)) {
+    fn arbitrary_bytes_never_panic(mut blob in prop::collection::vec(any::<u8>(), 0..512)) {
         drop(offsets(&blob));
         let header = small_kernel();
         let kept = blob.len().min(24);
