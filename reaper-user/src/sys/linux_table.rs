@@ -201,17 +201,17 @@ impl LinuxTable {
         let mut ended = BTreeSet::new();
         for entry in std::fs::read_dir(&folder)? {
             let name = entry?.file_name();
-            let number = name.to_str().and_then(|name| name.parse().ok());
-            let Some(number) = number.and_then(|number: i32| Pid::try_from(number).ok()) else {
+            let tid = name.to_str().and_then(|name| name.parse().ok());
+            let Some(tid) = tid.and_then(|tid: i32| Pid::try_from(tid).ok()) else {
                 return Ok(None);
             };
-            let record = open_checked(&folder.join(name).join("stat"), number);
+            let record = open_checked(&folder.join(name).join("stat"), tid);
             let awaits_reaping =
                 record.is_ok_and(|(_, line)| proc_stat::awaits_reaping(line.bytes()) == Ok(true));
             if !awaits_reaping {
                 return Ok(None);
             }
-            ended.insert(number.as_raw());
+            ended.insert(tid.as_raw());
         }
         // The listing is empty while a main thread is being released that a worker's exec has replaced,
         // and its record counts no thread then.

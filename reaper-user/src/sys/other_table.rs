@@ -126,7 +126,7 @@ fn stat(pid: Pid) -> io::Result<ProcStat> {
     let mut info = std::mem::MaybeUninit::<libc::kinfo_proc>::zeroed();
     let mut size = size_of::<libc::kinfo_proc>();
     // SAFETY: name and buffer live through the call and are as long as the lengths say.
-    let answer = unsafe {
+    let result = unsafe {
         libc::sysctl(
             name.as_ptr(),
             4,
@@ -136,7 +136,7 @@ fn stat(pid: Pid) -> io::Result<ProcStat> {
             0,
         )
     };
-    if answer != 0 {
+    if result != 0 {
         return Err(io::Error::last_os_error());
     }
     if size != size_of::<libc::kinfo_proc>() {

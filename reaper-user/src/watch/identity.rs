@@ -155,7 +155,7 @@ impl Identity {
         // be read afterwards, the result was about the same process.
         match table.tgid_of(pid) {
             Ok(process) if process != pid => return Err(NotPinned::ThreadId { process }),
-            // If the system cannot tell, the pid is in use all the same.
+            // If the system does not show it, the pid is in use all the same.
             Ok(_) | Err(_) => {}
         }
         let read = match opened {

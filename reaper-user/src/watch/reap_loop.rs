@@ -75,19 +75,19 @@ struct Reported {
 
 impl Reported {
     fn learn(&mut self, status: WaitStatus, from: Source) {
-        let exit = |word| {
+        let exit = |raw| {
             Some(Exit {
-                status: ExitStatus::from_wait_status(word),
+                status: ExitStatus::from_wait_status(raw),
                 from,
             })
         };
         match status {
-            WaitStatus::Process(word) => self.of_process = exit(word),
-            WaitStatus::MainThread(word) => {
+            WaitStatus::Process(raw) => self.of_process = exit(raw),
+            WaitStatus::MainThread(raw) => {
                 self.main_thread_left = true;
-                self.last = exit(word);
+                self.last = exit(raw);
             }
-            WaitStatus::Worker(word) => self.last = exit(word),
+            WaitStatus::Worker(raw) => self.last = exit(raw),
         }
     }
 
@@ -274,8 +274,8 @@ impl<C: Commit> ReapLoop<C> {
     fn kept_status(&self, watched: &Watched) -> Option<Exit> {
         watched
             .wait_status(self.watched.table.as_ref())
-            .map(|word| Exit {
-                status: ExitStatus::from_wait_status(word),
+            .map(|raw| Exit {
+                status: ExitStatus::from_wait_status(raw),
                 from: Source::Pidfd,
             })
     }

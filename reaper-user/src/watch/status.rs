@@ -126,7 +126,7 @@ impl StatusBoard {
     }
 
     fn update(&self, source: Source, change: impl FnOnce(&mut SourceStatus)) {
-        let news = {
+        let changed = {
             let mut sources = self.sources();
             let status = sources.entry(source).or_insert_with(|| off(source));
             let before = (status.health, status.reason.clone());
@@ -137,7 +137,7 @@ impl StatusBoard {
             health: Some(health),
             reason,
             ..
-        }) = news
+        }) = changed
         {
             self.0.changed.send_replace(());
             (self.0.on_change)(SourceState {

@@ -99,15 +99,15 @@ impl Subscription {
     async fn listen(&mut self) -> Result<(), SourceError> {
         let started_ns = monotonic_ns();
         for _ in 0..ATTEMPTS {
-            let number = getrandom::u32()
+            let seq = getrandom::u32()
                 .map_err(|error| SourceError::new(format!("getrandom: {error}"), ""))?;
-            self.send(Request::Listen, number)?;
-            let ack = timeout(ACK_TIMEOUT, self.ack_of(number)).await;
+            self.send(Request::Listen, seq)?;
+            let ack = timeout(ACK_TIMEOUT, self.ack_of(seq)).await;
             match ack {
                 Err(_elapsed) => {}
                 Ok(Ok(0)) => {
                     self.acknowledged_in = Duration::from_nanos(monotonic_ns() - started_ns);
-                    return self.send(Request::ListenTo(WHAT_EXIT), number.wrapping_add(2));
+                    return self.send(Request::ListenTo(WHAT_EXIT), seq.wrapping_add(2));
                 }
                 Ok(Ok(error)) => return Err(refusal::error_ack(error)),
                 Ok(Err(error)) => return Err(refusal::failed("recv", &error)),
@@ -116,22 +116,20 @@ impl Subscription {
         Err(refusal::no_ack())
     }
 
-    fn send(&self, request: Request, number: u32) -> Result<(), SourceError> {
+    fn send(&self, request: Request, seq: u32) -> Result<(), SourceError> {
         self.socket
-            .send(&request.encode(number))
+            .send(&request.encode(seq))
             .map_err(|error| refusal::send(&error))
     }
 
     /// Waits for the acknowledgement. Exits that arrive meanwhile are dropped: none is guaranteed yet.
-    async fn ack_of(&mut self, number: u32) -> io::Result<u32> {
+    async fn ack_of(&mut self, seq: u32) -> io::Result<u32> {
         let mut received = None;
         let readiness = self.readiness()?;
         loop {
             let mut ready = readiness.ready(INTEREST).await?;
             let drained = self.drain(|event| match event {
-                Event::Ack { ack, error } if ack == number.wrapping_add(1) => {
-                    received = Some(error)
-                }
+                Event::Ack { ack, error } if ack == seq.wrapping_add(1) => received = Some(error),
                 _ => {}
             })?;
             if drained == Drained::Empty {

@@ -84,7 +84,7 @@ fn check(program: &[sock_filter], watched: &BTreeSet<u32>, unrelated: impl Fn(u3
         "{} instructions",
         program.len()
     );
-    assert!(passes(program, WHAT_ACK, 1), "an answer must pass");
+    assert!(passes(program, WHAT_ACK, 1), "an acknowledgement must pass");
     for what in [1, 2, 4, 0x40, 0x80, 0x100, 0x200, 0x4000_0000] {
         assert!(
             !passes(program, what, *watched.first().unwrap_or(&1)),

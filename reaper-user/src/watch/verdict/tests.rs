@@ -106,7 +106,7 @@ fn a_running_process_is_alive() {
 }
 
 #[test]
-fn a_process_whose_leader_left_is_alive_until_its_last_thread_ends() {
+fn a_process_whose_main_thread_left_is_alive_until_its_last_thread_ends() {
     for system in SYSTEMS {
         let fixture = live_process(system);
         fixture.table.leader_leaves(pid(), 2);
@@ -142,7 +142,7 @@ fn a_spurious_poll_does_not_make_a_live_process_dead() {
             assert_eq!(
                 fixture.verdict(),
                 "alive",
-                "{system:?}, its leader has left"
+                "{system:?}, its main thread has left"
             );
         }
     }

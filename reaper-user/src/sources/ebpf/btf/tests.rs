@@ -76,7 +76,7 @@ fn this_kernel_is_read() {
     let mut distinct: Vec<_> = found.globals().into_iter().collect();
     distinct.sort_unstable();
     distinct.dedup_by_key(|(name, _)| *name);
-    assert_eq!(distinct.len(), 8, "every global has a name of its own");
+    assert_eq!(distinct.len(), 8, "every global has a different name");
     assert_ne!(found.task_signal, found.task_group_leader);
     assert_ne!(found.signal_live, found.signal_flags);
 }

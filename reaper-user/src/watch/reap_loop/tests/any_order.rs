@@ -26,7 +26,7 @@ enum Step {
     LeaderLeaves {
         raw_pid: u32,
     },
-    /// An exec by a worker: for a moment the main thread looks gone.
+    /// An exec by a worker: for a moment the main thread seems gone.
     Exec {
         raw_pid: u32,
     },
