@@ -1,5 +1,6 @@
-//! Every call of the operating system below the standard library, and the only place in this crate where
-//! `unsafe` is allowed. One system call per function, owned descriptors in the interface, and no decisions.
+//! Every call of the operating system below the standard library, and the only place in this crate
+//! where `unsafe` is allowed. One system call per function, owned descriptors in the interface, and
+//! no decisions.
 
 #[cfg(all(target_os = "linux", feature = "ebpf"))]
 pub(crate) mod allocator;

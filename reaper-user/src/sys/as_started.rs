@@ -1,6 +1,6 @@
-//! The process state that the standard library changes before `main`, so that `run` can pass the original
-//! state on: the library ignores SIGPIPE, and opens `/dev/null` for closed standard streams
-//! (`library/std/src/sys/pal/unix/mod.rs`, `init`, Rust 1.95).
+//! The process state that the standard library changes before `main`, so that `run` can pass the
+//! original state on: the library ignores SIGPIPE, and opens `/dev/null` for closed standard
+//! streams (`library/std/src/sys/pal/unix/mod.rs`, `init`, Rust 1.95).
 //!
 //! A function that the loader calls reads the state before that. It changes nothing.
 #![expect(
@@ -21,9 +21,9 @@ use rustix::io::{FdFlags, fcntl_setfd};
 static SIGPIPE_IGNORED: AtomicBool = AtomicBool::new(false);
 static CLOSED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
 
-// SAFETY: the section has pointers to functions that the loader calls once, before `main` and on the main
-// thread (System V ABI, "Initialization and Termination Functions"). This one uses nothing of the standard
-// library that needs to be initialised first.
+// SAFETY: the section has pointers to functions that the loader calls once, before `main` and on
+// the main thread (System V ABI, "Initialization and Termination Functions"). This one uses nothing
+// of the standard library that needs to be initialised first.
 #[used]
 #[cfg_attr(
     target_vendor = "apple",
@@ -47,8 +47,8 @@ extern "C" fn read_at_start() {
     }
 }
 
-/// Restores SIGPIPE and the standard streams for a command that replaces this process (`exec`), so that it
-/// gets them as this process did.
+/// Restores SIGPIPE and the standard streams for a command that replaces this process (`exec`), so
+/// that it gets them as this process did.
 pub(crate) fn pass_on(command: &mut Command) {
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];

@@ -1,17 +1,18 @@
-//! Classic BPF programs that drop exits of unwatched processes before they enter the socket's queue. Pure.
+//! Classic BPF programs that drop exits of unwatched processes before they enter the socket's
+//! queue. Pure.
 //!
-//! A program reads the datagram from its netlink header on. Its loads are big-endian on every machine, so
-//! constants are converted to what a big-endian load of the machine's bytes gives. A load beyond the end
-//! drops the message. What passes:
+//! A program reads the datagram from its netlink header on. Its loads are big-endian on every
+//! machine, so constants are converted to what a big-endian load of the machine's bytes gives. A
+//! load beyond the end drops the message. What passes:
 //!
 //! * acknowledgements (`what` = 0), because the subscription waits for one;
-//! * exits, of any thread, of the given thread groups. Never "pid = tgid": the last thread to leave need
-//!   not be the main one.
+//! * exits, of any thread, of the given thread groups. Never "pid = tgid": the last thread to leave
+//!   need not be the main one.
 //!
-//! One program has [`MAX_EXACT`] thread groups, found by a binary search, so that the exit of an unwatched
-//! process costs about twenty comparisons and not thousands. Beyond that, [`buckets`] passes a superset:
-//! a bitmap over the low bits of the pid, written as code. An unwatched process in a used bucket costs one
-//! wake-up; a watched one always passes.
+//! One program has [`MAX_EXACT`] thread groups, found by a binary search, so that the exit of an
+//! unwatched process costs about twenty comparisons and not thousands. Beyond that, [`buckets`]
+//! passes a superset: a bitmap over the low bits of the pid, written as code. An unwatched process
+//! in a used bucket costs one wake-up; a watched one always passes.
 
 use libc::{
     BPF_A, BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_IMM, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K,
@@ -59,7 +60,8 @@ pub(crate) fn exact(tgids: impl IntoIterator<Item = u32>) -> Vec<sock_filter> {
     program
 }
 
-/// Passes acknowledgements and the exits of all thread groups that share a bucket with one of these.
+/// Passes acknowledgements and the exits of all thread groups that share a bucket with one of
+/// these.
 pub(crate) fn buckets(tgids: impl IntoIterator<Item = u32>, bits: u32) -> Vec<sock_filter> {
     assert!(
         (6..=MAX_BUCKET_BITS).contains(&bits),
@@ -71,8 +73,8 @@ pub(crate) fn buckets(tgids: impl IntoIterator<Item = u32>, bits: u32) -> Vec<so
         words[bucket as usize / 32] |= 1 << (bucket % 32);
     }
     let mut program = only_exits();
-    // A = the bucket, from the two low bytes of the pid; then X = the bit in its word and A = the index
-    // of the word.
+    // A = the bucket, from the two low bytes of the pid; then X = the bit in its word and A = the
+    // index of the word.
     program.extend([
         stmt(BPF_LD | BPF_B | BPF_ABS, tgid_byte(1)),
         stmt(BPF_ALU | BPF_LSH | BPF_K, 8),
@@ -109,7 +111,8 @@ pub(crate) fn bucket(tgid: u32, bits: u32) -> u32 {
     tgid & ((1 << bits) - 1)
 }
 
-/// Drops all but acknowledgements and exits. An acknowledgement passes here; what follows decides exits.
+/// Drops all but acknowledgements and exits. An acknowledgement passes here; what follows decides
+/// exits.
 fn only_exits() -> Vec<sock_filter> {
     vec![
         stmt(BPF_LD | BPF_W | BPF_ABS, WHAT_AT),
@@ -137,7 +140,8 @@ fn search(constants: &[u32]) -> Vec<sock_filter> {
     program
 }
 
-/// Loads the word with index A, where the first of these has the index `first`, and goes to the tail.
+/// Loads the word with index A, where the first of these has the index `first`, and goes to the
+/// tail.
 fn select(words: &[u32], first: u32) -> Vec<sock_filter> {
     if words.iter().all(|word| *word == words[0]) {
         return match words[0] {

@@ -1,9 +1,10 @@
-//! Encodes requests to the proc connector and decodes its events. Safe code over bytes, no descriptor.
+//! Encodes requests to the proc connector and decodes its events. Safe code over bytes, no
+//! descriptor.
 //!
-//! A datagram is `nlmsghdr` (16 bytes), `cn_msg` (20), `proc_event` (40 on every kernel since 4.18),
-//! all in native byte order. `proc_event` is not aligned within it (its time stamp is at 44), so
-//! fields are copied out. A general netlink parser would misread the message type: the connector
-//! sends everything as type 3, which is `NLMSG_DONE` elsewhere.
+//! A datagram is `nlmsghdr` (16 bytes), `cn_msg` (20), `proc_event` (40 on every kernel since
+//! 4.18), all in native byte order. `proc_event` is not aligned within it (its time stamp is at
+//! 44), so fields are copied out. A general netlink parser would misread the message type: the
+//! connector sends everything as type 3, which is `NLMSG_DONE` elsewhere.
 //!
 //! Layout: `include/uapi/linux/connector.h` and [`cn_proc.h`].
 //!
@@ -32,8 +33,8 @@ const MESSAGE_TYPE: u16 = 3;
 pub(crate) enum Request {
     /// `PROC_CN_MCAST_LISTEN`, in the four-byte form that every kernel accepts.
     Listen,
-    /// `PROC_CN_MCAST_LISTEN` for these events only. Kernels before 6.6 ignore it silently, and no kernel
-    /// acknowledges it: the acknowledgement does not pass the mask.
+    /// `PROC_CN_MCAST_LISTEN` for these events only. Kernels before 6.6 ignore it silently, and no
+    /// kernel acknowledges it: the acknowledgement does not pass the mask.
     ListenTo(u32),
     /// `PROC_CN_MCAST_IGNORE`.
     Ignore,
@@ -105,8 +106,8 @@ pub(crate) enum Malformed {
     Channel(u32, u32),
 }
 
-/// Returns the messages of one datagram, in order. Ends at a header with an invalid length, because the
-/// start of the next message is unknown then.
+/// Returns the messages of one datagram, in order. Ends at a header with an invalid length, because
+/// the start of the next message is unknown then.
 pub(crate) fn decode(datagram: &[u8]) -> Messages<'_> {
     Messages { rest: datagram }
 }

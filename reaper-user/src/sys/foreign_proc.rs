@@ -1,9 +1,9 @@
 //! The error that `/proc` is mounted for another pid namespace than the daemon's, and how it is
 //! recognised. The check itself is in `sys/own_proc.rs`.
 //!
-//! The entries of such a `/proc` are under the pids of another namespace, so an entry under a pid that the
-//! daemon watches is another process's. Nothing is read there. Pidfds work as usual, and a process that is
-//! known by pid alone is checked by signal 0.
+//! The entries of such a `/proc` are under the pids of another namespace, so an entry under a pid
+//! that the daemon watches is another process's. Nothing is read there. Pidfds work as usual, and a
+//! process that is known by pid alone is checked by signal 0.
 
 use std::io;
 

@@ -1,5 +1,5 @@
-//! The limit of open descriptors. rustix assumes that reading it cannot fail. If a seccomp filter makes it
-//! fail, rustix returns uninitialised values.
+//! The limit of open descriptors. rustix assumes that reading it cannot fail. If a seccomp filter
+//! makes it fail, rustix returns uninitialised values.
 #![expect(unsafe_code, reason = "rustix has no getrlimit that can fail")]
 
 use std::io;

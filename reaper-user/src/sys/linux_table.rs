@@ -28,8 +28,8 @@ const STAT_LINE_MAX: usize = 2_048;
 /// Start times are in ticks of `USER_HZ`, which is 100 on every architecture supported here.
 const TICK_NS: u64 = 10_000_000;
 
-/// Whether field 52 of a record is the status of the whole process. Measured: on 6.1 and newer it is; on
-/// 5.10 it is that of the main thread, which differs if that thread left first.
+/// Whether field 52 of a record is the status of the whole process. Measured: on 6.1 and newer it
+/// is; on 5.10 it is that of the main thread, which differs if that thread left first.
 static RECORD_HAS_GROUP_STATUS: LazyLock<bool> = LazyLock::new(|| {
     let first = procfs::KernelVersion::new(6, 1, 0);
     procfs::KernelVersion::current().is_ok_and(|version| version >= first)
@@ -54,8 +54,8 @@ impl ProcessTable for LinuxTable {
         proc_stat::stat(line.bytes()).map_err(io::Error::other)
     }
 
-    /// Checks the memory first, which takes a fifth of the time of reading the record. Without permission
-    /// there is only the record.
+    /// Checks the memory first, which takes a fifth of the time of reading the record. Without
+    /// permission there is only the record.
     fn main_thread_ended(&self, pid: Pid) -> io::Result<bool> {
         match memory::has_memory(pid) {
             Ok(has_memory) => Ok(!has_memory),
@@ -63,9 +63,9 @@ impl ProcessTable for LinuxTable {
         }
     }
 
-    /// A thread may be created or reaped while the threads are listed, and a listing may end early. So the
-    /// kernel's count is read between two equal listings: each listed thread was there before and after
-    /// the count, so a count that is no higher leaves no unlisted thread.
+    /// A thread may be created or reaped while the threads are listed, and a listing may end early.
+    /// So the kernel's count is read between two equal listings: each listed thread was there
+    /// before and after the count, so a count that is no higher leaves no unlisted thread.
     fn every_thread_ended(&self, pid: Pid) -> io::Result<bool> {
         let Some(ended) = self.threads_if_all_ended(pid)? else {
             return Ok(false);
@@ -144,8 +144,8 @@ impl ProcessTable for LinuxTable {
         start_time: Option<StartTime>,
         pidfd: Option<BorrowedFd<'_>>,
     ) -> Option<u32> {
-        // The pidfd has it once the parent has reaped the process (6.15+); before that, the zombie has it.
-        // The parent may reap the process between the two reads.
+        // The pidfd has it once the parent has reaped the process (6.15+); before that, the zombie
+        // has it. The parent may reap the process between the two reads.
         let from_pidfd = || pidfd.and_then(pidfd_info::wait_status);
         from_pidfd()
             .or_else(|| self.wait_status_of_zombie(pid, start_time))
@@ -168,8 +168,8 @@ impl LinuxTable {
             return None;
         }
         let status = proc_stat::wait_status(line).ok()?;
-        // A zero may mean that we lack permission to read it, and before 6.1 that the main thread left with
-        // it and another thread ended the process.
+        // A zero may mean that we lack permission to read it, and before 6.1 that the main thread
+        // left with it and another thread ended the process.
         let is_certain = || {
             *RECORD_HAS_GROUP_STATUS
                 && self.may_read_status(pid)
@@ -179,8 +179,8 @@ impl LinuxTable {
     }
 
     /// Returns whether the kernel shows us the exit status in this process's record. The same check
-    /// (`PTRACE_MODE_READ_FSCREDS`, `do_task_stat` in [`fs/proc/array.c`]) applies to the link to its
-    /// program (`proc_pid_readlink` in [`fs/proc/base.c`]), which is absent without memory.
+    /// (`PTRACE_MODE_READ_FSCREDS`, `do_task_stat` in [`fs/proc/array.c`]) applies to the link to
+    /// its program (`proc_pid_readlink` in [`fs/proc/base.c`]), which is absent without memory.
     ///
     /// [`fs/proc/array.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/proc/array.c
     /// [`fs/proc/base.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/proc/base.c
@@ -192,9 +192,9 @@ impl LinuxTable {
         }
     }
 
-    /// Returns the threads of a process if each of them has ended and waits to be reaped. `None` if one
-    /// is running, is being released, or has left meanwhile: a worker that executes a program leaves its
-    /// id to the main thread that it replaces, and that one is released.
+    /// Returns the threads of a process if each of them has ended and waits to be reaped. `None` if
+    /// one is running, is being released, or has left meanwhile: a worker that executes a program
+    /// leaves its id to the main thread that it replaces, and that one is released.
     fn threads_if_all_ended(&self, pid: Pid) -> io::Result<Option<BTreeSet<i32>>> {
         own_proc::check()?;
         let folder = self.proc_root.join(pid.to_string()).join("task");
@@ -213,8 +213,8 @@ impl LinuxTable {
             }
             ended.insert(tid.as_raw());
         }
-        // The listing is empty while a main thread is being released that a worker's exec has replaced,
-        // and its record counts no thread then.
+        // The listing is empty while a main thread is being released that a worker's exec has
+        // replaced, and its record counts no thread then.
         Ok(ended.contains(&pid.as_raw()).then_some(ended))
     }
 }

@@ -6,21 +6,22 @@ use std::ptr;
 
 use reaper_registry::Pid;
 
-/// Returns whether the main thread of this process still has memory, which it gives up during its exit.
-/// Moves nothing: `move_pages(2)` (Linux 2.6.18) without pages only looks up the memory (`find_mm_struct`
-/// in [`mm/migrate.c`]), and fails with `EINVAL` if there is none.
+/// Returns whether the main thread of this process still has memory, which it gives up during its
+/// exit. Moves nothing: `move_pages(2)` (Linux 2.6.18) without pages only looks up the memory
+/// (`find_mm_struct` in [`mm/migrate.c`]), and fails with `EINVAL` if there is none.
 ///
-/// Like reading the record, the call keeps a reference to the memory for a moment. If the process gives up
-/// its memory at that moment, this call tears it down: some 48 ms per GB. A loop that did nothing else met
-/// this in 5 of 20 deaths, the daemon in none of 25.
+/// Like reading the record, the call keeps a reference to the memory for a moment. If the process
+/// gives up its memory at that moment, this call tears it down: some 48 ms per GB. A loop that did
+/// nothing else met this in 5 of 20 deaths, the daemon in none of 25.
 ///
-/// `EPERM` for processes that we may not trace, `ENOSYS` where the kernel or a filter has no such call:
-/// the result is unknown then.
+/// `EPERM` for processes that we may not trace, `ENOSYS` where the kernel or a filter has no such
+/// call: the result is unknown then.
 ///
 /// [`mm/migrate.c`]: https://elixir.bootlin.com/linux/v6.12/source/mm/migrate.c
 pub(super) fn has_memory(pid: Pid) -> io::Result<bool> {
     const NO_PAGES: libc::c_ulong = 0;
-    // SAFETY: the kernel reads and writes as many entries of the three arrays as there are pages: none.
+    // SAFETY: the kernel reads and writes as many entries of the three arrays as there are pages:
+    // none.
     let result = unsafe {
         libc::syscall(
             libc::SYS_move_pages,

@@ -32,14 +32,14 @@ impl ConnectorSocket {
         Ok(Self(socket))
     }
 
-    /// Joins the group of process events. The kernel chooses the port: the customary one, our pid, may be
-    /// taken by another connector socket of this process.
+    /// Joins the group of process events. The kernel chooses the port: the customary one, our pid,
+    /// may be taken by another connector socket of this process.
     pub(crate) fn join(&mut self) -> io::Result<()> {
         self.0.bind(&SocketAddr::new(0, PROC_GROUP))
     }
 
-    /// Requests a receive buffer, beyond the system's limit where permitted (`CAP_NET_ADMIN`). Returns
-    /// the size that the kernel granted, which it counts as twice the requested one.
+    /// Requests a receive buffer, beyond the system's limit where permitted (`CAP_NET_ADMIN`).
+    /// Returns the size that the kernel granted, which it counts as twice the requested one.
     pub(crate) fn enlarge_receive_buffer(&self, bytes: usize) -> io::Result<usize> {
         if sockopt::set_socket_recv_buffer_size_force(&self.0, bytes).is_err() {
             sockopt::set_socket_recv_buffer_size(&self.0, bytes)?;
@@ -52,8 +52,9 @@ impl ConnectorSocket {
         self: &Arc<Self>,
         interest: Interest,
     ) -> io::Result<AsyncFd<Arc<Self>>> {
-        // SAFETY: the registration shares the socket, which keeps one descriptor open from its start
-        // to its end, so the descriptor is the same and open until the registration is dropped.
+        // SAFETY: the registration shares the socket, which keeps one descriptor open from its
+        // start to its end, so the descriptor is the same and open until the registration is
+        // dropped.
         let registered = unsafe { AsyncFd::register_with_interest(Arc::clone(self), interest) };
         Ok(registered?)
     }
@@ -72,14 +73,14 @@ impl ConnectorSocket {
         Ok((sender.port_number() == KERNEL).then(|| &buffer[..length]))
     }
 
-    /// Returns how many messages the kernel has dropped because the queue was full; wraps. Messages that
-    /// the filter dropped do not count.
+    /// Returns how many messages the kernel has dropped because the queue was full; wraps. Messages
+    /// that the filter dropped do not count.
     pub(crate) fn drops(&self) -> io::Result<u32> {
         const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
         let mut words = [0_u32; DROPS + 1];
         let mut length = socklen_len(&words);
-        // SAFETY: the kernel writes at most `length` bytes into `words`, which is that long, and the
-        // true length into `length`; both outlive the call.
+        // SAFETY: the kernel writes at most `length` bytes into `words`, which is that long, and
+        // the true length into `length`; both outlive the call.
         let result = unsafe {
             libc::getsockopt(
                 self.as_raw_fd(),
@@ -120,9 +121,9 @@ impl ConnectorSocket {
     }
 
     fn set_option<T>(&self, option: c_int, value: &T) -> io::Result<()> {
-        // SAFETY: the kernel reads `size_of::<T>()` bytes of `value`, which is borrowed for the call.
-        // Of the options above, only SO_ATTACH_FILTER follows a pointer in it: to `len` instructions
-        // that its caller has borrowed; the kernel copies them and does not write.
+        // SAFETY: the kernel reads `size_of::<T>()` bytes of `value`, which is borrowed for the
+        // call. Of the options above, only SO_ATTACH_FILTER follows a pointer in it: to `len`
+        // instructions that its caller has borrowed; the kernel copies them and does not write.
         let result = unsafe {
             libc::setsockopt(
                 self.as_raw_fd(),

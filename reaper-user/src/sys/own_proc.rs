@@ -1,10 +1,10 @@
-//! Checks that `/proc` is that of our pid namespace. Called before anything is read there about another
-//! process. Reads through `/proc/self` need no such check, because the kernel resolves that link, and it
-//! is absent where we have no pid.
+//! Checks that `/proc` is that of our pid namespace. Called before anything is read there about
+//! another process. Reads through `/proc/self` need no such check, because the kernel resolves that
+//! link, and it is absent where we have no pid.
 //!
-//! The line `NSpid` of `/proc/self/status` has our pids from the namespace of the mount down to our own
-//! (proc(5), and `task_state` in [`fs/proc/array.c`]): exactly one in our own `/proc`, more in an
-//! ancestor's. In any other there is no `/proc/self`.
+//! The line `NSpid` of `/proc/self/status` has our pids from the namespace of the mount down to our
+//! own (proc(5), and `task_state` in [`fs/proc/array.c`]): exactly one in our own `/proc`, more in
+//! an ancestor's. In any other there is no `/proc/self`.
 //!
 //! [`fs/proc/array.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/proc/array.c
 
@@ -19,8 +19,9 @@ use super::foreign_proc::ForeignProc;
 /// `PROC_SUPER_MAGIC` of the kernel's `include/uapi/linux/magic.h`.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
-/// Fails with [`ForeignProc`] if the entries are another namespace's, and with the read error if that
-/// cannot be found out. Only a definite result is cached: the pid namespace of a process never changes.
+/// Fails with [`ForeignProc`] if the entries are another namespace's, and with the read error if
+/// that cannot be found out. Only a definite result is cached: the pid namespace of a process never
+/// changes.
 pub(crate) fn check() -> io::Result<()> {
     static IS_OWN: OnceLock<bool> = OnceLock::new();
     let is_own = if let Some(known) = IS_OWN.get() {
@@ -50,8 +51,8 @@ fn read() -> io::Result<bool> {
     }
 }
 
-/// Kernels without pid namespaces, and those before 4.1, have no line `NSpid`. `Pid` is the pid in the
-/// namespace of the mount.
+/// Kernels without pid namespaces, and those before 4.1, have no line `NSpid`. `Pid` is the pid in
+/// the namespace of the mount.
 fn is_ours(status: &[u8], own: u32) -> bool {
     let numbers = |name: &str| {
         let mut lines = status.split(|byte| *byte == b'\n');

@@ -9,8 +9,8 @@ use std::os::linux::fs::MetadataExt as _;
 use reaper_registry::Pid;
 use rustix::ioctl::opcode;
 
-/// `NS_GET_PID_FROM_PIDNS` of the kernel's `include/uapi/linux/nsfs.h`. It takes a pid in the namespace
-/// and returns the pid in the caller's (6.11+, commit ca567df74a28).
+/// `NS_GET_PID_FROM_PIDNS` of the kernel's `include/uapi/linux/nsfs.h`. It takes a pid in the
+/// namespace and returns the pid in the caller's (6.11+, commit ca567df74a28).
 const NS_GET_PID_FROM_PIDNS: rustix::ioctl::Opcode = opcode::read::<libc::c_int>(0xb7, 6);
 
 /// A pid namespace. While it is open, no other namespace gets its inode number.
@@ -18,8 +18,8 @@ const NS_GET_PID_FROM_PIDNS: rustix::ioctl::Opcode = opcode::read::<libc::c_int>
 pub(crate) struct PidNamespace(File);
 
 impl PidNamespace {
-    /// Opens the pid namespace of the process with this pid. Needs `CAP_SYS_PTRACE` over the process, or
-    /// its user (`PTRACE_MODE_READ_FSCREDS` of ptrace(2)).
+    /// Opens the pid namespace of the process with this pid. Needs `CAP_SYS_PTRACE` over the
+    /// process, or its user (`PTRACE_MODE_READ_FSCREDS` of ptrace(2)).
     pub(crate) fn of(pid: Pid) -> io::Result<Self> {
         File::open(path_of(pid)).map(Self)
     }
@@ -29,8 +29,8 @@ impl PidNamespace {
         Ok(self.0.metadata()?.st_ino())
     }
 
-    /// Returns the pid in our namespace of the task that has this pid there. `ESRCH`: no task has it;
-    /// `ENOTTY` or `EINVAL`: the kernel is older than 6.11.
+    /// Returns the pid in our namespace of the task that has this pid there. `ESRCH`: no task has
+    /// it; `ENOTTY` or `EINVAL`: the kernel is older than 6.11.
     pub(crate) fn pid_here(&self, pid_there: Pid) -> io::Result<Pid> {
         // SAFETY: the descriptor is open for the length of the call, and the request takes its
         // argument by value: no memory of ours is read or written.

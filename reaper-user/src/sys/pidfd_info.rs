@@ -17,8 +17,8 @@ const PIDFD_INFO_EXIT: u64 = 1 << 3;
 const PIDFD_INFO_PID: u64 = 1 << 0;
 const PIDFD_INFO_CREDS: u64 = 1 << 1;
 
-/// The first version of `struct pidfd_info` of the kernel's `include/uapi/linux/pidfd.h`. The kernel
-/// copies no more than the size in the request number.
+/// The first version of `struct pidfd_info` of the kernel's `include/uapi/linux/pidfd.h`. The
+/// kernel copies no more than the size in the request number.
 #[repr(C)]
 #[derive(Default)]
 struct PidfdInfo {
@@ -40,13 +40,14 @@ pub(super) fn wait_status(pidfd: BorrowedFd<'_>) -> Option<u32> {
     info(pidfd, PIDFD_INFO_EXIT).map(|info| info.exit_code.cast_unsigned())
 }
 
-/// Returns the thread group and the real user; `None` on older kernels and once the process is reaped.
+/// Returns the thread group and the real user; `None` on older kernels and once the process is
+/// reaped.
 pub(crate) fn tgid_and_ruid(pidfd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     info(pidfd, PIDFD_INFO_PID | PIDFD_INFO_CREDS).map(|info| (info.tgid, info.ruid))
 }
 
-/// Sends signal 0, which only checks. `ESRCH`: the process has been reaped. `EPERM`: it exists and is
-/// another user's.
+/// Sends signal 0, which only checks. `ESRCH`: the process has been reaped. `EPERM`: it exists and
+/// is another user's.
 pub(super) fn signal_zero(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
     let no_details = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: the descriptor is open for the length of the call, and no memory is passed.

@@ -23,9 +23,9 @@ const WAIT_STATUS: usize = 52 - 3;
 pub(crate) struct Malformed;
 
 /// Returns whether the line is about this process or thread, which does not follow from the path. A
-/// look-up of `task/TID` during a worker's exec binds the path to the main thread (`proc_task_lookup` in
-/// [`fs/proc/base.c`] finds the task and takes its pid later). The path stays bound to it, even once
-/// another thread has that id.
+/// look-up of `task/TID` during a worker's exec binds the path to the main thread
+/// (`proc_task_lookup` in [`fs/proc/base.c`] finds the task and takes its pid later). The path
+/// stays bound to it, even once another thread has that id.
 ///
 /// [`fs/proc/base.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/proc/base.c
 pub(crate) fn is_of(line: &[u8], id: Pid) -> bool {
@@ -35,10 +35,11 @@ pub(crate) fn is_of(line: &[u8], id: Pid) -> bool {
 
 /// Decodes one line.
 ///
-/// A thread has ended once it is a zombie or released, or earlier: once it is exiting and has given up its
-/// memory. `do_task_stat` in [`fs/proc/array.c`] reads the memory, then the count of threads, then the
-/// flags. So a line of an exiting thread without memory and with a count of one is about a process that
-/// had no other thread when it gave up its memory, and such a thread starts no other.
+/// A thread has ended once it is a zombie or released, or earlier: once it is exiting and has given
+/// up its memory. `do_task_stat` in [`fs/proc/array.c`] reads the memory, then the count of
+/// threads, then the flags. So a line of an exiting thread without memory and with a count of one
+/// is about a process that had no other thread when it gave up its memory, and such a thread starts
+/// no other.
 ///
 /// [`fs/proc/array.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/proc/array.c
 pub(crate) fn stat(line: &[u8]) -> Result<ProcStat, Malformed> {
@@ -57,9 +58,9 @@ pub(crate) fn stat(line: &[u8]) -> Result<ProcStat, Malformed> {
     })
 }
 
-/// Returns whether the thread of this line has ended and waits to be reaped. One that is being released
-/// (state X) does not wait. It may be the main thread that a worker's exec has replaced, under the
-/// worker's id (`de_thread` in [`fs/exec.c`] swaps the ids and sets the state at once).
+/// Returns whether the thread of this line has ended and waits to be reaped. One that is being
+/// released (state X) does not wait. It may be the main thread that a worker's exec has replaced,
+/// under the worker's id (`de_thread` in [`fs/exec.c`] swaps the ids and sets the state at once).
 ///
 /// [`fs/exec.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/exec.c
 pub(crate) fn awaits_reaping(line: &[u8]) -> Result<bool, Malformed> {
@@ -75,8 +76,8 @@ pub(crate) fn wait_status(line: &[u8]) -> Result<u32, Malformed> {
         .map_err(|_too_large| Malformed)
 }
 
-/// Returns the fields after the command name. The name is in parentheses and may contain parentheses,
-/// blanks and line ends, so only the last `)` ends it.
+/// Returns the fields after the command name. The name is in parentheses and may contain
+/// parentheses, blanks and line ends, so only the last `)` ends it.
 fn fields(line: &[u8]) -> Result<impl Iterator<Item = &[u8]> + Clone, Malformed> {
     let end = line
         .iter()

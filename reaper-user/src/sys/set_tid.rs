@@ -1,5 +1,5 @@
-//! Starts a process under a chosen pid: `clone3` with `set_tid`. For tests and the demo, which have to
-//! force the reuse of a pid.
+//! Starts a process under a chosen pid: `clone3` with `set_tid`. For tests and the demo, which have
+//! to force the reuse of a pid.
 #![expect(unsafe_code, reason = "clone3 and what its child may call")]
 
 use std::ffi::{CStr, CString, c_char, c_long};
@@ -40,8 +40,8 @@ pub(crate) fn spawn_at_pid(
     stdin: BorrowedFd<'_>,
     stdout: BorrowedFd<'_>,
 ) -> io::Result<OwnedFd> {
-    // Everything that the child needs is prepared here, because it must not allocate: another thread
-    // may have held the allocator's lock at the moment of the copy.
+    // Everything that the child needs is prepared here, because it must not allocate: another
+    // thread may have held the allocator's lock at the moment of the copy.
     let argv: Vec<*const c_char> = std::iter::once(program.as_ptr())
         .chain(arguments.iter().map(|argument| argument.as_ptr()))
         .chain(std::iter::once(ptr::null()))

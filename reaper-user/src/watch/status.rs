@@ -101,8 +101,8 @@ impl StatusBoard {
         let mut changes = self.0.changed.subscribe();
         loop {
             let status = self.get(source);
-            // The sender lives as long as `self`, so there is no error. If there were one, no further
-            // change could be seen.
+            // The sender lives as long as `self`, so there is no error. If there were one, no
+            // further change could be seen.
             if status.health.is_some() || changes.changed().await.is_err() {
                 return status;
             }

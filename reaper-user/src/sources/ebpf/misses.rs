@@ -4,9 +4,10 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
-/// The exits for which the kernel did not run the probe, because a task in the middle of it was preempted
-/// by the one that exits. They include unwatched processes. A kernel whose tracepoints cannot be
-/// preempted has none; on 7.3, emulated, up to 90 of 200 processes that were killed together were missed.
+/// The exits for which the kernel did not run the probe, because a task in the middle of it was
+/// preempted by the one that exits. They include unwatched processes. A kernel whose tracepoints
+/// cannot be preempted has none; on 7.3, emulated, up to 90 of 200 processes that were killed
+/// together were missed.
 #[derive(Debug)]
 pub struct Misses(OwnedFd);
 
@@ -16,8 +17,8 @@ impl Misses {
         program.as_fd().try_clone_to_owned().map(Self)
     }
 
-    /// Returns the count since the probe was loaded; it only rises. `None` before 5.12, without `/proc`,
-    /// or if no descriptor is free.
+    /// Returns the count since the probe was loaded; it only rises. `None` before 5.12, without
+    /// `/proc`, or if no descriptor is free.
     pub fn read(&self) -> Option<u64> {
         let path = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
         misses_in(&fs::read_to_string(path).ok()?)

@@ -176,8 +176,8 @@ fn refused(error: &(dyn std::error::Error + 'static)) -> SourceError {
     }
 }
 
-/// The kernel returns EPERM for a missing capability. The verifier returns EACCES for a program that it
-/// rejects, and then no capability helps. Files of tracefs return EACCES too.
+/// The kernel returns EPERM for a missing capability. The verifier returns EACCES for a program
+/// that it rejects, and then no capability helps. Files of tracefs return EACCES too.
 fn refused_with(errno: i32, at_load: bool, lacks_capabilities: bool, text: &str) -> SourceError {
     match errno {
         libc::EACCES if at_load && !lacks_capabilities => SourceError::new(
@@ -223,7 +223,8 @@ impl Owner {
     fn of(watched: &Watched) -> Self {
         Self {
             process: watched.id,
-            // Without a start time nothing can be marked dead, but the wake-up is sent all the same.
+            // Without a start time nothing can be marked dead, but the wake-up is sent all the
+            // same.
             start_ticks: watched.start_time().map_or(0, |start_time| start_time.0),
         }
     }
@@ -258,7 +259,8 @@ impl Armed {
 }
 
 impl ArmedState {
-    /// Puts the last owner's entry into the map. Returns whether the map took it; [`Armed::retry`] retries.
+    /// Puts the last owner's entry into the map. Returns whether the map took it; [`Armed::retry`]
+    /// retries.
     fn put_last(&mut self, tgid: u32) -> bool {
         let Some(last) = self.owners.get(&tgid).and_then(|owners| owners.last()) else {
             return false;

@@ -26,7 +26,8 @@ const SOON: Duration = Duration::from_secs(20);
 /// Space for about twenty messages.
 const TINY_BUFFER: usize = 8 * 1024;
 
-/// Returns whether the connector can be tested here. Prints why not, and fails where it is required.
+/// Returns whether the connector can be tested here. Prints why not, and fails where it is
+/// required.
 async fn available() -> bool {
     let filter = ClassicFilter::new(None);
     let Err(SourceError { reason, remedy }) = Subscription::open(&filter, TINY_BUFFER).await else {
@@ -176,8 +177,8 @@ impl Fixture {
         self.filter.add(test_process.pid(), test_process.id());
     }
 
-    /// Checks that the exit of a new test process arrives. With a tiny buffer, unrelated processes may fill
-    /// the queue again. Then a sweep is requested again, and another process is tried.
+    /// Checks that the exit of a new test process arrives. With a tiny buffer, unrelated processes
+    /// may fill the queue again. Then a sweep is requested again, and another process is tried.
     async fn works(&mut self) {
         for _ in 0..20 {
             while self.hints.try_recv().is_ok() {}

@@ -1,4 +1,5 @@
-//! The programs, run by a small interpreter. The tests of the netlink source run them in the kernel.
+//! The programs, run by a small interpreter. The tests of the netlink source run them in the
+//! kernel.
 
 use std::collections::BTreeSet;
 

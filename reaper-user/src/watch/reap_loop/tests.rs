@@ -402,8 +402,9 @@ async fn a_process_registered_while_exiting_is_rechecked_for_seconds() {
     assert_eq!(death.source, Source::Register);
 }
 
-/// Seen on 6.1, emulated, once in a thousand: the process ended and was reaped between two checks of the
-/// last step. The first found it alive, and that the second found no record was taken for "not exiting".
+/// Seen on 6.1, emulated, once in a thousand: the process ended and was reaped between two checks
+/// of the last step. The first found it alive, and that the second found no record was taken for
+/// "not exiting".
 #[tokio::test(start_paused = true)]
 async fn a_missing_record_at_the_recheck_is_not_taken_for_alive() {
     let fixture = Fixture::new(10);

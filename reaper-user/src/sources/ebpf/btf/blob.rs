@@ -1,5 +1,5 @@
-//! Writes small BTF blobs for tests and fuzz oracles: types in the order in which they are added, numbered
-//! from 1. It checks nothing, so that wrong blobs can be written too.
+//! Writes small BTF blobs for tests and fuzz oracles: types in the order in which they are added,
+//! numbered from 1. It checks nothing, so that wrong blobs can be written too.
 
 use super::walk::MAGIC;
 

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::blob::{BIT_FIELDS, Blob, PLAIN};
 use super::{walk::kind, *};
 
-/// A kernel with all special cases: two layers of anonymous members, bit fields, the old field name.
+/// A kernel with all special cases: two layers of anonymous members, bit fields, the old field
+/// name.
 fn small_kernel() -> Vec<u8> {
     let mut blob = Blob::new();
     let int = blob.simple(kind::INT, 4, &[32]);

@@ -161,7 +161,8 @@ impl<'a> Btf<'a> {
         }
     }
 
-    /// Returns whether the name at `name` in `owner` is `wanted`. An anonymous one has the empty name.
+    /// Returns whether the name at `name` in `owner` is `wanted`. An anonymous one has the empty
+    /// name.
     fn is_named(&self, owner: Type, name: u32, wanted: &str) -> Result<bool, BtfError> {
         let name = self
             .names

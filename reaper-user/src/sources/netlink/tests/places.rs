@@ -27,13 +27,13 @@ async fn elsewhere() {
     println!("\nUP {status_seen:x?} | {}", status.detail);
 }
 
-/// Returns what [`elsewhere`] prints under this command. `None`, with the reason printed, if the command
-/// does not work here.
+/// Returns what [`elsewhere`] prints under this command. `None`, with the reason printed, if the
+/// command does not work here.
 fn there(command: &[&str]) -> Option<String> {
     let binary = tempfile::tempdir().unwrap();
     let copy = binary.path().join("tests");
-    // Copied by another process: children of other tests may inherit a descriptor that is open for writing
-    // here, and then the copy cannot be executed.
+    // Copied by another process: children of other tests may inherit a descriptor that is open for
+    // writing here, and then the copy cannot be executed.
     let copying = Command::new("cp")
         .arg(std::env::current_exe().unwrap())
         .arg(&copy)

@@ -1,5 +1,5 @@
-//! The loop and the sweep under random steps of processes and hints: after every step, a simple model
-//! of the live processes is compared with what was committed.
+//! The loop and the sweep under random steps of processes and hints: after every step, a simple
+//! model of the live processes is compared with what was committed.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -9,7 +9,8 @@ fn hundred() -> impl Iterator<Item = u32> {
         .take(100)
 }
 
-/// A hundred processes known by pid and start time alone, and this process, before the sweep starts.
+/// A hundred processes known by pid and start time alone, and this process, before the sweep
+/// starts.
 fn fixture_with_a_hundred() -> Fixture {
     let fixture = Fixture::new(0);
     fixture.table.refuse(Refusals {

@@ -18,8 +18,8 @@ async fn a_process_that_could_not_be_read_at_first_is_completed_by_the_sweep() {
     assert_eq!(strength(&fixture, process.0), Some(IdentityStrength::Pidfd));
 }
 
-/// The first registration of a process is refused after a second one has reused its entry. The recheck of
-/// the second one may have been before the sources were armed.
+/// The first registration of a process is refused after a second one has reused its entry. The
+/// recheck of the second one may have been before the sources were armed.
 #[tokio::test(start_paused = true)]
 async fn a_process_shared_with_a_refused_registration_is_rechecked() {
     let fixture = Fixture::new(10);
