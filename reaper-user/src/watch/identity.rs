@@ -1,9 +1,9 @@
 //! The identity of one process, strongest first: an open pidfd, the inode number of its pidfd, an
 //! open stat descriptor, the pid with the start time, the pid alone.
 //!
-//! Pinning opens the handle, reads the record, then checks the handle again. The process was still
-//! there after the reading, so the record is that of the process behind the handle. Whether it was
-//! there is for the verdict to decide.
+//! Pinning opens the handle, reads the record, then checks the handle again. If the process was
+//! still there after the read, the record is that of the process behind the handle. The verdict
+//! decides whether it was.
 
 use std::fmt;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
