@@ -100,6 +100,10 @@ impl TimeNamespace {
 
     /// Returns the offset to add to boot times, in two's complement, as the kernel does before it
     /// shows a start time.
+    #[cfg_attr(
+        not(any(test, feature = "ebpf")),
+        expect(dead_code, reason = "only the probe has times on the boot clock")
+    )]
     pub(crate) const fn boot_offset_ns(self) -> u64 {
         self.boottime_ns.cast_unsigned()
     }
