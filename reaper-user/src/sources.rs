@@ -1,8 +1,8 @@
 //! The sources of hints: which there are, how each is kept running, and what each gets.
 //!
 //! A source is one async function. It reports itself up once it has *proved* that it delivers, runs
-//! until it fails, and returns the reason. It handles processes, never sessions. The supervisor reports
-//! the failure, waits and restarts it without end, because the cause may pass.
+//! until it fails, and returns the reason. It handles processes, never sessions. The supervisor
+//! reports the failure, waits and restarts it without end, because the cause may pass.
 
 #[cfg(target_os = "linux")]
 mod canary;
@@ -30,8 +30,8 @@ use crate::watch::status::Reporter;
 /// All sources of hints, in display order.
 pub const ALL: [Source; 4] = [Source::Netlink, Source::Ebpf, Source::Pidfd, Source::Sweep];
 
-/// The sources that report within milliseconds. Not the probe: the kernel takes longer to load it, and
-/// callers that do not need it should not wait for it.
+/// The sources that report within milliseconds. Not the probe: the kernel takes longer to load it,
+/// and callers that do not need it should not wait for it.
 pub const QUICK: [Source; 3] = [Source::Netlink, Source::Pidfd, Source::Sweep];
 
 /// What a source gets.

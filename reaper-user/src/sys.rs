@@ -1,6 +1,6 @@
-//! The fence: everything that talks to the operating system below the standard library, and the
-//! only place in this crate where `unsafe` may stand. One call a function, owned descriptors at the
-//! border, and nothing decided here.
+//! Every call of the operating system below the standard library, and the only place in this crate
+//! where `unsafe` is allowed. One system call per function, owned descriptors in the interface, and
+//! no decisions.
 
 #[cfg(all(target_os = "linux", feature = "ebpf"))]
 pub(crate) mod allocator;

@@ -1,8 +1,8 @@
 //! Canaries: threads of the daemon that exit, so that a source can prove that it delivers.
 //!
-//! A subscription to the connector or an attached probe does not prove that exits arrive, now or later.
-//! Another client's IGNORE (before 6.6), a kernel bug (6.6.13 to 6.6.17), disabled tracing or a sandbox
-//! with a fake socket would otherwise go unnoticed.
+//! A subscription to the connector or an attached probe does not prove that exits arrive, now or
+//! later. Another client's IGNORE (before 6.6), a kernel bug (6.6.13 to 6.6.17), disabled tracing
+//! or a sandbox with a fake socket would otherwise go unnoticed.
 
 use std::io;
 use std::sync::Arc;
@@ -57,8 +57,8 @@ impl Canary {
 
     /// Returns the time since the launch if this is its exit.
     pub(super) fn latency_of(&self, exit: &Exit) -> Option<Duration> {
-        // The thread stores its id before it exits, so the id is here before its exit is reported. An
-        // unrelated thread may have had the same id before the launch, but not after it.
+        // The thread stores its id before it exits, so the id is here before its exit is reported.
+        // An unrelated thread may have had the same id before the launch, but not after it.
         (exit.pid == self.thread.load(Ordering::Acquire)
             && exit.tgid == std::process::id()
             && exit.timestamp_ns >= self.launched_ns)

@@ -1,16 +1,18 @@
 //! The exit probe: a BPF program on the kernel's `sched_process_exit`.
 //!
-//! When the last thread of a watched process enters the exit path, before its memory is torn down, the
-//! probe marks the process dead in a BPF map and writes to a ring buffer to wake the daemon. The map is
-//! authoritative. If the ring buffer was full, a scan of the map finds the deaths that did not fit.
-//! Exits of unwatched processes and of single threads do not wake the daemon.
+//! When the last thread of a watched process enters the exit path, before its memory is torn down,
+//! the probe marks the process dead in a BPF map and writes to a ring buffer to wake the daemon.
+//! The map is authoritative. If the ring buffer was full, a scan of the map finds the deaths that
+//! did not fit. Exits of unwatched processes and of single threads do not wake the daemon.
 //!
 //! - Privilege: `CAP_BPF` and `CAP_PERFMON`. Minimum kernel: 5.8 with BTF.
-//! - What it can miss: processes that do not fit the map; exits during another one on the same CPU where
-//!   tracepoints can be preempted, which the kernel counts; and everything while it is detached. The
-//!   canary detects that: a thread of the daemon ends every few seconds, and the probe must count it.
-//! - What happens then: every process is checked, first within two seconds of a counted miss and again
-//!   for some seconds after it. If the probe is detached, the source goes down and loads it again.
+//! - What it can miss: processes that do not fit the map; exits during another one on the same CPU
+//!   where tracepoints can be preempted, which the kernel counts; and everything while it is
+//!   detached. The canary detects that: a thread of the daemon ends every few seconds, and the
+//!   probe must count it.
+//! - What happens then: every process is checked, first within two seconds of a counted miss and
+//!   again for some seconds after it. If the probe is detached, the source goes down and loads it
+//!   again.
 
 pub mod btf;
 pub mod misses;
@@ -41,8 +43,8 @@ use proof::{Proof, prove};
 
 /// How often the probe must prove that it counts.
 const CANARY_INTERVAL: Duration = Duration::from_secs(2);
-/// How many further canaries after a missed exit request a sweep. The probe fires early in an exit, and a
-/// machine that preempts it is busy.
+/// How many further canaries after a missed exit request a sweep. The probe fires early in an exit,
+/// and a machine that preempts it is busy.
 const RECHECKS_AFTER_A_MISS: u32 = 3;
 /// Watched processes per step of a scan.
 const SCAN_SLICE: usize = 1_024;
@@ -95,7 +97,8 @@ async fn run_with(context: Context, wakeup_bytes: u32) -> Result<Infallible, Sou
         tokio::select! {
             guard = readiness.readable() => {
                 let mut guard = guard.map_err(failed)?;
-                // Drained completely, then cleared: the kernel wakes only a reader that has caught up.
+                // Drained completely, then cleared: the kernel wakes only a reader that has caught
+                // up.
                 drain(&mut wakeup, &watched, clocks, &hints);
                 guard.clear_ready();
                 // After the drain: the probe counts before it tries the ring a second time.
@@ -145,7 +148,8 @@ impl ProbeHealth {
         }
     }
 
-    /// Requests a further sweep: the process whose exit was missed may not have been dead at the first.
+    /// Requests a further sweep: the process whose exit was missed may not have been dead at the
+    /// first.
     fn recheck_after_a_miss(&mut self) {
         if let Some(left) = self.rechecks_left.checked_sub(1) {
             self.rechecks_left = left;

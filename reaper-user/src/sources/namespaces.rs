@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::linux::fs::MetadataExt as _;
 
+#[cfg(feature = "ebpf")]
 use super::SourceError;
 
 /// Inode numbers of the initial namespaces: fixed in the kernel's [`include/linux/proc_ns.h`]
@@ -27,6 +28,7 @@ fn is(name: &str, inode: u64) -> bool {
 }
 
 /// Refuses a source if the pids in its events are other processes' here.
+#[cfg(feature = "ebpf")]
 pub(crate) fn must_see_initial_pids() -> Result<(), SourceError> {
     if in_initial_pid() {
         return Ok(());

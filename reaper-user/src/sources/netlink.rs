@@ -1,21 +1,22 @@
 //! The proc connector: the kernel reports every thread's exit over a netlink socket.
 //!
-//! * **Privilege**: none on Linux 6.6 and newer; `CAP_NET_ADMIN` before. Always the initial network,
-//!   pid and user namespaces. With `CAP_NET_ADMIN` the receive buffer is larger.
-//! * **Minimum kernel**: any with `CONFIG_PROC_EVENTS`. The event mask needs 6.6; before, the socket
-//!   filter alone keeps other events out.
-//! * **What it can miss**: exits while the receive buffer is full (the kernel counts them); exits for
-//!   whose message the kernel finds no memory (counted nowhere); everything, if the kernel stops
-//!   sending (another client's IGNORE before 6.6, a bug in 6.6.13 to 6.6.17).
+//! * **Privilege**: none on Linux 6.6 and newer; `CAP_NET_ADMIN` before. Always the initial
+//!   network, pid and user namespaces. With `CAP_NET_ADMIN` the receive buffer is larger.
+//! * **Minimum kernel**: any with `CONFIG_PROC_EVENTS`. The event mask needs 6.6; before, the
+//!   socket filter alone keeps other events out.
+//! * **What it can miss**: exits while the receive buffer is full (the kernel counts them); exits
+//!   for whose message the kernel finds no memory (counted nowhere); everything, if the kernel
+//!   stops sending (another client's IGNORE before 6.6, a bug in 6.6.13 to 6.6.17).
 //! * **What happens then**: a full buffer is noticed at once, the loss is reported, the socket is
 //!   replaced and a sweep is requested. The canary detects that the kernel has stopped sending: two
-//!   misses in a row end the source, and the supervisor restarts it. Losses that are counted nowhere are
-//!   left to the sweep.
+//!   misses in a row end the source, and the supervisor restarts it. Losses that are counted
+//!   nowhere are left to the sweep.
 //!
-//! An EXIT means that one thread is gone. The main thread can leave a process that lives on, and the
-//! last thread need not be the main one, so the exit of *any* thread of a watched group is a hint and
-//! none is a verdict. See `filter` for why no exit is lost between registration and the filter. While a
-//! process ends threads by the thousand, exits are collected for two or three milliseconds.
+//! An EXIT means that one thread is gone. The main thread can leave a process that lives on, and
+//! the last thread need not be the main one, so the exit of *any* thread of a watched group is a
+//! hint and none is a verdict. See `filter` for why no exit is lost between registration and the
+//! filter. While a process ends threads by the thousand, exits are collected for two or three
+//! milliseconds.
 
 mod filter;
 #[cfg(feature = "ebpf")]
@@ -108,7 +109,8 @@ struct Listener<F, W> {
     hints: HintSender,
     reporter: Reporter,
     filter: Arc<F>,
-    /// Returns the watched processes under a pid: mostly one, two while a reused pid is watched twice.
+    /// Returns the watched processes under a pid: mostly one, two while a reused pid is watched
+    /// twice.
     processes_with: W,
     receive_buffer: usize,
     clocks: TimeNamespace,
@@ -122,7 +124,8 @@ impl<F: ExitFilter, W: Fn(Pid) -> Vec<ProcessId>> Listener<F, W> {
                 lost = self.listen(&mut subscription) => lost?,
                 never = self.filter.keep_tidy() => match never {},
             };
-            // Until the next canary arrives, which requests a sweep: that finds what ends meanwhile.
+            // Until the next canary arrives, which requests a sweep: that finds what ends
+            // meanwhile.
             subscription.proven = false;
             self.reporter.lost(u64::from(lost));
             self.reporter.degraded(
@@ -135,15 +138,15 @@ impl<F: ExitFilter, W: Fn(Pid) -> Vec<ProcessId>> Listener<F, W> {
         }
     }
 
-    /// Opens a new socket in place of one that has overflowed, because the old one may stay silent (6.6.13
-    /// to 6.6.17). On every other kernel the old one works and has been emptied, so it stays if no new one
-    /// can be opened or the new buffer is smaller: the daemon may have dropped its capabilities since.
-    /// Either one has to pass the canary next.
+    /// Opens a new socket in place of one that has overflowed, because the old one may stay silent
+    /// (6.6.13 to 6.6.17). On every other kernel the old one works and has been emptied, so it
+    /// stays if no new one can be opened or the new buffer is smaller: the daemon may have dropped
+    /// its capabilities since. Either one has to pass the canary next.
     async fn replace(&self, old: Subscription) -> Subscription {
         match Subscription::open(&*self.filter, self.receive_buffer).await {
             Ok(new) if new.receive_buffer >= old.receive_buffer => return new,
             Ok(_) => {
-                log::info!("proc connector: keeping the old socket, which has the larger buffer")
+                log::info!("proc connector: keeping the old socket, which has the larger buffer");
             }
             Err(error) => log::warn!("proc connector: keeping the old socket: {error}"),
         }
@@ -237,7 +240,8 @@ impl<F: ExitFilter, W: Fn(Pid) -> Vec<ProcessId>> Listener<F, W> {
         }
     }
 
-    /// Starts the next canary: the last one has arrived or is overdue. Returns how long to wait for it.
+    /// Starts the next canary: the last one has arrived or is overdue. Returns how long to wait for
+    /// it.
     fn next_canary(
         &self,
         subscription: &mut Subscription,
@@ -248,8 +252,8 @@ impl<F: ExitFilter, W: Fn(Pid) -> Vec<ProcessId>> Listener<F, W> {
             Some(canary) if !canary.ran() => return Ok(CANARY_TIMEOUT),
             Some(_) => {
                 canary_tracker.misses += 1;
-                // It is unknown since when exits are missing, so the next proof requests a sweep, and
-                // no IGNORE is sent.
+                // It is unknown since when exits are missing, so the next proof requests a sweep,
+                // and no IGNORE is sent.
                 subscription.proven = false;
                 if canary_tracker.misses == 2 {
                     return Err(refusal::canaries_missed());

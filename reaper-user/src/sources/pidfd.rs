@@ -1,13 +1,13 @@
-//! Pidfds: one epoll set has the pidfd of every watched process and is itself one registration with the
-//! async runtime. So a thousand processes cost one wake-up each and no task.
+//! Pidfds: one epoll set has the pidfd of every watched process and is itself one registration with
+//! the async runtime. So a thousand processes cost one wake-up each and no task.
 //!
 //! - Privilege: none. Minimum kernel: Linux 5.3.
-//! - What it can miss: processes without a pidfd, because the descriptor budget is spent or the system
-//!   refuses pidfds, and those for which the kernel has no space in the epoll set; the status counts both.
-//!   The pidfd becomes readable late if a tracer keeps the dead threads of a process, and for a killed
-//!   init of a pid namespace that waits for its namespace.
-//! - What happens then: other sources see the exit, and the sweep does in any case. Additions to the epoll
-//!   set are retried every few seconds.
+//! - What it can miss: processes without a pidfd, because the descriptor budget is spent or the
+//!   system refuses pidfds, and those for which the kernel has no space in the epoll set; the
+//!   status counts both. The pidfd becomes readable late if a tracer keeps the dead threads of a
+//!   process, and for a killed init of a pid namespace that waits for its namespace.
+//! - What happens then: other sources see the exit, and the sweep does in any case. Additions to
+//!   the epoll set are retried every few seconds.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -85,7 +85,8 @@ fn pass_on_ready(epoll: &OwnedFd, hints: &HintSender) -> io::Result<usize> {
     Ok(ready)
 }
 
-/// Tries a pidfd of this process. Pidfds may be absent (before 5.3) or forbidden (a seccomp filter).
+/// Tries a pidfd of this process. Pidfds may be absent (before 5.3) or forbidden (a seccomp
+/// filter).
 fn probe(table: &dyn ProcessTable) -> Result<(), SourceError> {
     let ourselves =
         Pid::new(std::process::id()).map_err(|error| SourceError::new(error.to_string(), ""))?;
@@ -165,7 +166,8 @@ impl PidfdSet {
         !self.unwatched().refused.is_empty()
     }
 
-    /// Retries what the kernel refused. The pidfd of a process that has ended meanwhile is readable.
+    /// Retries what the kernel refused. The pidfd of a process that has ended meanwhile is
+    /// readable.
     fn retry(&self, watched: &WatchSet) {
         let refused = self.unwatched().refused.clone();
         for process in refused.into_iter().filter_map(|id| watched.get(id)) {
@@ -220,8 +222,8 @@ impl Arm for PidfdSet {
             let Some(pidfd) = pidfd else {
                 return Armed::WithoutPidfd;
             };
-            // Edge-triggered: a pidfd stays readable from the exit until it is closed. Not only the first
-            // wake-up, because that one may be spurious; see `verdict`.
+            // Edge-triggered: a pidfd stays readable from the exit until it is closed. Not only the
+            // first wake-up, because that one may be spurious; see `verdict`.
             let edge_triggered = EventFlags::IN | EventFlags::ET;
             match epoll::add(
                 &self.epoll,
@@ -241,7 +243,8 @@ impl Arm for PidfdSet {
 
     fn disarm(&self, watched: &Watched) {
         watched.with_pidfd(|pidfd| {
-            // Closing it would do the same, but other code may have a reference for a moment longer.
+            // Closing it would do the same, but other code may have a reference for a moment
+            // longer.
             if let Some(Err(error)) = pidfd.map(|fd| epoll::delete(&self.epoll, fd)) {
                 log::debug!("pid {} was not in the epoll set: {error}", watched.pid);
             }

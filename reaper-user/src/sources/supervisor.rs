@@ -1,5 +1,5 @@
-//! Keeps one source running, and runs blocking work of a source on a thread. If the system has no threads
-//! left, that is an error: neither a panic nor an endless wait.
+//! Keeps one source running, and runs blocking work of a source on a thread. If the system has no
+//! threads left, that is an error: neither a panic nor an endless wait.
 
 use std::convert::Infallible;
 #[cfg(all(target_os = "linux", feature = "ebpf"))]

@@ -1,9 +1,9 @@
-//! The sweep: it checks every watched process every few seconds and on request. It makes up for what
-//! the other sources miss, and is the only source on systems without them.
+//! The sweep: it checks every watched process every few seconds and on request. It makes up for
+//! what the other sources miss, and is the only source on systems without them.
 //!
 //! - Privilege: none. Minimum system: any whose process table shows start times.
-//! - What it can miss: nothing for longer than one interval and its own duration, except a process that
-//!   is known by pid and start time alone and whose successor started in the same clock tick.
+//! - What it can miss: nothing for longer than one interval and its own duration, except a process
+//!   that is known by pid and start time alone and whose successor started in the same clock tick.
 //! - It never slows down because the others are healthy.
 
 use std::collections::BTreeSet;
@@ -24,7 +24,8 @@ use crate::watch::set::{WatchSet, Watched};
 use crate::watch::status::Reporter;
 use crate::watch::verdict::Verdict;
 
-/// The default interval: what clients poll with today, so that the worst case is no worse than that.
+/// The default interval: what clients poll with today, so that the worst case is no worse than
+/// that.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 /// Anything shorter is a busy loop.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
@@ -50,8 +51,8 @@ pub struct Settings {
 /// Runs without end.
 pub async fn run(context: Context, settings: Settings) -> Result<Infallible, SourceError> {
     let mut ticks = interval(settings.interval.max(MIN_INTERVAL));
-    // After a long stop (SIGSTOP) there is one sweep, not one per missed interval. Suspend counts as none:
-    // CLOCK_MONOTONIC stands still meanwhile, as do the processes.
+    // After a long stop (SIGSTOP) there is one sweep, not one per missed interval. Suspend counts
+    // as none: CLOCK_MONOTONIC stands still meanwhile, as do the processes.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let baseline = Baseline::taken_from(context.watched.table.as_ref());
     loop {
@@ -129,10 +130,10 @@ impl Pass {
         pass
     }
 
-    /// Returns the processes whose reuse is plausible. If more than half of the processes that are known
-    /// by pid alone are replaced within one sweep, wrong start times in the process table are more likely
-    /// than a wave of reuse. So the table must show our own start time unchanged. If it does not, only
-    /// processes whose pid is free count as replaced.
+    /// Returns the processes whose reuse is plausible. If more than half of the processes that are
+    /// known by pid alone are replaced within one sweep, wrong start times in the process table are
+    /// more likely than a wave of reuse. So the table must show our own start time unchanged. If it
+    /// does not, only processes whose pid is free count as replaced.
     fn filter_plausible(
         &mut self,
         watched: &WatchSet,
@@ -179,8 +180,8 @@ impl Pass {
     }
 }
 
-/// Our own start time as the process table showed it when the sweep started; `None` if it did not. A
-/// table that shows another one later shows wrong start times.
+/// Our own start time as the process table showed it when the sweep started; `None` if it did not.
+/// A table that shows another one later shows wrong start times.
 #[derive(Clone, Copy)]
 struct Baseline(Option<StartTime>);
 
@@ -197,8 +198,8 @@ impl Baseline {
     }
 }
 
-/// Returns what the process table hides, for the detail of the status. It does not degrade the sweep: a
-/// process with a pidfd needs no table, and those in doubt are counted.
+/// Returns what the process table hides, for the detail of the status. It does not degrade the
+/// sweep: a process with a pidfd needs no table, and those in doubt are counted.
 fn view_of(table: &dyn ProcessTable) -> &'static str {
     let hides = |pid: u32| {
         let is_hidden = |error: io::Error| {

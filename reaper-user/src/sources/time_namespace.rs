@@ -1,11 +1,12 @@
-//! The time namespace of this process: the offsets of its clocks from the host's. The kernel's events
-//! have times on the host's clocks.
+//! The time namespace of this process: the offsets of its clocks from the host's. The kernel's
+//! events have times on the host's clocks.
 //!
-//! The kernel keeps two independent offsets, one for `CLOCK_MONOTONIC` and one for `CLOCK_BOOTTIME`.
-//! `clock_gettime` adds the first, and field 22 of `/proc/PID/stat` the second (of the reader's
-//! namespace). Exit events of the proc connector and `bpf_ktime_get_ns` add neither: see
-//! `timens_add_monotonic` and `timens_add_boottime_ns` in [`include/linux/time_namespace.h`]. So every
-//! event's time is converted where the event is received, and all other code compares times of one clock.
+//! The kernel keeps two independent offsets, one for `CLOCK_MONOTONIC` and one for
+//! `CLOCK_BOOTTIME`. `clock_gettime` adds the first, and field 22 of `/proc/PID/stat` the second
+//! (of the reader's namespace). Exit events of the proc connector and `bpf_ktime_get_ns` add
+//! neither: see `timens_add_monotonic` and `timens_add_boottime_ns` in
+//! [`include/linux/time_namespace.h`]. So every event's time is converted where the event is
+//! received, and all other code compares times of one clock.
 //!
 //! `/proc/PID/timens_offsets` shows the namespace in which *children* of the process are started
 //! (`proc_timens_show_offsets` in [`kernel/time/namespace.c`], `time_namespaces(7)`). After
@@ -33,8 +34,8 @@ pub(crate) struct TimeNamespace {
 impl TimeNamespace {
     /// Reads both offsets. Needs no privilege; kernels before 5.6 have no time namespaces.
     ///
-    /// Fails if the process is in a private time namespace and the kernel shows the offsets of another.
-    /// A source that depends on the kernel's times cannot work then.
+    /// Fails if the process is in a private time namespace and the kernel shows the offsets of
+    /// another. A source that depends on the kernel's times cannot work then.
     pub(crate) fn of_this_process() -> Result<Self, SourceError> {
         let inode = |name: &str| {
             let file = fs::metadata(format!("/proc/self/ns/{name}"));
@@ -45,8 +46,8 @@ impl TimeNamespace {
     }
 
     /// `own` and `of_children` are the inode numbers of the two namespaces. Without the first, the
-    /// kernel has no time namespaces, or there is no `/proc`. In that case no start time can be read
-    /// either, and without a start time no time of a death is used.
+    /// kernel has no time namespaces, or there is no `/proc`. In that case no start time can be
+    /// read either, and without a start time no time of a death is used.
     fn of(
         own: Option<u64>,
         of_children: Option<u64>,
@@ -72,8 +73,8 @@ impl TimeNamespace {
         })
     }
 
-    /// Parses lines of clock, seconds and nanoseconds. The nanoseconds are never negative: half a second
-    /// back is -1 and 500,000,000. Linux 5.6 wrote the clock's number instead of its name.
+    /// Parses lines of clock, seconds and nanoseconds. The nanoseconds are never negative: half a
+    /// second back is -1 and 500,000,000. Linux 5.6 wrote the clock's number instead of its name.
     fn parse(text: &str) -> Option<Self> {
         let offset_of = |name: &str, id: &str| {
             text.lines().find_map(|line| {
@@ -97,8 +98,12 @@ impl TimeNamespace {
         host_ns.saturating_add_signed(self.monotonic_ns)
     }
 
-    /// Returns the offset to add to boot times, in two's complement, as the kernel does before it shows
-    /// a start time.
+    /// Returns the offset to add to boot times, in two's complement, as the kernel does before it
+    /// shows a start time.
+    #[cfg_attr(
+        not(any(test, feature = "ebpf")),
+        expect(dead_code, reason = "only the probe has times on the boot clock")
+    )]
     pub(crate) const fn boot_offset_ns(self) -> u64 {
         self.boottime_ns.cast_unsigned()
     }

@@ -1,8 +1,8 @@
-//! How the daemon divides its open descriptors. What it needs for itself is listed and reserved; of the
-//! rest, one share pins processes and the other serves connections.
+//! How the daemon divides its open descriptors. What it needs for itself is listed and reserved; of
+//! the rest, one share pins processes and the other serves connections.
 //!
-//! `tests/tests/system_faults/descriptors.rs` compares the lists with a running daemon. A process that
-//! opens more than its limit gets EMFILE (getrlimit(2), `RLIMIT_NOFILE`).
+//! `tests/tests/system_faults/descriptors.rs` compares the lists with a running daemon. A process
+//! that opens more than its limit gets EMFILE (getrlimit(2), `RLIMIT_NOFILE`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -58,19 +58,20 @@ const EBPF: &[Need] = &[
     need("ebpf: perf event of the classic tracepoint", 1, 0),
     need("ebpf: file under /sys or /proc, program on trial", 0, 2),
 ];
-/// Descriptors that one thread opens to check a process: a pidfd, its folder in `/proc` and a file in
-/// that. Every thread of the runtime may do so at the same time.
+/// Descriptors that one thread opens to check a process: a pidfd, its folder in `/proc` and a file
+/// in that. Every thread of the runtime may do so at the same time.
 const FDS_PER_CHECK: usize = 3;
 
 /// Fewer connections are not enough for some event streams and some requests.
 const MIN_CONNECTIONS: usize = 6;
 /// More connections are of no use: further clients wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1_024;
-/// Connections that event streams leave to requests, which end: a quarter, within these bounds. With
-/// the lower one a few clients can send requests at once; the upper one is more than run at once.
+/// Connections that event streams leave to requests, which end: a quarter, within these bounds.
+/// With the lower one a few clients can send requests at once; the upper one is more than run at
+/// once.
 const FOR_REQUESTS: (usize, usize) = (4, 64);
-/// The share of connections in what is not reserved. The larger share is for processes, because each
-/// one without a descriptor is watched less exactly for as long as it runs.
+/// The share of connections in what is not reserved. The larger share is for processes, because
+/// each one without a descriptor is watched less exactly for as long as it runs.
 const CONNECTIONS_PERCENT: usize = 40;
 /// Used where the limit cannot be read: the lowest default of any system.
 const UNKNOWN_LIMIT: usize = 256;
@@ -105,8 +106,8 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Returns the shares of a daemon with these sources and this many worker threads. Call it before
-    /// the daemon opens anything: what is open already is counted as reserved.
+    /// Returns the shares of a daemon with these sources and this many worker threads. Call it
+    /// before the daemon opens anything: what is open already is counted as reserved.
     pub fn of_daemon(sources: &Sources, workers: usize) -> Result<Self, TooFewDescriptors> {
         let limit = open_file_limit();
         Self::of(limit, reserved(sources, workers, open_below(limit)))
@@ -168,8 +169,8 @@ pub fn minimum(sources: &Sources) -> usize {
     reserved(sources, 1, 0) + MIN_CONNECTIONS
 }
 
-/// Returns how many worker threads the daemon should have: one per CPU, and fewer where the descriptors
-/// for their checks would exceed a quarter of what the minimum leaves.
+/// Returns how many worker threads the daemon should have: one per CPU, and fewer where the
+/// descriptors for their checks would exceed a quarter of what the minimum leaves.
 pub fn worker_threads() -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     // The daemon raises its soft limit to the hard one.
@@ -186,8 +187,8 @@ fn reserved(sources: &Sources, workers: usize, open_now: usize) -> usize {
     all + open_now.saturating_sub(process) + (workers + 1) * FDS_PER_CHECK
 }
 
-/// Counts the open descriptors below the limit. The limit is one of descriptor numbers: a descriptor
-/// beyond it takes nothing from the shares.
+/// Counts the open descriptors below the limit. The limit is one of descriptor numbers: a
+/// descriptor beyond it takes nothing from the shares.
 fn open_below(limit: usize) -> usize {
     let Ok(entries) = std::fs::read_dir(OPEN_DESCRIPTORS) else {
         return 0;
@@ -200,8 +201,8 @@ fn open_below(limit: usize) -> usize {
         .saturating_sub(1)
 }
 
-/// The budget of descriptors that pin processes. If it runs out, identities are weaker; no session is
-/// refused.
+/// The budget of descriptors that pin processes. If it runs out, identities are weaker; no session
+/// is refused.
 #[derive(Debug)]
 pub struct FdBudget {
     limit: usize,
@@ -221,8 +222,8 @@ impl FdBudget {
         })
     }
 
-    /// Creates a budget of a share of what this process may still open, for a program that does more
-    /// than watch processes.
+    /// Creates a budget of a share of what this process may still open, for a program that does
+    /// more than watch processes.
     pub fn from_limits() -> Arc<Self> {
         let limit = open_file_limit();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);

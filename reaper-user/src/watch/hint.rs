@@ -100,8 +100,8 @@ impl HintSender {
         }
     }
 
-    /// Requests a sweep now rather than at the next interval: after a loss, and after each start of a
-    /// source, because nothing was received until then.
+    /// Requests a sweep now rather than at the next interval: after a loss, and after each start of
+    /// a source, because nothing was received until then.
     pub fn request_sweep(&self) {
         self.request_sweep.notify_one();
     }

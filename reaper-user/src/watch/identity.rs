@@ -1,9 +1,9 @@
-//! The identity of one process, strongest first: an open pidfd, the inode number of its pidfd, an open
-//! stat descriptor, the pid with the start time, the pid alone.
+//! The identity of one process, strongest first: an open pidfd, the inode number of its pidfd, an
+//! open stat descriptor, the pid with the start time, the pid alone.
 //!
-//! Pinning opens the handle, reads the record, then checks the handle again. The process was still there
-//! after the reading, so the record is that of the process behind the handle. Whether it was there is
-//! for the verdict to decide.
+//! Pinning opens the handle, reads the record, then checks the handle again. If the process was
+//! still there after the read, the record is that of the process behind the handle. The verdict
+//! decides whether it was.
 
 use std::fmt;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -21,11 +21,11 @@ use crate::watch::verdict::{Verdict, judge, judge_by_poll};
 pub struct Identity {
     pub pid: Pid,
     pub start_time: Option<StartTime>,
-    /// A time on `CLOCK_MONOTONIC` at which it was alive: after it was found and before it was checked
-    /// again. An end before that time was another process's.
+    /// A time on `CLOCK_MONOTONIC` at which it was alive: after it was found and before it was
+    /// checked again. An end before that time was another process's.
     pub alive_at_ns: u64,
-    /// The latest possible start time, where the start time is unknown: what a process would get that
-    /// starts at a moment when this one was alive. A later start time is a successor's.
+    /// The latest possible start time, where the start time is unknown: what a process would get
+    /// that starts at a moment when this one was alive. A later start time is a successor's.
     started_by: Option<StartTime>,
     /// The inode number that a new pidfd of the process must have.
     pub inode: Option<u64>,
@@ -104,9 +104,10 @@ impl Identity {
             {
                 Err(AlreadyGone.into())
             }
-            // ENOSYS: no pidfds. EPERM: forbidden. EMFILE: out of descriptors. EINVAL: the pid is dying or
-            // is the id of a thread (ENOENT on newer kernels, 6.18 for one). None of these means that the
-            // process is gone, and a thread cannot be distinguished from a filter or an old kernel.
+            // ENOSYS: no pidfds. EPERM: forbidden. EMFILE: out of descriptors. EINVAL: the pid is
+            // dying or is the id of a thread (ENOENT on newer kernels, 6.18 for one). None of these
+            // means that the process is gone, and a thread cannot be distinguished from a filter or
+            // an old kernel.
             Err(_) => Self::pin_by_stat(table, budget, pid),
         }
     }
@@ -151,11 +152,11 @@ impl Identity {
         pid: Pid,
     ) -> Result<Self, NotPinned> {
         let opened = budget.take().map(|slot| (table.open_stat(pid), slot));
-        // A thread has an entry as well. Checked while the entry is open and before it is read: if it can
-        // be read afterwards, the result was about the same process.
+        // A thread has an entry as well. Checked while the entry is open and before it is read: if
+        // it can be read afterwards, the result was about the same process.
         match table.tgid_of(pid) {
             Ok(process) if process != pid => return Err(NotPinned::ThreadId { process }),
-            // If the system cannot tell, the pid is in use all the same.
+            // If the system does not show it, the pid is in use all the same.
             Ok(_) | Err(_) => {}
         }
         let read = match opened {
@@ -201,8 +202,8 @@ impl Identity {
     }
 
     /// Reads the start time if it could not be read before. A pid has one process at a time, so the
-    /// process that has it now is ours if it started before a moment at which ours was alive. Returns
-    /// whether it was read.
+    /// process that has it now is ours if it started before a moment at which ours was alive.
+    /// Returns whether it was read.
     pub(crate) fn complete(&mut self, table: &dyn ProcessTable) -> bool {
         if self.start_time.is_some() || self.started_by.is_none() {
             return false;

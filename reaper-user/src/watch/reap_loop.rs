@@ -1,5 +1,5 @@
-//! The loop: it receives hints, asks for a verdict and commits deaths. Nothing else removes a process
-//! because it is dead.
+//! The loop: it receives hints, asks for a verdict and commits deaths. Nothing else removes a
+//! process because it is dead.
 //!
 //! Hints are taken in batches and merged per process, because several sources see one death within
 //! microseconds and each has other data: one the exit status, another the time.
@@ -22,9 +22,9 @@ use crate::watch::verdict::{GroupDead, Verdict};
 
 /// Hints taken at once. Between two batches other tasks run.
 const BATCH: usize = 256;
-/// Delays of the rechecks after a hint for a process that is still alive. The connector reports a main
-/// thread before its workers, and the probe fires before the memory is torn down. A process that is
-/// alive after these waits for its next hint, its pidfd or the sweep.
+/// Delays of the rechecks after a hint for a process that is still alive. The connector reports a
+/// main thread before its workers, and the probe fires before the memory is torn down. A process
+/// that is alive after these waits for its next hint, its pidfd or the sweep.
 const RECHECK_AFTER: [Duration; 7] = [
     Duration::from_millis(1),
     Duration::from_millis(2),
@@ -35,8 +35,8 @@ const RECHECK_AFTER: [Duration; 7] = [
     Duration::from_millis(3_125),
 ];
 /// Rechecks after a netlink hint. Fewer, because every further thread exit brings another hint. The
-/// probe sends one hint only. A process that was already exiting when it was registered may have passed
-/// the probe, and on a busy machine the rest of its exit takes longer than these.
+/// probe sends one hint only. A process that was already exiting when it was registered may have
+/// passed the probe, and on a busy machine the rest of its exit takes longer than these.
 const RECHECKS_AFTER_NETLINK: usize = 5;
 
 /// Receives the deaths.
@@ -75,31 +75,32 @@ struct Reported {
 
 impl Reported {
     fn learn(&mut self, status: WaitStatus, from: Source) {
-        let exit = |word| {
+        let exit = |raw| {
             Some(Exit {
-                status: ExitStatus::from_wait_status(word),
+                status: ExitStatus::from_wait_status(raw),
                 from,
             })
         };
         match status {
-            WaitStatus::Process(word) => self.of_process = exit(word),
-            WaitStatus::MainThread(word) => {
+            WaitStatus::Process(raw) => self.of_process = exit(raw),
+            WaitStatus::MainThread(raw) => {
                 self.main_thread_left = true;
-                self.last = exit(word);
+                self.last = exit(raw);
             }
-            WaitStatus::Worker(word) => self.last = exit(word),
+            WaitStatus::Worker(raw) => self.last = exit(raw),
         }
     }
 
-    /// Drops a zero status of a thread, because the process is alive: it is not the status of its end. A
-    /// worker's exec and a main thread that leaves first both produce such a zero.
+    /// Drops a zero status of a thread, because the process is alive: it is not the status of its
+    /// end. A worker's exec and a main thread that leaves first both produce such a zero.
     fn forget_zero_of_a_thread(&mut self) {
         let is_zero = |exit: &Exit| exit.status == ExitStatus::Code(0);
         self.last = self.last.filter(|last| !is_zero(last));
     }
 
-    /// Returns the status of the last thread, which is that of the process. Only if the main thread's is
-    /// among those seen: otherwise a worker may have left just before with a status that differs.
+    /// Returns the status of the last thread, which is that of the process. Only if the main
+    /// thread's is among those seen: otherwise a worker may have left just before with a status
+    /// that differs.
     fn of_last_thread(self) -> Option<Exit> {
         self.last.filter(|_| self.main_thread_left)
     }
@@ -117,8 +118,8 @@ impl Suspect {
         }
     }
 
-    /// Takes in a hint. The first one after a check starts anew: what came before it was about a thread
-    /// that left or an image that was replaced, and not about this end.
+    /// Takes in a hint. The first one after a check starts anew: what came before it was about a
+    /// thread that left or an image that was replaced, and not about this end.
     fn learn(&mut self, hint: &Hint) {
         if self.checks > 0 {
             *self = Self::new(hint.source);
@@ -132,7 +133,8 @@ impl Suspect {
         }
     }
 
-    /// Returns the source that led to this evidence: that of the first hint, unless only one can have.
+    /// Returns the source that led to this evidence: that of the first hint, unless only one can
+    /// have.
     fn attributed_to(&self, evidence: Evidence) -> Source {
         match (evidence, self.group_dead) {
             (Evidence::GroupDead, Some((_, source))) => source,
@@ -178,8 +180,9 @@ impl<C: Commit> ReapLoop<C> {
                     for process in named {
                         self.decide_contained(process);
                     }
-                    // In a mass death there is always more. The tasks that the events have just woken wait
-                    // on this worker, and a subscriber must not fall behind the event log.
+                    // In a mass death there is always more. The tasks that the events have just
+                    // woken wait on this worker, and a subscriber must not fall behind the event
+                    // log.
                     if received == BATCH {
                         tokio::task::yield_now().await;
                     }
@@ -193,9 +196,10 @@ impl<C: Commit> ReapLoop<C> {
         }
     }
 
-    /// Takes in what is queued already. A pidfd is readable a few microseconds before the connector's
-    /// message is queued, and only the message has the exit status. Where a source with the status runs, it
-    /// gets its turn on the scheduler before the verdict. This waits for ready tasks only, not for time.
+    /// Takes in what is queued already. A pidfd is readable a few microseconds before the
+    /// connector's message is queued, and only the message has the exit status. Where a source with
+    /// the status runs, it gets its turn on the scheduler before the verdict. This waits for ready
+    /// tasks only, not for time.
     async fn drain_pending(&self, hints: &mut HintReceiver, batch: &mut Vec<Hint>) {
         let lacks_status = |hint: &Hint| hint.source == Source::Pidfd;
         let status_source_runs =
@@ -270,12 +274,13 @@ impl<C: Commit> ReapLoop<C> {
         }
     }
 
-    /// Returns the status that the system still has: that of the process, where events have those of threads.
+    /// Returns the status that the system still has: that of the process, where events have those
+    /// of threads.
     fn kept_status(&self, watched: &Watched) -> Option<Exit> {
         watched
             .wait_status(self.watched.table.as_ref())
-            .map(|word| Exit {
-                status: ExitStatus::from_wait_status(word),
+            .map(|raw| Exit {
+                status: ExitStatus::from_wait_status(raw),
                 from: Source::Pidfd,
             })
     }
@@ -298,8 +303,8 @@ impl<C: Commit> ReapLoop<C> {
     }
 }
 
-/// Runs the loop until every sender of hints is dropped. After a panic it starts a new loop and requests
-/// a sweep, because what the old one had gathered about deaths is lost.
+/// Runs the loop until every sender of hints is dropped. After a panic it starts a new loop and
+/// requests a sweep, because what the old one had gathered about deaths is lost.
 pub(crate) async fn supervise<C: Commit>(
     watched: Arc<WatchSet>,
     board: StatusBoard,

@@ -9,15 +9,15 @@
 //! No lock is held while a source, a hook or an embedder's callback runs, so each of these may call
 //! back into the set and into the registry. Only these locks are held together, the left one first:
 //!
-//! * registry table → a session's secret key, token index shard, event log, tombstones, hook queues.
-//!   The five are taken one at a time, for one operation each.
+//! * registry table → a session's secret key, token index shard, event log, tombstones, hook
+//!   queues. The five are taken one at a time, for one operation each.
 //! * identities of several processes, for reading only: the sweep holds up to 512 while it polls.
 //!   `complete` and `promote` hold one for writing, and meanwhile read the process table and take a
 //!   slot of the descriptor budget, which is an atomic counter and not a lock.
 //! * the receiver of hints, which the loop holds for as long as it runs, before anything else.
 //!
-//! All others are taken with none of these held: entries, arms, status board, each source's record of
-//! its armed processes, the watches of an `ExitWatcher`, the work queue of the hook threads.
+//! All others are taken with none of these held: entries, arms, status board, each source's record
+//! of its armed processes, the watches of an `ExitWatcher`, the work queue of the hook threads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -38,8 +38,8 @@ use crate::watch::verdict::{GroupDead, Verdict, has_ended_unread, judge};
 pub struct Watched {
     pub id: ProcessId,
     pub pid: Pid,
-    /// Behind a lock because a stronger handle may replace a weaker one, and a start time that could
-    /// not be read at first may be read later.
+    /// Behind a lock because a stronger handle may replace a weaker one, and a start time that
+    /// could not be read at first may be read later.
     identity: RwLock<Identity>,
     /// It is known not to be a kernel thread. A process never becomes one.
     is_ordinary: AtomicBool,
@@ -100,8 +100,8 @@ impl Watched {
     }
 }
 
-/// What a source does for each process. The set calls `arm` when it starts to watch a process, before
-/// that process is rechecked. Both functions must be quick, and arming twice must do no harm.
+/// What a source does for each process. The set calls `arm` when it starts to watch a process,
+/// before that process is rechecked. Both must be quick, and arming twice must be harmless.
 pub trait Arm: Send + Sync {
     fn arm(&self, watched: &Watched);
     fn disarm(&self, watched: &Watched);
@@ -156,8 +156,8 @@ impl WatchSet {
         })
     }
 
-    /// Returns when the last complete sweep began. Every process that is still watched was alive then, or
-    /// its state was unknown.
+    /// Returns when the last complete sweep began. Every process that is still watched was alive
+    /// then, or its state was unknown.
     pub fn swept_at(&self) -> Option<BootTime> {
         let nanos = self.swept_at_ns.load(Ordering::Relaxed);
         (nanos > 0).then_some(BootTime::from_nanos(nanos))
@@ -169,8 +169,8 @@ impl WatchSet {
 
     /// Starts watching the process that has this pid now, or adds a reference to its entry.
     ///
-    /// The caller stores what depends on the process and then calls [`WatchGuard::recheck`]. Only then
-    /// can no death be missed between reading the identity and arming the sources.
+    /// The caller stores what depends on the process and then calls [`WatchGuard::recheck`]. Only
+    /// then can no death be missed between reading the identity and arming the sources.
     pub fn watch(self: &Arc<Self>, pid: Pid) -> Result<WatchGuard, NotPinned> {
         if let Some(guard) = self.reuse_entry(pid) {
             return Ok(guard);
@@ -204,8 +204,8 @@ impl WatchSet {
         })
     }
 
-    /// Adds a reference to the entry of this pid if its process is alive. Otherwise sends a hint: the
-    /// pid may belong to another process now.
+    /// Adds a reference to the entry of this pid if its process is alive. Otherwise sends a hint:
+    /// the pid may belong to another process now.
     fn reuse_entry(self: &Arc<Self>, pid: Pid) -> Option<WatchGuard> {
         for watched in self.with_pid(pid) {
             if !matches!(watched.judge(None, self.table.as_ref()), Verdict::Alive) {
@@ -256,7 +256,7 @@ impl WatchSet {
             .map(|entry| entry.watched.clone())
     }
 
-    /// Returns the entries under this pid: mostly one, two while the pid of a dead process is reused.
+    /// Returns the entries under this pid: mostly one, two while a dead process's pid is reused.
     pub fn with_pid(&self, pid: Pid) -> Vec<Arc<Watched>> {
         let entries = self.entries();
         entries
@@ -292,16 +292,16 @@ impl WatchSet {
         self.len() == 0
     }
 
-    /// Opens a pidfd for this process if it has none and the budget allows. Then arms the sources again,
-    /// because some of them can do more now.
+    /// Opens a pidfd for this process if it has none and the budget allows. Then arms the sources
+    /// again, because some of them can do more now.
     pub fn promote(&self, watched: &Watched) -> bool {
         self.strengthen(watched, |identity| {
             identity.promote(self.table.as_ref(), &self.budget)
         })
     }
 
-    /// Reads the start time of this process if that failed at registration. Then arms the sources again:
-    /// the probe needs it.
+    /// Reads the start time of this process if that failed at registration. Then arms the sources
+    /// again: the probe needs it.
     pub fn complete(&self, watched: &Watched) -> bool {
         // The usual case.
         if watched.start_time().is_some() {
@@ -335,7 +335,7 @@ impl WatchSet {
             Arc::make_mut(&mut arms).push((key, arm.clone()));
             key
         };
-        // Added first, then armed for the present entries. One that is added in between is armed twice.
+        // Added first, then armed for all entries. An entry of the time between is armed twice.
         let mut after = None;
         loop {
             let slice = self.slice_after(after, 1_000);
@@ -351,8 +351,8 @@ impl WatchSet {
         }
     }
 
-    /// Arms a source for a process. The entry may be removed meanwhile, and then no other code would
-    /// disarm it.
+    /// Arms a source for a process. The entry may be removed meanwhile, and then no other code
+    /// would disarm it.
     pub(crate) fn arm_if_watched(&self, arm: &dyn Arm, watched: &Watched) {
         arm.arm(watched);
         if self.get(watched.id).is_none() {
@@ -392,8 +392,8 @@ impl Drop for Attachment {
     }
 }
 
-/// One reference to an entry. Dropping it releases the entry, unless [WatchGuard::detach] has left
-/// that to a later [`WatchSet::release`].
+/// One reference to an entry. Dropping it releases the entry, unless [`WatchGuard::detach`] has
+/// left that to a later [`WatchSet::release`].
 #[must_use]
 pub struct WatchGuard {
     set: Arc<WatchSet>,
@@ -407,13 +407,13 @@ impl WatchGuard {
         self.detached = true;
     }
 
-    /// Does the last step of registration. The process may have ended after it was pinned and before the
-    /// sources were armed, and then only the next sweep would find it.
+    /// Does the last step of registration. The process may have ended after it was pinned and
+    /// before the sources were armed, and then only the next sweep would find it.
     ///
-    /// If the process is not exiting yet, every armed source will still observe its exit. Otherwise this
-    /// sends a hint, and the loop rechecks: the probe fires before a process is seen as dead, since 6.16
-    /// long before, so one that was armed too late for the probe may look alive here. A missing record, or
-    /// one of another process, is no proof of life.
+    /// If the process is not exiting yet, every armed source will still observe its exit. Otherwise
+    /// this sends a hint, and the loop rechecks: the probe fires before a process is seen as dead,
+    /// since 6.16 long before, so one that was armed too late for the probe may look alive here. A
+    /// missing record, or one of another process, is no proof of life.
     pub fn recheck(&self) {
         let Watched { id, pid, .. } = *self.watched;
         let may_be_ours = |start_time| self.watched.identity().may_have_started_at(start_time);
@@ -436,8 +436,9 @@ impl Drop for WatchGuard {
         }
         let id = self.watched.id;
         self.set.release(id);
-        // Another registration may have reused the entry before the sources were armed here, and its
-        // recheck was too early then. This registration will not make the recheck that covers it.
+        // Another registration may have reused the entry before the sources were armed here, and
+        // its recheck was too early then. This registration will not make the recheck that covers
+        // it.
         if self.set.get(id).is_some() {
             let hint = Hint::check(id, Source::Register);
             self.set.hints.send(hint);

@@ -101,8 +101,8 @@ impl StatusBoard {
         let mut changes = self.0.changed.subscribe();
         loop {
             let status = self.get(source);
-            // The sender lives as long as `self`, so there is no error. If there were one, no further
-            // change could be seen.
+            // The sender lives as long as `self`, so there is no error. If there were one, no
+            // further change could be seen.
             if status.health.is_some() || changes.changed().await.is_err() {
                 return status;
             }
@@ -126,7 +126,7 @@ impl StatusBoard {
     }
 
     fn update(&self, source: Source, change: impl FnOnce(&mut SourceStatus)) {
-        let news = {
+        let changed = {
             let mut sources = self.sources();
             let status = sources.entry(source).or_insert_with(|| off(source));
             let before = (status.health, status.reason.clone());
@@ -137,7 +137,7 @@ impl StatusBoard {
             health: Some(health),
             reason,
             ..
-        }) = news
+        }) = changed
         {
             self.0.changed.send_replace(());
             (self.0.on_change)(SourceState {

@@ -1,41 +1,41 @@
 //! The one function that decides whether a process is gone. No other code does.
 //!
-//! It uses the strongest identity there is. A result that does not prove death leaves the process alive
-//! or in doubt, and doubt keeps the session: a dead session that is kept is removed by the next sweep, a
-//! live session that is removed is lost for good.
+//! It uses the strongest identity there is. A result that does not prove death leaves the process
+//! alive or in doubt, and doubt keeps the session: a dead session that is kept is removed by the
+//! next sweep, a live session that is removed is lost for good.
 //!
 //! # Every death is confirmed
 //!
-//! * **A readable pidfd** is confirmed independently. Either the kernel finds no task for it any more
-//!   (`ESRCH` for signal 0 sent through it), or the record in `/proc`, which is the process's own until
-//!   it is reaped, shows no live thread. Since Linux commit 0fb482728ba1 (6.15, in 6.12 by backport),
-//!   `pidfd_poll` in [`fs/pidfs.c`] calls `delay_group_leader` for the task that led the group when the
-//!   poll began. A worker's exec (`de_thread` in [`fs/exec.c`]) replaces that task, and a poll in between
-//!   reports a live process as readable: 1 to 3 times in 100,000 such execs. The next poll finds the new
-//!   leader. Where no record can be read, two further polls must agree; each of them would have to meet
-//!   another exec.
-//! * **A record, a free pid, another inode or start time** must be seen twice. None of them was wrong in
-//!   2.8 million checks of processes whose workers executed programs: `exchange_tids` in [`kernel/pid.c`]
-//!   swaps the tasks of two pids without a moment at which one has none, the thread count of a record is
-//!   read under the lock that is taken to release the old leader, and the new leader gets the start time
-//!   of the old one before it gets its pid.
-//! * **That every thread ended**, in a group with more than one, is read from two listings of the threads
-//!   with the kernel's count in between ([`ProcessTable::every_thread_ended`]). A thread that is being
-//!   released (state X) does not count as ended there: it may be the main thread that a worker's exec has
-//!   just replaced, under the id of the worker. Neither does a record with another id than the path it
-//!   was read from, nor an empty listing. Each of the three made 1 to 10 of a million execs look like an
-//!   end.
-//! * **The probe's report** ([`GroupDead`]) is an event: the kernel counts the live threads of the group
-//!   (`signal->live`) and never raises that count again.
+//! * **A readable pidfd** is confirmed independently. Either the kernel finds no task for it any
+//!   more (`ESRCH` for signal 0 sent through it), or the record in `/proc`, which is the process's
+//!   own until it is reaped, shows no live thread. Since Linux commit 0fb482728ba1 (6.15, in 6.12
+//!   by backport), `pidfd_poll` in [`fs/pidfs.c`] calls `delay_group_leader` for the task that led
+//!   the group when the poll began. A worker's exec (`de_thread` in [`fs/exec.c`]) replaces that
+//!   task, and a poll in between reports a live process as readable: 1 to 3 times in 100,000 such
+//!   execs. The next poll finds the new leader. Where no record can be read, two further polls must
+//!   agree; each of them would have to meet another exec.
+//! * **A record, a free pid, another inode or start time** must be seen twice. None of them was
+//!   wrong in 2.8 million checks of processes whose workers executed programs: `exchange_tids` in
+//!   [`kernel/pid.c`] swaps the tasks of two pids without a moment at which one has none, the
+//!   thread count of a record is read under the lock that is taken to release the old leader, and
+//!   the new leader gets the start time of the old one before it gets its pid.
+//! * **That every thread ended**, in a group with more than one, is read from two listings of the
+//!   threads with the kernel's count in between ([`ProcessTable::every_thread_ended`]). A thread
+//!   that is being released (state X) does not count as ended there: it may be the main thread that
+//!   a worker's exec has just replaced, under the id of the worker. Neither does a record with
+//!   another id than the path it was read from, nor an empty listing. Each of the three made 1 to
+//!   10 of a million execs look like an end.
+//! * **The probe's report** ([`GroupDead`]) is an event: the kernel counts the live threads of the
+//!   group (`signal->live`) and never raises that count again.
 //!
 //! # When a process is dead
 //!
-//! A process is dead when none of its threads will ever run code of its program again: each is a zombie
-//! or released (states Z and X), or is exiting and has given up its memory. It does not matter whether a
-//! parent or a tracer has reaped it. So the killed init of a pid namespace is dead although it still
-//! waits until every process of its namespace is reaped (`zap_pid_ns_processes` in
-//! [`kernel/pid_namespace.c`]), which a tracer can delay. The probe reports all of these at once. Where
-//! the kernel wakes no other source, the sweep finds them.
+//! A process is dead when none of its threads will ever run code of its program again: each is a
+//! zombie or released (states Z and X), or is exiting and has given up its memory. It does not
+//! matter whether a parent or a tracer has reaped it. So the killed init of a pid namespace is dead
+//! although it still waits until every process of its namespace is reaped (`zap_pid_ns_processes`
+//! in [`kernel/pid_namespace.c`]), which a tracer can delay. The probe reports all of these at
+//! once. Where the kernel wakes no other source, the sweep finds them.
 //!
 //! [`fs/pidfs.c`]: https://elixir.bootlin.com/linux/v6.15/source/fs/pidfs.c
 //! [`fs/exec.c`]: https://elixir.bootlin.com/linux/v6.15/source/fs/exec.c
@@ -110,9 +110,9 @@ impl GroupDead {
     }
 }
 
-/// Judges the process of this identity. A `group_dead` report about it needs no check, and none would
-/// help: since 6.16 the report comes before the memory is torn down, and for milliseconds the process
-/// still looks alive.
+/// Judges the process of this identity. A `group_dead` report about it needs no check, and none
+/// would help: since 6.16 the report comes before the memory is torn down, and for milliseconds the
+/// process still looks alive.
 pub fn judge(
     identity: &Identity,
     group_dead: Option<GroupDead>,
@@ -159,9 +159,9 @@ pub(crate) fn judge_by_poll(
     }
 }
 
-/// Returns whether a process has ended although its pidfd is not readable: its dead threads wait for a
-/// tracer, or it is the init of a pid namespace and waits for others. It is not reaped, so the pid is
-/// still its own.
+/// Returns whether a process has ended although its pidfd is not readable: its dead threads wait
+/// for a tracer, or it is the init of a pid namespace and waits for others. It is not reaped, so
+/// the pid is still its own.
 pub(crate) fn has_ended_unread(identity: &Identity, table: &dyn ProcessTable) -> bool {
     matches!(table.main_thread_ended(identity.pid), Ok(true))
         && matches!(table.every_thread_ended(identity.pid), Ok(true))
@@ -178,11 +178,13 @@ fn confirm_readable(
     }
     let pid = identity.pid;
     let has_ended = match table.stat(pid) {
-        // A worker's exec keeps the start time. So the process is reaped, though the signal did not show it.
+        // A worker's exec keeps the start time. So the process is reaped, though the signal did not
+        // show it.
         Ok(stat) if !identity.may_have_started_at(stat.start_time) => {
             return Verdict::reused(Evidence::Pidfd);
         }
-        // Its record, or that of a successor of the same tick: then the next check sees that it is reaped.
+        // Its record, or that of a successor of the same tick: then the next check sees that it is
+        // reaped.
         Ok(stat) => has_ended(pid, stat, table),
         Err(_) => (0..FURTHER_POLLS).all(|_| matches!(table.pidfd_exited(pidfd), Ok(true))),
     };
@@ -233,13 +235,13 @@ fn by_inode(identity: &Identity, inode: u64, table: &dyn ProcessTable) -> Verdic
     }
 }
 
-/// The weakest mode: a successor that started in the same tick is taken for the process. If the start
-/// time is unknown, the tick is that of the registration.
+/// The weakest mode: a successor that started in the same tick is taken for the process. If the
+/// start time is unknown, the tick is that of the registration.
 fn by_pid(identity: &Identity, table: &dyn ProcessTable) -> Verdict {
     match table.stat(identity.pid) {
         Ok(stat) => by_stat(identity, stat, table),
-        // A restricted /proc shows no entry for unrelated processes, and an unmounted one shows none at all.
-        // Only signal 0 proves that the pid is free.
+        // A restricted /proc shows no entry for unrelated processes, and an unmounted one shows
+        // none at all. Only signal 0 proves that the pid is free.
         Err(error) => match table.pid_in_use(identity.pid) {
             Ok(false) => Verdict::gone(Evidence::Stat),
             Ok(true) if identity.start_time.is_none() => Verdict::Alive,

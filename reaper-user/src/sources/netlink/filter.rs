@@ -1,21 +1,22 @@
 //! The filter of the socket: it passes the exits of watched thread groups only.
 //!
-//! The guarantee of [`ExitFilter::add`]: once it returns, every later EXIT of that thread group passes.
-//! Registration is insert, add, recheck the process, so no death is missed:
+//! The guarantee of [`ExitFilter::add`]: once it returns, every later EXIT of that thread group
+//! passes. Registration is insert, add, recheck the process, so no death is missed:
 //!
 //! * A task becomes a zombie, and the last of its group makes the group dead, *before* its EXIT is
 //!   built and filtered (`do_exit` in [`kernel/exit.c`] calls `exit_notify` before
 //!   `proc_exit_connector`).
-//! * The filter is replaced in one step under RCU. An EXIT that met the old filter was sent before `add`
-//!   returned; its task was dead by then, and the recheck sees that.
+//! * The filter is replaced in one step under RCU. An EXIT that met the old filter was sent before
+//!   `add` returned; its task was dead by then, and the recheck sees that.
 //! * An EXIT that meets the new filter passes, and the watch set already has its process.
 //!
-//! The cost of attaching grows with the set, so not every addition attaches an exact filter. If the last
-//! attachment was too recent or took too long, `add` attaches the cheapest program, which passes *all*
-//! exits. While that is in force, further additions cost nothing, because the guarantee holds for every
-//! thread group. Once registrations pause, or after [`MAX_WIDE`], [`ExitFilter::keep_tidy`] attaches an
-//! exact filter. It does so under the lock under which `add` inserts, so the filter has every thread
-//! group that was added. Meanwhile each exit of an unwatched process costs a wake-up and is dropped here.
+//! The cost of attaching grows with the set, so not every addition attaches an exact filter. If the
+//! last attachment was too recent or took too long, `add` attaches the cheapest program, which
+//! passes *all* exits. While that is in force, further additions cost nothing, because the
+//! guarantee holds for every thread group. Once registrations pause, or after [`MAX_WIDE`],
+//! [`ExitFilter::keep_tidy`] attaches an exact filter. It does so under the lock under which `add`
+//! inserts, so the filter has every thread group that was added. Meanwhile each exit of an
+//! unwatched process costs a wake-up and is dropped here.
 //!
 //! Removal is lazy: a thread group that stays in the filter costs wake-ups at most.
 //!
@@ -39,15 +40,16 @@ const MIN_PAUSE_FACTOR: u64 = 50;
 const QUIET: Duration = Duration::from_millis(20);
 /// A wide filter is narrowed after this time even if they do not pause.
 const MAX_WIDE: Duration = Duration::from_millis(250);
-/// If attaching took longer, `add` leaves it to [`ExitFilter::keep_tidy`], so that registration is fast.
+/// If attaching took longer, `add` leaves it to [`ExitFilter::keep_tidy`], so that registration is
+/// fast.
 const MAX_PROMPT: Duration = Duration::from_micros(200);
 /// Removed thread groups that may stay in the filter, at least.
 const MIN_STALE: usize = 64;
 /// The smaller bitmap, for kernels whose `net.core.optmem_max` is 20 KiB (before 6.7).
 const SMALL_BUCKET_BITS: u32 = 11;
 
-/// Keeps exits of unwatched processes out of the socket's queue. This file has the classic BPF one, which
-/// needs no privilege. Where it may be loaded, an eBPF program with a map replaces it.
+/// Keeps exits of unwatched processes out of the socket's queue. This file has the classic BPF one,
+/// which needs no privilege. Where it may be loaded, an eBPF program with a map replaces it.
 pub(super) trait ExitFilter: Send + Sync {
     /// Filters this socket from now on. When it returns, everything that was added passes.
     fn install(&self, socket: &Arc<ConnectorSocket>);
@@ -77,8 +79,8 @@ pub(super) struct ClassicFilter {
 
 #[derive(Default)]
 pub(super) struct State {
-    /// The watched processes under each pid, mostly one. None: removed, but still in the filter. Exits of
-    /// every key pass.
+    /// The watched processes under each pid, mostly one. None: removed, but still in the filter.
+    /// Exits of every key pass.
     pub(super) tgids: HashMap<u32, Vec<ProcessId>>,
     pub(super) stale: usize,
     in_force: InForce,

@@ -1,5 +1,5 @@
-//! The filter as an eBPF program with a map of thread groups: exact at any size, and an addition costs
-//! one system call instead of a new program. Needs `CAP_BPF` only.
+//! The filter as an eBPF program with a map of thread groups: exact at any size, and an addition
+//! costs one system call instead of a new program. Needs `CAP_BPF` only.
 
 use std::collections::HashMap as StdHashMap;
 use std::convert::Infallible;
@@ -35,8 +35,8 @@ struct State {
 }
 
 impl MapFilter {
-    /// Loads the program. `own` is a thread group that always passes. Blocks for tens of milliseconds,
-    /// in which the loader reads the kernel's types.
+    /// Loads the program. `own` is a thread group that always passes. Blocks for tens of
+    /// milliseconds, in which the loader reads the kernel's types.
     pub(super) fn load(own: u32) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let mut object = EbpfLoader::new()
             .override_global(filter::globals::CANARY_TGID, &own, true)
@@ -128,7 +128,8 @@ impl ExitFilter for MapFilter {
 }
 
 impl State {
-    /// Detaches the filter: everything passes, so the guarantee of `add` holds for every thread group.
+    /// Detaches the filter: everything passes, so the guarantee of `add` holds for every thread
+    /// group.
     fn give_up(&mut self) {
         self.complete = false;
         if let Some(socket) = self.socket.upgrade()

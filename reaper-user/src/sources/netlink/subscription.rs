@@ -15,11 +15,12 @@ use crate::sources::SourceError;
 use crate::sys::cn_proc::{self, Event, Request, WHAT_EXIT};
 use crate::sys::netlink::ConnectorSocket;
 
-/// How often LISTEN is sent before the lack of an acknowledgement is an error. Before 6.6 any client's
-/// IGNORE lowers the count of listeners, even below zero, and then the kernel acknowledges nothing until
-/// the count is positive again.
+/// How often LISTEN is sent before the lack of an acknowledgement is an error. Before 6.6 any
+/// client's IGNORE lowers the count of listeners, even below zero, and then the kernel acknowledges
+/// nothing until the count is positive again.
 const ATTEMPTS: u32 = 4;
-/// How long each attempt waits. The kernel replies from within `send`, so this is for a busy machine.
+/// How long each attempt waits. The kernel replies from within `send`, so this is for a busy
+/// machine.
 const ACK_TIMEOUT: Duration = Duration::from_millis(50);
 /// Messages handled before other tasks run.
 const BATCH: usize = 512;
@@ -57,8 +58,8 @@ pub(super) enum Drained {
     Empty,
     /// There may be more.
     Partly,
-    /// The queue has overflowed. What it had before is still in it, and the kernel drops everything new
-    /// until all of that is read.
+    /// The queue has overflowed. What it had before is still in it, and the kernel drops everything
+    /// new until all of that is read.
     Overrun,
 }
 
@@ -74,8 +75,8 @@ impl Subscription {
             .map_err(|error| refusal::failed("SO_RCVBUF", &error))?;
         socket.join().map_err(|error| refusal::bind(&error))?;
         let socket = Arc::new(socket);
-        // Before anything can arrive. Only acknowledgements and watched exits enter the queue while we
-        // wait. Acknowledgements pass every filter.
+        // Before anything can arrive. Only acknowledgements and watched exits enter the queue while
+        // we wait. Acknowledgements pass every filter.
         filter.install(&socket);
         let mut subscription = Self {
             socket,
@@ -94,20 +95,21 @@ impl Subscription {
         filter.install(&self.socket);
     }
 
-    /// Sends LISTEN, waits for its acknowledgement, then sends the mask. The mask cannot come first:
-    /// kernels before 6.6 drop such a request, and newer ones then filter out the acknowledgement.
+    /// Sends LISTEN, waits for its acknowledgement, then sends the mask. The mask cannot come
+    /// first: kernels before 6.6 drop such a request, and newer ones then filter out the
+    /// acknowledgement.
     async fn listen(&mut self) -> Result<(), SourceError> {
         let started_ns = monotonic_ns();
         for _ in 0..ATTEMPTS {
-            let number = getrandom::u32()
+            let seq = getrandom::u32()
                 .map_err(|error| SourceError::new(format!("getrandom: {error}"), ""))?;
-            self.send(Request::Listen, number)?;
-            let ack = timeout(ACK_TIMEOUT, self.ack_of(number)).await;
+            self.send(Request::Listen, seq)?;
+            let ack = timeout(ACK_TIMEOUT, self.ack_of(seq)).await;
             match ack {
                 Err(_elapsed) => {}
                 Ok(Ok(0)) => {
                     self.acknowledged_in = Duration::from_nanos(monotonic_ns() - started_ns);
-                    return self.send(Request::ListenTo(WHAT_EXIT), number.wrapping_add(2));
+                    return self.send(Request::ListenTo(WHAT_EXIT), seq.wrapping_add(2));
                 }
                 Ok(Ok(error)) => return Err(refusal::error_ack(error)),
                 Ok(Err(error)) => return Err(refusal::failed("recv", &error)),
@@ -116,22 +118,21 @@ impl Subscription {
         Err(refusal::no_ack())
     }
 
-    fn send(&self, request: Request, number: u32) -> Result<(), SourceError> {
+    fn send(&self, request: Request, seq: u32) -> Result<(), SourceError> {
         self.socket
-            .send(&request.encode(number))
+            .send(&request.encode(seq))
             .map_err(|error| refusal::send(&error))
     }
 
-    /// Waits for the acknowledgement. Exits that arrive meanwhile are dropped: none is guaranteed yet.
-    async fn ack_of(&mut self, number: u32) -> io::Result<u32> {
+    /// Waits for the acknowledgement. Exits that arrive meanwhile are dropped: none is guaranteed
+    /// yet.
+    async fn ack_of(&mut self, seq: u32) -> io::Result<u32> {
         let mut received = None;
         let readiness = self.readiness()?;
         loop {
             let mut ready = readiness.ready(INTEREST).await?;
             let drained = self.drain(|event| match event {
-                Event::Ack { ack, error } if ack == number.wrapping_add(1) => {
-                    received = Some(error)
-                }
+                Event::Ack { ack, error } if ack == seq.wrapping_add(1) => received = Some(error),
                 _ => {}
             })?;
             if drained == Drained::Empty {
@@ -143,7 +144,8 @@ impl Subscription {
         }
     }
 
-    /// Returns the registration with the runtime, which becomes ready when there is something to drain.
+    /// Returns the registration with the runtime, which becomes ready when there is something to
+    /// drain.
     pub(super) fn readiness(&mut self) -> io::Result<Arc<Readiness>> {
         let readiness = match self.readiness.take() {
             Some(readiness) => readiness,
@@ -152,8 +154,8 @@ impl Subscription {
         Ok(self.readiness.insert(readiness).clone())
     }
 
-    /// Lets messages collect. They do not wake the runtime until the next call of [`Self::readiness`],
-    /// provided that its earlier results are dropped.
+    /// Lets messages collect. They do not wake the runtime until the next call of
+    /// [`Self::readiness`], provided that its earlier results are dropped.
     pub(super) fn pause(&mut self) {
         self.readiness = None;
     }
@@ -191,10 +193,10 @@ impl Subscription {
     }
 }
 
-/// Sends IGNORE, so that the kernel stops building messages without a listener. Only if the kernel counts
-/// us (LISTEN was acknowledged and exits still arrive) and checks that too. Before 6.6 all clients share
-/// the count: one IGNORE too many silences all listeners of the host, and one too few costs a microsecond
-/// per fork. So on those kernels it is never sent.
+/// Sends IGNORE, so that the kernel stops building messages without a listener. Only if the kernel
+/// counts us (LISTEN was acknowledged and exits still arrive) and checks that too. Before 6.6 all
+/// clients share the count: one IGNORE too many silences all listeners of the host, and one too few
+/// costs a microsecond per fork. So on those kernels it is never sent.
 impl Drop for Subscription {
     fn drop(&mut self) {
         if !self.proven || !procfs::KernelVersion::current().is_ok_and(|v| v >= GUARDED_IGNORE) {

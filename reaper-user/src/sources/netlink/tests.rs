@@ -23,10 +23,11 @@ use crate::watch::status::StatusBoard;
 
 /// For what takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(20);
-/// Room for about twenty messages.
+/// Space for about twenty messages.
 const TINY_BUFFER: usize = 8 * 1024;
 
-/// Whether the connector can be tested here. Prints why not; fails if it was asked for.
+/// Returns whether the connector can be tested here. Prints why not, and fails where it is
+/// required.
 async fn available() -> bool {
     let filter = ClassicFilter::new(None);
     let Err(SourceError { reason, remedy }) = Subscription::open(&filter, TINY_BUFFER).await else {
@@ -36,30 +37,30 @@ async fn available() -> bool {
     false
 }
 
-/// Polls until this holds. A parent learns of an exit before the connector tells of it.
+/// Polls until this holds. A parent sees an exit before the connector reports it.
 async fn eventually(mut holds: impl FnMut() -> bool) {
     let polling = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(SOON, polling).await.expect("it never came to be");
+    timeout(SOON, polling).await.expect("it never held");
 }
 
-/// The id in the plain watch set.
+/// The id of a process in the plain watch set.
 fn id_of(pid: u32) -> ProcessId {
     ProcessId(u64::from(pid))
 }
 
-/// A child that exits on cue.
+/// A child that exits when its input ends.
 struct TestProcess(Child);
 
 impl TestProcess {
     fn new() -> Self {
-        Self::running("read cue; exit 3")
+        Self::running("read line; exit 3")
     }
 
-    /// The shell that runs this is the process; its input ends on cue.
+    /// Starts a shell that runs this script; its input ends on [`Self::exit`].
     fn running(script: &str) -> Self {
         let mut shell = Command::new("sh");
         Self(
@@ -71,10 +72,10 @@ impl TestProcess {
         )
     }
 
-    /// `None`, with the reason printed, where we may not make one.
+    /// Returns `None`, with the reason printed, where none can be made.
     fn in_a_network_namespace() -> Option<Self> {
         let mut unshare = Command::new("unshare");
-        unshare.args(["--net", "sh", "-c", "echo there; read cue"]);
+        unshare.args(["--net", "sh", "-c", "echo there; read line"]);
         let mut child = unshare
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -115,7 +116,7 @@ impl Drop for TestProcess {
     }
 }
 
-/// A running listener whose watch set is a plain one.
+/// A running listener with a plain watch set.
 struct Fixture {
     hints: HintReceiver,
     sender: HintSender,
@@ -163,11 +164,11 @@ impl Fixture {
             .unwrap();
         assert_eq!(status.health, Some(SourceHealth::Up), "{}", status.reason);
         println!("{}", status.detail);
-        fixture.everyone_is_looked_at().await;
+        fixture.expect_sweep_request().await;
         fixture
     }
 
-    async fn everyone_is_looked_at(&self) {
+    async fn expect_sweep_request(&self) {
         timeout(SOON, self.sender.sweep_requested()).await.unwrap();
     }
 
@@ -176,8 +177,8 @@ impl Fixture {
         self.filter.add(test_process.pid(), test_process.id());
     }
 
-    /// The exit of a new test process is told. With a tiny buffer unrelated processes may crowd it out again, and
-    /// then everyone is looked at again, and another one has to show it.
+    /// Checks that the exit of a new test process arrives. With a tiny buffer, unrelated processes
+    /// may fill the queue again. Then a sweep is requested again, and another process is tried.
     async fn works(&mut self) {
         for _ in 0..20 {
             while self.hints.try_recv().is_ok() {}
@@ -185,17 +186,17 @@ impl Fixture {
             self.watch(&test_process);
             self.filter.install_again();
             test_process.exit();
-            let told = tokio::select! {
+            let exited = tokio::select! {
                 biased;
                 hint = self.hints.recv() => hint.map(|hint| hint.process),
                 () = self.sender.sweep_requested() => None,
-                () = tokio::time::sleep(SOON) => panic!("neither a hint nor a look at everyone"),
+                () = tokio::time::sleep(SOON) => panic!("neither a hint nor a request for a sweep"),
             };
-            if told == Some(test_process.id()) {
+            if exited == Some(test_process.id()) {
                 return;
             }
         }
-        panic!("twenty test processes in a row were crowded out");
+        panic!("the exits of twenty test processes in a row were dropped");
     }
 
     async fn next_hint(&mut self) -> Hint {
@@ -266,7 +267,7 @@ async fn the_watch_set_arms_the_source() {
 }
 
 #[tokio::test]
-async fn what_did_not_fit_is_counted_exactly() {
+async fn dropped_exits_are_counted_exactly() {
     if !available().await {
         return;
     }
@@ -289,12 +290,12 @@ async fn what_did_not_fit_is_counted_exactly() {
         read + dropped >= 40
     })
     .await;
-    assert!(read > 0, "what was queued before can still be read");
+    assert!(read > 0, "what was queued before could not be read");
     assert_eq!(read + dropped, 40);
 }
 
 #[tokio::test]
-async fn an_overrun_is_reported_and_everyone_looked_at_and_then_it_works_again() {
+async fn an_overrun_is_reported_and_requests_a_sweep_and_then_the_source_works() {
     if !available().await {
         return;
     }
@@ -303,10 +304,10 @@ async fn an_overrun_is_reported_and_everyone_looked_at_and_then_it_works_again()
     for test_process in &test_processes {
         fixture.watch(test_process);
     }
-    // The listener shares this thread, so it reads nothing until all of them are gone.
+    // The listener shares this thread, so it reads nothing until all of them have exited.
     test_processes.iter_mut().for_each(TestProcess::exit);
     let began = crate::clock::monotonic_ns();
-    fixture.everyone_is_looked_at().await;
+    fixture.expect_sweep_request().await;
     println!(
         "recovered in {} us",
         (crate::clock::monotonic_ns() - began) / 1_000
@@ -314,7 +315,7 @@ async fn an_overrun_is_reported_and_everyone_looked_at_and_then_it_works_again()
     let status = fixture.board.get(Source::Netlink);
     assert_eq!(status.health, Some(SourceHealth::Up), "{}", status.reason);
     assert!(status.lost > 0, "none of forty lost");
-    // What was queued before is passed on, unless threads of other tests had filled the queue.
+    // What was queued before is passed on, unless threads of other tests filled the queue.
     while let Ok(hint) = fixture.hints.try_recv() {
         assert_eq!(hint.exit, Some(WaitStatus::MainThread(0x300)));
     }
@@ -322,12 +323,12 @@ async fn an_overrun_is_reported_and_everyone_looked_at_and_then_it_works_again()
 }
 
 #[tokio::test]
-async fn the_old_socket_stays_where_no_new_one_can_be_had() {
+async fn the_old_socket_stays_if_no_new_one_can_be_opened() {
     if !available().await {
         return;
     }
     let mut fixture = Fixture::up(TINY_BUFFER).await;
-    // From here on, sockets of this thread are in a network namespace without a connector.
+    // From here on, new sockets of this thread are in a network namespace without a connector.
     let Some(private) = TestProcess::in_a_network_namespace() else {
         return;
     };
@@ -343,7 +344,7 @@ async fn the_old_socket_stays_where_no_new_one_can_be_had() {
         fixture.watch(test_process);
     }
     test_processes.iter_mut().for_each(TestProcess::exit);
-    fixture.everyone_is_looked_at().await;
+    fixture.expect_sweep_request().await;
     assert_eq!(
         fixture.board.get(Source::Netlink).health,
         Some(SourceHealth::Up)
@@ -356,7 +357,7 @@ async fn two_missed_canaries_end_the_source() {
     if !available().await {
         return;
     }
-    // A filter without our own thread group stands in for a kernel that has gone silent.
+    // A filter without our thread group has the effect of a kernel that sends nothing.
     let mut fixture = Fixture::start(ClassicFilter::new(None), RECEIVE_BUFFER);
     let error = timeout(SOON, &mut fixture.running)
         .await

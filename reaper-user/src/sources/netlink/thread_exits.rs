@@ -1,5 +1,5 @@
-//! Merges exits of threads other than the main one before each costs a check. A process may start and end
-//! tens of thousands of threads per second, and only the exit of its last one matters.
+//! Merges exits of threads other than the main one before each costs a check. A process may start
+//! and end tens of thousands of threads per second, and only the exit of its last one matters.
 
 use std::time::Duration;
 
@@ -9,8 +9,9 @@ use crate::watch::hint::{Hint, HintSender, WaitStatus};
 /// This many such exits within [`WINDOW_NS`] are churn.
 const CHURN: u32 = 64;
 const WINDOW_NS: u64 = 10_000_000;
-/// How long exits are collected during churn. The timer makes it two to three milliseconds. The smallest
-/// receive buffer has space for 256 exits and overruns from 85,000 per second on, with the pause or without.
+/// How long exits are collected during churn. The timer makes it two to three milliseconds. The
+/// smallest receive buffer has space for 256 exits and overruns from 85,000 per second on, with the
+/// pause or without.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// The recent thread exits.
@@ -39,8 +40,8 @@ impl ThreadExits {
         }
     }
 
-    /// Sends the pending hint, because nothing more has arrived. During churn, returns how long the next
-    /// exits should be collected.
+    /// Sends the pending hint, because nothing more has arrived. During churn, returns how long the
+    /// next exits should be collected.
     pub(super) fn flush(&mut self, hints: &HintSender) -> Option<Duration> {
         let pending = self.pending.take()?;
         hints.send(pending);
