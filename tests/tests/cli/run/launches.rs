@@ -111,7 +111,7 @@ fn a_program_whose_worker_thread_executes_another_keeps_its_session() {
     Row {
         name: "worker exec",
         outside: &[],
-        command: shell("exec \"$REAPERD\" test process worker-exec"),
+        command: shell("exec \"$REAPERD\" test-process worker-exec"),
         folder: Path::new("/"),
         cue: Some("ready "),
     }
