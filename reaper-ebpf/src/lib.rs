@@ -46,7 +46,7 @@ pub mod probe {
     /// Hash: tgid in the initial pid namespace (`u32`) to [`crate::WatchEntry`].
     pub const MAP_WATCHED: &str = "watched";
     /// Ring buffer of [`crate::GroupDeath`].
-    pub const MAP_WAKEUPS: &str = "wake-up";
+    pub const MAP_WAKEUPS: &str = "wakeups";
     /// Per-CPU array of `u64`, indexed by [`crate::Counter`].
     pub const MAP_COUNTERS: &str = "counters";
 

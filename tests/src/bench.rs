@@ -58,7 +58,7 @@ const USAGE: &str = "bench [--only NAME,..] [--rounds N] [--write FILE]";
 pub fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let outcome = match words.next().as_deref() {
-        Some("fork server") => fork_server::run(),
+        Some("fork-server") => fork_server::run(),
         Some("storm") => fork_server::storm(words.next().as_deref()),
         first => run(first.map(str::to_owned).into_iter().chain(words)),
     };

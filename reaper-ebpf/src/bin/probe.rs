@@ -55,7 +55,7 @@ mod program {
     #[map(name = "watched")]
     static WATCHED: HashMap<u32, WatchEntry> =
         HashMap::with_max_entries(probe::DEFAULT_WATCHED, BPF_F_NO_PREALLOC);
-    #[map(name = "wake-up")]
+    #[map(name = "wakeups")]
     static WAKEUPS: RingBuf = RingBuf::with_byte_size(probe::DEFAULT_WAKEUP_BYTES, 0);
     #[map(name = "counters")]
     static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);

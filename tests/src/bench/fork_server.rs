@@ -10,7 +10,7 @@ use crate::sys::Forker;
 
 pub(super) fn open() -> io::Result<ForkServer> {
     let mut program = Command::new(std::env::current_exe()?);
-    program.arg("fork server");
+    program.arg("fork-server");
     ForkServer::open(program)
 }
 

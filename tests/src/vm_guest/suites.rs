@@ -16,7 +16,7 @@ use crate::libtest::{Event, Reader, Verdict, listed};
 /// Where the host put the test binaries and the programs that they start.
 const TESTS: &str = "/tests";
 const DAEMON: &str = "/bin/reaperd";
-const FORK_SERVER: &str = "/bin/fork server";
+const FORK_SERVER: &str = "/bin/fork_server";
 
 /// The second serial port: the first is the console.
 pub(super) struct Verdicts(File);

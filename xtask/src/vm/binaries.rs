@@ -37,7 +37,7 @@ pub(crate) fn build(root: &Path, wanted: &[String], instead: &[PathBuf]) -> anyh
     Ok(Built {
         daemon: program("reaperd")?,
         init: program("vm-init")?,
-        fork_server: program("fork server")?,
+        fork_server: program("fork_server")?,
         tests,
     })
 }

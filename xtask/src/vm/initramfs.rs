@@ -71,7 +71,7 @@ fn archive(built: &Built, tests: &[&TestBinary]) -> anyhow::Result<Vec<u8>> {
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     files.insert("bin/busybox".to_owned(), busybox.to_owned());
     files.insert("bin/reaperd".to_owned(), built.daemon.clone());
-    files.insert("bin/fork server".to_owned(), built.fork_server.clone());
+    files.insert("bin/fork_server".to_owned(), built.fork_server.clone());
     files.insert("init".to_owned(), built.init.clone());
     for test in tests {
         files.insert(format!("tests/{}", test.name), test.path.clone());
