@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Exit with status 6 unless every check passes
+    /// Exit with status 6 if a check gives a warning or fails
     #[arg(long)]
     strict: bool,
 }

@@ -6,7 +6,7 @@
 pub enum ExitCode {
     /// The command succeeded.
     Success = 0,
-    /// The command failed for a reason that has no code of its own.
+    /// The command failed for a reason without a separate code.
     Failure = 1,
     /// The command line is invalid.
     Usage = 2,

@@ -81,7 +81,7 @@ impl Arguments {
         let error = self.exec(&socket, registration.as_ref());
         // exec failed: the command does not run, so its session must be removed.
         if let Some(registration) = registration {
-            registration.withdraw(client);
+            registration.remove(client);
         }
         Err(self.not_executed(&error))
     }
@@ -208,22 +208,30 @@ impl Arguments {
     }
 
     fn not_executed(&self, error: &io::Error) -> Failure {
-        let code = match error.kind() {
-            io::ErrorKind::NotFound => ExitCode::CommandNotFound,
-            // An inaccessible directory in PATH gives EACCES even if no directory has the command.
-            _ if !exists(Path::new(&self.command[0])) => ExitCode::CommandNotFound,
-            _ => ExitCode::CannotExecute,
+        // An inaccessible directory in PATH gives EACCES even if no directory has the command.
+        let is_missing =
+            error.kind() == io::ErrorKind::NotFound || !exists(Path::new(&self.command[0]));
+        let (code, remedy) = if is_missing {
+            (
+                ExitCode::CommandNotFound,
+                "use the full path of the command",
+            )
+        } else {
+            (
+                ExitCode::CannotExecute,
+                "check that the file is a program and has execute permission",
+            )
         };
         Failure {
             code,
             message: format!("cannot run {}: {error}", self.command[0].display()),
-            remedy: "use the full path of the command".to_owned(),
+            remedy: remedy.to_owned(),
         }
     }
 }
 
 impl Registration {
-    fn withdraw(self, client: &Client) {
+    fn remove(self, client: &Client) {
         let removed: Result<Value, ClientError> = self
             .runtime
             .block_on(client.delete_as(&self.token, "/v1/sessions/me"));
@@ -248,7 +256,7 @@ fn exists(command: &Path) -> bool {
         return command.exists();
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(command).exists())
+    std::env::split_paths(&path).any(|dir| dir.join(command).exists())
 }
 
 /// Removes null fields. A strict parser does not treat null as absent.

@@ -28,7 +28,7 @@ const LOG_TAIL_LINES: usize = 5;
 
 pub(super) struct PrivateDaemon {
     child: Child,
-    folder: TempDir,
+    dir: TempDir,
 }
 
 impl PrivateDaemon {
@@ -38,15 +38,15 @@ impl PrivateDaemon {
         sources: &SourceChoice,
         sweep: Duration,
     ) -> Result<Self, Failure> {
-        let folder = tempfile::Builder::new()
+        let dir = tempfile::Builder::new()
             .prefix("reaperd-demo-")
             .permissions(Permissions::from_mode(0o700))
             .tempdir()?;
-        let log = File::create(folder.path().join("log"))?;
+        let log = File::create(dir.path().join("log"))?;
         let child = Command::new(program)
             .arg("daemon")
             .arg("--socket")
-            .arg(folder.path().join("s.sock"))
+            .arg(dir.path().join("s.sock"))
             .args(["--sources", &sources.to_string()])
             .args([
                 "--sweep-interval",
@@ -60,13 +60,13 @@ impl PrivateDaemon {
             // Ctrl-C then reaches the demo alone, which stops the daemon in order.
             .process_group(0)
             .spawn()?;
-        let mut daemon = Self { child, folder };
+        let mut daemon = Self { child, dir };
         daemon.wait_until_ready().await?;
         Ok(daemon)
     }
 
     pub(super) fn socket(&self) -> PathBuf {
-        self.folder.path().join("s.sock")
+        self.dir.path().join("s.sock")
     }
 
     async fn wait_until_ready(&mut self) -> Result<(), Failure> {
@@ -104,7 +104,7 @@ impl PrivateDaemon {
 
     /// The last lines of the log, for an error message.
     fn log_tail(&self) -> String {
-        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let last = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
         last.iter().flat_map(|line| ["\n  | ", line]).collect()

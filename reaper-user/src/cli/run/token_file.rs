@@ -36,8 +36,8 @@ const OPEN: Mode = Mode::RWXG.union(Mode::RWXO);
 
 /// The token file of this process.
 pub(super) struct TokenFile {
-    folder: OwnedFd,
-    folder_path: PathBuf,
+    dir: OwnedFd,
+    dir_path: PathBuf,
     name: String,
 }
 
@@ -49,10 +49,10 @@ impl TokenFile {
         token: &Token,
     ) -> Result<Self, Failure> {
         let base = runtime_folder(surroundings);
-        let folder = open_private(&base, OsStr::new("tokens"), surroundings.uid)?;
+        let dir = open_private(&base, OsStr::new("tokens"), surroundings.uid)?;
         let file = Self {
-            folder,
-            folder_path: base.path.join("tokens"),
+            dir,
+            dir_path: base.path.join("tokens"),
             name: Owner::this_process().map_or_else(
                 || session_id.to_owned(),
                 |owner| format!("{session_id}{OWNER_SEPARATOR}{owner}"),
@@ -72,7 +72,7 @@ impl TokenFile {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let file = openat(&self.folder, &self.name, flags, mode)?;
+        let file = openat(&self.dir, &self.name, flags, mode)?;
         // Independent of the umask.
         fchmod(&file, mode)?;
         std::fs::File::from(file).write_all(token.reveal().as_bytes())
@@ -80,12 +80,12 @@ impl TokenFile {
 
     /// The path for the command's environment.
     pub(super) fn path(&self) -> PathBuf {
-        self.folder_path.join(&self.name)
+        self.dir_path.join(&self.name)
     }
 
     /// Removes the file, unless the daemon has already removed it.
     pub(super) fn remove(&self) {
-        unlinkat(&self.folder, &self.name, AtFlags::empty()).unwrap_or_default();
+        unlinkat(&self.dir, &self.name, AtFlags::empty()).unwrap_or_default();
     }
 
     /// Removes other token files whose processes have exited, up to a limit.
@@ -93,7 +93,7 @@ impl TokenFile {
         for name in self.others(start) {
             let owner = name.to_str().and_then(Owner::of_file);
             if owner.is_some_and(Owner::has_exited) {
-                unlinkat(&self.folder, &name, AtFlags::empty()).unwrap_or_default();
+                unlinkat(&self.dir, &name, AtFlags::empty()).unwrap_or_default();
             }
         }
     }
@@ -101,7 +101,7 @@ impl TokenFile {
     /// Returns the names of other token files, beginning at a varying one, so that files of running
     /// processes do not always use up the limit.
     fn others(&self, start: u32) -> Vec<OsString> {
-        let Ok(entries) = Dir::read_from(&self.folder) else {
+        let Ok(entries) = Dir::read_from(&self.dir) else {
             return Vec::new();
         };
         let mut names: Vec<OsString> = entries
@@ -127,8 +127,8 @@ fn open_private(base: &RuntimeFolder, below: &OsStr, uid: u32) -> Result<OwnedFd
     let cannot_open = |path: &Path, error: io::Error| {
         error_for(base, &format!("cannot open {}: {error}", path.display()))
     };
-    let folder = open_folder(place).map_err(|error| cannot_open(place, error))?;
-    let stat = fstat(&folder).map_err(|error| cannot_open(place, error.into()))?;
+    let dir = open_folder(place).map_err(|error| cannot_open(place, error))?;
+    let stat = fstat(&dir).map_err(|error| cannot_open(place, error.into()))?;
     let mode = Mode::from_raw_mode(stat.st_mode);
     let is_shared = mode.intersects(WRITABLE) && !mode.contains(Mode::SVTX);
     if is_shared || ![0, uid].contains(&stat.st_uid) {
@@ -136,12 +136,12 @@ fn open_private(base: &RuntimeFolder, below: &OsStr, uid: u32) -> Result<OwnedFd
     }
     // The first directory may contain the daemon's socket, which other users may be allowed to reach.
     let mut path = base.path.clone();
-    let mut folder = open_or_create(&folder, name, WRITABLE, uid)
+    let mut dir = open_or_create(&dir, name, WRITABLE, uid)
         .map_err(|error| error_for(base, &error.about(&path, uid)))?;
     path.push(below);
-    folder = open_or_create(&folder, below, OPEN, uid)
+    dir = open_or_create(&dir, below, OPEN, uid)
         .map_err(|error| error_for(base, &error.about(&path, uid)))?;
-    Ok(folder)
+    Ok(dir)
 }
 
 /// Why a directory cannot be used.
@@ -186,8 +186,8 @@ fn open_or_create(
         Err(errno) => return Err(errno.into()),
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = openat(inside, name, flags, Mode::empty())?;
-    let stat = fstat(&folder)?;
+    let dir = openat(inside, name, flags, Mode::empty())?;
+    let stat = fstat(&dir)?;
     let mode = Mode::from_raw_mode(stat.st_mode);
     if stat.st_uid != uid || mode.intersects(forbidden) {
         return Err(Unfit::NotOurs {
@@ -195,12 +195,12 @@ fn open_or_create(
             mode,
         });
     }
-    Ok(folder)
+    Ok(dir)
 }
 
 fn wrong_owner(path: &Path, owner: u32, mode: Mode, uid: u32) -> String {
     format!(
-        "{} belongs to user {owner} with mode {:04o}; expected a private directory of user {uid}",
+        "{} is not private to user {uid}: it belongs to user {owner} with mode {:04o}",
         path.display(),
         mode.bits()
     )
@@ -252,8 +252,8 @@ mod tests {
         let name = path.file_name().unwrap().to_str().unwrap();
         assert!(name.starts_with("run-1"), "{name}");
         assert_eq!(mode(&path), 0o600);
-        for folder in path.ancestors().skip(1).take(2) {
-            assert_eq!(mode(folder), 0o700, "{folder:?}");
+        for dir in path.ancestors().skip(1).take(2) {
+            assert_eq!(mode(dir), 0o700, "{dir:?}");
         }
         assert!(
             create(runtime_dir.path(), "run-1").is_err(),
@@ -285,7 +285,7 @@ mod tests {
 
         fs::create_dir_all(inside("open/reaperd/tokens")).unwrap();
         fs::set_permissions(inside("open/reaperd/tokens"), Permissions::from_mode(0o755)).unwrap();
-        assert!(refusal(&inside("open")).contains("tokens belongs to user"));
+        assert!(refusal(&inside("open")).contains("tokens is not private to user"));
 
         fs::create_dir(inside("linked")).unwrap();
         symlink(inside("open"), inside("linked/reaperd")).unwrap();
