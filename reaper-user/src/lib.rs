@@ -13,8 +13,8 @@ pub mod clock;
 pub mod daemon;
 mod engine;
 mod exit_watcher;
-// On Linux with every source, where all the parsers are.
-#[cfg(all(any(test, fuzzing), target_os = "linux", feature = "ebpf"))]
+// On Linux, where all the parsers are.
+#[cfg(all(feature = "fuzzing", target_os = "linux"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod hook_threads;

@@ -1,6 +1,6 @@
 //! `cargo xtask fuzz`: builds every fuzz target once, lets each run for a while on the checked-in
-//! corpus, and shows how far each came. What must hold of the bytes is said in
-//! `reaper-user/src/fuzzing`. New finds go below `target/`: a run never changes the checkout.
+//! corpus, and prints how far each came. The oracles are in `tests/fuzz/src/oracles`. New finds go below
+//! `target/`: a run never changes the checkout.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -239,7 +239,7 @@ fn problem(name: &str, outcome: &Outcome) -> String {
         Some(artifact) => format!(
             "{name}: {artifact}\n    {panic}\n  again: {} {artifact}\n  to keep: copy it to \
              {FOLDER}/crashes/{name}/WHAT_IT_WAS and name it in \
-             reaper-user/src/fuzzing/tests.rs",
+             {FOLDER}/tests/corpus.rs",
             program.display()
         ),
         None => format!(

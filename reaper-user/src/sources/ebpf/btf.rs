@@ -3,15 +3,13 @@
 //! Pure: the caller reads the blob from [`VMLINUX`] and hands the offsets to the loader. Any other
 //! bytes end in an error, never in a panic or an endless walk.
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod blob;
 mod walk;
 
 use reaper_ebpf::probe::globals;
 use thiserror::Error;
 
-#[cfg(any(test, fuzzing))]
-pub(crate) use walk::kind;
 use walk::{Btf, Wanted};
 
 /// Where a kernel publishes its own types: readable by everyone, since 5.4.
