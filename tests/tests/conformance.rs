@@ -1,9 +1,8 @@
-//! One contract for every source: the cases of [`reaperd::testkit::conformance`], each against
-//! each source alone and against all of them together, held to what is expected of this kernel and
-//! role.
+//! The conformance suite: each case of [`reaperd::testkit::conformance`] with each source alone and
+//! with all of them together, compared with what is expected of this kernel and role.
 //!
-//! The sweep runs beneath every source. Beside an event source it sleeps for longer than any case
-//! waits, so that what the source misses fails the test instead of being made up for.
+//! The sweep is always on. Beside an event source, its interval is longer than any case waits, so
+//! that it cannot hide what the source misses.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "steps of tests")]
 
@@ -14,14 +13,14 @@ use reaper_tests::expect::{self, skip};
 use reaperd::testkit::conformance::{CASES, Fault, Harness, SourceSet};
 use reaperd::{Source, SourceStatus};
 
-/// The cases, each as a test of every lineup.
-macro_rules! contract {
+/// Defines a test of each case for every source set.
+macro_rules! conformance {
     ($($case:ident,)*) => {
-        contract!(@source_set ebpf, SourceSet::Alone(Source::Ebpf), $($case,)*);
-        contract!(@source_set netlink, SourceSet::Alone(Source::Netlink), $($case,)*);
-        contract!(@source_set pidfd, SourceSet::Alone(Source::Pidfd), $($case,)*);
-        contract!(@source_set sweep, SourceSet::Alone(Source::Sweep), $($case,)*);
-        contract!(@source_set together, SourceSet::Together, $($case,)*);
+        conformance!(@source_set ebpf, SourceSet::Alone(Source::Ebpf), $($case,)*);
+        conformance!(@source_set netlink, SourceSet::Alone(Source::Netlink), $($case,)*);
+        conformance!(@source_set pidfd, SourceSet::Alone(Source::Pidfd), $($case,)*);
+        conformance!(@source_set sweep, SourceSet::Alone(Source::Sweep), $($case,)*);
+        conformance!(@source_set together, SourceSet::Together, $($case,)*);
 
         #[test]
         fn every_case_is_a_test() {
@@ -35,13 +34,13 @@ macro_rules! contract {
 
             $(#[test]
             fn $case() {
-                play(stringify!($case), $source_set);
+                run_case(stringify!($case), $source_set);
             })*
         }
     };
 }
 
-contract! {
+conformance! {
     an_exit_is_seen_with_its_code,
     a_kill_is_seen_with_its_signal,
     two_hundred_at_once_are_all_seen,
@@ -60,14 +59,14 @@ contract! {
     a_number_used_again_at_once_is_another_process,
 }
 
-/// Plays a case, or says why it cannot be had here.
-fn play(name: &str, source_set: SourceSet) {
+/// Runs a case, or skips it with the reason.
+fn run_case(name: &str, source_set: SourceSet) {
     let case = CASES.iter().find(|case| case.name == name).unwrap();
     let harness = Harness::open(source_set, reaperd().to_owned()).unwrap();
     let reports = harness.reports();
     let works = |status: &&SourceStatus| expect::source_works(status);
     let usable = reports.iter().filter(works).count();
-    // Together they are whatever works here.
+    // `Together` uses whatever works here.
     if usable < reports.len() && source_set != SourceSet::Together {
         return;
     }

@@ -1,4 +1,4 @@
-//! Many at once, while the daemon runs and while it does not.
+//! Many deaths at once, while the daemon runs and while it is stopped.
 
 use std::collections::BTreeSet;
 
@@ -9,9 +9,9 @@ use reaper_tests::scale::scaled;
 use super::works;
 
 #[test]
-fn two_thousand_killed_at_once_are_all_gone_with_one_event_each() {
+fn two_thousand_killed_processes_are_removed_with_one_event_each() {
     let daemon = TestDaemon::start(&["--sweep-interval", "60s"]);
-    // All that works here; it shall not be less than is required.
+    // Uses whatever works here. Fails if a required source does not.
     for source in ["netlink", "ebpf"] {
         works(&daemon, source);
     }
@@ -30,7 +30,7 @@ fn two_thousand_killed_at_once_are_all_gone_with_one_event_each() {
 }
 
 #[test]
-fn what_happens_while_the_daemon_is_stopped_is_made_up_for() {
+fn deaths_while_the_daemon_is_stopped_are_reported_when_it_continues() {
     for sources in ["auto", "netlink", "ebpf", "pidfd"] {
         let flags = ["--sources", sources, "--sweep-interval", "60s"];
         let daemon = TestDaemon::start(&flags);
@@ -39,11 +39,11 @@ fn what_happens_while_the_daemon_is_stopped_is_made_up_for() {
             continue;
         }
         let mut events = daemon.events();
-        let living = Crowd::start(200).unwrap();
+        let controls = Crowd::start(200).unwrap();
         let mut dying = Crowd::start(50).unwrap();
-        daemon.register_all(living.pids().chain(dying.pids()));
+        daemon.register_all(controls.pids().chain(dying.pids()));
         let dead = dying.sessions();
-        // The storm costs seconds, so that only one daemon gets all of it in a bounded run.
+        // Many processes take seconds, so only `auto` gets the full number in a bounded run.
         let unrelated = if sources == "auto" {
             5_000
         } else {
@@ -55,7 +55,7 @@ fn what_happens_while_the_daemon_is_stopped_is_made_up_for() {
         daemon.resume();
         events.removals(dead.len());
         let left: BTreeSet<_> = daemon.list().into_iter().map(|it| it.session_id).collect();
-        assert_eq!(left, living.sessions(), "{sources}");
+        assert_eq!(left, controls.sessions(), "{sources}");
         daemon.stop();
         events.told_once_each(&dead);
     }

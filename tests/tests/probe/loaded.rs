@@ -1,4 +1,4 @@
-//! A loaded probe, test processes to watch with it, and waiting.
+//! A loaded probe, and test processes to watch with it.
 
 use std::{fs, time::Instant};
 
@@ -24,12 +24,13 @@ pub(crate) struct Probe {
     pub(crate) wakeup: RingBuf<MapData>,
     counters: PerCpuArray<MapData, u64>,
     misses: Misses,
-    /// Holds program and link.
+    /// Owns program and link.
     _ebpf: Ebpf,
 }
 
 impl Probe {
-    /// The probe, attached; `None`, with the reason printed, where this machine does not allow it.
+    /// Loads and attaches the probe. Returns `None` and prints the reason where this is not
+    /// permitted.
     pub(crate) fn attached(variant: Variant, wakeup_bytes: u32) -> Option<Self> {
         match Self::try_attached(variant, wakeup_bytes) {
             Ok(probe) => Some(probe),
@@ -40,7 +41,7 @@ impl Probe {
         }
     }
 
-    /// As above, with the reason for the caller. Prints what each step took.
+    /// As above, but returns the reason. Prints the duration of each step.
     pub(crate) fn try_attached(variant: Variant, wakeup_bytes: u32) -> Result<Self, String> {
         let mut watch = Stopwatch::start();
         let blob = fs::read(btf::VMLINUX).map_err(|e| format!("{}: {e}", btf::VMLINUX))?;
@@ -93,8 +94,8 @@ impl Probe {
         .collect()
     }
 
-    /// The exits, anybody's, for which the kernel did not run it; before 5.12, when it tells nothing,
-    /// there are none.
+    /// The number of exits of any process for which the kernel did not run the probe. Zero before
+    /// 5.12, which has no such count.
     pub(crate) fn misses(&self) -> u64 {
         self.misses.read().unwrap_or(0)
     }
@@ -106,7 +107,7 @@ impl Probe {
 
 fn attach_btf(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<Misses, String> {
     let kernel = Btf::from_sys_fs().map_err(|e| chain(&e))?;
-    watch.lap("kernel BTF for the hook's id");
+    watch.lap("kernel BTF for the tracepoint's id");
     let program: &mut BtfTracePoint = ebpf
         .program_mut(probe::PROGRAM_BTF)
         .unwrap()
@@ -149,10 +150,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 struct Stopwatch(Instant);
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "times printed for the reader, nothing depends on them"
-)]
+#[expect(clippy::disallowed_methods, reason = "the times are only printed")]
 impl Stopwatch {
     fn start() -> Self {
         Self(Instant::now())

@@ -1,5 +1,4 @@
-//! Numbers with two owners, one after the other: how they come about, and what is asked of the
-//! daemon about them.
+//! Forces pid reuses: a registered process dies and a successor gets its pid.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,40 +17,43 @@ use tokio::runtime::{self, Runtime};
 use crate::tracker::Tracker;
 use crate::{fork_server_keeping_zombies, is_root};
 
-/// Numbers whose fate is looked at together.
+/// Reuses that are forced and checked together.
 const BATCH: usize = 20;
-/// More than a batch: the sweep believes no table in which most numbers have changed hands at once.
+/// More than a batch: the sweep distrusts a process table in which most pids have changed owner at
+/// once.
 const CONTROLS: usize = 60;
-/// All looks that the loop takes at every suspect lie within this time. The later ones, up to four
-/// seconds on, ask the same of the same process: an successor that passes for the dead does so by each.
-const LOOKED_AGAIN_FOR: Duration = Duration::from_millis(200);
+/// The loop's first rechecks of a suspect lie within this time. The later ones, up to four seconds
+/// on, repeat the same check of the same process, so they give the same result.
+const RECHECKED_FOR: Duration = Duration::from_millis(200);
 
 const IDLE: Kind = Kind::Idle { megabytes: 0 };
 
-/// When the number goes to the successor.
+/// When the successor gets the pid.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum When {
-    WithinTheTick,
+    SameTick,
     TwoTicksLater,
 }
 
-/// A number's two owners.
-pub(crate) struct Life {
+/// A pid whose first owner died and whose successor is alive.
+pub(crate) struct ReusedPid {
+    /// The session of the first owner.
     pub(crate) first: String,
     pub(crate) pid: u32,
-    /// What pinned the first, as its registration was answered.
+    /// What the daemon pinned the first owner by.
     pub(crate) identity: String,
-    /// Nothing that `/proc` tells sets the two apart.
+    /// Both owners have the same start time, so `/proc` cannot tell them apart.
     pub(crate) same_tick: bool,
 }
 
-impl Life {
+impl ReusedPid {
+    /// The session of the successor.
     pub(crate) fn successor(&self) -> String {
         format!("successor of {}", self.first)
     }
 }
 
-pub(crate) struct Play {
+pub(crate) struct ReuseRun {
     pub(crate) daemon: TestDaemon,
     pub(crate) tracker: Tracker,
     events: Events,
@@ -59,27 +61,27 @@ pub(crate) struct Play {
     client: Client,
     runtime: Runtime,
     batches: usize,
-    others: usize,
+    later_deaths: usize,
 }
 
-impl Play {
+impl ReuseRun {
     pub(crate) fn new(daemon: TestDaemon) -> Self {
         Self {
             events: daemon.events(),
             client: Client::new(daemon.socket()).with_time_limit(TIMEOUT),
             daemon,
-            tracker: Tracker::of_successors(),
+            tracker: Tracker::allowing_pid_reuse(),
             fork_server: fork_server_keeping_zombies(),
             runtime: runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .unwrap(),
             batches: 0,
-            others: 0,
+            later_deaths: 0,
         }
     }
 
-    /// Controls, until no descriptor is left to pin anybody with.
+    /// Registers controls until the daemon has no descriptor left to pin a process with.
     pub(crate) fn use_up_descriptors(&mut self) {
         let pids = self.fork_server.start(CONTROLS, IDLE).unwrap();
         let identities: BTreeSet<_> = pids
@@ -89,30 +91,30 @@ impl Play {
         assert!(identities.contains("start_time"), "{identities:?}");
     }
 
-    /// Registers like [`Tracker::register`], and answers with what pins the process.
+    /// Registers like [`Tracker::register`], and returns what the daemon pins the process by.
     pub(crate) fn register(&mut self, id: &str, pid: u32) -> String {
         let token = self.next_token();
         let body = json!({
             "token": token.reveal().as_str(), "session_id": id, "mesh": "test",
             "display_name": id, "pid": pid,
         });
-        let answer = self.client.post("/v1/sessions/register", &body);
-        let answer: Registered = self.runtime.block_on(answer).unwrap();
-        self.tracker.open(id, pid, token);
-        answer.identity.expect("it is told")
+        let response = self.client.post("/v1/sessions/register", &body);
+        let response: Registered = self.runtime.block_on(response).unwrap();
+        self.tracker.add(id, pid, token);
+        response.identity.expect("the response has an identity")
     }
 
-    /// No two sessions share one.
+    /// A token that no other session has.
     fn next_token(&self) -> Token {
         Token::parse(&format!("{:064x}", self.tracker.registered() + 1)).unwrap()
     }
 
-    /// Some numbers whose first owner was registered and replaced. `None` where numbers cannot be
-    /// chosen.
-    pub(crate) fn batch(&mut self, when: When) -> Option<Vec<Life>> {
+    /// Registers some processes, ends them and gives their pids to successors. `None` where pids
+    /// cannot be chosen.
+    pub(crate) fn batch(&mut self, when: When) -> Option<Vec<ReusedPid>> {
         self.batches += 1;
-        let ticks = if when == When::WithinTheTick { 0 } else { 2 };
-        let mut lives = Vec::new();
+        let ticks = if when == When::SameTick { 0 } else { 2 };
+        let mut reused = Vec::new();
         for number in 0..BATCH {
             let first = format!("{}-{number}", self.batches);
             let token = self.next_token();
@@ -124,71 +126,72 @@ impl Play {
                     start_time,
                     identity,
                 }) => {
-                    self.tracker.open(&first, pid, token);
-                    lives.push(Life {
+                    self.tracker.add(&first, pid, token);
+                    reused.push(ReusedPid {
                         same_tick: start_time == start_time_of(pid),
                         first: first.clone(),
                         pid,
                         identity,
                     });
                 }
-                // It went to a unrelated process, which proves nothing.
-                Err(error) if is(&error, Errno::EXIST) => self.tracker.open(&first, 0, token),
+                // An unrelated process got the pid, which proves nothing.
+                Err(error) if is(&error, Errno::EXIST) => self.tracker.add(&first, 0, token),
                 Err(error) if is(&error, Errno::PERM) && !is_root() => {
-                    skip(format_args!("no process under a chosen pid here: {error}"));
+                    skip(format_args!("pids cannot be chosen here: {error}"));
                     return None;
                 }
-                Err(error) => panic!("twins: {error}"),
+                Err(error) => panic!("pid reuse: {error}"),
             }
-            self.tracker.doom(&first, None);
+            self.tracker.expect_end(&first, None);
         }
-        Some(lives)
+        Some(reused)
     }
 
-    /// Waits for all that are doomed to be removed.
-    pub(crate) fn settle(&mut self) {
-        self.tracker.settle(&mut self.events);
+    /// Waits until all expected removals have been reported.
+    pub(crate) fn wait_for_removals(&mut self) {
+        self.tracker.wait_for_removals(&mut self.events);
     }
 
-    /// Returns when whatever has happened so far has been looked at for the last time: others have
-    /// ended later and were told of, until no look is left that could say anything new. With a quick
-    /// sweep, one whole sweep has passed as well: it lies between the ends of two of these others.
-    pub(crate) fn looked_at_for_the_last_time(&mut self) {
-        let looking = Deadline::after(LOOKED_AGAIN_FOR);
-        let mut seen = 0;
-        while seen < 2 || !looking.has_passed() {
+    /// Returns once the daemon has rechecked everything that happened so far. Until then, further
+    /// processes are ended and their removals awaited. With a quick sweep, a whole sweep lies
+    /// between two of these removals.
+    pub(crate) fn wait_for_rechecks(&mut self) {
+        let rechecking = Deadline::after(RECHECKED_FOR);
+        let mut removed = 0;
+        while removed < 2 || !rechecking.has_passed() {
             let pid = self.fork_server.start_one(IDLE).unwrap();
-            self.others += 1;
-            let id = format!("other {}", self.others);
+            self.later_deaths += 1;
+            let id = format!("later {}", self.later_deaths);
             self.register(&id, pid);
-            self.tracker.doom(&id, None);
+            self.tracker.expect_end(&id, None);
             kill(pid).unwrap();
-            self.tracker.settle_one(&mut self.events, &id);
+            self.tracker.wait_for_removal_of(&mut self.events, &id);
             self.fork_server.reap(pid).unwrap();
-            seen += 1;
+            removed += 1;
         }
     }
 
-    /// Those of the first owners that the daemon still lists.
-    pub(crate) fn probe_health(&self, lives: &[&Life]) -> BTreeSet<String> {
+    /// Returns the sessions of first owners that the daemon still lists.
+    pub(crate) fn still_listed(&self, reused: &[&ReusedPid]) -> BTreeSet<String> {
         let listed = self.daemon.list().into_iter().map(|it| it.session_id);
         let listed: BTreeSet<_> = listed.collect();
-        lives
+        reused
             .iter()
-            .map(|life| &life.first)
+            .map(|one| &one.first)
             .filter(|first| listed.contains(*first))
             .cloned()
             .collect()
     }
 
-    /// Ends the successors; with them go those who were taken for them.
-    pub(crate) fn end(&mut self, lives: &[Life]) {
-        for life in lives {
-            kill(life.pid).unwrap();
-            self.fork_server.reap(life.pid).unwrap();
+    /// Ends the successors. This also removes the sessions of first owners that were mistaken for
+    /// them.
+    pub(crate) fn end(&mut self, reused: &[ReusedPid]) {
+        for one in reused {
+            kill(one.pid).unwrap();
+            self.fork_server.reap(one.pid).unwrap();
         }
-        self.settle();
-        self.tracker.agree(&self.daemon);
+        self.wait_for_removals();
+        self.tracker.check_against(&self.daemon);
     }
 }
 
