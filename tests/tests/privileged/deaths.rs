@@ -132,10 +132,7 @@ fn a_pid_reused_while_the_daemon_is_stopped_is_another_process() {
             Ok(mut successor) => {
                 let token = daemon.register("successor", successor.pid().get());
                 // A later death, reported after all events of the first process.
-                let mut other = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
-                daemon.register("other", other.pid().get());
-                other.kill().unwrap();
-                events.removal_of("other");
+                events.removal_after_kill(&daemon, "other");
                 assert!(
                     daemon.accepts(&token),
                     "{sources}: the successor was mistaken for the first process"

@@ -8,6 +8,8 @@ use reaperd::clock::monotonic_ns;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
+use super::TestDaemon;
+use crate::test_process::TestProcess;
 use crate::wait::{Deadline, TIMEOUT};
 
 /// An event and its arrival on `CLOCK_MONOTONIC`.
@@ -93,6 +95,15 @@ impl Events {
             found.is_some()
         });
         found.expect("it has come")
+    }
+
+    /// Starts a process, registers it with this daemon as this session, kills it, and waits for the
+    /// removal.
+    pub fn removal_after_kill(&mut self, daemon: &TestDaemon, session: &str) -> Removal {
+        let mut test_process = TestProcess::start();
+        daemon.register(session, test_process.pid());
+        test_process.kill();
+        self.removal_of(session)
     }
 
     /// Waits for so many removals in all.
