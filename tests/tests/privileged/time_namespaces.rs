@@ -47,7 +47,7 @@ fn check_death_report(offsets: Offsets, source: &str) {
     while found_by.last().is_none_or(|last| last != source) {
         assert!(found_by.len() < DEATHS, "{source}: found by {found_by:?}");
         let session = format!("dying-{}", found_by.len());
-        let removal = events.removal_after_kill(&daemon, &session).told;
+        let removal = events.removal_after_kill(&daemon, &session).data;
         assert_eq!(removal.cause, "exited");
         // Only events have a time of death.
         let is_event = ["netlink", "ebpf"].contains(&removal.source.as_deref().unwrap());

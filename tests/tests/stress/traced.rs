@@ -89,7 +89,7 @@ impl Harness {
     /// Waits for the removal and prints its evidence and source.
     fn wait_for_removal(&mut self, session: &str) -> Removal {
         let removal = self.events.removal_of(session);
-        let Removal { told: details, .. } = &removal;
+        let Removal { data: details, .. } = &removal;
         assert_eq!(details.cause, "exited", "{}: {details:?}", self.sources);
         println!(
             "evidence {:?}, source {:?}",
@@ -222,7 +222,7 @@ fn a_killed_init_of_a_pid_namespace_is_removed_though_it_waits_for_a_traced_proc
             eventually("a thread of it waits", || {
                 states_of(init).contains(&"S".into())
             });
-            if let Some(exit) = removal.told.exit {
+            if let Some(exit) = removal.data.exit {
                 assert_eq!(exit.signal, Some(9));
             }
             kill(tracer).unwrap();
