@@ -92,12 +92,7 @@ mod clock;
 mod daemon;
 mod engine;
 mod exit_watcher;
-#[cfg(all(
-    any(test, fuzzing),
-    target_os = "linux",
-    feature = "ebpf",
-    feature = "cli"
-))]
+#[cfg(all(feature = "cli", feature = "ebpf", target_os = "linux"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod hook_threads;

@@ -7,6 +7,7 @@ pub mod expect;
 pub mod fork_server;
 pub mod libtest;
 mod processes;
+pub mod raw_http;
 #[cfg(target_os = "linux")]
 pub mod scale;
 pub mod sys;

@@ -300,7 +300,7 @@ fn load_program() -> std::io::Result<OwnedFd> {
 
 #[test]
 fn the_connector_acknowledges_a_listener_where_expected() {
-    let joined = Connector::join().and_then(|it| Ok((it.ask(Operation::Listen)?, it)));
+    let joined = Connector::join().and_then(|it| Ok((it.request(Operation::Listen)?, it)));
     let seen = match &joined {
         Ok((true, _)) => State::Up,
         Ok((false, _)) => State::down("no-ack"),

@@ -71,7 +71,7 @@ fn every_source_works_or_has_a_reason_and_working_sources_report_deaths() {
         let token = daemon.register(&session, test_process.pid().get());
         assert!(daemon.accepts(&token));
         test_process.kill().unwrap();
-        let removal = events.removal_of(&session).told;
+        let removal = events.removal_of(&session).data;
         assert_eq!(removal.cause, "exited");
         check_detection_time(&removal);
         let source = removal.source.as_deref().unwrap();
@@ -112,10 +112,7 @@ fn each_working_source_alone_finds_a_death() {
             }
             assert!(found_by.len() < DEATHS, "{source}: found by {found_by:?}");
             let session = format!("dying-{}", found_by.len());
-            let mut test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
-            daemon.register(&session, test_process.pid().get());
-            test_process.kill().unwrap();
-            let removal = events.removal_of(&session).told;
+            let removal = events.removal_after_kill(&daemon, &session).data;
             assert_eq!(removal.cause, "exited");
             check_detection_time(&removal);
             found_by.push(removal.source.unwrap());

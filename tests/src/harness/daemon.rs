@@ -1,5 +1,4 @@
-//! The real daemon as a child process, for tests of what users run: its socket in a private folder
-//! of its own, its events with the time at which each came, and an end that leaves nothing.
+//! The real daemon as a child process, with its socket in a private folder.
 #![expect(
     clippy::missing_panics_doc,
     clippy::unwrap_used,
@@ -35,7 +34,7 @@ fn stops_within() -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// A running daemon. Dropped, it is killed; a test that went well ends with [`Self::stop`].
+/// A running daemon. Dropped, it is killed; a test that succeeds ends with [`Self::stop`].
 pub struct TestDaemon {
     child: Child,
     client: Client,
@@ -44,7 +43,7 @@ pub struct TestDaemon {
 }
 
 impl TestDaemon {
-    /// One with these flags, serving.
+    /// Starts one with these flags and waits until it serves.
     pub fn start(arguments: &[&str]) -> Self {
         Launch::with(arguments).start()
     }
@@ -53,20 +52,20 @@ impl TestDaemon {
         self.folder.path().join("s.sock")
     }
 
-    /// The process that was started: the daemon, unless it was started through another command
-    /// that stays.
+    /// The process that was started: the daemon, or the command it was started through, if that does
+    /// not execute the daemon.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// All that it has said.
+    /// Everything that it has printed.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
     /// Waits until it serves.
     pub fn serves(&mut self) {
-        within(TIMEOUT, "the daemon answers", || {
+        within(TIMEOUT, "the daemon responds", || {
             let ended = self.ended();
             assert!(ended.is_none(), "it ended: {ended:?}\n{}", self.log());
             self.get::<Version>("/v1/version").is_ok()
@@ -78,7 +77,7 @@ impl TestDaemon {
         self.runtime.block_on(self.client.get(target))
     }
 
-    /// Reads a resource, if that is possible so soon.
+    /// Reads a resource within this time.
     pub fn get_within<T: serde::de::DeserializeOwned>(
         &self,
         limit: Duration,
@@ -88,7 +87,7 @@ impl TestDaemon {
         self.runtime.block_on(client.get(target))
     }
 
-    /// Registers a session of this id for the process.
+    /// Registers a session with this id for the process.
     pub fn try_register(&self, id: &str, pid: u32) -> Result<Token, ClientError> {
         self.try_register_with(id, pid, Value::default())
     }
@@ -101,7 +100,7 @@ impl TestDaemon {
         mut details: Value,
     ) -> Result<Token, ClientError> {
         let mut bytes = [0; 32];
-        // Any token is as good as another, as long as no two sessions share one.
+        // Any token will do that no other session has.
         let tail = &id.as_bytes()[id.len().saturating_sub(28)..];
         bytes[..tail.len()].copy_from_slice(tail);
         bytes[28..].copy_from_slice(&pid.to_ne_bytes());
@@ -123,7 +122,7 @@ impl TestDaemon {
             .unwrap_or_else(|error| panic!("register {id} for {pid}: {error}\n{}", self.log()))
     }
 
-    /// Registers one session for each, named by its number.
+    /// Registers a session for each process, with the id of [`session_of`].
     pub fn register_all(&self, pids: impl IntoIterator<Item = u32>) {
         for pid in pids {
             self.register(&session_of(pid), pid);
@@ -139,19 +138,19 @@ impl TestDaemon {
         self.list().iter().any(|session| session.session_id == id)
     }
 
-    /// Whether this token is that of a live session, if the daemon answers.
+    /// Whether this token resolves to a session; an error if the daemon does not respond.
     pub fn resolves(&self, token: &Token) -> Result<bool, ClientError> {
-        let answer = self
+        let response = self
             .runtime
             .block_on(self.client.get_as::<Value>(token, "/v1/sessions/me"));
-        match answer {
+        match response {
             Ok(_) => Ok(true),
             Err(ClientError::Problem { status: 401, .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// As above; no answer fails the test.
+    /// As above; an error fails the test.
     pub fn accepts(&self, token: &Token) -> bool {
         self.resolves(token)
             .unwrap_or_else(|error| panic!("resolve: {error}"))
@@ -161,10 +160,10 @@ impl TestDaemon {
         self.get("/v1/sources").unwrap()
     }
 
-    /// Waits until this source says that it works, or why it does not.
+    /// Waits until this source is reported to work, or to be down; returns the reason then.
     pub fn settled(&self, source: &str) -> Result<(), String> {
         let mut state = Ok(());
-        eventually("the source says how it is", || {
+        eventually("the source has a final state", || {
             let report = self.sources();
             let report = report.sources.iter().find(|one| one.source == source);
             let report = report.unwrap_or_else(|| panic!("{source} is not reported"));
@@ -187,7 +186,7 @@ impl TestDaemon {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Has it not run any more, and returns when it really does not.
+    /// Stops it, and returns when it has stopped.
     pub fn suspend(&self) {
         use rustix::process::{WaitId, WaitIdOptions, waitid};
         self.signal(Signal::STOP);
@@ -201,7 +200,7 @@ impl TestDaemon {
         self.signal(Signal::CONT);
     }
 
-    /// Kills it without a warning, and starts another one in its place.
+    /// Kills it with SIGKILL and starts another one on the same socket.
     pub fn replaced_by(mut self, launch: &Launch) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -215,7 +214,7 @@ impl TestDaemon {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits for its end and answers with the status.
+    /// Waits for its end and returns the status.
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         eventually("the daemon ends", || {
@@ -225,13 +224,13 @@ impl TestDaemon {
         status.unwrap()
     }
 
-    /// Stops it as a service manager does. It must end in time, in order, and leave nothing.
+    /// Ends it as a service manager does. It must exit in time, with success, and leave no socket.
     pub fn stop(self) {
         self.signal(Signal::TERM);
         self.stopped();
     }
 
-    /// As [`Self::stop`], after somebody else has told it to stop.
+    /// As [`Self::stop`], for a daemon that has already got its signal.
     pub fn stopped(mut self) {
         let mut status = None;
         within(stops_within(), "the daemon ends after SIGTERM", || {
@@ -240,7 +239,7 @@ impl TestDaemon {
         });
         let log = self.log();
         assert!(status.unwrap().success(), "{status:?}\n{log}");
-        assert!(!self.socket().exists(), "it left its socket behind\n{log}");
+        assert!(!self.socket().exists(), "it left its socket\n{log}");
         assert!(!log.contains("panicked"), "{log}");
     }
 }
@@ -250,7 +249,7 @@ impl Drop for TestDaemon {
         if !matches!(self.child.try_wait(), Ok(None)) {
             return;
         }
-        // A daemon behind a command that stays goes with the group of that command's children.
+        // A daemon behind another command is a child of that command.
         for pid in children_of(self.child.id()) {
             kill_process(pid, Signal::KILL).unwrap_or_default();
         }
@@ -259,11 +258,11 @@ impl Drop for TestDaemon {
     }
 }
 
-/// The children of a process, as `/proc` tells.
+/// The children of a process, from `/proc`.
 pub fn children_of(pid: u32) -> Vec<Pid> {
     let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let numbers = list.split_whitespace().filter_map(|pid| pid.parse().ok());
-    numbers.filter_map(Pid::from_raw).collect()
+    let pids = list.split_whitespace().filter_map(|pid| pid.parse().ok());
+    pids.filter_map(Pid::from_raw).collect()
 }
 
 /// The id under which [`TestDaemon::register_all`] registers a process.
@@ -271,27 +270,27 @@ pub fn session_of(pid: u32) -> String {
     format!("pid-{pid}")
 }
 
-/// What `doctor` finds when it is run through this command and asks the daemon on this socket.
+/// The findings of `doctor` about the daemon on this socket, run through this command.
 pub fn doctor_through(prefix: &[&str], socket: &Path) -> Vec<Value> {
     let program = reaperd().to_str().unwrap();
-    let words: Vec<_> = prefix.iter().copied().chain([program]).collect();
-    let output = Command::new(words[0])
-        .args(&words[1..])
+    let command_line: Vec<_> = prefix.iter().copied().chain([program]).collect();
+    let output = Command::new(command_line[0])
+        .args(&command_line[1..])
         .args(["doctor", "--json", "--socket"])
         .arg(socket)
         .output()
-        .unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        .unwrap_or_else(|error| panic!("{command_line:?}: {error}"));
     let report: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {output:?}"));
     report["findings"].as_array().unwrap().clone()
 }
 
-/// Whether this program is to be had here.
+/// Whether this program is installed.
 pub fn has_program(name: &str) -> bool {
     program(name).is_some()
 }
 
-/// Where this program is, if it is to be had here.
+/// The path of this program, if it is installed.
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

@@ -1,9 +1,9 @@
-//! What this kernel and role are expected to offer, as the VM harness says it through the
-//! environment, and the checks that hold a test to it. The table itself is in
-//! `xtask/src/vm/matrix.rs`; outside a guest nothing is expected and every observation passes.
+//! What this kernel and role are expected to offer, and the checks of it. The VM harness passes the
+//! expectations in the environment, from the table in `xtask/src/vm/matrix.rs`. Outside a guest nothing
+//! is expected and every observation passes.
 //!
 //! * `REAPER_EXPECT`: `feature=up` or `feature=down:REASON`, separated by commas.
-//! * `REAPER_REQUIRE`: features whose absence fails a test that would else be skipped.
+//! * `REAPER_REQUIRE`: features whose absence fails a test instead of skipping it.
 //! * `REAPER_ROLE`: the role that this process was put into.
 #![expect(
     clippy::print_stdout,
@@ -16,13 +16,13 @@ use std::fmt;
 
 use reaperd::SourceStatus;
 
-/// What libtest's output must hold for a test to count as skipped.
+/// A line that begins with this marks a test as skipped.
 pub const SKIP_MARK: &str = "skipped: ";
 
-/// What a line of a test's output starts with that is a figure for `docs/kernel-figures.md`.
+/// A line that begins with this is a figure for `docs/kernel-figures.md`.
 pub const MEASURED_MARK: &str = "measured: ";
 
-/// Tells the reader of this run, and the page of all kernels, what was measured.
+/// Prints a measured figure, for the reader of this run and for the page of all kernels.
 pub fn measured(name: &str, value: impl fmt::Display) {
     println!("{MEASURED_MARK}{name} = {value}");
 }
@@ -31,7 +31,7 @@ pub fn measured(name: &str, value: impl fmt::Display) {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum State {
     Up,
-    /// Not available, and the one word that says why: an errno name or the like.
+    /// Not available, with the reason in one word: an errno name or the like.
     Down(String),
 }
 
@@ -55,26 +55,26 @@ pub fn role() -> Option<String> {
     env::var("REAPER_ROLE").ok().filter(|role| !role.is_empty())
 }
 
-/// What is expected of `feature` here; `None` where nobody wrote it down.
+/// The expected state of `feature` here, if the table has one.
 pub fn expected(feature: &str) -> Option<State> {
     parse(&env::var("REAPER_EXPECT").ok()?, feature)
 }
 
-/// Fails the test unless `feature` is in the expected state. An unexpected success fails too, and
-/// so does another reason than the expected one.
+/// Fails the test unless `feature` is in the expected state. An unexpected success fails it too, and
+/// so does another reason.
 pub fn check(feature: &str, seen: &State) {
     match expected(feature) {
         Some(expected) => assert_eq!(*seen, expected, "{feature}: seen (left), expected (right)"),
-        None => println!("{feature}={seen}; nothing is expected here"),
+        None => println!("{feature}={seen}; no expectation here"),
     }
 }
 
-/// Says why a test says nothing here.
+/// Prints why a test is skipped.
 pub fn skip(reason: impl fmt::Display) {
     println!("{SKIP_MARK}{reason}");
 }
 
-/// As above, for want of `feature`: where that is required, the test fails.
+/// As above, because `feature` is missing. A missing required feature fails the test.
 pub fn skip_without(feature: &str, reason: impl fmt::Display) {
     assert!(
         !is_required(feature),
@@ -83,8 +83,8 @@ pub fn skip_without(feature: &str, reason: impl fmt::Display) {
     skip(format_args!("{feature}: {reason}"));
 }
 
-/// Whether a test that needs `feature` may go on. Where it may not, the skip says so, unless
-/// the feature is required here: then it fails.
+/// Whether a test that needs `feature` can continue. If not, prints the skip; a missing required
+/// feature fails the test.
 pub fn available(feature: &str, seen: &State) -> bool {
     check(feature, seen);
     if *seen == State::Up {
@@ -94,20 +94,20 @@ pub fn available(feature: &str, seen: &State) -> bool {
     false
 }
 
-/// Whether a test of this source, which has said how it is, may go on.
+/// Whether a test of this source can continue.
 pub fn source_works(status: &SourceStatus) -> bool {
     let seen = source_state(status.works(), &status.reason);
     available(status.source.name(), &seen)
 }
 
-/// A source of the daemon's or the library's in the words of the matrix, by what it says of itself.
+/// The state of a source, with its reason as the matrix names it.
 pub fn source_state(works: bool, reason: &str) -> State {
     if works {
         return State::Up;
     }
-    let word = [
+    let name = [
         ("initial network", "ECONNREFUSED"),
-        // By design and not by the kernel's word, which would let us in.
+        // A decision of ours: the kernel would permit it.
         ("pid namespace of its own", "pid-namespace"),
         ("not in the initial", "no-ack"),
         ("CAP_NET_ADMIN is missing", "EPERM"),
@@ -115,10 +115,10 @@ pub fn source_state(works: bool, reason: &str) -> State {
     ]
     .into_iter()
     .find(|(text, _)| reason.contains(text));
-    State::down(word.map_or(reason, |(_, word)| word))
+    State::down(name.map_or(reason, |(_, name)| name))
 }
 
-/// Whether a test that needs `feature` may not do without it here.
+/// Whether a missing `feature` fails the test.
 pub fn is_required(feature: &str) -> bool {
     env::var("REAPER_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item == feature))
 }

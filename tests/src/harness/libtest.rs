@@ -14,7 +14,7 @@ pub enum Verdict {
     Failed(String),
 }
 
-/// Something that a piece of output says.
+/// Something that was read from the output.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Event {
     Started(String),
@@ -68,7 +68,7 @@ impl Reader {
         events
     }
 
-    /// The binary has ended, as `ended` says: what has no verdict by now has failed.
+    /// The binary has ended in this way: every test without a verdict has failed.
     pub fn finish(mut self, ended: &str) -> Vec<Event> {
         let mut events = Vec::new();
         if let Some(name) = self.pending.take() {
@@ -173,9 +173,9 @@ mod tests {
     }
 
     #[test]
-    fn noise_of_a_child_hides_no_verdict() {
+    fn output_of_a_child_does_not_hide_a_verdict() {
         let mut reader = reader();
-        reader.feed(b"test a ... daemon: listening\nlook at that, ok\nFAILED\n");
+        reader.feed(b"test a ... daemon: listening\nall is well, ok\nFAILED\n");
         let events = reader.finish("exit status: 101");
         assert_eq!(
             events.len(),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_ran_has_failed() {
+    fn a_test_that_never_ran_has_failed() {
         let mut reader = reader();
         reader.feed(b"test a ... ok\ntest b::c ... ");
         let events = reader.finish("signal: 9");

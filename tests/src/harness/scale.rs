@@ -1,6 +1,6 @@
-//! How much the long tests do: a bounded share, or all of it with `REAPER_TEST_SCALE=full`.
+//! How much the long tests do: a bounded part by default, all of it with `REAPER_TEST_SCALE=full`.
 
-/// Whether the whole of the long tests is asked for.
+/// Whether the long tests run in full.
 pub fn is_full() -> bool {
     std::env::var("REAPER_TEST_SCALE").is_ok_and(|scale| scale == "full")
 }

@@ -1,5 +1,5 @@
-//! The only unsafe code of the tests: system calls for which rustix has no safe wrapper. One call
-//! a function; what the calls mean is left to the caller.
+//! The only unsafe code of the tests: system calls for which rustix has no safe wrapper, one call a
+//! function.
 #![expect(unsafe_code, reason = "system calls without a safe wrapper")]
 
 pub mod exec_loop;
@@ -15,7 +15,7 @@ use rustix::thread::UnshareFlags;
 
 use crate::fork_server::{CUE, LAST_CUE};
 
-/// `BPF_MAP_CREATE` and `BPF_PROG_LOAD` of linux/bpf.h: both answer with a descriptor.
+/// `BPF_MAP_CREATE` and `BPF_PROG_LOAD` of linux/bpf.h: both return a descriptor.
 #[derive(Clone, Copy)]
 pub enum BpfCommand {
     MapCreate = 0,
@@ -28,18 +28,18 @@ pub fn unshare_namespaces(pid: bool, net: bool, mount: bool) -> io::Result<()> {
     flags.set(UnshareFlags::NEWPID, pid);
     flags.set(UnshareFlags::NEWNET, net);
     flags.set(UnshareFlags::NEWNS, mount);
-    // SAFETY: `unshare` is only unsafe with FILES, which would give this thread a descriptor table
-    // of its own; the flags above never hold it.
+    // SAFETY: `unshare` is only unsafe with FILES, which would give this thread a separate descriptor
+    // table; the flags above never contain it.
     unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(io::Error::from)
 }
 
-/// Has the children of this thread, and what it becomes, start in a new time namespace.
+/// Makes later children of this thread, and the program it executes, start in a new time namespace.
 pub fn unshare_time() -> io::Result<()> {
     // SAFETY: as above.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWTIME) }.map_err(io::Error::from)
 }
 
-/// `bpf(command, attributes)` for the two commands that make a descriptor.
+/// `bpf(command, attributes)` for the two commands that create a descriptor.
 ///
 /// `attributes` is the union of bpf(2) as words; pointers in it must outlive the call.
 pub fn bpf(command: BpfCommand, attributes: &mut [u64; 16]) -> io::Result<OwnedFd> {
@@ -57,16 +57,16 @@ pub fn bpf(command: BpfCommand, attributes: &mut [u64; 16]) -> io::Result<OwnedF
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel just made this descriptor for us, and nobody else knows it.
+    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The right to fork: only a process that has a single thread has it, because a child with a lock
-/// that some other thread held would wait for ever.
+/// The right to fork. Only a single-threaded process has it, because a child that inherits a lock held by
+/// another thread would wait for ever.
 pub struct Forker(());
 
 impl Forker {
-    /// To be asked for before anything starts a thread.
+    /// Fails if this process has more than one thread.
     pub fn of_this_process() -> io::Result<Self> {
         match std::fs::read_dir("/proc/self/task")?.count() {
             1 => Ok(Self(())),
@@ -76,9 +76,9 @@ impl Forker {
         }
     }
 
-    /// Runs `child` in a new process, which ends with code 0 behind it; answers its pid.
+    /// Runs `child` in a new process, which then exits with code 0; returns its pid.
     pub fn fork(&self, child: impl FnOnce()) -> io::Result<u32> {
-        // SAFETY: `self` says that there is no other thread whose state the child would inherit.
+        // SAFETY: `self` proves that there is no other thread whose state the child would inherit.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => {
@@ -89,11 +89,11 @@ impl Forker {
         }
     }
 
-    /// A process that does nothing until a signal ends it or this process ends; answers its pid,
-    /// which can be chosen: that needs Linux 5.5 and `CAP_CHECKPOINT_RESTORE` or `CAP_SYS_ADMIN`.
+    /// Starts a process that does nothing until a signal ends it or this process ends; returns its pid.
+    /// To choose the pid needs Linux 5.5 and `CAP_CHECKPOINT_RESTORE` or `CAP_SYS_ADMIN`.
     ///
-    /// It shares our memory, which it does not touch, so that there is nothing to copy and nothing
-    /// to tear down: no process begins and ends faster.
+    /// It shares our memory, which it does not touch. So nothing is copied and nothing is torn down: no
+    /// process starts and ends faster.
     pub fn fork_still(&self, pid: Option<Pid>) -> io::Result<u32> {
         /// `CLONE_ARGS_SIZE_VER1` of include/uapi/linux/sched.h, in words.
         const WORDS: usize = 10;
@@ -101,25 +101,25 @@ impl Forker {
         const EXIT_SIGNAL: usize = 4;
         const SET_TID: usize = 8;
         const SET_TID_SIZE: usize = 9;
-        let number = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
+        let chosen = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
         let mut request = [0_u64; WORDS];
         request[FLAGS] = u64::from(libc::CLONE_VM.cast_unsigned());
         request[EXIT_SIGNAL] = u64::from(libc::SIGCHLD.cast_unsigned());
         if pid.is_some() {
-            request[SET_TID] = (&raw const number).addr() as u64;
+            request[SET_TID] = (&raw const chosen).addr() as u64;
             request[SET_TID_SIZE] = 1;
         }
-        let answer = i32::try_from(clone_still(&request)).map_err(io::Error::other)?;
-        u32::try_from(answer).map_err(|_negative| io::Error::from_raw_os_error(-answer))
+        let result = i32::try_from(clone_still(&request)).map_err(io::Error::other)?;
+        u32::try_from(result).map_err(|_negative| io::Error::from_raw_os_error(-result))
     }
 }
 
-/// `clone3`, behind which the child asks for a signal at our death and sleeps until one comes.
-/// Answers the child's pid, or the error as a negative number.
+/// `clone3`. The child asks for a signal at our death and sleeps until one comes. Returns the child's
+/// pid, or the error as a negative number.
 #[cfg(target_arch = "x86_64")]
 fn clone_still(request: &[u64]) -> i64 {
-    let answer;
-    // SAFETY: the record has the size that is told, and what it points to is alive. The child
+    let result;
+    // SAFETY: the record has the given size, and what it points to is alive. The child
     // starts in the middle of this with all our registers and on our own memory, and stays here:
     // it makes calls without pointers, writes no memory, and has no signal handled, since those
     // that have a handler are not sent to it.
@@ -141,7 +141,7 @@ fn clone_still(request: &[u64]) -> i64 {
             kill = const libc::SIGKILL,
             prctl = const libc::SYS_prctl,
             pause = const libc::SYS_pause,
-            inlateout("rax") libc::SYS_clone3 => answer,
+            inlateout("rax") libc::SYS_clone3 => result,
             in("rdi") request.as_ptr(),
             in("rsi") size_of_val(request),
             out("rcx") _,
@@ -149,44 +149,43 @@ fn clone_still(request: &[u64]) -> i64 {
             options(nostack),
         );
     }
-    answer
+    result
 }
 
-/// The child's half is written for one kind of processor.
+/// The child's half exists for x86-64 only.
 #[cfg(not(target_arch = "x86_64"))]
 fn clone_still(_request: &[u64]) -> i64 {
     -i64::from(libc::ENOSYS)
 }
 
-/// Ends this process at once, from whichever thread: nothing is flushed, no handler runs.
+/// Ends this process at once, from any thread: nothing is flushed, no handler runs.
 pub fn end_process(code: u8) -> ! {
-    // SAFETY: takes no pointer; what a parent has to flush is not flushed twice.
+    // SAFETY: takes no pointer; buffers of a parent are not flushed twice.
     unsafe { libc::_exit(i32::from(code)) }
 }
 
-/// Ends this thread alone: its process lives on, even if this was the first one.
+/// Ends this thread alone: the process continues, even if this was the main thread.
 pub fn end_thread() -> ! {
     loop {
-        // SAFETY: the call touches no memory. Nothing of this thread is used after it, and what it
-        // owns is leaked, not freed under somebody's feet.
+        // SAFETY: the call touches no memory. Nothing of this thread is used after it, and what it owns
+        // is leaked, so that no other thread loses it.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
 }
 
-/// Has the signals that are cues wait until somebody asks for them: in this thread and in whatever
-/// it starts.
+/// Blocks the signals that are cues, in this thread and in what it starts, until [`wait_for`].
 pub fn block_cues() {
     let cues = set_of(&[CUE, LAST_CUE]);
     // SAFETY: reads the set, which is initialised, and writes through no pointer.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const cues, ptr::null_mut()) };
 }
 
-/// Waits for a signal that [`block_cues`] holds back.
+/// Waits for a signal that [`block_cues`] blocks.
 pub fn wait_for(cue: Signal) {
     let set = set_of(&[cue]);
     let mut came = 0;
     // Only a set without valid signals is refused.
-    // SAFETY: reads the set, which is initialised, and writes the number to a place of ours.
+    // SAFETY: reads the set, which is initialised, and writes the signal to a local variable.
     unsafe { libc::sigwait(&raw const set, &raw mut came) };
 }
 
@@ -202,14 +201,14 @@ fn set_of(signals: &[Signal]) -> libc::sigset_t {
     unsafe { set.assume_init() }
 }
 
-/// Has the kernel collect children that end, instead of keeping them as zombies.
+/// Makes the kernel reap children that end, instead of keeping them as zombies.
 pub fn ignore_children() {
     // SAFETY: no handler is installed, so no code of ours runs in signal context.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
-/// Traces a thread without stopping it (`PTRACE_SEIZE`). Once it ends it stays until this thread
-/// waits for it or ends.
+/// Traces a thread without stopping it (`PTRACE_SEIZE`). Once it exits, it stays a zombie until this
+/// thread waits for it or ends.
 pub fn seize(thread: Pid) -> io::Result<()> {
     // SAFETY: this request reads no memory: the address must be null, and the data is a set of
     // options, here empty.
@@ -235,8 +234,8 @@ pub fn sleep_for_ever() -> ! {
     }
 }
 
-/// Has the kernel drop whatever is meant for this socket, for good: a classic filter that passes
-/// nothing (`BPF_RET | BPF_K`, 0), locked, so that no other can take its place.
+/// Makes the kernel drop everything for this socket, for good: attaches a classic filter that passes
+/// nothing (`BPF_RET | BPF_K`, 0), and locks it, so that no other can replace it.
 pub fn silence(socket: BorrowedFd<'_>) -> io::Result<()> {
     let mut pass_nothing = [libc::sock_filter {
         code: 0x06,
@@ -254,8 +253,8 @@ pub fn silence(socket: BorrowedFd<'_>) -> io::Result<()> {
 
 fn set_socket_option<T>(socket: BorrowedFd<'_>, option: i32, value: &T) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
-    // SAFETY: the kernel reads `length` bytes of `value`, and for a filter the one instruction that
-    // its pointer leads to, which the only caller keeps alive; it copies both.
+    // SAFETY: the kernel reads `length` bytes of `value`, and for a filter the one instruction behind
+    // its pointer, which the only caller keeps alive; it copies both.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -271,10 +270,10 @@ fn set_socket_option<T>(socket: BorrowedFd<'_>, option: i32, value: &T) -> io::R
     }
 }
 
-/// Puts another open file behind a descriptor that somebody else in this process owns: to the owner
-/// it looks as if what was there had lost its effect. The owner still closes it, once.
+/// Replaces the open file of a descriptor that other code in this process owns: to the owner its file
+/// seems to have lost its effect. The owner still closes the descriptor, once.
 pub fn put_behind(descriptor: RawFd, file: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: touches no memory, and the number stays an open descriptor throughout.
+    // SAFETY: touches no memory, and the descriptor stays open throughout.
     match unsafe { libc::dup3(file.as_raw_fd(), descriptor, libc::O_CLOEXEC) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

@@ -169,7 +169,7 @@ fn run_keeps_the_pid_and_gives_the_command_its_session() {
 
     let mut events = daemon.events();
     running.0.kill().unwrap();
-    assert_eq!(events.removal_of(id).told.cause, "exited");
+    assert_eq!(events.removal_of(id).data.cause, "exited");
     assert!(!daemon.accepts(&token));
     daemon.stop();
 }

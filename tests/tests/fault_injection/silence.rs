@@ -204,15 +204,15 @@ fn unsubscribing_too_often_elsewhere_does_not_silence_the_connector_for_good() {
     };
     fixture.wait_until_finds_deaths();
     let unrelated = Connector::join().unwrap();
-    assert!(unrelated.ask(Operation::Listen).unwrap());
+    assert!(unrelated.request(Operation::Listen).unwrap());
     if kernel_before(6, 6) {
         // Sockets that were closed without unsubscribing still count.
-        while unrelated.ask(Operation::Ignore).unwrap() {}
+        while unrelated.request(Operation::Ignore).unwrap() {}
         fixture.check_recovery("two of our own threads in a row");
         return;
     }
     for _ in 0..3 {
-        unrelated.ask(Operation::Ignore).unwrap();
+        unrelated.request(Operation::Ignore).unwrap();
     }
     let mut canaries = Vec::new();
     eventually("two more canaries are received", || {

@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use reaper_tests::daemon::{has_program, reaperd};
 use reaper_tests::expect::skip;
+use reaper_tests::raw_http;
 use reaperd::registry::Token;
 use serde_json::{Value, json};
 
@@ -146,19 +147,12 @@ fn register_from_inside(socket: &Path, mut body: Value) -> Value {
 
 fn ask(socket: &Path, line: &str, fields: &str, body: &str) -> (u16, Value) {
     let mut stream = UnixStream::connect(socket).unwrap();
-    let length = body.len();
-    let request = format!(
-        "{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\
-         Content-Length: {length}\r\n\r\n{body}"
-    );
+    let request = raw_http::request(line, fields, body);
     stream.write_all(request.as_bytes()).unwrap();
     let mut response = String::new();
     stream.read_to_string(&mut response).unwrap();
-    let (head, body) = response.split_once("\r\n\r\n").unwrap();
-    (
-        head[9..12].parse().unwrap(),
-        serde_json::from_str(body).unwrap(),
-    )
+    let (status, body) = raw_http::parse(&response).unwrap();
+    (status, serde_json::from_str(body).unwrap())
 }
 
 /// The pid of a process in its own namespace.

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use reaper_tests::daemon::sources_of_this_run;
+use reaper_tests::raw_http;
 pub(crate) use reaper_tests::test_process::TestProcess;
 pub(crate) use reaper_tests::wait::eventually;
 use reaperd::testkit::clock::monotonic_ns;
@@ -91,13 +92,9 @@ impl Daemon {
         fields: &str,
         body: &str,
     ) -> (u16, Value) {
-        let length = body.len();
-        let response = self.raw(format!(
-            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\
-             Content-Length: {length}\r\n\r\n{body}"
-        ));
-        let (head, body) = response.split_once("\r\n\r\n").unwrap();
-        let status = head[9..12].parse().unwrap();
+        let line = format!("{method} {target}");
+        let response = self.raw(raw_http::request(&line, fields, body));
+        let (status, body) = raw_http::parse(&response).unwrap();
         (status, serde_json::from_str(body).unwrap())
     }
 

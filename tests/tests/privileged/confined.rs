@@ -36,7 +36,7 @@ fn check_kill_is_reported(
     let mut events = daemon.events();
     daemon.register("dying", pid);
     test_process.kill().unwrap();
-    let removal = events.removal_of("dying").told;
+    let removal = events.removal_of("dying").data;
     assert_eq!(removal.cause, "exited");
     assert!(
         by.contains(&removal.source.as_deref().unwrap()),
@@ -126,7 +126,7 @@ fn in_a_pid_namespace_pidfd_and_sweep_work_and_doctor_reports_what_is_missing() 
     for pid in children_of(inner.id()) {
         kill_process(pid, Signal::KILL).unwrap();
     }
-    let removal = events.removal_of(&session.session_id).told;
+    let removal = events.removal_of(&session.session_id).data;
     assert_eq!(
         (removal.cause.as_str(), removal.source.as_deref()),
         ("exited", Some("pidfd"))

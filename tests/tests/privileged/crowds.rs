@@ -26,7 +26,7 @@ fn two_thousand_killed_processes_are_removed_with_one_event_each() {
     let left: BTreeSet<_> = daemon.list().into_iter().map(|it| it.session_id).collect();
     assert_eq!(left, controls.sessions());
     daemon.stop();
-    events.told_once_each(&dead);
+    events.check_each_removed_once(&dead);
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn deaths_while_the_daemon_is_stopped_are_reported_when_it_continues() {
         let mut dying = Crowd::start(50).unwrap();
         daemon.register_all(controls.pids().chain(dying.pids()));
         let dead = dying.sessions();
-        // Many processes take seconds, so in a bounded run only `auto` gets the full number.
+        // Many processes take seconds, so only `auto` gets the full number in a bounded run.
         let unrelated = if sources == "auto" {
             5_000
         } else {
@@ -57,6 +57,6 @@ fn deaths_while_the_daemon_is_stopped_are_reported_when_it_continues() {
         let left: BTreeSet<_> = daemon.list().into_iter().map(|it| it.session_id).collect();
         assert_eq!(left, controls.sessions(), "{sources}");
         daemon.stop();
-        events.told_once_each(&dead);
+        events.check_each_removed_once(&dead);
     }
 }

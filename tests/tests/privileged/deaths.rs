@@ -28,7 +28,7 @@ fn each_source_reports_a_kill_with_cause_source_and_time() {
         let token = daemon.register("dying", test_process.pid().get());
         assert!(daemon.lists("dying") && daemon.accepts(&token));
         test_process.kill().unwrap();
-        let removal = events.removal_of("dying").told;
+        let removal = events.removal_of("dying").data;
         assert!(!daemon.lists("dying") && !daemon.accepts(&token));
 
         assert_eq!(removal.session.pid, test_process.pid().get());
@@ -67,8 +67,8 @@ fn the_probe_reports_a_large_process_and_since_6_16_before_its_pidfd_is_readable
         hog.kill().unwrap();
         let removal = events.removal_of(&session);
         let readable_ns = watched.join().unwrap();
-        assert_eq!(removal.told.source.as_deref(), Some("ebpf"));
-        assert_eq!(removal.told.evidence.as_deref(), Some("group_dead"));
+        assert_eq!(removal.data.source.as_deref(), Some("ebpf"));
+        assert_eq!(removal.data.evidence.as_deref(), Some("group_dead"));
         let ahead = i128::from(readable_ns) - i128::from(removal.at_ns);
         println!("{} us ahead of the pidfd", ahead / 1000);
         earlier += i32::from(ahead > 0);
@@ -132,10 +132,7 @@ fn a_pid_reused_while_the_daemon_is_stopped_is_another_process() {
             Ok(mut successor) => {
                 let token = daemon.register("successor", successor.pid().get());
                 // A later death, reported after all events of the first process.
-                let mut other = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
-                daemon.register("other", other.pid().get());
-                other.kill().unwrap();
-                events.removal_of("other");
+                events.removal_after_kill(&daemon, "other");
                 assert!(
                     daemon.accepts(&token),
                     "{sources}: the successor was mistaken for the first process"

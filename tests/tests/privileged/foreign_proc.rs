@@ -66,7 +66,7 @@ fn unrelated_death_removes_nothing(sources: &str, with_pidfds: bool) {
     check_warnings(&daemon);
 
     fork_server.end(shared_pid).unwrap();
-    let removal = events.removal_of("inner").told;
+    let removal = events.removal_of("inner").data;
     assert_eq!(removal.cause, "exited");
     assert!(!daemon.accepts(&token));
     drop(events);

@@ -3,11 +3,10 @@
 
 use std::path::Path;
 
-use reaper_tests::daemon::{Launch, children_of, reaperd};
+use reaper_tests::daemon::{Launch, children_of};
 use reaper_tests::expect;
 use reaper_tests::time_namespace::Offsets;
 use reaperd::testkit::conformance::kernel_before;
-use reaperd::testkit::test_process::{Kind, TestProcess};
 use rustix::process::{Signal, kill_process};
 
 use super::{root_with, works};
@@ -48,10 +47,7 @@ fn check_death_report(offsets: Offsets, source: &str) {
     while found_by.last().is_none_or(|last| last != source) {
         assert!(found_by.len() < DEATHS, "{source}: found by {found_by:?}");
         let session = format!("dying-{}", found_by.len());
-        let mut test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
-        daemon.register(&session, test_process.pid().get());
-        test_process.kill().unwrap();
-        let removal = events.removal_of(&session).told;
+        let removal = events.removal_after_kill(&daemon, &session).data;
         assert_eq!(removal.cause, "exited");
         // Only events have a time of death.
         let is_event = ["netlink", "ebpf"].contains(&removal.source.as_deref().unwrap());

@@ -42,7 +42,7 @@ fn only_exits_of_watched_processes_and_acknowledgements_pass_the_filter() {
         Err(error) => return skip_without("netlink", format_args!("no connector socket: {error}")),
     };
     program(&mut ebpf).attach(&connector).unwrap();
-    match connector.ask(Operation::Listen) {
+    match connector.request(Operation::Listen) {
         Ok(acknowledged) => assert!(acknowledged, "the acknowledgement did not pass"),
         Err(error) => return skip_without("netlink", format_args!("cannot subscribe: {error}")),
     }

@@ -29,21 +29,40 @@ fn monotonic_ns() -> u64 {
     u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap()
 }
 
+/// Starts a test process that the probe watches.
+fn watched(probe: &mut Probe, kind: Kind) -> TestProcess {
+    let test_process = TestProcess::spawn(kind);
+    probe.watch(test_process.pid(), test_process.start_ticks);
+    test_process
+}
+
+fn death_of(probe: &Probe, test_process: &TestProcess) -> Option<GroupDeath> {
+    let pid = test_process.pid();
+    probe.entry(pid).death(pid)
+}
+
+/// Checks that the probe has neither marked the process nor sent a record.
+fn check_no_death(probe: &mut Probe, test_process: &TestProcess) {
+    assert_eq!(
+        probe.entry(test_process.pid()),
+        WatchEntry::watching(test_process.start_ticks)
+    );
+    assert_eq!(probe.drain(), []);
+}
+
 /// Checks that a kill is marked in the map and sent to the ring once, with exit code, start time
 /// and time of death.
 fn check_kill_is_marked(probe: &mut Probe) {
-    let mut test_process = TestProcess::spawn(Kind::Sleep);
-    let pid = test_process.pid();
-    probe.watch(pid, test_process.start_ticks);
-    assert_eq!(probe.entry(pid).death(pid), None);
+    let mut test_process = watched(probe, Kind::Sleep);
+    assert_eq!(death_of(probe, &test_process), None);
     let before = monotonic_ns();
     test_process.kill();
-    eventually("the mark", || probe.entry(pid).death(pid).is_some());
-    let death = probe.entry(pid).death(pid).unwrap();
+    eventually("the mark", || death_of(probe, &test_process).is_some());
+    let death = death_of(probe, &test_process).unwrap();
     assert_eq!(
         death,
         GroupDeath {
-            tgid: pid,
+            tgid: test_process.pid(),
             exit_code: 9,
             start_ticks: test_process.start_ticks,
             died_at_ns: death.died_at_ns,
@@ -73,35 +92,23 @@ fn a_killed_process_is_marked_with_code_and_time() {
 #[test]
 fn an_ordinary_exit_is_marked_with_its_status() {
     let Some(mut probe) = attached() else { return };
-    let mut test_process = TestProcess::spawn(Kind::Exit { code: 7 });
-    probe.watch(test_process.pid(), test_process.start_ticks);
+    let mut test_process = watched(&mut probe, Kind::Exit { code: 7 });
     test_process.finish();
-    let death = probe
-        .entry(test_process.pid())
-        .death(test_process.pid())
-        .expect("a process is marked before it can be reaped");
+    let death =
+        death_of(&probe, &test_process).expect("a process is marked before it can be reaped");
     assert_eq!(death.exit_code, 7 << 8);
 }
 
 #[test]
 fn a_leader_that_exits_first_is_not_a_death() {
     let Some(mut probe) = attached() else { return };
-    let mut test_process = TestProcess::spawn(Kind::LeaderFirst);
-    let pid = test_process.pid();
-    probe.watch(pid, test_process.start_ticks);
+    let mut test_process = watched(&mut probe, Kind::LeaderFirst);
     test_process.cue();
     test_process.expect("leader left");
-    assert_eq!(stat_field(pid, 3).unwrap(), "Z");
-    assert_eq!(
-        probe.entry(pid),
-        WatchEntry::watching(test_process.start_ticks)
-    );
-    assert_eq!(probe.drain(), []);
+    assert_eq!(stat_field(test_process.pid(), 3).unwrap(), "Z");
+    check_no_death(&mut probe, &test_process);
     test_process.finish();
-    let death = probe
-        .entry(pid)
-        .death(pid)
-        .expect("the last thread has ended");
+    let death = death_of(&probe, &test_process).expect("the last thread has ended");
     // Before 6.1 the exit code is the leader's: 0.
     assert!([7 << 8, 0].contains(&death.exit_code), "{death:?}");
     assert_eq!(probe.drain(), [death]);
@@ -110,36 +117,21 @@ fn a_leader_that_exits_first_is_not_a_death() {
 #[test]
 fn exec_by_a_worker_is_not_a_death() {
     let Some(mut probe) = attached() else { return };
-    let mut test_process = TestProcess::spawn(Kind::WorkerExec);
-    let pid = test_process.pid();
-    probe.watch(pid, test_process.start_ticks);
+    let mut test_process = watched(&mut probe, Kind::WorkerExec);
     test_process.cue();
-    test_process.expect(&format!("ready {pid}"));
-    assert_eq!(
-        probe.entry(pid),
-        WatchEntry::watching(test_process.start_ticks)
-    );
-    assert_eq!(probe.drain(), []);
+    test_process.expect(&format!("ready {}", test_process.pid()));
+    check_no_death(&mut probe, &test_process);
     test_process.finish();
-    let death = probe
-        .entry(pid)
-        .death(pid)
-        .expect("the start time is the same after exec");
+    let death = death_of(&probe, &test_process).expect("the start time is the same after exec");
     assert_eq!(death.exit_code, 0);
 }
 
 #[test]
 fn thread_exits_of_a_watched_process_send_no_record() {
     let Some(mut probe) = attached() else { return };
-    let mut test_process = TestProcess::spawn(Kind::ThreadChurn { threads: 8 });
-    let pid = test_process.pid();
-    probe.watch(pid, test_process.start_ticks);
+    let mut test_process = watched(&mut probe, Kind::ThreadChurn { threads: 8 });
     test_process.expect("churned");
-    assert_eq!(probe.drain(), []);
-    assert_eq!(
-        probe.entry(pid),
-        WatchEntry::watching(test_process.start_ticks)
-    );
+    check_no_death(&mut probe, &test_process);
     test_process.finish();
     assert_eq!(probe.drain().len(), 1);
 }
@@ -195,18 +187,11 @@ fn with_a_full_ring_every_death_is_still_marked() {
     let Some(mut probe) = Probe::attached(Variant::Btf, page) else {
         return;
     };
-    let mut test_processes: Vec<_> = (0..300).map(|_| TestProcess::spawn(Kind::Sleep)).collect();
-    for test_process in &test_processes {
-        probe.watch(test_process.pid(), test_process.start_ticks);
-    }
+    let start = || watched(&mut probe, Kind::Sleep);
+    let mut test_processes: Vec<_> = std::iter::repeat_with(start).take(300).collect();
     test_processes.iter_mut().for_each(TestProcess::kill);
     test_processes.iter_mut().for_each(TestProcess::reap);
-    let is_unmarked = |test_process: &&TestProcess| {
-        probe
-            .entry(test_process.pid())
-            .death(test_process.pid())
-            .is_none()
-    };
+    let is_unmarked = |test_process: &&TestProcess| death_of(&probe, test_process).is_none();
     let unmarked = test_processes.iter().filter(is_unmarked).count() as u64;
     assert!(unmarked <= probe.misses(), "{unmarked} are not marked");
     let records: HashSet<u32> = probe.drain().iter().map(|death| death.tgid).collect();

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use reaper_registry::Token;
 use reaper_tests::daemon::{Events, Launch, TestDaemon, children_of};
 use reaper_tests::expect::{self, measured, skip};
-use reaper_tests::fork_server::{Answer, ForkServer};
+use reaper_tests::fork_server::{ForkServer, Response};
 use reaper_tests::time_namespace::Offsets;
 use reaper_tests::wait::eventually;
 use reaperd::client::Deregistered;
@@ -131,7 +131,7 @@ impl Fixture {
             }
             Err(error) => panic!("{error}\n{}", self.daemon.log()),
         };
-        for Answer { status, body } in &responses {
+        for Response { status, body } in &responses {
             assert_eq!(*status, 200, "{body}");
             assert_eq!(body["identity"], "pidfd", "{body}");
         }
@@ -153,7 +153,7 @@ impl Fixture {
     }
 
     fn wait_for_removal(&mut self, session: &str) -> Deregistered {
-        let removal = self.events.removal_of(session).told;
+        let removal = self.events.removal_of(session).data;
         assert!(
             removal.cause == "exited" || removal.cause == "pid_reused",
             "{removal:?}"

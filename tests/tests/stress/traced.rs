@@ -54,6 +54,24 @@ fn with_each_source(with_event: &[&str], mut scenario: impl FnMut(&mut Harness))
     }
 }
 
+/// Runs a scenario with a daemon of each set of sources and a process under this debugger.
+fn under(
+    name: &str,
+    attach: fn(u32) -> Tracer,
+    mut scenario: impl FnMut(&mut Harness, u32, &mut Tracer),
+) {
+    if !can_trace_with(name) {
+        return;
+    }
+    with_each_source(&["ebpf", "netlink"], |harness| {
+        let kind = Kind::Threads { number: THREADS };
+        let process = harness.fork_server.start_one(kind).unwrap();
+        harness.daemon.register("traced", process);
+        let mut debugger = attach(process);
+        scenario(harness, process, &mut debugger);
+    });
+}
+
 struct Harness {
     sources: &'static str,
     daemon: TestDaemon,
@@ -71,7 +89,7 @@ impl Harness {
     /// Waits for the removal and prints its evidence and source.
     fn wait_for_removal(&mut self, session: &str) -> Removal {
         let removal = self.events.removal_of(session);
-        let Removal { told: details, .. } = &removal;
+        let Removal { data: details, .. } = &removal;
         assert_eq!(details.cause, "exited", "{}: {details:?}", self.sources);
         println!(
             "evidence {:?}, source {:?}",
@@ -100,6 +118,16 @@ impl Harness {
             self.sources
         );
     }
+
+    /// Checks that the session of a traced process stays when the leader exits, and is removed when
+    /// the other threads are killed.
+    fn check_leader_exit(&mut self, process: u32) {
+        signal(process, CUE).unwrap();
+        wait_for_leader_exit(process);
+        self.stays_listed("traced");
+        kill(process).unwrap();
+        self.wait_for_removal("traced");
+    }
 }
 
 #[test]
@@ -122,67 +150,36 @@ fn a_process_stays_while_its_traced_threads_live_though_its_leader_has_exited() 
     with_each_source(&["ebpf", "netlink"], |harness| {
         let [tracer, process] = harness.traced(Kind::Traced { threads: THREADS });
         harness.daemon.register("traced", process);
-        signal(process, CUE).unwrap();
-        wait_for_leader_exit(process);
-        harness.stays_listed("traced");
-        kill(process).unwrap();
-        harness.wait_for_removal("traced");
+        harness.check_leader_exit(process);
         kill(tracer).unwrap();
     });
 }
 
 #[test]
 fn under_gdb_at_its_prompt_a_killed_process_is_removed() {
-    if !can_trace_with("gdb") {
-        return;
-    }
-    with_each_source(&["ebpf", "netlink"], |harness| {
-        let kind = Kind::Threads { number: THREADS };
-        let process = harness.fork_server.start_one(kind).unwrap();
-        harness.daemon.register("traced", process);
-        let gdb = Tracer::gdb(process);
+    under("gdb", Tracer::gdb, |harness, process, _gdb| {
         kill(process).unwrap();
         harness.wait_for_removal("traced");
-        drop(gdb);
     });
 }
 
 #[test]
 fn under_gdb_a_process_stays_while_its_threads_live_though_its_leader_has_exited() {
-    if !can_trace_with("gdb") {
-        return;
-    }
-    with_each_source(&["ebpf", "netlink"], |harness| {
-        let kind = Kind::Threads { number: THREADS };
-        let process = harness.fork_server.start_one(kind).unwrap();
-        harness.daemon.register("traced", process);
-        let mut gdb = Tracer::gdb(process);
+    under("gdb", Tracer::gdb, |harness, process, gdb| {
         gdb.type_in("handle SIGUSR1 nostop noprint pass");
         gdb.type_in("continue");
         eventually("the process runs under gdb", || {
             !states_of(process).contains(&"t".into())
         });
-        signal(process, CUE).unwrap();
-        wait_for_leader_exit(process);
-        harness.stays_listed("traced");
-        kill(process).unwrap();
-        harness.wait_for_removal("traced");
-        drop(gdb);
+        harness.check_leader_exit(process);
     });
 }
 
 /// A killed thread stops once more before it exits if its tracer requested exit stops. Until the
 /// tracer continues it, the thread has not ended.
 #[test]
-fn under_strace_that_is_stopped_a_killed_process_is_removed_when_strace_continues() {
-    if !can_trace_with("strace") {
-        return;
-    }
-    with_each_source(&["ebpf", "netlink"], |harness| {
-        let kind = Kind::Threads { number: THREADS };
-        let process = harness.fork_server.start_one(kind).unwrap();
-        harness.daemon.register("traced", process);
-        let strace = Tracer::strace(process);
+fn under_a_stopped_strace_a_killed_process_is_removed_when_strace_continues() {
+    under("strace", Tracer::strace, |harness, process, strace| {
         signal(strace.pid(), Signal::STOP).unwrap();
         eventually("strace is stopped", || {
             line_of(strace.pid(), "status", "State:").is_some_and(|it| it.starts_with('T'))
@@ -199,7 +196,6 @@ fn under_strace_that_is_stopped_a_killed_process_is_removed_when_strace_continue
         }
         signal(strace.pid(), Signal::CONT).unwrap();
         harness.wait_for_removal("traced");
-        drop(strace);
     });
 }
 
@@ -226,7 +222,7 @@ fn a_killed_init_of_a_pid_namespace_is_removed_though_it_waits_for_a_traced_proc
             eventually("a thread of it waits", || {
                 states_of(init).contains(&"S".into())
             });
-            if let Some(exit) = removal.told.exit {
+            if let Some(exit) = removal.data.exit {
                 assert_eq!(exit.signal, Some(9));
             }
             kill(tracer).unwrap();

@@ -113,7 +113,7 @@ impl Tracker {
         let Some(removal) = Removal::of(event) else {
             return;
         };
-        let (id, details) = (removal.session(), &removal.told);
+        let (id, details) = (removal.session(), &removal.data);
         let entry = self.entries.get_mut(id).expect("it was registered");
         entry.removals += 1;
         assert!(entry.ending, "a false death of {id}: {details:?}");

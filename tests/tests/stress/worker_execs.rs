@@ -225,7 +225,7 @@ impl Harness {
             println!("{name}: {source} is {state}: {detail}");
         }
         for removal in &false_deaths {
-            println!("{name}: false death: {:?}", removal.told);
+            println!("{name}: false death: {:?}", removal.data);
         }
         let what = format!("worker execs, {name}");
         measured(&what, execs);
@@ -255,8 +255,8 @@ impl Harness {
                 let Some(removal) = Removal::of(event) else {
                     continue;
                 };
-                let is_death = ["exited", "pid_reused"].contains(&removal.told.cause.as_str());
-                let is_of_loops = pids.contains(&removal.told.session.pid);
+                let is_death = ["exited", "pid_reused"].contains(&removal.data.cause.as_str());
+                let is_of_loops = pids.contains(&removal.data.session.pid);
                 if is_death && is_of_loops && removal.at_ns < ended_at_ns {
                     early.push(removal);
                 } else if is_death {

@@ -80,5 +80,5 @@ fn overrun_the_queue(denied: &[Denied]) {
     later.kill().unwrap();
     events.removals(dead.len());
     daemon.stop();
-    events.told_once_each(&dead);
+    events.check_each_removed_once(&dead);
 }

@@ -48,7 +48,7 @@ impl Harness {
             left == controls.sessions()
         });
         daemon.stop();
-        events.told_once_each(dead);
+        events.check_each_removed_once(dead);
     }
 }
 
@@ -103,7 +103,7 @@ fn the_ttl_runs_while_the_daemon_is_stopped() {
     long_ttl.resume();
     short_ttl.resume();
     let removal = events.removal_of(&session);
-    assert_eq!(removal.told.cause, "expired");
+    assert_eq!(removal.data.cause, "expired");
     assert!(long_ttl.lists(&session), "its ttl is not over");
     drop(events);
     long_ttl.stop();

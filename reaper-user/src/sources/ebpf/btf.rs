@@ -3,15 +3,13 @@
 //! Pure: the caller reads the blob from [`VMLINUX`] and passes the offsets to the loader. Any other
 //! bytes result in an error, never in a panic or an endless loop.
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "cli"))]
 pub(crate) mod blob;
 mod walk;
 
 use reaper_ebpf::probe::globals;
 use thiserror::Error;
 
-#[cfg(any(test, fuzzing))]
-pub(crate) use walk::kind;
 use walk::{Btf, Wanted};
 
 /// Where a kernel publishes its types, since 5.4. Any user may read it.

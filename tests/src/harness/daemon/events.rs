@@ -1,4 +1,4 @@
-//! A daemon's events as they come, each with the time at which it came.
+//! A daemon's events, each with its time of arrival.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -8,6 +8,8 @@ use reaperd::testkit::clock::monotonic_ns;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
+use super::TestDaemon;
+use crate::test_process::TestProcess;
 use crate::wait::{Deadline, TIMEOUT};
 
 /// An event and its arrival on `CLOCK_MONOTONIC`.
@@ -17,33 +19,33 @@ pub struct Arrived {
     pub frame: Frame,
 }
 
-/// A removal and its arrival.
+/// The event of a removal and its arrival.
 #[derive(Clone, Debug)]
 pub struct Removal {
     pub at_ns: u64,
-    pub told: Deregistered,
+    pub data: Deregistered,
 }
 
 impl Removal {
-    /// The removal that this event tells of, if it tells of one.
+    /// `None` if the event is not a removal.
     pub fn of(event: &Arrived) -> Option<Self> {
         if event.frame.event != "session_deregistered" {
             return None;
         }
-        let told = serde_json::from_str(&event.frame.data)
+        let data = serde_json::from_str(&event.frame.data)
             .unwrap_or_else(|error| panic!("{error}: {}", event.frame.data));
         Some(Self {
             at_ns: event.at_ns,
-            told,
+            data,
         })
     }
 
     pub fn session(&self) -> &str {
-        &self.told.session.session_id
+        &self.data.session.session_id
     }
 }
 
-/// A stream of events, read by a task of its own so that arrival times are true.
+/// A stream of events. A separate task reads it, so that the times of arrival are exact.
 pub struct Events {
     coming: Receiver<Arrived>,
     arrived: Vec<Arrived>,
@@ -68,7 +70,7 @@ impl Events {
         }
     }
 
-    /// Waits until `enough` of what has come is enough.
+    /// Waits until `enough` returns true for the events that have arrived.
     pub fn until(&mut self, what: &str, mut enough: impl FnMut(&[Arrived]) -> bool) {
         let deadline = Deadline::after(TIMEOUT);
         while !enough(&self.arrived) {
@@ -84,34 +86,43 @@ impl Events {
     pub fn removal_of(&mut self, session: &str) -> Removal {
         let of_it = |event: &Arrived| Removal::of(event).filter(|it| it.session() == session);
         let mut found = None;
-        let mut looked_at = 0;
+        let mut checked = 0;
         self.until(&format!("the removal of {session}"), |arrived| {
             found = found
                 .take()
-                .or_else(|| arrived[looked_at..].iter().find_map(of_it));
-            looked_at = arrived.len();
+                .or_else(|| arrived[checked..].iter().find_map(of_it));
+            checked = arrived.len();
             found.is_some()
         });
-        found.expect("it has come")
+        found.expect("`until` returns once it is found")
     }
 
-    /// Waits for so many removals in all.
+    /// Starts a process, registers it with this daemon as this session, kills it, and waits for the
+    /// removal.
+    pub fn removal_after_kill(&mut self, daemon: &TestDaemon, session: &str) -> Removal {
+        let mut test_process = TestProcess::start();
+        daemon.register(session, test_process.pid());
+        test_process.kill();
+        self.removal_of(session)
+    }
+
+    /// Waits until so many removals have arrived in all, and returns all that have arrived.
     pub fn removals(&mut self, count: usize) -> Vec<Removal> {
         let mut seen = 0;
-        let mut looked_at = 0;
+        let mut checked = 0;
         self.until(&format!("{count} removals"), |arrived| {
-            let news = &arrived[looked_at..];
-            seen += news
+            let new = &arrived[checked..];
+            seen += new
                 .iter()
                 .filter(|event| Removal::of(event).is_some())
                 .count();
-            looked_at = arrived.len();
+            checked = arrived.len();
             seen >= count
         });
         self.arrived.iter().filter_map(Removal::of).collect()
     }
 
-    /// All removals up to the end of the stream, which comes with that of the daemon.
+    /// All removals up to the end of the stream, which is the end of the daemon.
     pub fn to_end(mut self) -> Vec<Removal> {
         let deadline = Deadline::after(TIMEOUT);
         while let Ok(event) = self.coming.recv_timeout(deadline.left()) {
@@ -120,14 +131,14 @@ impl Events {
         self.arrived.iter().filter_map(Removal::of).collect()
     }
 
-    /// Of the daemon, which has been stopped, exactly these removals were heard: each once, and each
-    /// for a death.
-    pub fn told_once_each(self, dead: &BTreeSet<String>) {
+    /// Checks that a daemon, which has been stopped, has removed exactly these sessions, each once and
+    /// for the end of its process.
+    pub fn check_each_removed_once(self, dead: &BTreeSet<String>) {
         let removals = self.to_end();
-        let told: BTreeSet<String> = removals.iter().map(|it| it.session().to_owned()).collect();
-        assert_eq!(removals.len(), told.len(), "nobody is removed twice");
-        assert_eq!(told, *dead);
-        assert!(removals.iter().all(|it| it.told.cause == "exited"));
+        let removed: BTreeSet<String> = removals.iter().map(|it| it.session().to_owned()).collect();
+        assert_eq!(removals.len(), removed.len(), "a session is removed twice");
+        assert_eq!(removed, *dead);
+        assert!(removals.iter().all(|it| it.data.cause == "exited"));
     }
 }
 
@@ -140,7 +151,7 @@ async fn read(mut stream: EventStream, sender: mpsc::Sender<Arrived>) {
                     return;
                 }
             }
-            // A daemon that is stopped by its test says nothing, and tests have deadlines of their own.
+            // A daemon that its test has stopped sends nothing; the tests have deadlines.
             Err(ClientError::TimedOut { .. }) => {}
             Ok(None) | Err(_) => return,
         }

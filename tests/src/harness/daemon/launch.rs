@@ -11,16 +11,16 @@ use reaperd::client::Client;
 use super::{TestDaemon, reaperd, runtime};
 use crate::wait::TIMEOUT;
 
-/// The flags of a run with `REAPER_SOURCES=sweep`: whatever names no source itself is then tested
-/// with the one path that every system has. It sweeps more often than users have it do, because the
-/// tests wait for it.
+/// The flags of a run with `REAPER_SOURCES=sweep`: daemons whose test chooses no source then have the
+/// only one that every system has. They sweep more often than by default, because the tests wait for
+/// the sweep.
 pub fn sources_of_this_run() -> Option<[&'static str; 4]> {
-    let word = std::env::var("REAPER_SOURCES").ok()?;
-    assert_eq!(word, "sweep", "REAPER_SOURCES knows no other word");
+    let value = std::env::var("REAPER_SOURCES").ok()?;
+    assert_eq!(value, "sweep", "REAPER_SOURCES can only be `sweep`");
     Some(["--sources", "sweep", "--sweep-interval", "100ms"])
 }
 
-/// How a daemon is to be started.
+/// How to start a daemon.
 #[derive(Clone, Debug, Default)]
 pub struct Launch {
     prefix: Vec<String>,
@@ -29,7 +29,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// With these flags.
+    /// A daemon with these flags.
     pub fn with(arguments: &[&str]) -> Self {
         Self {
             arguments: owned(arguments),
@@ -37,13 +37,13 @@ impl Launch {
         }
     }
 
-    /// Through this command, which takes a program with its arguments at the end of its own.
+    /// Starts it through this command, whose last arguments are the daemon's command line.
     pub fn through(mut self, prefix: &[&str]) -> Self {
         self.prefix = owned(prefix);
         self
     }
 
-    /// In a folder of this user's.
+    /// Gives the folder of its socket to this user.
     pub fn for_user(mut self, uid: u32) -> Self {
         self.owner = Some(uid);
         self
@@ -54,8 +54,8 @@ impl Launch {
         self.spawn_by(Command::spawn)
     }
 
-    /// As [`Self::spawn`], by a way of the caller's own: from a thread whose filters the daemon is
-    /// to inherit. What speaks to the daemon later has none of that thread's.
+    /// As [`Self::spawn`], but `start` starts the process: for example in a thread with filters that
+    /// the daemon inherits. The test's own connections are not affected by them.
     pub fn spawn_by(&self, start: impl FnOnce(&mut Command) -> io::Result<Child>) -> TestDaemon {
         let folder = tempfile::Builder::new()
             .prefix("reaperd-test-")
@@ -81,27 +81,30 @@ impl Launch {
     ) -> Child {
         let log = File::create(folder.join("log")).unwrap();
         let socket = folder.join("s.sock");
-        let mut words = self.prefix.clone();
-        words.push(reaperd().to_str().unwrap().to_owned());
-        words.extend(owned(&["daemon", "--socket", socket.to_str().unwrap()]));
-        words.extend(self.arguments.iter().cloned());
-        if !words.iter().any(|word| word.starts_with("--sources")) {
-            words.extend(
+        let mut command_line = self.prefix.clone();
+        command_line.push(reaperd().to_str().unwrap().to_owned());
+        command_line.extend(owned(&["daemon", "--socket", socket.to_str().unwrap()]));
+        command_line.extend(self.arguments.iter().cloned());
+        if !command_line
+            .iter()
+            .any(|argument| argument.starts_with("--sources"))
+        {
+            command_line.extend(
                 sources_of_this_run()
                     .iter()
                     .flatten()
-                    .map(|&word| word.to_owned()),
+                    .map(|&flag| flag.to_owned()),
             );
         }
-        let mut command = Command::new(&words[0]);
+        let mut command = Command::new(&command_line[0]);
         command
-            .args(&words[1..])
+            .args(&command_line[1..])
             .env_remove("REAPERD_SOCKET")
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        start(&mut command).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+        start(&mut command).unwrap_or_else(|error| panic!("{command_line:?}: {error}"))
     }
 
     /// Starts it and waits until it serves.
@@ -112,6 +115,9 @@ impl Launch {
     }
 }
 
-fn owned(words: &[&str]) -> Vec<String> {
-    words.iter().map(|&word| word.to_owned()).collect()
+fn owned(arguments: &[&str]) -> Vec<String> {
+    arguments
+        .iter()
+        .map(|&argument| argument.to_owned())
+        .collect()
 }

@@ -33,7 +33,7 @@ fn built_with_this() -> PathBuf {
     program
 }
 
-/// Whether it is as new as everything that cargo's list says it was made of.
+/// Whether it is as new as every source in cargo's list.
 fn is_current(program: &Path) -> bool {
     let built = modified(program);
     let Ok(list) = fs::read_to_string(program.with_extension("d")) else {
@@ -42,7 +42,7 @@ fn is_current(program: &Path) -> bool {
     let Some((_, sources)) = list.split_once(": ") else {
         return false;
     };
-    // A name with a blank in it is not found, and cargo, which is asked then, knows better.
+    // A path with a blank is not found. Then cargo runs and finds that nothing has to be built.
     let mut sources = sources.split_whitespace();
     built.is_some()
         && sources.all(|source| modified(Path::new(source)) <= built && Path::new(source).exists())

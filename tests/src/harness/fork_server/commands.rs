@@ -1,5 +1,5 @@
-//! The fork server's side: one order a line on standard input, its answer on standard output. Test processes
-//! answer for themselves, once they are set up.
+//! The fork server's side: each line of standard input is a command, its reply goes to standard output.
+//! The forked processes send their replies themselves, once they are ready.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -18,14 +18,14 @@ use super::pid_reuse::{First, Registration};
 use super::{Kind, forked_process};
 use crate::sys::{Forker, block_cues, ignore_children};
 
-/// Of the clock that start times are told in: `USER_HZ` is 100 on every architecture here.
+/// A tick of start times: `USER_HZ` is 100 on every architecture here.
 const TICK_NS: u64 = 10_000_000;
 
-/// Obeys until nobody gives orders any more. Must be called while this process has one thread.
+/// Runs commands until the end of the input. Must be called while this process has one thread.
 pub fn run(keep_zombies: bool) -> io::Result<()> {
     let forker = Forker::of_this_process()?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // Orphans come back here instead of to an init that may not reap.
+    // Orphans become children of this process, and not of an init that may not reap.
     set_child_subreaper(Some(getpid()))?;
     let no_core = Rlimit {
         current: Some(0),
@@ -40,8 +40,8 @@ pub fn run(keep_zombies: bool) -> io::Result<()> {
         forker,
         pid: getpid(),
     };
-    for order in io::stdin().lines() {
-        fork_server.obey(&order?)?;
+    for command in io::stdin().lines() {
+        fork_server.execute(&command?)?;
     }
     Ok(())
 }
@@ -52,76 +52,76 @@ struct ForkServer {
 }
 
 impl ForkServer {
-    fn obey(&self, order: &str) -> io::Result<()> {
-        let nonsense = || io::Error::other(format!("not an order: {order:?}"));
-        let (verb, rest) = order.split_once(' ').unwrap_or((order, ""));
-        let pid = |word: &str| word.parse().ok().and_then(Pid::from_raw);
+    fn execute(&self, command: &str) -> io::Result<()> {
+        let invalid = || io::Error::other(format!("not a command: {command:?}"));
+        let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
+        let pid = |text: &str| text.parse().ok().and_then(Pid::from_raw);
         match verb {
             "start" => {
-                let (number, kind) = rest.split_once(' ').ok_or_else(nonsense)?;
-                let number: usize = number.parse().map_err(io::Error::other)?;
-                let kind: Kind = kind.parse().map_err(|_unknown| nonsense())?;
-                for _ in 0..number {
-                    self.forker.fork(|| forked_process::live(kind, self.pid))?;
+                let (count, kind) = rest.split_once(' ').ok_or_else(invalid)?;
+                let count: usize = count.parse().map_err(io::Error::other)?;
+                let kind: Kind = kind.parse().map_err(|_unknown| invalid())?;
+                for _ in 0..count {
+                    self.forker.fork(|| forked_process::run(kind, self.pid))?;
                 }
                 Ok(())
             }
-            "twins" => self.pid_reuse(rest).ok_or_else(nonsense)?,
-            "start-registered" => self.start_registered(rest).ok_or_else(nonsense)?,
-            "replace" => self.replace(rest).ok_or_else(nonsense)?,
+            "reuse-pid" => self.pid_reuse(rest).ok_or_else(invalid)?,
+            "start-registered" => self.start_registered(rest).ok_or_else(invalid)?,
+            "replace" => self.replace(rest).ok_or_else(invalid)?,
             "end" => {
-                let pid = pid(rest).ok_or_else(nonsense)?;
+                let pid = pid(rest).ok_or_else(invalid)?;
                 kill_process(pid, Signal::KILL)?;
-                answer(&format!("{}", reap(pid)?.cast_unsigned()))
+                reply(&format!("{}", reap(pid)?.cast_unsigned()))
             }
             "reap" => {
-                let status = reap(pid(rest).ok_or_else(nonsense)?)?;
-                answer(&format!("{}", status.cast_unsigned()))
+                let status = reap(pid(rest).ok_or_else(invalid)?)?;
+                reply(&format!("{}", status.cast_unsigned()))
             }
-            _ => Err(nonsense()),
+            _ => Err(invalid()),
         }
     }
 
-    /// `TICKS SOCKET TOKEN SESSION`, where the session's name may have blanks.
-    fn pid_reuse(&self, words: &str) -> Option<io::Result<()>> {
-        let mut words = words.splitn(4, ' ');
-        let ticks = words.next()?.parse().ok()?;
+    /// `TICKS SOCKET TOKEN SESSION`; the session's name may contain blanks.
+    fn pid_reuse(&self, arguments: &str) -> Option<io::Result<()>> {
+        let mut arguments = arguments.splitn(4, ' ');
+        let ticks = arguments.next()?.parse().ok()?;
         let registration = Registration {
-            socket: words.next()?,
-            token: words.next()?,
-            session: words.next()?,
+            socket: arguments.next()?,
+            token: arguments.next()?,
+            session: arguments.next()?,
         };
         Some(match registration.of_pid_reuse(&self.forker, ticks) {
-            Ok(First { pid, answer: told }) => {
-                let (start_time, identity) = (&told["start_time"], &told["identity"]);
-                answer(&format!("{} {start_time} {identity}", pid.as_raw_nonzero()))
+            Ok(First { pid, registered }) => {
+                let (start_time, identity) = (&registered["start_time"], &registered["identity"]);
+                reply(&format!("{} {start_time} {identity}", pid.as_raw_nonzero()))
             }
-            Err(error) => answer_with(error),
+            Err(error) => reply_error(error),
         })
     }
 
     /// `PID SOCKET TOKEN SESSION`; 0 leaves the pid to the kernel.
-    fn start_registered(&self, words: &str) -> Option<io::Result<()>> {
-        let mut words = words.splitn(4, ' ');
-        let pid = Pid::from_raw(words.next()?.parse().ok()?);
+    fn start_registered(&self, arguments: &str) -> Option<io::Result<()>> {
+        let mut arguments = arguments.splitn(4, ' ');
+        let pid = Pid::from_raw(arguments.next()?.parse().ok()?);
         let session = Session {
-            socket: words.next()?,
-            token: words.next()?,
-            name: words.next()?,
+            socket: arguments.next()?,
+            token: arguments.next()?,
+            name: arguments.next()?,
         };
         Some(match session.start(&self.forker, pid) {
-            Ok((pid, told)) => answer(&format!("{pid} {}", told.line())),
-            Err(error) => answer_with(error),
+            Ok((pid, response)) => reply(&format!("{pid} {}", response.line())),
+            Err(error) => reply_error(error),
         })
     }
 
     /// `DAEMON SOCKET TOKEN TOKEN SESSION SESSION`.
-    fn replace(&self, words: &str) -> Option<io::Result<()>> {
-        let mut words = words.splitn(6, ' ');
-        let daemon = words.next()?.parse().ok()?;
-        let socket = words.next()?;
-        let tokens = (words.next()?, words.next()?);
-        let names = (words.next()?, words.next()?);
+    fn replace(&self, arguments: &str) -> Option<io::Result<()>> {
+        let mut arguments = arguments.splitn(6, ' ');
+        let daemon = arguments.next()?.parse().ok()?;
+        let socket = arguments.next()?;
+        let tokens = (arguments.next()?, arguments.next()?);
+        let names = (arguments.next()?, arguments.next()?);
         let session = |token, name| Session {
             socket,
             token,
@@ -130,17 +130,17 @@ impl ForkServer {
         let (first, second) = (session(tokens.0, names.0), session(tokens.1, names.1));
         Some(match first.replace(&second, &self.forker, daemon) {
             Ok((pid, first, second)) => {
-                answer(&format!("{} {}", pid.as_raw_nonzero(), first.line()))
-                    .and_then(|()| answer(&second.line()))
+                reply(&format!("{} {}", pid.as_raw_nonzero(), first.line()))
+                    .and_then(|()| reply(&second.line()))
             }
-            Err(error) => answer_with(error),
+            Err(error) => reply_error(error),
         })
     }
 }
 
-fn answer_with(error: io::Error) -> io::Result<()> {
+fn reply_error(error: io::Error) -> io::Result<()> {
     match Errno::from_io_error(&error) {
-        Some(errno) => answer(&format!("error {}", errno.raw_os_error())),
+        Some(errno) => reply(&format!("error {}", errno.raw_os_error())),
         None => Err(error),
     }
 }
@@ -151,9 +151,9 @@ pub(super) fn reap(pid: Pid) -> io::Result<i32> {
     Ok(status.as_raw())
 }
 
-/// Returns just behind the beginning of a tick: nobody tells of one, so it is slept for.
-pub(super) fn pass_ticks(number: u32) {
-    for _ in 0..number {
+/// Returns just after the beginning of a tick. Nothing signals one, so this sleeps until it is due.
+pub(super) fn pass_ticks(count: u32) {
+    for _ in 0..count {
         let tick = boottime_ns() / TICK_NS;
         while boottime_ns() / TICK_NS == tick {
             let left = TICK_NS - boottime_ns() % TICK_NS;
@@ -168,8 +168,8 @@ fn boottime_ns() -> u64 {
 }
 
 /// One write, so that lines of several processes do not mix.
-pub(super) fn answer(words: &str) -> io::Result<()> {
-    let line = format!("{words}\n");
+pub(super) fn reply(text: &str) -> io::Result<()> {
+    let line = format!("{text}\n");
     rustix::io::write(io::stdout().as_fd(), line.as_bytes())?;
     Ok(())
 }

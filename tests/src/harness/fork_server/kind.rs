@@ -1,14 +1,15 @@
-//! The kinds of test processes, and their names between the fork server and whoever gives it orders.
+//! The kinds of forked processes, and their names in commands.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What a test process does. "On cue" is at [`super::CUE`]; whoever waits for none is there to be killed.
+/// What a forked process does. "On cue" means at [`super::CUE`]. A process without a cue runs until it is
+/// killed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// Nothing, with so many MiB of memory in use.
+    /// Does nothing, with so many MiB of memory in use.
     Idle { megabytes: usize },
-    /// Nothing, with so many threads beside the first, which alone ends on cue.
+    /// Does nothing, with so many threads beside the main thread, which alone exits on cue.
     Threads { number: usize },
     /// Exits with this code on cue.
     Exit { code: u8 },
@@ -16,23 +17,23 @@ pub enum Kind {
     Abort,
     /// On cue it is killed by SIGSEGV.
     Fault,
-    /// On cue its first thread ends, and at [`super::LAST_CUE`] its last one ends it with code 7.
+    /// On cue the main thread exits, and at [`super::LAST_CUE`] the last one exits with code 7.
     LeaderFirst,
     /// Two processes: on cue the parent exits with 0; the child does nothing.
     ParentFirst,
-    /// On cue a thread that is not the first executes `sleep`.
+    /// On cue a worker thread executes `sleep`.
     WorkerExec,
-    /// On cue a thread that is not the first executes a shell, which exits with this code.
+    /// On cue a worker thread executes a shell, which exits with this code.
     WorkerExecExit { code: u8 },
     /// Starts and ends threads without pause.
     Churn,
-    /// The same after its first thread has ended.
+    /// The same after the main thread has exited.
     LeaderlessChurn,
-    /// Two processes: a tracer that never waits, and its child, all of whose threads but the first
-    /// are traced. On cue the child's first thread ends, and the others do nothing.
+    /// Two processes: a tracer that never waits, and its child. All threads of the child but the main
+    /// thread are traced. On cue the main thread exits; the others do nothing.
     Traced { threads: usize },
-    /// A tracer that never waits, and the first process of a new pid namespace, with so many threads
-    /// beside the first. The traced process is a child of the latter. Needs `CAP_SYS_ADMIN`.
+    /// A tracer that never waits, and the init process of a new pid namespace, with so many threads
+    /// beside the main thread. The traced process is a child of that init. Needs `CAP_SYS_ADMIN`.
     TracedInNamespace { threads: usize },
 }
 
@@ -56,7 +57,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Not a kind of test process.
+/// Not a kind of forked process.
 #[derive(Debug)]
 pub struct Unknown;
 

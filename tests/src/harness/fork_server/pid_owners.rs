@@ -1,28 +1,29 @@
-//! Processes under chosen pids, registered by the fork server itself: it is there before the daemon can
-//! have looked, and it may be in a pid namespace that the test is not in.
+//! Processes under chosen pids. The fork server registers them itself: it is quick enough for two
+//! processes within one clock tick, and it may be in a pid namespace that the test is not in.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::commands::{pass_ticks, reap};
 use super::{kill, signal};
+use crate::raw_http;
 use crate::sys::Forker;
 use crate::test_process::stat_field;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The daemon's answer to a registration.
+/// The daemon's response to a registration.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub body: Value,
 }
 
-impl Answer {
+impl Response {
     /// One line, which [`Self::parse`] reads.
     pub(super) fn line(&self) -> String {
         format!("{} {}", self.status, self.body)
@@ -37,44 +38,44 @@ impl Answer {
     }
 }
 
-/// What is to be registered, and with whom.
-pub(super) struct Session<'order> {
-    pub(super) socket: &'order str,
-    pub(super) token: &'order str,
-    pub(super) name: &'order str,
+/// A session to register with the daemon on this socket.
+pub(super) struct Session<'command> {
+    pub(super) socket: &'command str,
+    pub(super) token: &'command str,
+    pub(super) name: &'command str,
 }
 
 impl Session<'_> {
     /// Starts an idle process, under this pid if one is given, and registers it.
-    pub(super) fn start(&self, forker: &Forker, pid: Option<Pid>) -> io::Result<(u32, Answer)> {
+    pub(super) fn start(&self, forker: &Forker, pid: Option<Pid>) -> io::Result<(u32, Response)> {
         let daemon = self.connect()?;
         let pid = forker.fork_still(pid)?;
         Ok((pid, self.register(daemon, pid, || Ok(()))?))
     }
 
-    /// Registers a process, stops the daemon, ends the process and gives its pid to `successor`,
-    /// whose registration waits for the daemon when it is continued, as does the news of the death.
-    /// Both processes start within one clock tick, unless the machine is slow.
+    /// Registers a process, stops the daemon, kills the process and starts its successor under the same
+    /// pid. When the daemon continues, the registration of `successor` and the hint of the death are both
+    /// waiting. Both processes start within one clock tick, unless the machine is slow.
     pub(super) fn replace(
         &self,
         successor: &Self,
         forker: &Forker,
         daemon: u32,
-    ) -> io::Result<(Pid, Answer, Answer)> {
+    ) -> io::Result<(Pid, Response, Response)> {
         let (connection, next) = (self.connect()?, successor.connect()?);
         pass_ticks(1);
-        let number = forker.fork_still(None)?;
-        let first = self.register(connection, number, || Ok(()))?;
+        let first_pid = forker.fork_still(None)?;
+        let first = self.register(connection, first_pid, || Ok(()))?;
         stop(daemon)?;
-        kill(number)?;
-        let pid = Pid::from_raw(number.cast_signed()).ok_or(io::ErrorKind::InvalidData)?;
+        kill(first_pid)?;
+        let pid = Pid::from_raw(first_pid.cast_signed()).ok_or(io::ErrorKind::InvalidData)?;
         reap(pid)?;
         let started = forker.fork_still(Some(pid));
         if let Err(error) = started {
             signal(daemon, Signal::CONT)?;
             return Err(error);
         }
-        let second = successor.register(next, number, || signal(daemon, Signal::CONT))?;
+        let second = successor.register(next, first_pid, || signal(daemon, Signal::CONT))?;
         Ok((pid, first, second))
     }
 
@@ -84,31 +85,23 @@ impl Session<'_> {
         Ok(daemon)
     }
 
-    /// `sent` runs between the request and the wait for its answer.
+    /// `sent` runs between the request and the wait for its response.
     fn register(
         &self,
         mut daemon: UnixStream,
         pid: u32,
         sent: impl FnOnce() -> io::Result<()>,
-    ) -> io::Result<Answer> {
-        let body = json!({
-            "token": self.token, "session_id": self.name, "mesh": "test",
-            "display_name": self.name, "pid": pid,
-        })
-        .to_string();
-        let request = format!(
-            "POST /v1/sessions/register HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
+    ) -> io::Result<Response> {
+        let request = raw_http::registration(self.token, self.name, pid);
         daemon.write_all(request.as_bytes())?;
         sent()?;
-        let mut answer = String::new();
-        daemon.read_to_string(&mut answer)?;
-        let nonsense = || io::Error::other(answer.clone());
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(nonsense)?;
-        let status = head.split(' ').nth(1).ok_or_else(nonsense)?;
-        Answer::parse(&format!("{status} {body}"))
+        let mut response = String::new();
+        daemon.read_to_string(&mut response)?;
+        let (status, body) = raw_http::parse(&response).map_err(io::Error::other)?;
+        Ok(Response {
+            status,
+            body: serde_json::from_str(body)?,
+        })
     }
 }
 

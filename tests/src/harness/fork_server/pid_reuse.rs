@@ -1,6 +1,6 @@
-//! Two owners of one number, the second as soon after the first as can be. Between the two births
-//! lies a registration with the daemon, and a tick of ten milliseconds is short where the machine is
-//! emulated: so the fork server does it all by itself, on a connection that was made before.
+//! Two processes with one pid, the second as soon after the first as possible. A registration with the
+//! daemon lies between their starts, and a tick of ten milliseconds is short on an emulated machine. So
+//! the fork server does all of it, on a connection that it has opened before.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -11,72 +11,58 @@ use serde_json::Value;
 
 use super::commands::{pass_ticks, reap};
 use super::kill;
+use crate::raw_http;
 use crate::sys::Forker;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Of the body, whatever number it names: the largest has seven digits, and blanks are no content.
-const PID_WIDTH: usize = 7;
-
-/// What is to be registered, and with whom.
-pub(super) struct Registration<'order> {
-    pub(super) socket: &'order str,
-    pub(super) token: &'order str,
-    pub(super) session: &'order str,
+/// A session to register with the daemon on this socket.
+pub(super) struct Registration<'command> {
+    pub(super) socket: &'command str,
+    pub(super) token: &'command str,
+    pub(super) session: &'command str,
 }
 
-/// The first owner, and the registration's answer.
+/// The first process, and the body of the response to its registration.
 pub(super) struct First {
     pub(super) pid: Pid,
-    pub(super) answer: Value,
+    pub(super) registered: Value,
 }
 
 impl Registration<'_> {
-    /// Has a first owner be born with a tick, registered, killed, collected and replaced.
+    /// Starts a process just after a tick, registers it, kills and reaps it, and starts its successor
+    /// under the same pid so many ticks later.
     pub(super) fn of_pid_reuse(&self, forker: &Forker, ticks: u32) -> io::Result<First> {
         let mut daemon = UnixStream::connect(self.socket)?;
         daemon.set_read_timeout(Some(TIMEOUT))?;
         pass_ticks(1);
-        let number = forker.fork_still(None)?;
-        daemon.write_all(self.request(number).as_bytes())?;
-        let answer = read(&mut daemon)?;
-        kill(number)?;
-        let pid = Pid::from_raw(number.cast_signed()).ok_or(io::ErrorKind::InvalidData)?;
+        let first_pid = forker.fork_still(None)?;
+        let request = raw_http::registration(self.token, self.session, first_pid);
+        daemon.write_all(request.as_bytes())?;
+        let response = read(&mut daemon)?;
+        kill(first_pid)?;
+        let pid = Pid::from_raw(first_pid.cast_signed()).ok_or(io::ErrorKind::InvalidData)?;
         reap(pid)?;
         pass_ticks(ticks);
         forker.fork_still(Some(pid))?;
-        let refused = || io::Error::other(answer.clone());
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(refused)?;
-        if !head.starts_with("HTTP/1.1 200 ") {
-            return Err(refused());
+        match raw_http::parse(&response) {
+            Ok((200, body)) => Ok(First {
+                pid,
+                registered: serde_json::from_str(body)?,
+            }),
+            _ => Err(io::Error::other(response)),
         }
-        Ok(First {
-            pid,
-            answer: serde_json::from_str(body)?,
-        })
-    }
-
-    fn request(&self, pid: u32) -> String {
-        let Self { token, session, .. } = self;
-        let body = format!(
-            r#"{{"token":"{token}","session_id":"{session}","mesh":"test","display_name":"twin","pid":{pid:PID_WIDTH$}}}"#
-        );
-        format!(
-            "POST /v1/sessions/register HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
     }
 }
 
-/// The answer, up to the end of its object: waiting for the end of the connection takes longer.
+/// Reads the response up to the end of its object: waiting for the end of the connection takes longer.
 fn read(daemon: &mut UnixStream) -> io::Result<String> {
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let mut part = [0; 2_048];
-    while !answer.ends_with(b"}") {
+    while !response.ends_with(b"}") {
         match daemon.read(&mut part)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            length => answer.extend_from_slice(&part[..length]),
+            length => response.extend_from_slice(&part[..length]),
         }
     }
-    String::from_utf8(answer).map_err(io::Error::other)
+    String::from_utf8(response).map_err(io::Error::other)
 }

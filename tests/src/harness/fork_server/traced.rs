@@ -1,4 +1,4 @@
-//! Test processes with a tracer that never waits: what it traces stays a zombie until the tracer ends.
+//! Processes with a tracer that never waits: what it traces stays a zombie until the tracer ends.
 
 use std::fs;
 use std::io::{self, PipeWriter, Read as _, Write as _};
@@ -6,7 +6,7 @@ use std::io::{self, PipeWriter, Read as _, Write as _};
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 
 use super::CUE;
-use super::commands::answer;
+use super::commands::reply;
 use super::forked_process::beside;
 use crate::sys::{Forker, end_thread, seize, sleep_for_ever, unshare_namespaces, wait_for};
 
@@ -15,7 +15,7 @@ pub(super) fn child(threads: usize) -> io::Result<()> {
     let tracer = getpid();
     let (mut ready, is_ready) = io::pipe()?;
     let child = Forker::of_this_process()?.fork(|| {
-        // What fails is missed by the tracer, which waits for the byte.
+        // After a failure the byte that the tracer waits for is missing.
         with_threads(tracer, threads, &is_ready).unwrap_or_default();
     })?;
     drop(is_ready);
@@ -23,10 +23,10 @@ pub(super) fn child(threads: usize) -> io::Result<()> {
     for thread in fs::read_dir(format!("/proc/{child}/task"))? {
         let thread = thread?.file_name().into_string().unwrap_or_default();
         if thread != child.to_string() {
-            seize(number(&thread)?)?;
+            seize(parse_pid(&thread)?)?;
         }
     }
-    answer(&format!("{} {child}", tracer.as_raw_nonzero()))?;
+    reply(&format!("{} {child}", tracer.as_raw_nonzero()))?;
     sleep_for_ever()
 }
 
@@ -41,25 +41,25 @@ fn with_threads(tracer: Pid, threads: usize, mut is_ready: &PipeWriter) -> io::R
 }
 
 /// Both processes of [`super::Kind::TracedInNamespace`]. A process of the old namespace stands between
-/// the two: what a process forks after it has made the new one is in there, and a tracer in there
-/// would be killed with the first process.
+/// the two: every child of a process that has created a pid namespace is in it, and a tracer in it would
+/// be killed with its init.
 pub(super) fn in_namespace(threads: usize) -> io::Result<()> {
     let tracer = getpid();
     let (mut ready, is_ready) = io::pipe()?;
-    let (mut told, tell) = io::pipe()?;
+    let (mut init_pid, send_init_pid) = io::pipe()?;
     Forker::of_this_process()?.fork(|| {
-        enters(tracer, threads, &is_ready, &tell).unwrap_or_default();
+        enters(tracer, threads, &is_ready, &send_init_pid).unwrap_or_default();
     })?;
-    drop((is_ready, tell));
+    drop((is_ready, send_init_pid));
     let mut first = [0; 4];
-    told.read_exact(&mut first)?;
+    init_pid.read_exact(&mut first)?;
     let first = u32::from_ne_bytes(first);
     ready.read_exact(&mut [0])?;
     let children = fs::read_to_string(format!("/proc/{first}/task/{first}/children"))?;
     for child in children.split_whitespace() {
-        seize(number(child)?)?;
+        seize(parse_pid(child)?)?;
     }
-    answer(&format!("{} {first}", tracer.as_raw_nonzero()))?;
+    reply(&format!("{} {first}", tracer.as_raw_nonzero()))?;
     sleep_for_ever()
 }
 
@@ -67,19 +67,19 @@ fn enters(
     tracer: Pid,
     threads: usize,
     is_ready: &PipeWriter,
-    mut tell: &PipeWriter,
+    mut send_init_pid: &PipeWriter,
 ) -> io::Result<()> {
     ends_with(tracer)?;
     unshare_namespaces(true, false, false)?;
     let first = Forker::of_this_process()?.fork(|| {
         first_of_namespace(threads, is_ready).unwrap_or_default();
     })?;
-    tell.write_all(&first.to_ne_bytes())?;
+    send_init_pid.write_all(&first.to_ne_bytes())?;
     sleep_for_ever()
 }
 
 fn first_of_namespace(threads: usize, mut is_ready: &PipeWriter) -> io::Result<()> {
-    // The parent is in no namespace that has a number for it here.
+    // `getppid` cannot be checked: the parent has no pid in this namespace.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     Forker::of_this_process()?.fork(|| sleep_for_ever())?;
     for _ in 0..threads {
@@ -89,7 +89,7 @@ fn first_of_namespace(threads: usize, mut is_ready: &PipeWriter) -> io::Result<(
     sleep_for_ever()
 }
 
-/// Has this process die with its parent, unless that is gone already.
+/// Has this process killed with its parent. Fails if the parent has ended already.
 fn ends_with(parent: Pid) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     match getppid() {
@@ -98,7 +98,7 @@ fn ends_with(parent: Pid) -> io::Result<()> {
     }
 }
 
-fn number(text: &str) -> io::Result<Pid> {
-    let number = text.parse().ok().and_then(Pid::from_raw);
-    number.ok_or_else(|| io::Error::other(format!("not a number: {text:?}")))
+fn parse_pid(text: &str) -> io::Result<Pid> {
+    let pid = text.parse().ok().and_then(Pid::from_raw);
+    pid.ok_or_else(|| io::Error::other(format!("not a pid: {text:?}")))
 }

@@ -8,12 +8,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait::{Deadline, TIMEOUT, eventually};
 
-/// A group of our own below the root. Dropped, it is thawed, its processes are killed, and it goes.
+/// A group below the root. On drop it is thawed, its processes are killed, and it is removed.
 #[derive(Debug)]
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// An empty one of this name, or the reason why there is none.
+    /// Creates an empty one, or returns the reason why that is not possible.
     pub fn new(name: &str) -> Result<Self, String> {
         let root = root().ok_or("no cgroup2 is mounted")?;
         let path = root.join(format!("reaperd-test-{}-{name}", std::process::id()));
@@ -21,39 +21,39 @@ impl Cgroup {
         Ok(Self(path))
     }
 
-    /// As above; its processes can use so much memory together, and beyond that one is killed. That
-    /// groups can be so limited stays as it is then.
+    /// As above, with a limit on the memory of all its processes, beyond which one of them is killed.
+    /// The memory controller stays enabled for the groups below the root.
     pub fn with_memory(name: &str, bytes: u64) -> Result<Self, String> {
         let group = Self::new(name)?;
-        let offer = || {
+        let limit = || {
             let root = group.0.parent().unwrap_or(&group.0);
             fs::write(root.join("cgroup.subtree_control"), "+memory")?;
-            // Not where the kernel does not account for it.
+            // Absent if the kernel does not account for swap.
             if group.0.join("memory.swap.max").exists() {
                 group.set("memory.swap.max", "0")?;
             }
             group.set("memory.max", &bytes.to_string())
         };
-        offer().map_err(|error| format!("no limit of memory: {error}"))?;
+        limit().map_err(|error| format!("no limit of memory: {error}"))?;
         Ok(group)
     }
 
-    /// The file into which a process writes its number to become a member.
-    pub fn oracle(&self) -> PathBuf {
+    /// The file into which a process writes its pid to become a member.
+    pub fn procs_file(&self) -> PathBuf {
         self.0.join("cgroup.procs")
     }
 
     /// Makes a process a member.
     pub fn add(&self, pid: u32) -> io::Result<()> {
-        fs::write(self.oracle(), pid.to_string())
+        fs::write(self.procs_file(), pid.to_string())
     }
 
-    /// Whether this kernel freezes groups of this kind (Linux 5.2 and newer).
+    /// Whether this kernel can freeze it (Linux 5.2 and newer).
     pub fn can_be_frozen(&self) -> bool {
         self.0.join("cgroup.freeze").exists()
     }
 
-    /// Has none of its processes run any more, and returns when none does.
+    /// Freezes its processes, and returns when all are frozen.
     pub fn freeze(&self) -> io::Result<()> {
         self.set("cgroup.freeze", "1")?;
         eventually("the group is frozen", || {
@@ -62,10 +62,10 @@ impl Cgroup {
         Ok(())
     }
 
-    /// The number behind this beginning of a line in one of its files.
-    pub fn count(&self, file: &str, word: &str) -> Option<u64> {
+    /// The number behind this key in one of its files.
+    pub fn count(&self, file: &str, key: &str) -> Option<u64> {
         let text = fs::read_to_string(self.0.join(file)).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix(word))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
         line.trim().parse().ok()
     }
 
@@ -77,14 +77,14 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         self.set("cgroup.freeze", "0").unwrap_or_default();
-        let members = fs::read_to_string(self.oracle()).unwrap_or_default();
-        let numbers = members.lines().filter_map(|line| line.parse().ok());
-        for pid in numbers.filter_map(Pid::from_raw) {
+        let members = fs::read_to_string(self.procs_file()).unwrap_or_default();
+        let pids = members.lines().filter_map(|line| line.parse().ok());
+        for pid in pids.filter_map(Pid::from_raw) {
             kill_process(pid, Signal::KILL).unwrap_or_default();
         }
-        // Who was killed just now is a member until it has ended.
-        let soon = Deadline::after(TIMEOUT);
-        while fs::remove_dir(&self.0).is_err() && !soon.has_passed() {
+        // A killed process is a member until it has ended.
+        let deadline = Deadline::after(TIMEOUT);
+        while fs::remove_dir(&self.0).is_err() && !deadline.has_passed() {
             std::thread::yield_now();
         }
     }

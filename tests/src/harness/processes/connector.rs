@@ -1,5 +1,5 @@
-//! The process connector (`linux/cn_proc.h`), spoken to by hand: for tests that look at the kernel
-//! and not at us, and for a unrelated process who subscribes beside us.
+//! A small client of the process connector (`linux/cn_proc.h`): for tests of the kernel's behaviour, and
+//! as an unrelated subscriber beside the daemon.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -9,13 +9,13 @@ use rustix::net::netlink::{CONNECTOR, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::net::{bind, recv, sendto, socket_with};
 
-/// The event types that are told apart, by the bit that stands for them in a mask since 6.6.
+/// The event types that tests distinguish: the values are also their bits in a mask since 6.6.
 pub const FORK: u32 = 1;
 pub const EXEC: u32 = 2;
 pub const EXIT: u32 = 0x8000_0000;
 
-/// How long an event may be under way. A kernel that does not answer at all costs this much.
-const ANSWERS_WITHIN: Timespec = Timespec {
+/// How long to wait for an event. A kernel that does not acknowledge costs this much.
+const EVENT_TIMEOUT: Timespec = Timespec {
     tv_sec: 1,
     tv_nsec: 0,
 };
@@ -27,7 +27,7 @@ pub enum Operation {
     Ignore = 2,
 }
 
-/// What of a 76-byte datagram matters to tests.
+/// A 76-byte datagram, as far as tests need it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcEvent {
     Acknowledged(u32),
@@ -37,12 +37,12 @@ pub enum ProcEvent {
     Other,
 }
 
-/// A member of the group that process events are told to.
+/// A member of the multicast group of process events.
 #[derive(Debug)]
 pub struct Connector(OwnedFd);
 
 impl Connector {
-    /// Joins the group. That alone makes no kernel tell anything.
+    /// Joins the group. The kernel sends nothing before [`Operation::Listen`].
     pub fn join() -> Result<Self, Errno> {
         let flags = SocketFlags::CLOEXEC;
         let family = AddressFamily::NETLINK;
@@ -52,8 +52,8 @@ impl Connector {
         Ok(Self(socket))
     }
 
-    /// Asks, and answers whether the kernel has acknowledged this very request.
-    pub fn ask(&self, operation: Operation) -> Result<bool, Errno> {
+    /// Sends the request; returns whether the kernel has acknowledged this one.
+    pub fn request(&self, operation: Operation) -> Result<bool, Errno> {
         let ack = 0x5ea9_e400;
         self.send(ack, &[operation as u32])?;
         while let Some(event) = self.receive() {
@@ -64,7 +64,7 @@ impl Connector {
         Ok(false)
     }
 
-    /// Wants these events alone, of a kernel that knows of masks; nothing is acknowledged.
+    /// Subscribes to these events alone, on kernels that have masks. It is not acknowledged.
     pub fn set_mask(&self, events: u32) -> Result<(), Errno> {
         self.send(0, &[Operation::Listen as u32, events])
     }
@@ -73,18 +73,18 @@ impl Connector {
     ///
     /// # Panics
     ///
-    /// If the kernel sends something that is no process event.
+    /// If the kernel sends something that is not a process event.
     pub fn receive(&self) -> Option<ProcEvent> {
         let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
-        if poll(&mut ready, Some(&ANSWERS_WITHIN)).ok()? != 1 {
+        if poll(&mut ready, Some(&EVENT_TIMEOUT)).ok()? != 1 {
             return None;
         }
         let mut bytes = [0; 256];
         let (_, length) = recv(&self.0, &mut bytes, RecvFlags::empty()).ok()?;
-        // All kernels send all 76, and no filter of ours shortens them.
+        // All kernels send 76 bytes, and our filters do not shorten them.
         assert!(length >= 76, "a datagram of {length} bytes");
         let word = |at: usize| {
-            let bytes = bytes[at..].first_chunk().expect("it is long enough");
+            let bytes = bytes[at..].first_chunk().expect("the length is checked");
             u32::from_ne_bytes(*bytes)
         };
         Some(match word(36) {
@@ -96,7 +96,7 @@ impl Connector {
         })
     }
 
-    /// `nlmsghdr`, `cn_msg`, then the operation and perhaps its mask.
+    /// `nlmsghdr`, `cn_msg`, then the operation and, for a masked one, the mask.
     fn send(&self, ack: u32, payload: &[u32]) -> Result<(), Errno> {
         let length = u32::try_from(size_of_val(payload)).map_err(|_too_long| Errno::INVAL)?;
         let own = std::process::id();

@@ -1,5 +1,5 @@
-//! Many processes at once, where the talkative test processes of `reaperd::testkit::test_process` would
-//! cost too much: a crowd is made of `sleep`, needs no descriptor, and is killed and reaped on drop.
+//! Many processes at once. They are `sleep`s, which cost less than the processes of
+//! [`super::test_process`] and need no descriptor.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::daemon::session_of;
 
-/// Processes that live until they are killed.
+/// Processes that run until they are killed. Dropped, they are killed and reaped.
 #[derive(Debug)]
 pub struct Crowd(Vec<Child>);
 
@@ -22,7 +22,7 @@ impl Crowd {
         Ok(crowd)
     }
 
-    /// One that was started otherwise.
+    /// One process that was started otherwise.
     pub fn of(child: Child) -> Self {
         Self(vec![child])
     }
@@ -50,12 +50,12 @@ impl Crowd {
 
 impl Drop for Crowd {
     fn drop(&mut self) {
-        // Whoever cannot be killed any more has ended.
+        // A process that cannot be killed has ended.
         self.kill().unwrap_or_default();
     }
 }
 
-/// Lets so many unrelated processes start and end.
+/// Starts so many unrelated processes, and waits for their ends.
 pub fn storm(count: usize) -> io::Result<()> {
     const AT_ONCE: usize = 64;
     let mut left = count;

@@ -1,6 +1,6 @@
-//! Processes that live on while a thread that is not their first executes a program, over and
-//! over, as Go programs do. To an observer each exec looks much like an end: the first thread
-//! exits, and another one becomes the process. The program itself is in [`crate::sys::exec_loop`].
+//! Processes in which a worker thread executes a program, over and over, as Go programs do. To an
+//! observer each exec looks much like the end of the process: the main thread exits, and the worker
+//! takes its place. The program is in [`crate::sys::exec_loop`].
 #![expect(
     clippy::missing_panics_doc,
     clippy::unwrap_used,
@@ -17,13 +17,13 @@ use tempfile::TempDir;
 use crate::sys::exec_loop::program;
 use crate::wait::eventually;
 
-/// The program, in a folder of its own.
+/// The program as an executable file.
 pub struct ExecProgram {
     folder: TempDir,
 }
 
 impl ExecProgram {
-    /// `None` on processors for which it is not written.
+    /// `None` on architectures without it.
     pub fn new() -> Option<Self> {
         let bytes = program()?;
         let folder = tempfile::Builder::new()
@@ -36,11 +36,11 @@ impl ExecProgram {
         Some(Self { folder })
     }
 
-    /// Starts a process, which has executed the program at least once when this returns.
+    /// Starts a process and waits until it has executed the program at least once.
     pub fn start(&self) -> ExecLoop {
         let counter = tempfile::tempfile_in(self.folder.path()).unwrap();
         let mut child = None;
-        // Whatever this process forks meanwhile may still hold the file open for writing.
+        // A process that this one forks at the same time may have the file open for writing.
         eventually("the program is not open for writing", || {
             let spawned = Command::new(self.folder.path().join("program"))
                 .stdin(counter.try_clone().unwrap())
@@ -56,7 +56,7 @@ impl ExecProgram {
             child: child.unwrap(),
             counter,
         };
-        eventually("it executes", || process.execs() > 0);
+        eventually("the process executes the program", || process.execs() > 0);
         process
     }
 }
@@ -72,19 +72,19 @@ impl ExecLoop {
         self.child.id()
     }
 
-    /// How many times it has executed the program so far. It must live.
+    /// How often it has executed the program. Fails if it has ended.
     pub fn execs(&mut self) -> u64 {
         let ended = self.child.try_wait().unwrap();
         assert!(ended.is_none(), "it has ended: {ended:?}");
         let mut count = [0; 8];
-        // Nothing is there before the first time.
+        // The file is empty before the first time.
         match self.counter.read_at(&mut count, 0) {
             Ok(_) => u64::from_ne_bytes(count),
-            Err(error) => panic!("its counter: {error}"),
+            Err(error) => panic!("the counter: {error}"),
         }
     }
 
-    /// Kills and collects it.
+    /// Kills and reaps it.
     pub fn end(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

@@ -1,6 +1,6 @@
-//! A program in a time namespace of its own. Only children of the process that asks for the
-//! namespace are in it, so a process of its own asks, starts the program and waits for its end.
-//! The `unshare` of busybox knows nothing of this.
+//! Runs a program in a new time namespace. Only children of the process that creates the namespace are
+//! in it, so a separate process creates it, starts the program and waits for its end. The `unshare` of
+//! busybox cannot do this.
 
 use std::fmt;
 use std::fs;
@@ -13,7 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::sys;
 
-/// The word behind which [`enter`] expects its own.
+/// The subcommand whose arguments [`enter`] takes.
 pub const COMMAND: &str = "time-namespace";
 
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
@@ -32,8 +32,8 @@ impl Offsets {
         boottime_ns: 2_000 * NANOS_PER_SECOND,
     };
 
-    /// Both clocks are behind, each by its own offset. None may be set to a time below zero, so the
-    /// offsets depend on how long this machine has been up.
+    /// Both clocks are behind, each by its own offset. A clock cannot be set to a negative time, so the
+    /// offsets depend on the uptime.
     pub fn behind() -> Self {
         let now = clock_gettime(ClockId::Monotonic);
         let now_ns = now.tv_sec * NANOS_PER_SECOND + now.tv_nsec;
@@ -43,7 +43,7 @@ impl Offsets {
         }
     }
 
-    /// Those of every case: both signs in each combination of the clocks.
+    /// Each combination of a clock ahead and a clock behind.
     pub fn all() -> [Self; 4] {
         let (ahead, behind) = (Self::AHEAD, Self::behind());
         let mixed = |monotonic: Self, boottime: Self| Self {
@@ -53,29 +53,28 @@ impl Offsets {
         [ahead, behind, mixed(ahead, behind), mixed(behind, ahead)]
     }
 
-    /// The words before a program that has it run with these; `entrance` is the program that calls
-    /// [`enter`].
-    pub fn through(self, entrance: &Path) -> [String; 4] {
+    /// A command prefix that runs a program with these; `entry` is the program that calls [`enter`].
+    pub fn through(self, entry: &Path) -> [String; 4] {
         [
-            entrance.display().to_string(),
+            entry.display().to_string(),
             COMMAND.to_owned(),
             self.monotonic_ns.to_string(),
             self.boottime_ns.to_string(),
         ]
     }
 
-    /// Starts the program in a new namespace with these. Needs `CAP_SYS_ADMIN` and Linux 5.6. What
-    /// this thread starts from here on is in that namespace, too.
+    /// Starts the program in a new namespace with these. Needs `CAP_SYS_ADMIN` and Linux 5.6. Later
+    /// children of this thread are in that namespace, too.
     pub fn spawn(self, program: &mut Command) -> io::Result<Child> {
         sys::unshare_time()?;
         fs::write("/proc/self/timens_offsets", self.to_string())?;
-        // Setting a user, if the same, has the standard library fork. What it does else shares our
-        // memory with the child, and kernels before commit 2b5f9dad32ed refuse that (EINVAL).
+        // Setting the user makes the standard library fork. Otherwise it shares memory with the child,
+        // which kernels before commit 2b5f9dad32ed refuse (EINVAL).
         program.uid(rustix::process::geteuid().as_raw()).spawn()
     }
 }
 
-/// As the kernel reads it: nanoseconds are never negative.
+/// As the kernel parses it: nanoseconds are never negative.
 impl fmt::Display for Offsets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let clocks = [
@@ -92,15 +91,17 @@ impl fmt::Display for Offsets {
 }
 
 /// `MONOTONIC_NS BOOTTIME_NS PROGRAM ARGS..`: runs the program to its end.
-pub fn enter(mut words: impl Iterator<Item = String>) -> io::Result<ExitCode> {
+pub fn enter(mut arguments: impl Iterator<Item = String>) -> io::Result<ExitCode> {
     let usage = || io::Error::other("MONOTONIC_NS BOOTTIME_NS PROGRAM ARGS..");
-    let mut number = || words.next()?.parse().ok();
+    let mut number = || arguments.next()?.parse().ok();
     let offsets = Offsets {
         monotonic_ns: number().ok_or_else(usage)?,
         boottime_ns: number().ok_or_else(usage)?,
     };
-    let program = words.next().ok_or_else(usage)?;
-    let ended = offsets.spawn(Command::new(program).args(words))?.wait()?;
+    let program = arguments.next().ok_or_else(usage)?;
+    let ended = offsets
+        .spawn(Command::new(program).args(arguments))?
+        .wait()?;
     let code = ended.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }

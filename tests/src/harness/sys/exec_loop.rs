@@ -1,14 +1,13 @@
-//! A program of some two hundred bytes without a library, so that an exec of it costs as little as
-//! an exec can: a thread that is not the first executes the program again, for ever. What it is
-//! for is in [`crate::exec_loop`].
+//! A program of some two hundred bytes without libraries, so that an exec of it costs as little as
+//! possible: a worker thread executes the program again, for ever. [`crate::exec_loop`] uses it.
 
-/// Where the program is mapped; the usual place of a program with fixed addresses.
+/// Where the program is mapped: the usual address of a program that is not relocated.
 const ADDRESS: u64 = 0x40_0000;
 /// `Elf64_Ehdr` and one `Elf64_Phdr` of elf(5).
 const HEADER: u16 = 64;
 const SEGMENT: u16 = 56;
 
-/// The bytes of the executable file. `None` on processors for which it is not written.
+/// The bytes of the executable file. `None` on other architectures than x86-64.
 pub fn program() -> Option<Vec<u8>> {
     let code = code();
     if code.is_empty() {
@@ -45,9 +44,9 @@ fn code() -> &'static [u8] {
     &[]
 }
 
-// Adds one to the number in the file behind descriptor 0, starts a thread on a part of the same
-// stack, and has that thread execute the program anew. The first thread waits to be ended by
-// that. What fails is tried again: for a moment there may be no memory.
+// Adds one to the number in the file behind descriptor 0 and starts a thread on a part of the same
+// stack, which executes the program again. The main thread waits to be ended by that. A failed exec is
+// repeated: memory may be short for a moment.
 #[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(
     ".pushsection .rodata.exec_loop, \"a\"",
@@ -92,7 +91,7 @@ std::arch::global_asm!(
     "mov eax, {sched_yield}",
     "syscall",
     "jmp 6b",
-    // Not /proc/self, which is the first thread: one that has ended has no program any more.
+    // Not /proc/self, which is the main thread: once that has exited, it has no program.
     "5: .asciz \"/proc/thread-self/exe\"",
     "reaper_tests_exec_loop_end:",
     ".popsection",

@@ -1,9 +1,8 @@
-//! Seccomp as a tool of tests: system calls of a program as it is shipped fail without a word of it
-//! in that program. Which calls are to fail, and what that means, is left to the caller.
+//! Seccomp as a tool of tests: makes chosen system calls of an unchanged program fail.
 //!
-//! A filter belongs to the thread that asks for it and to whatever that thread starts from then on,
-//! and it stays to the end of each. So install one on a thread made for that, start the program
-//! there, and let the thread end. See seccomp(2) and `seccomp_unotify(2)`.
+//! A filter applies to the thread that installs it and to everything that thread starts later, until
+//! they end. So install it on a new thread, start the program there, and let the thread end. See
+//! seccomp(2) and `seccomp_unotify(2)`.
 #![expect(unsafe_code, reason = "no crate here wraps seccomp")]
 
 use std::io;
@@ -14,11 +13,11 @@ use libc::{c_long, c_ulong, sock_filter};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-/// A system call, or those of its kind that have this number as an argument.
+/// A system call, or its calls with one value of an argument.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
     pub number: c_long,
-    /// Which of the six arguments, and the low half of what it is.
+    /// The index of the argument, and the low half of its value.
     pub argument: Option<(u8, u32)>,
 }
 
@@ -32,7 +31,7 @@ impl From<c_long> for Call {
 }
 
 impl Call {
-    /// Only where this argument is this number.
+    /// Only calls with this value of this argument.
     pub fn with(self, argument: u8, value: u32) -> Self {
         Self {
             argument: Some((argument, value)),
@@ -41,31 +40,30 @@ impl Call {
     }
 }
 
-/// From here on these calls of this thread, and of what it starts, are answered with this error
-/// and not made.
+/// From now on these calls of this thread, and of what it starts, fail with this error and are not
+/// executed.
 pub fn deny(calls: &[Call], errno: Errno) -> io::Result<()> {
     let errno = errno.raw_os_error().cast_unsigned();
     install(&filter(calls, libc::SECCOMP_RET_ERRNO | errno), 0).map(drop)
 }
 
-/// From here on these calls of this thread, and of what it starts, are answered as if they had been
-/// made with success, and not made.
+/// From now on these calls of this thread, and of what it starts, return success and are not executed.
 pub fn pretend(calls: &[Call]) -> io::Result<()> {
     install(&filter(calls, libc::SECCOMP_RET_ERRNO), 0).map(drop)
 }
 
-/// From here on these calls of this thread, and of what it starts, wait for an answer by whoever
-/// holds the listener: another thread, or they wait for ever. Once it is closed they are answered
-/// with `ENOSYS`. Only one listener is possible for any one program.
+/// From now on these calls of this thread, and of what it starts, wait for the listener's decision. It
+/// must be used in another thread, or they wait for ever. Once it is closed they fail with `ENOSYS`. A
+/// program can have one listener only.
 pub fn listen(calls: &[Call]) -> io::Result<Listener> {
     let program = filter(calls, libc::SECCOMP_RET_USER_NOTIF);
-    let answer = install(&program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
-    let fd = i32::try_from(answer).map_err(io::Error::other)?;
-    // SAFETY: the kernel just made this descriptor for us, and nobody else knows it.
+    let fd = install(&program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
     Ok(Listener(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
-/// Where calls come to be answered.
+/// Receives the calls and decides what happens to them.
 #[derive(Debug)]
 pub struct Listener(OwnedFd);
 
@@ -73,19 +71,19 @@ pub struct Listener(OwnedFd);
 #[derive(Clone, Copy, Debug)]
 pub struct Waiting {
     id: u64,
-    /// The thread that makes it, as numbered here.
+    /// The calling thread, by its id in this pid namespace.
     pub thread: u32,
     pub number: c_long,
     pub arguments: [u64; 6],
 }
 
-/// What came of waiting for a call.
+/// The result of waiting for a call.
 #[derive(Clone, Copy, Debug)]
 pub enum Received {
     Call(Waiting),
-    /// Nobody made one in time.
+    /// There was none in time.
     Nothing,
-    /// Nobody is left who could (told by Linux 5.9 and newer).
+    /// All threads with the filter have ended (reported by Linux 5.9 and newer).
     Over,
 }
 
@@ -102,8 +100,8 @@ impl Listener {
         if !polled[0].revents().contains(PollFlags::IN) {
             return Ok(Received::Over);
         }
-        // All zeros, which the kernel insists on.
-        let mut told = libc::seccomp_notif {
+        // The kernel requires zeros.
+        let mut received = libc::seccomp_notif {
             id: 0,
             pid: 0,
             flags: 0,
@@ -116,16 +114,16 @@ impl Listener {
         };
         // SAFETY: the descriptor is open for the length of the call, and the kernel writes one
         // `seccomp_notif`, whose size is in the request number.
-        let answer = unsafe {
+        let result = unsafe {
             libc::ioctl(
                 self.0.as_raw_fd(),
                 libc::SECCOMP_IOCTL_NOTIF_RECV,
-                &raw mut told,
+                &raw mut received,
             )
         };
-        if answer < 0 {
+        if result < 0 {
             return match io::Error::last_os_error() {
-                // Its thread was interrupted or killed before we looked.
+                // Its thread was interrupted or killed in the meantime.
                 gone if gone.raw_os_error() == Some(libc::ENOENT) => Ok(Received::Nothing),
                 interrupted if interrupted.kind() == io::ErrorKind::Interrupted => {
                     Ok(Received::Nothing)
@@ -134,27 +132,27 @@ impl Listener {
             };
         }
         Ok(Received::Call(Waiting {
-            id: told.id,
-            thread: told.pid,
-            number: c_long::from(told.data.nr),
-            arguments: told.data.args,
+            id: received.id,
+            thread: received.pid,
+            number: c_long::from(received.data.nr),
+            arguments: received.data.args,
         }))
     }
 
-    /// Lets a call be made as if nobody had asked (Linux 5.5 and newer).
+    /// Lets the kernel execute the call (Linux 5.5 and newer).
     pub fn let_pass(&self, call: Waiting) -> io::Result<()> {
         let pass =
             u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE).map_err(io::Error::other)?;
-        self.answer(call, 0, pass)
+        self.respond(call, 0, pass)
     }
 
-    /// Answers it with this error; it is not made.
+    /// Makes the call fail with this error; it is not executed.
     pub fn fail(&self, call: Waiting, errno: Errno) -> io::Result<()> {
-        self.answer(call, -errno.raw_os_error(), 0)
+        self.respond(call, -errno.raw_os_error(), 0)
     }
 
-    fn answer(&self, call: Waiting, error: i32, flags: u32) -> io::Result<()> {
-        let mut answer = libc::seccomp_notif_resp {
+    fn respond(&self, call: Waiting, error: i32, flags: u32) -> io::Result<()> {
+        let mut response = libc::seccomp_notif_resp {
             id: call.id,
             val: 0,
             error,
@@ -166,29 +164,29 @@ impl Listener {
             libc::ioctl(
                 self.0.as_raw_fd(),
                 libc::SECCOMP_IOCTL_NOTIF_SEND,
-                &raw mut answer,
+                &raw mut response,
             )
         };
         match io::Error::last_os_error() {
             _ if sent == 0 => Ok(()),
-            // Nobody waits for it any more: its thread was killed, or a signal has it ask anew.
+            // Nothing waits for it any more: its thread was killed, or a signal restarts the call.
             gone if gone.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             error => Err(error),
         }
     }
 }
 
-/// The answer for these calls, and leave for all others. The architecture is not looked at: the
-/// numbers are those of this one, and the programs under test are built for it.
-fn filter(calls: &[Call], answer: u32) -> Vec<sock_filter> {
+/// A filter with this action for these calls; all others are allowed. The architecture is not checked:
+/// the programs under test are built for the same one as this.
+fn filter(calls: &[Call], action: u32) -> Vec<sock_filter> {
     const NUMBER: usize = std::mem::offset_of!(libc::seccomp_data, nr);
     const ARGUMENTS: usize = std::mem::offset_of!(libc::seccomp_data, args);
     const LOW_HALF: usize = if cfg!(target_endian = "little") { 0 } else { 4 };
     let mut program = Vec::new();
     for call in calls {
-        let number = u32::try_from(call.number).expect("numbers of calls are small");
+        let number = u32::try_from(call.number).expect("system call numbers are small");
         let Some((argument, value)) = call.argument else {
-            program.extend([load(NUMBER), unless(number, 1), give(answer)]);
+            program.extend([load(NUMBER), unless(number, 1), ret(action)]);
             continue;
         };
         program.extend([
@@ -196,10 +194,10 @@ fn filter(calls: &[Call], answer: u32) -> Vec<sock_filter> {
             unless(number, 3),
             load(ARGUMENTS + 8 * usize::from(argument) + LOW_HALF),
             unless(value, 1),
-            give(answer),
+            ret(action),
         ]);
     }
-    program.push(give(libc::SECCOMP_RET_ALLOW));
+    program.push(ret(libc::SECCOMP_RET_ALLOW));
     program
 }
 
@@ -208,13 +206,13 @@ fn load(offset: usize) -> sock_filter {
     instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0)
 }
 
-/// Skips so many instructions if what was loaded is another value.
+/// Skips so many instructions if the loaded value is another one.
 fn unless(value: u32, skip: u8) -> sock_filter {
     instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value, skip)
 }
 
-fn give(answer: u32) -> sock_filter {
-    instruction(libc::BPF_RET | libc::BPF_K, answer, 0)
+fn ret(action: u32) -> sock_filter {
+    instruction(libc::BPF_RET | libc::BPF_K, action, 0)
 }
 
 fn instruction(code: u32, k: u32, jf: u8) -> sock_filter {
@@ -222,17 +220,17 @@ fn instruction(code: u32, k: u32, jf: u8) -> sock_filter {
     sock_filter { code, jt: 0, jf, k }
 }
 
-/// Puts a filter on this thread, beside those that it has; answers with what the kernel answered.
+/// Adds a filter to this thread; returns the result of the call.
 fn install(program: &[sock_filter], flags: c_ulong) -> io::Result<c_long> {
-    // Without it only root may, and a program that gains rights must not be lied to.
+    // Without it only root can install filters, and a setuid program must not run with one.
     rustix::thread::set_no_new_privs(true)?;
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(io::Error::other)?,
         filter: program.as_ptr().cast_mut(),
     };
     // SAFETY: the kernel copies the `len` instructions, which are borrowed for the call, and writes
-    // nothing. What the filter does to later calls is an error at worst, as any call may answer.
-    let answer = unsafe {
+    // nothing. A filtered call fails at worst, as any call may.
+    let result = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
@@ -240,10 +238,10 @@ fn install(program: &[sock_filter], flags: c_ulong) -> io::Result<c_long> {
             &raw const program,
         )
     };
-    if answer < 0 {
+    if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(answer)
+    Ok(result)
 }
 
 #[cfg(test)]

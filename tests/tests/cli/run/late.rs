@@ -120,7 +120,7 @@ fn a_registration_whose_response_cannot_be_delivered_is_undone() {
     careless.shutdown(Shutdown::Read).unwrap();
     harness.daemon.resume();
     let removal = events.removal_of("given-up");
-    assert_eq!(removal.told.cause, "requested");
+    assert_eq!(removal.data.cause, "requested");
     registered_up_to(&mut events, "careless");
     assert!(!harness.daemon.lists("given-up"));
     assert!(

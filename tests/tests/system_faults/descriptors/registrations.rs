@@ -81,6 +81,6 @@ fn with_64_descriptors_no_registration_is_refused_and_no_dead_session_stays() {
             left == controls.sessions()
         });
         daemon.stop();
-        events.told_once_each(&dead);
+        events.check_each_removed_once(&dead);
     }
 }

@@ -70,7 +70,7 @@ fn a_memory_limit_a_fifth_above_the_bound_does_not_kill_the_daemon() {
         Ok(group) => group,
         Err(reason) => return skip(reason),
     };
-    let procs_file = group.oracle();
+    let procs_file = group.procs_file();
     let enter = [
         "sh",
         "-c",

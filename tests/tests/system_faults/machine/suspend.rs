@@ -50,7 +50,7 @@ fn the_ttl_runs_while_the_machine_is_suspended_and_no_live_session_is_removed() 
     let suspended = suspend().unwrap();
     assert!(suspended > SUSPENDED / 2, "suspended for {suspended:?}");
     let removal = events.removal_of(&session);
-    assert_eq!(removal.told.cause, "expired");
+    assert_eq!(removal.data.cause, "expired");
     // By the clock that stands still during suspension, the ttl was not over yet.
     let awake = Duration::from_nanos(removal.at_ns - registered_ns);
     assert!(awake < TTL, "it took {awake:?} without the suspension");

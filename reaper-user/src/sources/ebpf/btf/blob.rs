@@ -11,7 +11,9 @@ pub(crate) struct Blob {
     count: u32,
 }
 
+#[cfg(test)]
 pub(crate) const PLAIN: bool = false;
+#[cfg(test)]
 pub(crate) const BIT_FIELDS: bool = true;
 
 /// Enough for the offsets of every blob here.

@@ -1,4 +1,4 @@
-//! That exactly the calls which are to fail do fail, in the very thread and in what it starts.
+//! Exactly the chosen calls fail, in the thread with the filter and in what it starts.
 
 use std::process::Command;
 use std::sync::mpsc;
@@ -12,7 +12,7 @@ fn own_pidfd() -> Result<OwnedFd, Errno> {
     pidfd_open(getpid(), PidfdFlags::empty())
 }
 
-/// Why seccomp cannot be used here, if it cannot.
+/// Whether this error means that seccomp cannot be used here.
 fn refused(error: &io::Error) -> bool {
     let refused = matches!(
         error.raw_os_error(),
@@ -57,9 +57,9 @@ fn exactly_the_nth_call_fails() {
             listener.let_pass(call).unwrap();
         }
     }
-    let answers = caller.join().unwrap();
+    let results = caller.join().unwrap();
     let expected = [Ok(()), Ok(()), Err(Errno::NFILE), Ok(()), Ok(())];
-    assert_eq!(answers, expected);
+    assert_eq!(results, expected);
     // No other thread is touched.
     own_pidfd().unwrap();
 }

@@ -1,13 +1,13 @@
-//! Lines of `/proc/PID/stat`. A process chooses its name, so whatever the name is, the fields behind
-//! it must read the same; `procfs` is the second reader.
+//! Lines of `/proc/PID/stat`. A process chooses its name, so the fields behind it must be read alike
+//! for every name; `procfs` is the second parser.
 
 use procfs::FromRead as _;
 use procfs::process::Stat;
 use reaper_registry::StartTime;
 
+use reaperd::fuzzing::{ProcStat, stat, wait_status};
+
 use super::Choices;
-use crate::sys::proc_stat::{stat, wait_status};
-use crate::sys::process_table::ProcStat;
 
 const KERNEL_THREAD: u32 = 0x0020_0000;
 const EXITING: u32 = 0x4;
@@ -21,7 +21,7 @@ pub fn stat_line(bytes: &[u8]) {
     as_fields(name, fields);
 }
 
-/// What is believed of a line stands behind its last parenthesis, in decimal digits.
+/// Everything that is read stands behind the last parenthesis, in decimal digits.
 fn as_they_are(line: &[u8]) {
     let behind_name = line
         .rsplit(|byte| *byte == b')')
@@ -30,7 +30,7 @@ fn as_they_are(line: &[u8]) {
     let text = String::from_utf8_lossy(behind_name.unwrap_or_default());
     let fields: Vec<_> = text.split_ascii_whitespace().collect();
     let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok());
-    if let Ok(stat) = stat(line) {
+    if let Some(stat) = stat(line) {
         assert_eq!(number(19), Some(stat.start_time.0));
         let threads = number(17).expect("a number was read");
         assert_eq!(u64::from(stat.threads), threads.min(u32::MAX.into()));
@@ -44,21 +44,21 @@ fn as_they_are(line: &[u8]) {
         assert!([6, 17, 19, 20].iter().any(|at| number(*at).is_none()));
     }
     assert_eq!(
-        wait_status(line).ok(),
-        number(49).and_then(|word| word.try_into().ok())
+        wait_status(line),
+        number(49).and_then(|status| status.try_into().ok())
     );
 }
 
 fn as_a_name(bytes: &[u8]) {
     let mut choices = Choices(bytes);
     let state = b"RSDZXxTtIW"[choices.below(10) as usize];
-    let (flags, threads, word) = (choices.word(), choices.word() >> 1, choices.word() >> 1);
+    let (flags, threads, status) = (choices.word(), choices.word() >> 1, choices.word() >> 1);
     let start_ticks = choices.long();
     // As long as a kernel worker's; the name of a program is cut at 15 bytes.
     let name = &bytes[..bytes.len().min(64)];
     let fields = format!(
         " 1 42 42 0 -1 {flags} 100 0 0 0 1 2 0 0 20 0 {threads} 0 {start_ticks} 2000000 300 \
-         18446744073709551615 1 1 0 0 0 0 0 4096 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 {word}\n"
+         18446744073709551615 1 1 0 0 0 0 0 4096 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 {status}\n"
     );
     let line = [b"42 (", name, b") ", &[state], fields.as_bytes()].concat();
     let expected = ProcStat {
@@ -68,16 +68,16 @@ fn as_a_name(bytes: &[u8]) {
         threads,
         kernel_thread: flags & KERNEL_THREAD != 0,
     };
-    assert_eq!(stat(&line), Ok(expected));
-    assert_eq!(wait_status(&line), Ok(word));
+    assert_eq!(stat(&line), Some(expected));
+    assert_eq!(wait_status(&line), Some(status));
     let second = Stat::from_read(&line[..]).expect("procfs reads the line too");
     assert_eq!(second.starttime, expected.start_time.0);
     assert_eq!(second.num_threads, i64::from(expected.threads));
     assert_eq!((second.state, second.flags), (char::from(state), flags));
-    assert_eq!(second.exit_code.map(i32::cast_unsigned), Some(word));
+    assert_eq!(second.exit_code.map(i32::cast_unsigned), Some(status));
 }
 
-/// The name has no say in what the fields are.
+/// The name does not change how the fields are read.
 fn as_fields(name: &[u8], fields: &[u8]) {
     let [named, plain] = [name, b"sh"].map(|name| [b"42 (", name, b") ", fields].concat());
     assert_eq!(stat(&named), stat(&plain));

@@ -1,9 +1,9 @@
-//! Event streams as the client reads them: where the transport cuts means nothing, and a frame that
-//! is written again is read again.
+//! Event streams as the client reads them: where the transport cuts them does not matter, and a frame
+//! that is written again is read again.
 
-use crate::client::{Deregistered, Frame, Session, SseParser};
+use reaperd::client::{Deregistered, Frame, Session, SseParser};
 
-/// The first byte says in what pieces the rest arrives.
+/// The first byte chooses the size of the pieces in which the rest arrives.
 pub fn sse_client(bytes: &[u8]) {
     let Some((&piece, stream)) = bytes.split_first() else {
         return;
@@ -17,7 +17,7 @@ pub fn sse_client(bytes: &[u8]) {
             frames(written(frame).as_bytes(), 7),
             std::slice::from_ref(frame)
         );
-        // What the command line reads out of them; any text may stand there.
+        // The command line parses these; any text may stand there.
         drop(serde_json::from_str::<Session>(&frame.data));
         drop(serde_json::from_str::<Deregistered>(&frame.data));
     }

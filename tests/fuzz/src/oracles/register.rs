@@ -1,14 +1,12 @@
-//! Bodies of registrations. What is taken keeps every promise about its fields and is what a general
-//! JSON reader sees; what is refused is refused without a word of its secrets.
+//! Bodies of registrations. The fields of an accepted one keep their limits and are those that a general
+//! JSON parser finds; the response to a refused one contains none of its secrets.
 
 use reaper_registry::{Details, Pid, Presence, Ttl};
+use reaperd::fuzzing::{RegistrationBody, registration as parse};
 use serde_json::{Value, json};
 
-use crate::daemon::api::register::parse;
-use crate::reaper::Registration;
-
-/// As many hex digits in a row say something about a secret; no message of ours has so many.
-const TELLING: usize = 16;
+/// A run of so many hex digits is part of a secret; no message of ours has one.
+const SECRET_DIGITS: usize = 16;
 
 const OWNER: u32 = 1000;
 
@@ -16,42 +14,42 @@ const OWNER: u32 = 1000;
 pub fn register_body(bytes: &[u8]) {
     match parse(bytes, OWNER) {
         Ok(asked) => {
-            check_promises(&asked.0);
-            // Absent where a field that nobody looks at holds what only a stricter reader refuses.
+            check_limits(&asked);
+            // `Err` if an ignored field holds what only the stricter general parser refuses.
             if let Ok(Value::Object(second)) = serde_json::from_slice(bytes) {
                 check_against(&asked, &Value::Object(second));
             }
             let again = parse(written(&asked).to_string().as_bytes(), OWNER);
             let Ok(again) = again else {
-                panic!("what was taken once is taken again")
+                panic!("what was accepted once is accepted again")
             };
             check_against(&again, &written(&asked));
-            assert_eq!(again.0.details, asked.0.details);
+            assert_eq!(again.details, asked.details);
         }
         Err(problem) => {
-            let text = problem.to_json();
+            let text = problem.json;
             let read: Value = serde_json::from_slice(&text).expect("a problem is JSON");
-            assert_eq!(read["code"], problem.code());
-            assert!(matches!(problem.status().as_u16(), 400 | 422));
+            assert_eq!(read["code"], problem.code);
+            assert!(matches!(problem.status, 400 | 422));
             let is_hex = |run: &&[u8]| run.iter().all(u8::is_ascii_hexdigit);
-            for told in text.windows(TELLING).filter(is_hex) {
-                let is_given = bytes.windows(TELLING).any(|part| part == told);
-                assert!(!is_given, "the answer tells: {read}");
+            for run in text.windows(SECRET_DIGITS).filter(is_hex) {
+                let is_given = bytes.windows(SECRET_DIGITS).any(|part| part == run);
+                assert!(!is_given, "the response repeats a secret: {read}");
             }
         }
     }
 }
 
-fn check_promises(asked: &Registration) {
-    let Registration {
+fn check_limits(asked: &RegistrationBody) {
+    let RegistrationBody {
         id,
         token,
-        authority: _,
         pid,
         owner,
         details,
         presence,
         ttl,
+        if_answered: _,
     } = asked;
     assert_eq!(*owner, OWNER);
     let Details {
@@ -94,15 +92,15 @@ fn check_promises(asked: &Registration) {
     }
 }
 
-/// What is shown on terminals and in lists must not steer them.
+/// Text that is shown in a terminal must not control it.
 fn check_text(text: &str, max: usize) {
     assert!(text.len() <= max);
-    let steers = |c: char| matches!(c, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    assert!(!text.contains(steers), "{text:?}");
+    let controls = |c: char| matches!(c, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    assert!(!text.contains(controls), "{text:?}");
 }
 
-/// A general reader sees the same fields.
-fn check_against((asked, if_answered): &(Registration, bool), second: &Value) {
+/// A general parser finds the same fields.
+fn check_against(asked: &RegistrationBody, second: &Value) {
     let text = |field: &str| second[field].as_str();
     assert_eq!(
         text("token").map(str::to_ascii_lowercase).as_deref(),
@@ -121,7 +119,7 @@ fn check_against((asked, if_answered): &(Registration, bool), second: &Value) {
     assert_eq!(text("token_file"), asked.details.token_file.as_deref());
     assert_eq!(
         second["if_answered"].as_bool().unwrap_or_default(),
-        *if_answered
+        asked.if_answered
     );
     let groups = second["groups"].as_array().map_or(&[][..], Vec::as_slice);
     assert!(
@@ -138,8 +136,8 @@ fn check_against((asked, if_answered): &(Registration, bool), second: &Value) {
     }
 }
 
-/// The body that asks for this, in our own words. The secret key is left out, and with it presence.
-fn written((asked, if_answered): &(Registration, bool)) -> Value {
+/// A body for this registration. The secret key is left out, and with it presence.
+fn written(asked: &RegistrationBody) -> Value {
     let Details {
         mesh,
         display_name,
@@ -158,7 +156,7 @@ fn written((asked, if_answered): &(Registration, bool)) -> Value {
         "role": role,
         "groups": groups,
         "token_file": token_file,
-        "if_answered": if_answered,
+        "if_answered": asked.if_answered,
         "ttl": ttl_in_json(asked.ttl),
     })
 }

@@ -1,20 +1,24 @@
-//! The corpus and every past crash of the fuzz targets, through their doors. So what fuzzing has
-//! found once is looked at by everyone who runs the tests, without a fuzzer.
+//! Replays the corpus and every past crash of the fuzz targets through their oracles, so that an
+//! ordinary test run covers what fuzzing once found.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a failed helper fails its test")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-/// Each target with its door, as a test of its own that replays the target's corpus.
+use reaper_fuzz::oracles;
+
+/// Each target with its oracle, and a test that replays the target's corpus.
 macro_rules! oracles {
     ($($oracle:ident),* $(,)?) => {
-        const ORACLES: &[(&str, fn(&[u8]))] = &[$((stringify!($oracle), super::$oracle)),*];
+        const ORACLES: &[(&str, fn(&[u8]))] = &[$((stringify!($oracle), oracles::$oracle)),*];
 
-        mod every_seed_is_read_as_it_must_be {
+        mod corpus_of {
             $(#[test]
             fn $oracle() {
-                super::replay(super::super::$oracle, &super::files("corpus", stringify!($oracle)));
+                super::replay(super::oracles::$oracle, &super::files("corpus", stringify!($oracle)));
             })*
         }
     };
@@ -37,7 +41,7 @@ const FILES_MAX: usize = 60;
 const BYTES_MAX: u64 = 200_000;
 
 #[test]
-fn targets_doors_and_corpora_are_the_same_list() {
+fn every_target_has_an_oracle_and_a_corpus() {
     let oracles: BTreeSet<_> = ORACLES.iter().map(|(name, _)| (*name).to_owned()).collect();
     let targets: BTreeSet<_> = names(&folder("src/bin"))
         .into_iter()
@@ -50,7 +54,7 @@ fn targets_doors_and_corpora_are_the_same_list() {
 }
 
 #[test]
-fn the_corpus_is_there_and_stays_small() {
+fn the_corpus_exists_and_stays_small() {
     let mut bytes = 0;
     for (name, _) in ORACLES {
         let files = files("corpus", name);
@@ -63,7 +67,7 @@ fn the_corpus_is_there_and_stays_small() {
     assert!(bytes <= BYTES_MAX, "{bytes} bytes");
 }
 
-/// Each file under `crashes/TARGET` is named after what it was, and so is its test.
+/// Each file under `crashes/TARGET` is named after its fault, and so is its test.
 macro_rules! crashes {
     ($($oracle:ident / $what_it_was:ident),* $(,)?) => {
         const CRASHES: &[(&str, &str)] = &[$((stringify!($oracle), stringify!($what_it_was))),*];
@@ -72,7 +76,7 @@ macro_rules! crashes {
             $(#[test]
             fn $what_it_was() {
                 let file = super::folder("crashes").join(stringify!($oracle)).join(stringify!($what_it_was));
-                super::replay(super::super::$oracle, &[file]);
+                super::replay(super::oracles::$oracle, &[file]);
             })*
         }
     };
@@ -97,15 +101,13 @@ fn replay(oracle: fn(&[u8]), files: &[PathBuf]) {
     for file in files {
         let bytes = fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let outcome = catch_unwind(AssertUnwindSafe(|| oracle(&bytes)));
-        assert!(outcome.is_ok(), "{} breaks its door", file.display());
+        assert!(outcome.is_ok(), "{} fails its oracle", file.display());
     }
-    assert!(!files.is_empty(), "there is nothing to replay");
+    assert!(!files.is_empty(), "nothing to replay");
 }
 
 fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fuzz")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
 fn files(kind: &str, oracle: &str) -> Vec<PathBuf> {

@@ -1,10 +1,12 @@
-//! The proc connector's datagrams: each message is read from its own bytes alone, and where the
-//! socket filters look for a field is where the decoder reads it.
+//! The proc connector's datagrams: each message is read from its own bytes alone, and the decoder
+//! reads a field where the socket filters read it.
+
+use reaperd::fuzzing::{
+    EXIT_TGID_AT, Event, Exit, MalformedMessage, WHAT_ACK, WHAT_AT, WHAT_EXIT, connector_requests,
+    messages,
+};
 
 use super::Choices;
-use crate::sys::cn_proc::{
-    EXIT_TGID_AT, Event, Exit, Malformed, Request, WHAT_ACK, WHAT_AT, WHAT_EXIT, decode,
-};
 
 const NETLINK_HEADER: usize = 16;
 /// Behind the headers of netlink and of the connector.
@@ -13,15 +15,15 @@ const DATA_AT: usize = 36;
 /// Any bytes as one datagram, and then as the fields of an exit.
 pub fn netlink_message(bytes: &[u8]) {
     let mut rest = bytes;
-    for event in decode(bytes) {
-        let Some(length) = believable_length(rest) else {
-            assert_eq!(event, Err(Malformed::Length));
+    for event in messages(bytes) {
+        let Some(length) = plausible_length(rest) else {
+            assert_eq!(event, Err(MalformedMessage::LENGTH));
             rest = &[];
             continue;
         };
         let message = &rest[..length];
         assert_eq!(
-            decode(message).collect::<Vec<_>>(),
+            messages(message).collect::<Vec<_>>(),
             [event],
             "a message depends on what lies behind it"
         );
@@ -33,15 +35,15 @@ pub fn netlink_message(bytes: &[u8]) {
     requests_are_framed(bytes);
 }
 
-fn believable_length(rest: &[u8]) -> Option<usize> {
+fn plausible_length(rest: &[u8]) -> Option<usize> {
     let length = usize::try_from(word(rest, 0)?).ok()?;
     (NETLINK_HEADER..=rest.len())
         .contains(&length)
         .then_some(length)
 }
 
-fn check(message: &[u8], event: Result<Event, Malformed>) {
-    let what = word(message, WHAT_AT as usize);
+fn check(message: &[u8], event: Result<Event, MalformedMessage>) {
+    let what = word(message, WHAT_AT);
     if let Ok(event) = event {
         // What it was read from is within the data that the connector's header announces.
         let announced = message[32..].first_chunk().expect("an event was read");
@@ -56,16 +58,18 @@ fn check(message: &[u8], event: Result<Event, Malformed>) {
     match event {
         Ok(Event::Exit(Exit { tgid, .. })) => {
             assert_eq!(what, Some(WHAT_EXIT));
-            assert_eq!(word(message, EXIT_TGID_AT as usize), Some(tgid));
+            assert_eq!(word(message, EXIT_TGID_AT), Some(tgid));
         }
         Ok(Event::Ack { .. }) => assert_eq!(what, Some(WHAT_ACK)),
         Ok(Event::Other) => assert!(!matches!(what, Some(WHAT_ACK | WHAT_EXIT) | None)),
-        Err(Malformed::Length) => panic!("the length was believable: {message:02x?}"),
-        Err(malformed) => assert!(!malformed.to_string().is_empty()),
+        Err(malformed) => {
+            assert_ne!(malformed, MalformedMessage::LENGTH, "{message:02x?}");
+            assert!(!malformed.to_string().is_empty());
+        }
     }
 }
 
-/// Two exits with fields out of these bytes, written as the kernel writes them.
+/// Two exits with fields from these bytes, written as the kernel writes them.
 fn written_exits_are_read(bytes: &[u8]) {
     let mut choices = Choices(bytes);
     let exits = [(); 2].map(|()| Exit {
@@ -74,7 +78,7 @@ fn written_exits_are_read(bytes: &[u8]) {
         wait_status: choices.word(),
         timestamp_ns: choices.long(),
     });
-    let read: Vec<_> = decode(&exits.map(written).concat()).collect();
+    let read: Vec<_> = messages(&exits.map(written).concat()).collect();
     assert_eq!(read, exits.map(|exit| Ok(Event::Exit(exit))));
 }
 
@@ -104,21 +108,15 @@ fn written(exit: Exit) -> [u8; 76] {
     datagram
 }
 
-/// No event lies in a request of ours; what must be right is its frame.
+/// A request contains no event; only its framing is checked.
 fn requests_are_framed(bytes: &[u8]) {
     let mut choices = Choices(bytes);
     let (mask, ack) = (choices.word(), choices.word());
-    for request in [Request::Listen, Request::ListenTo(mask), Request::Ignore] {
-        let datagram = request.encode(ack);
-        assert_eq!(believable_length(&datagram), Some(datagram.len()));
+    for datagram in connector_requests(mask, ack) {
+        assert_eq!(plausible_length(&datagram), Some(datagram.len()));
         assert_eq!(word(&datagram, 28), Some(ack));
-        let mut read = decode(&datagram);
-        assert!(!matches!(
-            read.next(),
-            Some(Err(Malformed::Length
-                | Malformed::Type(_)
-                | Malformed::Channel(..)))
-        ));
+        let mut read = messages(&datagram);
+        assert!(!matches!(read.next(), Some(Err(malformed)) if !malformed.is_framed()));
         assert_eq!(read.next(), None);
     }
 }

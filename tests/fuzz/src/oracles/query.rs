@@ -1,20 +1,19 @@
-//! Query strings, path segments and positions in the history: what is escaped and written anew is
-//! read as before, and a part without escapes is what it says.
+//! Query strings, path segments and event ids: what is escaped again is read as before, and a part
+//! without escapes is read unchanged.
 
 use std::borrow::Cow;
 
-use crate::daemon::api::sse::EventId;
-use crate::daemon::http::query::{decode_segment, pairs, value};
+use reaperd::fuzzing::{decode_segment, event_id, pairs, value};
 
-/// Any text as a query, as a segment and as a position; and any bytes, escaped.
+/// Any text as a query, as a segment and as an event id; and any bytes, escaped.
 pub fn query(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     as_a_query(&text);
     as_a_segment(&text);
-    if let Some(id) = EventId::parse(&text) {
-        assert_eq!(id.to_string(), text);
+    if let Some(id) = event_id(&text) {
+        assert_eq!(id, text);
     }
-    // Escaped, they are text or nothing, as they were.
+    // Escaped bytes are decoded exactly if they are UTF-8.
     assert_eq!(
         decode_segment(&escaped(bytes)).as_deref(),
         str::from_utf8(bytes).ok()
@@ -34,7 +33,7 @@ fn as_a_query(text: &str) {
     if let Some((key, first)) = read.first() {
         assert_eq!(value(Some(text), key).as_ref(), Some(first));
     }
-    // What the gate asks of each query: a key in disguise is that key.
+    // The request policy relies on this: an escaped key is that key.
     let has_token_key = read.iter().any(|(key, _)| key == "token");
     assert_eq!(value(Some(text), "token").is_some(), has_token_key);
 }

@@ -1,9 +1,30 @@
-//! The kernel's types. Any bytes end in an answer that depends on nothing behind the blob; and where
-//! the bytes lay out a kernel of their own, every field is found where it was put.
+//! The kernel's types. For any bytes the result depends on nothing behind the blob. And where the
+//! bytes choose the layout of a kernel's structures, every field is found where it was put.
+
+use reaperd::fuzzing::{BtfError, BtfWriter, Offsets, offsets};
 
 use super::Choices;
-use crate::sources::ebpf::btf::blob::{BIT_FIELDS, Blob, PLAIN};
-use crate::sources::ebpf::btf::{BtfError, Offsets, kind, offsets};
+
+/// `BTF_KIND_*` of include/uapi/linux/btf.h.
+mod kind {
+    pub(super) const INT: u32 = 1;
+    pub(super) const PTR: u32 = 2;
+    pub(super) const ARRAY: u32 = 3;
+    pub(super) const STRUCT: u32 = 4;
+    pub(super) const UNION: u32 = 5;
+    pub(super) const FWD: u32 = 7;
+    pub(super) const TYPEDEF: u32 = 8;
+    pub(super) const VOLATILE: u32 = 9;
+    pub(super) const CONST: u32 = 10;
+    pub(super) const RESTRICT: u32 = 11;
+    pub(super) const FUNC: u32 = 12;
+    pub(super) const VAR: u32 = 14;
+    pub(super) const FLOAT: u32 = 16;
+    pub(super) const DECL_TAG: u32 = 17;
+}
+
+/// Whether the offsets of a structure's members carry the size of a bit field.
+const PLAIN: bool = false;
 
 /// Any bytes as a blob, and as choices in the layout of one.
 pub fn btf(bytes: &[u8]) {
@@ -24,10 +45,10 @@ pub fn btf(bytes: &[u8]) {
     assert!(offsets(&blob[..cut]).is_err(), "{cut} bytes were enough");
 }
 
-/// A kernel under construction.
+/// The BTF of a kernel under construction.
 struct Layout<'a> {
     choices: Choices<'a>,
-    blob: Blob,
+    blob: BtfWriter,
     int: u32,
     long: u32,
     pointer: u32,
@@ -45,7 +66,7 @@ struct Members {
 
 impl<'a> Layout<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        let mut blob = Blob::new();
+        let mut blob = BtfWriter::new();
         Self {
             choices: Choices(bytes),
             int: blob.simple(kind::INT, 4, &[32]),
@@ -95,7 +116,7 @@ impl<'a> Layout<'a> {
     }
 
     /// Puts a field somewhere behind the others, perhaps in nameless structures and unions, perhaps
-    /// behind other names for its type, and answers where it is.
+    /// behind other names for its type; returns its offset.
     fn put(&mut self, members: &mut Members, name: &'static str, type_id: u32) -> u32 {
         members.byte += 8 * self.choices.below(64);
         for _ in 0..self.choices.below(3) {
@@ -146,12 +167,7 @@ impl<'a> Layout<'a> {
     }
 
     fn finish(&mut self, name: &str, members: &Members) {
-        let bit_fields = if members.bit_fields {
-            BIT_FIELDS
-        } else {
-            PLAIN
-        };
         self.blob
-            .composite(kind::STRUCT, name, bit_fields, &members.list);
+            .composite(kind::STRUCT, name, members.bit_fields, &members.list);
     }
 }

@@ -1,5 +1,5 @@
-//! What the exit probe writes: records of its ring and values of its map, which must have their exact
-//! length, lose nothing on the way, and speak of the process that was asked about.
+//! What the exit probe writes: records of its ring and values of its map. They must have their exact
+//! length, survive a round trip, and describe only the process that they are for.
 
 use reaper_ebpf::{GroupDeath, WatchEntry};
 
@@ -32,7 +32,7 @@ fn a_mark_counts_for_one_process_only(entry: &WatchEntry) {
     for tgid in [marked, marked.wrapping_add(1), marked.swap_bytes(), 0] {
         let Some(death) = entry.death(tgid) else {
             let is_its_own = tgid == marked && entry.start_ticks == entry.marked_start_ticks;
-            assert!(tgid == 0 || !is_its_own, "a death went unseen: {entry:?}");
+            assert!(tgid == 0 || !is_its_own, "a death was missed: {entry:?}");
             continue;
         };
         assert_ne!(tgid, 0);
@@ -44,7 +44,7 @@ fn a_mark_counts_for_one_process_only(entry: &WatchEntry) {
     }
 }
 
-/// A process is watched, the probe marks it, and both its voices say the same.
+/// The probe marks a watched process; ring record and map value agree.
 fn a_written_death_is_read(bytes: &[u8]) {
     let mut choices = Choices(bytes);
     let death = GroupDeath {

@@ -1,6 +1,6 @@
-//! A whole connection, as the daemon serves it up to the gate: guard, hyper, gate. Hyper must hand on
-//! exactly the requests that a second reader finds up to the first bad one, and every answer must be
-//! ours: what hyper refuses by itself has no body that says why.
+//! A whole connection as the daemon serves it: framing filter, hyper, request policy. Hyper must hand on
+//! exactly the requests that a second parser finds up to the first bad one, and every response must be
+//! ours: a refusal of hyper's has no body that gives the reason.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -16,23 +16,21 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
+use reaperd::fuzzing::{
+    BodyFraming, Chunks, HEAD_MAX, REFUSAL_FIELD, Refusal, check_policy, filtered, scan,
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::http_head::{SecondOpinion, chunks};
-use crate::daemon::api::Transport;
-use crate::daemon::http::framing::chunks::Chunks;
-use crate::daemon::http::framing::head::{BodyFraming, HEAD_MAX, REFUSAL_FIELD, Refusal};
-use crate::daemon::http::framing::{FramingFilter, scan};
-use crate::daemon::http::policy::{self, Claim};
 
-/// Far more than any of these connections takes: none of them waits for anybody.
-const LONGEST: Duration = Duration::from_secs(20);
+/// Far more than any of these connections takes: none of them waits for a peer.
+const TIME_LIMIT: Duration = Duration::from_secs(20);
 
-/// How often a peer looks for an answer after its last byte. Hyper drops a request whose peer leaves at
-/// once, so there must be one turn for it to be answered; the others are for good measure.
-const TIMEOUT: u8 = 8;
+/// How often the peer is polled after its last byte before it closes. Hyper drops a request whose peer
+/// closes at once, so at least one is needed for the response; the others are a margin.
+const POLLS_BEFORE_CLOSE: u8 = 8;
 
-/// The first byte says in what pieces the rest arrives.
+/// The first byte chooses the size of the pieces in which the rest arrives.
 pub fn http_connection(bytes: &[u8]) {
     let Some((&piece, stream)) = bytes.split_first() else {
         return;
@@ -49,7 +47,7 @@ pub fn http_connection(bytes: &[u8]) {
             .is_some_and(|last| last.may_close || last.body.is_none());
         assert!(may_end_here, "hyper does not see {missing:?}");
     }
-    every_answer_is_ours(&written, seen.len());
+    every_response_is_ours(&written, seen.len());
 }
 
 /// A request, or the mark of a refusal in its place.
@@ -64,7 +62,7 @@ struct Seen {
     may_close: bool,
 }
 
-/// What a second reader finds, up to the first head that the guard refuses.
+/// What a second parser finds, up to the first head that the framing filter refuses.
 fn expected(stream: &[u8]) -> Vec<Seen> {
     let mut requests = Vec::new();
     let mut rest = stream;
@@ -72,7 +70,7 @@ fn expected(stream: &[u8]) -> Vec<Seen> {
         let window = &rest[..rest.len().min(HEAD_MAX)];
         let refusal = match scan(window, &mut 0) {
             Ok(Some((length, framing))) => {
-                let head = SecondOpinion::of(window).expect("the second reader takes it too");
+                let head = SecondOpinion::of(window).expect("the second parser accepts it too");
                 let (body, behind) = body(framing, &rest[length..]);
                 let is_whole = body.is_some();
                 requests.push(Seen {
@@ -89,7 +87,7 @@ fn expected(stream: &[u8]) -> Vec<Seen> {
                 continue;
             }
             Ok(None) if window.len() < HEAD_MAX => return requests,
-            Ok(None) => Refusal::HeadTooLarge,
+            Ok(None) => Refusal::HEAD_TOO_LARGE,
             Err(refusal) => refusal,
         };
         requests.push(Seen {
@@ -106,7 +104,7 @@ fn expected(stream: &[u8]) -> Vec<Seen> {
 /// A target in absolute form without a path gets one, and a fragment is cut off.
 fn as_hyper_shows(target: &str) -> String {
     let uri = target.parse::<Uri>();
-    uri.expect("hyper takes every target that the guard does")
+    uri.expect("hyper accepts every target that the filter does")
         .to_string()
 }
 
@@ -129,40 +127,40 @@ fn body(framing: BodyFraming, rest: &[u8]) -> (Option<Vec<u8>>, &[u8]) {
     }
 }
 
-/// Serves the stream to its end; answers with what came through and what was written.
+/// Serves the stream to its end; returns the requests that came through and what was written.
 fn serve(stream: &[u8], piece: usize) -> (Vec<Seen>, Vec<u8>) {
     thread_local! {
         static RUNTIME: tokio::runtime::Runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
-            .expect("a timer needs nothing from the system");
+            .expect("a timer needs no system resource");
     }
     let seen = RefCell::new(Vec::new());
     let mut wire = Wire {
         arriving: stream,
         piece,
-        timeout: TIMEOUT,
+        polls_left: POLLS_BEFORE_CLOSE,
         written: Vec::new(),
     };
-    let service = service_fn(async |request| Ok::<_, Infallible>(answer(request, &seen).await));
+    let service = service_fn(async |request| Ok::<_, Infallible>(respond(request, &seen).await));
     let connection = http1::Builder::new()
         .max_buf_size(64 * 1024)
-        .serve_connection(TokioIo::new(FramingFilter::new(&mut wire)), service);
+        .serve_connection(TokioIo::new(filtered(&mut wire)), service);
     RUNTIME.with(|runtime| {
-        let ended = runtime.block_on(async { tokio::time::timeout(LONGEST, connection).await });
+        let ended = runtime.block_on(async { tokio::time::timeout(TIME_LIMIT, connection).await });
         // Most end in an error, because most bytes are no whole request.
         drop(ended.expect("the connection waits for something"));
     });
     (seen.into_inner(), wire.written)
 }
 
-/// Notes a request before its body is read, because a broken body may end the connection at once.
-async fn answer(request: Request<Incoming>, seen: &RefCell<Vec<Seen>>) -> Response<Full<Bytes>> {
+/// Records a request before its body is read, because a broken body may end the connection at once.
+async fn respond(request: Request<Incoming>, seen: &RefCell<Vec<Seen>>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let refusal = head.headers.get(REFUSAL_FIELD);
     let refusal = refusal.map(|code| Refusal::from_code(code.as_bytes()).expect("one of ours"));
     if refusal.is_none() {
-        check_policy(&head);
+        policy_holds(&head);
     }
     let at = seen.borrow().len();
     seen.borrow_mut().push(Seen {
@@ -174,15 +172,15 @@ async fn answer(request: Request<Incoming>, seen: &RefCell<Vec<Seen>>) -> Respon
     });
     let body = body.collect().await;
     seen.borrow_mut()[at].body = body.ok().map(|body| body.to_bytes().to_vec());
-    let mut answer = Response::new(Full::from("ours"));
-    *answer.status_mut() = StatusCode::IM_A_TEAPOT;
-    answer
+    let mut response = Response::new(Full::from("ours"));
+    *response.status_mut() = StatusCode::IM_A_TEAPOT;
+    response
 }
 
-/// Who passes the gate has a host of this machine, and claims a token only if it gave that one.
-fn check_policy(head: &request::Parts) {
-    match policy::check(head, Transport::Unix) {
-        Ok(claim) => {
+/// A request that the policy accepts names a local host, and presents a token only if it sent that one.
+fn policy_holds(head: &request::Parts) {
+    match check_policy(head) {
+        Ok(token) => {
             let host = head
                 .headers
                 .get("host")
@@ -195,39 +193,38 @@ fn check_policy(head: &request::Parts) {
                         b"" | b"localhost" | b"127.0.0.1"
                     )
             );
-            if let Claim::Token(token) = claim {
+            if let Some(token) = token {
                 let given: Vec<_> = head.headers.get_all("authorization").iter().collect();
                 let given = given[0].as_bytes().to_ascii_lowercase();
                 assert!(given.ends_with(token.reveal().as_bytes()));
             }
         }
         Err(problem) => {
-            let text = problem.to_json();
-            assert!(serde_json::from_slice::<serde_json::Value>(&text).is_ok());
-            assert!(problem.status().is_client_error());
+            assert!(serde_json::from_slice::<serde_json::Value>(&problem.json).is_ok());
+            assert!((400..500).contains(&problem.status));
         }
     }
 }
 
-fn every_answer_is_ours(written: &[u8], requests: usize) {
+fn every_response_is_ours(written: &[u8], requests: usize) {
     let mut ours = 0;
     for at in (0..written.len()).filter(|at| written[*at..].starts_with(b"HTTP/1.")) {
         let status = &written[at..][8..13];
         match status {
             b" 418 " => ours += 1,
             b" 100 " => {}
-            _ => panic!("hyper answers by itself: {}", written.escape_ascii()),
+            _ => panic!("hyper responds on its own: {}", written.escape_ascii()),
         }
     }
     assert!(ours <= requests);
 }
 
-/// A peer whose bytes arrive in pieces, who takes everything that is written, and leaves once it has
-/// waited for a while.
+/// A peer whose bytes arrive in pieces, that reads everything that is written, and closes after some
+/// polls.
 struct Wire<'a> {
     arriving: &'a [u8],
     piece: usize,
-    timeout: u8,
+    polls_left: u8,
     written: Vec<u8>,
 }
 
@@ -237,8 +234,8 @@ impl AsyncRead for &mut Wire<'_> {
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.arriving.is_empty() && self.timeout > 0 {
-            self.timeout -= 1;
+        if self.arriving.is_empty() && self.polls_left > 0 {
+            self.polls_left -= 1;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

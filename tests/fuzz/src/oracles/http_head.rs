@@ -1,14 +1,12 @@
-//! One request head and the body behind it. What the guard lets through, a second reader must
-//! delimit alike: `httparse` for the head and for the sizes of chunks, and the rules of RFC 9112
-//! section 6.3, written down once more, for the length.
+//! One request head and the body behind it. What the framing filter passes, a second parser must
+//! delimit alike: `httparse` for the head and for the sizes of chunks, and the rules of RFC 9112,
+//! section 6.3, implemented once more, for the length.
 
 use std::ops::Range;
 
-use crate::daemon::http::framing::chunks::Chunks;
-use crate::daemon::http::framing::head::{BODY_MAX, BodyFraming, REFUSAL_FIELD, Refusal};
-use crate::daemon::http::framing::scan;
+use reaperd::fuzzing::{BODY_MAX, BodyFraming, Chunks, REFUSAL_FIELD, Refusal, scan};
 
-/// The first byte says in what pieces the rest arrives.
+/// The first byte chooses the size of the pieces in which the rest arrives.
 pub fn http_head(bytes: &[u8]) {
     let Some((&piece, stream)) = bytes.split_first() else {
         return;
@@ -31,7 +29,7 @@ pub fn http_head(bytes: &[u8]) {
     }
 }
 
-/// As the guard does it: what has been looked at is not looked at again.
+/// As the filter does it: no byte is scanned twice.
 fn scan_in_pieces(stream: &[u8], piece: usize) -> Result<Option<(usize, BodyFraming)>, Refusal> {
     let mut scanned = 0;
     let mut upto = 0;
@@ -45,7 +43,7 @@ fn scan_in_pieces(stream: &[u8], piece: usize) -> Result<Option<(usize, BodyFram
     Ok(None)
 }
 
-/// A head as the second reader sees it.
+/// A head as the second parser reads it.
 pub(super) struct SecondOpinion {
     pub(super) length: usize,
     pub(super) method: String,
@@ -55,7 +53,7 @@ pub(super) struct SecondOpinion {
 }
 
 impl SecondOpinion {
-    /// `None` where the second reader refuses the head, or does not find its end.
+    /// `None` where the second parser refuses the head, or does not find its end.
     pub(super) fn of(stream: &[u8]) -> Option<Self> {
         let mut fields = [httparse::EMPTY_HEADER; 256];
         let mut request = httparse::Request::new(&mut fields);
@@ -80,7 +78,7 @@ impl SecondOpinion {
         fields.map(|(_, value)| value.as_slice())
     }
 
-    /// RFC 9112, section 6.3, for messages in which nothing is doubtful; `None` for the others.
+    /// RFC 9112, section 6.3, for unambiguous messages; `None` for the others.
     pub(super) fn framing(&self) -> Option<BodyFraming> {
         let lengths: Vec<_> = self.values("content-length").collect();
         let encodings: Vec<_> = self.values("transfer-encoding").collect();
@@ -100,7 +98,7 @@ impl SecondOpinion {
 }
 
 fn check_head(head: &[u8], framing: BodyFraming) {
-    let second = SecondOpinion::of(head).expect("the second reader takes the head too");
+    let second = SecondOpinion::of(head).expect("the second parser accepts the head too");
     assert_eq!(second.length, head.len(), "the head ends elsewhere");
     assert_eq!(second.framing(), Some(framing), "the body ends elsewhere");
     assert!(!matches!(framing, BodyFraming::Length(length) if length > BODY_MAX));
@@ -116,8 +114,8 @@ fn check_head(head: &[u8], framing: BodyFraming) {
     assert!(second.values("host").count() <= 1);
 }
 
-/// The data of a chunked body that is whole: where it lies, and where the body ends. `None` where the
-/// second reader does not get to its end.
+/// The ranges of the data of a complete chunked body, and where the body ends. `None` where the second
+/// parser does not find the end.
 pub(super) fn chunks(body: &[u8]) -> Option<(Vec<Range<usize>>, usize)> {
     let mut data = Vec::new();
     let mut at = 0;
@@ -165,13 +163,13 @@ fn check_chunks(body: &[u8], piece: usize) {
             assert_eq!(walker.is_too_large(), in_pieces.is_too_large());
             let second = chunks(body);
             if complete {
-                let (data, second_end) = second.expect("the second reader finds the end too");
+                let (data, second_end) = second.expect("the second parser finds the end too");
                 assert_eq!(second_end, end);
                 let sum: usize = data.iter().map(ExactSizeIterator::len).sum();
                 assert_eq!(walker.is_too_large(), sum as u64 > BODY_MAX);
             } else {
                 assert_eq!(end, body.len());
-                assert_eq!(second, None, "the second reader finds an end");
+                assert_eq!(second, None, "the second parser finds an end");
             }
         }
         Err(malformed) => assert_eq!(outcome, Err(malformed)),
