@@ -27,11 +27,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 use reaper_registry::Token;
 
 use crate::client::Client;
+use crate::daemon::descriptors;
 use crate::daemon::harden;
 use crate::daemon::runtime;
 use crate::daemon::socket_path::{self, Surroundings};
 use crate::testkit::test_process::Kind;
-use crate::watch::fd_budget;
 use exit_code::ExitCode;
 use failure::Failure;
 
@@ -167,7 +167,7 @@ impl Arguments {
             Command::Daemon(arguments) => {
                 harden::keep_only_what_sources_need();
                 let mut builder = tokio::runtime::Builder::new_multi_thread();
-                builder.worker_threads(fd_budget::worker_threads());
+                builder.worker_threads(descriptors::worker_threads());
                 let runtime = runtime::build(builder).map_err(no_runtime)?;
                 runtime.block_on(arguments.run(socket))
             }

@@ -2,6 +2,7 @@
 
 pub(crate) mod api;
 pub mod config;
+pub mod descriptors;
 pub(crate) mod harden;
 pub(crate) mod http;
 mod run;

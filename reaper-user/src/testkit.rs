@@ -11,7 +11,13 @@ pub mod daemon {
 
 #[cfg(all(target_os = "linux", feature = "ebpf"))]
 pub use crate::sources::ebpf::{btf, misses};
-pub use crate::watch::fd_budget;
+
+/// The limits of open descriptors.
+#[cfg(feature = "cli")]
+pub mod descriptors {
+    pub use crate::daemon::descriptors::{minimum, raise_open_file_limit};
+    pub use crate::watch::fd_budget::{Need, needs};
+}
 
 /// Returns the registry that this reaper keeps true.
 pub fn registry_of(reaper: &crate::Reaper) -> &reaper_registry::Registry {

@@ -11,9 +11,9 @@ use std::path::Path;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::values::{self, SourceChoice};
+use crate::daemon::descriptors;
 use crate::testkit::conformance::{CASES, Harness, SourceSet};
 use crate::testkit::test_process;
-use crate::watch::fd_budget;
 use report::{CaseResult, Outcome, Report};
 
 #[derive(Debug, clap::Args)]
@@ -31,7 +31,7 @@ impl Arguments {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         test_process::adopt_orphans()?;
         // 200 test processes run at once. Each needs two pipes and two handles.
-        fd_budget::raise_open_file_limit();
+        descriptors::raise_open_file_limit();
         let program = std::env::current_exe()?;
         let mut report = Report::new(self.json);
         report.start().map_err(Failure::output)?;

@@ -76,9 +76,9 @@ use std::sync::Arc;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::daemon::config::DaemonOptions;
+use crate::daemon::descriptors::Shares;
 use crate::reaper::Reaper;
 use crate::sys::process_table::ProcessTable;
-use crate::watch::fd_budget::Shares;
 
 /// The state that all requests share.
 pub(crate) struct App {

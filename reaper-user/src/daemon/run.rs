@@ -20,11 +20,11 @@ use super::api::{self, App};
 use super::config::DaemonOptions;
 use super::systemd;
 use super::token_files::TokenFiles;
+use crate::daemon::descriptors::{self, Shares, TooFewDescriptors};
 use crate::random::Random as _;
 use crate::reaper::Reaper;
 use crate::sources;
 use crate::sys::process_table;
-use crate::watch::fd_budget::{self, Shares, TooFewDescriptors};
 use crate::watch::status::SourceStatus;
 
 /// How long the start waits for the first reports of the sources.
@@ -78,7 +78,7 @@ impl StartupError {
 ///
 /// Must be called within a tokio runtime, and once per process.
 pub async fn run(options: DaemonOptions) -> Result<(), StartupError> {
-    fd_budget::raise_open_file_limit();
+    descriptors::raise_open_file_limit();
     keep_memory_private();
     let mut terminate = signal(SignalKind::terminate()).map_err(StartupError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartupError::Signals)?;

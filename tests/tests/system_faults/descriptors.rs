@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use reaper_tests::daemon::{Launch, TestDaemon};
 use reaper_tests::wait::Deadline;
-use reaperd::testkit::fd_budget;
+use reaperd::testkit::descriptors;
 use reaperd::{Source, Sources};
 use serde_json::json;
 
@@ -58,7 +58,7 @@ fn refused_below(sources: &str, limit: usize) -> usize {
     assert_eq!(number_after(&log, "(ulimit -n "), stated);
     assert_eq!(number_after(&log, "LimitNOFILE="), stated);
     assert!(stated > limit, "{log}");
-    let least = fd_budget::minimum(&set_of(sources));
+    let least = descriptors::minimum(&set_of(sources));
     assert!((least..least + 10).contains(&stated), "{least}: {log}");
     stated
 }

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::TestDaemon;
 use reaper_tests::wait::{eventually, within};
-use reaperd::testkit::fd_budget;
+use reaperd::testkit::descriptors;
 
 use super::{
     AT_ONCE, FAR_TOO_FEW, all_streams, ask, is_closed, limited, number_after, refused_below,
@@ -35,7 +35,7 @@ fn shares_of(daemon: &TestDaemon) -> Shares {
 
 #[test]
 fn at_every_limit_requests_are_served_while_all_streams_are_open() {
-    fd_budget::raise_open_file_limit();
+    descriptors::raise_open_file_limit();
     for (sources, limit) in ["sweep", "auto"]
         .into_iter()
         .flat_map(|sources| LIMITS.map(|limit| (sources, limit)))
@@ -75,7 +75,7 @@ fn at_every_limit_requests_are_served_while_all_streams_are_open() {
 
 #[test]
 fn silent_connections_give_way_to_one_with_a_request() {
-    fd_budget::raise_open_file_limit();
+    descriptors::raise_open_file_limit();
     let daemon = limited("sweep", 64).start();
     let silent: Vec<_> = (0..shares_of(&daemon).connections * 2)
         .map(|_| UnixStream::connect(daemon.socket()).unwrap())

@@ -2,7 +2,7 @@
 
 use reaper_tests::expect;
 use reaper_tests::wait::Deadline;
-use reaperd::testkit::fd_budget;
+use reaperd::testkit::descriptors;
 
 use super::{AT_ONCE, FAR_TOO_FEW, limited, open_below, refused_below, set_of};
 
@@ -14,8 +14,8 @@ fn the_daemon_opens_no_more_descriptors_than_documented() {
     for sources in SETS {
         let set = set_of(sources);
         let stated = refused_below(sources, FAR_TOO_FEW);
-        let inherited = stated - fd_budget::minimum(&set);
-        let documented: usize = fd_budget::needs(&set).iter().map(|need| need.held).sum();
+        let inherited = stated - descriptors::minimum(&set);
+        let documented: usize = descriptors::needs(&set).iter().map(|need| need.held).sum();
         let daemon = limited(sources, stated).start();
         let reports = daemon.sources().sources;
         for report in reports.iter().filter(|report| report.state != "off") {
@@ -34,7 +34,7 @@ fn the_daemon_opens_no_more_descriptors_than_documented() {
             assert!(
                 !deadline.has_passed(),
                 "{sources}: open {open:#?}, documented {:#?}, inherited {inherited}",
-                fd_budget::needs(&set)
+                descriptors::needs(&set)
             );
             open = open_below(&daemon, stated).unwrap();
         }
