@@ -1,5 +1,6 @@
 //! The only place that reads a clock.
 
+#[cfg(any(test, feature = "testkit"))]
 use std::time::Duration;
 
 use reaper_registry::{BootTime, Moment};
@@ -35,12 +36,14 @@ fn nanos(clock: ClockId) -> u64 {
 }
 
 /// A point in time after which nobody waits any more.
+#[cfg(any(test, feature = "testkit"))]
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     began_ns: u64,
     wait: Duration,
 }
 
+#[cfg(any(test, feature = "testkit"))]
 impl Deadline {
     /// So long from now.
     pub fn after(wait: Duration) -> Self {

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::engine::{Engine, Handler, Prepared, Settings, Sources};
 use crate::sources;
-use crate::watch::identity::NotPinned;
+use crate::watch::identity::WatchError;
 use crate::watch::reap_loop::Commit;
 use crate::watch::set::WatchGuard;
 use crate::watch::status::SourceStatus;
@@ -106,9 +106,9 @@ impl ExitWatcher {
     ///
     /// # Errors
     ///
-    /// [`NotPinned::Gone`] if no such process exists, [`NotPinned::ThreadId`] if the id is that of a
+    /// [`WatchError::Gone`] if no such process exists, [`WatchError::ThreadId`] if the id is that of a
     /// thread which is not the main thread of its process.
-    pub fn watch(&self, pid: Pid) -> Result<Watch, NotPinned> {
+    pub fn watch(&self, pid: Pid) -> Result<Watch, WatchError> {
         let guard = self.engine.watched.watch(pid)?;
         let (sender, receiver) = oneshot::channel();
         let process = guard.watched.id;

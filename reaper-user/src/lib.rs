@@ -81,6 +81,14 @@
 //!
 //! See `examples/` in the package: `watch_pid`, `session_daemon` and `replace_polling`.
 #![warn(missing_docs)]
+#![cfg_attr(
+    not(all(feature = "cli", feature = "ebpf")),
+    allow(
+        unreachable_pub,
+        clippy::allow_attributes,
+        reason = "the test kit and the oracles of the fuzz targets re-export these items"
+    )
+)]
 
 #[cfg(feature = "cli")]
 #[doc(hidden)]
@@ -121,5 +129,5 @@ pub use reaper_registry::{
     Authority, Details, Event, EventKind, ExitStatus, Pid, Registry, Removal, Session, SessionId,
     Source, Token, TokenKey, Ttl,
 };
-pub use watch::identity::{AlreadyGone, IdentityStrength, NotPinned};
+pub use watch::identity::{AlreadyGone, IdentityStrength, WatchError};
 pub use watch::status::SourceStatus;

@@ -183,7 +183,11 @@ impl Reaper {
             authority,
         } = registration;
         let mut guard = self.engine.watched.watch(pid)?;
-        check(&PinnedProcess(&guard.watched)).map_err(RegistrationError::Refused)?;
+        let process = PinnedProcess {
+            watched: &guard.watched,
+            table: self.engine.watched.table.as_ref(),
+        };
+        check(&process).map_err(RegistrationError::Refused)?;
         self.remove_dead_owner(&token, guard.watched.id);
         let new = NewSession {
             id,

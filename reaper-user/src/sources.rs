@@ -7,15 +7,15 @@
 #[cfg(target_os = "linux")]
 mod canary;
 #[cfg(all(target_os = "linux", feature = "ebpf"))]
-pub mod ebpf;
+pub(crate) mod ebpf;
 #[cfg(target_os = "linux")]
 pub(crate) mod namespaces;
 #[cfg(target_os = "linux")]
-pub mod netlink;
+pub(crate) mod netlink;
 #[cfg(target_os = "linux")]
-pub mod pidfd;
+pub(crate) mod pidfd;
 pub(crate) mod supervisor;
-pub mod sweep;
+pub(crate) mod sweep;
 #[cfg(target_os = "linux")]
 mod time_namespace;
 
@@ -28,15 +28,15 @@ use crate::watch::set::WatchSet;
 use crate::watch::status::Reporter;
 
 /// All sources of hints, in display order.
-pub const ALL: [Source; 4] = [Source::Netlink, Source::Ebpf, Source::Pidfd, Source::Sweep];
+pub(crate) const ALL: [Source; 4] = [Source::Netlink, Source::Ebpf, Source::Pidfd, Source::Sweep];
 
 /// The sources that report within milliseconds. Not the probe: the kernel takes longer to load it,
 /// and callers that do not need it should not wait for it.
-pub const QUICK: [Source; 3] = [Source::Netlink, Source::Pidfd, Source::Sweep];
+pub(crate) const QUICK: [Source; 3] = [Source::Netlink, Source::Pidfd, Source::Sweep];
 
 /// What a source gets.
 #[derive(Clone)]
-pub struct Context {
+pub(crate) struct Context {
     pub hints: HintSender,
     pub watched: Arc<WatchSet>,
     pub reporter: Reporter,
@@ -45,13 +45,13 @@ pub struct Context {
 /// Why a source does not run, and what would fix it.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
-pub struct SourceError {
+pub(crate) struct SourceError {
     pub reason: String,
     pub remedy: String,
 }
 
 impl SourceError {
-    pub fn new(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn new(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),
             remedy: remedy.into(),

@@ -28,7 +28,7 @@ pub(crate) mod pid_namespace;
 pub(crate) mod pidfd_info;
 #[cfg(any(target_os = "linux", test))]
 pub(crate) mod proc_stat;
-pub mod process_table;
+pub(crate) mod process_table;
 #[cfg(target_os = "linux")]
 mod readiness;
 #[cfg(all(target_os = "linux", feature = "testkit"))]

@@ -10,29 +10,52 @@ use std::time::Duration;
 pub enum ClientError {
     /// No process listens on the socket.
     #[error("no daemon is listening on {}", path.display())]
-    NoDaemon { path: PathBuf },
+    NoDaemon {
+        /// The path of the socket.
+        path: PathBuf,
+    },
     /// The mode of the socket or its directory does not permit the connection.
     #[error("permission denied: {}", path.display())]
-    Forbidden { path: PathBuf },
+    Forbidden {
+        /// The path of the socket.
+        path: PathBuf,
+    },
     /// The connection failed for another reason.
     #[error("cannot connect to {}: {source}", path.display())]
-    Connect { path: PathBuf, source: io::Error },
+    Connect {
+        /// The path of the socket.
+        path: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
     /// The daemon sent an error response.
     #[error("{detail}")]
     Problem {
+        /// The HTTP status.
         status: u16,
+        /// The machine-readable code.
         code: String,
+        /// The explanation for people.
         detail: String,
     },
     /// The daemon did not respond in time.
     #[error("the daemon did not respond within {limit:?}")]
-    TimedOut { limit: Duration },
+    TimedOut {
+        /// The time limit of the client.
+        limit: Duration,
+    },
     /// The connection was lost during the request.
     #[error("lost the connection to the daemon: {detail}")]
-    Broken { detail: String },
+    Broken {
+        /// What happened.
+        detail: String,
+    },
     /// The response is not valid.
     #[error("{detail}")]
-    Protocol { detail: String },
+    Protocol {
+        /// What is wrong with it.
+        detail: String,
+    },
 }
 
 impl From<hyper::Error> for ClientError {

@@ -11,15 +11,23 @@ use super::ClientError;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Session {
+    /// The session id.
     pub session_id: String,
+    /// The mesh that it belongs to.
     #[serde(default)]
     pub mesh: String,
+    /// The name to show.
     #[serde(default)]
     pub display_name: String,
+    /// The pid of its process, in the pid namespace of the daemon.
     pub pid: u32,
+    /// Its role.
     pub role: Option<String>,
+    /// When it was registered: milliseconds since 1970.
     pub registered_at: Option<u64>,
+    /// How its process is identified: `pidfd`, `stat`, `pidfd_inode`, `start_time` or `pid`.
     pub identity: Option<String>,
+    /// The first eight hex digits of its token.
     #[serde(rename = "token_prefix")]
     pub token_prefix: Option<String>,
 }
@@ -27,13 +35,16 @@ pub struct Session {
 /// The response to `GET /v1/sessions`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct SessionList {
+    /// The live sessions that the caller may see, in order of registration.
     pub sessions: Vec<Session>,
 }
 
 /// The response to a registration.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Registered {
+    /// How the process is identified, as in [`Session::identity`].
     pub identity: Option<String>,
+    /// The sources that will report its exit.
     #[serde(default)]
     pub sources: Vec<String>,
 }
@@ -41,18 +52,26 @@ pub struct Registered {
 /// The data of a `session_deregistered` event.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Deregistered {
+    /// The session that was removed.
     pub session: Session,
+    /// Why: `exited`, `pid_reused`, `expired`, `replaced` or `requested`.
     pub cause: String,
+    /// The source that reported the exit first.
     pub source: Option<String>,
+    /// What proved that the process had ended.
     pub evidence: Option<String>,
+    /// How it ended, where that is known.
     pub exit: Option<ExitSeen>,
+    /// Microseconds from the exit to its detection, where a source gave the time of the exit.
     pub detection_us: Option<u64>,
 }
 
 /// How a process ended, as far as a source reported it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ExitSeen {
+    /// The exit code.
     pub code: Option<u8>,
+    /// The number of the signal that ended it.
     pub signal: Option<u8>,
 }
 
@@ -70,8 +89,11 @@ impl ExitSeen {
 /// The response to `GET /v1/sources`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct SourcesReport {
+    /// `ok` or `degraded`.
     pub status: String,
+    /// The longest time until an exit is noticed, in milliseconds.
     pub worst_case_delay_ms: Option<u64>,
+    /// Every source.
     pub sources: Vec<SourceReport>,
 }
 
@@ -79,11 +101,17 @@ pub struct SourcesReport {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct SourceReport {
+    /// The name of the source.
     pub source: String,
+    /// `up`, `degraded`, `down`, `starting` or `off`.
     pub state: String,
+    /// Why it is not up; empty when it is.
     pub reason: String,
+    /// What would fix it; empty when nothing needs fixing.
     pub remedy: String,
+    /// How it works.
     pub detail: String,
+    /// How many events it is known to have lost.
     pub lost: u64,
 }
 
@@ -102,7 +130,9 @@ impl SourceReport {
 /// The response to `GET /v1/version`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Version {
+    /// The version of the daemon.
     pub daemon_version: String,
+    /// The version of the protocol.
     pub ipc_api: String,
 }
 

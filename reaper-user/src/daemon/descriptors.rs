@@ -30,7 +30,7 @@ pub struct TooFewDescriptors {
 
 /// How the daemon divides its descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shares {
+pub(crate) struct Shares {
     /// The limit of this process.
     pub limit: usize,
     /// What the daemon needs for itself.
@@ -46,7 +46,7 @@ pub struct Shares {
 impl Shares {
     /// Returns the shares of a daemon with these sources and this many worker threads. Call it
     /// before the daemon opens anything: what is open already is counted as reserved.
-    pub fn of_daemon(sources: &Sources, workers: usize) -> Result<Self, TooFewDescriptors> {
+    pub(crate) fn of_daemon(sources: &Sources, workers: usize) -> Result<Self, TooFewDescriptors> {
         let limit = open_file_limit();
         Self::of(limit, reserved(sources, workers, open_below(limit)))
     }
@@ -94,7 +94,7 @@ pub fn minimum(sources: &Sources) -> usize {
 
 /// Returns how many worker threads the daemon should have: one per CPU, and fewer where the
 /// descriptors for their checks would exceed a quarter of what the minimum leaves.
-pub fn worker_threads() -> usize {
+pub(crate) fn worker_threads() -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     // The daemon raises its soft limit to the hard one.
     let limit = limits::open_files().map_or(UNKNOWN_LIMIT, |limits| number(limits.maximum));

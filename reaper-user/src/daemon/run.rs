@@ -77,7 +77,7 @@ impl StartupError {
 /// Runs the daemon until SIGTERM or SIGINT; it ends within two seconds of the signal.
 ///
 /// Must be called within a tokio runtime, and once per process.
-pub async fn run(options: DaemonOptions) -> Result<(), StartupError> {
+pub(crate) async fn run(options: DaemonOptions) -> Result<(), StartupError> {
     descriptors::raise_open_file_limit();
     keep_memory_private();
     let mut terminate = signal(SignalKind::terminate()).map_err(StartupError::Signals)?;

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// Overrides the default path, for clients and daemon.
-pub const VARIABLE: &str = "REAPERD_SOCKET";
+pub(crate) const VARIABLE: &str = "REAPERD_SOCKET";
 /// The variable of the user's runtime folder.
 const RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 /// The variable of the folder of temporary files.
@@ -18,7 +18,7 @@ const SYSTEM: &str = "/run/reaperd";
 
 /// The environment from which the path is derived.
 #[derive(Clone, Debug, Default)]
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// `REAPERD_SOCKET`.
     pub variable: Option<OsString>,
     /// `XDG_RUNTIME_DIR`.
@@ -31,7 +31,7 @@ pub struct Surroundings {
 
 impl Surroundings {
     /// Returns the environment of this process.
-    pub fn of_this_process() -> Self {
+    pub(crate) fn of_this_process() -> Self {
         Self {
             variable: env::var_os(VARIABLE),
             runtime_dir: env::var_os(RUNTIME_DIR),
@@ -43,7 +43,7 @@ impl Surroundings {
 
 /// The folder of this program's run-time files.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuntimeFolder {
+pub(crate) struct RuntimeFolder {
     /// It may not exist yet.
     pub path: PathBuf,
     /// The environment variable that names its parent, if one does.
@@ -52,7 +52,7 @@ pub struct RuntimeFolder {
 
 /// Returns the path of the socket: the flag, else the variable, else a default in the
 /// [`runtime_folder`].
-pub fn resolve(flag: Option<&Path>, surroundings: &Surroundings) -> PathBuf {
+pub(crate) fn resolve(flag: Option<&Path>, surroundings: &Surroundings) -> PathBuf {
     if let Some(path) = flag {
         return path.to_owned();
     }
@@ -66,7 +66,7 @@ pub fn resolve(flag: Option<&Path>, surroundings: &Surroundings) -> PathBuf {
 
 /// Returns the folder of this program's run-time files: in the user's runtime folder, else `/run`
 /// for root, else in the folder of temporary files.
-pub fn runtime_folder(surroundings: &Surroundings) -> RuntimeFolder {
+pub(crate) fn runtime_folder(surroundings: &Surroundings) -> RuntimeFolder {
     let Surroundings {
         runtime_dir,
         temp_dir,

@@ -8,7 +8,8 @@ use reaper_registry::{
     Authority, Details, Pid, Presence, RegisterError, Session, SessionId, StartTime, Token, Ttl,
 };
 
-use crate::watch::identity::{AlreadyGone, NotPinned};
+use crate::sys::process_table::ProcessTable;
+use crate::watch::identity::{AlreadyGone, WatchError};
 use crate::watch::set::Watched;
 
 /// A session that is to be registered for a process.
@@ -89,23 +90,39 @@ impl fmt::Debug for Registration {
 }
 
 /// A process that is pinned: what is read of it is true of this very process, unless it has ended.
-#[derive(Debug)]
-pub struct PinnedProcess<'a>(pub(crate) &'a Watched);
+pub struct PinnedProcess<'a> {
+    pub(crate) watched: &'a Watched,
+    pub(crate) table: &'a dyn ProcessTable,
+}
 
 impl PinnedProcess<'_> {
     /// Its pid.
     pub fn pid(&self) -> Pid {
-        self.0.pid
+        self.watched.pid
     }
 
     /// When it started. `None` where that could not be read.
     pub fn start_time(&self) -> Option<StartTime> {
-        self.0.start_time()
+        self.watched.start_time()
     }
 
     /// Lends its pidfd; `None` where none is held.
     pub fn with_pidfd<T>(&self, use_it: impl FnOnce(Option<BorrowedFd<'_>>) -> T) -> T {
-        self.0.with_pidfd(use_it)
+        self.watched.with_pidfd(use_it)
+    }
+
+    /// Returns whether it is a thread of the kernel, which does not end like a process.
+    pub fn is_kernel_thread(&self) -> bool {
+        self.watched.is_kernel_thread(self.table)
+    }
+}
+
+impl fmt::Debug for PinnedProcess<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PinnedProcess")
+            .field("pid", &self.pid())
+            .field("start_time", &self.start_time())
+            .finish_non_exhaustive()
     }
 }
 
@@ -142,11 +159,11 @@ pub enum RegistrationError<Refusal = std::convert::Infallible> {
     Registry(#[from] RegisterError),
 }
 
-impl<Refusal> From<NotPinned> for RegistrationError<Refusal> {
-    fn from(reason: NotPinned) -> Self {
+impl<Refusal> From<WatchError> for RegistrationError<Refusal> {
+    fn from(reason: WatchError) -> Self {
         match reason {
-            NotPinned::Gone(gone) => Self::ProcessGone(gone),
-            NotPinned::ThreadId { process } => Self::ThreadId { process },
+            WatchError::Gone(gone) => Self::ProcessGone(gone),
+            WatchError::ThreadId { process } => Self::ThreadId { process },
         }
     }
 }

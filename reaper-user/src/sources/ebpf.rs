@@ -50,7 +50,7 @@ const RECHECKS_AFTER_A_MISS: u32 = 3;
 const SCAN_SLICE: usize = 1_024;
 
 /// Runs until the probe no longer delivers.
-pub async fn run(context: Context) -> Result<Infallible, SourceError> {
+pub(crate) async fn run(context: Context) -> Result<Infallible, SourceError> {
     run_with(context, DEFAULT_WAKEUP_BYTES).await
 }
 

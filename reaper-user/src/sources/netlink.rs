@@ -56,7 +56,7 @@ const CANARY_INTERVAL: Duration = Duration::from_secs(2);
 const CANARY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the source until it fails.
-pub async fn run(context: Context) -> Result<Infallible, SourceError> {
+pub(crate) async fn run(context: Context) -> Result<Infallible, SourceError> {
     #[cfg(feature = "ebpf")]
     match on_a_thread(|| MapFilter::load(std::process::id())).await {
         Ok(Ok(filter)) => return run_with(context, filter).await,

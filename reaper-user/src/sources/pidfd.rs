@@ -38,7 +38,7 @@ const BATCH: usize = 256;
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs until the epoll set fails.
-pub async fn run(context: Context) -> Result<Infallible, SourceError> {
+pub(crate) async fn run(context: Context) -> Result<Infallible, SourceError> {
     let Context {
         hints,
         watched,

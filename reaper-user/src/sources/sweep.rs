@@ -26,7 +26,7 @@ use crate::watch::verdict::Verdict;
 
 /// The default interval: what clients poll with today, so that the worst case is no worse than
 /// that.
-pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
+pub(crate) const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 /// Anything shorter is a busy loop.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 /// Processes per slice: one `poll` over this many descriptors takes some 100 µs.
@@ -42,14 +42,14 @@ const MAX_PROMOTIONS: usize = 256;
 
 /// How the sweep is configured.
 #[derive(Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     pub interval: Duration,
     /// Called once per sweep, to remove expired sessions.
     pub each_pass: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// Runs without end.
-pub async fn run(context: Context, settings: Settings) -> Result<Infallible, SourceError> {
+pub(crate) async fn run(context: Context, settings: Settings) -> Result<Infallible, SourceError> {
     let mut ticks = interval(settings.interval.max(MIN_INTERVAL));
     // After a long stop (SIGSTOP) there is one sweep, not one per missed interval. Suspend counts
     // as none: CLOCK_MONOTONIC stands still meanwhile, as do the processes.

@@ -14,7 +14,9 @@ const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b;
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
 
 /// Request, and confirm, the pids and the users (6.13+, and only until the process is reaped).
+#[cfg(feature = "cli")]
 const PIDFD_INFO_PID: u64 = 1 << 0;
+#[cfg(feature = "cli")]
 const PIDFD_INFO_CREDS: u64 = 1 << 1;
 
 /// The first version of `struct pidfd_info` of the kernel's `include/uapi/linux/pidfd.h`. The
@@ -42,6 +44,7 @@ pub(super) fn wait_status(pidfd: BorrowedFd<'_>) -> Option<u32> {
 
 /// Returns the thread group and the real user; `None` on older kernels and once the process is
 /// reaped.
+#[cfg(feature = "cli")]
 pub(crate) fn tgid_and_ruid(pidfd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     info(pidfd, PIDFD_INFO_PID | PIDFD_INFO_CREDS).map(|info| (info.tgid, info.ruid))
 }

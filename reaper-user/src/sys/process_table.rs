@@ -10,12 +10,14 @@ use reaper_registry::{Pid, StartTime};
 /// The record of a process at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcStat {
+    /// When it started.
     pub start_time: StartTime,
     /// The main thread is exiting or has ended, as early as the system shows it.
     pub main_thread_ending: bool,
     /// The main thread will never run code of its program again: it is a zombie or released (states
     /// Z and X), or it is exiting and has given up its memory. Others may still run.
     pub main_thread_ended: bool,
+    /// How many threads it has.
     pub threads: u32,
     /// A kernel thread, which cannot own a session.
     pub kernel_thread: bool,
@@ -33,7 +35,7 @@ impl ProcStat {
 
 /// Queries to the operating system. Errors are returned as the system gives them; the caller
 /// decides what they mean.
-pub trait ProcessTable: Send + Sync {
+pub(crate) trait ProcessTable: Send + Sync {
     /// Returns the record under this pid. `NotFound` also if the entry is hidden from us.
     fn stat(&self, pid: Pid) -> io::Result<ProcStat>;
 
@@ -96,11 +98,11 @@ pub trait ProcessTable: Send + Sync {
 }
 
 /// Returns the process table of this system.
-pub fn of_this_system() -> Arc<dyn ProcessTable> {
+pub(crate) fn of_this_system() -> Arc<dyn ProcessTable> {
     Arc::new(crate::sys::SystemTable::default())
 }
 
 /// Returns whether the error proves that there is no such process.
-pub fn is_no_such_process(error: &io::Error) -> bool {
+pub(crate) fn is_no_such_process(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }

@@ -15,6 +15,7 @@ use crate::sys::limits;
 /// Descriptors that are opened for one purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
+    /// What for.
     pub what: &'static str,
     /// Open as long as the daemon runs or the source works.
     pub held: usize,
@@ -112,18 +113,18 @@ pub(crate) fn open_below(limit: usize) -> usize {
 /// The budget of descriptors that pin processes. If it runs out, identities are weaker; no session
 /// is refused.
 #[derive(Debug)]
-pub struct FdBudget {
+pub(crate) struct FdBudget {
     limit: usize,
     used: AtomicUsize,
 }
 
 /// The right to one open descriptor. Dropping it returns it to the budget.
 #[derive(Debug)]
-pub struct Slot(Arc<FdBudget>);
+pub(crate) struct Slot(Arc<FdBudget>);
 
 impl FdBudget {
     /// Creates a budget of this many descriptors.
-    pub fn new(limit: usize) -> Arc<Self> {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
             used: AtomicUsize::new(0),
@@ -132,7 +133,7 @@ impl FdBudget {
 
     /// Creates a budget of a share of what this process may still open, for a program that does
     /// more than watch processes.
-    pub fn from_limits() -> Arc<Self> {
+    pub(crate) fn from_limits() -> Arc<Self> {
         let limit = open_file_limit();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let reserved = reserved(&Sources::default(), threads, open_below(limit));
@@ -141,7 +142,7 @@ impl FdBudget {
     }
 
     /// Takes a slot, if one is free.
-    pub fn take(self: &Arc<Self>) -> Option<Slot> {
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Slot> {
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
                 (used < self.limit).then_some(used + 1)
@@ -151,12 +152,12 @@ impl FdBudget {
     }
 
     /// Returns the number of slots.
-    pub fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
     /// Returns the number of slots in use.
-    pub fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 }

@@ -14,8 +14,16 @@ const CAPACITY: usize = 8_192;
 
 /// A wait status, and what it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitStatus {
+pub(crate) enum WaitStatus {
     /// Of the whole process.
+    #[cfg_attr(
+        not(feature = "ebpf"),
+        allow(
+            dead_code,
+            clippy::allow_attributes,
+            reason = "only the probe reports it"
+        )
+    )]
     Process(u32),
     /// Of the main thread.
     MainThread(u32),
@@ -25,7 +33,7 @@ pub enum WaitStatus {
 
 /// A request to check one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hint {
+pub(crate) struct Hint {
     pub process: ProcessId,
     pub source: Source,
     /// The wait status that the source received with it.
@@ -38,7 +46,7 @@ pub struct Hint {
 
 impl Hint {
     /// Returns a hint without further data.
-    pub fn check(process: ProcessId, source: Source) -> Self {
+    pub(crate) fn check(process: ProcessId, source: Source) -> Self {
         Self {
             process,
             source,
@@ -51,17 +59,17 @@ impl Hint {
 
 /// Sends hints to the loop. Never blocks.
 #[derive(Clone)]
-pub struct HintSender {
+pub(crate) struct HintSender {
     hints: mpsc::Sender<Hint>,
     request_sweep: Arc<Notify>,
     overflowed: Arc<AtomicU64>,
 }
 
 /// The receiving end, which the loop has.
-pub type HintReceiver = mpsc::Receiver<Hint>;
+pub(crate) type HintReceiver = mpsc::Receiver<Hint>;
 
 /// Creates a channel.
-pub fn channel() -> (HintSender, HintReceiver) {
+pub(crate) fn channel() -> (HintSender, HintReceiver) {
     let (hints, receiver) = mpsc::channel(CAPACITY);
     (
         HintSender {
@@ -75,6 +83,7 @@ pub fn channel() -> (HintSender, HintReceiver) {
 
 impl HintSender {
     /// Returns a sender to another channel that requests the same sweep.
+    #[cfg(any(test, feature = "testkit"))]
     pub(crate) fn split(&self) -> (Self, HintReceiver) {
         let (hints, receiver) = mpsc::channel(CAPACITY);
         let sender = Self {
@@ -85,7 +94,7 @@ impl HintSender {
     }
 
     /// Sends a hint. If the channel is full, requests a sweep instead.
-    pub fn send(&self, hint: Hint) {
+    pub(crate) fn send(&self, hint: Hint) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.hints.try_send(hint) {
             self.overflowed.fetch_add(1, Ordering::Relaxed);
             self.request_sweep();
@@ -94,7 +103,7 @@ impl HintSender {
 
     /// Sends a hint once the channel has space. For the sweep, which has no fallback but itself.
     /// Cancel-safe.
-    pub async fn send_when_free(&self, hint: Hint) {
+    pub(crate) async fn send_when_free(&self, hint: Hint) {
         if self.hints.send(hint).await.is_err() {
             log::debug!("the loop has ended; a hint of the sweep is dropped");
         }
@@ -102,17 +111,18 @@ impl HintSender {
 
     /// Requests a sweep now rather than at the next interval: after a loss, and after each start of
     /// a source, because nothing was received until then.
-    pub fn request_sweep(&self) {
+    pub(crate) fn request_sweep(&self) {
         self.request_sweep.notify_one();
     }
 
     /// Waits for a call of [`Self::request_sweep`]. Cancel-safe. Only the sweep calls it.
-    pub async fn sweep_requested(&self) {
+    pub(crate) async fn sweep_requested(&self) {
         self.request_sweep.notified().await;
     }
 
     /// Returns how many hints did not fit so far.
-    pub fn overflowed(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn overflowed(&self) -> u64 {
         self.overflowed.load(Ordering::Relaxed)
     }
 }

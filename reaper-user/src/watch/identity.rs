@@ -18,7 +18,7 @@ use crate::watch::verdict::{Verdict, judge, judge_by_poll};
 
 /// The identity of one process.
 #[derive(Debug)]
-pub struct Identity {
+pub(crate) struct Identity {
     pub pid: Pid,
     pub start_time: Option<StartTime>,
     /// A time on `CLOCK_MONOTONIC` at which it was alive: after it was found and before it was
@@ -68,9 +68,15 @@ impl fmt::Display for IdentityStrength {
 
 /// What is open for the process.
 #[derive(Debug)]
-pub enum Handle {
-    Pidfd(OwnedFd, Slot),
-    Stat(OwnedFd, Slot),
+pub(crate) enum Handle {
+    Pidfd {
+        fd: OwnedFd,
+        _slot: Slot,
+    },
+    Stat {
+        fd: OwnedFd,
+        _slot: Slot,
+    },
     /// Nothing: no descriptor could be opened, or this system has neither kind.
     Nothing,
 }
@@ -82,21 +88,26 @@ pub struct AlreadyGone;
 
 /// Why no process was pinned under a pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotPinned {
+#[non_exhaustive]
+pub enum WatchError {
+    /// No such process exists, or it ended meanwhile.
     #[error(transparent)]
     Gone(#[from] AlreadyGone),
     /// The pid is the id of a thread, which may end before its process does. Use `process`.
     #[error("this is a thread of process {process}; name that one")]
-    ThreadId { process: Pid },
+    ThreadId {
+        /// The process that the thread belongs to.
+        process: Pid,
+    },
 }
 
 impl Identity {
     /// Pins the process that has this pid now, as strongly as the system and the budget allow.
-    pub fn pin(
+    pub(crate) fn pin(
         table: &dyn ProcessTable,
         budget: &Arc<FdBudget>,
         pid: Pid,
-    ) -> Result<Self, NotPinned> {
+    ) -> Result<Self, WatchError> {
         match table.pidfd_open(pid) {
             Ok(pidfd) => Self::pin_by_pidfd(table, budget, pid, pidfd),
             Err(error)
@@ -117,7 +128,7 @@ impl Identity {
         budget: &Arc<FdBudget>,
         pid: Pid,
         pidfd: OwnedFd,
-    ) -> Result<Self, NotPinned> {
+    ) -> Result<Self, WatchError> {
         let alive_at_ns = monotonic_ns();
         // A hidden entry (hidepid) does no harm: the pidfd is the identity.
         let stat = table.stat(pid).ok();
@@ -141,7 +152,10 @@ impl Identity {
             return Err(AlreadyGone.into());
         }
         if let Some(slot) = budget.take() {
-            identity.handle = Handle::Pidfd(pidfd, slot);
+            identity.handle = Handle::Pidfd {
+                fd: pidfd,
+                _slot: slot,
+            };
         }
         Ok(identity)
     }
@@ -150,19 +164,25 @@ impl Identity {
         table: &dyn ProcessTable,
         budget: &Arc<FdBudget>,
         pid: Pid,
-    ) -> Result<Self, NotPinned> {
+    ) -> Result<Self, WatchError> {
         let opened = budget.take().map(|slot| (table.open_stat(pid), slot));
         // A thread has an entry as well. Checked while the entry is open and before it is read: if
         // it can be read afterwards, the result was about the same process.
         match table.tgid_of(pid) {
-            Ok(process) if process != pid => return Err(NotPinned::ThreadId { process }),
+            Ok(process) if process != pid => return Err(WatchError::ThreadId { process }),
             // If the system does not show it, the pid is in use all the same.
             Ok(_) | Err(_) => {}
         }
         let read = match opened {
-            Some((stat, slot)) => {
-                stat.and_then(|stat| Ok((table.read_stat(stat.as_fd())?, Handle::Stat(stat, slot))))
-            }
+            Some((stat, slot)) => stat.and_then(|stat| {
+                Ok((
+                    table.read_stat(stat.as_fd())?,
+                    Handle::Stat {
+                        fd: stat,
+                        _slot: slot,
+                    },
+                ))
+            }),
             None => table.stat(pid).map(|stat| (stat, Handle::Nothing)),
         };
         // After the read: an end between the two is left to the other checks, but the end of a
@@ -216,8 +236,8 @@ impl Identity {
     }
 
     /// Opens a pidfd if there is none and one can be had now. Returns whether it did.
-    pub fn promote(&mut self, table: &dyn ProcessTable, budget: &Arc<FdBudget>) -> bool {
-        if matches!(self.handle, Handle::Pidfd(..)) {
+    pub(crate) fn promote(&mut self, table: &dyn ProcessTable, budget: &Arc<FdBudget>) -> bool {
+        if matches!(self.handle, Handle::Pidfd { .. }) {
             return false;
         }
         let Some(slot) = budget.take() else {
@@ -228,7 +248,10 @@ impl Identity {
         };
         if self.is_ours(table, pidfd.as_fd()) {
             self.inode = table.pidfd_inode(pidfd.as_fd());
-            self.handle = Handle::Pidfd(pidfd, slot);
+            self.handle = Handle::Pidfd {
+                fd: pidfd,
+                _slot: slot,
+            };
             return true;
         }
         false
@@ -236,7 +259,7 @@ impl Identity {
 
     /// Returns whether this pidfd is that of our process.
     fn is_ours(&self, table: &dyn ProcessTable, pidfd: BorrowedFd<'_>) -> bool {
-        if let Handle::Stat(stat, _) = &self.handle {
+        if let Handle::Stat { fd: stat, .. } = &self.handle {
             // Readable until our process is reaped, and until then no other process has its pid.
             return table.read_stat(stat.as_fd()).is_ok();
         }
@@ -250,18 +273,18 @@ impl Identity {
     }
 
     /// Returns the pidfd, if one is open.
-    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         match &self.handle {
-            Handle::Pidfd(pidfd, _) => Some(pidfd.as_fd()),
-            Handle::Stat(..) | Handle::Nothing => None,
+            Handle::Pidfd { fd: pidfd, .. } => Some(pidfd.as_fd()),
+            Handle::Stat { .. } | Handle::Nothing => None,
         }
     }
 
     /// Returns what identifies the process.
-    pub fn strength(&self) -> IdentityStrength {
+    pub(crate) fn strength(&self) -> IdentityStrength {
         match (&self.handle, self.inode, self.start_time) {
-            (Handle::Pidfd(..), _, _) => IdentityStrength::Pidfd,
-            (Handle::Stat(..), _, _) => IdentityStrength::Stat,
+            (Handle::Pidfd { .. }, _, _) => IdentityStrength::Pidfd,
+            (Handle::Stat { .. }, _, _) => IdentityStrength::Stat,
             (Handle::Nothing, Some(_), _) => IdentityStrength::PidfdInode,
             (Handle::Nothing, None, Some(_)) => IdentityStrength::StartTime,
             (Handle::Nothing, None, None) => IdentityStrength::Pid,
@@ -269,7 +292,7 @@ impl Identity {
     }
 
     /// Returns the wait status of the process, which has ended, if the system still has it.
-    pub fn wait_status(&self, table: &dyn ProcessTable) -> Option<u32> {
+    pub(crate) fn wait_status(&self, table: &dyn ProcessTable) -> Option<u32> {
         table.wait_status(self.pid, self.start_time, self.pidfd())
     }
 }

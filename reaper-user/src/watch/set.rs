@@ -30,12 +30,12 @@ use reaper_registry::{BootTime, Pid, ProcessId, Source, StartTime};
 use crate::sys::process_table::ProcessTable;
 use crate::watch::fd_budget::FdBudget;
 use crate::watch::hint::{Hint, HintSender};
-use crate::watch::identity::{Identity, IdentityStrength, NotPinned};
+use crate::watch::identity::{Identity, IdentityStrength, WatchError};
 use crate::watch::verdict::{GroupDead, Verdict, has_ended_unread, judge};
 
 /// A watched process.
 #[derive(Debug)]
-pub struct Watched {
+pub(crate) struct Watched {
     pub id: ProcessId,
     pub pid: Pid,
     /// Behind a lock because a stronger handle may replace a weaker one, and a start time that
@@ -47,7 +47,7 @@ pub struct Watched {
 
 impl Watched {
     /// Judges the process; see [`judge`].
-    pub fn judge(&self, group_dead: Option<GroupDead>, table: &dyn ProcessTable) -> Verdict {
+    pub(crate) fn judge(&self, group_dead: Option<GroupDead>, table: &dyn ProcessTable) -> Verdict {
         judge(&self.identity(), group_dead, table)
     }
 
@@ -58,7 +58,7 @@ impl Watched {
     }
 
     /// Calls `use_it` with the pidfd, if one is open.
-    pub fn with_pidfd<T>(&self, use_it: impl FnOnce(Option<BorrowedFd<'_>>) -> T) -> T {
+    pub(crate) fn with_pidfd<T>(&self, use_it: impl FnOnce(Option<BorrowedFd<'_>>) -> T) -> T {
         use_it(self.identity().pidfd())
     }
 
@@ -81,17 +81,17 @@ impl Watched {
     }
 
     /// Returns its start time; `None` until that can be read.
-    pub fn start_time(&self) -> Option<StartTime> {
+    pub(crate) fn start_time(&self) -> Option<StartTime> {
         self.identity().start_time
     }
 
     /// Returns what identifies the process.
-    pub fn strength(&self) -> IdentityStrength {
+    pub(crate) fn strength(&self) -> IdentityStrength {
         self.identity().strength()
     }
 
     /// Returns the wait status if the system still has it.
-    pub fn wait_status(&self, table: &dyn ProcessTable) -> Option<u32> {
+    pub(crate) fn wait_status(&self, table: &dyn ProcessTable) -> Option<u32> {
         self.identity().wait_status(table)
     }
 
@@ -102,13 +102,13 @@ impl Watched {
 
 /// What a source does for each process. The set calls `arm` when it starts to watch a process,
 /// before that process is rechecked. Both must be quick, and arming twice must be harmless.
-pub trait Arm: Send + Sync {
+pub(crate) trait Arm: Send + Sync {
     fn arm(&self, watched: &Watched);
     fn disarm(&self, watched: &Watched);
 }
 
 /// The set of watched processes.
-pub struct WatchSet {
+pub(crate) struct WatchSet {
     pub(crate) table: Arc<dyn ProcessTable>,
     pub(crate) budget: Arc<FdBudget>,
     hints: HintSender,
@@ -141,7 +141,7 @@ struct Entry {
 }
 
 impl WatchSet {
-    pub fn new(
+    pub(crate) fn new(
         table: Arc<dyn ProcessTable>,
         budget: Arc<FdBudget>,
         hints: HintSender,
@@ -158,7 +158,7 @@ impl WatchSet {
 
     /// Returns when the last complete sweep began. Every process that is still watched was alive
     /// then, or its state was unknown.
-    pub fn swept_at(&self) -> Option<BootTime> {
+    pub(crate) fn swept_at(&self) -> Option<BootTime> {
         let nanos = self.swept_at_ns.load(Ordering::Relaxed);
         (nanos > 0).then_some(BootTime::from_nanos(nanos))
     }
@@ -171,7 +171,7 @@ impl WatchSet {
     ///
     /// The caller stores what depends on the process and then calls [`WatchGuard::recheck`]. Only
     /// then can no death be missed between reading the identity and arming the sources.
-    pub fn watch(self: &Arc<Self>, pid: Pid) -> Result<WatchGuard, NotPinned> {
+    pub(crate) fn watch(self: &Arc<Self>, pid: Pid) -> Result<WatchGuard, WatchError> {
         if let Some(guard) = self.reuse_entry(pid) {
             return Ok(guard);
         }
@@ -227,7 +227,7 @@ impl WatchSet {
     }
 
     /// Drops one reference of a guard that was detached.
-    pub fn release(&self, id: ProcessId) {
+    pub(crate) fn release(&self, id: ProcessId) {
         let removed = {
             let mut entries = self.entries();
             let Some(entry) = entries.by_id.get_mut(&id) else {
@@ -249,7 +249,7 @@ impl WatchSet {
     }
 
     /// Returns the entry, if it is still watched.
-    pub fn get(&self, id: ProcessId) -> Option<Arc<Watched>> {
+    pub(crate) fn get(&self, id: ProcessId) -> Option<Arc<Watched>> {
         self.entries()
             .by_id
             .get(&id)
@@ -257,7 +257,7 @@ impl WatchSet {
     }
 
     /// Returns the entries under this pid: mostly one, two while a dead process's pid is reused.
-    pub fn with_pid(&self, pid: Pid) -> Vec<Arc<Watched>> {
+    pub(crate) fn with_pid(&self, pid: Pid) -> Vec<Arc<Watched>> {
         let entries = self.entries();
         entries
             .ids_with_pid(pid)
@@ -266,13 +266,13 @@ impl WatchSet {
     }
 
     /// Returns the ids of the entries under this pid, as [`Self::with_pid`] does.
-    pub fn ids_with_pid(&self, pid: Pid) -> Vec<ProcessId> {
+    pub(crate) fn ids_with_pid(&self, pid: Pid) -> Vec<ProcessId> {
         let entries = self.entries();
         entries.ids_with_pid(pid).collect()
     }
 
     /// Returns up to `count` entries after `after`, in an order that is stable under changes.
-    pub fn slice_after(&self, after: Option<ProcessId>, count: usize) -> Vec<Arc<Watched>> {
+    pub(crate) fn slice_after(&self, after: Option<ProcessId>, count: usize) -> Vec<Arc<Watched>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let entries = self.entries();
         let range = entries.by_id.range((from, Bound::Unbounded));
@@ -283,18 +283,13 @@ impl WatchSet {
     }
 
     /// Returns how many processes are watched.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries().by_id.len()
-    }
-
-    /// Returns whether no process is watched.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Opens a pidfd for this process if it has none and the budget allows. Then arms the sources
     /// again, because some of them can do more now.
-    pub fn promote(&self, watched: &Watched) -> bool {
+    pub(crate) fn promote(&self, watched: &Watched) -> bool {
         self.strengthen(watched, |identity| {
             identity.promote(self.table.as_ref(), &self.budget)
         })
@@ -302,7 +297,7 @@ impl WatchSet {
 
     /// Reads the start time of this process if that failed at registration. Then arms the sources
     /// again: the probe needs it.
-    pub fn complete(&self, watched: &Watched) -> bool {
+    pub(crate) fn complete(&self, watched: &Watched) -> bool {
         // The usual case.
         if watched.start_time().is_some() {
             return false;
@@ -328,7 +323,7 @@ impl WatchSet {
     }
 
     /// Arms a source for every present and future process until the returned value is dropped.
-    pub fn attach(self: &Arc<Self>, arm: Arc<dyn Arm>) -> Attachment {
+    pub(crate) fn attach(self: &Arc<Self>, arm: Arc<dyn Arm>) -> Attachment {
         let key = {
             let mut arms = self.arms.write().unwrap_or_else(PoisonError::into_inner);
             let key = arms.last().map_or(0, |(last, _)| last + 1);
@@ -376,7 +371,7 @@ impl WatchSet {
 }
 
 /// The attachment of a source to the set. Dropping it ends the arming.
-pub struct Attachment {
+pub(crate) struct Attachment {
     set: Arc<WatchSet>,
     key: u64,
 }
@@ -395,7 +390,7 @@ impl Drop for Attachment {
 /// One reference to an entry. Dropping it releases the entry, unless [`WatchGuard::detach`] has
 /// left that to a later [`WatchSet::release`].
 #[must_use]
-pub struct WatchGuard {
+pub(crate) struct WatchGuard {
     set: Arc<WatchSet>,
     pub watched: Arc<Watched>,
     detached: bool,
@@ -403,7 +398,7 @@ pub struct WatchGuard {
 
 impl WatchGuard {
     /// Leaves the reference to one later call of [`WatchSet::release`].
-    pub fn detach(&mut self) {
+    pub(crate) fn detach(&mut self) {
         self.detached = true;
     }
 
@@ -414,7 +409,7 @@ impl WatchGuard {
     /// this sends a hint, and the loop rechecks: the probe fires before a process is seen as dead,
     /// since 6.16 long before, so one that was armed too late for the probe may look alive here. A
     /// missing record, or one of another process, is no proof of life.
-    pub fn recheck(&self) {
+    pub(crate) fn recheck(&self) {
         let Watched { id, pid, .. } = *self.watched;
         let may_be_ours = |start_time| self.watched.identity().may_have_started_at(start_time);
         let exit_is_ahead = self

@@ -11,7 +11,9 @@ use tokio::sync::watch;
 
 /// The status of one source.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct SourceStatus {
+    /// Which source.
     pub source: Source,
     /// Whether it is configured to run.
     pub wanted: bool,
@@ -49,7 +51,7 @@ type OnChange = Box<dyn Fn(SourceState) + Send + Sync>;
 
 /// The status of all sources; clones share it.
 #[derive(Clone)]
-pub struct StatusBoard(Arc<Shared>);
+pub(crate) struct StatusBoard(Arc<Shared>);
 
 struct Shared {
     sources: Mutex<BTreeMap<Source, SourceStatus>>,
@@ -60,7 +62,7 @@ struct Shared {
 
 impl StatusBoard {
     /// Creates a board on which no source runs. `on_change` is called after each change of health.
-    pub fn new(on_change: impl Fn(SourceState) + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(on_change: impl Fn(SourceState) + Send + Sync + 'static) -> Self {
         Self(Arc::new(Shared {
             sources: Mutex::default(),
             on_change: Box::new(on_change),
@@ -70,7 +72,7 @@ impl StatusBoard {
     }
 
     /// Returns the reporter of one source.
-    pub fn reporter(&self, source: Source) -> Reporter {
+    pub(crate) fn reporter(&self, source: Source) -> Reporter {
         Reporter {
             board: self.clone(),
             source,
@@ -78,7 +80,7 @@ impl StatusBoard {
     }
 
     /// Returns the status of a source.
-    pub fn get(&self, source: Source) -> SourceStatus {
+    pub(crate) fn get(&self, source: Source) -> SourceStatus {
         self.sources()
             .get(&source)
             .cloned()
@@ -86,18 +88,18 @@ impl StatusBoard {
     }
 
     /// Returns the status of these sources, in this order.
-    pub fn all(&self, sources: &[Source]) -> Vec<SourceStatus> {
+    pub(crate) fn all(&self, sources: &[Source]) -> Vec<SourceStatus> {
         sources.iter().map(|source| self.get(*source)).collect()
     }
 
     /// Returns whether the source works, with or without limits.
-    pub fn works(&self, source: Source) -> bool {
+    pub(crate) fn works(&self, source: Source) -> bool {
         // Called for each request and each death, so the texts are not copied.
         self.sources().get(&source).is_some_and(SourceStatus::works)
     }
 
     /// Waits for the first report of the source. Cancel-safe.
-    pub async fn first_report(&self, source: Source) -> SourceStatus {
+    pub(crate) async fn first_report(&self, source: Source) -> SourceStatus {
         let mut changes = self.0.changed.subscribe();
         loop {
             let status = self.get(source);
@@ -110,7 +112,7 @@ impl StatusBoard {
     }
 
     /// Returns how often the loop that removes dead processes was restarted after a panic.
-    pub fn loop_restarts(&self) -> u64 {
+    pub(crate) fn loop_restarts(&self) -> u64 {
         self.0.loop_restarts.load(Ordering::Relaxed)
     }
 
@@ -164,40 +166,40 @@ fn off(source: Source) -> SourceStatus {
 
 /// Reports the health of one source.
 #[derive(Clone)]
-pub struct Reporter {
+pub(crate) struct Reporter {
     board: StatusBoard,
     source: Source,
 }
 
 impl Reporter {
     /// Reports that it is configured to run; it has not reported its health yet.
-    pub fn starting(&self) {
+    pub(crate) fn starting(&self) {
         self.board
             .update(self.source, |status| status.wanted = true);
     }
 
     /// Reports that it works.
-    pub fn up(&self, detail: impl Into<String>) {
+    pub(crate) fn up(&self, detail: impl Into<String>) {
         self.report(SourceHealth::Up, "", "", Some(detail.into()));
     }
 
     /// Reports that it works with a limit.
-    pub fn degraded(&self, reason: &str, remedy: &str, detail: impl Into<String>) {
+    pub(crate) fn degraded(&self, reason: &str, remedy: &str, detail: impl Into<String>) {
         self.report(SourceHealth::Degraded, reason, remedy, Some(detail.into()));
     }
 
     /// Reports that it does not work. This clears the detail.
-    pub fn down(&self, reason: &str, remedy: &str) {
+    pub(crate) fn down(&self, reason: &str, remedy: &str) {
         self.report(SourceHealth::Down, reason, remedy, Some(String::new()));
     }
 
     /// Returns whether it last reported that it works, with or without limits.
-    pub fn works(&self) -> bool {
+    pub(crate) fn works(&self) -> bool {
         self.board.works(self.source)
     }
 
     /// Counts this many further lost events.
-    pub fn lost(&self, events: u64) {
+    pub(crate) fn lost(&self, events: u64) {
         self.board
             .update(self.source, |status| status.lost += events);
     }

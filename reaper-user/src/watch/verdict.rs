@@ -55,7 +55,7 @@ const FURTHER_POLLS: usize = 2;
 
 /// The state of a process.
 #[derive(Debug)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Every thread of it has ended. `pid_reused`: another process has its pid by now.
     Gone {
         evidence: Evidence,
@@ -69,7 +69,7 @@ pub enum Verdict {
 
 /// Why the state of a process is unknown.
 #[derive(Debug, thiserror::Error)]
-pub enum Doubt {
+pub(crate) enum Doubt {
     /// The pid is in use and its entry cannot be seen: a restricted `/proc`.
     #[error("the process table hides the entry")]
     Hidden,
@@ -96,7 +96,7 @@ impl Verdict {
 
 /// The kernel's report that every thread of the process with this start time is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GroupDead {
+pub(crate) struct GroupDead {
     pub start_time: StartTime,
     /// When the last thread ended, on `CLOCK_MONOTONIC`.
     pub at_ns: u64,
@@ -113,7 +113,7 @@ impl GroupDead {
 /// Judges the process of this identity. A `group_dead` report about it needs no check, and none
 /// would help: since 6.16 the report comes before the memory is torn down, and for milliseconds the
 /// process still looks alive.
-pub fn judge(
+pub(crate) fn judge(
     identity: &Identity,
     group_dead: Option<GroupDead>,
     table: &dyn ProcessTable,
@@ -122,8 +122,8 @@ pub fn judge(
         return Verdict::gone(Evidence::GroupDead);
     }
     match &identity.handle {
-        Handle::Pidfd(pidfd, _) => judge_by_pidfd(identity, pidfd.as_fd(), table),
-        Handle::Stat(stat, _) => twice(|| match table.read_stat(stat.as_fd()) {
+        Handle::Pidfd { fd: pidfd, .. } => judge_by_pidfd(identity, pidfd.as_fd(), table),
+        Handle::Stat { fd: stat, .. } => twice(|| match table.read_stat(stat.as_fd()) {
             Ok(stat) => by_stat(identity, stat, table),
             Err(error) if is_no_such_process(&error) => Verdict::gone(Evidence::Stat),
             Err(error) => Verdict::Unknown(error.into()),

@@ -166,7 +166,7 @@ async fn try_register(
         ..registration
     };
     let registered = app.reaper.register_if(registration, |process| {
-        authorize::check_process(process.0, &resolved, peer, policy, app.table.as_ref())
+        authorize::check_process(process.watched, &resolved, peer, policy, app.table.as_ref())
     })?;
     let session = &registered.session;
     // Not for a renewal: undoing it would remove a session that existed before.

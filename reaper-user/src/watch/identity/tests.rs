@@ -140,7 +140,7 @@ fn the_id_of_a_thread_is_refused_with_the_pid_of_its_process() {
             let budget = FdBudget::new(descriptors);
             assert_eq!(
                 Identity::pin(&table, &budget, thread).err(),
-                Some(NotPinned::ThreadId { process: pid() }),
+                Some(WatchError::ThreadId { process: pid() }),
                 "{pidfd_open}"
             );
             assert_eq!(budget.used(), 0);
@@ -170,5 +170,5 @@ async fn a_real_thread_is_not_watched_as_a_process() {
     stop.send(()).unwrap();
     thread.join().unwrap();
     let process = Pid::try_from(std::process::id()).unwrap();
-    assert_eq!(refused, Err(NotPinned::ThreadId { process }));
+    assert_eq!(refused, Err(WatchError::ThreadId { process }));
 }

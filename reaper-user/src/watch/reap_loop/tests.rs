@@ -165,7 +165,7 @@ async fn an_exit_event_removes_a_dead_process_at_once_with_its_status() {
     };
     assert_eq!(death.exit, Some(exit));
     assert!(death.detection.is_some());
-    assert!(fixture.watched.is_empty());
+    assert_eq!(fixture.watched.len(), 0);
 }
 
 #[tokio::test(start_paused = true)]
