@@ -10,4 +10,6 @@ pub mod socket_path;
 mod systemd;
 pub(crate) mod token_files;
 
-pub use run::{StartupError, run, run_until};
+pub(crate) use run::run;
+#[doc(hidden)]
+pub use run::{StartupError, run_until};

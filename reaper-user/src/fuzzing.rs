@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use hyper::http::request;
-use reaper_registry::Token;
+use reaper_registry::{Details, Pid, Presence, SessionId, Token, Ttl};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::daemon::api::{Transport, register, sse};
@@ -97,7 +97,7 @@ pub fn filtered<S>(connection: S) -> impl AsyncRead + AsyncWrite + Unpin
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    framing::Guard::new(connection)
+    framing::FramingFilter::new(connection)
 }
 
 /// An error response.
@@ -120,7 +120,7 @@ impl From<problem::Problem> for Problem {
 
 /// The request policy; returns the token that the request presents.
 pub fn check_policy(head: &request::Parts) -> Result<Option<Token>, Problem> {
-    match policy::admit(head, Transport::Unix)? {
+    match policy::check(head, Transport::Unix)? {
         policy::Claim::Token(token) => Ok(Some(token)),
         policy::Claim::None | policy::Claim::Malformed => Ok(None),
     }
@@ -145,18 +145,23 @@ pub fn event_id(text: &str) -> Option<String> {
     sse::EventId::parse(text).map(|id| id.to_string())
 }
 
-/// Parses the body of a registration; the flag is `if_answered`.
-pub fn registration(body: &[u8], owner: u32) -> Result<(Registration, bool), Problem> {
-    let register::Asked {
-        id,
-        token,
-        pid,
-        details,
-        presence,
-        if_answered,
-        ttl,
-    } = register::parse(body)?;
-    let registration = Registration {
+/// The content of a registration's body.
+#[derive(Debug)]
+pub struct RegistrationBody {
+    pub id: SessionId,
+    pub token: Token,
+    pub pid: Pid,
+    pub details: Details,
+    pub presence: Option<Presence>,
+    pub if_answered: bool,
+    pub ttl: Ttl,
+}
+
+/// Parses the body of a registration.
+pub fn registration(body: &[u8]) -> Result<RegistrationBody, Problem> {
+    const OWNER: u32 = 1000;
+    let (registration, if_answered) = register::parse(body, OWNER)?;
+    let Registration {
         id,
         token,
         pid,
@@ -164,8 +169,18 @@ pub fn registration(body: &[u8], owner: u32) -> Result<(Registration, bool), Pro
         details,
         presence,
         ttl,
-    };
-    Ok((registration, if_answered))
+        authority: _,
+    } = registration;
+    assert_eq!(owner, OWNER, "the owner is not read from the body");
+    Ok(RegistrationBody {
+        id,
+        token,
+        pid,
+        details,
+        presence,
+        if_answered,
+        ttl,
+    })
 }
 
 pub const WHAT_AT: usize = cn_proc::WHAT_AT as usize;

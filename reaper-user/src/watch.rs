@@ -1,5 +1,5 @@
-//! What is watched, and how a death is decided: the set of processes, their identities, the verdict, and
-//! the loop that commits it. It knows no source.
+//! What is watched, and how a death is decided: the set of processes, their identities, the
+//! verdict, and the loop that commits it. Independent of the sources.
 
 pub mod fd_budget;
 pub mod hint;

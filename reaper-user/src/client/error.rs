@@ -1,50 +1,50 @@
-//! What can go wrong between a client and the daemon.
+//! Errors of the client.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why there is no answer, or which "no" it was.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Nobody listens there.
-    #[error("no daemon on {}", path.display())]
+    /// No process listens on the socket.
+    #[error("no daemon is listening on {}", path.display())]
     NoDaemon { path: PathBuf },
-    /// The socket's mode or folder keeps us out.
-    #[error("not allowed to connect to {}", path.display())]
+    /// The mode of the socket or its directory does not permit the connection.
+    #[error("permission denied: {}", path.display())]
     Forbidden { path: PathBuf },
-    /// The connection cannot be made for another reason.
+    /// The connection failed for another reason.
     #[error("cannot connect to {}: {source}", path.display())]
     Connect { path: PathBuf, source: io::Error },
-    /// The daemon says no.
+    /// The daemon sent an error response.
     #[error("{detail}")]
     Problem {
         status: u16,
         code: String,
         detail: String,
     },
-    /// No answer in time.
-    #[error("the daemon did not answer within {limit:?}")]
+    /// The daemon did not respond in time.
+    #[error("the daemon did not respond within {limit:?}")]
     TimedOut { limit: Duration },
-    /// The connection ended in the middle.
-    #[error("the connection to the daemon broke: {detail}")]
+    /// The connection was lost during the request.
+    #[error("lost the connection to the daemon: {detail}")]
     Broken { detail: String },
-    /// An answer that this client cannot read.
+    /// The response is not valid.
     #[error("{detail}")]
     Protocol { detail: String },
 }
 
 impl From<hyper::Error> for ClientError {
     fn from(error: hyper::Error) -> Self {
-        // hyper's own text names the stage, its source what happened there.
+        // hyper's message names the stage, and its source names the cause.
         let detail = match std::error::Error::source(&error) {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
         if error.is_parse() {
             Self::Protocol {
-                detail: format!("what answers does not speak HTTP: {detail}"),
+                detail: format!("the response is not HTTP: {detail}"),
             }
         } else {
             Self::Broken { detail }

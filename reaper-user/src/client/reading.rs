@@ -1,5 +1,5 @@
-//! What a client reads out of the daemon's answers: its own lenient view, so that a newer daemon
-//! may add fields. The daemon's side of these is `daemon/api/wire.rs`.
+//! The client's types for the daemon's responses. Unknown fields are ignored, so that a newer daemon
+//! may add some. The daemon's types are in `daemon/api/wire.rs`.
 
 use reaper_registry::ExitStatus;
 use serde::Deserialize;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::ClientError;
 
-/// A session as lists and events show it.
+/// A session in lists and events.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Session {
@@ -24,13 +24,13 @@ pub struct Session {
     pub token_prefix: Option<String>,
 }
 
-/// The answer to `GET /v1/sessions`.
+/// The response to `GET /v1/sessions`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct SessionList {
     pub sessions: Vec<Session>,
 }
 
-/// The answer to a registration.
+/// The response to a registration.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Registered {
     pub identity: Option<String>,
@@ -49,7 +49,7 @@ pub struct Deregistered {
     pub detection_us: Option<u64>,
 }
 
-/// How a process ended, as far as somebody saw it.
+/// How a process ended, as far as a source reported it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ExitSeen {
     pub code: Option<u8>,
@@ -57,7 +57,7 @@ pub struct ExitSeen {
 }
 
 impl ExitSeen {
-    /// The same as a status; `None` if it says neither.
+    /// Converts it to a status. Returns `None` if it has neither a code nor a signal.
     pub fn status(&self) -> Option<ExitStatus> {
         let core = false;
         let killed = self
@@ -67,7 +67,7 @@ impl ExitSeen {
     }
 }
 
-/// The answer to `GET /v1/sources`.
+/// The response to `GET /v1/sources`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct SourcesReport {
     pub status: String,
@@ -88,25 +88,25 @@ pub struct SourceReport {
 }
 
 impl SourceReport {
-    /// Whether it has not said yet how it is.
+    /// Whether the source has not reported its state yet.
     pub fn is_starting(&self) -> bool {
         self.state == "starting"
     }
 
-    /// Whether it delivers, if with limits.
+    /// Whether the source delivers events, possibly degraded.
     pub fn works(&self) -> bool {
         matches!(self.state.as_str(), "up" | "degraded")
     }
 }
 
-/// The answer to `GET /v1/version`.
+/// The response to `GET /v1/version`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Version {
     pub daemon_version: String,
     pub ipc_api: String,
 }
 
-/// Reads the body of an answer that says no. Whatever it is, the status stays known.
+/// Parses the body of an error response. The status is kept even if the body is invalid.
 pub(super) fn problem(status: u16, body: &[u8]) -> ClientError {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |field: &str| body.get(field).and_then(Value::as_str).map(str::to_owned);
@@ -115,7 +115,7 @@ pub(super) fn problem(status: u16, body: &[u8]) -> ClientError {
         code: text("code").unwrap_or_default(),
         detail: text("detail")
             .or_else(|| text("error"))
-            .unwrap_or_else(|| format!("the daemon answered with status {status}")),
+            .unwrap_or_else(|| format!("the daemon responded with status {status}")),
     }
 }
 
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_fields_and_absent_extras_are_fine() {
+    fn unknown_fields_are_ignored_and_optional_fields_may_be_absent() {
         let session: Session = serde_json::from_str(
             r#"{"sessionId":"s","mesh":"m","displayName":"d","pid":7,"token_prefix":"3fa9c1d2",
                 "registeredAt":5,"newThing":{"a":1}}"#,
@@ -140,10 +140,10 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_read_in_both_dialects_and_from_rubbish() {
+    fn a_problem_is_parsed_in_both_formats_and_from_an_invalid_body() {
         let read = |body: &str| problem(418, body.as_bytes()).to_string();
         assert_eq!(read(r#"{"detail":"d","error":"e","code":"c"}"#), "d");
         assert_eq!(read(r#"{"error":"e"}"#), "e");
-        assert_eq!(read("<html>"), "the daemon answered with status 418");
+        assert_eq!(read("<html>"), "the daemon responded with status 418");
     }
 }

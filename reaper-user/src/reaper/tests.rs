@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use reaper_registry::{SourceHealth, TokenKey, Ttl};
+use reaper_registry::{SourceHealth, TokenKey};
 use tokio::time::timeout;
 
 use super::*;
@@ -26,35 +26,21 @@ async fn an_embedder_may_deregister_when_it_learns_of_an_event() {
         }
     });
     // Without a single descriptor for processes, the source of pidfds reports at the first one.
-    let settings = Settings {
-        sources: Sources::only([Source::Pidfd]),
-        max_pinned: Some(0),
-        ..Settings::default()
-    };
-    let reaper = Reaper::start(builder, settings);
+    let reaper = Reaper::builder(builder)
+        .sources(Sources::only([Source::Pidfd]))
+        .max_pidfds(0)
+        .start_now();
     let reports = reaper.first_reports(&[Source::Pidfd]).await;
     if reports.iter().any(|status| !status.works()) {
         return skip_without("pidfd", &reports[0].reason);
     }
     shared.get_or_init(|| reaper.registry().clone());
     let sleeper = Sleeper::start();
-    let registration = Registration {
-        id: SessionId::new("s-1"),
-        token,
-        pid: sleeper.pid(),
-        owner: 0,
-        details: Details::default(),
-        presence: None,
-        ttl: Ttl::Process,
-    };
+    let registration = Registration::new(SessionId::new("s-1"), token, sleeper.pid());
     let reaper = Arc::new(reaper);
     let registering = reaper.clone();
-    let registered = tokio::task::spawn_blocking(move || {
-        let accept = |_: &_| Ok::<(), std::convert::Infallible>(());
-        registering
-            .register(registration, Authority::Owner, accept)
-            .map(drop)
-    });
+    let registered =
+        tokio::task::spawn_blocking(move || registering.register(registration).map(drop));
     let registered = timeout(SOON, registered).await.expect("it is not stuck");
     registered.unwrap().unwrap();
     let reported_and_removed = async {

@@ -6,7 +6,6 @@
 //! from a seed, so that a run can be tried again; in what order hints arrive is the kernel's affair.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fmt;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,8 +15,10 @@ use reaper_registry::Source;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use crate::engine::{BoxFuture, HintFilter, SourceRun};
 use crate::sources::SourceError;
 use crate::watch::hint::{Hint, HintReceiver, HintSender};
+use crate::{ExitWatcherBuilder, ReaperBuilder};
 
 /// What a killed source says for itself.
 pub const KILLED: &str = "killed by a test";
@@ -100,27 +101,14 @@ impl Faults {
         self.line(source).state().tally
     }
 
-    /// Where this source puts its hints, and what passes on those that are left.
-    pub(crate) fn line_to(
-        &self,
-        to: HintSender,
-        source: Source,
-    ) -> (HintSender, impl Future<Output = ()> + use<>) {
-        let (sender, said) = to.split();
-        (sender, pass_on(self.line(source), said, to))
+    /// Puts the hints of this watcher's event sources through these faults.
+    pub fn watcher(&self, builder: ExitWatcherBuilder) -> ExitWatcherBuilder {
+        builder.hint_filter(Arc::new(self.clone()))
     }
 
-    /// Runs a source until it fails by itself or by [`Self::kill`].
-    pub(crate) async fn until_killed(
-        self,
-        source: Source,
-        run: impl Future<Output = Result<Infallible, SourceError>>,
-    ) -> Result<Infallible, SourceError> {
-        let line = self.line(source);
-        tokio::select! {
-            ended = run => ended,
-            () = line.killed.notified() => Err(SourceError::new(KILLED, "")),
-        }
+    /// Puts the hints of this reaper's event sources through these faults.
+    pub fn reaper(&self, builder: ReaperBuilder) -> ReaperBuilder {
+        builder.hint_filter(Arc::new(self.clone()))
     }
 
     fn line(&self, source: Source) -> Arc<Line> {
@@ -134,6 +122,24 @@ impl Faults {
                 Arc::new(line)
             })
             .clone()
+    }
+}
+
+impl HintFilter for Faults {
+    fn attach(&self, source: Source, to: HintSender) -> (HintSender, BoxFuture<()>) {
+        let (sender, said) = to.split();
+        (sender, Box::pin(pass_on(self.line(source), said, to)))
+    }
+
+    /// Ends a run by [`Faults::kill`].
+    fn wrap(&self, source: Source, run: SourceRun) -> SourceRun {
+        let line = self.line(source);
+        Box::pin(async move {
+            tokio::select! {
+                ended = run => ended,
+                () = line.killed.notified() => Err(SourceError::new(KILLED, "")),
+            }
+        })
     }
 }
 

@@ -26,7 +26,8 @@ const UNRELATED_EXIT_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// What a test process does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::Subcommand))]
 pub enum Kind {
     /// Exits with this code on cue.
     Exit { code: u8 },
@@ -43,13 +44,13 @@ pub enum Kind {
     /// cue it exits with 0.
     ParentFirst,
     /// That grandchild.
-    #[command(hide = true)]
+    #[cfg_attr(feature = "cli", command(hide = true))]
     Orphan,
     /// The test process is a grandchild: on cue its parent, which traces it, stops it (and says `traced`)
     /// and then never looks at it again.
     Traced,
     /// That grandchild.
-    #[command(hide = true)]
+    #[cfg_attr(feature = "cli", command(hide = true))]
     Tracee,
     /// Starts and ends this many threads over and over (after 2,000 of them it says `churned`);
     /// exits with 0 on cue.

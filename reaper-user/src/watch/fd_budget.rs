@@ -1,8 +1,8 @@
-//! How the open descriptors of the daemon are shared out: what it needs for itself is listed and kept
-//! in reserve; of the rest one share pins processes and the other serves connections.
+//! How the daemon divides its open descriptors. What it needs for itself is listed and reserved; of
+//! the rest, one share pins processes and the other serves connections.
 //!
-//! The lists are checked against a running daemon by `tests/tests/faults/descriptors.rs`. What a
-//! process opens beyond its limit is refused with EMFILE (getrlimit(2), `RLIMIT_NOFILE`).
+//! `tests/tests/system_faults/descriptors.rs` compares the lists with a running daemon. A process
+//! that opens more than its limit gets EMFILE (getrlimit(2), `RLIMIT_NOFILE`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use crate::sys::limits;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
     pub what: &'static str,
-    /// Open for as long as the daemon runs or the source works.
+    /// Open as long as the daemon runs or the source works.
     pub held: usize,
-    /// Open beside those for a moment.
+    /// Open for a moment, in addition.
     pub briefly: usize,
 }
 
@@ -58,30 +58,31 @@ const EBPF: &[Need] = &[
     need("ebpf: perf event of the classic tracepoint", 1, 0),
     need("ebpf: file under /sys or /proc, program on trial", 0, 2),
 ];
-/// What one thread opens to look at a process: a pidfd, the process's folder in `/proc` and a file in
-/// it. Every thread of the runtime may do so at the same time.
-const LOOK: usize = 3;
+/// Descriptors that one thread opens to check a process: a pidfd, its folder in `/proc` and a file
+/// in that. Every thread of the runtime may do so at the same time.
+const FDS_PER_CHECK: usize = 3;
 
-/// Fewer connections than this serve nobody properly: some streams beside those for requests.
+/// Fewer connections are not enough for some event streams and some requests.
 const MIN_CONNECTIONS: usize = 6;
-/// More are no use: those that come then wait in the kernel's queue.
+/// More connections are of no use: further clients wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1_024;
-/// Connections that event streams leave to requests, which end: a quarter, within these bounds. The
-/// lower one lets a few clients ask at once; the upper one is more than answer at the same time.
+/// Connections that event streams leave to requests, which end: a quarter, within these bounds.
+/// With the lower one a few clients can send requests at once; the upper one is more than run at
+/// once.
 const FOR_REQUESTS: (usize, usize) = (4, 64);
-/// Of what is not reserved, the share of connections. The greater one is for processes, since each
-/// without a descriptor is watched less exactly for as long as it lives.
+/// The share of connections in what is not reserved. The larger share is for processes, because
+/// each one without a descriptor is watched less exactly for as long as it runs.
 const CONNECTIONS_PERCENT: usize = 40;
-/// Taken for the limit where it cannot be read: the lowest that systems come with.
+/// Used where the limit cannot be read: the lowest default of any system.
 const UNKNOWN_LIMIT: usize = 256;
-/// Lists what this process has open.
+/// Lists the open descriptors of this process.
 const OPEN_DESCRIPTORS: &str = if cfg!(target_os = "linux") {
     "/proc/self/fd"
 } else {
     "/dev/fd"
 };
 
-/// The limit of open descriptors does not let the daemon do its work.
+/// The limit of open descriptors is too low for the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the limit of open descriptors is {limit}, and at least {needed} are needed here")]
 pub struct TooFewDescriptors {
@@ -89,14 +90,14 @@ pub struct TooFewDescriptors {
     pub needed: usize,
 }
 
-/// How the daemon shares out its descriptors.
+/// How the daemon divides its descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
     /// The limit of this process.
     pub limit: usize,
-    /// What the daemon itself needs, never shared out.
+    /// What the daemon needs for itself.
     pub reserved: usize,
-    /// Processes that may be pinned by a descriptor each.
+    /// Processes that can be pinned by a descriptor each.
     pub processes: usize,
     /// Connections at once, event streams included.
     pub connections: usize,
@@ -105,8 +106,8 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Returns the shares of a daemon with these sources and so many worker threads. To be called
-    /// before it opens anything: what is open already counts as its own.
+    /// Returns the shares of a daemon with these sources and this many worker threads. Call it
+    /// before the daemon opens anything: what is open already is counted as reserved.
     pub fn of_daemon(sources: &Sources, workers: usize) -> Result<Self, TooFewDescriptors> {
         let limit = open_file_limit();
         Self::of(limit, reserved(sources, workers, open_below(limit)))
@@ -148,7 +149,7 @@ impl fmt::Display for Shares {
     }
 }
 
-/// Returns what a daemon with these sources opens beside connections, pinned processes and looks.
+/// Returns what a daemon with these sources opens besides connections, pinned processes and checks.
 pub fn needs(sources: &Sources) -> Vec<Need> {
     let of_source = |source: &Source| match source {
         Source::Netlink => NETLINK,
@@ -168,51 +169,52 @@ pub fn minimum(sources: &Sources) -> usize {
     reserved(sources, 1, 0) + MIN_CONNECTIONS
 }
 
-/// Returns how many worker threads the daemon should have: one for each CPU, and fewer where the
-/// descriptors for their looks would be more than a quarter of what the minimum leaves.
+/// Returns how many worker threads the daemon should have: one per CPU, and fewer where the
+/// descriptors for their checks would exceed a quarter of what the minimum leaves.
 pub fn worker_threads() -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    // The soft limit is raised to it.
+    // The daemon raises its soft limit to the hard one.
     let limit = limits::open_files().map_or(UNKNOWN_LIMIT, |limits| number(limits.maximum));
     let spare = limit.saturating_sub(minimum(&Sources::default()));
-    cpus.min(1 + spare / 4 / LOOK)
+    cpus.min(1 + spare / 4 / FDS_PER_CHECK)
 }
 
-/// What is not shared out. The main thread looks at processes as the workers do.
+/// Returns what is reserved. The main thread checks processes as the workers do.
 fn reserved(sources: &Sources, workers: usize, open_now: usize) -> usize {
     let all: usize = needs(sources).iter().map(|it| it.held + it.briefly).sum();
-    // Inherited from whoever started the daemon, or of a program that has it as a part.
+    // Inherited from the parent, or opened by a program that embeds the library.
     let process: usize = PROCESS.iter().map(|need| need.held).sum();
-    all + open_now.saturating_sub(process) + (workers + 1) * LOOK
+    all + open_now.saturating_sub(process) + (workers + 1) * FDS_PER_CHECK
 }
 
-/// Counts what is open. The limit is one of numbers: a descriptor beyond it takes nothing away.
+/// Counts the open descriptors below the limit. The limit is one of descriptor numbers: a
+/// descriptor beyond it takes nothing from the shares.
 fn open_below(limit: usize) -> usize {
     let Ok(entries) = std::fs::read_dir(OPEN_DESCRIPTORS) else {
         return 0;
     };
     let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<usize>().ok();
     let open = entries.flatten().filter_map(number);
-    // One of them is the list's own.
+    // One of them is the listing's.
     open.filter(|number| *number < limit)
         .count()
         .saturating_sub(1)
 }
 
-/// The budget of those that pin processes. What it runs out of is strength of identity, never
-/// sessions.
+/// The budget of descriptors that pin processes. If it runs out, identities are weaker; no session
+/// is refused.
 #[derive(Debug)]
 pub struct FdBudget {
     limit: usize,
     used: AtomicUsize,
 }
 
-/// The right to hold one descriptor, given back on drop.
+/// The right to one open descriptor. Dropping it returns it to the budget.
 #[derive(Debug)]
 pub struct Slot(Arc<FdBudget>);
 
 impl FdBudget {
-    /// A budget of so many descriptors.
+    /// Creates a budget of this many descriptors.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -220,8 +222,8 @@ impl FdBudget {
         })
     }
 
-    /// A share of what this process may open and has not opened yet, for a program that has more to
-    /// do than to watch processes.
+    /// Creates a budget of a share of what this process may still open, for a program that does
+    /// more than watch processes.
     pub fn from_limits() -> Arc<Self> {
         let limit = open_file_limit();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -230,7 +232,7 @@ impl FdBudget {
         Self::new(percent(rest, 100 - CONNECTIONS_PERCENT))
     }
 
-    /// A slot, while there is one.
+    /// Takes a slot, if one is free.
     pub fn take(self: &Arc<Self>) -> Option<Slot> {
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
@@ -240,12 +242,12 @@ impl FdBudget {
             .then(|| Slot(self.clone()))
     }
 
-    /// Slots in all.
+    /// Returns the number of slots.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Slots taken.
+    /// Returns the number of slots in use.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
@@ -267,7 +269,7 @@ fn number(limit: Option<u64>) -> usize {
     })
 }
 
-/// Without overflow, since there may be no limit.
+/// Does not overflow, even if there is no limit.
 fn percent(of: usize, share: usize) -> usize {
     of / 100 * share + of % 100 * share / 100
 }
@@ -311,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn below_the_minimum_both_numbers_are_said() {
+    fn an_error_below_the_minimum_has_the_limit_and_the_need() {
         let sources = Sources::only([]);
         let least = minimum(&sources);
         let refused = Shares::of(least - 1, reserved(&sources, 1, 0)).unwrap_err();
@@ -323,13 +325,13 @@ mod tests {
     }
 
     #[test]
-    fn inherited_descriptors_and_threads_are_reserved_for() {
+    fn inherited_descriptors_and_threads_are_reserved() {
         let sources = Sources::only([]);
         let process: usize = PROCESS.iter().map(|need| need.held).sum();
         let plain = reserved(&sources, 1, process);
         assert_eq!(plain, reserved(&sources, 1, 0));
         assert_eq!(reserved(&sources, 1, process + 5), plain + 5);
-        assert_eq!(reserved(&sources, 3, process), plain + 2 * LOOK);
+        assert_eq!(reserved(&sources, 3, process), plain + 2 * FDS_PER_CHECK);
     }
 
     #[test]
@@ -338,7 +340,7 @@ mod tests {
         let _files: Vec<_> = (0..100)
             .map(|_| std::fs::File::open("/dev/null").unwrap())
             .collect();
-        // Other tests open and close meanwhile.
+        // Other tests open and close descriptors meanwhile.
         assert!(open_below(usize::MAX) > before.saturating_sub(50) + 50);
         assert!(open_below(3) <= 3);
     }

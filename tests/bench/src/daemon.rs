@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use reaper_tests::daemon::{Launch, TestDaemon};
-use reaperd::clock::monotonic_ns;
+use reaperd::testkit::clock::monotonic_ns;
 
 use crate::measure::Usage;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use reaper_registry::Source;
 use reaper_tests::fork_server::{ForkServer, kill};
-use reaperd::clock::monotonic_ns;
+use reaperd::testkit::clock::monotonic_ns;
 
 use crate::Plan;
 use crate::daemon::Daemon;

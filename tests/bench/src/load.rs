@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use reaperd::clock::monotonic_ns;
+use reaperd::testkit::clock::monotonic_ns;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 
 use crate::measure::{Readings, count, float};

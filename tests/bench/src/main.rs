@@ -142,6 +142,6 @@ fn raise_descriptor_limits() {
     };
     if setrlimit(Resource::Nofile, wanted).is_err() {
         // Not root: up to the ceiling, and the sections that need more say so.
-        reaperd::watch::fd_budget::raise_open_file_limit();
+        reaperd::testkit::fd_budget::raise_open_file_limit();
     }
 }

@@ -14,7 +14,7 @@ use reaper_registry::{
 };
 use reaper_tests::fork_server::kill;
 use reaperd::Pid;
-use reaperd::clock::{self, monotonic_ns};
+use reaperd::testkit::clock::{self, monotonic_ns};
 
 use crate::Plan;
 use crate::daemon::{Daemon, registration};

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
-use reaper_registry::{Authority, Details, Registry, SessionId, Source, Token, TokenKey, Ttl};
-use reaperd::clock::monotonic_ns;
-use reaperd::{Pid, Reaper, Registration, Settings, Sources};
+use reaper_registry::{Authority, Registry, SessionId, Source, Token, TokenKey, Ttl};
+use reaperd::testkit::clock::monotonic_ns;
+use reaperd::{Pid, Reaper, Registration, Sources};
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::process::{PidfdFlags, pidfd_open};
@@ -139,11 +139,8 @@ pub(crate) fn hook(
             seen.send((number, at_ns)).unwrap_or_default();
         }
     });
-    let settings = Settings {
-        sources: source.map_or_else(Sources::default, |source| Sources::only([source])),
-        ..Settings::default()
-    };
-    let reaper = runtime.block_on(async { Reaper::start(builder, settings) });
+    let sources = source.map_or(Sources::Auto, |source| Sources::only([source]));
+    let reaper = runtime.block_on(Reaper::builder(builder).sources(sources).start());
     let is_up = || {
         let works = |wanted: Source| {
             let status = reaper.status();
@@ -155,18 +152,14 @@ pub(crate) fn hook(
     eventually(&name, is_up)?;
     Ok(Observer::new(name, sights, move |pid, number| {
         let mut random = Rng::with_seed(number + 1);
-        let registration = Registration {
-            id: SessionId::new(&format!("v-{number}")),
-            token: Token::parse(&token(&mut random)).map_err(io::Error::other)?,
-            pid: Pid::new(pid).map_err(io::Error::other)?,
-            owner: 0,
-            details: Details::default(),
-            presence: None,
-            ttl: Ttl::Default,
-        };
-        let nobody_objects = |_: &_| Ok::<(), io::Error>(());
+        let id = SessionId::new(&format!("v-{number}"));
+        let token = Token::parse(&token(&mut random)).map_err(io::Error::other)?;
+        let pid = Pid::new(pid).map_err(io::Error::other)?;
+        let registration = Registration::new(id, token, pid)
+            .ttl(Ttl::Default)
+            .authority(Authority::Any);
         reaper
-            .register(registration, Authority::Any, nobody_objects)
+            .register(registration)
             .map(drop)
             .map_err(|error| io::Error::other(error.to_string()))
     }))

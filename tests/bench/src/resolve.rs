@@ -9,7 +9,7 @@ use std::thread;
 
 use fastrand::Rng;
 use reaper_registry::{Registry, Token};
-use reaperd::clock::{self, monotonic_ns};
+use reaperd::testkit::clock::{self, monotonic_ns};
 
 use crate::Plan;
 use crate::mass::{TOKENS_SEED, full, store};

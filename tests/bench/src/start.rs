@@ -2,7 +2,7 @@
 
 use std::io;
 
-use reaperd::clock::monotonic_ns;
+use reaperd::testkit::clock::monotonic_ns;
 
 use crate::Plan;
 use crate::daemon::Daemon;

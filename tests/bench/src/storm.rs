@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use fastrand::Rng;
-use reaperd::clock::monotonic_ns;
+use reaperd::testkit::clock::monotonic_ns;
 
 use crate::Plan;
 use crate::daemon::Daemon;

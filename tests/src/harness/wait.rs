@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::Duration;
 
-pub use reaperd::clock::Deadline;
+pub use reaperd::testkit::clock::Deadline;
 
 /// Long enough for an emulated machine, and for one that is busy with other work.
 pub const TIMEOUT: Duration = Duration::from_secs(30);

@@ -43,7 +43,7 @@ fn commands_fail_without_a_daemon() {
                 .unwrap_or_else(|error| panic!("{error}")),
         );
         if arguments[0] != "run" {
-            output.failed(NO_DAEMON, "no daemon on ");
+            output.failed(NO_DAEMON, "no daemon is listening on ");
         }
     }
     let command = |arguments: &[&str]| {
@@ -52,17 +52,21 @@ fn commands_fail_without_a_daemon() {
         command
     };
     let run = ["run", "--socket", socket, "--", "true"];
-    CommandOutput::by(command(&run).output().unwrap()).failed(NO_DAEMON, "no daemon on ");
+    CommandOutput::by(command(&run).output().unwrap())
+        .failed(NO_DAEMON, "no daemon is listening on ");
     let run = ["run", "--socket", socket, "--best-effort", "--", "true"];
     let output = CommandOutput::by(command(&run).output().unwrap());
     assert_eq!(output.code, Some(DONE), "{output:?}");
-    assert!(output.err.contains("running it unregistered"), "{output:?}");
+    assert!(
+        output.err.contains("running the command without a session"),
+        "{output:?}"
+    );
 }
 
 #[test]
 fn an_unknown_session_has_its_own_exit_code() {
     let daemon = daemon();
-    run(&daemon, &["rm", "nobody"]).failed(NO_SESSION, "no session \"nobody\"");
+    run(&daemon, &["rm", "nobody"]).failed(NO_SESSION, "no session with id \"nobody\"");
     let token = private_folder();
     let file = token.path().join("token");
     fs::write(&file, "ab".repeat(32)).unwrap();
@@ -117,7 +121,7 @@ fn a_stale_socket_is_taken_over() {
     });
     assert!(socket.exists());
     CommandOutput::by(command(&["ls", "--socket"]).arg(&socket).output().unwrap())
-        .failed(NO_DAEMON, "no daemon on ");
+        .failed(NO_DAEMON, "no daemon is listening on ");
     let mut next = command(&["daemon", "--sources", "pidfd", "--socket"]);
     let mut next = next.arg(&socket).stderr(Stdio::null()).spawn().unwrap();
     eventually("another daemon serves on it", || {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use reaper_tests::daemon::reaperd;
 use reaper_tests::expect;
 use reaper_tests::wait::{eventually, within};
-use reaperd::clock;
-use reaperd::registry::{Authority, Details, Registry, Removal, SessionId, Token, TokenKey, Ttl};
+use reaperd::registry::{Registry, Removal, SessionId, Token, TokenKey};
+use reaperd::testkit::clock;
 use reaperd::testkit::fault_injection::{Faults, Plan};
+use reaperd::testkit::registry_of;
 use reaperd::testkit::test_process::{Kind, TestProcess};
-use reaperd::{Pid, Reaper, Registration, Settings, Source, SourceStatus, Sources};
+use reaperd::{Pid, Random as _, Reaper, Registration, Source, SourceStatus, Sources};
 use tokio::runtime::Runtime;
 
 use crate::record::{HookCalls, Record};
@@ -65,23 +66,22 @@ impl Harness {
         let registry = hooks
             .listening(Registry::builder(TokenKey::new([7; 16])))
             .event_capacity(EVENTS);
-        let settings = Settings {
-            sources: Sources::only(sources.iter().copied()),
-            sweep_interval,
-            faults: Some(faults.clone()),
-            ..Settings::default()
-        };
+        let builder = Reaper::builder(registry)
+            .sources(Sources::only(sources.iter().copied()))
+            .sweep_interval(sweep_interval);
         let _lock = lock_descriptors();
-        let (reaper, reports) = runtime.block_on(async {
-            let reaper = Reaper::start(registry, settings);
-            let reports = reaper.first_reports(sources).await;
-            (reaper, reports)
+        let reaper = runtime.block_on(async {
+            let reaper = faults.reaper(builder).start().await;
+            reaper.settled().await;
+            reaper
         });
+        let mut reports = reaper.status();
+        reports.retain(|report| sources.contains(&report.source));
         let works = |status: &&SourceStatus| expect::source_works(status);
         let working: Vec<_> = reports.iter().filter(works).map(|one| one.source).collect();
         let enough = working.len() == sources.len() || (sources.len() > 1 && !working.is_empty());
         enough.then(|| Self {
-            record: Mutex::new(Record::of(reaper.registry())),
+            record: Mutex::new(Record::of(registry_of(&reaper))),
             reaper,
             faults,
             sources: working,
@@ -108,28 +108,13 @@ impl Harness {
     /// Registers this process. An earlier session with this id is replaced.
     pub(crate) fn register(&self, id: &str, pid: Pid) -> SessionId {
         let id = SessionId::new(id);
-        let mut token = [0; 32];
-        // Unique, but not random: no test guesses tokens.
-        token[..8].copy_from_slice(&clock::monotonic_ns().to_ne_bytes());
-        token[8..12].copy_from_slice(&pid.get().to_ne_bytes());
-        let registration = Registration {
-            id: id.clone(),
-            token: Token::from_bytes(token),
-            pid,
-            owner: 1_000,
-            details: Details::default(),
-            presence: None,
-            ttl: Ttl::Default,
-        };
-        let accept_all = |_: &_| Ok::<(), std::convert::Infallible>(());
-        self.reaper
-            .register(registration, Authority::Owner, accept_all)
-            .unwrap();
+        let registration = Registration::new(id.clone(), Token::random().unwrap(), pid);
+        self.reaper.register(registration).unwrap();
         id
     }
 
     pub(crate) fn lists(&self, id: &SessionId) -> bool {
-        self.reaper.registry().session_named(id).is_some()
+        self.reaper.session(id).is_some()
     }
 
     /// Waits until none of these sessions is listed.
@@ -181,7 +166,7 @@ impl Harness {
     /// Checks that events, hooks and state agree.
     pub(crate) fn close(self) {
         self.record().check_against(&self.hooks);
-        let registry = self.reaper.registry();
+        let registry = registry_of(&self.reaper);
         assert_eq!((registry.hook_panics(), registry.hooks_lost()), (0, 0));
         // Each removed session released its process once.
         let processes: std::collections::BTreeSet<_> =

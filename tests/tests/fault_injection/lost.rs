@@ -9,8 +9,9 @@ use std::time::Duration;
 use reaper_tests::crowd::Crowd;
 use reaper_tests::wait::Deadline;
 use reaperd::registry::{BootTime, EventKind, Removal, SessionId};
+use reaperd::testkit::clock;
 use reaperd::testkit::fault_injection::Plan;
-use reaperd::{Pid, Source, clock};
+use reaperd::{Pid, Source};
 
 use crate::harness::Harness;
 
@@ -35,7 +36,7 @@ fn with_all_hints_lost_a_thousand_sessions_are_swept_in_time() {
     let dying_ids: Vec<SessionId> = dying.pids().map(register).collect();
     let control_ids: Vec<SessionId> = controls.pids().map(register).collect();
     harness.two_sweeps();
-    assert_eq!(harness.reaper.registry().len(), 2 * count);
+    assert_eq!(harness.reaper.len(), 2 * count);
 
     let latency = WakeUpLatency::measure();
     let first_kill = clock::now().boot;

@@ -36,7 +36,7 @@ impl Fixture {
         let runtime = runtime();
         let builder = ExitWatcher::builder()
             .sources(Sources::only([source]))
-            .sweep_every(SWEEP);
+            .sweep_interval(SWEEP);
         let watcher = runtime.block_on(async {
             let watcher = builder.start().await;
             watcher.settled().await;

@@ -11,9 +11,9 @@ use reaper_tests::daemon::sources_of_this_run;
 use reaper_tests::raw_http;
 pub(crate) use reaper_tests::test_process::TestProcess;
 pub(crate) use reaper_tests::wait::eventually;
-use reaperd::clock::monotonic_ns;
-use reaperd::daemon::config::DaemonOptions;
-use reaperd::{Source, Sources, StartupError, daemon};
+use reaperd::testkit::clock::monotonic_ns;
+use reaperd::testkit::daemon::{self, DaemonOptions, StartupError};
+use reaperd::{Source, Sources};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use reaperd::clock::{Deadline, monotonic_ns};
+use reaperd::testkit::clock::{Deadline, monotonic_ns};
 use reaperd::{Source, Sources};
 use serde_json::{Value, json};
 

@@ -5,7 +5,7 @@ use std::thread;
 
 use reaper_tests::daemon::{Launch, TestDaemon, reaperd};
 use reaper_tests::expect::skip;
-use reaperd::clock::monotonic_ns;
+use reaperd::testkit::clock::monotonic_ns;
 use reaperd::testkit::conformance::kernel_before;
 use reaperd::testkit::test_process::{Kind, TestProcess};
 use rustix::event::epoll;

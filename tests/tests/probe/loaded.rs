@@ -10,8 +10,8 @@ use aya::{
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
 use reaper_tests::expect::skip_without;
 pub(crate) use reaper_tests::test_process::{TestProcess, stat_field};
-use reaperd::sources::ebpf::btf;
-use reaperd::sources::ebpf::misses::Misses;
+use reaperd::testkit::btf;
+use reaperd::testkit::misses::Misses;
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(crate) enum Variant {

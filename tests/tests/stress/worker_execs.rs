@@ -10,7 +10,7 @@ use reaper_tests::expect::{self, measured, skip};
 use reaper_tests::fork_server::{ForkServer, Kind};
 use reaper_tests::wait::{Deadline, TIMEOUT, eventually};
 use reaperd::client::{ClientError, SourceReport};
-use reaperd::clock::monotonic_ns;
+use reaperd::testkit::clock::monotonic_ns;
 
 use crate::{UID_NOBODY, daemon_without_pidfds, fork_server, is_root, scaled, working};
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use reaper_tests::daemon::{Launch, TestDaemon};
 use reaper_tests::wait::Deadline;
-use reaperd::watch::fd_budget;
+use reaperd::testkit::fd_budget;
 use reaperd::{Source, Sources};
 use serde_json::json;
 

@@ -104,8 +104,8 @@ fn doctor_reports_what_proc_does_not_show() {
     };
     let cases = [
         (HIDDEN, "the process table hides other users' processes"),
-        (UNMOUNTED, "the process table shows nobody"),
-        (EMPTY, "the process table shows nobody"),
+        (UNMOUNTED, "the process table shows no process"),
+        (EMPTY, "the process table shows no process"),
     ];
     for (script, words) in cases {
         let findings = doctor_through(&shell(script, &setpriv), Path::new("/nowhere/s.sock"));

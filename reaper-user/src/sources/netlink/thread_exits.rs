@@ -1,19 +1,20 @@
-//! Exits of threads that do not lead their group, merged before they cost a look: a process may start and
-//! end tens of thousands of threads per second, and only its last one's exit matters.
+//! Merges exits of threads other than the main one before each costs a check. A process may start
+//! and end tens of thousands of threads per second, and only the exit of its last one matters.
 
 use std::time::Duration;
 
 use crate::clock::monotonic_ns;
 use crate::watch::hint::{Hint, HintSender, WaitStatus};
 
-/// So many such exits within [`WINDOW_NS`] are churn.
+/// This many such exits within [`WINDOW_NS`] are churn.
 const CHURN: u32 = 64;
 const WINDOW_NS: u64 = 10_000_000;
-/// How long exits are left to collect during churn. The timer makes it two to three milliseconds. The
-/// smallest receive buffer holds 256 exits, and is overrun from 85,000 a second on, with the pause or without.
+/// How long exits are collected during churn. The timer makes it two to three milliseconds. The
+/// smallest receive buffer has space for 256 exits and overruns from 85,000 per second on, with the
+/// pause or without.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What was seen of them lately.
+/// The recent thread exits.
 #[derive(Default)]
 pub(super) struct ThreadExits {
     /// The last one, if the next one may still replace it.
@@ -23,11 +24,11 @@ pub(super) struct ThreadExits {
 }
 
 impl ThreadExits {
-    /// Passes a hint on. Of thread exits of one process in a row, only the last one is.
+    /// Sends a hint. Of consecutive thread exits of one process, only the last one is sent.
     pub(super) fn pass_on(&mut self, hint: Hint, hints: &HintSender) {
         let is_thread = matches!(hint.exit, Some(WaitStatus::Worker(_)));
         if let Some(pending) = self.pending.take()
-            && !(is_thread && pending.target == hint.target)
+            && !(is_thread && pending.process == hint.process)
         {
             hints.send(pending);
         }
@@ -39,15 +40,15 @@ impl ThreadExits {
         }
     }
 
-    /// Passes on what is pending: nothing more has arrived. Returns how long the next ones should be left
-    /// to collect, if there are that many of them.
+    /// Sends the pending hint, because nothing more has arrived. During churn, returns how long the
+    /// next exits should be collected.
     pub(super) fn flush(&mut self, hints: &HintSender) -> Option<Duration> {
         let pending = self.pending.take()?;
         hints.send(pending);
         (self.in_window >= CHURN).then_some(PAUSE)
     }
 
-    /// Counts one more, in a window of its own if the last one is over.
+    /// Counts one exit. Starts a new window if the last one is over.
     fn count(&mut self) {
         let now_ns = monotonic_ns();
         if now_ns.saturating_sub(self.window_began_ns) > WINDOW_NS {
@@ -60,20 +61,20 @@ impl ThreadExits {
 
 #[cfg(test)]
 mod tests {
-    use reaper_registry::{Pid, Source};
+    use reaper_registry::{ProcessId, Source};
 
     use super::*;
-    use crate::watch::hint::{self, Target};
+    use crate::watch::hint;
 
-    fn exit(pid: u32, exit: WaitStatus) -> Hint {
+    fn exit(process: u64, exit: WaitStatus) -> Hint {
         Hint {
             exit: Some(exit),
-            ..Hint::check(Target::Pid(Pid::new(pid).unwrap()), Source::Netlink)
+            ..Hint::check(ProcessId(process), Source::Netlink)
         }
     }
 
     #[test]
-    fn of_thread_exits_in_a_row_the_last_is_passed_on_and_of_the_others_each() {
+    fn only_the_last_of_consecutive_thread_exits_is_sent() {
         let (hints, mut received) = hint::channel();
         let mut exits = ThreadExits::default();
         let sent = [
@@ -91,11 +92,11 @@ mod tests {
         let passed: Vec<_> = std::iter::from_fn(|| received.try_recv().ok()).collect();
         assert_eq!(passed, [sent[1], sent[2], sent[3], sent[5]]);
         assert_eq!(exits.flush(&hints), None);
-        assert!(received.try_recv().is_err(), "nothing is passed on twice");
+        assert!(received.try_recv().is_err(), "nothing is sent twice");
     }
 
     #[test]
-    fn only_churn_is_left_to_collect() {
+    fn exits_are_collected_only_during_churn() {
         let (hints, _received) = hint::channel();
         let mut exits = ThreadExits {
             window_began_ns: u64::MAX,

@@ -13,7 +13,7 @@ pub(super) fn exit_code(harness: &Harness) -> Result<(), Fault> {
         let mut watching = harness.watch(&test_process)?;
         watching.order(|| test_process.cue())?;
         let exit = harness.end_of(watching, ExitStatus::Code(code))?;
-        if exit.pid != test_process.pid() {
+        if exit.pid() != test_process.pid() {
             return Err(Fault::Untrue(format!(
                 "{exit}, and it was {}",
                 test_process.pid()

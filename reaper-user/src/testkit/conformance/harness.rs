@@ -69,7 +69,7 @@ impl Harness {
         };
         let builder = ExitWatcher::builder()
             .sources(Sources::only(source_set.sources()))
-            .sweep_every(interval);
+            .sweep_interval(interval);
         let watcher = runtime.block_on(async {
             let watcher = builder.start().await;
             watcher.settled().await;

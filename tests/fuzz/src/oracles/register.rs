@@ -2,30 +2,27 @@
 //! JSON parser finds; the response to a refused one contains none of its secrets.
 
 use reaper_registry::{Details, Pid, Presence, Ttl};
-use reaperd::Registration;
-use reaperd::fuzzing::registration as parse;
+use reaperd::fuzzing::{RegistrationBody, registration as parse};
 use serde_json::{Value, json};
 
 /// A run of so many hex digits is part of a secret; no message of ours has one.
 const SECRET_DIGITS: usize = 16;
 
-const OWNER: u32 = 1000;
-
 /// Any bytes as a body.
 pub fn register_body(bytes: &[u8]) {
-    match parse(bytes, OWNER) {
+    match parse(bytes) {
         Ok(asked) => {
-            check_limits(&asked.0);
+            check_limits(&asked);
             // `Err` if an ignored field holds what only the stricter general parser refuses.
             if let Ok(Value::Object(second)) = serde_json::from_slice(bytes) {
                 check_against(&asked, &Value::Object(second));
             }
-            let again = parse(written(&asked).to_string().as_bytes(), OWNER);
+            let again = parse(written(&asked).to_string().as_bytes());
             let Ok(again) = again else {
                 panic!("what was accepted once is accepted again")
             };
             check_against(&again, &written(&asked));
-            assert_eq!(again.0.details, asked.0.details);
+            assert_eq!(again.details, asked.details);
         }
         Err(problem) => {
             let text = problem.json;
@@ -41,17 +38,16 @@ pub fn register_body(bytes: &[u8]) {
     }
 }
 
-fn check_limits(asked: &Registration) {
-    let Registration {
+fn check_limits(asked: &RegistrationBody) {
+    let RegistrationBody {
         id,
         token,
         pid,
-        owner,
         details,
         presence,
+        if_answered: _,
         ttl,
     } = asked;
-    assert_eq!(*owner, OWNER);
     let Details {
         mesh,
         display_name,
@@ -100,7 +96,7 @@ fn check_text(text: &str, max: usize) {
 }
 
 /// A general parser finds the same fields.
-fn check_against((asked, if_answered): &(Registration, bool), second: &Value) {
+fn check_against(asked: &RegistrationBody, second: &Value) {
     let text = |field: &str| second[field].as_str();
     assert_eq!(
         text("token").map(str::to_ascii_lowercase).as_deref(),
@@ -119,7 +115,7 @@ fn check_against((asked, if_answered): &(Registration, bool), second: &Value) {
     assert_eq!(text("token_file"), asked.details.token_file.as_deref());
     assert_eq!(
         second["if_answered"].as_bool().unwrap_or_default(),
-        *if_answered
+        asked.if_answered
     );
     let groups = second["groups"].as_array().map_or(&[][..], Vec::as_slice);
     assert!(
@@ -137,7 +133,7 @@ fn check_against((asked, if_answered): &(Registration, bool), second: &Value) {
 }
 
 /// A body for this registration. The secret key is left out, and with it presence.
-fn written((asked, if_answered): &(Registration, bool)) -> Value {
+fn written(asked: &RegistrationBody) -> Value {
     let Details {
         mesh,
         display_name,
@@ -156,7 +152,7 @@ fn written((asked, if_answered): &(Registration, bool)) -> Value {
         "role": role,
         "groups": groups,
         "token_file": token_file,
-        "if_answered": if_answered,
+        "if_answered": asked.if_answered,
         "ttl": ttl_in_json(asked.ttl),
     })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 
 use reaperd::client::{Client, ClientError, Deregistered, EventStream, Frame};
-use reaperd::clock::monotonic_ns;
+use reaperd::testkit::clock::monotonic_ns;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::TestDaemon;
 use reaper_tests::wait::{eventually, within};
-use reaperd::watch::fd_budget;
+use reaperd::testkit::fd_budget;
 
 use super::{
     AT_ONCE, FAR_TOO_FEW, all_streams, ask, is_closed, limited, number_after, refused_below,

@@ -2,7 +2,7 @@
 
 use reaper_tests::expect;
 use reaper_tests::wait::Deadline;
-use reaperd::watch::fd_budget;
+use reaperd::testkit::fd_budget;
 
 use super::{AT_ONCE, FAR_TOO_FEW, limited, open_below, refused_below, set_of};
 

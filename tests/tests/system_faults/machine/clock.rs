@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{TestDaemon, session_of};
-use reaperd::clock::{monotonic_ns, now};
+use reaperd::testkit::clock::{monotonic_ns, now};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 use super::may_change;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{TestDaemon, session_of};
-use reaperd::clock::{monotonic_ns, now};
+use reaperd::testkit::clock::{monotonic_ns, now};
 
 use super::may_change;
 use crate::scenario::check_removals;

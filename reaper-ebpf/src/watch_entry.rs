@@ -1,24 +1,25 @@
-//! The value of the watch map: what the daemon asks about, and the probe's mark beside it.
+//! The value type of the watch map: the watched process and the probe's mark.
 //!
-//! The mark names the process that it is about. The kernel may hand the memory of a deleted entry to
-//! the next inserted one while a probe on another CPU still holds a pointer to it; a bare "dead" flag
-//! written late would then bury a unrelated process. A mark counts only where it matches its entry.
+//! A mark names the process that it is about. The kernel may reuse the memory of a deleted entry for the
+//! next inserted one while a probe on another CPU still has a pointer to it. A plain "dead" flag written
+//! late would then mark an unrelated process. A mark is valid only if it matches its entry.
 
 use crate::GroupDeath;
 
-/// One watched process.
+/// A watched process, and the mark that the probe sets when it dies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]
 pub struct WatchEntry {
-    /// Written by the daemon: field 22 of `/proc/PID/stat` as the daemon read it. 0 means unknown and
-    /// matches no process but those of the first tick: not marked, but the wake-up rings.
+    /// Written by the daemon: the start time in clock ticks, field 22 of `/proc/PID/stat`. 0 means
+    /// unknown: it matches only processes of the first tick after boot, so the probe does not mark the
+    /// entry but writes a wake-up.
     pub start_ticks: u64,
-    /// Written by the probe last, in one store: tgid in the low half, wait status in the high half; 0
-    /// while nothing is marked.
+    /// Written by the probe last, in one store: the tgid in the low half, the wait status in the high
+    /// half. 0: not marked.
     pub mark: u64,
-    /// Written by the probe: the start time of the process that the mark is about.
+    /// Written by the probe: the start time of the process that the mark is about, in clock ticks.
     pub marked_start_ticks: u64,
-    /// Written by the probe: `CLOCK_MONOTONIC` at the mark.
+    /// Written by the probe: the time of the mark, `CLOCK_MONOTONIC` in nanoseconds.
     pub marked_at_ns: u64,
 }
 
@@ -31,10 +32,10 @@ const _: () = {
 };
 
 impl WatchEntry {
-    /// Bytes of a value in the map.
+    /// The size of a value in bytes.
     pub const SIZE: usize = 32;
 
-    /// An unmarked entry for the process that started at this tick.
+    /// Creates an unmarked entry for a process that started at this clock tick.
     pub const fn watching(start_ticks: u64) -> Self {
         Self {
             start_ticks,
@@ -44,14 +45,14 @@ impl WatchEntry {
         }
     }
 
-    /// The value of [`Self::mark`] for a death; never 0, because no process has tgid 0.
+    /// Returns the value of [`Self::mark`] for a death. Never 0, because no process has tgid 0.
     #[inline]
     pub const fn mark_of(tgid: u32, exit_code: i32) -> u64 {
         ((exit_code.cast_unsigned() as u64) << 32) | tgid as u64
     }
 
-    /// The death that the probe marked here; `None` while there is none, and for a mark that is not
-    /// about the process that this entry (of `tgid`) watches.
+    /// Returns the death that the probe has marked in this entry, whose key is `tgid`. `None` if there is
+    /// no mark, or if the mark is about another process.
     #[inline]
     pub fn death(&self, tgid: u32) -> Option<GroupDeath> {
         let Self {
@@ -72,7 +73,7 @@ impl WatchEntry {
         )
     }
 
-    /// Decodes a value of the map; `None` for any other length.
+    /// Decodes a value in native byte order. Returns `None` if the length is not [`Self::SIZE`].
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::SIZE] = bytes.try_into().ok()?;
         let (words, _) = bytes.as_chunks::<8>();
@@ -87,7 +88,7 @@ impl WatchEntry {
         })
     }
 
-    /// The value as it lies in the map.
+    /// Encodes the entry as the map contains it.
     pub fn to_bytes(&self) -> [u8; Self::SIZE] {
         let Self {
             start_ticks,
@@ -106,7 +107,7 @@ impl WatchEntry {
 
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "the half is what is asked for"
+    reason = "the function returns the low half"
 )]
 const fn low_half(word: u64) -> u32 {
     word as u32
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_survives_the_map() {
+    fn an_entry_decodes_to_what_was_encoded() {
         let entry = marked(7, 0x300, 40);
         assert_eq!(WatchEntry::from_bytes(&entry.to_bytes()), Some(entry));
         assert_eq!(WatchEntry::from_bytes(&[0; 31]), None);
@@ -134,13 +135,13 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_entry_is_not_dead() {
+    fn a_new_entry_is_not_marked() {
         assert_eq!(WatchEntry::watching(40).death(7), None);
         assert_eq!(WatchEntry::watching(0).death(0), None);
     }
 
     #[test]
-    fn a_mark_tells_tgid_code_and_time() {
+    fn a_mark_contains_tgid_wait_status_and_time() {
         let death = marked(u32::MAX, -1, 40).death(u32::MAX).unwrap();
         assert_eq!(
             death,
@@ -154,16 +155,16 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_about_another_process_does_not_count() {
+    fn a_mark_about_another_process_is_ignored() {
         assert_eq!(
             marked(8, 9, 40).death(7),
             None,
-            "late mark for the memory's former owner"
+            "late mark for the entry that had this memory before"
         );
         assert_eq!(
             marked(7, 9, 39).death(7),
             None,
-            "late mark for the pid's former owner"
+            "late mark for the process that had this pid before"
         );
     }
 }

@@ -1,21 +1,21 @@
-//! One record for "this thread group is dead", as the wake-up carries it.
+//! The record of the death of a process (a thread group), as the wake-up ring carries it.
 
-/// The last thread of a process entered the kernel's exit path.
+/// The death of a process: its last thread has entered the kernel's exit path.
 ///
-/// No thread of it will run user code again, but since 6.16 its memory, sockets and locks are still
-/// there for a moment and it looks alive from outside.
+/// No thread of it runs user code again. Since Linux 6.16 its memory, sockets and locks still exist for a
+/// moment at this point, and the process appears alive in `/proc`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]
 pub struct GroupDeath {
-    /// Thread group id in the initial pid namespace.
+    /// The thread group id (the pid of the process) in the initial pid namespace.
     pub tgid: u32,
-    /// Wait status word as `wait(2)` gives it: advisory, because before 6.1 a leader that left first
-    /// speaks for the group.
+    /// The wait status, as wait(2) returns it. Advisory: before Linux 6.1 it is the leader's if the leader
+    /// exited first.
     pub exit_code: i32,
-    /// The group leader's start time as field 22 of `/proc/PID/stat` shows it to the daemon. The
-    /// death is this very process's only where it equals the start time on record.
+    /// The group leader's start time in clock ticks, as the daemon reads it in field 22 of
+    /// `/proc/PID/stat`. The record is about a watched process only if this equals its start time.
     pub start_ticks: u64,
-    /// `CLOCK_MONOTONIC` in the kernel's hook.
+    /// When the probe ran: `CLOCK_MONOTONIC`, in nanoseconds.
     pub died_at_ns: u64,
 }
 
@@ -28,10 +28,10 @@ const _: () = {
 };
 
 impl GroupDeath {
-    /// Bytes of a record in the ring.
+    /// The size of a record in bytes.
     pub const SIZE: usize = 24;
 
-    /// Decodes a record from the ring; `None` for any other length.
+    /// Decodes a record in native byte order. Returns `None` if the length is not [`Self::SIZE`].
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::SIZE] = bytes.try_into().ok()?;
         let (tgid, rest) = bytes.split_first_chunk()?;
@@ -45,7 +45,7 @@ impl GroupDeath {
         })
     }
 
-    /// The record as it lies in the ring.
+    /// Encodes the record as the ring contains it.
     pub fn to_bytes(&self) -> [u8; Self::SIZE] {
         let Self {
             tgid,
@@ -74,12 +74,12 @@ mod tests {
     };
 
     #[test]
-    fn a_record_survives_the_ring() {
+    fn a_record_decodes_to_what_was_encoded() {
         assert_eq!(GroupDeath::from_bytes(&DEATH.to_bytes()), Some(DEATH));
     }
 
     #[test]
-    fn other_lengths_are_refused() {
+    fn records_of_other_lengths_are_refused() {
         let bytes = DEATH.to_bytes();
         for length in 0..bytes.len() {
             assert_eq!(GroupDeath::from_bytes(&bytes[..length]), None);

@@ -1,4 +1,5 @@
-//! The rules that the unit tests of this registry's origin pin, and where this one means to differ.
+//! The rules that the unit tests of the claudemesh daemon fix for its registry, and where this registry
+//! differs on purpose.
 
 use std::time::Duration;
 
@@ -7,62 +8,62 @@ use crate::*;
 
 const DAY: u64 = 24 * 60 * 60;
 
-fn with_diary() -> (Registry, Diary) {
-    let diary = Diary::default();
-    (diary.attach(builder()).build(), diary)
+fn with_hook_log() -> (Registry, HookLog) {
+    let hook_log = HookLog::default();
+    (hook_log.attach(builder()).build(), hook_log)
 }
 
 #[test]
-fn a_new_token_under_a_known_id_ends_the_old_session_before_the_new_one_is_announced() {
-    let (registry, diary) = with_diary();
+fn a_new_token_under_a_known_id_removes_the_old_session_before_the_register_hook() {
+    let (registry, hook_log) = with_hook_log();
     put(&registry, "a", 1, at(1));
     put(&registry, "a", 2, at(2));
-    assert_eq!(diary.words(), ["+a#1", "-a#1 replaced", "+a#2"]);
+    assert_eq!(hook_log.lines(), ["+a#1", "-a#1 replaced", "+a#2"]);
     assert!(registry.resolve(&token(1), at(2)).is_none());
     assert!(registry.resolve(&token(2), at(2)).is_some());
     assert_eq!(registry.len(), 1);
 }
 
 #[test]
-fn the_same_token_again_renews_the_registration_in_place() {
-    // The origin overwrites the entry and calls `onRegister` once more. Here a renewal calls no hook:
-    // every stored session begins once and ends once, so that hooks can count.
-    let (registry, diary) = with_diary();
+fn the_same_id_and_token_renew_the_session() {
+    // The claudemesh daemon overwrites the entry and calls `onRegister` again. Here a renewal calls no
+    // hook, so that register and deregister hooks are called in pairs.
+    let (registry, hook_log) = with_hook_log();
     put(&registry, "a", 1, at(1));
     put(&registry, "a", 1, at(5));
-    assert_eq!(diary.words(), ["+a#1"]);
+    assert_eq!(hook_log.lines(), ["+a#1"]);
     let renewed = registry.resolve(&token(1), at(5)).unwrap();
     assert_eq!(renewed.registered_at, at(5));
     assert_eq!(registry.len(), 1);
 }
 
 #[test]
-fn the_same_token_under_another_id_ends_the_session_that_had_it() {
-    // The origin leaves the old id pointing at the new entry and calls no `onDeregister` (W15).
-    let (registry, diary) = with_diary();
+fn the_same_token_under_another_id_removes_the_session_that_had_it() {
+    // The claudemesh daemon lets the old id refer to the new entry and calls no `onDeregister`.
+    let (registry, hook_log) = with_hook_log();
     put(&registry, "a", 1, at(1));
     put(&registry, "b", 1, at(2));
-    assert_eq!(diary.words(), ["+a#1", "-a#1 replaced", "+b#2"]);
+    assert_eq!(hook_log.lines(), ["+a#1", "-a#1 replaced", "+b#2"]);
     assert!(registry.session_named(&id("a")).is_none());
 }
 
 #[test]
-fn an_id_whose_token_moved_on_evicts_nobody_when_it_registers_again() {
-    // The second half of W15: there, registering "a" evicted the unrelated session "b".
-    let (registry, diary) = with_diary();
+fn an_id_that_lost_its_token_can_register_again_without_removing_another_session() {
+    // In the claudemesh daemon, registering "a" removed the unrelated session "b".
+    let (registry, hook_log) = with_hook_log();
     put(&registry, "a", 1, at(1));
     put(&registry, "b", 1, at(2));
     put(&registry, "a", 2, at(3));
-    assert_eq!(diary.words(), ["+a#1", "-a#1 replaced", "+b#2", "+a#3"]);
+    assert_eq!(hook_log.lines(), ["+a#1", "-a#1 replaced", "+b#2", "+a#3"]);
     assert!(registry.resolve(&token(1), at(3)).is_some());
     assert_eq!(registry.len(), 2);
 }
 
 #[test]
-fn an_old_process_that_ends_after_its_session_moved_takes_nothing_with_it() {
+fn the_end_of_a_replaced_process_does_not_remove_the_new_session() {
     let registry = registry();
     let old = put(&registry, "a", 1, at(1));
-    // The origin takes the old token for this as well; here it stays with the process that lives.
+    // The claudemesh daemon also accepts the old token here. This registry keeps it for the live process.
     let same_token = of_process(2, session("a", 1));
     let refused = registry.register(same_token, Authority::Owner, at(2));
     assert_eq!(refused.unwrap_err(), RegisterError::TokenInUse);
@@ -77,7 +78,7 @@ fn an_old_process_that_ends_after_its_session_moved_takes_nothing_with_it() {
 }
 
 #[test]
-fn hooks_run_on_the_calling_thread_before_the_call_returns_and_see_the_mutation() {
+fn hooks_run_on_the_calling_thread_before_the_call_returns_and_see_the_change() {
     let handle = std::sync::Arc::new(std::sync::OnceLock::<Registry>::new());
     let (on_register, on_deregister) = (handle.clone(), handle.clone());
     let test = std::thread::current().id();
@@ -97,12 +98,12 @@ fn hooks_run_on_the_calling_thread_before_the_call_returns_and_see_the_mutation(
     assert!(handle.set(registry.clone()).is_ok());
     put(&registry, "a", 1, at(1));
     registry.deregister(&token(1), at(1));
-    assert_eq!(registry.hook_panics(), 0, "the hooks' own assertions hold");
+    assert_eq!(registry.hook_panics(), 0, "no assertion in a hook failed");
     assert_eq!(registry.waiting_hooks(), 0);
 }
 
 #[test]
-fn a_token_resolves_to_its_session_or_to_nothing() {
+fn a_token_resolves_to_its_session_only() {
     let registry = registry();
     let stored = put(&registry, "a", 1, at(1));
     let found = registry.resolve(&token(1), at(1)).unwrap();
@@ -111,12 +112,12 @@ fn a_token_resolves_to_its_session_or_to_nothing() {
 }
 
 #[test]
-fn a_session_stays_for_a_day_to_the_nanosecond_whatever_the_wall_clock_does() {
+fn a_session_expires_after_exactly_a_day_of_boot_time_regardless_of_the_wall_clock() {
     let registered = 7_000_000_000;
-    let ceiling = registered + DAY * 1_000_000_000;
+    let limit = registered + DAY * 1_000_000_000;
     for wall_ms in [0, 1, 1_795_324_800_000, u64::MAX] {
         for by_sweep in [false, true] {
-            let (registry, diary) = with_diary();
+            let (registry, hook_log) = with_hook_log();
             let (_, mut events) = registry.subscribe();
             put(&registry, "a", 1, at_nanos(registered));
             let gone = |nanos| {
@@ -130,25 +131,27 @@ fn a_session_stays_for_a_day_to_the_nanosecond_whatever_the_wall_clock_does() {
                     registry.resolve(&token(1), now).is_none()
                 }
             };
-            assert!(!gone(registered - 1), "a clock that was read earlier");
-            assert!(!gone(ceiling), "exactly at the ceiling");
+            assert!(!gone(registered - 1), "an earlier clock reading");
+            assert!(!gone(limit), "exactly at the limit");
             assert_eq!(registry.len(), 1);
-            assert!(gone(ceiling + 1), "a nanosecond past it");
+            assert!(gone(limit + 1), "a nanosecond past it");
             assert!(registry.is_empty());
-            // Once and for all, whoever looks next.
+            // The session is removed once only.
             assert!(registry.resolve(&token(1), at(2 * DAY)).is_none());
             assert_eq!(registry.expire(at(2 * DAY)), 0);
             assert_eq!(drain(&mut events).len(), 2);
-            assert_eq!(diary.words(), ["+a#1", "-a#1 expired"]);
+            assert_eq!(hook_log.lines(), ["+a#1", "-a#1 expired"]);
         }
     }
 }
 
 #[test]
-fn several_threads_that_meet_an_expired_session_end_it_once() {
+fn concurrent_look_ups_and_sweeps_remove_an_expired_session_once() {
     for _ in 0..200 {
-        let diary = Diary::default();
-        let registry = diary.attach(builder().ttl(Duration::from_secs(1))).build();
+        let hook_log = HookLog::default();
+        let registry = hook_log
+            .attach(builder().ttl(Duration::from_secs(1)))
+            .build();
         put(&registry, "a", 1, at(1));
         let barrier = std::sync::Barrier::new(3);
         std::thread::scope(|scope| {
@@ -164,12 +167,12 @@ fn several_threads_that_meet_an_expired_session_end_it_once() {
                 });
             }
         });
-        assert_eq!(diary.words(), ["+a#1", "-a#1 expired"]);
+        assert_eq!(hook_log.lines(), ["+a#1", "-a#1 expired"]);
     }
 }
 
 #[test]
-fn expired_sessions_are_listed_until_somebody_looks() {
+fn expired_sessions_are_listed_until_they_are_removed() {
     let registry = registry();
     put(&registry, "a", 1, at(1));
     assert!(at(2 * DAY).boot.since(at(1).boot) > Duration::from_hours(24));
@@ -188,7 +191,7 @@ fn an_unknown_token_cannot_be_deregistered() {
 }
 
 #[test]
-fn a_start_time_can_be_absent_and_arrive_once() {
+fn a_start_time_can_be_absent_and_be_set_once() {
     let registry = registry();
     let stored = put(&registry, "a", 1, at(1));
     assert_eq!(stored.process.start_time(), None);
@@ -200,7 +203,7 @@ fn a_start_time_can_be_absent_and_arrive_once() {
 
 #[test]
 fn malformed_pids_and_tokens_never_become_sessions() {
-    // The origin stores any number as a pid and lets the next sweep find it dead.
+    // The claudemesh daemon stores any number as a pid, and its next sweep finds it dead.
     for raw in [i64::MIN, -1, 0, 4_194_305, 1 << 32, (1 << 32) + 1, i64::MAX] {
         assert_eq!(Pid::try_from(raw), Err(PidOutOfRange(raw)));
     }
@@ -214,13 +217,13 @@ fn malformed_pids_and_tokens_never_become_sessions() {
     assert!(malformed.iter().all(|text| Token::parse(text).is_err()));
     assert!(
         Token::parse(&"é".repeat(32)).is_err(),
-        "64 bytes, no digits"
+        "64 bytes that are not digits"
     );
     assert!(SecretKey::parse(&SECRET_HEX[2..]).is_none());
 }
 
 #[test]
-fn a_day_is_a_day_of_boot_time_only() {
+fn elapsed_time_is_zero_for_a_later_start_and_does_not_overflow() {
     assert_eq!(at(1).boot.since(at(2).boot), Duration::ZERO);
     assert_eq!(
         at_nanos(u64::MAX).boot.since(at_nanos(0).boot),
