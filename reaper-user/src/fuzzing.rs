@@ -145,21 +145,22 @@ pub fn event_id(text: &str) -> Option<String> {
     sse::EventId::parse(text).map(|id| id.to_string())
 }
 
-/// The body of a registration.
+/// The content of a registration's body.
+#[derive(Debug)]
 pub struct RegistrationBody {
     pub id: SessionId,
     pub token: Token,
     pub pid: Pid,
-    pub owner: u32,
     pub details: Details,
     pub presence: Option<Presence>,
-    pub ttl: Ttl,
     pub if_answered: bool,
+    pub ttl: Ttl,
 }
 
 /// Parses the body of a registration.
-pub fn registration(body: &[u8], owner: u32) -> Result<RegistrationBody, Problem> {
-    let (registration, if_answered) = register::parse(body, owner)?;
+pub fn registration(body: &[u8]) -> Result<RegistrationBody, Problem> {
+    const OWNER: u32 = 1000;
+    let (registration, if_answered) = register::parse(body, OWNER)?;
     let Registration {
         id,
         token,
@@ -170,15 +171,15 @@ pub fn registration(body: &[u8], owner: u32) -> Result<RegistrationBody, Problem
         ttl,
         authority: _,
     } = registration;
+    assert_eq!(owner, OWNER, "the owner is not read from the body");
     Ok(RegistrationBody {
         id,
         token,
         pid,
-        owner,
         details,
         presence,
-        ttl,
         if_answered,
+        ttl,
     })
 }
 

@@ -1,6 +1,6 @@
-//! `cargo xtask fuzz`: builds every fuzz target once, lets each run for a while on the checked-in
-//! corpus, and prints how far each came. The oracles are in `tests/fuzz/src/oracles`. New finds go below
-//! `target/`: a run never changes the checkout.
+//! `cargo xtask fuzz`: builds every fuzz target, runs each for a while from the checked-in corpus, and
+//! prints statistics. The properties that are checked are in `tests/fuzz/src/oracles`. New inputs are
+//! written below `target/`: a run never changes the checkout.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};

@@ -11,6 +11,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fastrand::Rng;
 use reaper_registry::Source;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -118,7 +119,8 @@ impl Faults {
             .or_insert_with(|| {
                 let line = Line::default();
                 // Each source its own chances, whatever the others say.
-                line.state().dice = Dice(self.0.seed ^ u64::from(source.name().as_bytes()[0]));
+                let seed = self.0.seed ^ u64::from(source.name().as_bytes()[0]);
+                line.state().random = Rng::with_seed(seed);
                 Arc::new(line)
             })
             .clone()
@@ -180,7 +182,7 @@ async fn pass_on(line: Arc<Line>, mut said: HintReceiver, to: HintSender) {
 struct State {
     plan: Plan,
     tally: Tally,
-    dice: Dice,
+    random: Rng,
     held: Vec<Hint>,
     window: Vec<Hint>,
     window_closes: Option<Instant>,
@@ -196,11 +198,11 @@ impl State {
             self.tally.muted += 1;
             return;
         }
-        if self.dice.below(100) < u64::from(self.plan.lost_percent) {
+        if self.random.u64(..100) < u64::from(self.plan.lost_percent) {
             self.tally.lost += 1;
             return;
         }
-        let repeats = self.dice.below(u64::from(self.plan.repeats) + 1);
+        let repeats = self.random.u64(..=u64::from(self.plan.repeats));
         self.tally.repeated += repeats;
         for _ in 0..=repeats {
             if self.plan.hold {
@@ -227,11 +229,7 @@ impl State {
             .into_iter()
             .enumerate()
             .collect();
-        for last in (1..hints.len()).rev() {
-            let bound = u64::try_from(last + 1).unwrap_or(u64::MAX);
-            let other = usize::try_from(self.dice.below(bound)).unwrap_or(last);
-            hints.swap(last, other);
-        }
+        self.random.shuffle(&mut hints);
         for (place, (stood_at, hint)) in hints.into_iter().enumerate() {
             self.tally.displaced += u64::from(place != stood_at);
             self.be_late(hint);
@@ -239,13 +237,13 @@ impl State {
     }
 
     fn be_late(&mut self, hint: Hint) {
-        let at_most = u64::try_from(self.plan.delay.as_micros()).unwrap_or(u64::MAX - 1);
+        let at_most = u64::try_from(self.plan.delay.as_micros()).unwrap_or(u64::MAX);
         if at_most == 0 {
             self.on_time.push(hint);
             return;
         }
         self.tally.delayed += 1;
-        let delay = Duration::from_micros(self.dice.below(at_most + 1));
+        let delay = Duration::from_micros(self.random.u64(..=at_most));
         self.late
             .insert((Instant::now() + delay, self.tally.delayed), hint);
     }
@@ -272,23 +270,5 @@ impl State {
         due.extend(arrived.into_values());
         self.tally.heard += u64::try_from(due.len()).unwrap_or(u64::MAX);
         due
-    }
-}
-
-/// Numbers that look random and are the same for the same seed (`SplitMix64`).
-#[derive(Default)]
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Below `bound`, which is not zero.
-    fn below(&mut self, bound: u64) -> u64 {
-        self.roll() % bound
     }
 }

@@ -12,7 +12,7 @@ use reaperd::testkit::clock::monotonic_ns;
 
 use crate::measure::Usage;
 
-/// How long anything may take to come up.
+/// How long a server may take to start.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A server on a Unix socket in a private folder. Dropped, it is killed.
@@ -54,7 +54,7 @@ impl Daemon {
         Self::serving(Server::Reaperd(daemon), socket)
     }
 
-    /// The Node server that answers the same requests out of a `Map`.
+    /// The Node server that serves the same requests from a `Map`.
     pub(crate) fn start_node() -> io::Result<Self> {
         let folder = tempfile::tempdir()?;
         let socket = folder.path().join("s");
@@ -101,7 +101,7 @@ impl Daemon {
         get(&self.socket, target)
     }
 
-    /// Waits until the daemon says that a source is up.
+    /// Waits until the daemon reports a source to be up.
     pub(crate) fn wait_for(&self, source: &str) -> io::Result<()> {
         let up = format!("\"source\":\"{source}\",\"state\":\"up\"");
         eventually(source, || {
@@ -111,11 +111,13 @@ impl Daemon {
 
     /// Registers a session of this process.
     pub(crate) fn register(&self, pid: u32, id: &str, token: &str) -> io::Result<()> {
-        let answer = exchange(&self.socket, &registration(pid, id, token))?;
-        if answer.contains(" 200 ") {
+        let response = exchange(&self.socket, &registration(pid, id, token))?;
+        if response.contains(" 200 ") {
             return Ok(());
         }
-        Err(io::Error::other(format!("register was answered {answer}")))
+        Err(io::Error::other(format!(
+            "the response to register: {response}"
+        )))
     }
 
     /// An open stream of deregistrations, past its head.
@@ -160,7 +162,7 @@ pub(crate) fn registration(pid: u32, id: &str, token: &str) -> String {
     )
 }
 
-/// One GET on a connection of its own.
+/// One GET on a new connection.
 pub(crate) fn get(socket: &Path, target: &str) -> io::Result<String> {
     exchange(
         socket,
@@ -168,18 +170,18 @@ pub(crate) fn get(socket: &Path, target: &str) -> io::Result<String> {
     )
 }
 
-/// One request and the beginning of its answer.
+/// One request; returns the beginning of its response.
 fn exchange(socket: &Path, request: &str) -> io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(request.as_bytes())?;
-    let mut answer = vec![0; 65_536];
-    let read = stream.read(&mut answer)?;
-    answer.truncate(read);
-    String::from_utf8(answer).map_err(io::Error::other)
+    let mut response = vec![0; 65_536];
+    let read = stream.read(&mut response)?;
+    response.truncate(read);
+    String::from_utf8(response).map_err(io::Error::other)
 }
 
-/// Looks four times a millisecond.
+/// Polls four times a millisecond.
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) -> io::Result<()> {
     let began = monotonic_ns();
     while Duration::from_nanos(monotonic_ns() - began) < TIMEOUT {

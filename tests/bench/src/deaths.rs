@@ -1,5 +1,5 @@
-//! From a SIGKILL to whoever is told of it, always beside a bare pidfd + epoll loop that watches the
-//! very same test process.
+//! The time from a SIGKILL to its observation, always beside a bare pidfd + epoll loop that watches the
+//! same process.
 
 use std::io;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::measure::{Readings, float, token};
 use crate::observers::{Observer, bare_loop, hook, subscriber, subscriber_of};
 use crate::report::{Row, Section, time, times};
 
-/// Between the registration and the kill: whoever was busy with the registration sleeps again.
+/// Between the registration and the kill, so that everything is idle again.
 const SETTLE: Duration = Duration::from_millis(3);
 const KILLS_PER_ROUND: usize = 40;
 const FAT_MEGABYTES: usize = 300;
@@ -28,12 +28,12 @@ const SOURCES: [Option<Source>; 4] = [
     None,
 ];
 
-/// What a pair of observers saw of the same deaths.
+/// What two observers saw of the same deaths.
 struct Pair {
     observer: Observer,
     bare: Readings,
     seen: Readings,
-    /// Of each death: how much longer than the bare loop's.
+    /// For each death, how much later than the bare loop.
     extra: Readings,
 }
 
@@ -73,7 +73,7 @@ fn spread(readings: &Readings) -> String {
     )
 }
 
-/// Kills one test process that all of these watch; answers how long after the kill each saw it.
+/// Kills one process that all of these watch; returns how long after the kill each saw it.
 fn one_death(
     fork_server: &mut ForkServer,
     megabytes: usize,

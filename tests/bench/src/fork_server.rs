@@ -1,4 +1,4 @@
-//! The fork server of the measurements: this very program, under a hidden command. And its storm.
+//! The fork server of the measurements and its storm: this program, with a hidden subcommand.
 
 use std::io;
 use std::process::Command;

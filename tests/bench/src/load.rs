@@ -21,13 +21,13 @@ pub(crate) enum Until {
         in_all: Duration,
     },
     /// After so many requests, all counted.
-    Answered(usize),
+    Requests(usize),
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Default)]
 pub(crate) struct Outcome {
-    /// With those that were not counted.
+    /// Including those that were not counted.
     pub(crate) requests: usize,
     pub(crate) per_second: f64,
     pub(crate) latencies: Readings,
@@ -36,7 +36,7 @@ pub(crate) struct Outcome {
 struct Connection {
     stream: UnixStream,
     request: Vec<u8>,
-    answer: Vec<u8>,
+    response: Vec<u8>,
     sent_ns: u64,
 }
 
@@ -45,7 +45,7 @@ impl Connection {
         Ok(Self {
             stream: UnixStream::connect(socket)?,
             request: Vec::new(),
-            answer: Vec::with_capacity(4_096),
+            response: Vec::with_capacity(4_096),
             sent_ns: 0,
         })
     }
@@ -53,34 +53,34 @@ impl Connection {
     fn send(&mut self, write: &mut impl FnMut(&mut Vec<u8>)) -> io::Result<()> {
         self.request.clear();
         write(&mut self.request);
-        self.answer.clear();
+        self.response.clear();
         self.sent_ns = monotonic_ns();
         self.stream.write_all(&self.request)
     }
 
-    /// Reads what there is; whether the answer is whole. Anything but 200 is an error.
+    /// Reads what has arrived; returns whether the response is complete. Anything but 200 is an error.
     fn receive(&mut self) -> io::Result<bool> {
         let mut chunk = [0; 4_096];
         let read = self.stream.read(&mut chunk)?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.answer.extend_from_slice(&chunk[..read]);
-        let Some(length) = whole_length(&self.answer) else {
+        self.response.extend_from_slice(&chunk[..read]);
+        let Some(length) = whole_length(&self.response) else {
             return Ok(false);
         };
-        if !self.answer.starts_with(b"HTTP/1.1 200 ") {
-            let answer = String::from_utf8_lossy(&self.answer).into_owned();
-            return Err(io::Error::other(answer));
+        if !self.response.starts_with(b"HTTP/1.1 200 ") {
+            let response = String::from_utf8_lossy(&self.response).into_owned();
+            return Err(io::Error::other(response));
         }
-        Ok(self.answer.len() >= length)
+        Ok(self.response.len() >= length)
     }
 }
 
-/// How long the whole answer is, once its head is there.
-fn whole_length(answer: &[u8]) -> Option<usize> {
-    let head = answer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
-    let text = str::from_utf8(&answer[..head]).ok()?;
+/// The length of the complete response, once its head has arrived.
+fn whole_length(response: &[u8]) -> Option<usize> {
+    let head = response.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let text = str::from_utf8(&response[..head]).ok()?;
     let length = text.lines().find_map(|line| {
         let (name, value) = line.split_once(": ")?;
         name.eq_ignore_ascii_case("content-length")
@@ -148,14 +148,14 @@ impl Until {
     fn sends_more(&self, began: u64, sent: usize) -> bool {
         match self {
             Self::Passed { in_all, .. } => Duration::from_nanos(monotonic_ns() - began) < *in_all,
-            Self::Answered(number) => sent < *number,
+            Self::Requests(number) => sent < *number,
         }
     }
 
     fn counts(&self, began: u64, sent_ns: u64) -> bool {
         match self {
             Self::Passed { unmeasured, .. } => Duration::from_nanos(sent_ns - began) >= *unmeasured,
-            Self::Answered(_) => true,
+            Self::Requests(_) => true,
         }
     }
 
@@ -163,12 +163,12 @@ impl Until {
         let passed = float(monotonic_ns() - began);
         match self {
             Self::Passed { unmeasured, .. } => passed - unmeasured.as_secs_f64() * 1e9,
-            Self::Answered(_) => passed,
+            Self::Requests(_) => passed,
         }
     }
 }
 
-/// A look-up of one's own session.
+/// A lookup of the own session.
 pub(crate) fn me(token: &str) -> String {
     format!(
         "GET /v1/sessions/me HTTP/1.1\r\nHost: localhost\r\n\
@@ -176,14 +176,14 @@ pub(crate) fn me(token: &str) -> String {
     )
 }
 
-/// Look-ups at a fixed rate, in the background.
+/// Lookups at a fixed rate, in the background.
 pub(crate) struct Paced {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<io::Result<f64>>,
 }
 
 impl Paced {
-    /// Ends it; answers the rate that was kept.
+    /// Ends it; returns the rate that was reached.
     pub(crate) fn stop(self) -> io::Result<f64> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread
@@ -192,7 +192,7 @@ impl Paced {
     }
 }
 
-/// Each millisecond its share of look-ups, each on a connection of its own.
+/// Sends a share of the lookups each millisecond, each on its own connection.
 pub(crate) fn paced(socket: &Path, token: &str, per_second: usize) -> io::Result<Paced> {
     let mut connections = Vec::new();
     for _ in 0..per_second / 1_000 {
@@ -205,7 +205,7 @@ pub(crate) fn paced(socket: &Path, token: &str, per_second: usize) -> io::Result
         .name("paced-load".into())
         .spawn(move || {
             let began = monotonic_ns();
-            let mut answered = 0;
+            let mut served = 0;
             let mut due = began;
             while !stopped.load(Ordering::Relaxed) {
                 for connection in &mut connections {
@@ -213,13 +213,13 @@ pub(crate) fn paced(socket: &Path, token: &str, per_second: usize) -> io::Result
                 }
                 for connection in &mut connections {
                     while !connection.receive()? {}
-                    answered += 1;
+                    served += 1;
                 }
                 due += 1_000_000;
                 let early = due.saturating_sub(monotonic_ns());
                 std::thread::sleep(Duration::from_nanos(early));
             }
-            Ok(count(answered) * 1e9 / float(monotonic_ns() - began))
+            Ok(count(served) * 1e9 / float(monotonic_ns() - began))
         })?;
     Ok(Paced { stop, thread })
 }
@@ -229,9 +229,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_as_long_as_its_head_says() {
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-        assert_eq!(whole_length(answer), Some(answer.len()));
+    fn the_length_of_a_response_is_read_from_its_head() {
+        let response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        assert_eq!(whole_length(response), Some(response.len()));
         assert_eq!(whole_length(b"HTTP/1.1 200 OK\r\nContent-"), None);
     }
 }

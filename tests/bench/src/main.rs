@@ -32,7 +32,7 @@ use report::Section;
 
 /// How much to measure.
 pub(crate) struct Plan {
-    /// Interleaved repetitions; each section says what one is.
+    /// Interleaved repetitions; each section defines one.
     rounds: usize,
 }
 
@@ -55,11 +55,11 @@ const SECTIONS: &[(&str, Measure)] = &[
 const USAGE: &str = "bench [--only NAME,..] [--rounds N] [--write FILE]";
 
 fn main() -> ExitCode {
-    let mut words = std::env::args().skip(1);
-    let outcome = match words.next().as_deref() {
+    let mut arguments = std::env::args().skip(1);
+    let outcome = match arguments.next().as_deref() {
         Some("fork-server") => fork_server::run(),
-        Some("storm") => fork_server::storm(words.next().as_deref()),
-        first => run(first.map(str::to_owned).into_iter().chain(words)),
+        Some("storm") => fork_server::storm(arguments.next().as_deref()),
+        first => run(first.map(str::to_owned).into_iter().chain(arguments)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -77,14 +77,14 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn parse(mut words: impl Iterator<Item = String>) -> io::Result<Self> {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> io::Result<Self> {
         let mut parsed = Self {
             only: Vec::new(),
             rounds: 5,
             write: None,
         };
-        while let Some(flag) = words.next() {
-            let value = words.next().ok_or_else(|| io::Error::other(USAGE))?;
+        while let Some(flag) = arguments.next() {
+            let value = arguments.next().ok_or_else(|| io::Error::other(USAGE))?;
             match flag.as_str() {
                 "--only" => parsed.only = value.split(',').map(str::to_owned).collect(),
                 "--rounds" => parsed.rounds = value.parse().map_err(io::Error::other)?,
@@ -104,12 +104,12 @@ impl Arguments {
     }
 }
 
-fn run(words: impl Iterator<Item = String>) -> io::Result<()> {
+fn run(arguments: impl Iterator<Item = String>) -> io::Result<()> {
     let Arguments {
         only,
         rounds,
         write,
-    } = Arguments::parse(words)?;
+    } = Arguments::parse(arguments)?;
     raise_descriptor_limits();
     let plan = Plan {
         rounds: rounds.max(1),
@@ -131,17 +131,17 @@ fn run(words: impl Iterator<Item = String>) -> io::Result<()> {
     }
 }
 
-/// Ten thousand processes are watched here *and* in a daemon that inherits the limits.
+/// Ten thousand processes are watched here and in a daemon that inherits the limits.
 fn raise_descriptor_limits() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let room = 65_536;
+    let needed = 65_536;
     let now = getrlimit(Resource::Nofile);
     let wanted = Rlimit {
-        current: Some(room),
-        maximum: now.maximum.map(|maximum| maximum.max(room)),
+        current: Some(needed),
+        maximum: now.maximum.map(|maximum| maximum.max(needed)),
     };
     if setrlimit(Resource::Nofile, wanted).is_err() {
-        // Not root: up to the ceiling, and the sections that need more say so.
+        // Not root: up to the hard limit. Sections that need more report it.
         reaperd::testkit::descriptors::raise_open_file_limit();
     }
 }

@@ -1,4 +1,4 @@
-//! Everybody dies at once.
+//! Many deaths at once.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -55,7 +55,7 @@ fn real(test_processes: usize) -> io::Result<Row> {
     let mut fork_server = fork_server::open()?;
     let pids = fork_server.start(test_processes, idle(0))?;
     let mut bare = bare_loop()?;
-    // No more than half of the descriptors that there may be; the last to die is among them.
+    // At most half of the available descriptors; the last process to die is among them.
     let step = if test_processes > 8_000 { 4 } else { 1 };
     let sample = || {
         (0..)
@@ -73,7 +73,7 @@ fn real(test_processes: usize) -> io::Result<Row> {
     closed_loop(
         daemon.socket(),
         16,
-        &Until::Answered(test_processes),
+        &Until::Requests(test_processes),
         |out| {
             let request = registration(pids[next], &format!("v-{next}"), &token(&mut random));
             out.extend_from_slice(request.as_bytes());
@@ -93,7 +93,7 @@ fn real(test_processes: usize) -> io::Result<Row> {
     let once = seen.len() == test_processes && seen.values().all(|times| *times == 1);
     let behind = float(last_event.saturating_sub(last_death));
     let left = daemon.get("/v1/sources")?.contains("\"sessions\":0}");
-    let told = match (once, left) {
+    let outcome = match (once, left) {
         (true, true) => "all gone, one event each".to_owned(),
         (_, true) => format!("all gone, {} events (the reader met a gap)", seen.len()),
         _ => format!("SOME LEFT, {} events", seen.len()),
@@ -104,7 +104,7 @@ fn real(test_processes: usize) -> io::Result<Row> {
     };
     let row = Row::new(format!("{test_processes} real processes"), behind_text)
         .beside(format!(
-            "{told}; last death {} after the first kill",
+            "{outcome}; last death {} after the first kill",
             time(float(last_death - began))
         ))
         .target(

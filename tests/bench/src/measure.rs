@@ -1,4 +1,4 @@
-//! Numbers: order statistics, processor time, wake-ups, memory, all as the kernel counts them.
+//! Order statistics, and the kernel's figures of processor time, wake-ups and memory.
 
 use std::fs;
 use std::io;
@@ -66,11 +66,11 @@ pub(crate) fn thread_cpu_ns() -> u64 {
     part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
 }
 
-/// What all threads of a process have used and done so far.
+/// The processor time and the wake-ups of all threads of a process so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     pub(crate) cpu_ns: u64,
-    /// Times that one of its threads was woken after it had chosen to sleep.
+    /// How often one of its threads was woken after a voluntary sleep.
     pub(crate) wakeups: u64,
 }
 
@@ -79,7 +79,7 @@ impl Usage {
         let mut usage = Self::default();
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             let task = task?.path();
-            // A thread that ended since the listing takes its share with it: canaries, microseconds.
+            // The share of a thread that has ended since the listing is lost: canaries, microseconds.
             let Ok(status) = fs::read_to_string(task.join("status")) else {
                 continue;
             };
@@ -121,7 +121,7 @@ pub(crate) fn children_cpu_ns() -> io::Result<u64> {
     Ok(ticks * 10_000_000)
 }
 
-/// A number of `/proc/PID/status`.
+/// A value of `/proc/PID/status`.
 fn field(status: &str, name: &str) -> u64 {
     status
         .lines()

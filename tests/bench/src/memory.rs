@@ -24,7 +24,7 @@ pub(crate) fn measure(_plan: &Plan) -> io::Result<Section> {
     let mut random = Rng::with_seed(7);
     let mut number = 0;
     let idle = resident(daemon.pid())?;
-    let outcome = closed_loop(daemon.socket(), 16, &Until::Answered(SESSIONS), |out| {
+    let outcome = closed_loop(daemon.socket(), 16, &Until::Requests(SESSIONS), |out| {
         // As long as a UUID.
         let id = format!("{number:08x}-0000-4000-8000-000000000000");
         let request = registration(pids[number % PROCESSES], &id, &token(&mut random));
@@ -38,7 +38,7 @@ pub(crate) fn measure(_plan: &Plan) -> io::Result<Section> {
     let rows = vec![
         Row::new("RSS a session", format!("{each:.0} bytes"))
             .beside(format!(
-                "{} before, {} after; the origin: 1.3 KB",
+                "{} before, {} after; the claudemesh daemon: 1.3 KB",
                 megabytes(idle),
                 megabytes(full)
             ))

@@ -1,5 +1,5 @@
-//! Who watches a death: the bare loop, a registry in this process, a subscriber of a real daemon.
-//! Each takes its time of day as the first thing it does.
+//! The observers of deaths: the bare loop, a registry in this process, a subscriber of a real daemon.
+//! Each reads the clock before it does anything else.
 
 use std::collections::HashMap;
 use std::io::{self, Read as _};
@@ -21,44 +21,44 @@ use crate::measure::token;
 /// Two sweeps.
 const TIMEOUT: Duration = Duration::from_secs(12);
 
-/// A death as somebody saw it: the number of the test process, and when that was.
-type Sight = (u64, u64);
+/// A death that was observed: the number of the process, and the time.
+type Observation = (u64, u64);
 
-/// Somebody who watches.
+/// An observer of deaths.
 pub(crate) struct Observer {
     pub(crate) name: String,
     watch: Box<dyn Fn(u32, u64) -> io::Result<()>>,
-    sights: Receiver<Sight>,
+    observations: Receiver<Observation>,
     early: HashMap<u64, u64>,
 }
 
 impl Observer {
     fn new(
         name: impl Into<String>,
-        sights: Receiver<Sight>,
+        observations: Receiver<Observation>,
         watch: impl Fn(u32, u64) -> io::Result<()> + 'static,
     ) -> Self {
         Self {
             name: name.into(),
             watch: Box::new(watch),
-            sights,
+            observations,
             early: HashMap::new(),
         }
     }
 
-    /// Has it watch this process from now on.
+    /// Makes it watch this process from now on, under this number.
     pub(crate) fn watch(&self, pid: u32, number: u64) -> io::Result<()> {
         (self.watch)(pid, number)
     }
 
-    /// Waits until it has seen the death of that number; answers when that was.
+    /// Waits until it has seen the death of that number; returns when that was.
     pub(crate) fn seen_at(&mut self, number: u64) -> io::Result<u64> {
         loop {
             if let Some(at_ns) = self.early.remove(&number) {
                 return Ok(at_ns);
             }
-            let sight = self.sights.recv_timeout(TIMEOUT);
-            let (other, at_ns) = sight.map_err(|error| {
+            let observation = self.observations.recv_timeout(TIMEOUT);
+            let (other, at_ns) = observation.map_err(|error| {
                 io::Error::other(format!("{} did not see {number}: {error}", self.name))
             })?;
             self.early.insert(other, at_ns);
@@ -68,18 +68,18 @@ impl Observer {
 
 type Pidfds = Arc<Mutex<HashMap<u64, OwnedFd>>>;
 
-/// One thread, one epoll set, one pidfd for each process: what anybody could write in C.
+/// One thread, one epoll set, one pidfd for each process: what one would write in C.
 pub(crate) fn bare_loop() -> io::Result<Observer> {
     let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
     let pidfds = Pidfds::default();
-    let (seen, sights) = channel();
+    let (seen, observations) = channel();
     let (watching, held) = (epoll.clone(), pidfds.clone());
     std::thread::Builder::new()
         .name("bare-loop".into())
-        .spawn(move || wait_and_tell(&epoll, &pidfds, &seen))?;
+        .spawn(move || observe(&epoll, &pidfds, &seen))?;
     Ok(Observer::new(
         "bare pidfd + epoll loop",
-        sights,
+        observations,
         move |pid, number| {
             let pidfd = open_pidfd(pid)?;
             epoll::add(
@@ -102,8 +102,8 @@ pub(crate) fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-/// Until nobody wants to be told.
-fn wait_and_tell(epoll: &OwnedFd, pidfds: &Pidfds, seen: &Sender<Sight>) {
+/// Runs until the observer is dropped.
+fn observe(epoll: &OwnedFd, pidfds: &Pidfds, seen: &Sender<Observation>) {
     let mut events = [Event {
         flags: EventFlags::empty(),
         data: EventData::new_u64(0),
@@ -131,11 +131,11 @@ pub(crate) fn hook(
     runtime: &tokio::runtime::Runtime,
     source: Option<Source>,
 ) -> io::Result<Observer> {
-    let (seen, sights) = channel();
+    let (seen, observations) = channel();
     let builder = Registry::builder(TokenKey::new([7; 16])).on_deregister(move |session, _| {
         let at_ns = monotonic_ns();
         if let Some(number) = number_of(session.id.as_str()) {
-            // Nobody listens any more once the measurement is over.
+            // The receiver is gone once the measurement is over.
             seen.send((number, at_ns)).unwrap_or_default();
         }
     });
@@ -150,7 +150,7 @@ pub(crate) fn hook(
     };
     let name = format!("hook, {}", source.map_or("all sources", Source::name));
     eventually(&name, is_up)?;
-    Ok(Observer::new(name, sights, move |pid, number| {
+    Ok(Observer::new(name, observations, move |pid, number| {
         let mut random = Rng::with_seed(number + 1);
         let id = SessionId::new(&format!("v-{number}"));
         let token = Token::parse(&token(&mut random)).map_err(io::Error::other)?;
@@ -181,8 +181,8 @@ pub(crate) fn subscriber(source: Option<Source>) -> io::Result<Observer> {
 
 /// A subscriber of this daemon.
 pub(crate) fn subscriber_of(daemon: Daemon, name: &str) -> io::Result<Observer> {
-    let sights = read_events(&daemon)?;
-    Ok(Observer::new(name, sights, move |pid, number| {
+    let observations = read_events(&daemon)?;
+    Ok(Observer::new(name, observations, move |pid, number| {
         daemon.register(
             pid,
             &format!("v-{number}"),
@@ -192,9 +192,9 @@ pub(crate) fn subscriber_of(daemon: Daemon, name: &str) -> io::Result<Observer> 
 }
 
 /// Deregistrations as they arrive.
-pub(crate) fn read_events(daemon: &Daemon) -> io::Result<Receiver<Sight>> {
+pub(crate) fn read_events(daemon: &Daemon) -> io::Result<Receiver<Observation>> {
     let mut stream = daemon.events()?;
-    let (seen, sights) = channel();
+    let (seen, observations) = channel();
     std::thread::Builder::new()
         .name("subscriber".into())
         .spawn(move || {
@@ -218,10 +218,10 @@ pub(crate) fn read_events(daemon: &Daemon) -> io::Result<Receiver<Sight>> {
                 text = rest.to_owned();
             }
         })?;
-    Ok(sights)
+    Ok(observations)
 }
 
-/// The number of the session that a frame names.
+/// The number of the session in a frame.
 fn number_in(frame: &str) -> Option<u64> {
     let (_, rest) = frame.split_once("\"v-")?;
     rest.split('"').next()?.parse().ok()

@@ -8,7 +8,7 @@ use std::fs;
 pub(crate) enum Verdict {
     Met,
     Missed,
-    /// What it is compared with misses it too here, so nothing is said about the row itself.
+    /// What it is compared with misses it too here, so the row has no verdict.
     Unclear,
     /// It is there for comparison.
     None,
@@ -23,7 +23,7 @@ impl Verdict {
         match self {
             Self::Met => "met",
             Self::Missed => "**missed**",
-            Self::Unclear => "not to be told here: the rival misses it too",
+            Self::Unclear => "no verdict: what it is compared with misses it too",
             Self::None => "",
         }
     }
@@ -68,7 +68,7 @@ impl Row {
         self
     }
 
-    /// A missed target says nothing where the bare rival misses it as well.
+    /// A miss is no verdict if what it is compared with misses the target as well.
     pub(crate) fn unless_missed_by(mut self, rival_met: bool) -> Self {
         if self.verdict == Verdict::Missed && !rival_met {
             self.verdict = Verdict::Unclear;
@@ -151,7 +151,7 @@ pub(crate) fn markdown(sections: &[Section]) -> String {
     };
     let mut text = format!(
         "# Benchmarks\n\nWritten by `cargo xtask bench`. Everything in one run on one machine: {}. Absolute times \
-         belong to that machine and to whatever else ran on it; the ratios are what to look at.\n\n{verdict}\n",
+         belong to that machine and to whatever else ran on it; compare the ratios.\n\n{verdict}\n",
         machine()
     );
     for section in sections {
@@ -162,7 +162,7 @@ pub(crate) fn markdown(sections: &[Section]) -> String {
 
 fn machine() -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    // `6.18.44-local-name` says more about a machine than a reader needs.
+    // The local part of `6.18.44-local-name` is not for readers.
     let kernel = release.trim().split('-').next().unwrap_or_default();
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();

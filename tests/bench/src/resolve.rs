@@ -29,7 +29,7 @@ fn shuffled(seed: u64) -> Vec<[u8; 32]> {
     tokens
 }
 
-/// Time of this thread's own for one call, over batches; `clocked`: with the two clocks that a
+/// CPU time of this thread for one call, over batches; `clocked`: with the two clocks that a
 /// caller has to read.
 fn time_calls(registry: &Registry, tokens: &[[u8; 32]], clocked: bool) -> Readings {
     let mut readings = Readings::default();
@@ -134,7 +134,7 @@ pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     let rows = vec![
         Row::new("one call", time(median))
             .beside(format!(
-                "a plain HashMap of one thread {}; the origin's Map in Node 1.56 µs",
+                "a plain HashMap of one thread {}; the claudemesh daemon's Map in Node 1.56 µs",
                 time(floor.median())
             ))
             .ratio(times(median / floor.median()))

@@ -1,4 +1,4 @@
-//! From nothing to a daemon that answers.
+//! The time until a started daemon serves.
 
 use std::io;
 
@@ -40,7 +40,7 @@ pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
         title: "Start",
         method: format!(
             "{starts} starts each, interleaved; from before the process is spawned to the first 200 on \
-             /v1/version (asked four times a millisecond), and until /v1/sources says that the probe is up"
+             /v1/version (polled four times a millisecond), and until /v1/sources reports the probe to be up"
         ),
         rows,
     })

@@ -1,5 +1,5 @@
-//! Strangers come and go by the thousand. What does it cost the daemon, and what does the daemon
-//! cost them?
+//! Thousands of unrelated processes start and end: what that costs the daemon, and what the daemon costs
+//! them.
 
 use std::io;
 use std::process::Command;
@@ -79,7 +79,7 @@ impl Case {
         }
         std::thread::sleep(SETTLE);
         if let (Some(daemon), true) = (&daemon, is_first) {
-            self.look_at_rest(daemon)?;
+            self.measure_idle(daemon)?;
         }
         let usage = || daemon.as_ref().map(Daemon::usage).transpose();
         let before = usage()?;
@@ -102,7 +102,7 @@ impl Case {
         Ok(())
     }
 
-    fn look_at_rest(&mut self, daemon: &Daemon) -> io::Result<()> {
+    fn measure_idle(&mut self, daemon: &Daemon) -> io::Result<()> {
         let before = daemon.usage()?;
         std::thread::sleep(IDLE);
         let used = daemon.usage()?.since(before);
@@ -181,7 +181,7 @@ pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     Ok(Section {
         title: "A storm of unrelated processes",
         method: format!(
-            "{SESSIONS} registered sessions and {FORKS} fork + exit + wait of a unrelated process; {} interleaved rounds, \
+            "{SESSIONS} registered sessions and {FORKS} fork + exit + wait of an unrelated process; {} interleaved rounds, \
              a fresh daemon in each, medians; wake-ups are voluntary context switches of all the daemon's \
              threads less those at rest; CPU % is the daemon's share of the storm's own CPU",
             plan.rounds

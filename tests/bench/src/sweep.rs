@@ -1,4 +1,4 @@
-//! A sweep over ten thousand live sessions, beside what others do to look at as many processes.
+//! A sweep over ten thousand sessions, beside other ways to check as many processes.
 
 use std::io;
 use std::process::{Command, Stdio};
@@ -30,7 +30,7 @@ pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     let at_rest = cpu_of_sweeps(&daemon)?;
     let mut random = Rng::with_seed(4);
     let mut next = 0;
-    closed_loop(daemon.socket(), 16, &Until::Answered(SESSIONS), |out| {
+    closed_loop(daemon.socket(), 16, &Until::Requests(SESSIONS), |out| {
         let request = registration(pids[next], &format!("v-{next}"), &token(&mut random));
         out.extend_from_slice(request.as_bytes());
         next += 1;
@@ -88,8 +88,8 @@ fn cpu_of_sweeps(daemon: &Daemon) -> io::Result<f64> {
 }
 
 fn list_of(pids: &[u32]) -> String {
-    let words: Vec<_> = pids.iter().map(u32::to_string).collect();
-    words.join(",")
+    let list: Vec<_> = pids.iter().map(u32::to_string).collect();
+    list.join(",")
 }
 
 fn cpu_of_ps(list: &str) -> io::Result<f64> {

@@ -43,7 +43,7 @@ fn deaths_while_the_daemon_is_stopped_are_reported_when_it_continues() {
         let mut dying = Crowd::start(50).unwrap();
         daemon.register_all(controls.pids().chain(dying.pids()));
         let dead = dying.sessions();
-        // Many processes take seconds, so only `auto` gets the full number in a bounded run.
+        // Many processes take seconds, so in a bounded run only `auto` gets the full number.
         let unrelated = if sources == "auto" {
             5_000
         } else {

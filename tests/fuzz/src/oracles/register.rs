@@ -8,18 +8,16 @@ use serde_json::{Value, json};
 /// A run of so many hex digits is part of a secret; no message of ours has one.
 const SECRET_DIGITS: usize = 16;
 
-const OWNER: u32 = 1000;
-
 /// Any bytes as a body.
 pub fn register_body(bytes: &[u8]) {
-    match parse(bytes, OWNER) {
+    match parse(bytes) {
         Ok(asked) => {
             check_limits(&asked);
             // `Err` if an ignored field holds what only the stricter general parser refuses.
             if let Ok(Value::Object(second)) = serde_json::from_slice(bytes) {
                 check_against(&asked, &Value::Object(second));
             }
-            let again = parse(written(&asked).to_string().as_bytes(), OWNER);
+            let again = parse(written(&asked).to_string().as_bytes());
             let Ok(again) = again else {
                 panic!("what was accepted once is accepted again")
             };
@@ -45,13 +43,11 @@ fn check_limits(asked: &RegistrationBody) {
         id,
         token,
         pid,
-        owner,
         details,
         presence,
-        ttl,
         if_answered: _,
+        ttl,
     } = asked;
-    assert_eq!(*owner, OWNER);
     let Details {
         mesh,
         display_name,
