@@ -25,7 +25,7 @@ const IDLE: Duration = Duration::from_secs(4);
 enum Host {
     Without,
     Root(&'static str),
-    Nobody(&'static str),
+    Unprivileged(&'static str),
 }
 
 /// One kind of host over all rounds.
@@ -62,7 +62,9 @@ impl Case {
         let (daemon, source) = match self.host {
             Host::Without => return Ok(None),
             Host::Root(source) => (Daemon::start(&["--sources", source])?, source),
-            Host::Nobody(source) => (Daemon::start_as_uid_nobody(&["--sources", source])?, source),
+            Host::Unprivileged(source) => {
+                (Daemon::start_as_uid_nobody(&["--sources", source])?, source)
+            }
         };
         // The probe is the last to come up.
         daemon.wait_for(if source == "auto" { "ebpf" } else { source })?;
@@ -168,7 +170,7 @@ pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
         Case::new("no daemon", Host::Without),
         Case::new("ebpf", Host::Root("ebpf")),
         Case::new("netlink", Host::Root("netlink")),
-        Case::new("netlink without CAP_BPF", Host::Nobody("netlink")),
+        Case::new("netlink without CAP_BPF", Host::Unprivileged("netlink")),
         Case::new("pidfd", Host::Root("pidfd")),
         Case::new("all sources", Host::Root("auto")),
     ];
