@@ -26,7 +26,7 @@ pub use launch::{Launch, sources_of_this_run};
 pub use program::reaperd;
 
 use crate::expect;
-use crate::wait::{TIMEOUT, eventually, within};
+use crate::wait::{TIMEOUT, eventually, eventually_some, some_within, within};
 
 /// `reaperd daemon` ends within two seconds of SIGTERM; an emulated machine is allowed five times that.
 fn stops_within() -> Duration {
@@ -216,12 +216,7 @@ impl TestDaemon {
 
     /// Waits for its end and returns the status.
     pub fn wait(&mut self) -> ExitStatus {
-        let mut status = None;
-        eventually("the daemon ends", || {
-            status = self.ended();
-            status.is_some()
-        });
-        status.unwrap()
+        eventually_some("the daemon ends", || self.ended())
     }
 
     /// Ends it as a service manager does. It must exit in time, with success, and leave no socket.
@@ -232,13 +227,10 @@ impl TestDaemon {
 
     /// As [`Self::stop`], for a daemon that has already got its signal.
     pub fn stopped(mut self) {
-        let mut status = None;
-        within(stops_within(), "the daemon ends after SIGTERM", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
+        let what = "the daemon ends after SIGTERM";
+        let status = some_within(stops_within(), what, || self.ended());
         let log = self.log();
-        assert!(status.unwrap().success(), "{status:?}\n{log}");
+        assert!(status.success(), "{status:?}\n{log}");
         assert!(!self.socket().exists(), "it left its socket\n{log}");
         assert!(!log.contains("panicked"), "{log}");
     }

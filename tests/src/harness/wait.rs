@@ -26,6 +26,21 @@ pub fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) -> D
     deadline.elapsed()
 }
 
+/// As [`eventually`], for a value.
+pub fn eventually_some<T>(what: &str, find: impl FnMut() -> Option<T>) -> T {
+    some_within(TIMEOUT, what, find)
+}
+
+/// As [`within`], for a value.
+pub fn some_within<T>(limit: Duration, what: &str, mut find: impl FnMut() -> Option<T>) -> T {
+    let mut found = None;
+    within(limit, what, || {
+        found = find();
+        found.is_some()
+    });
+    found.expect("`within` has returned")
+}
+
 /// Runs `check`, which contains assertions, again and again for `duration`.
 pub fn throughout(duration: Duration, mut check: impl FnMut()) {
     let deadline = Deadline::after(duration);

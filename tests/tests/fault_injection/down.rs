@@ -2,7 +2,7 @@
 //! requests, deaths while it is down by the sweep that the restart requests, and then it works
 //! again. The sweep interval is never reached here.
 
-use reaper_tests::wait::eventually;
+use reaper_tests::wait::{eventually, eventually_some};
 use reaperd::Source;
 use reaperd::registry::{SessionId, SourceHealth};
 use reaperd::testkit::fault_injection::{KILLED, Plan};
@@ -60,14 +60,11 @@ fn fails_once(harness: &Harness, source: Source, attempt: usize) -> bool {
 
     let _lock = lock_descriptors();
     harness.faults.kill(source);
-    let mut down = None;
-    eventually("the source is reported down", || {
-        down = harness
+    let (down, reason) = eventually_some("the source is reported down", || {
+        harness
             .record()
-            .state_change(source, SourceHealth::Down, before);
-        down.is_some()
+            .state_change(source, SourceHealth::Down, before)
     });
-    let (down, reason) = down.unwrap();
     assert_eq!(reason, KILLED);
     // Found by the sweep that the failure requested: the source is still down.
     harness.wait_until_gone([&unheard_id]);
@@ -78,14 +75,11 @@ fn fails_once(harness: &Harness, source: Source, attempt: usize) -> bool {
     let already_up = harness
         .record()
         .state_change(source, SourceHealth::Up, down);
-    let mut up = None;
-    eventually("the source is reported up", || {
-        up = harness
+    let (up, _) = eventually_some("the source is reported up", || {
+        harness
             .record()
-            .state_change(source, SourceHealth::Up, down);
-        up.is_some()
+            .state_change(source, SourceHealth::Up, down)
     });
-    let (up, _) = up.unwrap();
     let removal = harness.record().removals_of(&unheard_id);
     assert!(removal[0].0.seq < up, "no sweep ran after the failure");
     harness.wait_until_gone([&while_down_id]);

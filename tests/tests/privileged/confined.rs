@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through, reaperd};
-use reaper_tests::wait::within;
+use reaper_tests::wait::some_within;
 use reaperd::testkit::test_process::{Kind, TestProcess};
 use rustix::process::{Signal, kill_process};
 
@@ -117,12 +117,9 @@ fn in_a_pid_namespace_pidfd_and_sweep_work_and_doctor_reports_what_is_missing() 
         .args(&run)
         .spawn()
         .unwrap();
-    let mut session = None;
-    within(Duration::from_secs(20), "the command is registered", || {
-        session = daemon.list().into_iter().next();
-        session.is_some()
+    let session = some_within(Duration::from_secs(20), "the command is registered", || {
+        daemon.list().into_iter().next()
     });
-    let session = session.unwrap();
     for pid in children_of(inner.id()) {
         kill_process(pid, Signal::KILL).unwrap();
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use reaper_registry::Token;
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{Launch, TestDaemon, session_of};
-use reaper_tests::wait::{Deadline, eventually, within};
+use reaper_tests::wait::{Deadline, eventually, eventually_some, within};
 use reaperd::client::{ClientError, SessionList, SourceReport, SourcesReport, Version};
 use reaperd::testkit::conformance::kernel_before;
 use rustix::io::Errno;
@@ -241,12 +241,8 @@ pub(crate) fn check_removals(daemon: &TestDaemon, others: &Crowd, all_are_watche
     within(REMOVED_WITHIN, "the second dead process is removed", || {
         is_removed(&late)
     });
-    let mut accepted = None;
-    eventually("a token is resolved", || {
-        accepted = daemon.resolves(&token).ok();
-        accepted.is_some()
-    });
-    assert_eq!(accepted, Some(true), "a live session's token is refused");
+    let accepted = eventually_some("a token is resolved", || daemon.resolves(&token).ok());
+    assert!(accepted, "a live session's token is refused");
 }
 
 /// Registers a process, if need be repeatedly, and checks each refusal.

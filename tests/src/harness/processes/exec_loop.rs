@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 use crate::sys::exec_loop::program;
-use crate::wait::eventually;
+use crate::wait::{eventually, eventually_some};
 
 /// The program as an executable file.
 pub struct ExecProgram {
@@ -39,23 +39,21 @@ impl ExecProgram {
     /// Starts a process and waits until it has executed the program at least once.
     pub fn start(&self) -> ExecLoop {
         let counter = tempfile::tempfile_in(self.folder.path()).unwrap();
-        let mut child = None;
         // A process that this one forks at the same time may have the file open for writing.
-        eventually("the program is not open for writing", || {
+        let child = eventually_some("the program is not open for writing", || {
             let spawned = Command::new(self.folder.path().join("program"))
                 .stdin(counter.try_clone().unwrap())
                 .stdout(Stdio::null())
                 .spawn();
             match spawned {
-                Ok(started) => child = Some(started),
-                Err(error) => assert_eq!(error.kind(), ErrorKind::ExecutableFileBusy, "{error}"),
+                Ok(started) => Some(started),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::ExecutableFileBusy, "{error}");
+                    None
+                }
             }
-            child.is_some()
         });
-        let mut process = ExecLoop {
-            child: child.unwrap(),
-            counter,
-        };
+        let mut process = ExecLoop { child, counter };
         eventually("the process executes the program", || process.execs() > 0);
         process
     }
