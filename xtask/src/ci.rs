@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 
 use crate::command::{command, now, run as execute};
 use crate::text::count;
-use crate::{build_ebpf, fuzz, library_size, targets, tidy};
+use crate::{api, build_ebpf, fuzz, library_size, targets, tidy};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -58,6 +58,16 @@ const STEPS: &[Step] = &[
         name: "doc",
         purpose: "the documentation builds and its links resolve",
         check: doc,
+    },
+    Step {
+        name: "api",
+        purpose: "the public API of the libraries is that of `docs/api`",
+        check: api::check,
+    },
+    Step {
+        name: "package",
+        purpose: "the three libraries can be packaged, and their examples run",
+        check: package,
     },
     Step {
         name: "tidy",
@@ -155,6 +165,29 @@ fn test() -> Result<()> {
 fn test_sweep() -> Result<()> {
     let args = ["test", "--release", "--test", "cli", "--test", "http"];
     execute(command("cargo", &args)?.env("REAPER_SOURCES", "sweep"))
+}
+
+/// Packages are built from their own files only, so that a file outside of the package is missed.
+fn package() -> Result<()> {
+    let packages = ["reaper-registry", "reaper-ebpf", "reaperd"];
+    let mut package = command("cargo", &["package", "--locked"])?;
+    for name in packages {
+        package.args(["--package", name]);
+    }
+    package.env("CARGO_PROFILE_DEV_DEBUG", "0");
+    execute(&mut package)?;
+    for example in ["watch_pid", "session_daemon", "replace_polling"] {
+        let run = [
+            "run",
+            "--release",
+            "--package",
+            "reaperd",
+            "--example",
+            example,
+        ];
+        execute(&mut command("cargo", &run)?)?;
+    }
+    Ok(())
 }
 
 fn test_xtask() -> Result<()> {

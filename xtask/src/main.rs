@@ -5,6 +5,7 @@
     reason = "a task runner reports to the terminal"
 )]
 
+mod api;
 mod bench;
 mod build_ebpf;
 mod ci;
@@ -26,6 +27,8 @@ use clap::Parser;
 enum Xtask {
     /// Run every check; CI runs the same list
     Ci(ci::Args),
+    /// Compare the public API of the libraries with `docs/api`
+    Api(api::Args),
     /// Check the rules of the repository that compiler and linter do not check
     Tidy,
     /// Measure every figure that this project promises, and write `docs/benchmarks.md`
@@ -47,6 +50,7 @@ enum Xtask {
 fn main() -> ExitCode {
     let outcome = match Xtask::parse() {
         Xtask::Ci(args) => ci::run(&args),
+        Xtask::Api(args) => api::run(&args),
         Xtask::Tidy => tidy::run(),
         Xtask::Bench(args) => bench::run(&args),
         Xtask::BuildEbpf { check } => build_ebpf::run(check),
