@@ -1,7 +1,7 @@
-//! What tests, `reaperd demo` and `reaperd selftest` need beside the product: processes that end as they
-//! are told, the cases that every source has to pass, and faults between a source and the loop.
+//! Support for tests, `reaperd demo` and `reaperd selftest`: test processes that end in chosen ways, the
+//! conformance cases of every exit source, and fault injection between a source and the loop.
 
-/// The daemon, for tests that run it in their own process.
+/// The daemon, for tests that run it in-process.
 #[cfg(feature = "cli")]
 pub mod daemon {
     pub use crate::daemon::api::listener::ListenError;
@@ -13,14 +13,14 @@ pub mod daemon {
 #[cfg(all(target_os = "linux", feature = "ebpf"))]
 pub use crate::sources::ebpf::{btf, misses};
 
-/// The limits of open descriptors.
+/// The limits on open descriptors.
 #[cfg(feature = "cli")]
 pub mod descriptors {
     pub use crate::daemon::descriptors::{minimum, raise_open_file_limit};
     pub use crate::watch::fd_budget::{Need, needs};
 }
 
-/// Returns the registry that this reaper keeps true.
+/// Returns the registry of this reaper.
 pub fn registry_of(reaper: &crate::Reaper) -> &reaper_registry::Registry {
     reaper.registry()
 }

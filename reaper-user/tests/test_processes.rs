@@ -78,7 +78,7 @@ fn an_orphan_outlives_its_parent() {
     // The orphan is still running and receives its cue.
     test_process.cue().unwrap();
     assert!(
-        test_process.hear().is_err(),
+        test_process.read_line().is_err(),
         "the orphan closes its pipe when it exits"
     );
 }

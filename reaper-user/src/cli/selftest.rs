@@ -67,22 +67,22 @@ impl Arguments {
 
 /// Runs every case with one set of sources.
 fn run_cases(source_set: SourceSet, program: &Path) -> Result<Outcome, Failure> {
-    let harness = Harness::open(source_set, program.to_owned())?;
+    let harness = Harness::start(source_set, program.to_owned())?;
     let does_not_work = |status: &&crate::SourceStatus| !status.works();
-    let reports = harness.reports();
-    if let (SourceSet::Alone(_), Some(status)) = (source_set, reports.iter().find(does_not_work)) {
+    let status = harness.status();
+    if let (SourceSet::Alone(_), Some(status)) = (source_set, status.iter().find(does_not_work)) {
         return Ok(Outcome::Untested {
             reason: status.reason.clone(),
             remedy: status.remedy.clone(),
         });
     }
     let cases = CASES.iter().map(|case| {
-        let fault = case.play(&harness).err();
+        let fault = case.run(&harness).err();
         CaseResult::new(case, fault, &harness.take_observed())
     });
     let cases = cases.collect();
     // Lost events are reported, but they are no failure: the cases show whether they were recovered.
-    let lost = harness.reports().iter().map(|status| status.lost).sum();
+    let lost = harness.status().iter().map(|status| status.lost).sum();
     Ok(Outcome::Tested { cases, lost })
 }
 

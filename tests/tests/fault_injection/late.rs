@@ -74,10 +74,10 @@ fn successor_survives_late_hint(harness: &Harness, source: Source, round: u32) -
     };
     let successors =
         [&ids[1], &format!("successor-{round}")].map(|id| harness.register(id, successor.pid()));
-    let heard_before = harness.faults.tally(source).heard;
+    let delivered_before = harness.faults.tally(source).delivered;
     harness.faults.plan(source, Plan::default());
     eventually("the hint is delivered", || {
-        harness.faults.tally(source).heard > heard_before
+        harness.faults.tally(source).delivered > delivered_before
     });
     check_stay_listed(harness, &successors, source);
     harness.wait_until_gone([&first_id]);
@@ -117,7 +117,7 @@ fn while_a_source_is_mute_the_sweep_finds_deaths_and_later_the_source_does_again
             assert_eq!(harness.found_by(id), Source::Sweep, "{source} is mute");
         }
         let tally = harness.faults.tally(*source);
-        assert!(tally.muted > 0 && tally.heard == 0, "{tally:?}");
+        assert!(tally.muted > 0 && tally.delivered == 0, "{tally:?}");
         harness.faults.plan(*source, Plan::default());
         harness.wait_until_finds_deaths(*source);
         harness.close();

@@ -62,7 +62,7 @@ fn with_all_hints_lost_a_thousand_sessions_are_swept_in_time() {
             tally.lost >= count as u64 / 2,
             "{source} lost too few hints: {tally:?}"
         );
-        assert_eq!(tally.heard, 0, "{source}");
+        assert_eq!(tally.delivered, 0, "{source}");
     }
     let promised = INTERVAL + sweep + REMOVED_WITHIN + machine * 3;
     assert!(

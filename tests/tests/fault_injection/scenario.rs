@@ -121,9 +121,9 @@ fn check_that_faults_happened(harness: &Harness, plan: Plan) {
         .map(|one| harness.faults.tally(*one))
         .collect();
     let sum = |part: fn(&Tally) -> u64| tallies.iter().map(part).sum::<u64>();
-    let likely_losses = sum(|tally| tally.said) * u64::from(plan.lost_percent) / 100;
+    let likely_losses = sum(|tally| tally.sent) * u64::from(plan.lost_percent) / 100;
     let happened = [
-        (true, sum(|tally| tally.said)),
+        (true, sum(|tally| tally.sent)),
         (plan.mute, sum(|tally| tally.muted)),
         (likely_losses >= SURE_LOSSES, sum(|tally| tally.lost)),
         (plan.repeats > 0, sum(|tally| tally.repeated)),
@@ -133,12 +133,12 @@ fn check_that_faults_happened(harness: &Harness, plan: Plan) {
     for (planned, times) in happened {
         assert!(!planned || times > 0, "{plan:?}, {tallies:?}");
     }
-    let heard = sum(|tally| tally.heard);
+    let delivered = sum(|tally| tally.delivered);
     if plan == Plan::default() {
-        assert_eq!(heard, sum(|tally| tally.said), "{tallies:?}");
+        assert_eq!(delivered, sum(|tally| tally.sent), "{tallies:?}");
     }
     if plan.mute || plan.lost_percent == 100 {
-        assert_eq!(heard, 0, "{tallies:?}");
+        assert_eq!(delivered, 0, "{tallies:?}");
     }
 }
 

@@ -61,7 +61,7 @@ pub(crate) fn is_for(suite: &str, role: Role) -> bool {
 /// forked processes), and a guest has no debuggers (other tests use a tracer of the test suite).
 pub(crate) fn may_skip(role: Role, test: &str) -> bool {
     role != Role::Root
-        || test.ends_with("::a_number_used_again_at_once_is_another_process")
+        || test.ends_with("::a_pid_reused_at_once_is_another_process")
         || ["::under_gdb_", "::under_strace_"]
             .iter()
             .any(|part| test.contains(part))

@@ -37,9 +37,9 @@ impl CaseResult {
             None => "ok",
             Some(Fault::Missed(_)) => "missed",
             Some(Fault::FalseDeath(_)) => "false_death",
-            Some(Fault::Untrue(_)) => "untrue",
-            Some(Fault::Impossible(_)) => "skipped",
-            Some(Fault::Staging(_)) => "not_staged",
+            Some(Fault::WrongReport(_)) => "untrue",
+            Some(Fault::Unsupported(_)) => "skipped",
+            Some(Fault::Setup(_)) => "not_staged",
         };
         let mut first = BTreeMap::new();
         for Observed { source, .. } in observed {
@@ -50,7 +50,7 @@ impl CaseResult {
             outcome,
             text: fault.map(|fault| fault.to_string()).unwrap_or_default(),
             seen: observed.len(),
-            delays: observed.iter().filter_map(|one| one.late).collect(),
+            delays: observed.iter().filter_map(|one| one.delay).collect(),
             first,
         }
     }
@@ -248,12 +248,12 @@ mod tests {
     use super::*;
     use crate::testkit::conformance::CASES;
 
-    fn result(fault: Option<Fault>, late_us: &[u64]) -> CaseResult {
-        let observed: Vec<_> = late_us
+    fn result(fault: Option<Fault>, delays_us: &[u64]) -> CaseResult {
+        let observed: Vec<_> = delays_us
             .iter()
             .map(|us| Observed {
                 source: Source::Pidfd,
-                late: Some(Duration::from_micros(*us)),
+                delay: Some(Duration::from_micros(*us)),
             })
             .collect();
         CaseResult::new(&CASES[0], fault, &observed)
@@ -265,7 +265,7 @@ mod tests {
             result(None, &[300, 100, 200]),
             result(Some(Fault::Missed(Duration::from_secs(25))), &[900]),
             result(Some(Fault::FalseDeath("x".into())), &[]),
-            result(Some(Fault::Impossible("x".into())), &[]),
+            result(Some(Fault::Unsupported("x".into())), &[]),
         ];
         let sums = Sums::of(&cases);
         assert_eq!((sums.passed, sums.run, sums.seen), (1, 3, 4));
@@ -285,9 +285,9 @@ mod tests {
             report.add(SourceSet::Together, tested).unwrap();
             report
         };
-        assert!(report(Some(Fault::Impossible("x".into()))).is_ok());
-        assert!(!report(Some(Fault::Untrue("x".into()))).is_ok());
-        assert!(!report(Some(Fault::Staging(io::Error::other("x")))).is_ok());
+        assert!(report(Some(Fault::Unsupported("x".into()))).is_ok());
+        assert!(!report(Some(Fault::WrongReport("x".into()))).is_ok());
+        assert!(!report(Some(Fault::Setup(io::Error::other("x")))).is_ok());
     }
 
     #[test]

@@ -102,7 +102,7 @@ fn an_incomplete_identity_is_completed_and_then_promoted() {
     table.set_now(STARTED);
     table.refuse(Refusals {
         pidfd_open: Some(Errno::MFILE),
-        look: Some(Errno::MFILE),
+        stat: Some(Errno::MFILE),
         ..Refusals::default()
     });
     let budget = FdBudget::new(1);
@@ -120,7 +120,7 @@ fn an_incomplete_identity_is_completed_and_then_promoted() {
 fn a_spurious_poll_does_not_refuse_a_live_process() {
     let table = FakeTable::default();
     table.spawn(pid(), STARTED);
-    table.poll_untruly(1);
+    table.poll_falsely(1);
     let identity = Identity::pin(&table, &FdBudget::new(1), pid()).unwrap();
     assert_eq!(identity.strength(), IdentityStrength::Pidfd);
 }

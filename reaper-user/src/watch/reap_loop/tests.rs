@@ -409,7 +409,7 @@ async fn a_process_registered_while_exiting_is_rechecked_for_seconds() {
 async fn a_missing_record_at_the_recheck_is_not_taken_for_alive() {
     let fixture = Fixture::new(10);
     let hidden = Refusals {
-        look: Some(Errno::NOENT),
+        stat: Some(Errno::NOENT),
         ..Refusals::default()
     };
     fixture.watch_while(7, |table| table.refuse(hidden));

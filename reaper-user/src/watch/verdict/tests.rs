@@ -122,7 +122,7 @@ fn a_process_whose_main_thread_left_is_alive_until_its_last_thread_ends() {
 fn a_check_during_a_workers_exec_finds_the_process_alive() {
     for system in SYSTEMS {
         let fixture = live_process(system);
-        fixture.table.look_torn(pid());
+        fixture.table.show_torn_stat(pid());
         assert_eq!(fixture.verdict(), "alive", "{system:?}");
     }
 }
@@ -133,12 +133,12 @@ fn a_spurious_poll_does_not_make_a_live_process_dead() {
     for system in [System::Pidfds, System::InodesOnly] {
         for hidden in [None, Some(Errno::NOENT)] {
             let fixture = live_process(system);
-            fixture.refuse(|refusals| refusals.look = hidden);
-            fixture.table.poll_untruly(1);
+            fixture.refuse(|refusals| refusals.stat = hidden);
+            fixture.table.poll_falsely(1);
             assert_eq!(fixture.verdict(), "alive", "{system:?} {hidden:?}");
             fixture.refuse(|_| {});
             fixture.table.leader_leaves(pid(), 1);
-            fixture.table.poll_untruly(1);
+            fixture.table.poll_falsely(1);
             assert_eq!(
                 fixture.verdict(),
                 "alive",
@@ -152,7 +152,7 @@ fn a_spurious_poll_does_not_make_a_live_process_dead() {
 #[test]
 fn a_successor_is_not_taken_for_a_process_with_a_readable_pidfd() {
     let fixture = live_process(System::Pidfds);
-    fixture.refuse(|refusals| refusals.number = Some(Errno::PERM));
+    fixture.refuse(|refusals| refusals.pid_lookup = Some(Errno::PERM));
     fixture.table.die(pid(), 0);
     fixture.table.reap(pid());
     fixture.table.spawn(pid(), STARTED + 3);
@@ -233,7 +233,7 @@ fn only_the_pid_mode_mistakes_a_successor_of_the_same_tick() {
 #[test]
 fn a_hidden_entry_proves_nothing_while_the_pid_is_in_use() {
     let fixture = live_process(System::PidsOnly);
-    fixture.refuse(|refusals| refusals.look = Some(Errno::NOENT));
+    fixture.refuse(|refusals| refusals.stat = Some(Errno::NOENT));
     assert_eq!(fixture.verdict(), "unknown: hidden");
     fixture.table.die(pid(), 0);
     fixture.table.reap(pid());
@@ -244,7 +244,7 @@ fn a_hidden_entry_proves_nothing_while_the_pid_is_in_use() {
 fn a_hidden_proc_does_not_affect_a_pidfd() {
     for system in [System::Pidfds, System::InodesOnly] {
         let fixture = live_process(system);
-        fixture.refuse(|refusals| refusals.look = Some(Errno::NOENT));
+        fixture.refuse(|refusals| refusals.stat = Some(Errno::NOENT));
         assert_eq!(fixture.verdict(), "alive", "{system:?}");
         fixture.table.die(pid(), 0);
         assert_eq!(fixture.verdict(), "gone by pidfd", "{system:?}");
@@ -269,13 +269,13 @@ fn every_failed_check_keeps_the_process() {
         let fixture = live_process(System::InodesOnly);
         fixture.refuse(|refusals| {
             refusals.pidfd_open = Some(errno);
-            refusals.look = Some(errno);
+            refusals.stat = Some(errno);
         });
         assert_eq!(fixture.verdict(), unknown);
 
         for system in [System::StatFilesOnly, System::PidsOnly] {
             let fixture = live_process(system);
-            fixture.refuse(|refusals| refusals.look = Some(errno));
+            fixture.refuse(|refusals| refusals.stat = Some(errno));
             assert_eq!(fixture.verdict(), unknown, "{system:?}");
         }
     }
@@ -303,8 +303,8 @@ fn an_unreadable_inode_does_not_mean_another_process() {
 fn a_pid_that_cannot_be_checked_is_kept() {
     let fixture = live_process(System::PidsOnly);
     fixture.refuse(|refusals| {
-        refusals.look = Some(Errno::NOENT);
-        refusals.number = Some(Errno::INVAL);
+        refusals.stat = Some(Errno::NOENT);
+        refusals.pid_lookup = Some(Errno::INVAL);
     });
     assert_eq!(
         fixture.verdict(),
@@ -352,7 +352,7 @@ fn a_group_dead_report_is_ignored_if_the_start_time_is_unknown() {
     let table = FakeTable::default();
     table.spawn(pid(), STARTED);
     table.refuse(Refusals {
-        look: Some(Errno::NOENT),
+        stat: Some(Errno::NOENT),
         ..Refusals::default()
     });
     let identity = Identity::pin(&table, &FdBudget::new(1), pid()).unwrap();
@@ -373,7 +373,7 @@ fn an_unreadable_process_is_alive_while_its_pid_is_in_use() {
     table.spawn(pid(), STARTED);
     table.refuse(Refusals {
         pidfd_open: Some(Errno::PERM),
-        look: Some(Errno::NOENT),
+        stat: Some(Errno::NOENT),
         ..Refusals::default()
     });
     let identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
@@ -397,7 +397,7 @@ fn a_process_of_unknown_start_time_is_distinguished_from_a_successor() {
     table.set_now(STARTED + 5);
     let hidden = Refusals {
         pidfd_open: Some(Errno::MFILE),
-        look: Some(Errno::MFILE),
+        stat: Some(Errno::MFILE),
         ..Refusals::default()
     };
     table.refuse(hidden);

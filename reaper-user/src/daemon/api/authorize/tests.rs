@@ -116,7 +116,7 @@ fn a_peer_that_has_ended_registers_no_other_process() {
     assert_eq!(check(caller), Ok(caller), "pinning finds this");
     table.spawn(caller, 2);
     table.refuse(Refusals {
-        look: Some(Errno::ACCESS),
+        stat: Some(Errno::ACCESS),
         ..Refusals::default()
     });
     assert_eq!(check(named), Ok(named), "a hidden process has not ended");

@@ -123,7 +123,7 @@ impl Model {
                 self.fixture.table.leader_leaves(pid(raw_pid), 2);
             }
             Step::Exec { raw_pid } if self.is_alive(raw_pid) => {
-                self.fixture.table.look_torn(pid(raw_pid));
+                self.fixture.table.show_torn_stat(pid(raw_pid));
                 self.fixture.exit_event(raw_pid, 0);
                 self.fixture.pass(A_MOMENT).await;
                 self.fixture.table.leader_leaves(pid(raw_pid), 1);

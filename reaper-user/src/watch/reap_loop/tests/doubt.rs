@@ -69,7 +69,7 @@ async fn a_hidden_proc_keeps_all_processes_and_degrades_the_sweep() {
     }
     fixture.table.refuse(Refusals {
         pidfd_open: Some(Errno::NOSYS),
-        look: Some(Errno::NOENT),
+        stat: Some(Errno::NOENT),
         ..Refusals::default()
     });
     fixture.pass(INTERVAL * 2).await;

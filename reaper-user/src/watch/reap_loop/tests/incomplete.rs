@@ -7,7 +7,7 @@ async fn a_process_that_could_not_be_read_at_first_is_completed_by_the_sweep() {
     let fixture = Fixture::new(10).with_sweep();
     fixture.table.refuse(Refusals {
         pidfd_open: Some(Errno::NFILE),
-        look: Some(Errno::NFILE),
+        stat: Some(Errno::NFILE),
         ..Refusals::default()
     });
     fixture.table.set_now(100);

@@ -30,7 +30,7 @@ async fn a_spurious_poll_in_the_sweep_removes_no_live_process() {
     fixture.watch(7, 100);
     fixture.pass(A_MOMENT).await;
     for polls in 1..=2 {
-        fixture.table.poll_untruly(polls);
+        fixture.table.poll_falsely(polls);
         fixture.pass(INTERVAL * 2).await;
         assert_eq!(fixture.deaths(), [], "{polls} spurious polls");
     }
