@@ -95,7 +95,7 @@ impl FakeTable {
         });
     }
 
-    /// Makes the main thread start to exit, without an end.
+    /// Makes the main thread start to exit. It does not end yet.
     pub(crate) fn begin_to_die(&self, pid: Pid) {
         self.change(pid, |process| process.stat.main_thread_ending = true);
     }

@@ -107,7 +107,7 @@ pub struct TestProcess {
 #[derive(Debug)]
 enum Process {
     Child(Child),
-    /// Started with a chosen pid. The pidfd keeps the reference; the pid is free once reaped.
+    /// Started with a chosen pid. The pid is free once it is reaped.
     #[cfg(target_os = "linux")]
     Chosen(rustix::fd::OwnedFd),
 }
@@ -149,7 +149,7 @@ impl TestProcess {
             stdin.as_fd(),
             stdout.as_fd(),
         )?;
-        // Otherwise, if the test process dies early, the pipe that our own end keeps open would block us.
+        // If these stayed open and the test process died early, reading its output would never end.
         drop((stdin, stdout));
         Self::set_up(Process::Chosen(pidfd), cues, output)
     }

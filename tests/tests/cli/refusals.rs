@@ -66,7 +66,7 @@ fn commands_fail_without_a_daemon() {
 #[test]
 fn an_unknown_session_has_its_own_exit_code() {
     let daemon = daemon();
-    run(&daemon, &["rm", "nobody"]).failed(NO_SESSION, "no session with id \"nobody\"");
+    run(&daemon, &["rm", "unknown"]).failed(NO_SESSION, "no session with id \"unknown\"");
     let token = private_folder();
     let file = token.path().join("token");
     fs::write(&file, "ab".repeat(32)).unwrap();

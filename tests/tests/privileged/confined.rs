@@ -1,4 +1,4 @@
-//! The daemon with restrictions: as the user nobody, and in new namespaces.
+//! The daemon with restrictions: as the user `nobody`, and in new namespaces.
 
 use std::path::Path;
 use std::process::Command;
@@ -58,7 +58,7 @@ fn doctor_on(source: &str, prefix: &[&str]) -> (String, String) {
 }
 
 #[test]
-fn as_user_nobody_pidfd_and_sweep_work_and_doctor_reports_what_is_missing() {
+fn as_an_unprivileged_user_pidfd_and_sweep_work_and_doctor_reports_what_is_missing() {
     if !root_with(&["setpriv"]) {
         return;
     }
