@@ -25,13 +25,13 @@
 //!
 //! | source | reports | privilege | minimum kernel | can miss |
 //! |---|---|---|---|---|
-//! | `netlink` (proc connector) | exit and its status, within microseconds | `CAP_NET_ADMIN` in the initial user and network namespace; before 6.6 also the initial pid namespace | 2.6.15 | messages when its buffer overflows |
-//! | `ebpf` (feature `ebpf`) | exit, its status and its time | `CAP_BPF` and `CAP_PERFMON`, or root | 5.8 with BTF | nothing that is watched |
-//! | `pidfd` | exit; its status since 6.15 | none | 5.3 | nothing; each process costs a descriptor |
+//! | `netlink` (proc connector) | exit and its status, within microseconds | none since 6.6, before `CAP_NET_ADMIN`; the initial network, pid and user namespaces | any with `CONFIG_PROC_EVENTS` | exits while its buffer is full |
+//! | `ebpf` (feature `ebpf`) | exit, its status and its time | `CAP_BPF` and `CAP_PERFMON`, or root | 5.8 with BTF | processes beyond the size of its map; exits during another one on the same CPU |
+//! | `pidfd` | exit; its status since 6.15 | none | 5.3 | processes without a descriptor; late while a debugger keeps dead threads |
 //! | `sweep` | that the process is gone | none | any system | nothing; late by up to its interval (5 s) |
 //!
 //! All that work are used together ([`Sources::Auto`]). A source reports that it is up once it has
-//! shown that it delivers. One that does not work has a reason and a remedy in
+//! shown that it delivers. What one misses, another one or the sweep reports. One that does not work has a reason and a remedy in
 //! [`ExitWatcher::status`], and is tried again. Loss of events is noticed and makes every watched
 //! process be checked at once.
 //!
@@ -39,8 +39,10 @@
 //!
 //! **What happens when a pid is reused?** A process is identified by a pidfd, or by its pid and start
 //! time where no descriptor is left, and never by its pid alone where anything else is known. A
-//! hint from a source only causes a check; the check decides. A later process with the same pid is
-//! never mistaken for the one that was watched, and never ends its session.
+//! hint from a source only causes a check; the check decides. With a pidfd a later process with the
+//! same pid is never mistaken for the one that was watched. Without one, two processes that start in
+//! the same clock tick (10 ms) under the same pid cannot be distinguished by the start time alone; the
+//! inode number of a pidfd distinguishes them since Linux 6.9.
 //!
 //! **What happens when a future or a watcher is dropped?** Dropping a [`Watch`] ends that watch.
 //! Dropping an [`ExitWatcher`] ends its watches with [`WatcherStopped`]. Dropping a [`Reaper`] stops

@@ -27,7 +27,8 @@ use crate::watch::verdict::Verdict;
 
 /// A session registry that removes a session as soon as its process has ended.
 ///
-/// Dropping it stops the watch; nothing is removed any more, and [`Events`] end.
+/// Dropping it stops the watch: deaths that are being handled may still be removed and their hooks may
+/// still run, nothing else is removed, and [`Events`] end.
 ///
 /// ```
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -61,7 +62,8 @@ use crate::watch::verdict::Verdict;
 pub struct Reaper {
     registry: Registry,
     engine: Engine,
-    changed: watch::Sender<()>,
+    /// Dropped with the reaper, which ends its streams of events.
+    changed: Arc<watch::Sender<()>>,
 }
 
 /// Configures a [`Reaper`].
@@ -115,12 +117,16 @@ impl ReaperBuilder {
             self.registry
         };
         let watched = prepared.watched.clone();
-        let changed = watch::Sender::new(());
-        let notifier = changed.clone();
+        let changed = Arc::new(watch::Sender::new(()));
+        let notifier = Arc::downgrade(&changed);
         // Every session stored holds its entry of the watch set once, whatever removes it.
         let registry = registry
             .on_removed(move |session| watched.release(session.process.id))
-            .on_event(move || notifier.send_modify(|()| {}))
+            .on_event(move || {
+                if let Some(changed) = notifier.upgrade() {
+                    changed.send_modify(|()| {});
+                }
+            })
             .build();
         let engine = prepared.start(KeepTrue(registry.clone()));
         Reaper {
@@ -318,6 +324,17 @@ impl Reaper {
     /// Waits until every source, the eBPF probe included, has reported its state. Cancel-safe.
     pub async fn settled(&self) {
         self.engine.first_reports(&sources::ALL).await;
+    }
+
+    /// Returns how many hooks panicked.
+    pub fn hook_panics(&self) -> u64 {
+        self.registry.hook_panics()
+    }
+
+    /// Returns for how many sessions the hooks were left out, because too many calls waited behind a
+    /// hook that blocks.
+    pub fn hooks_lost(&self) -> u64 {
+        self.registry.hooks_lost()
     }
 
     /// Returns how often the loop that removes dead processes panicked and was started again.

@@ -20,11 +20,6 @@ pub mod descriptors {
     pub use crate::watch::fd_budget::{Need, needs};
 }
 
-/// Returns the registry of this reaper.
-pub fn registry_of(reaper: &crate::Reaper) -> &reaper_registry::Registry {
-    reaper.registry()
-}
-
 /// The clocks of the library.
 pub mod clock {
     pub use crate::clock::{Deadline, monotonic_ns, now};

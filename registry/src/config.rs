@@ -118,12 +118,11 @@ impl RegistryBuilder {
         self
     }
 
-    /// Sets a function that is called when there are new events.
+    /// Adds a function that is called when there are new events.
     ///
     /// It is called once per method call that appended events, on the calling thread, with no lock
     /// held, before the hooks run. It should only wake the readers. A panic in it is caught and counted
-    /// in [`Registry::hook_panics`](crate::Registry::hook_panics). A second call of this method
-    /// replaces the function.
+    /// in [`Registry::hook_panics`](crate::Registry::hook_panics).
     pub fn on_event(mut self, wake: impl Fn() + Send + Sync + 'static) -> Self {
         self.wakers.push(Box::new(wake));
         self

@@ -274,7 +274,9 @@ impl Registry {
     }
 
     fn wake_readers(&self) {
-        self.0.hooks.contain(|| self.0.log.wake_readers());
+        for wake in self.0.log.wakers() {
+            self.0.hooks.contain(wake);
+        }
     }
 
     /// The only function that changes the table. Under the lock: mutates, appends the events and queues

@@ -56,7 +56,9 @@ impl fmt::Display for SessionId {
 }
 
 /// The descriptive part of a registration. The registry stores it unchecked and does not interpret it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// `Debug` does not print `token_file`.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Details {
     /// The mesh (tenant, project) it belongs to.
     pub mesh: Box<str>,
@@ -71,6 +73,26 @@ pub struct Details {
     /// The absolute path of the file that contains its token, so that it can be removed with the session.
     /// Must not be listed.
     pub token_file: Option<Box<str>>,
+}
+
+impl fmt::Debug for Details {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            mesh,
+            display_name,
+            cwd,
+            role,
+            groups,
+            token_file: _not_listed,
+        } = self;
+        f.debug_struct("Details")
+            .field("mesh", mesh)
+            .field("display_name", display_name)
+            .field("cwd", cwd)
+            .field("role", role)
+            .field("groups", groups)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A registration request: the input of [`Registry::register`](crate::Registry::register).

@@ -33,7 +33,8 @@ pub enum EventItem {
 /// `futures::StreamExt` or with [`Self::next`].
 pub struct Events {
     position: Subscription,
-    changed: ChangedFuture,
+    /// `None` once the reaper is gone.
+    changed: Option<ChangedFuture>,
 }
 
 type Changed = watch::Receiver<()>;
@@ -44,7 +45,7 @@ impl Events {
     pub(super) fn new(position: Subscription, changed: Changed) -> Self {
         Self {
             position,
-            changed: wait(changed),
+            changed: Some(wait(changed)),
         }
     }
 
@@ -53,12 +54,8 @@ impl Events {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
-    /// The number of the event that comes next.
-    pub fn position(&self) -> u64 {
-        self.position.position()
-    }
-
-    fn read(&mut self) -> Option<EventItem> {
+    /// Returns the next item if there is one now.
+    pub fn try_next(&mut self) -> Option<EventItem> {
         match self.position.poll_next() {
             Next::Event(event) => Some(EventItem::Event(event)),
             Next::Gap {
@@ -71,6 +68,11 @@ impl Events {
             Next::Empty => None,
         }
     }
+
+    /// The number of the event that comes next.
+    pub fn position(&self) -> u64 {
+        self.position.position()
+    }
 }
 
 impl Stream for Events {
@@ -78,14 +80,15 @@ impl Stream for Events {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<EventItem>> {
         loop {
-            if let Some(item) = self.read() {
+            if let Some(item) = self.try_next() {
                 return Poll::Ready(Some(item));
             }
-            let (changed, result) = ready!(self.changed.as_mut().poll(context));
-            if result.is_err() {
-                return Poll::Ready(self.read());
-            }
-            self.changed = wait(changed);
+            let Some(waiting) = &mut self.changed else {
+                return Poll::Ready(None);
+            };
+            let (changed, result) = ready!(waiting.as_mut().poll(context));
+            // Read once more in either case: what was appended before the end is still there.
+            self.changed = result.is_ok().then(|| wait(changed));
         }
     }
 }

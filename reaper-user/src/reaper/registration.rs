@@ -1,7 +1,7 @@
 //! What a caller registers, and what the reaper returns for it.
 
 use std::fmt;
-use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use reaper_registry::{
@@ -106,9 +106,10 @@ impl PinnedProcess<'_> {
         self.watched.start_time()
     }
 
-    /// Lends its pidfd; `None` where none is held.
-    pub fn with_pidfd<T>(&self, use_it: impl FnOnce(Option<BorrowedFd<'_>>) -> T) -> T {
-        self.watched.with_pidfd(use_it)
+    /// Returns a duplicate of its pidfd; `None` where none is held or no descriptor is free.
+    pub fn pidfd(&self) -> Option<OwnedFd> {
+        self.watched
+            .with_pidfd(|pidfd| pidfd?.try_clone_to_owned().ok())
     }
 
     /// Returns whether it is a thread of the kernel, which does not end like a process.

@@ -216,18 +216,18 @@ impl<F: ExitFilter, W: Fn(Pid) -> Vec<ProcessId>> Listener<F, W> {
         exit.timestamp_ns = self.clocks.own_monotonic(exit.timestamp_ns);
         canary_tracker.observe(&exit);
         let Ok(pid) = Pid::new(exit.tgid) else { return };
-        for process in (self.processes_with)(pid) {
-            let hint = Hint {
-                exit: Some(if exit.pid == exit.tgid {
-                    WaitStatus::MainThread(exit.wait_status)
-                } else {
-                    WaitStatus::Worker(exit.wait_status)
-                }),
-                died_at_ns: Some(exit.timestamp_ns),
-                ..Hint::check(process, Source::Netlink)
-            };
-            thread_exits.pass_on(hint, &self.hints);
-        }
+        let status = if exit.pid == exit.tgid {
+            WaitStatus::MainThread(exit.wait_status)
+        } else {
+            WaitStatus::Worker(exit.wait_status)
+        };
+        let hint_for = |process| Hint {
+            exit: Some(status),
+            died_at_ns: Some(exit.timestamp_ns),
+            ..Hint::check(process, Source::Netlink)
+        };
+        let hints = (self.processes_with)(pid).into_iter().map(hint_for);
+        thread_exits.pass_on(hints.collect(), &self.hints);
     }
 
     /// A canary has arrived, so the source works.

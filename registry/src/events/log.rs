@@ -53,10 +53,8 @@ impl EventLog {
         event
     }
 
-    pub(crate) fn wake_readers(&self) {
-        for wake in &self.wakers {
-            wake();
-        }
+    pub(crate) fn wakers(&self) -> &[Waker] {
+        &self.wakers
     }
 
     pub(crate) fn next_seq(&self) -> u64 {

@@ -229,9 +229,9 @@ fn the_selftest_runs_all_conformance_cases_and_reports_them() {
     assert_eq!(output.code, Some(DONE), "{output:?}");
     let report = json(&output.out);
     assert_eq!(report["result"], "ok", "{report}");
-    let source_sets = report["lineups"].as_array().unwrap();
+    let source_sets = report["source_sets"].as_array().unwrap();
     assert_eq!(source_sets.len(), 1, "{report}");
-    assert_eq!(source_sets[0]["lineup"], "pidfd");
+    assert_eq!(source_sets[0]["source_set"], "pidfd");
     let cases = source_sets[0]["cases"].as_array().unwrap();
     assert_eq!(cases.len(), reaperd::testkit::conformance::CASES.len());
     let sums = &source_sets[0]["sums"];

@@ -9,7 +9,6 @@ use reaper_tests::wait::{eventually, within};
 use reaperd::registry::{Registry, Removal, SessionId, Token, TokenKey};
 use reaperd::testkit::clock;
 use reaperd::testkit::fault_injection::{Faults, Plan};
-use reaperd::testkit::registry_of;
 use reaperd::testkit::test_process::{Kind, TestProcess};
 use reaperd::{Pid, Random as _, Reaper, Registration, Source, SourceStatus, Sources};
 use tokio::runtime::Runtime;
@@ -81,7 +80,7 @@ impl Harness {
         let working: Vec<_> = reports.iter().filter(works).map(|one| one.source).collect();
         let enough = working.len() == sources.len() || (sources.len() > 1 && !working.is_empty());
         enough.then(|| Self {
-            record: Mutex::new(Record::of(registry_of(&reaper))),
+            record: Mutex::new(Record::of(reaper.events())),
             reaper,
             faults,
             sources: working,
@@ -166,11 +165,11 @@ impl Harness {
     /// Checks that events, hooks and state agree.
     pub(crate) fn close(self) {
         self.record().check_against(&self.hooks);
-        let registry = registry_of(&self.reaper);
-        assert_eq!((registry.hook_panics(), registry.hooks_lost()), (0, 0));
+        let reaper = &self.reaper;
+        assert_eq!((reaper.hook_panics(), reaper.hooks_lost()), (0, 0));
         // Each removed session released its process once.
         let processes: std::collections::BTreeSet<_> =
-            registry.list().iter().map(|one| one.process.id).collect();
+            reaper.sessions().iter().map(|one| one.process.id).collect();
         assert_eq!(self.reaper.processes(), processes.len());
     }
 }

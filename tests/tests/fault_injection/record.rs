@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use reaper_tests::wait::eventually;
 use reaperd::Source;
 use reaperd::registry::{
-    EntryId, Event, EventKind, Next, Registry, RegistryBuilder, Removal, SessionId, SourceHealth,
-    Subscription,
+    EntryId, Event, EventKind, RegistryBuilder, Removal, SessionId, SourceHealth,
 };
+use reaperd::{EventItem, Events};
 
 /// One call of a hook.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,14 +44,14 @@ impl HookCalls {
 
 /// All events since the start.
 pub(crate) struct Record {
-    subscription: Subscription,
+    unread: Events,
     events: Vec<Arc<Event>>,
 }
 
 impl Record {
-    pub(crate) fn of(registry: &Registry) -> Self {
+    pub(crate) fn of(unread: Events) -> Self {
         Self {
-            subscription: registry.subscribe().1,
+            unread,
             events: Vec::new(),
         }
     }
@@ -59,10 +59,10 @@ impl Record {
     /// Returns all events so far.
     pub(crate) fn read(&mut self) -> &[Arc<Event>] {
         loop {
-            match self.subscription.poll_next() {
-                Next::Event(event) => self.events.push(event),
-                Next::Empty => return &self.events,
-                gap @ Next::Gap { .. } => panic!("the log is too small for this test: {gap:?}"),
+            match self.unread.try_next() {
+                Some(EventItem::Event(event)) => self.events.push(event),
+                None => return &self.events,
+                gap => panic!("the log is too small for this test: {gap:?}"),
             }
         }
     }

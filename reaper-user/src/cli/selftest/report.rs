@@ -218,14 +218,14 @@ impl Report {
     fn as_json(&self) -> Value {
         let source_set = |(source_set, outcome): &(SourceSet, Outcome)| match outcome {
             Outcome::Tested { cases, lost } => json!({
-                "lineup": source_set.name(),
+                "source_set": source_set.name(),
                 "state": "tested",
                 "sums": Sums::of(cases),
                 "lost": lost,
                 "cases": cases,
             }),
             Outcome::Untested { reason, remedy } => json!({
-                "lineup": source_set.name(),
+                "source_set": source_set.name(),
                 "state": "untested",
                 "reason": reason,
                 "remedy": remedy,
@@ -235,7 +235,7 @@ impl Report {
             "schema": 1,
             "version": env!("CARGO_PKG_VERSION"),
             "system": system(),
-            "lineups": self.source_sets.iter().map(source_set).collect::<Vec<_>>(),
+            "source_sets": self.source_sets.iter().map(source_set).collect::<Vec<_>>(),
             "result": self.result(),
         })
     }
@@ -305,6 +305,6 @@ mod tests {
             report.first_untested(),
             Some(("ebpf", "run as root".to_owned()))
         );
-        assert_eq!(report.as_json()["lineups"][0]["state"], "untested");
+        assert_eq!(report.as_json()["source_sets"][0]["state"], "untested");
     }
 }

@@ -17,35 +17,43 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// The recent thread exits.
 #[derive(Default)]
 pub(super) struct ThreadExits {
-    /// The last one, if the next one may still replace it.
-    pending: Option<Hint>,
+    /// The hints of the last one, if the next one may still replace it: one for each watched process
+    /// with that pid.
+    pending: Vec<Hint>,
     window_began_ns: u64,
     in_window: u32,
 }
 
 impl ThreadExits {
-    /// Sends a hint. Of consecutive thread exits of one process, only the last one is sent.
-    pub(super) fn pass_on(&mut self, hint: Hint, hints: &HintSender) {
-        let is_thread = matches!(hint.exit, Some(WaitStatus::Worker(_)));
-        if let Some(pending) = self.pending.take()
-            && !(is_thread && pending.process == hint.process)
-        {
-            hints.send(pending);
+    /// Sends the hints of one exit. Of consecutive thread exits of one process, only the last one is
+    /// sent.
+    pub(super) fn pass_on(&mut self, exit: Vec<Hint>, hints: &HintSender) {
+        let Some(first) = exit.first() else { return };
+        let is_thread = matches!(first.exit, Some(WaitStatus::Worker(_)));
+        let processes = |hints: &[Hint]| hints.iter().map(|hint| hint.process).collect::<Vec<_>>();
+        if !is_thread || processes(&self.pending) != processes(&exit) {
+            self.send_pending(hints);
         }
+        self.pending = exit;
         if is_thread {
             self.count();
-            self.pending = Some(hint);
         } else {
-            hints.send(hint);
+            self.send_pending(hints);
         }
     }
 
     /// Sends the pending hint, because nothing more has arrived. During churn, returns how long the
     /// next exits should be collected.
     pub(super) fn flush(&mut self, hints: &HintSender) -> Option<Duration> {
-        let pending = self.pending.take()?;
-        hints.send(pending);
-        (self.in_window >= CHURN).then_some(PAUSE)
+        let had_pending = !self.pending.is_empty();
+        self.send_pending(hints);
+        (had_pending && self.in_window >= CHURN).then_some(PAUSE)
+    }
+
+    fn send_pending(&mut self, hints: &HintSender) {
+        for hint in self.pending.drain(..) {
+            hints.send(hint);
+        }
     }
 
     /// Counts one exit. Starts a new window if the last one is over.
@@ -86,13 +94,31 @@ mod tests {
             exit(8, WaitStatus::Worker(6)),
         ];
         for hint in sent {
-            exits.pass_on(hint, &hints);
+            exits.pass_on(vec![hint], &hints);
         }
         assert_eq!(exits.flush(&hints), None);
         let passed: Vec<_> = std::iter::from_fn(|| received.try_recv().ok()).collect();
         assert_eq!(passed, [sent[1], sent[2], sent[3], sent[5]]);
         assert_eq!(exits.flush(&hints), None);
         assert!(received.try_recv().is_err(), "nothing is sent twice");
+    }
+
+    #[test]
+    fn exits_of_a_pid_with_two_watched_processes_are_merged_as_well() {
+        let (hints, mut received) = hint::channel();
+        let mut exits = ThreadExits::default();
+        let of_both = |status| {
+            [7, 8]
+                .map(|id| exit(id, WaitStatus::Worker(status)))
+                .to_vec()
+        };
+        for status in 0..100 {
+            exits.pass_on(of_both(status), &hints);
+        }
+        assert_eq!(exits.in_window, 100, "an exit counts once");
+        exits.flush(&hints);
+        let passed: Vec<_> = std::iter::from_fn(|| received.try_recv().ok()).collect();
+        assert_eq!(passed, of_both(99));
     }
 
     #[test]
@@ -103,10 +129,10 @@ mod tests {
             ..ThreadExits::default()
         };
         for _ in 1..CHURN {
-            exits.pass_on(exit(7, WaitStatus::Worker(0)), &hints);
+            exits.pass_on(vec![exit(7, WaitStatus::Worker(0))], &hints);
             assert_eq!(exits.flush(&hints), None);
         }
-        exits.pass_on(exit(7, WaitStatus::Worker(0)), &hints);
+        exits.pass_on(vec![exit(7, WaitStatus::Worker(0))], &hints);
         assert_eq!(exits.flush(&hints), Some(PAUSE));
     }
 }
