@@ -2,6 +2,7 @@
 //!
 //! Many daemons poll `kill(pid, 0)` every few seconds. That sees an exit seconds late, takes a
 //! zombie for a live process, and mistakes a later process with the same pid for the first one.
+#![expect(clippy::print_stdout, reason = "an example prints what happens")]
 
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};

@@ -2,6 +2,7 @@
 //!
 //! The example plays its own clients: it starts three processes, registers a session for each, and
 //! ends when all three sessions are gone.
+#![expect(clippy::print_stdout, reason = "an example prints what happens")]
 
 use std::process::Command;
 

@@ -2,6 +2,7 @@
 //!
 //! Any process will do, not only children. Without arguments the example starts a child and watches
 //! that.
+#![expect(clippy::print_stdout, reason = "an example prints what happens")]
 
 use std::process::Command;
 

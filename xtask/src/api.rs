@@ -80,7 +80,8 @@ fn text_of(package: &str, features: &[&str]) -> Result<String> {
                  in xtask/Cargo.toml (which fits {MINIMUM_NIGHTLY_RUST_VERSION})"
             )
         })?;
-    Ok(api.items().map(|item| format!("{item}\n")).collect())
+    let lines: Vec<_> = api.items().map(|item| item.to_string()).collect();
+    Ok(lines.join("\n") + "\n")
 }
 
 /// The lines that only one of the two has.
@@ -88,10 +89,9 @@ fn difference(file: &Path, text: &str) -> String {
     let old = fs::read_to_string(file).unwrap_or_default();
     let only_in = |one: &str, other: &str, sign: char| {
         let other: std::collections::BTreeSet<_> = other.lines().collect();
-        one.lines()
-            .filter(|line| !other.contains(line))
-            .map(|line| format!("{sign} {line}\n"))
-            .collect::<String>()
+        let lines = one.lines().filter(|line| !other.contains(line));
+        lines.map(|line| format!("{sign} {line}")).collect()
     };
-    only_in(&old, text, '-') + &only_in(text, &old, '+')
+    let changes: [Vec<_>; 2] = [only_in(&old, text, '-'), only_in(text, &old, '+')];
+    changes.concat().join("\n")
 }
