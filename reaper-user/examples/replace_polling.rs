@@ -2,7 +2,11 @@
 //!
 //! Many daemons poll `kill(pid, 0)` every few seconds. That sees an exit seconds late, takes a
 //! zombie for a live process, and mistakes a later process with the same pid for the first one.
-#![expect(clippy::print_stdout, reason = "an example prints what happens")]
+#![expect(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "an example prints what happens and how long it took"
+)]
 
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! Waits for processes and prints how each ended: `cargo run --example watch_pid -- PID...`
 //!
-//! Any process will do, not only children. Without arguments the example starts a child and watches
+//! Any process will do, not only children. Without arguments the example starts a child and pending
 //! that.
 #![expect(clippy::print_stdout, reason = "an example prints what happens")]
 
@@ -28,14 +28,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for status in watcher.status() {
         println!("source {}: {}", status.source, status.state());
     }
-    let mut watches = JoinSet::new();
+    let mut pending = JoinSet::new();
     for pid in pids {
         match watcher.watch(pid) {
-            Ok(watch) => drop(watches.spawn(watch)),
+            Ok(watch) => drop(pending.spawn(watch)),
             Err(error) => println!("pid {pid}: {error}"),
         }
     }
-    while let Some(exit) = watches.join_next().await {
+    while let Some(exit) = pending.join_next().await {
         println!("{}", exit??);
     }
     if let Some(mut child) = child {

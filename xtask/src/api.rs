@@ -80,7 +80,7 @@ fn text_of(package: &str, features: &[&str]) -> Result<String> {
                  in xtask/Cargo.toml (which fits {MINIMUM_NIGHTLY_RUST_VERSION})"
             )
         })?;
-    let lines: Vec<_> = api.items().map(|item| item.to_string()).collect();
+    let lines: Vec<_> = api.items().map(ToString::to_string).collect();
     Ok(lines.join("\n") + "\n")
 }
 

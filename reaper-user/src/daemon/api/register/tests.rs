@@ -28,7 +28,7 @@ fn parse(body: &str) -> Result<Registration, Problem> {
 }
 
 fn refusal(body: &str) -> (u16, Value) {
-    let problem = parse(body).err().expect("refused");
+    let problem = parse(body).expect_err("refused");
     let json = serde_json::from_slice(&problem.to_json()).unwrap();
     (problem.status().as_u16(), json)
 }
