@@ -1,99 +1,101 @@
-//! The records and names that the BPF programs and the daemon share.
+//! The BPF programs of `reaperd`, and the records and names that they share with the daemon.
 //!
-//! Two objects, because they ask for different privileges and are loaded by different sources:
+//! There are two objects, because they need different privileges and different sources load them:
 //!
-//! * the **probe** ([`probe`]) marks a watched process dead in the watch map at the moment when its
-//!   last thread enters the kernel's exit path, and rings a ring buffer as a wake-up. The map is the
-//!   truth and the ring only says "look": a full ring loses nothing, a scan of the map recovers.
-//! * the **filter** ([`filter`]) lets a proc connector socket receive only exits of watched
-//!   processes. It needs `CAP_BPF` alone.
+//! * The **probe** ([`probe`]) marks a watched process as dead in the watch map when its last thread
+//!   enters the kernel's exit path, and writes a record to a ring buffer to wake the daemon. The map is
+//!   authoritative. If the ring is full no death is lost: the daemon scans the map.
+//! * The **filter** ([`filter`]) drops exits of unwatched processes before they reach a process connector
+//!   socket. It needs `CAP_BPF` only.
 //!
-//! Absent here on purpose: any decision that a process is dead, any unsafe code, any dependency.
-//! Records cross the border as byte arrays, which BPF libraries pass without an unsafe promise.
+//! The library contains no decision that a process is dead, no unsafe code and no dependency. Records are
+//! passed as byte arrays, which BPF libraries can read and write without unsafe code.
 #![no_std]
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod counters;
-mod death;
+mod group_death;
 #[cfg(not(target_arch = "bpf"))]
 pub mod objects;
-mod watch;
+mod watch_entry;
 
 pub use counters::{COUNTERS, Counter};
-pub use death::GroupDeath;
-pub use watch::WatchEntry;
+pub use group_death::GroupDeath;
+pub use watch_entry::WatchEntry;
 
-/// Nanoseconds in a tick of `/proc/PID/stat` field 22.
+/// Nanoseconds per clock tick of field 22 of `/proc/PID/stat`.
 ///
-/// `USER_HZ` is 100 in the ABI of every architecture that we build for, whatever the kernel's own
-/// `HZ` is.
+/// `USER_HZ` is 100 in the ABI of every supported architecture, independent of the kernel's `HZ`.
 pub const NS_PER_TICK: u64 = 10_000_000;
 
-/// Names in the probe's object.
+/// The names of programs, maps and globals in the probe's object, and the default sizes of its maps.
 pub mod probe {
-    /// BPF tracing program on `sched_process_exit`: needs `CAP_BPF` and `CAP_PERFMON`, kernel BTF
-    /// and 5.8; no tracefs, no read helper, so it also loads under lockdown.
+    /// The program that attaches to the tracepoint by BTF. Needs Linux 5.8, kernel BTF, `CAP_BPF` and
+    /// `CAP_PERFMON`. Needs neither tracefs nor a helper that reads kernel memory, so it also loads
+    /// under kernel lockdown.
     pub const PROGRAM_BTF: &str = "exit_btf";
-    /// Classic tracepoint `sched/sched_process_exit`, the second choice: needs tracefs beside the
-    /// capabilities, and a kernel that still lets programs read kernel memory. 5.10 warns
-    /// once in its log, with a stack trace, because the watch map is not preallocated; 6.1 does not.
+    /// The program for the classic tracepoint `sched/sched_process_exit`, the second choice. Also needs
+    /// tracefs, and a kernel that lets programs read kernel memory. Linux 5.10 logs one warning with a
+    /// stack trace, because the watch map is not preallocated; 6.1 does not.
     pub const PROGRAM_CLASSIC: &str = "exit_classic";
-    /// The hook of both programs.
+    /// The tracepoint of both programs.
     pub const TRACEPOINT: &str = "sched_process_exit";
-    /// Where the classic hook is found in tracefs.
+    /// The folder of the classic tracepoint in tracefs.
     pub const TRACEPOINT_CATEGORY: &str = "sched";
 
-    /// Hash: tgid in the initial pid namespace (`u32`) to [`crate::WatchEntry`].
+    /// Hash map: tgid in the initial pid namespace (`u32`) to [`crate::WatchEntry`].
     pub const MAP_WATCHED: &str = "watched";
-    /// Ring buffer of [`crate::GroupDeath`].
+    /// Ring buffer of [`crate::GroupDeath`] records, which wakes the daemon.
     pub const MAP_WAKEUPS: &str = "wakeups";
     /// Per-CPU array of `u64`, indexed by [`crate::Counter`].
     pub const MAP_COUNTERS: &str = "counters";
 
-    /// Entries of the watch map unless the loader says otherwise. Its buckets are paid at once (16
-    /// bytes each), its elements only while they are in use.
+    /// The default maximum number of entries of the watch map. Its buckets are allocated when it is
+    /// created (16 bytes each), its elements while they are in use.
     pub const DEFAULT_WATCHED: u32 = 131_072;
-    /// Bytes of the ring unless the loader says otherwise: 8192 deaths behind a stopped reader.
+    /// The default size of the ring buffer in bytes: 8,192 deaths while the daemon does not read.
     pub const DEFAULT_WAKEUP_BYTES: u32 = 256 * 1024;
 
-    /// `u32` globals: member offsets in bytes, from the running kernel's BTF. All are mandatory.
+    /// Globals that the loader sets: `u32` member offsets in bytes, from the running kernel's BTF, unless
+    /// stated otherwise. All are mandatory.
     pub mod globals {
-        /// `task_struct.signal`
+        /// The offset of `task_struct.signal`.
         pub const TASK_SIGNAL: &str = "TASK_SIGNAL";
-        /// `task_struct.group_leader`
+        /// The offset of `task_struct.group_leader`.
         pub const TASK_GROUP_LEADER: &str = "TASK_GROUP_LEADER";
-        /// `task_struct.tgid`
+        /// The offset of `task_struct.tgid`.
         pub const TASK_TGID: &str = "TASK_TGID";
-        /// `task_struct.exit_code`
+        /// The offset of `task_struct.exit_code`.
         pub const TASK_EXIT_CODE: &str = "TASK_EXIT_CODE";
-        /// `task_struct.start_boottime`, or `real_start_time` before 5.5
+        /// The offset of `task_struct.start_boottime`, which is `real_start_time` before Linux 5.5.
         pub const TASK_START_BOOTTIME: &str = "TASK_START_BOOTTIME";
-        /// `signal_struct.live`
+        /// The offset of `signal_struct.live`.
         pub const SIGNAL_LIVE: &str = "SIGNAL_LIVE";
-        /// `signal_struct.flags`
+        /// The offset of `signal_struct.flags`.
         pub const SIGNAL_FLAGS: &str = "SIGNAL_FLAGS";
-        /// `signal_struct.group_exit_code`
+        /// The offset of `signal_struct.group_exit_code`.
         pub const SIGNAL_GROUP_EXIT_CODE: &str = "SIGNAL_GROUP_EXIT_CODE";
-        /// `u32`: the daemon's own tgid, whose thread exits are only counted; 0 is nobody.
+        /// `u32`: the daemon's tgid, whose thread exits are only counted; 0: none.
         pub const CANARY_TGID: &str = "CANARY_TGID";
-        /// `u64`, two's complement: the boot-time offset of the daemon's time namespace in ns, which
-        /// the kernel adds before it prints field 22; 0 in the initial one.
+        /// `u64`, two's complement: the boot-time offset of the daemon's time namespace in nanoseconds,
+        /// which the kernel adds before it prints field 22; 0 in the initial time namespace.
         pub const BOOT_OFFSET_NS: &str = "BOOT_OFFSET_NS";
     }
 }
 
-/// Names in the socket filter's object.
+/// The names of program, map and globals in the socket filter's object.
 pub mod filter {
-    /// Socket filter for `SO_ATTACH_BPF` on a proc connector socket.
+    /// The socket filter, for `SO_ATTACH_BPF` on a process connector socket.
     pub const PROGRAM: &str = "connector_filter";
-    /// Hash: tgid in the initial pid namespace (`u32`) to a `u32` that nobody reads.
+    /// Hash map: tgid in the initial pid namespace (`u32`) to a `u32` that is not used.
     pub const MAP_WATCHED: &str = "watched";
-    /// Entries of the map unless the loader says otherwise.
+    /// The default maximum number of entries of the map.
     pub const DEFAULT_WATCHED: u32 = 131_072;
 
-    /// Globals of the filter.
+    /// Globals that the loader sets.
     pub mod globals {
-        /// `u32`: the daemon's own tgid, whose exits always pass; 0 is nobody.
+        /// `u32`: the daemon's tgid, whose exits always pass; 0: none.
         pub const CANARY_TGID: &str = "CANARY_TGID";
     }
 }

@@ -1,7 +1,7 @@
 //! The command line: its definition, and what all commands share.
 //!
-//! Results go to standard output and nothing else does; talk and errors go to standard error. Every
-//! error ends with a line that says what to try.
+//! Standard output has results only. Messages and errors go to standard error. Every error ends
+//! with a line that names a remedy.
 
 mod daemon;
 mod demo;
@@ -20,45 +20,52 @@ mod watch;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process;
 
 use anstream::ColorChoice;
 use clap::{Parser, Subcommand, ValueEnum};
 use reaper_registry::Token;
 
 use crate::client::Client;
+use crate::daemon::descriptors;
 use crate::daemon::harden;
 use crate::daemon::runtime;
 use crate::daemon::socket_path::{self, Surroundings};
 use crate::testkit::test_process::Kind;
-use crate::watch::fd_budget;
+use exit_code::ExitCode;
 use failure::Failure;
 
-const SOCKET_HELP: &str =
-    "The daemon's socket [default: $REAPERD_SOCKET, else $XDG_RUNTIME_DIR/reaperd/reaperd.sock]";
+const SOCKET_HELP: &str = "Path of the daemon's socket [default: $REAPERD_SOCKET, else $XDG_RUNTIME_DIR/reaperd/reaperd.sock]";
 
 const RUN_HELP: &str = "\
-COMMAND finds the path of the token file in REAPERD_TOKEN_FILE and CLAUDEMESH_IPC_TOKEN_FILE, its
-session in REAPERD_SESSION_ID and the daemon in REAPERD_SOCKET. The file holds 64 hex digits, belongs
-to this user alone (mode 0600, below $XDG_RUNTIME_DIR/reaperd/tokens) and is removed when the session
-ends. A token in CLAUDEMESH_IPC_TOKEN is not passed on.
+Environment of COMMAND:
+  REAPERD_SOCKET      Path of the daemon's socket
+  REAPERD_SESSION_ID  ID of the session
+  REAPERD_TOKEN_FILE  Path of the file with the session's token
 
-Exits as COMMAND does; with 126 where COMMAND cannot be executed, 127 where it is not found, 3 where
-there is no daemon, 2 where a flag cannot be used.";
+CLAUDEMESH_IPC_TOKEN_FILE has the same value as REAPERD_TOKEN_FILE. CLAUDEMESH_IPC_TOKEN is removed.
 
-/// A session registry that never shows a ghost.
+The token file contains 64 hexadecimal digits. It is created in $XDG_RUNTIME_DIR/reaperd/tokens with \
+mode 0600 and removed when the session ends.
+
+Exit status:
+  The exit status of COMMAND. If COMMAND does not run: 126 if it cannot be executed, 127 if it was \
+not found, else a code listed in `reaperd --help`.";
+
+/// Session registry that removes a session as soon as its process exits
 #[derive(Debug, Parser)]
 #[command(
     name = "reaperd",
     version,
     arg_required_else_help = true,
-    max_term_width = 100
+    max_term_width = 100,
+    after_long_help = exit_status_help()
 )]
 struct Arguments {
-    /// The daemon's socket
+    /// Path of the daemon's socket
     #[arg(long, global = true, value_name = "PATH", help = SOCKET_HELP, display_order = 98)]
     socket: Option<PathBuf>,
-    /// When to use colours
+    /// When to color the output
     #[arg(
         long,
         global = true,
@@ -80,31 +87,46 @@ enum Color {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the daemon, in the foreground
+    /// Run the daemon in the foreground
     Daemon(daemon::Arguments),
-    /// Register this process, then become COMMAND: same pid, token in a file for it
+    /// Run a command as a new session
+    ///
+    /// Registers this process as a session and then replaces it with COMMAND, so COMMAND keeps the
+    /// registered pid. The session ends when the process exits.
     #[command(after_long_help = RUN_HELP)]
     Run(run::Arguments),
-    /// List the sessions
+    /// List sessions
     Ls(list::Arguments),
-    /// Show what happens, as it happens
+    /// Print events as they happen
+    ///
+    /// Prints one line for each session that is registered or removed and for each change of an
+    /// exit source, until the daemon stops.
     Watch(watch::Arguments),
     /// Remove a session
-    Rm(remove::Arguments),
-    /// Say what works on this machine for this user, what does not, and what would mend it
-    Doctor(doctor::Arguments),
-    /// Show all of it on a private daemon and processes that die in different ways
-    Demo(demo::Arguments),
-    /// Let real processes end in every way we know, and say what each source of exits saw of it
     ///
-    /// Takes about half a minute and needs no daemon and no root; what a source lacks it says. The
-    /// test processes can be had one by one, for trying other tools on them: `reaperd test-process --help`.
+    /// The process of the session is not affected.
+    Rm(remove::Arguments),
+    /// Check which exit sources work for this user, and how to enable the others
+    Doctor(doctor::Arguments),
+    /// Demonstrate session removal with a private daemon and test processes
+    ///
+    /// Starts a daemon in a temporary directory, registers test processes that end in different
+    /// ways, and prints how and how fast each session was removed. Takes a few seconds. Nothing is
+    /// installed, and everything is removed at the end.
+    Demo(demo::Arguments),
+    /// Test the exit sources of this machine with real processes
+    ///
+    /// Runs test processes that end in different ways and reports which exits each source detected,
+    /// which it missed, and how long detection took. Takes about 30 seconds and needs neither a
+    /// daemon nor root. Sources that do not work for this user are reported as not tested.
+    ///
+    /// To start a single test process, see `reaperd test-process --help`.
     Selftest(selftest::Arguments),
-    /// Print a new session token
+    /// Print a new random session token
     Token,
     /// Print the version
     Version,
-    /// Be a process that ends in a chosen way, for the demo and tests
+    /// Run a test process that ends in a given way
     #[command(hide = true)]
     TestProcess {
         #[command(subcommand)]
@@ -112,22 +134,23 @@ enum Command {
     },
 }
 
-/// Parses the command line of this process and does what it says.
-pub fn main() -> ExitCode {
+/// Parses the command line of this process and runs the command.
+pub fn main() -> process::ExitCode {
     match Arguments::try_parse() {
-        Ok(arguments) => ExitCode::from(finish(arguments.dispatch())),
-        Err(error) => ExitCode::from(usage(&error)),
+        Ok(arguments) => process::ExitCode::from(report(arguments.dispatch())),
+        Err(error) => process::ExitCode::from(report_parse_error(&error)),
     }
 }
 
 impl Arguments {
+    /// Runs the command and returns its exit code.
     fn dispatch(self) -> Result<u8, Failure> {
         match self.color {
             Color::Auto => {}
             Color::Always => ColorChoice::Always.write_global(),
             Color::Never => ColorChoice::Never.write_global(),
         }
-        // A test process is what its kind says and nothing else: no logger, no runtime.
+        // A test process must have no logger and no runtime.
         if let Command::TestProcess { kind } = self.command {
             return test_process::run(kind);
         }
@@ -140,93 +163,91 @@ impl Arguments {
         let surroundings = Surroundings::of_this_process();
         let socket = socket_path::resolve(self.socket.as_deref(), &surroundings);
         let client = Client::new(&socket);
-        match self.command {
+        let code = match self.command {
             Command::Daemon(arguments) => {
                 harden::keep_only_what_sources_need();
                 let mut builder = tokio::runtime::Builder::new_multi_thread();
-                builder.worker_threads(fd_budget::worker_threads());
+                builder.worker_threads(descriptors::worker_threads());
                 let runtime = runtime::build(builder).map_err(no_runtime)?;
                 runtime.block_on(arguments.run(socket))
             }
             Command::Run(arguments) => arguments.run(&client),
-            Command::Ls(arguments) => thread()?.block_on(arguments.run(&client)),
-            Command::Watch(arguments) => thread()?.block_on(arguments.run(&client)),
-            Command::Rm(arguments) => thread()?.block_on(arguments.run(&client)),
-            Command::Doctor(arguments) => threads()?.block_on(arguments.run(&client)),
-            Command::Demo(arguments) => threads()?.block_on(arguments.run()),
+            Command::Ls(arguments) => single_thread()?.block_on(arguments.run(&client)),
+            Command::Watch(arguments) => single_thread()?.block_on(arguments.run(&client)),
+            Command::Rm(arguments) => single_thread()?.block_on(arguments.run(&client)),
+            Command::Doctor(arguments) => multi_thread()?.block_on(arguments.run(&client)),
+            Command::Demo(arguments) => multi_thread()?.block_on(arguments.run()),
             Command::Selftest(arguments) => arguments.run(),
             Command::Token => token(),
             Command::Version => version(),
-            Command::TestProcess { kind } => test_process::run(kind),
-        }
+            Command::TestProcess { kind } => return test_process::run(kind),
+        };
+        code.map(ExitCode::number)
     }
 }
 
-/// A runtime for commands that ask and print.
-fn thread() -> Result<tokio::runtime::Runtime, Failure> {
+/// Creates a runtime for commands that send a request and print the response.
+fn single_thread() -> Result<tokio::runtime::Runtime, Failure> {
     runtime::build(tokio::runtime::Builder::new_current_thread()).map_err(no_runtime)
 }
 
-/// A runtime for work that must not wait for other work.
-fn threads() -> Result<tokio::runtime::Runtime, Failure> {
+/// Creates a runtime for commands whose tasks must not delay each other.
+fn multi_thread() -> Result<tokio::runtime::Runtime, Failure> {
     runtime::build(tokio::runtime::Builder::new_multi_thread()).map_err(no_runtime)
 }
 
 fn no_runtime(error: io::Error) -> Failure {
     Failure::new(
-        format!("the runtime does not start: {error}"),
-        "raise the limits of threads and of open descriptors (ulimit -u, ulimit -n)",
+        format!("cannot start the async runtime: {error}"),
+        "raise the limits on threads and open files (ulimit -u, ulimit -n)",
     )
 }
 
-fn token() -> Result<u8, Failure> {
+fn token() -> Result<ExitCode, Failure> {
     writeln!(io::stdout(), "{}", new_token()?.reveal().as_str()).map_err(Failure::output)?;
-    Ok(exit_code::DONE)
+    Ok(ExitCode::Success)
 }
 
-fn version() -> Result<u8, Failure> {
+fn version() -> Result<ExitCode, Failure> {
     writeln!(io::stdout(), "reaperd {}", env!("CARGO_PKG_VERSION")).map_err(Failure::output)?;
-    Ok(exit_code::DONE)
+    Ok(ExitCode::Success)
 }
 
-/// A token from the system's random source.
+/// Creates a token from the system's random source.
 fn new_token() -> Result<Token, Failure> {
     Ok(Token::from_bytes(random()?))
 }
 
 fn random<const N: usize>() -> Result<[u8; N], Failure> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| Failure {
-        code: exit_code::FAILED,
-        message: format!("no random bytes: {error}"),
-        remedy: "reaperd doctor".to_owned(),
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Failure::new(
+            format!("cannot get random bytes: {error}"),
+            "reaperd doctor",
+        )
     })?;
     Ok(bytes)
 }
 
-/// Tells of a failure, if there is one, and answers with the exit code.
-fn finish(result: Result<u8, Failure>) -> u8 {
+/// Prints the failure, if there is one, and returns the exit code.
+fn report(result: Result<u8, Failure>) -> u8 {
     match result {
         Ok(code) => code,
         Err(failure) => {
-            failure.tell();
-            failure.code
+            failure.print();
+            failure.code.number()
         }
     }
 }
 
-/// What clap has to say: help and version on standard output, mistakes on standard error.
-fn usage(error: &clap::Error) -> u8 {
+/// Prints help and version on standard output and parse errors on standard error.
+fn report_parse_error(error: &clap::Error) -> u8 {
     if !error.use_stderr() {
-        return finish(
-            error
-                .print()
-                .map(|()| exit_code::DONE)
-                .map_err(Failure::output),
-        );
+        let printed = error.print().map_err(Failure::output);
+        return report(printed.map(|()| ExitCode::Success.number()));
     }
     let text = error.render().ansi().to_string();
-    // clap's own last line says the same as ours in other words.
+    // The `try:` line replaces clap's last line.
     let text = text
         .split("\n\nFor more information")
         .next()
@@ -236,11 +257,11 @@ fn usage(error: &clap::Error) -> u8 {
         .find(is_command)
         .map(|name| format!(" {}", name.display()))
         .unwrap_or_default();
-    output::talk(&format!(
+    output::print_message(&format!(
         "{}\n  try: reaperd{command} --help",
         text.trim_end()
     ));
-    exit_code::USAGE
+    ExitCode::Usage.number()
 }
 
 fn is_command(argument: &OsString) -> bool {
@@ -248,6 +269,14 @@ fn is_command(argument: &OsString) -> bool {
     argument
         .to_str()
         .is_some_and(|name| Arguments::command().find_subcommand(name).is_some())
+}
+
+/// The table of exit codes for `reaperd --help`.
+fn exit_status_help() -> String {
+    let lines = ExitCode::ALL
+        .iter()
+        .map(|code| format!("\n  {:<3}  {}", code.number(), code.description()));
+    format!("Exit status:{}", lines.collect::<String>())
 }
 
 #[cfg(test)]
@@ -267,14 +296,30 @@ mod tests {
             "reaperd run --name n ls --json",
         ] {
             let Command::Run(run) = Arguments::parse_from(line.split(' ')).command else {
-                panic!("{line} is no run");
+                panic!("{line} is not parsed as run");
             };
             assert_eq!(run.command, ["ls", "--json"]);
         }
     }
 
     #[test]
-    fn unusable_flag_values_are_usage_errors() {
+    fn test_processes_are_started_by_a_command_that_exists() {
+        let line = std::iter::once("reaperd".to_owned()).chain(Kind::Sleep.arguments());
+        let command = Arguments::parse_from(line).command;
+        assert!(matches!(
+            command,
+            Command::TestProcess { kind: Kind::Sleep }
+        ));
+    }
+
+    #[test]
+    fn the_exit_codes_in_the_help_are_distinct_and_sorted() {
+        let numbers = ExitCode::ALL.map(ExitCode::number);
+        assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+    }
+
+    #[test]
+    fn invalid_option_values_are_usage_errors() {
         for line in [
             "reaperd daemon --sweep-interval soon",
             "reaperd daemon --sources netlnik",

@@ -1,7 +1,8 @@
-//! A small HTTP client over the daemon's Unix socket, shared by the command line and the tests.
+//! A small HTTP client for the daemon's Unix socket, used by the command line and the tests.
 //!
-//! One connection a request: a command asks once or twice, and a connection that is not kept cannot
-//! go stale. "There is no daemon" is an error of its own, so that nobody takes it for "no sessions".
+//! Each request has its own connection: a command sends one or two requests, and a connection that is
+//! not kept open cannot become stale. A missing daemon is a separate error, so that it is not mistaken
+//! for a daemon without sessions.
 
 mod error;
 mod reading;
@@ -31,46 +32,46 @@ pub use reading::{
 pub use sse::{Frame, SseParser};
 pub use stream::EventStream;
 
-/// How long an answer may take, unless told otherwise.
-const TIME_LIMIT: Duration = Duration::from_secs(5);
-/// How long it may take to read an answer that is already there.
-const LAST_LOOK: Duration = Duration::from_secs(3);
-/// The largest answer that is read: a list of some 500,000 sessions.
-const LARGEST_ANSWER: usize = 256 << 20;
+/// The default time limit for a response.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time limit for reading a response that has already arrived.
+const FINAL_READ_TIMEOUT: Duration = Duration::from_secs(3);
+/// The largest response: a list of about 500,000 sessions.
+const MAX_RESPONSE: usize = 256 << 20;
 
 /// A client of one daemon.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
-    time_limit: Duration,
+    timeout: Duration,
 }
 
 impl Client {
-    /// Of the daemon that listens there; connects at each request.
+    /// Creates a client for the daemon on this socket. Each request opens a connection.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self {
             socket: socket.into(),
-            time_limit: TIME_LIMIT,
+            timeout: DEFAULT_TIMEOUT,
         }
     }
 
-    /// With another limit on the time an answer may take.
-    pub fn with_time_limit(mut self, time_limit: Duration) -> Self {
-        self.time_limit = time_limit;
+    /// Sets the time limit for a response.
+    pub fn with_time_limit(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 
-    /// Where the daemon listens.
+    /// The path of the daemon's socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Reads a resource.
+    /// Sends a GET request.
     pub async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
         self.json(Method::GET, target, None, Bytes::new()).await
     }
 
-    /// Reads a resource as the session that holds this token.
+    /// Sends a GET request with the token of a session.
     pub async fn get_as<T: DeserializeOwned>(
         &self,
         token: &Token,
@@ -80,7 +81,7 @@ impl Client {
             .await
     }
 
-    /// Sends a JSON body.
+    /// Sends a POST request with a JSON body.
     pub async fn post<T: DeserializeOwned>(
         &self,
         target: &str,
@@ -89,9 +90,9 @@ impl Client {
         self.json(Method::POST, target, None, as_json(body)?).await
     }
 
-    /// Sends a JSON body which says `"if_answered": true`, so that on Linux nothing is stored unless
-    /// this returns the answer. What is returned as an error has had no effect and will have none,
-    /// however late the daemon goes on.
+    /// Sends a POST request whose JSON body has `"if_answered": true`. On Linux the daemon then stores
+    /// nothing unless this method returns its response. A request that returns an error has had no
+    /// effect and will have none, even if the daemon handles it later.
     pub async fn post_if_answered<T: DeserializeOwned>(
         &self,
         target: &str,
@@ -105,31 +106,31 @@ impl Client {
             source,
         })?;
         let mut exchange = std::pin::pin!(async {
-            let answer = self.send_on(stream, Method::POST, target, None, body);
-            read_json(target, answer.await?).await
+            let response = self.send_on(stream, Method::POST, target, None, body);
+            read_json(target, response.await?).await
         });
-        if let Ok(answered) = tokio::time::timeout(self.time_limit, exchange.as_mut()).await {
-            return answered;
+        if let Ok(result) = tokio::time::timeout(self.timeout, exchange.as_mut()).await {
+            return result;
         }
         let timed_out = ClientError::TimedOut {
-            limit: self.time_limit,
+            limit: self.timeout,
         };
-        // From here on the daemon cannot answer any more. What it had sent by now is still read: then
-        // it has done what was asked for.
+        // After the shutdown the daemon can send nothing more. A response that it sent before is still
+        // read, because then the request has had its effect.
         rustix::net::shutdown(&own_end, rustix::net::Shutdown::Read).unwrap_or_default();
-        match tokio::time::timeout(LAST_LOOK, exchange).await {
-            Ok(Ok(answer)) => Ok(answer),
+        match tokio::time::timeout(FINAL_READ_TIMEOUT, exchange).await {
+            Ok(Ok(response)) => Ok(response),
             Ok(Err(problem @ ClientError::Problem { .. })) => Err(problem),
             Ok(Err(_)) | Err(_) => Err(timed_out),
         }
     }
 
-    /// Deletes a resource.
+    /// Sends a DELETE request.
     pub async fn delete<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
         self.json(Method::DELETE, target, None, Bytes::new()).await
     }
 
-    /// Deletes a resource as the session that holds this token.
+    /// Sends a DELETE request with the token of a session.
     pub async fn delete_as<T: DeserializeOwned>(
         &self,
         token: &Token,
@@ -139,16 +140,16 @@ impl Client {
             .await
     }
 
-    /// Opens the stream of events; `query` is empty or starts with `?`.
+    /// Opens the event stream. `query` is empty or starts with `?`.
     pub async fn events(&self, query: &str) -> Result<EventStream, ClientError> {
         let target = format!("/v1/events{query}");
-        let answer = self
+        let response = self
             .limited(self.send(Method::GET, &target, None, Bytes::new()))
             .await?;
-        if !answer.status().is_success() {
-            return Err(self.limited(problem(answer)).await?);
+        if !response.status().is_success() {
+            return Err(self.limited(problem(response)).await?);
         }
-        Ok(EventStream::new(answer.into_body()))
+        Ok(EventStream::new(response.into_body()))
     }
 
     async fn json<T: DeserializeOwned>(
@@ -159,15 +160,15 @@ impl Client {
         body: Bytes,
     ) -> Result<T, ClientError> {
         self.limited(async {
-            let answer = match self.send(method.clone(), target, token, body.clone()).await {
-                // It was accepted by a daemon that was about to end. Asked again, which a question
-                // may be, the socket says plainly whether there is another.
+            let response = match self.send(method.clone(), target, token, body.clone()).await {
+                // The connection was accepted by a daemon that was about to stop. A GET request can be
+                // repeated; the second connection shows whether there is a new daemon.
                 Err(ClientError::Broken { .. }) if method == Method::GET => {
                     self.send(method, target, token, body).await?
                 }
-                answer => answer?,
+                response => response?,
             };
-            read_json(target, answer).await
+            read_json(target, response).await
         })
         .await
     }
@@ -176,10 +177,10 @@ impl Client {
         &self,
         work: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, ClientError> {
-        tokio::time::timeout(self.time_limit, work)
+        tokio::time::timeout(self.timeout, work)
             .await
             .unwrap_or(Err(ClientError::TimedOut {
-                limit: self.time_limit,
+                limit: self.timeout,
             }))
     }
 
@@ -203,8 +204,8 @@ impl Client {
         body: Bytes,
     ) -> Result<Response<Incoming>, ClientError> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // Ends by itself: with the exchange, or with the stream when its reader is dropped. What
-        // goes wrong on it shows on the exchange.
+        // The task ends with the exchange, or when the reader of the stream is dropped. Errors of the
+        // connection also appear in the exchange.
         tokio::spawn(async move { connection.await.unwrap_or_default() });
         let mut request = Request::builder()
             .method(method)
@@ -232,7 +233,7 @@ impl Client {
         UnixStream::connect(&self.socket).await.map_err(|source| {
             let path = self.socket.clone();
             match source.kind() {
-                // No file, a folder on the way that is none, or a file nobody listens on.
+                // No such file, a path through something else than a directory, or no listener.
                 io::ErrorKind::NotFound
                 | io::ErrorKind::NotADirectory
                 | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon { path },
@@ -245,33 +246,33 @@ impl Client {
 
 fn as_json(body: &impl Serialize) -> Result<Bytes, ClientError> {
     let body = serde_json::to_vec(body).map_err(|error| ClientError::Protocol {
-        detail: format!("the request cannot be written as JSON: {error}"),
+        detail: format!("cannot encode the request as JSON: {error}"),
     })?;
     Ok(body.into())
 }
 
 async fn read_json<T: DeserializeOwned>(
     target: &str,
-    answer: Response<Incoming>,
+    response: Response<Incoming>,
 ) -> Result<T, ClientError> {
-    if !answer.status().is_success() {
-        return Err(problem(answer).await?);
+    if !response.status().is_success() {
+        return Err(problem(response).await?);
     }
-    let body = whole_body(answer.into_body()).await?;
+    let body = whole_body(response.into_body()).await?;
     serde_json::from_slice(&body).map_err(|error| ClientError::Protocol {
-        detail: format!("{target} answered something else than expected: {error}"),
+        detail: format!("unexpected response to {target}: {error}"),
     })
 }
 
-/// Reads an answer that says no.
-async fn problem(answer: Response<Incoming>) -> Result<ClientError, ClientError> {
-    let status = answer.status().as_u16();
-    let body = whole_body(answer.into_body()).await?;
+/// Reads an error response.
+async fn problem(response: Response<Incoming>) -> Result<ClientError, ClientError> {
+    let status = response.status().as_u16();
+    let body = whole_body(response.into_body()).await?;
     Ok(reading::problem(status, &body))
 }
 
 async fn whole_body(body: Incoming) -> Result<Bytes, ClientError> {
-    Limited::new(body, LARGEST_ANSWER)
+    Limited::new(body, MAX_RESPONSE)
         .collect()
         .await
         .map(http_body_util::Collected::to_bytes)
@@ -280,7 +281,7 @@ async fn whole_body(body: Incoming) -> Result<Bytes, ClientError> {
         })
 }
 
-/// Writes text so that it can stand as one segment of a path.
+/// Percent-encodes text for use as one path segment.
 pub fn percent_encode(text: &str) -> String {
     text.bytes()
         .fold(String::with_capacity(text.len()), |mut encoded, byte| {

@@ -1,13 +1,20 @@
 //! The daemon: its configuration, its start and end, the HTTP that it reads and the protocol that it serves.
+#![expect(
+    missing_docs,
+    reason = "not public: tests reach some of it through the test kit"
+)]
 
 pub(crate) mod api;
-pub mod config;
+pub(crate) mod config;
+pub(crate) mod descriptors;
 pub(crate) mod harden;
 pub(crate) mod http;
 mod run;
 pub(crate) mod runtime;
-pub mod socket_path;
+pub(crate) mod socket_path;
 mod systemd;
 pub(crate) mod token_files;
 
-pub use run::{StartupError, run, run_until};
+pub(crate) use run::run;
+#[doc(hidden)]
+pub use run::{StartupError, run_until};

@@ -1,25 +1,28 @@
-//! Watch any process and be told once, with the reason, when it has ended.
+//! Watches any process and reports once, with the reason, that it has ended.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{self, Poll};
 use std::time::Duration;
 
 use reaper_registry::{Death, ExitStatus, Pid, ProcessId, Source};
 use tokio::sync::oneshot;
 
-use crate::engine::{Settings, Sources, Watcher};
+use crate::engine::{Engine, Handler, Prepared, Settings, Sources};
 use crate::sources;
-use crate::testkit::fault_injection::Faults;
-use crate::watch::identity::NotPinned;
+use crate::watch::identity::WatchError;
 use crate::watch::reap_loop::Commit;
 use crate::watch::set::WatchGuard;
 use crate::watch::status::SourceStatus;
 
-/// Tells of the end of processes: any process, not only children; no privilege is needed. Dropped, it
-/// ends every [`Watch`] that it gave out with [`WatcherStopped`].
+/// Watches processes and reports their exits: any process, not only children.
+///
+/// Needs no privilege. With privileges it uses faster sources and reports the exit status of
+/// processes that are not children; see the [crate documentation](crate#sources).
+///
+/// Dropping it ends every [`Watch`] that it returned with [`WatcherStopped`].
 ///
 /// ```
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -28,50 +31,59 @@ use crate::watch::status::SourceStatus;
 /// let watcher = ExitWatcher::builder().start().await;
 /// let mut child = std::process::Command::new("sleep").arg("0.1").spawn()?;
 /// let exit = watcher.watch(Pid::try_from(child.id())?)?.await?;
-/// println!("{exit}"); // pid 48301 exited with code 0, seen by netlink
-/// assert_eq!(exit.pid.get(), child.id());
+/// println!("{exit}"); // pid 48301 exited with code 0, reported by netlink
+/// assert_eq!(exit.pid().get(), child.id());
 /// child.wait()?;
 /// # Ok(()) }
 /// # tokio::runtime::Runtime::new()?.block_on(run())?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct ExitWatcher {
-    watcher: Watcher,
+    engine: Engine,
     waiting: Waiting,
 }
 
-/// Chooses how to watch.
-#[derive(Default)]
+/// Configures an [`ExitWatcher`].
+#[derive(Debug, Default)]
+#[must_use]
 pub struct ExitWatcherBuilder(Settings);
 
 impl ExitWatcherBuilder {
-    /// Which sources to run; all that work here unless set.
+    /// Which sources to run. Default: [`Sources::Auto`].
     pub fn sources(mut self, sources: Sources) -> Self {
         self.0.sources = sources;
         self
     }
 
-    /// How often everybody is looked at whatever the other sources say; 5 s unless set.
-    pub fn sweep_every(mut self, interval: Duration) -> Self {
+    /// How often every watched process is checked, whatever the other sources report. Default: 5 s.
+    pub fn sweep_interval(mut self, interval: Duration) -> Self {
         self.0.sweep_interval = interval;
         self
     }
 
-    /// For tests: what befalls the hints of the event sources.
-    #[doc(hidden)]
-    pub fn faults(mut self, faults: Faults) -> Self {
-        self.0.faults = Some(faults);
+    /// How many processes may be pinned by a pidfd each. Beyond it a process is identified by its
+    /// start time. Default: most of what the limit of open descriptors leaves at the start.
+    pub fn max_pidfds(mut self, count: usize) -> Self {
+        self.0.max_pidfds = Some(count);
         self
     }
 
-    /// Starts watching, and waits until each source but the probe has said how it is. To be awaited within a
-    /// tokio runtime; cancelled, it stops what it started.
+    /// Puts the hints of the event sources through a filter. For tests.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn hint_filter(mut self, filter: Arc<dyn crate::engine::HintFilter>) -> Self {
+        self.0.hint_filter = Some(filter);
+        self
+    }
+
+    /// Starts the sources, and waits until each one except the eBPF probe has reported its state.
+    ///
+    /// Must be awaited within a tokio runtime with time and I/O enabled. Cancel-safe: a cancelled
+    /// start stops what it started.
     pub async fn start(self) -> ExitWatcher {
         let waiting = Waiting::default();
-        let committing = waiting.clone();
-        let watcher = Watcher::start(self.0, |_| {}, |_| committing, Arc::new(|| {}));
-        watcher.first_reports(&sources::QUICK).await;
-        ExitWatcher { watcher, waiting }
+        let engine = Prepared::new(self.0).start(waiting.clone());
+        engine.first_reports(&sources::QUICK).await;
+        ExitWatcher { engine, waiting }
     }
 }
 
@@ -82,16 +94,22 @@ impl Drop for ExitWatcher {
 }
 
 impl ExitWatcher {
-    /// Chooses how to watch.
+    /// Returns a builder with default settings.
     pub fn builder() -> ExitWatcherBuilder {
         ExitWatcherBuilder::default()
     }
 
-    /// Watches the process that has this pid now. The returned future resolves once every thread of that
-    /// process has ended, even if the pid belongs to another process by then; dropping it ends the
-    /// watch. The id of a thread is refused, with the pid of its process.
-    pub fn watch(&self, pid: Pid) -> Result<Watch, NotPinned> {
-        let guard = self.watcher.watched.watch(pid)?;
+    /// Watches the process that has this pid now.
+    ///
+    /// The returned future resolves once every thread of that process has ended, even if another
+    /// process has the pid by then. Dropping the future ends the watch.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError::Gone`] if no such process exists, [`WatchError::ThreadId`] if the id is that of a
+    /// thread which is not the main thread of its process.
+    pub fn watch(&self, pid: Pid) -> Result<Watch, WatchError> {
+        let guard = self.engine.watched.watch(pid)?;
         let (sender, receiver) = oneshot::channel();
         let process = guard.watched.id;
         self.waiting.add(process, sender);
@@ -105,18 +123,26 @@ impl ExitWatcher {
         })
     }
 
-    /// Waits until every source, the probe included, has said how it is. Cancel-safe.
+    /// Waits until every source, the eBPF probe included, has reported its state. Cancel-safe.
     pub async fn settled(&self) {
-        self.watcher.first_reports(&sources::ALL).await;
+        self.engine.first_reports(&sources::ALL).await;
     }
 
-    /// Each source as it stands.
+    /// Returns the state of each source.
     pub fn status(&self) -> Vec<SourceStatus> {
-        self.watcher.status()
+        self.engine.status()
     }
 }
 
-/// A watched process; a future of its end. Cancel-safe.
+impl fmt::Debug for ExitWatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExitWatcher")
+            .field("processes", &self.engine.watched.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A watched process: a future of its exit. Cancel-safe.
 #[must_use = "dropping it ends the watch"]
 pub struct Watch {
     pid: Pid,
@@ -124,6 +150,13 @@ pub struct Watch {
     waiting: Waiting,
     receiver: oneshot::Receiver<Death>,
     _guard: WatchGuard,
+}
+
+impl Watch {
+    /// The pid that was passed to [`ExitWatcher::watch`].
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
 }
 
 impl Future for Watch {
@@ -146,7 +179,15 @@ impl Drop for Watch {
     }
 }
 
-/// The [`ExitWatcher`] was dropped before the process ended, so its end cannot be seen any more.
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("pid", &self.pid)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The [`ExitWatcher`] was dropped before the process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the watcher was stopped before the process ended")]
 pub struct WatcherStopped;
@@ -154,19 +195,36 @@ pub struct WatcherStopped;
 /// How a watched process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessExit {
-    pub pid: Pid,
-    pub death: Death,
+    pid: Pid,
+    death: Death,
 }
 
 impl ProcessExit {
-    /// Whose hint it was.
+    /// The pid that the process had.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// The source that reported the exit first.
     pub fn source(&self) -> Source {
         self.death.source
     }
 
-    /// The status, where somebody knew it.
+    /// The exit status. `None` where no source could read it; see the
+    /// [crate documentation](crate#exit-status).
     pub fn status(&self) -> Option<ExitStatus> {
         self.death.exit.map(|exit| exit.status)
+    }
+
+    /// The time from the exit, as the kernel recorded it, to its detection. `None` where no source
+    /// gave the time of the exit.
+    pub fn detection(&self) -> Option<Duration> {
+        self.death.detection
+    }
+
+    /// Everything that is known of this death.
+    pub fn death(&self) -> &Death {
+        &self.death
     }
 }
 
@@ -178,31 +236,29 @@ impl fmt::Display for ProcessExit {
             Some(ExitStatus::Signal { signal, .. }) => write!(f, "was killed by signal {signal}")?,
             None => write!(f, "ended")?,
         }
-        write!(f, ", seen by {}", self.source())
+        write!(f, ", reported by {}", self.source())
     }
 }
 
-/// Who waits for whose end.
+type Senders = HashMap<ProcessId, Vec<oneshot::Sender<Death>>>;
+
+/// The watches that have not resolved yet.
 #[derive(Clone, Default)]
-struct Waiting(Arc<Mutex<HashMap<ProcessId, Vec<oneshot::Sender<Death>>>>>);
+struct Waiting(Arc<Mutex<Senders>>);
 
 impl Waiting {
     fn add(&self, process: ProcessId, sender: oneshot::Sender<Death>) {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.entry(process).or_default().push(sender);
+        self.lock().entry(process).or_default().push(sender);
     }
 
-    /// Lets every watch know that nothing will come any more. Their wakers run without the lock.
+    /// Ends every watch. Their wakers run without the lock.
     fn stop(&self) {
-        let waiting = {
-            let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *waiting)
-        };
-        drop(waiting);
+        let senders = std::mem::take(&mut *self.lock());
+        drop(senders);
     }
 
     fn forget_dropped(&self, process: ProcessId) {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.lock();
         let Some(senders) = waiting.get_mut(&process) else {
             return;
         };
@@ -211,15 +267,15 @@ impl Waiting {
             waiting.remove(&process);
         }
     }
+
+    fn lock(&self) -> MutexGuard<'_, Senders> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Commit for Waiting {
     fn commit(&self, process: ProcessId, death: Death) {
-        let senders = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&process);
+        let senders = self.lock().remove(&process);
         for sender in senders.into_iter().flatten() {
             if sender.send(death).is_err() {
                 log::trace!("a watch was dropped as its process ended");
@@ -227,6 +283,8 @@ impl Commit for Waiting {
         }
     }
 }
+
+impl Handler for Waiting {}
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,8 @@
-//! Threads that run the hooks of an embedder's registry, so that a hook that blocks holds up neither
-//! the loop, which removes the dead, nor the hooks of other sessions.
+//! Threads that run the hooks of an embedder. A hook that blocks delays neither the loop that removes dead
+//! sessions nor the hooks of other sessions.
 //!
-//! The registry keeps the order within one session whichever thread runs what. A thread is started
-//! when all others are busy, up to a limit; beyond it, hooks wait.
+//! The registry keeps the order of hooks within a session, whichever threads run them. A thread is started
+//! when all others are busy, up to a limit. Beyond the limit, hooks wait.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use reaper_registry::HookRun;
 
-/// How many hooks may block before the others have to wait.
+/// The maximum number of threads. If as many hooks block, further hooks wait.
 const MAX_THREADS: usize = 32;
-/// How long a thread without work stays.
-const LINGER: Duration = Duration::from_secs(10);
+/// How long an idle thread waits for work before it ends.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Default)]
 pub(crate) struct HookThreads(Arc<Shared>);
@@ -33,7 +33,7 @@ struct Queue {
 }
 
 impl HookThreads {
-    /// Has it run soon, on a thread of ours. Does not wait.
+    /// Queues the hooks for one of the threads. Does not block.
     pub(crate) fn run(&self, hooks: HookRun) {
         let mut queue = self.0.queue();
         queue.waiting.push_back(hooks);
@@ -46,7 +46,7 @@ impl HookThreads {
         let shared = self.0.clone();
         let started = thread::Builder::new()
             .name("hooks".into())
-            .spawn(move || shared.work_off());
+            .spawn(move || shared.run_hooks());
         if let Err(error) = started {
             log::warn!("cannot start a thread for hooks: {error}");
             self.0.queue().threads -= 1;
@@ -56,19 +56,19 @@ impl HookThreads {
 }
 
 impl Shared {
-    fn work_off(&self) {
+    fn run_hooks(&self) {
         while let Some(hooks) = self.next() {
             hooks();
         }
     }
 
-    /// The next run, or `None` after a while without any.
+    /// Waits for the next run. Returns `None` after [`IDLE_TIMEOUT`]; the thread must then end.
     fn next(&self) -> Option<HookRun> {
         let mut queue = self.queue();
         queue.idle += 1;
         let (mut queue, _timed_out) = self
             .work
-            .wait_timeout_while(queue, LINGER, |queue| queue.waiting.is_empty())
+            .wait_timeout_while(queue, IDLE_TIMEOUT, |queue| queue.waiting.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
         queue.idle -= 1;
         let next = queue.waiting.pop_front();
@@ -89,10 +89,10 @@ mod tests {
 
     use super::*;
 
-    const SOON: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
     #[test]
-    fn a_hook_that_blocks_holds_up_no_other() {
+    fn a_blocking_hook_does_not_delay_other_hooks() {
         let threads = HookThreads::default();
         let (done, seen) = mpsc::channel();
         let (_unblock, blocked) = mpsc::channel::<()>();
@@ -101,7 +101,9 @@ mod tests {
             let done = done.clone();
             threads.run(Box::new(move || done.send(number).unwrap()));
         }
-        let mut numbers: Vec<i32> = (0..100).map(|_| seen.recv_timeout(SOON).unwrap()).collect();
+        let mut numbers: Vec<i32> = (0..100)
+            .map(|_| seen.recv_timeout(TIMEOUT).unwrap())
+            .collect();
         numbers.sort_unstable();
         assert_eq!(numbers, (0..100).collect::<Vec<_>>());
         assert!(threads.0.queue().threads <= MAX_THREADS);

@@ -1,4 +1,4 @@
-//! The `reaperd` binary: everything it does is in the library.
+//! The `reaperd` binary. All code is in the library.
 
 use std::process::ExitCode;
 

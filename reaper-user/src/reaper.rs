@@ -1,108 +1,57 @@
-//! A registry kept true: sessions whose processes have ended are removed, at once and with the
+//! A registry that is kept true: sessions whose processes have ended are removed at once, with the
 //! reason. This is what the daemon serves and what other daemons embed.
 
-use std::sync::{Arc, OnceLock};
+mod events;
+mod registration;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use reaper_registry::{
-    Authority, BootTime, Death, Details, Exit, ExitStatus, NewSession, Pid, Presence, Process,
-    ProcessId, RegisterError, Registry, RegistryBuilder, Session, SessionId, Source, SourceState,
-    Stored, Token, Ttl,
+    BootTime, Death, Exit, ExitStatus, NewSession, Process, ProcessId, Registry, RegistryBuilder,
+    Session, SessionId, Source, SourceState, Stored, Token,
 };
+use tokio::sync::watch;
 
+pub use self::events::{EventItem, Events};
+pub use self::registration::{PinnedProcess, Registered, Registration, RegistrationError};
+use crate::IdentityStrength;
 use crate::clock;
-use crate::engine::{Settings, Watcher};
+use crate::engine::{Engine, Handler, Prepared, Settings, Sources};
 use crate::hook_threads::HookThreads;
-use crate::watch::identity::{AlreadyGone, NotPinned};
+use crate::sources;
 use crate::watch::reap_loop::Commit;
-use crate::watch::set::{WatchSet, Watched};
 use crate::watch::status::SourceStatus;
 use crate::watch::verdict::Verdict;
 
-/// A session to be registered under a process number.
-pub struct Registration {
-    pub id: SessionId,
-    pub token: Token,
-    pub pid: Pid,
-    /// The numeric user that registers.
-    pub owner: u32,
-    pub details: Details,
-    pub presence: Option<Presence>,
-    /// How long the session asks to stay, counted from the registration. What is granted is at most the
-    /// registry's own maximum; a look-up or the first sweep after it removes the session.
-    pub ttl: Ttl,
-}
-
-/// A session that was registered, and how its process is watched.
-#[derive(Debug)]
-pub struct Registered {
-    pub session: Arc<Session>,
-    /// Whether it lived before and was renewed: the same token, session id, process and owner.
-    pub renewed: bool,
-    /// `pidfd`, `stat`, `pidfd_inode`, `start_time` or `pid`.
-    pub identity: &'static str,
-}
-
-/// Why a registration was refused; nothing is stored then.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RegistrationError<Refusal> {
-    /// The process had ended before it could be pinned.
-    #[error(transparent)]
-    ProcessGone(AlreadyGone),
-    /// The number is that of a mere thread, whose end says nothing of its process: register `process`.
-    #[error("this is a thread of process {process}; register that one")]
-    ThreadId { process: Pid },
-    /// The caller's own check of the process refused.
-    #[error("the process is refused")]
-    Refused(Refusal),
-    /// The registry refused.
-    #[error(transparent)]
-    Registry(#[from] RegisterError),
-}
-
-impl<Refusal> From<NotPinned> for RegistrationError<Refusal> {
-    fn from(reason: NotPinned) -> Self {
-        match reason {
-            NotPinned::Gone(gone) => Self::ProcessGone(gone),
-            NotPinned::ThreadId { process } => Self::ThreadId { process },
-        }
-    }
-}
-
-/// The registry and what keeps it true. Dropped, it stops looking; the registry stays as it is.
+/// A session registry that removes a session as soon as its process has ended.
+///
+/// Dropping it stops the watch: deaths that are being handled may still be removed and their hooks may
+/// still run, nothing else is removed, and [`Events`] end.
 ///
 /// ```
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::sync::mpsc;
 ///
-/// use reaperd::registry::{Authority, Details, Registry, SessionId, Token, TokenKey, Ttl};
-/// use reaperd::{Pid, Reaper, Registration, Settings};
+/// use reaperd::{Details, Pid, Random as _, Reaper, Registration, Registry, SessionId, Token, TokenKey};
 ///
-/// let (told, ends) = mpsc::channel();
-/// // Both from the system's random source in a real program.
-/// let (key, token) = (TokenKey::new([7; 16]), Token::from_bytes([9; 32]));
-/// let registry = Registry::builder(key).on_deregister(move |session, removal| {
+/// let (sender, removals) = mpsc::channel();
+/// let registry = Registry::builder(TokenKey::random()?).on_deregister(move |session, removal| {
 ///     let end = (session.id.clone(), removal.cause());
-///     told.send(end).expect("somebody listens");
+///     sender.send(end).expect("the receiver lives");
 /// });
-/// let reaper = Reaper::start(registry, Settings::default());
+/// let reaper = Reaper::builder(registry).start().await;
 ///
 /// let mut child = std::process::Command::new("sleep").arg("60").spawn()?;
-/// let registration = Registration {
-///     id: SessionId::new("s-1"),
-///     token: token.clone(),
-///     pid: Pid::try_from(child.id())?,
-///     owner: 1000,
-///     details: Details { mesh: "dev".into(), display_name: "api".into(), ..Details::default() },
-///     presence: None,
-///     ttl: Ttl::Process,
-/// };
-/// let accept_anybody = |_: &_| Ok::<(), std::convert::Infallible>(());
-/// reaper.register(registration, Authority::Owner, accept_anybody)?;
+/// let token = Token::random()?;
+/// let registration = Registration::new(SessionId::new("s-1"), token.clone(), Pid::try_from(child.id())?)
+///     .details(Details { mesh: "dev".into(), display_name: "api".into(), ..Details::default() });
+/// reaper.register(registration)?;
 /// assert!(reaper.resolve(&token).is_some());
 ///
 /// child.kill()?;
-/// let end = tokio::task::spawn_blocking(move || ends.recv()).await??;
+/// let end = tokio::task::spawn_blocking(move || removals.recv()).await??;
 /// assert_eq!(end, (SessionId::new("s-1"), "exited"));
 /// assert!(reaper.resolve(&token).is_none());
 /// child.wait()?;
@@ -112,68 +61,122 @@ impl<Refusal> From<NotPinned> for RegistrationError<Refusal> {
 /// ```
 pub struct Reaper {
     registry: Registry,
-    watcher: Watcher,
+    engine: Engine,
+    /// Dropped with the reaper, which ends its streams of events.
+    changed: Arc<watch::Sender<()>>,
 }
 
-impl Reaper {
-    /// Starts watching. To be called within a tokio runtime.
+/// Configures a [`Reaper`].
+#[must_use]
+pub struct ReaperBuilder {
+    registry: RegistryBuilder,
+    settings: Settings,
+}
+
+impl ReaperBuilder {
+    /// Which sources to run. Default: [`Sources::Auto`].
+    pub fn sources(mut self, sources: Sources) -> Self {
+        self.settings.sources = sources;
+        self
+    }
+
+    /// How often every watched process is checked, whatever the other sources report. Default: 5 s.
+    pub fn sweep_interval(mut self, interval: Duration) -> Self {
+        self.settings.sweep_interval = interval;
+        self
+    }
+
+    /// How many processes may be pinned by a pidfd each. Beyond it a process is identified by its
+    /// start time. Default: most of what the limit of open descriptors leaves at the start.
+    pub fn max_pidfds(mut self, count: usize) -> Self {
+        self.settings.max_pidfds = Some(count);
+        self
+    }
+
+    /// Starts the sources, and waits until each one except the eBPF probe has reported its state.
     ///
-    /// The hooks of `registry`, if it has any, run on threads of their own: in order for each
-    /// session, soon after the event, and one that blocks holds up nothing but itself.
-    pub fn start(registry: RegistryBuilder, settings: Settings) -> Self {
-        let watched_slot: Arc<OnceLock<Arc<WatchSet>>> = Arc::default();
-        let releasing = watched_slot.clone();
-        let registry = if registry.has_hooks() {
+    /// Must be awaited within a tokio runtime with time and I/O enabled. Cancel-safe: a cancelled
+    /// start stops what it started.
+    ///
+    /// The hooks of the registry run on threads of this library: in order for each session, soon
+    /// after the event. A hook that blocks delays only later hooks of the same session, as long as
+    /// at most 31 others block.
+    pub async fn start(self) -> Reaper {
+        let reaper = self.start_now();
+        reaper.first_reports(&sources::QUICK).await;
+        reaper
+    }
+
+    /// The same without waiting for reports. Must be called within a tokio runtime.
+    pub(crate) fn start_now(self) -> Reaper {
+        let prepared = Prepared::new(self.settings);
+        let registry = if self.registry.has_hooks() {
             let threads = HookThreads::default();
-            registry.run_hooks_by(move |hooks| threads.run(hooks))
+            self.registry.run_hooks_by(move |hooks| threads.run(hooks))
         } else {
-            registry
+            self.registry
         };
-        // Whatever removes a session, this lets go of its process: exactly once per session stored.
+        let watched = prepared.watched.clone();
+        let changed = Arc::new(watch::Sender::new(()));
+        let notifier = Arc::downgrade(&changed);
+        // Every session stored holds its entry of the watch set once, whatever removes it.
         let registry = registry
-            .on_removed(move |session| {
-                if let Some(watched) = releasing.get() {
-                    watched.release(session.process.id);
+            .on_removed(move |session| watched.release(session.process.id))
+            .on_event(move || {
+                if let Some(changed) = notifier.upgrade() {
+                    changed.send_modify(|()| {});
                 }
             })
             .build();
-        let publisher = registry.clone();
-        let committing = registry.clone();
-        let ageing = registry.clone();
-        let watcher = Watcher::start(
-            settings,
-            move |state| {
-                log::info!("{}", in_words(&state));
-                publisher.publish_source_state(state, clock::now());
-            },
-            |watched| {
-                watched_slot.get_or_init(|| watched);
-                CommitToRegistry(committing)
-            },
-            Arc::new(move || {
-                ageing.expire(clock::now());
-            }),
-        );
-        Self { registry, watcher }
+        let engine = prepared.start(KeepTrue(registry.clone()));
+        Reaper {
+            registry,
+            engine,
+            changed,
+        }
     }
 
-    /// The registry: resolve, list, deregister and subscribe there.
-    pub fn registry(&self) -> &Registry {
-        &self.registry
+    /// Puts the hints of the event sources through a filter. For tests.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn hint_filter(mut self, filter: Arc<dyn crate::engine::HintFilter>) -> Self {
+        self.settings.hint_filter = Some(filter);
+        self
+    }
+}
+
+impl fmt::Debug for ReaperBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReaperBuilder")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Reaper {
+    /// Returns a builder for this registry, with default settings.
+    pub fn builder(registry: RegistryBuilder) -> ReaperBuilder {
+        ReaperBuilder {
+            registry,
+            settings: Settings::default(),
+        }
     }
 
-    /// Registers a session for the process that has this number now. `check` may refuse it; what
-    /// it reads of the process is true of the very process that is pinned, unless that has ended.
+    /// Registers a session for the process that has this pid now.
     ///
     /// The same token, session id, process and owner again renew the session in place, without an
     /// event. A token of a live session of another process is refused
-    /// ([`RegisterError::TokenInUse`]); that process is looked at first, so one that has just ended
-    /// does not stand in the way.
-    pub fn register<Refusal>(
+    /// ([`TokenInUse`](crate::registry::RegisterError::TokenInUse)); that process is checked first,
+    /// so one that has just ended is no obstacle.
+    pub fn register(&self, registration: Registration) -> Result<Registered, RegistrationError> {
+        self.register_if(registration, |_| Ok(()))
+    }
+
+    /// The same with a check of the process, which may refuse it. The check runs after the process
+    /// is pinned and before anything is stored.
+    pub fn register_if<Refusal>(
         &self,
         registration: Registration,
-        authority: Authority,
-        check: impl FnOnce(&Watched) -> Result<(), Refusal>,
+        check: impl FnOnce(&PinnedProcess<'_>) -> Result<(), Refusal>,
     ) -> Result<Registered, RegistrationError<Refusal>> {
         let Registration {
             id,
@@ -183,15 +186,19 @@ impl Reaper {
             details,
             presence,
             ttl,
+            authority,
         } = registration;
-        let mut guard = self.watcher.watched.watch(pid)?;
-        check(&guard.watched).map_err(RegistrationError::Refused)?;
-        self.end_dead_holder(&token, guard.watched.id);
-        let process = Process::new(guard.watched.id, pid, guard.watched.start_time());
+        let mut guard = self.engine.watched.watch(pid)?;
+        let process = PinnedProcess {
+            watched: &guard.watched,
+            table: self.engine.watched.table.as_ref(),
+        };
+        check(&process).map_err(RegistrationError::Refused)?;
+        self.remove_dead_owner(&token, guard.watched.id);
         let new = NewSession {
             id,
             token,
-            process,
+            process: Process::new(guard.watched.id, pid, guard.watched.start_time()),
             owner,
             details,
             presence,
@@ -199,8 +206,7 @@ impl Reaper {
         };
         let Stored { session, renewed } = self.registry.register(new, authority, clock::now())?;
         if !renewed {
-            // From here on the session's removal lets go, by the hook above. A renewed one has its
-            // own hold already.
+            // The removal of the session releases the entry. A renewed session holds it already.
             guard.detach();
         }
         guard.recheck();
@@ -211,96 +217,184 @@ impl Reaper {
         })
     }
 
-    /// Ends the session that has this token if its process is another one and has ended: the loop may
-    /// not have got to it yet, and a program that starts again at once must not be refused for that.
-    fn end_dead_holder(&self, token: &Token, process: ProcessId) {
-        let holder = self
+    /// Removes the session that has this token if its process is another one and has ended. The
+    /// reap loop may not have removed it yet, and a program that restarts at once must not be
+    /// refused for that.
+    fn remove_dead_owner(&self, token: &Token, process: ProcessId) {
+        let owner = self
             .resolve(token)
-            .filter(|holder| holder.process.id != process)
-            .and_then(|holder| self.watcher.watched.get(holder.process.id));
-        let Some(holder) = holder else {
+            .filter(|session| session.process.id != process)
+            .and_then(|session| self.engine.watched.get(session.process.id));
+        let Some(owner) = owner else {
             return;
         };
-        let table = self.watcher.watched.table.as_ref();
+        let table = self.engine.watched.table.as_ref();
         if let Verdict::Gone {
             evidence,
             pid_reused,
-        } = holder.judge(None, table)
+        } = owner.judge(None, table)
         {
+            let exit = owner.wait_status(table).map(|status| Exit {
+                status: ExitStatus::from_wait_status(status),
+                from: Source::Pidfd,
+            });
             let death = Death {
                 source: Source::Register,
                 evidence,
                 pid_reused,
-                exit: holder.wait_status(table).map(|word| Exit {
-                    status: ExitStatus::from_wait_status(word),
-                    from: Source::Pidfd,
-                }),
+                exit,
                 detection: None,
             };
-            self.registry.remove_process(holder.id, death, clock::now());
+            self.registry.remove_process(owner.id, death, clock::now());
         }
     }
 
-    /// The live session of this token.
+    /// Returns the live session of this token. A concurrent read of constant cost.
     pub fn resolve(&self, token: &Token) -> Option<Arc<Session>> {
         self.registry.resolve(token, clock::now())
     }
 
-    /// How strongly the process of this session is pinned; `None` once it is not watched.
-    pub fn identity_of(&self, session: &Session) -> Option<&'static str> {
-        self.watcher
+    /// Returns the live session with this id.
+    pub fn session(&self, id: &SessionId) -> Option<Arc<Session>> {
+        self.registry.session_named(id)
+    }
+
+    /// Returns all live sessions in order of registration.
+    pub fn sessions(&self) -> Vec<Arc<Session>> {
+        self.registry.list()
+    }
+
+    /// Returns how many sessions are live.
+    pub fn len(&self) -> usize {
+        self.registry.len()
+    }
+
+    /// Returns whether no session is live.
+    pub fn is_empty(&self) -> bool {
+        self.registry.is_empty()
+    }
+
+    /// Removes the session of this token; its cause is `requested`.
+    pub fn deregister(&self, token: &Token) -> Option<Arc<Session>> {
+        self.registry.deregister(token, clock::now())
+    }
+
+    /// Returns all live sessions and a stream of everything that happens from then on, in one step:
+    /// nothing is missing between the two, and nothing is in both.
+    pub fn subscribe(&self) -> (Vec<Arc<Session>>, Events) {
+        let (sessions, position) = self.registry.subscribe();
+        (sessions, Events::new(position, self.changed.subscribe()))
+    }
+
+    /// Returns a stream of everything that happens from now on.
+    pub fn events(&self) -> Events {
+        self.subscribe().1
+    }
+
+    /// Returns a stream that starts after the event with this number; `None` if there is no such
+    /// event yet. Events that are not kept any more are reported as a gap.
+    pub fn events_after(&self, seq: u64) -> Option<Events> {
+        let position = self.registry.resume(seq)?;
+        Some(Events::new(position, self.changed.subscribe()))
+    }
+
+    /// Returns how the process of this session is identified; `None` once it is not watched.
+    pub fn identity_of(&self, session: &Session) -> Option<IdentityStrength> {
+        self.engine
             .watched
             .get(session.process.id)
             .map(|watched| watched.strength())
     }
 
-    /// How many processes are watched; several sessions may share one.
+    /// Returns how many processes are watched. Sessions of one process share its entry.
     pub fn processes(&self) -> usize {
-        self.watcher.watched.len()
+        self.engine.watched.len()
     }
 
-    /// When the last whole sweep began.
+    /// Returns when the last complete sweep began; `None` before the first.
     pub fn swept_at(&self) -> Option<BootTime> {
-        self.watcher.watched.swept_at()
+        self.engine.watched.swept_at()
     }
 
-    /// Whether this source works, if with limits.
-    pub fn works(&self, source: Source) -> bool {
-        self.watcher.board.works(source)
-    }
-
-    /// Each source as it stands.
+    /// Returns the state of each source.
     pub fn status(&self) -> Vec<SourceStatus> {
-        self.watcher.status()
+        self.engine.status()
     }
 
-    /// How often the loop that removes dead processes panicked and was started again.
+    /// Waits until every source, the eBPF probe included, has reported its state. Cancel-safe.
+    pub async fn settled(&self) {
+        self.engine.first_reports(&sources::ALL).await;
+    }
+
+    /// Returns how many hooks panicked.
+    pub fn hook_panics(&self) -> u64 {
+        self.registry.hook_panics()
+    }
+
+    /// Returns for how many sessions the hooks were left out, because too many calls waited behind a
+    /// hook that blocks.
+    pub fn hooks_lost(&self) -> u64 {
+        self.registry.hooks_lost()
+    }
+
+    /// Returns how often the loop that removes dead processes panicked and was started again.
     pub fn loop_restarts(&self) -> u64 {
-        self.watcher.board.loop_restarts()
-    }
-
-    /// Waits until each of these that was asked for has said for the first time how it is.
-    /// Cancel-safe.
-    pub async fn first_reports(&self, of: &[Source]) -> Vec<SourceStatus> {
-        self.watcher.first_reports(of).await
+        self.engine.board.loop_restarts()
     }
 }
 
-fn in_words(state: &SourceState) -> String {
-    let SourceState {
-        source,
-        health,
-        reason,
-    } = state;
-    let colon = if reason.is_empty() { "" } else { ": " };
-    format!("{source} is {}{colon}{reason}", health.name())
+// For the daemon.
+#[cfg_attr(
+    not(feature = "cli"),
+    expect(dead_code, reason = "the daemon uses these")
+)]
+impl Reaper {
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(crate) fn works(&self, source: Source) -> bool {
+        self.engine.board.works(source)
+    }
+
+    /// Waits until each of these sources that is configured has reported its state.
+    pub(crate) async fn first_reports(&self, of: &[Source]) -> Vec<SourceStatus> {
+        self.engine.first_reports(of).await
+    }
 }
 
-struct CommitToRegistry(Registry);
+impl fmt::Debug for Reaper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reaper")
+            .field("sessions", &self.len())
+            .field("processes", &self.processes())
+            .finish_non_exhaustive()
+    }
+}
 
-impl Commit for CommitToRegistry {
+/// Keeps the registry in step with what the engine reports.
+struct KeepTrue(Registry);
+
+impl Commit for KeepTrue {
     fn commit(&self, process: ProcessId, death: Death) {
         self.0.remove_process(process, death, clock::now());
+    }
+}
+
+impl Handler for KeepTrue {
+    fn source_changed(&self, state: SourceState) {
+        let SourceState {
+            source,
+            health,
+            reason,
+        } = &state;
+        let colon = if reason.is_empty() { "" } else { ": " };
+        log::info!("{source} is {}{colon}{reason}", health.name());
+        self.0.publish_source_state(state, clock::now());
+    }
+
+    fn swept(&self) {
+        self.0.expire(clock::now());
     }
 }
 

@@ -1,9 +1,10 @@
-//! The fence: everything that talks to the operating system below the standard library, and the
-//! only place in this crate where `unsafe` may stand. One call a function, owned descriptors at the
-//! border, and nothing decided here.
+//! Every call of the operating system below the standard library, and the only place in this crate
+//! where `unsafe` is allowed. One system call per function, owned descriptors in the interface, and
+//! no decisions.
 
 #[cfg(all(target_os = "linux", feature = "ebpf"))]
 pub(crate) mod allocator;
+#[cfg(feature = "cli")]
 pub(crate) mod as_started;
 #[cfg(target_os = "linux")]
 pub(crate) mod cbpf;
@@ -21,22 +22,24 @@ pub(crate) mod netlink;
 mod other_table;
 #[cfg(target_os = "linux")]
 pub(crate) mod own_proc;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "cli"))]
 pub(crate) mod pid_namespace;
 #[cfg(target_os = "linux")]
 pub(crate) mod pidfd_info;
 #[cfg(any(target_os = "linux", test))]
 pub(crate) mod proc_stat;
-pub mod process_table;
+pub(crate) mod process_table;
 #[cfg(target_os = "linux")]
 mod readiness;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "testkit"))]
 pub(crate) mod set_tid;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "cli"))]
 pub(crate) mod test_process;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux_table::{LinuxTable as SystemTable, status_of};
+pub(crate) use linux_table::LinuxTable as SystemTable;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+pub(crate) use linux_table::status_of;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use other_table::OtherTable as SystemTable;
 #[cfg(target_os = "linux")]

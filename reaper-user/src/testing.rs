@@ -1,10 +1,10 @@
-//! What tests on real processes share.
+//! Helpers for unit tests with real processes.
 
 use std::process::{Child, Command};
 
 use reaper_registry::Pid;
 
-/// A process that does nothing for ten minutes, unless it is ended, and not beyond its test.
+/// A process that sleeps for ten minutes. Dropping it kills and reaps it.
 pub(crate) struct Sleeper(Child);
 
 impl Sleeper {
@@ -20,7 +20,7 @@ impl Sleeper {
         self.0.kill().unwrap();
     }
 
-    /// Kills it and reaps it.
+    /// Kills and reaps the process.
     pub(crate) fn end(&mut self) {
         self.kill();
         self.0.wait().unwrap();
@@ -29,18 +29,18 @@ impl Sleeper {
 
 impl Drop for Sleeper {
     fn drop(&mut self) {
-        // Whoever cannot be killed any more has ended.
+        // An error means that the process has already ended.
         self.0.kill().unwrap_or_default();
         self.0.wait().map(drop).unwrap_or_default();
     }
 }
 
-/// Whether a test may not do without this here.
+/// Returns whether `REAPER_REQUIRE` lists the feature.
 pub(crate) fn is_required(feature: &str) -> bool {
     std::env::var("REAPER_REQUIRE").is_ok_and(|list| list.split(',').any(|one| one == feature))
 }
 
-/// Says why a test says nothing here; where the feature is required, the test fails.
+/// Prints why a test is skipped. Fails the test if the feature is required.
 pub(crate) fn skip_without(feature: &str, reason: impl std::fmt::Display) {
     assert!(!is_required(feature), "{feature} is required: {reason}");
     println!("skipped: {feature}: {reason}");

@@ -1,18 +1,18 @@
-//! Which text a session may be described with: one rule, for what a registration brings and for what
-//! the command line derives and sends.
+//! The rule for text in a session: length and allowed characters. It applies to registrations and to the
+//! values that the command line derives and sends.
 
 use std::borrow::Cow;
 
-/// The longest session id, mesh, display name and role, in bytes.
+/// The maximum length of a session id, mesh, display name or role, in bytes.
 pub(crate) const NAME_MAX: usize = 128;
-/// The longest path, in bytes: `PATH_MAX` of Linux.
+/// The maximum length of a path, in bytes: `PATH_MAX` of Linux.
 pub(crate) const PATH_MAX: usize = 4_096;
-/// The most groups of one session.
+/// The maximum number of groups of a session.
 pub(crate) const GROUPS_MAX: usize = 64;
-/// The longest group, in bytes.
+/// The maximum length of a group, in bytes.
 pub(crate) const GROUP_MAX: usize = 64;
 
-/// Why a text cannot be used, as the second half of a sentence about it.
+/// Why a text is refused. Displayed as the predicate of a sentence about the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unusable {
     #[error("must not be longer than {max} bytes")]
@@ -21,7 +21,7 @@ pub(crate) enum Unusable {
     ControlCharacters,
 }
 
-/// Checks a text against the rule and a length in bytes.
+/// Checks the characters of a text and its length in bytes.
 pub(crate) fn check(text: &str, max: usize) -> Result<(), Unusable> {
     if text.len() > max {
         return Err(Unusable::TooLong { max });
@@ -32,8 +32,8 @@ pub(crate) fn check(text: &str, max: usize) -> Result<(), Unusable> {
     Ok(())
 }
 
-/// Makes a text pass [`check`]: what is refused becomes `_`, and what is too long is cut between two
-/// characters. Surrounding white space goes, so the result may be empty.
+/// Changes a text so that it passes [`check`]: trims white space, replaces refused characters with `_` and
+/// cuts a text that is too long at a character boundary. The result may be empty.
 pub(crate) fn clean(text: &str, max: usize) -> Cow<'_, str> {
     let text = text.trim();
     let mut clean = if text.contains(is_refused) {
@@ -52,8 +52,8 @@ fn is_refused(c: char) -> bool {
     c.is_control() || reorders_text(c)
 }
 
-/// The characters that make a line read otherwise than it is (Unicode's bidirectional overrides and
-/// isolates). Marks that right-to-left writing needs are not among them.
+/// Returns whether the character changes the order in which a line is displayed (Unicode's bidirectional
+/// embeddings, overrides and isolates). The marks that right-to-left text needs are allowed.
 fn reorders_text(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -81,12 +81,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_cleaned_passes_the_check(text in any::<String>(), max in 0_usize..40) {
+        fn cleaned_text_passes_the_check(text in any::<String>(), max in 0_usize..40) {
             prop_assert_eq!(check(&clean(&text, max), max), Ok(()));
         }
 
         #[test]
-        fn what_passes_stays_as_it_is(text in "[a-zé:@/_.-]{0,12}") {
+        fn valid_text_is_not_changed(text in "[a-zé:@/_.-]{0,12}") {
             prop_assert_eq!(clean(&text, 40), text.as_str());
         }
     }

@@ -1,4 +1,4 @@
-//! Test processes do what their kind says: everything that is tested with them stands on that.
+//! Tests of the test processes, which the other tests depend on.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ fn spawn(kind: Kind) -> TestProcess {
 }
 
 #[test]
-fn plain_ones_live_until_their_cue() {
+fn a_test_process_runs_until_its_cue() {
     for (kind, code) in [
         (Kind::Exit { code: 7 }, 7),
         (Kind::Sleep, 0),
@@ -35,14 +35,14 @@ fn plain_ones_live_until_their_cue() {
 }
 
 #[test]
-fn any_can_be_killed() {
+fn a_test_process_can_be_killed() {
     let mut test_process = spawn(Kind::Sleep);
     test_process.kill().unwrap();
     assert_eq!(test_process.wait().unwrap(), KILLED);
 }
 
 #[test]
-fn one_that_executes_keeps_its_pid() {
+fn exec_keeps_the_pid() {
     for kind in [Kind::SelfExec, Kind::WorkerExec] {
         let mut test_process = spawn(kind);
         test_process.cue().unwrap();
@@ -60,7 +60,7 @@ fn one_that_executes_keeps_its_pid() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_process_goes_on_without_its_leader_and_ends_with_7() {
+fn a_process_runs_without_its_leader_and_exits_with_7() {
     let mut test_process = spawn(Kind::LeaderFirst);
     test_process.cue().unwrap();
     test_process.expect("leader left").unwrap();
@@ -75,17 +75,17 @@ fn an_orphan_outlives_its_parent() {
     test_process.cue().unwrap();
     test_process.expect("orphaned").unwrap();
     assert_eq!(test_process.wait().unwrap(), KILLED);
-    // It is still there to be told.
+    // The orphan is still running and receives its cue.
     test_process.cue().unwrap();
     assert!(
-        test_process.hear().is_err(),
-        "an orphan that ends closes its pipe"
+        test_process.read_line().is_err(),
+        "the orphan closes its pipe when it exits"
     );
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_chosen_pid_is_had_or_refused_but_never_another() {
+fn a_test_process_gets_the_chosen_pid_or_is_not_started() {
     let mut first = spawn(Kind::Sleep);
     first.kill().unwrap();
     first.wait().unwrap();
@@ -95,6 +95,6 @@ fn a_chosen_pid_is_had_or_refused_but_never_another() {
             second.cue().unwrap();
             assert_eq!(second.wait().unwrap(), ExitStatus::Code(3));
         }
-        Err(error) => println!("skip: no process under a chosen pid here: {error}"),
+        Err(error) => println!("skip: cannot choose a pid here: {error}"),
     }
 }

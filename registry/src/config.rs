@@ -1,5 +1,6 @@
-//! What a registry is made of, chosen before it exists.
+//! The settings of a registry, chosen before it is built.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,19 +11,24 @@ use crate::removal::Removal;
 use crate::session::Session;
 use crate::token::TokenKey;
 
-/// How old a session can get: a day, as the origin of this registry has it.
+/// The lifetime of a session that requests none. The claudemesh daemon uses the same value.
 const DEFAULT_TTL: Duration = Duration::from_hours(24);
-/// How many events a late reader finds.
+/// How many events are kept for readers.
 const DEFAULT_EVENT_CAPACITY: usize = 4_096;
 
 pub(crate) type OnRemoved = Box<dyn Fn(&Arc<Session>) + Send + Sync>;
 
-/// Ceilings on what is stored.
+/// Upper limits on the number of stored sessions.
+///
+/// A registration that would exceed one is refused with
+/// [`RegisterError::TooManySessions`](crate::RegisterError::TooManySessions) or
+/// [`RegisterError::TooManyForOwner`](crate::RegisterError::TooManyForOwner). A registration that
+/// replaces a session does not count twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Live sessions in all.
+    /// The maximum number of live sessions in the registry. Default: 100,000.
     pub sessions: usize,
-    /// Live sessions of one user.
+    /// The maximum number of live sessions of one user. Default: 10,000.
     pub sessions_per_owner: usize,
 }
 
@@ -35,23 +41,24 @@ impl Default for Limits {
     }
 }
 
-/// Whose live sessions a registration may replace.
+/// Which users' sessions a registration may replace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Authority {
-    /// Those of its own owner.
+    /// Only sessions of the user that registers ([`NewSession::owner`](crate::NewSession::owner)).
     Owner,
-    /// Anybody's.
+    /// Sessions of every user, as for a request by root.
     Any,
 }
 
-/// What a registry is made of.
+/// The settings of a [`Registry`](crate::Registry); made by
+/// [`Registry::builder`](crate::Registry::builder), finished by [`RegistryBuilder::build`].
 pub struct RegistryBuilder {
     pub(crate) token_key: TokenKey,
     pub(crate) lifetimes: Lifetimes,
     pub(crate) limits: Limits,
     pub(crate) strict_replace: bool,
     pub(crate) event_capacity: usize,
-    pub(crate) wake: Option<Waker>,
+    pub(crate) wakers: Vec<Waker>,
     pub(crate) hooks: Hooks,
     pub(crate) run_hooks: Option<HookRunner>,
     pub(crate) on_removed: Vec<OnRemoved>,
@@ -68,64 +75,77 @@ impl RegistryBuilder {
             limits: Limits::default(),
             strict_replace: false,
             event_capacity: DEFAULT_EVENT_CAPACITY,
-            wake: None,
+            wakers: Vec::new(),
             hooks: Hooks::default(),
             run_hooks: None,
             on_removed: Vec::new(),
         }
     }
 
-    /// The age past which a session that asks for nothing else ([`Ttl::Default`](crate::Ttl)) is
-    /// removed whatever its process does; `None`: it stays as long as its process lives. 24 h unless
-    /// set.
+    /// Sets the lifetime of sessions that request [`Ttl::Default`](crate::Ttl::Default).
+    ///
+    /// The session is removed once it is older than this, even if its process is alive. `None`: it
+    /// stays until its process ends. Default: 24 hours.
     pub fn ttl(mut self, ttl: impl Into<Option<Duration>>) -> Self {
         self.lifetimes.default = ttl.into();
         self
     }
 
-    /// The age past which any session is removed, whatever it asked for; `None`, which is what
-    /// counts unless it is set: no limit.
+    /// Sets the maximum lifetime of every session. Longer requests, and requests without a limit, are
+    /// reduced to it. `None`: no maximum. Default: `None`.
     pub fn max_ttl(mut self, max: impl Into<Option<Duration>>) -> Self {
         self.lifetimes.max = max.into();
         self
     }
 
-    /// Ceilings; 100,000 sessions and 10,000 per user unless set.
+    /// Sets the limits on the number of sessions. Default: 100,000, and 10,000 per user.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Whether replacing a live session id needs the token that it has; off unless set.
+    /// Sets whether a registration may replace a live session of the same id only with the token of
+    /// that session. Default: `false`.
     pub fn strict_replace(mut self, strict: bool) -> Self {
         self.strict_replace = strict;
         self
     }
 
-    /// How many events are kept for readers; 4,096 unless set.
+    /// Sets how many events are kept for readers; 0 means 1. A reader that falls behind by more gets
+    /// a [`Next::Gap`](crate::Next::Gap). Space for them is allocated at once. Default: 4,096.
     pub fn event_capacity(mut self, events: usize) -> Self {
         self.event_capacity = events;
         self
     }
 
-    /// `wake` is called when there are new events, once for all of one call, with no lock held and
-    /// before the hooks run. A panic in it is contained and counted like a hook's.
+    /// Adds a function that is called when there are new events.
+    ///
+    /// It is called once per method call that appended events, on the calling thread, with no lock
+    /// held, before the hooks run. It should only wake the readers. A panic in it is caught and counted
+    /// in [`Registry::hook_panics`](crate::Registry::hook_panics).
     pub fn on_event(mut self, wake: impl Fn() + Send + Sync + 'static) -> Self {
-        self.wake = Some(Box::new(wake));
+        self.wakers.push(Box::new(wake));
         self
     }
 
-    /// Adds a hook that runs once for each stored session, with no lock held: on the thread that
-    /// stored it, or on the one that runs a hook of the same session id at that moment. A panic in it
-    /// is contained and counted.
+    /// Adds a hook that is called once for each stored session; a renewal calls no hook.
+    ///
+    /// It runs with no lock held, on the thread that stored the session, or on a thread that is already
+    /// running a hook of the same session id. Hooks run in the order in which they were added. A hook
+    /// may block: it delays its caller and later hooks of the same session id only. A panic is caught
+    /// and counted in [`Registry::hook_panics`](crate::Registry::hook_panics).
     pub fn on_register(mut self, hook: impl Fn(&Arc<Session>) + Send + Sync + 'static) -> Self {
         self.hooks.on_register.push(Box::new(hook));
         self
     }
 
-    /// Adds a hook that runs once for each removed session, after its `on_register` hooks and
-    /// before those of the session that replaces it or bears its id next. Otherwise as
-    /// [`Self::on_register`].
+    /// Adds a hook that is called once for each removed session.
+    ///
+    /// It runs after the `on_register` hooks of that session and before those of the session that
+    /// replaces it or takes its id next. Otherwise as [`Self::on_register`].
+    ///
+    /// If about 16,384 calls wait behind a hook that blocks, both hooks of a session may be dropped
+    /// together; see [`Registry::hooks_lost`](crate::Registry::hooks_lost).
     pub fn on_deregister(
         mut self,
         hook: impl Fn(&Arc<Session>, &Removal) + Send + Sync + 'static,
@@ -134,24 +154,53 @@ impl RegistryBuilder {
         self
     }
 
-    /// Adds `release`, which is called once for each removed session, on the thread that removed it,
-    /// right after the lock and before the hooks: for whoever holds something for the session's sake.
-    /// It must be quick. It is never left out, as hooks are when too many of them wait.
+    /// Adds a function that is called once for each removed session, to free resources that are kept
+    /// for it.
+    ///
+    /// It runs on the thread that removed the session, with no lock held, before the hooks. It must be
+    /// quick. Unlike hooks it is never dropped. A panic in it is caught and counted in
+    /// [`Registry::hook_panics`](crate::Registry::hook_panics).
     pub fn on_removed(mut self, release: impl Fn(&Arc<Session>) + Send + Sync + 'static) -> Self {
         self.on_removed.push(Box::new(release));
         self
     }
 
-    /// Whether any hook has been added.
+    /// Returns whether [`Self::on_register`] or [`Self::on_deregister`] has been called.
     pub fn has_hooks(&self) -> bool {
-        !self.hooks.none()
+        !self.hooks.is_empty()
     }
 
-    /// Hands the hooks of each mutation to `runner` instead of running them on the mutating thread,
-    /// so that one that blocks holds up neither. Which thread runs what is the runner's choice: the
-    /// order within a session is kept whatever it does, as long as it runs everything once.
+    /// Passes the hooks that a method call made due to `runner`, instead of running them on the calling
+    /// thread.
+    ///
+    /// `runner` must call every [`HookRun`] once. It may do so on any thread and in any order: the
+    /// order of the hooks of one session id does not depend on it.
     pub fn run_hooks_by(mut self, runner: impl Fn(HookRun) + Send + Sync + 'static) -> Self {
         self.run_hooks = Some(Box::new(runner));
         self
+    }
+}
+
+impl fmt::Debug for RegistryBuilder {
+    /// Without the token key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            token_key: _,
+            lifetimes,
+            limits,
+            strict_replace,
+            event_capacity,
+            wakers: _,
+            hooks: _,
+            run_hooks: _,
+            on_removed: _,
+        } = self;
+        f.debug_struct("RegistryBuilder")
+            .field("ttl", &lifetimes.default)
+            .field("max_ttl", &lifetimes.max)
+            .field("limits", limits)
+            .field("strict_replace", strict_replace)
+            .field("event_capacity", event_capacity)
+            .finish_non_exhaustive()
     }
 }

@@ -1,32 +1,36 @@
-//! Why a registration was refused. Nothing has been stored or replaced when one of these comes back;
-//! what had outlived its age has been removed all the same.
+//! Why a registration was refused.
 
-/// The answer to "why was this session not stored?"
+/// The reason why [`Registry::register`](crate::Registry::register) did not store a session.
+///
+/// Nothing has been stored or replaced. Sessions that had expired by then have been removed anyway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// The whole registry is full.
+    /// The registry is full ([`Limits::sessions`](crate::Limits::sessions)).
     #[error("the registry holds its limit of {limit} sessions")]
     TooManySessions {
-        /// The ceiling.
+        /// The maximum number of sessions.
         limit: usize,
     },
-    /// This user's share is full.
+    /// The user has too many sessions
+    /// ([`Limits::sessions_per_owner`](crate::Limits::sessions_per_owner)).
     #[error("user {owner} holds the limit of {limit} sessions")]
     TooManyForOwner {
-        /// The user.
+        /// The numeric user id.
         owner: u32,
-        /// The ceiling.
+        /// The maximum number of sessions of one user.
         limit: usize,
     },
-    /// The session id or the token belongs to another user's live session.
+    /// A live session of another user has this session id or token, and the registration has
+    /// [`Authority::Owner`](crate::Authority::Owner).
     #[error("a live session of another user holds this session id or token")]
     NotOwner,
-    /// The token is that of a live session of another process; only its own process registers it
-    /// again.
+    /// A live session of another process has this token. Only the process of that session may register
+    /// the token again, with either [`Authority`](crate::Authority).
     #[error("a live session of another process uses this token")]
     TokenInUse,
-    /// Strict replacement is on and the token is not the one of the live session.
-    #[error("replacing this live session needs its own token")]
+    /// [`RegistryBuilder::strict_replace`](crate::RegistryBuilder::strict_replace) is on, and the
+    /// token is not that of the live session with this id.
+    #[error("replacing this live session requires its current token")]
     NeedsOldToken,
 }

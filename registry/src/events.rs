@@ -1,20 +1,22 @@
-//! What subscribers are told.
+//! The events that subscribers read.
 
 pub(crate) mod log;
 pub(crate) mod tombstones;
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::removal::{Removal, Source};
 use crate::session::Session;
 use crate::time::Moment;
 
-/// One entry of the ordered history.
+/// One entry of the ordered history of a registry.
 #[derive(Debug)]
 pub struct Event {
-    /// Position in the history; the first event is 1, and there are no holes.
+    /// The position in the history. The first event has 1; every next one has one more.
     pub seq: u64,
-    /// When it happened.
+    /// The time that was passed to the method that caused the event. It may be earlier than that of the
+    /// event before, if two threads read the clock and then took the lock in the other order.
     pub at: Moment,
     /// What happened.
     pub kind: EventKind,
@@ -24,30 +26,30 @@ pub struct Event {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum EventKind {
-    /// A session was stored.
+    /// A session was stored. A renewal is no event.
     Registered(Arc<Session>),
-    /// A session was removed; comes once for every one that was stored.
+    /// A session was removed. Occurs exactly once for every session that is removed.
     Deregistered(Arc<Session>, Removal),
-    /// A source of exit events changed its state. It stands in the same history because it says
-    /// how much the silence about removals can be trusted.
+    /// A source of exit events changed its state. A reader needs it to judge whether the absence of
+    /// removals means that no process has ended.
     SourceState(SourceState),
-    /// The registry's owner is about to stop.
+    /// The owner of the registry is about to stop. The sessions remain.
     Shutdown,
 }
 
 /// How well a source of exit events works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceHealth {
-    /// As intended.
+    /// It works.
     Up,
-    /// It works with a limit that the reason names.
+    /// It works with a limitation, which [`SourceState::reason`] names.
     Degraded,
     /// It does not work.
     Down,
 }
 
 impl SourceHealth {
-    /// The name in JSON.
+    /// Returns the name in JSON: `up`, `degraded` or `down`. `Display` writes the same.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -57,13 +59,20 @@ impl SourceHealth {
     }
 }
 
-/// The state of one source.
+impl fmt::Display for SourceHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The state of one source of exit events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceState {
-    /// Which source.
+    /// The source.
     pub source: Source,
     /// How well it works.
     pub health: SourceHealth,
-    /// Why, in a sentence without a full stop; empty when all is well.
+    /// The reason for this state, for people: a sentence without a full stop. Empty for
+    /// [`SourceHealth::Up`].
     pub reason: String,
 }

@@ -1,15 +1,15 @@
-//! Hooks: called on the mutating thread after the mutation, outside of every lock.
+//! Hooks: run after a mutation, with no lock held, in the order of the mutations per session id.
 //!
-//! Two threads may remove and store sessions of one name at the same moment, so the order in which
-//! they leave the table's lock says nothing. Therefore calls are queued under that lock, which is the
-//! order of the mutations, in one lane per session name, and whoever finds the head of a lane idle
-//! runs it. A registration that took its token from a session of another name stands in that lane
-//! too, and runs when it is the head of both. Since all lanes are filled in one order, the oldest
-//! call of all can always run: lanes never wait for each other in a circle.
+//! Two threads may remove and store sessions of one id at the same moment, and the order in which they
+//! release the table's lock is undefined. Therefore calls are queued while that lock is held, which
+//! orders them as the mutations, in one queue per session id. A thread that finds the head of a queue
+//! idle runs it. A registration that took its token from a session of another id is in the queue of
+//! that id too, and runs when it is the head of both. All queues are filled in one order (`Seq`), so the
+//! oldest call of all can always run: queues never wait for each other in a circle.
 //!
-//! A hook that blocks holds up its own lane and its own caller, one that calls back into the registry
-//! finds no lock held, and one that panics is counted and forgotten. A lane exists while it has calls;
-//! a session at rest costs nothing here.
+//! A hook that blocks delays its own queues and its own caller. A hook that calls the registry finds no
+//! lock held. A hook that panics is counted. A queue exists only while it has calls: a session without
+//! pending calls costs nothing here.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,16 +22,21 @@ use crate::session::{Session, SessionId};
 type OnRegister = Box<dyn Fn(&Arc<Session>) + Send + Sync>;
 type OnDeregister = Box<dyn Fn(&Arc<Session>, &Removal) + Send + Sync>;
 
-/// The hooks that one mutation made due, as one piece of work.
+/// The hooks that one mutation made due, as passed to the function given to
+/// [`RegistryBuilder::run_hooks_by`](crate::RegistryBuilder::run_hooks_by).
+///
+/// Call it once. It returns when these hooks have run, except those that another thread runs because it
+/// is running hooks of the same session id. It does not panic.
 pub type HookRun = Box<dyn FnOnce() + Send>;
 
-/// Takes such work over from the mutating thread.
+/// Runs a [`HookRun`] elsewhere than on the mutating thread.
 pub(crate) type HookRunner = Box<dyn Fn(HookRun) + Send + Sync>;
 
-/// How many calls may wait before sessions that end unannounced stay so. Only a hook that blocks while
-/// its session is replaced again and again gets there; a few megabytes are what it can cost.
+/// How many calls may wait before a session that is removed while its registration still waits loses
+/// both of its calls. Reached only if a hook blocks while its session is replaced again and again. The
+/// queued calls then take a few megabytes.
 pub(crate) const MAX_WAITING: usize = 16_384;
-/// A map of lanes that grew beyond this is given back when it is empty.
+/// An empty map of queues with more capacity than this is freed.
 const KEPT_QUEUES: usize = 1_024;
 
 #[derive(Default)]
@@ -48,7 +53,7 @@ pub(crate) struct Hooks {
 pub(crate) enum Change {
     Registered {
         session: Arc<Session>,
-        /// The name of the session that lost its token to this one, where that is another name.
+        /// The id of the session that lost its token to this one, if it differs.
         token_from: Option<SessionId>,
     },
     Deregistered(Arc<Session>, Removal),
@@ -61,8 +66,8 @@ impl Change {
         }
     }
 
-    /// The lanes it stands in.
-    fn names(&self) -> impl Iterator<Item = &SessionId> {
+    /// The ids whose queues contain this call.
+    fn ids(&self) -> impl Iterator<Item = &SessionId> {
         let other = match self {
             Self::Registered { token_from, .. } => token_from.as_ref(),
             Self::Deregistered(..) => None,
@@ -80,9 +85,9 @@ impl Hooks {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// To be called under the table's lock: that is what gives the lanes their order.
+    /// Queues the call for a change. The caller holds the table's lock, which orders the queues.
     pub(crate) fn queue(&self, change: &Change) {
-        if self.none() {
+        if self.is_empty() {
             return;
         }
         let mut queues = self.queues();
@@ -96,36 +101,37 @@ impl Hooks {
         queues.push(change.clone());
     }
 
-    /// Runs what waits in the lanes of these changes. To be called with no lock held, after `queue`.
-    /// Leaves out a lane of which a hook is running, here (re-entrance) or on another thread: that run
-    /// goes on with what has been queued.
+    /// Runs the calls that wait in the queues of these changes. The caller holds no lock and has called
+    /// `queue`. Skips a queue whose head is running, on this thread (re-entrance) or on another: that run
+    /// continues with the calls queued meanwhile.
     pub(crate) fn run(&self, changes: &[Change]) {
-        if self.none() {
+        if self.is_empty() {
             return;
         }
-        let mut names = std::mem::take(&mut self.queues().freed);
-        // One call for each change first: where nobody interferes, hooks come in the order of events.
+        let mut ids = std::mem::take(&mut self.queues().unblocked);
+        // First one call per change: without other threads, hooks then run in the order of events.
         for change in changes {
-            self.run_head(&change.session().id, &mut names);
+            self.run_head(&change.session().id, &mut ids);
         }
-        names.extend(changes.iter().rev().map(|c| c.session().id.clone()));
-        while let Some(name) = names.pop() {
-            while self.run_head(&name, &mut names) {}
+        ids.extend(changes.iter().rev().map(|c| c.session().id.clone()));
+        while let Some(id) = ids.pop() {
+            while self.run_head(&id, &mut ids) {}
         }
     }
 
-    /// Makes the first call of this lane, if it may be made now, and notes which other lane it stood in.
-    fn run_head(&self, name: &SessionId, others: &mut Vec<SessionId>) -> bool {
-        let Some((seq, change)) = self.queues().begin(name) else {
+    /// Runs the first call of this queue, if it may run now, and adds the other queue that contained it
+    /// to `others`. Returns whether it ran.
+    fn run_head(&self, id: &SessionId, others: &mut Vec<SessionId>) -> bool {
+        let Some((seq, change)) = self.queues().begin(id) else {
             return false;
         };
         self.call(&change);
         self.queues().remove(seq);
-        others.extend(change.names().filter(|other| *other != name).cloned());
+        others.extend(change.ids().filter(|other| *other != id).cloned());
         true
     }
 
-    pub(crate) fn none(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.on_register.is_empty() && self.on_deregister.is_empty()
     }
 
@@ -144,13 +150,14 @@ impl Hooks {
         }
     }
 
-    /// A hook owns what it touches; nothing of the registry is in its hands when it panics.
+    /// Runs `hook`; counts and discards a panic. No state of the registry is borrowed by a hook, so a
+    /// panic cannot leave the registry inconsistent.
     pub(crate) fn contain(&self, hook: impl FnOnce()) {
         let mut panicked = catch_unwind(AssertUnwindSafe(hook)).err();
         if panicked.is_some() {
             self.panics.fetch_add(1, Ordering::Relaxed);
         }
-        // What a panic carries may panic once more when it is dropped.
+        // Dropping the payload of a panic may panic again.
         while let Some(payload) = panicked {
             panicked = catch_unwind(AssertUnwindSafe(|| drop(payload))).err();
         }
@@ -163,8 +170,8 @@ impl Hooks {
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         let queues = self.queues();
-        assert!(queues.by_name.values().all(|queue| !queue.is_empty()));
-        assert!(queues.by_name.len() <= 2 * queues.calls.len());
+        assert!(queues.by_id.values().all(|queue| !queue.is_empty()));
+        assert!(queues.by_id.len() <= 2 * queues.calls.len());
         queues.calls.len()
     }
 }
@@ -181,27 +188,27 @@ struct Call {
 struct Queues {
     next_seq: u64,
     calls: BTreeMap<Seq, Call>,
-    by_name: HashMap<SessionId, VecDeque<Seq>>,
-    /// Lanes whose head went away unrun; the next thread that runs anything looks at them.
-    freed: Vec<SessionId>,
+    by_id: HashMap<SessionId, VecDeque<Seq>>,
+    /// Ids of queues whose head was cancelled. The next thread that runs hooks runs these queues too.
+    unblocked: Vec<SessionId>,
 }
 
 impl Queues {
     fn push(&mut self, change: Change) {
         let seq = Seq(self.next_seq);
         self.next_seq += 1;
-        for name in change.names() {
-            self.by_name.entry(name.clone()).or_default().push_back(seq);
+        for id in change.ids() {
+            self.by_id.entry(id.clone()).or_default().push_back(seq);
         }
         let running = false;
         self.calls.insert(seq, Call { change, running });
     }
 
-    /// Marks the head of this lane as running, if it may run now.
-    fn begin(&mut self, name: &SessionId) -> Option<(Seq, Change)> {
-        let seq = self.head(name)?;
+    /// Marks the head of this queue as running, if it may run now.
+    fn begin(&mut self, id: &SessionId) -> Option<(Seq, Change)> {
+        let seq = self.head(id)?;
         let call = &self.calls[&seq];
-        if call.running || !call.change.names().all(|n| self.head(n) == Some(seq)) {
+        if call.running || !call.change.ids().all(|id| self.head(id) == Some(seq)) {
             return None;
         }
         let call = self.calls.get_mut(&seq)?;
@@ -209,13 +216,14 @@ impl Queues {
         Some((seq, call.change.clone()))
     }
 
-    fn head(&self, name: &SessionId) -> Option<Seq> {
-        self.by_name.get(name)?.front().copied()
+    fn head(&self, id: &SessionId) -> Option<Seq> {
+        self.by_id.get(id)?.front().copied()
     }
 
-    /// Takes back the registration of a session that ends before its hooks have heard of it.
+    /// Removes the registration call of a session that ends before that call has started. Returns whether
+    /// there was one.
     fn cancel_registration(&mut self, ended: &Session) -> bool {
-        let registration = self.by_name.get(&ended.id).and_then(|queue| {
+        let registration = self.by_id.get(&ended.id).and_then(|queue| {
             queue.iter().rev().copied().find(|seq| {
                 let call = &self.calls[seq];
                 matches!(&call.change, Change::Registered { session, .. }
@@ -225,26 +233,26 @@ impl Queues {
         let Some(change) = registration.and_then(|seq| self.remove(seq)) else {
             return false;
         };
-        self.freed.extend(change.names().cloned());
+        self.unblocked.extend(change.ids().cloned());
         true
     }
 
     fn remove(&mut self, seq: Seq) -> Option<Change> {
         let Call { change, .. } = self.calls.remove(&seq)?;
-        for name in change.names() {
-            if let Some(queue) = self.by_name.get_mut(name) {
+        for id in change.ids() {
+            if let Some(queue) = self.by_id.get_mut(id) {
                 if queue.front() == Some(&seq) {
                     queue.pop_front();
                 } else {
                     queue.retain(|waiting| *waiting != seq);
                 }
                 if queue.is_empty() {
-                    self.by_name.remove(name);
+                    self.by_id.remove(id);
                 }
             }
         }
-        if self.by_name.is_empty() && self.by_name.capacity() > KEPT_QUEUES {
-            self.by_name = HashMap::new();
+        if self.by_id.is_empty() && self.by_id.capacity() > KEPT_QUEUES {
+            self.by_id = HashMap::new();
         }
         Some(change)
     }

@@ -1,16 +1,15 @@
-//! A session registry as a state machine: who holds which token, and which process stands behind it.
+//! An in-memory session registry: it maps secret tokens to sessions and sessions to processes.
 //!
-//! Every later request that presents a token is resolved to its session with [`Registry::resolve`], a
-//! concurrent read. Every removal has a [`Removal`] that says why, runs the hooks of that session once
-//! and appends one event to the ordered log that subscribers read.
+//! A session is registered with a token and a process. Later requests present the token, and
+//! [`Registry::resolve`] returns the session. Every removal has a cause ([`Removal`]), runs the
+//! deregister hooks of that session once, and appends one [`Event`] to an ordered history.
 //!
-//! What this crate never does: look at a process, read a clock, do I/O, start a thread, use `unsafe`.
-//! Time comes in as [`Moment`], processes as opaque [`ProcessId`]s with a pid for show, deaths as
-//! [`Death`]s that somebody else has judged. `reaper-user` is that somebody.
+//! The crate is a state machine. It does not inspect processes, read clocks, do I/O, start threads or
+//! use `unsafe`. The caller passes in the time ([`Moment`]), an opaque [`ProcessId`] per process, and a
+//! [`Death`] when a process has ended. `reaperd` is such a caller.
 //!
 //! ```
 //! use reaper_registry::*;
-//! use std::time::Duration;
 //!
 //! let registry = Registry::builder(TokenKey::new([7; 16])).build();
 //! let now = Moment { boot: BootTime::from_nanos(1), wall_ms: 1_795_324_800_000 };
@@ -31,8 +30,40 @@
 //! assert_eq!(registry.resolve(&token, now).map(|s| s.entry), Some(stored.session.entry));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # Blocking
+//!
+//! No method waits for a reader of events or for a hook on another thread. Each method that changes
+//! the registry runs the hooks that are due on the calling thread, unless
+//! [`RegistryBuilder::run_hooks_by`] names another place.
+//!
+//! # Cost
+//!
+//! With *n* sessions, all of them live:
+//!
+//! * [`Registry::resolve`]: O(1), one read lock of one of 256 shards, no allocation.
+//! * [`Registry::register`], [`Registry::deregister`]: O(log *n*), plus [`Registry::expire`].
+//! * [`Registry::remove_entry`], [`Registry::remove_unchanged`]: O(log *n*).
+//! * [`Registry::remove_process`]: O(*k* log *n*) for the *k* sessions of the process.
+//! * [`Registry::expire`]: O(*k* log *n*) for the *k* sessions that have expired.
+//! * [`Registry::list`] and [`Registry::subscribe`]: O(*n*).
+//!
+//! `reaperd`, which stores more than the registry for each session, used 753 bytes of resident memory
+//! per session at 100,000 sessions (`docs/benchmarks.md` in the repository). The event log keeps a
+//! fixed number of events, the tombstones of removed sessions number at most 4,096, and at most about
+//! 16,384 hook calls wait. Events and tombstones keep removed sessions in memory, without their keys.
+//!
+//! # Lock order
+//!
+//! 1. The table.
+//! 2. Any one of: a shard of the token index, the event log, the tombstones, the hook queues, the secret
+//!    key of a session.
+//!
+//! A thread may take a lock of the second group while it holds the table, never the reverse, and never
+//! two of the second group. Callbacks (hooks, `on_event`, `on_removed`) run with no lock held, so they
+//! may call any method of the registry. A panic never poisons the registry: every lock is recovered.
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_docs, missing_debug_implementations)]
 
 mod config;
 mod error;

@@ -1,34 +1,37 @@
-//! How long a session may stay: what a registration asks for, and what the registry grants.
+//! Session lifetimes: what a registration requests and what the registry grants.
 
 use std::time::Duration;
 
-/// How long a registration asks its session to stay, counted from the registration.
+/// The lifetime that a registration requests for its session, counted from the registration.
+///
+/// A session ends with its process in any case. The registry reduces requests to
+/// [`RegistryBuilder::max_ttl`](crate::RegistryBuilder::max_ttl).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ttl {
-    /// As long as the registry grants to those that ask for nothing: 24 h unless it was built with
-    /// another.
+    /// The default of the registry ([`RegistryBuilder::ttl`](crate::RegistryBuilder::ttl), 24 hours
+    /// unless set). In a renewal: the same lifetime as before, counted from now.
     #[default]
     Default,
-    /// For this long; at exactly this age the session still lives.
+    /// This long. The session is still live at exactly this age.
     For(Duration),
-    /// As long as its process lives.
+    /// Until the process ends.
     Process,
 }
 
-/// What a registry grants.
+/// The lifetimes that a registry grants.
 #[derive(Clone, Copy)]
 pub(crate) struct Lifetimes {
-    /// To those that ask for nothing; `None`: as long as the process lives.
+    /// For [`Ttl::Default`]; `None`: until the process ends.
     pub(crate) default: Option<Duration>,
-    /// To everybody; `None`: no limit.
+    /// For every session; `None`: no maximum.
     pub(crate) max: Option<Duration>,
 }
 
 impl Lifetimes {
-    /// What is granted: a request beyond the maximum is cut to it. `None`: as long as the process
-    /// lives.
-    pub(crate) fn granted(self, asked: Ttl) -> Option<Duration> {
-        let wanted = match asked {
+    /// Returns the granted lifetime: the requested one, or the maximum if that is shorter. `None`:
+    /// until the process ends.
+    pub(crate) fn granted(self, requested: Ttl) -> Option<Duration> {
+        let wanted = match requested {
             Ttl::Default => self.default,
             Ttl::For(ttl) => Some(ttl),
             Ttl::Process => None,

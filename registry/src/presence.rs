@@ -1,5 +1,5 @@
-//! Presence material: what a session needs to speak in its own name elsewhere. The registry carries
-//! it unopened; the public part can be listed, the secret key can only be borrowed.
+//! Presence material: the keys with which a session identifies itself to other services. The registry
+//! stores it unchecked; the public part may be listed, the secret key can only be borrowed.
 
 use std::fmt;
 
@@ -7,8 +7,10 @@ use zeroize::Zeroizing;
 
 use crate::token::decode_hex;
 
-/// A session's signing key. No `Debug` content, no `Clone`, no serialisation; wiped on drop and, by
-/// the registry, at the removal of its session.
+/// A session's secret signing key: 64 bytes, overwritten with zeros when dropped.
+///
+/// The registry drops it when its session is removed or renewed. `Debug` does not print it. The type
+/// has neither `Clone` nor `Display`:
 ///
 /// ```compile_fail
 /// fn printable<T: std::fmt::Display>() {}
@@ -17,15 +19,15 @@ use crate::token::decode_hex;
 pub struct SecretKey(Box<Zeroizing<[u8; 64]>>);
 
 impl SecretKey {
-    /// Reads 128 hex digits of any case.
+    /// Parses exactly 128 hex digits of either case; returns `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
-        // Decoded in place on the heap: a key that moved would leave a copy behind.
+        // Decoded in place on the heap: moving the array would leave a copy on the stack.
         let mut key = Self(Box::new(Zeroizing::new([0; 64])));
         decode_hex(text, &mut **key.0)?;
         Some(key)
     }
 
-    /// The key itself. Every use of it can be found by this name.
+    /// Returns the secret bytes. The caller must not keep a copy.
     pub fn expose(&self) -> &[u8; 64] {
         &self.0
     }
@@ -37,26 +39,27 @@ impl fmt::Debug for SecretKey {
     }
 }
 
-/// The parent's word for a session key; content unchecked, as the origin has it.
+/// A parent's signed statement about a session key. The registry verifies none of it, as the claudemesh
+/// daemon does not either.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attestation {
-    /// The key that is vouched for.
+    /// The session's public key, which the statement is about.
     pub session_pubkey: Box<str>,
-    /// The key that vouches.
+    /// The public key of the member that signed.
     pub parent_member_pubkey: Box<str>,
-    /// Milliseconds since 1970; a fraction is what some clients send.
+    /// When the statement expires: milliseconds since 1970, with a fraction if the client sent one.
     pub expires_at: f64,
-    /// The signature over the others.
+    /// The signature over the other fields.
     pub signature: Box<str>,
 }
 
-/// Public and secret half of a session's presence, as registered.
+/// The presence material of a registration.
 #[derive(Debug)]
 pub struct Presence {
-    /// 64 lower-case hex digits.
+    /// The session's public key: 64 lower-case hex digits. The registry does not check the form.
     pub session_pubkey: Box<str>,
-    /// Leaves the session at its removal.
+    /// The session's secret key.
     pub secret_key: SecretKey,
-    /// The parent's word.
+    /// The parent's statement about `session_pubkey`.
     pub attestation: Attestation,
 }

@@ -1,27 +1,40 @@
-//! The process behind a session, as far as the registry may know it: a name tag, never a handle.
+//! The process of a session: an opaque id, and a pid and start time for display.
 
 use std::fmt;
 use std::sync::OnceLock;
 
-/// One particular process, minted by whoever holds its identity. Two processes that had the same
-/// pid, even within one clock tick, have different ids; a bare pid is never a key.
+/// An opaque id of one particular process.
+///
+/// The caller assigns it and must never reuse it: two processes that had the same pid, even within one
+/// clock tick, need different ids. The registry never uses a pid as a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessId(pub u64);
 
-/// A process number that the kernel could hand out.
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A valid process id of the operating system: 1..=[`Pid::MAX`].
+///
+/// It says nothing about whether the process exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pid(u32);
 
-/// The number is no pid on any supported system.
+/// The error for a number that is not a pid on any supported system; carries that number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not a pid: it must be in 1..={max}", max = Pid::MAX)]
 pub struct PidOutOfRange(pub i64);
 
 impl Pid {
-    /// The kernel's own ceiling (`PID_MAX_LIMIT` on 64-bit Linux; the BSDs and macOS stay below).
+    /// The largest possible pid: [`PID_MAX_LIMIT`][1] of 64-bit Linux. The BSDs and macOS use smaller
+    /// ones.
+    ///
+    /// [1]: https://elixir.bootlin.com/linux/v6.12/source/include/linux/threads.h
     pub const MAX: u32 = 4_194_304;
 
-    /// Accepts 1..=[`Pid::MAX`].
+    /// Creates a pid from a number in 1..=[`Pid::MAX`].
     pub const fn new(raw: u32) -> Result<Self, PidOutOfRange> {
         if raw == 0 || raw > Self::MAX {
             return Err(PidOutOfRange(raw as i64));
@@ -29,12 +42,12 @@ impl Pid {
         Ok(Self(raw))
     }
 
-    /// The number as the kernel's interfaces take it.
+    /// Returns the pid as the signed number that system calls take; always positive.
     pub const fn as_raw(self) -> i32 {
         self.0.cast_signed()
     }
 
-    /// The number.
+    /// Returns the pid as an unsigned number.
     pub const fn get(self) -> u32 {
         self.0
     }
@@ -66,14 +79,28 @@ impl TryFrom<u32> for Pid {
     }
 }
 
+impl From<Pid> for u32 {
+    fn from(pid: Pid) -> Self {
+        pid.get()
+    }
+}
+
+impl From<Pid> for i32 {
+    fn from(pid: Pid) -> Self {
+        pid.as_raw()
+    }
+}
+
 impl fmt::Display for Pid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-/// When a process started, in the unit of the system that reported it (Linux: clock ticks since
-/// boot, field 22 of `/proc/PID/stat`). Only ever compared with a value read by the same observer.
+/// When a process started, in the unit of the system that reported it.
+///
+/// On Linux: clock ticks since boot, field 22 of `/proc/PID/stat` (see `proc_pid_stat(5)`). Only
+/// comparable with values that the same observer read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StartTime(pub u64);
 
@@ -83,18 +110,19 @@ impl fmt::Display for StartTime {
     }
 }
 
-/// The process a session names.
+/// The process of a session.
 #[derive(Debug)]
 pub struct Process {
-    /// Which process this is.
+    /// The caller's id of the process.
     pub id: ProcessId,
-    /// The number it runs under, for show.
+    /// Its pid, for display.
     pub pid: Pid,
     start_time: OnceLock<StartTime>,
 }
 
 impl Process {
-    /// A process whose start time may be absent now and learnt later.
+    /// Creates the record of a process. The start time may be added later with
+    /// [`Self::learn_start_time`].
     pub fn new(id: ProcessId, pid: Pid, start_time: Option<StartTime>) -> Self {
         Self {
             id,
@@ -103,13 +131,13 @@ impl Process {
         }
     }
 
-    /// When it started, where that is known.
+    /// Returns the start time, if it is known.
     pub fn start_time(&self) -> Option<StartTime> {
         self.start_time.get().copied()
     }
 
-    /// Takes a start time that arrived after registration; the first one stays. Answers whether this
-    /// one was taken.
+    /// Sets the start time if none is known yet. Returns whether it was set; a start time never changes
+    /// once it is known. Visible to everyone who shares the session.
     pub fn learn_start_time(&self, start_time: StartTime) -> bool {
         self.start_time.set(start_time).is_ok()
     }

@@ -1,5 +1,6 @@
-//! The shared handle: one lock around the table, and everything that must not happen under it.
+//! The shared handle: one lock around the table, and what must happen outside of it.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::{Authority, OnRemoved, RegistryBuilder};
@@ -16,17 +17,19 @@ use crate::table::token_index::TokenIndex;
 use crate::time::Moment;
 use crate::token::{Token, TokenKey};
 
-/// A registration that was stored.
+/// The result of a successful registration.
 #[derive(Clone, Debug)]
 pub struct Stored {
-    /// The session as it stands now.
+    /// The stored session.
     pub session: Arc<Session>,
-    /// Whether it lived before and was renewed.
+    /// Whether a live session was renewed. `false`: a new session was stored.
     pub renewed: bool,
 }
 
-/// A registry that clones share. All methods take `&self`, return quickly and can be called from
-/// any thread, from hooks too.
+/// A session registry.
+///
+/// A cheap handle: clones share one registry. All methods take `&self` and may be called from any
+/// thread, including from hooks. See the [crate documentation](crate) for costs and locks.
 #[derive(Clone)]
 pub struct Registry(Arc<Shared>);
 
@@ -41,8 +44,17 @@ struct Shared {
     on_removed: Vec<OnRemoved>,
 }
 
+impl fmt::Debug for Registry {
+    /// Writes the number of sessions, never their content. Takes the table's lock.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("sessions", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl RegistryBuilder {
-    /// The registry, empty.
+    /// Builds an empty registry.
     pub fn build(self) -> Registry {
         let by_token = Arc::new(TokenIndex::new());
         let table = Table::new(
@@ -56,7 +68,7 @@ impl RegistryBuilder {
             tombstones: Mutex::default(),
             by_token,
             token_key: self.token_key,
-            log: Arc::new(EventLog::new(self.event_capacity, self.wake)),
+            log: Arc::new(EventLog::new(self.event_capacity, self.wakers)),
             hooks: self.hooks,
             run_hooks: self.run_hooks,
             on_removed: self.on_removed,
@@ -65,20 +77,24 @@ impl RegistryBuilder {
 }
 
 impl Registry {
-    /// Starts from the key that tokens are digested under: 16 bytes of the system's random source,
-    /// new at each start.
+    /// Returns the settings of a new registry, which stores tokens as digests under `token_key`.
     pub fn builder(token_key: TokenKey) -> RegistryBuilder {
         RegistryBuilder::new(token_key)
     }
 
-    /// Stores a session, replacing the live one of the same id and the one that held its token.
+    /// Stores a session. Removes the live session with the same id and the live session with the same
+    /// token, if they exist ([`Removal::Replaced`]).
     ///
-    /// Where both are one session of this very process and owner, it is renewed instead: it keeps its
-    /// entry, its registration time and its ttl start anew, what it says about itself is the new
-    /// text, and there is neither an event nor a hook.
+    /// **Renewal.** If both are the same session, of the same process and owner, it is renewed: it keeps
+    /// its [`EntryId`], its lifetime starts again, its details and presence are replaced, and there is
+    /// neither an event nor a hook. An absent [`token_file`](crate::Details::token_file) keeps its old
+    /// value.
     ///
-    /// A token is registered again by the process alone that holds its session: for any other it is
-    /// [`RegisterError::TokenInUse`] as long as that session lives, whoever asks.
+    /// A token in use can be registered again only by the process of its session.
+    ///
+    /// First removes all sessions that have expired at `now`, also if the registration fails. The error
+    /// variants are checked in the order `NotOwner`, `TokenInUse`, `NeedsOldToken`, `TooManySessions`,
+    /// `TooManyForOwner`.
     pub fn register(
         &self,
         mut new: NewSession,
@@ -91,8 +107,11 @@ impl Registry {
         })
     }
 
-    /// The live session of this token. A concurrent read: it takes no lock that a registration, a
-    /// removal or a hook holds for longer than one map operation, and does not allocate.
+    /// Returns the live session with this token. `None` if there is none, or if it has expired at `now`;
+    /// an expired session is removed.
+    ///
+    /// O(1) and concurrent: takes one read lock that writers hold for one map operation only. Does not
+    /// allocate.
     pub fn resolve(&self, token: &Token, now: Moment) -> Option<Arc<Session>> {
         let session = self.0.by_token.find(self.0.token_key.digest(token))?;
         if session.has_expired(now.boot) {
@@ -101,7 +120,9 @@ impl Registry {
         Some(session)
     }
 
-    /// The end of the session that had this token, if that was less than a minute ago.
+    /// Returns the [`EventKind::Deregistered`] event of the last session with this token, if that session
+    /// was removed within the last minute. Fewer are kept if more than 4,096 sessions were removed in that
+    /// time. A session that is live again under this token does not change the result.
     pub fn recently_gone(&self, token: &Token, now: Moment) -> Option<Arc<Event>> {
         let digest = self.0.token_key.digest(token);
         self.0
@@ -111,38 +132,39 @@ impl Registry {
             .find(digest, now.boot)
     }
 
-    /// Whether this is the token of that session, alive or not.
+    /// Returns whether `token` is the token of `session`, whether or not the session is live.
     pub fn is_token_of(&self, token: &Token, session: &Session) -> bool {
         self.0.token_key.digest(token) == *session.digest()
     }
 
-    /// All live sessions in order of registration. Those past their ceiling stay visible until a
-    /// sweep or a look-up removes them.
+    /// Returns all sessions in the order in which they were first stored. Includes expired ones that
+    /// neither [`Self::expire`] nor a look-up has removed yet. O(n) under the table's lock.
     pub fn list(&self) -> Vec<Arc<Session>> {
         self.table().sessions().cloned().collect()
     }
 
-    /// How many sessions live.
+    /// Returns the number of sessions; counts the same ones as [`Self::list`].
     pub fn len(&self) -> usize {
         self.table().len()
     }
 
-    /// Whether none lives.
+    /// Returns whether there are no sessions.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The live session of this name.
+    /// Returns the session with this id, even if it has expired and was not removed yet.
     pub fn session_named(&self, id: &SessionId) -> Option<Arc<Session>> {
         self.table().session_named(id).cloned()
     }
 
-    /// The live sessions of this process.
+    /// Returns the sessions of a process in the order in which they were first stored.
     pub fn sessions_of(&self, process: ProcessId) -> Vec<Arc<Session>> {
         self.table().sessions_of(process)
     }
 
-    /// Removes the session of this token at its owner's request.
+    /// Removes the session with this token ([`Removal::Requested`]) and returns it; `None` if no live
+    /// session has it. Also removes all sessions that have expired at `now`.
     pub fn deregister(&self, token: &Token, now: Moment) -> Option<Arc<Session>> {
         let digest = self.0.token_key.digest(token);
         self.mutate(now, |table, changes| {
@@ -152,7 +174,8 @@ impl Registry {
         })
     }
 
-    /// Removes exactly this entry, if it lives.
+    /// Removes the session with this entry id and returns it; `None` if it has been removed already. A
+    /// session that replaced it has another entry id and is not affected.
     pub fn remove_entry(
         &self,
         entry: EntryId,
@@ -162,7 +185,8 @@ impl Registry {
         self.mutate(now, |table, changes| table.remove(entry, removal, changes))
     }
 
-    /// Removes this session, if it lives and was not renewed since.
+    /// Removes this session and returns it; `None` if it has been removed or renewed since it was
+    /// returned.
     pub fn remove_unchanged(
         &self,
         session: &Arc<Session>,
@@ -177,7 +201,8 @@ impl Registry {
         })
     }
 
-    /// Removes every session of a process that was judged dead; answers how many there were.
+    /// Removes every session of a dead process ([`Removal::Died`]). Returns how many it removed; 0 if the
+    /// process has none, as in a second call for the same process.
     pub fn remove_process(&self, process: ProcessId, death: Death, now: Moment) -> usize {
         self.mutate(now, |table, changes| {
             table.remove_process(process, death, changes);
@@ -185,7 +210,8 @@ impl Registry {
         })
     }
 
-    /// Removes every session past its ceiling; answers how many there were.
+    /// Removes every session that has expired at `now` ([`Removal::Expired`]). Returns how many it
+    /// removed. Costs nothing for sessions that have not expired. Call it regularly.
     pub fn expire(&self, now: Moment) -> usize {
         self.mutate(now, |table, changes| {
             table.expire(now.boot, changes);
@@ -193,44 +219,46 @@ impl Registry {
         })
     }
 
-    /// All live sessions and a reader of everything that happens to them from then on, in one step.
+    /// Returns all sessions and a subscription to the events from then on, as one atomic step: applying
+    /// the events to the list yields the state of the registry, without gaps or duplicates.
     pub fn subscribe(&self) -> (Vec<Arc<Session>>, Subscription) {
-        // Events are appended under the table's lock, so position and list belong together.
+        // Events are appended under the table's lock, so position and list are consistent.
         let table = self.table();
         let subscription = Subscription::at(self.0.log.clone(), self.0.log.next_seq());
         (table.sessions().cloned().collect(), subscription)
     }
 
-    /// A reader that goes on after the event numbered `last_seen`; `None` if that number has not
-    /// been given out yet. If the next ones have left the ring, its first answer is the gap.
+    /// Returns a subscription that continues after the event with [`Event::seq`] `last_seen`; 0 starts
+    /// with the oldest event. `None` if there is no event `last_seen` yet. If the next events have been
+    /// overwritten, the first result is a [`Next::Gap`](crate::Next::Gap).
     pub fn resume(&self, last_seen: u64) -> Option<Subscription> {
         (last_seen < self.0.log.next_seq())
             .then(|| Subscription::at(self.0.log.clone(), last_seen + 1))
     }
 
-    /// Puts a change of a source's state into the history.
+    /// Appends an [`EventKind::SourceState`] event.
     pub fn publish_source_state(&self, state: SourceState, now: Moment) {
         self.publish(EventKind::SourceState(state), now);
     }
 
-    /// Tells every reader that the end is near. Sessions stay as they are.
+    /// Appends an [`EventKind::Shutdown`] event. The registry remains usable.
     pub fn publish_shutdown(&self, now: Moment) {
         self.publish(EventKind::Shutdown, now);
     }
 
-    /// How many hooks and wake-ups of readers have panicked so far.
+    /// Returns how many calls of hooks, of `on_event` and of `on_removed` functions have panicked so far.
     pub fn hook_panics(&self) -> u64 {
         self.0.hooks.panics()
     }
 
-    /// How many sessions went by without their two hooks, because more calls than can be held were
-    /// waiting behind a hook that blocks.
+    /// Returns how many sessions were stored and removed without a call of their register and deregister
+    /// hooks, because the queue of waiting hook calls was full. Not 0 only if a hook blocks.
     pub fn hooks_lost(&self) -> u64 {
         self.0.hooks.lost()
     }
 
-    /// For a look-up that found an expired session: removes this one alone, because a look-up does not
-    /// pay for a sweep. The session may have been renewed since it was found.
+    /// Removes one expired session that a look-up found. Not all expired ones, to keep look-ups cheap.
+    /// Returns the session instead if it has been renewed since it was found.
     pub(crate) fn expire_entry(&self, entry: EntryId, now: Moment) -> Option<Arc<Session>> {
         self.mutate(now, |table, changes| {
             table.expire_entry(entry, now.boot, changes)
@@ -246,11 +274,13 @@ impl Registry {
     }
 
     fn wake_readers(&self) {
-        self.0.hooks.contain(|| self.0.log.wake_readers());
+        for wake in self.0.log.wakers() {
+            self.0.hooks.contain(wake);
+        }
     }
 
-    /// The one way to change the table: mutate, record and queue the hooks under the lock; wake the
-    /// readers and run the hooks after it.
+    /// The only function that changes the table. Under the lock: mutates, appends the events and queues
+    /// the hooks. After it: wakes the readers, releases and runs the hooks.
     fn mutate<T>(
         &self,
         now: Moment,
@@ -286,7 +316,7 @@ impl Registry {
 
     fn run_hooks(&self, changes: Vec<Change>) {
         match &self.0.run_hooks {
-            Some(runner) if !self.0.hooks.none() => {
+            Some(runner) if !self.0.hooks.is_empty() => {
                 let registry = self.clone();
                 runner(Box::new(move || registry.0.hooks.run(&changes)));
             }
@@ -324,13 +354,13 @@ impl Registry {
         self.0.tombstones.lock().unwrap().check_invariants();
     }
 
-    /// How many ended sessions are remembered.
+    /// Returns the number of tombstones.
     #[cfg(test)]
     pub(crate) fn tombstones(&self) -> usize {
         self.0.tombstones.lock().unwrap().len()
     }
 
-    /// How many hook calls wait or run.
+    /// Returns how many hook calls wait or run.
     #[cfg(test)]
     pub(crate) fn waiting_hooks(&self) -> usize {
         self.0.hooks.waiting()

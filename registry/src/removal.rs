@@ -1,27 +1,26 @@
-//! Why a session ended. A value of [`Removal`] cannot be made for a dead process without naming the
-//! evidence and the source that led to it.
+//! Why a session was removed. A removal for a dead process always names the evidence and the source.
 
 use std::fmt;
 use std::time::Duration;
 
-/// What first said "look at this process now".
+/// What caused the check that found a process dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Source {
-    /// The netlink proc connector.
+    /// Linux's netlink process connector.
     Netlink,
-    /// The probe on `sched_process_exit`.
+    /// The eBPF probe on the tracepoint `sched_process_exit`.
     Ebpf,
     /// A pidfd that became readable.
     Pidfd,
-    /// The periodic look at every process.
+    /// The periodic check of every process.
     Sweep,
-    /// The look that registration itself takes after storing.
+    /// The check that follows each registration.
     Register,
 }
 
 impl Source {
-    /// The name in JSON, metrics and on the command line.
+    /// Returns the name in JSON, in metrics and on the command line. `Display` writes the same.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Netlink => "netlink",
@@ -39,22 +38,22 @@ impl fmt::Display for Source {
     }
 }
 
-/// What proved that the process is gone.
+/// What proved that a process is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Evidence {
-    /// Its own pidfd says so, or the kernel hands out another process for its number.
+    /// Its pidfd became readable, or opening its pid gives another process.
     Pidfd,
-    /// Its process-table entry is gone or holds a finished single thread.
+    /// Its entry in the process table is gone, or is a zombie without further threads.
     Stat,
-    /// Its number now belongs to a process with another start time.
+    /// Its pid belongs to a process with another start time.
     StartTime,
-    /// The kernel reported the death of the whole group with the start time that is on record.
+    /// The kernel reported the end of its last thread, with the recorded start time.
     GroupDead,
 }
 
 impl Evidence {
-    /// The name in JSON.
+    /// Returns the name in JSON. `Display` writes the same.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pidfd => "pidfd",
@@ -65,14 +64,22 @@ impl Evidence {
     }
 }
 
-/// How a process ended, as far as somebody saw it.
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// How a process ended.
+///
+/// On Unix it converts from and to [`std::process::ExitStatus`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitStatus {
-    /// It returned this code.
+    /// It exited with this code.
     Code(u8),
-    /// A signal ended it.
+    /// A signal terminated it.
     Signal {
-        /// Which one.
+        /// The signal's number.
         signal: u8,
         /// Whether the kernel wrote a core dump.
         core: bool,
@@ -80,40 +87,82 @@ pub enum ExitStatus {
 }
 
 impl ExitStatus {
-    /// Decodes the wait status word that kernel interfaces carry.
-    pub const fn from_wait_status(word: u32) -> Self {
-        let [signal, code, ..] = word.to_le_bytes();
-        match signal & 0x7f {
+    /// Decodes a wait status as wait(2) and the kernel's exit events return it: the exit code in bits
+    /// 8 to 15, the signal in bits 0 to 6, the core dump flag in bit 7. Other bits are ignored, so the
+    /// status of a stopped process, which has not ended, decodes as signal 127.
+    pub const fn from_wait_status(status: u32) -> Self {
+        let [low, code, ..] = status.to_le_bytes();
+        match low & 0x7f {
             0 => Self::Code(code),
-            number => Self::Signal {
-                signal: number,
-                core: signal & 0x80 != 0,
+            signal => Self::Signal {
+                signal,
+                core: low & 0x80 != 0,
             },
+        }
+    }
+
+    /// Encodes the status as wait(2) returns it; the inverse of [`Self::from_wait_status`].
+    pub const fn to_wait_status(self) -> u32 {
+        match self {
+            Self::Code(code) => (code as u32) << 8,
+            Self::Signal { signal, core } => (signal & 0x7f) as u32 | (core as u32) << 7,
         }
     }
 }
 
-/// An exit status and who reported it. Advisory: threads and kernel versions disagree about it.
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit status: {code}"),
+            Self::Signal {
+                signal,
+                core: false,
+            } => write!(f, "signal: {signal}"),
+            Self::Signal { signal, core: true } => write!(f, "signal: {signal} (core dumped)"),
+        }
+    }
+}
+
+#[cfg(unix)]
+impl From<std::process::ExitStatus> for ExitStatus {
+    fn from(status: std::process::ExitStatus) -> Self {
+        use std::os::unix::process::ExitStatusExt as _;
+        Self::from_wait_status(status.into_raw().cast_unsigned())
+    }
+}
+
+#[cfg(unix)]
+impl From<ExitStatus> for std::process::ExitStatus {
+    fn from(status: ExitStatus) -> Self {
+        use std::os::unix::process::ExitStatusExt as _;
+        Self::from_raw(status.to_wait_status().cast_signed())
+    }
+}
+
+/// An exit status and the source that reported it.
+///
+/// Advisory: for a process with threads, kernel versions and sources may report different ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// How it ended.
+    /// How the process ended.
     pub status: ExitStatus,
-    /// Who said so.
+    /// The source that reported it.
     pub from: Source,
 }
 
-/// The death of a process, judged.
+/// The proven death of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Death {
-    /// Whose hint led here.
+    /// The source of the hint that caused the check.
     pub source: Source,
-    /// What proved it.
+    /// What proved the death.
     pub evidence: Evidence,
-    /// Whether the proof was that its number had gone to another process.
+    /// Whether the proof was that its pid belongs to another process.
     pub pid_reused: bool,
-    /// Its status, where known; never waited for.
+    /// How it ended, if a source reported it in time; the removal does not wait for it.
     pub exit: Option<Exit>,
-    /// From the kernel's own time of the exit to the verdict, where a source gave one.
+    /// The time from the exit, as the kernel measured it, to the verdict; `None` if no source reported
+    /// the time of the exit.
     pub detection: Option<Duration>,
 }
 
@@ -122,16 +171,17 @@ pub struct Death {
 pub enum Removal {
     /// Its process is gone.
     Died(Death),
-    /// It reached the age ceiling.
+    /// It exceeded its lifetime.
     Expired,
-    /// A registration took its session id, or its token under another id.
+    /// Another registration took its session id, or its token under another id.
     Replaced,
-    /// Somebody who knows the token asked for it.
+    /// A request with its token, or the caller of the registry, removed it.
     Requested,
 }
 
 impl Removal {
-    /// The name of the cause in JSON and metrics.
+    /// Returns the name of the cause in JSON and metrics: `exited`, `pid_reused`, `expired`, `replaced`
+    /// or `requested`. `Display` writes the same.
     pub const fn cause(&self) -> &'static str {
         match self {
             Self::Died(Death {
@@ -144,11 +194,17 @@ impl Removal {
         }
     }
 
-    /// The death behind it, if one is.
+    /// Returns the death of the process, if that is the cause.
     pub const fn death(&self) -> Option<&Death> {
         match self {
             Self::Died(death) => Some(death),
             Self::Expired | Self::Replaced | Self::Requested => None,
         }
+    }
+}
+
+impl fmt::Display for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.cause())
     }
 }

@@ -1,4 +1,4 @@
-//! A session: what was registered, shared by everyone who resolved it.
+//! Sessions: what a registration consists of, and what the registry shares of it.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,23 +9,43 @@ use crate::process::Process;
 use crate::time::{BootTime, Moment};
 use crate::token::{Token, TokenDigest, TokenPrefix, TokenRef};
 
-/// One stored registration. Never reused, so that a late removal cannot hit a successor.
+/// The id of one stored session. It is never reused, so a late removal cannot affect the session that
+/// replaced it. A renewal keeps it. Entry ids are assigned in ascending order, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId(pub u64);
 
-/// The name under which a session is known to its owner; at most one live entry bears it.
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The id that a client chose for its session. At most one session in the registry has it. Cheap to
+/// clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(Arc<str>);
 
 impl SessionId {
-    /// Any text; limits on it are the caller's.
+    /// Creates an id from any text. The registry does not limit or check it.
     pub fn new(text: &str) -> Self {
         Self(text.into())
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl From<&str> for SessionId {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl AsRef<str> for SessionId {
+    fn as_ref(&self) -> &str {
+        self.as_str()
     }
 }
 
@@ -35,12 +55,14 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// What a session says about itself; the registry stores it as it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The descriptive part of a registration. The registry stores it unchecked and does not interpret it.
+///
+/// `Debug` does not print `token_file`.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Details {
     /// The mesh (tenant, project) it belongs to.
     pub mesh: Box<str>,
-    /// The name to show.
+    /// The name to display.
     pub display_name: Box<str>,
     /// Its working directory.
     pub cwd: Option<Box<str>>,
@@ -48,54 +70,83 @@ pub struct Details {
     pub role: Option<Box<str>>,
     /// Its groups.
     pub groups: Box<[Box<str>]>,
-    /// The absolute path of the file that holds its token, for programs to find. Not to be shown.
+    /// The absolute path of the file that contains its token, so that it can be removed with the session.
+    /// Must not be listed.
     pub token_file: Option<Box<str>>,
 }
 
-/// A registration, parsed and not yet stored.
+impl fmt::Debug for Details {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            mesh,
+            display_name,
+            cwd,
+            role,
+            groups,
+            token_file: _not_listed,
+        } = self;
+        f.debug_struct("Details")
+            .field("mesh", mesh)
+            .field("display_name", display_name)
+            .field("cwd", cwd)
+            .field("role", role)
+            .field("groups", groups)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A registration request: the input of [`Registry::register`](crate::Registry::register).
+///
+/// `Debug` prints neither the token nor the secret key.
+#[derive(Debug)]
 pub struct NewSession {
-    /// The name it takes; a live entry of that name is replaced.
+    /// The session id. A live session with this id is replaced or renewed.
     pub id: SessionId,
-    /// The token it will be resolved by.
+    /// The token that resolves to the session. Overwritten with zeros when the session is stored.
     pub token: Token,
-    /// The process whose life it shares.
+    /// The process; the session is to be removed when it ends.
     pub process: Process,
-    /// The numeric user that registers it.
+    /// The numeric id of the user that registers the session.
     pub owner: u32,
-    /// What it says about itself.
+    /// The descriptive part.
     pub details: Details,
-    /// Its presence material.
+    /// The presence material, if the client sent any.
     pub presence: Option<Presence>,
-    /// How long it asks to stay.
+    /// The requested lifetime.
     pub ttl: Ttl,
 }
 
-/// A stored session. What a look-up reads comes first and stays there, beside the count of its
-/// holders: at a hundred thousand sessions a look-up costs what its cache misses cost.
+/// A stored session.
+///
+/// Immutable, except that the start time of its process may become known and that its secret key is
+/// dropped when the session is removed or renewed. A renewal stores a new `Session` value with the same
+/// [`EntryId`]. A value remains valid after its removal, as long as it is referenced.
+// The fields that a look-up reads come first, in the cache line of the reference count: at 100,000
+// sessions the cost of a look-up is that of its cache misses.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Session {
     digest: Digest,
-    /// The last moment of its life if its process lives as long; `None`: as long as its process lives.
+    /// The last moment at which the session is live; `None`: it stays until its process ends.
     pub expires_at: Option<Moment>,
-    /// When it was stored, or renewed for the last time.
+    /// When it was stored, or last renewed.
     pub registered_at: Moment,
-    /// Which registration this is.
+    /// The registry's id of this session.
     pub entry: EntryId,
-    /// Its name.
+    /// The client's id of this session.
     pub id: SessionId,
-    /// What may be shown of its token.
+    /// The start of its token, which may be listed and logged.
     pub token_prefix: TokenPrefix,
-    /// Its process.
+    /// Its process. If the process has ended, the caller should remove the session.
     pub process: Process,
-    /// The user that registered it.
+    /// The numeric id of the user that registered it.
     pub owner: u32,
-    /// What it says about itself.
+    /// Its descriptive part.
     pub details: Details,
-    /// The public half of its presence: the key in hex, and the parent's word for it.
+    /// The public part of its presence material: the public key in hex, and the parent's attestation.
     pub presence: Option<(Box<str>, Attestation)>,
-    // Apart from the rest, because the session itself lives on in events and in readers' hands
-    // after its removal and the key must not.
+    // Separate from `presence`, because events and readers keep the session after its removal, but the
+    // key must be dropped.
     secret_key: Mutex<Option<Arc<SecretKey>>>,
 }
 
@@ -134,15 +185,17 @@ impl Session {
         }
     }
 
-    /// Lends the secret key for the length of `use_it`; `None` where there is none, the session has
-    /// been removed, or it has been renewed since it was resolved. A loan holds up nobody: if the session is removed or renewed meanwhile, the key is wiped
-    /// at the end of the loan.
+    /// Calls `use_it` with the secret key, and returns its result.
+    ///
+    /// The argument is `None` if the registration had no key, or if the session has been removed or
+    /// renewed since it was resolved. No lock is held during the call, so it may take long. If the
+    /// session is removed or renewed meanwhile, the key is overwritten with zeros after the call.
     pub fn with_secret_key<T>(&self, use_it: impl FnOnce(Option<&SecretKey>) -> T) -> T {
-        let loan = self.secret_key().clone();
-        use_it(loan.as_deref())
+        let key = self.secret_key().clone();
+        use_it(key.as_deref())
     }
 
-    /// Whether it is past its last moment.
+    /// Returns whether `now` is past its last moment.
     pub(crate) fn has_expired(&self, now: BootTime) -> bool {
         self.expires_at.is_some_and(|last| now > last.boot)
     }

@@ -1,6 +1,6 @@
-//! The state machine: every transition of the registry, with time passed in and changes passed out.
+//! The state machine: every transition of the registry. Time is passed in, changes are passed out.
 //!
-//! All indexes change together in `insert`, `renew` and `remove`, and nowhere else.
+//! The indexes are updated together in `place`, `insert`, `renew` and `unlink` or `remove` only.
 
 pub(crate) mod token_index;
 
@@ -27,7 +27,7 @@ pub(crate) struct Table {
     next_entry: u64,
     /// In order of registration.
     sessions: BTreeMap<EntryId, Arc<Session>>,
-    /// Those that expire, in the order in which they do.
+    /// The sessions that expire, by their last moment.
     by_last_moment: BTreeSet<(BootTime, EntryId)>,
     by_id: HashMap<SessionId, EntryId>,
     by_process: BTreeSet<(ProcessId, EntryId)>,
@@ -56,9 +56,8 @@ impl Table {
         }
     }
 
-    /// Stores a session after removing what it replaces: the live entry of its id, and the entry
-    /// that its token named before. Where both are one session of the same process and owner, it is
-    /// renewed and nothing is removed.
+    /// Stores a session after removing what it replaces: the session of its id and the session of its
+    /// token. If both are one session of the same process and owner, renews that one instead.
     pub(crate) fn register(
         &mut self,
         mut new: NewSession,
@@ -74,12 +73,11 @@ impl Table {
             .get(&new.id)
             .and_then(|entry| self.sessions.get(entry))
             .cloned();
-        let same_token = self.by_token.find(digest).filter(|holder| {
-            same_id
-                .as_ref()
-                .is_none_or(|other| other.entry != holder.entry)
-        });
-        self.admit(
+        let same_token = self
+            .by_token
+            .find(digest)
+            .filter(|found| same_id.as_ref().is_none_or(|old| old.entry != found.entry));
+        self.authorize(
             &new,
             digest,
             authority,
@@ -89,11 +87,11 @@ impl Table {
 
         let of_this_token = |old: &&Arc<Session>| *old.digest() == digest;
         if let Some(old) = same_id.iter().chain(&same_token).find(of_this_token) {
-            // The file holds the same token still, whether or not the caller knows of it.
+            // The token file of the session still contains this token, even if the caller did not name it.
             let token_file = &mut new.details.token_file;
             *token_file = token_file.take().or_else(|| old.details.token_file.clone());
         }
-        // `admit` has compared the processes of those who share a token.
+        // `authorize` has checked that sessions with the same token have the same process.
         let renews = |old: &&Arc<Session>| *old.digest() == digest && old.owner == new.owner;
         if let Some(old) = same_id.as_ref().filter(renews) {
             return Ok(Stored {
@@ -103,7 +101,7 @@ impl Table {
         }
         for replaced in same_id.iter().chain(&same_token) {
             if *replaced.digest() == digest {
-                // The token stays known throughout: `insert` puts the new session in its place.
+                // The token must resolve at any time: `insert` replaces the session in the index.
                 self.unlink(replaced.entry, Removal::Replaced, changes);
             } else {
                 self.remove(replaced.entry, Removal::Replaced, changes);
@@ -120,7 +118,8 @@ impl Table {
         })
     }
 
-    fn admit(
+    /// Checks the registration against the sessions that it would replace and against the limits.
+    fn authorize(
         &self,
         new: &NewSession,
         digest: TokenDigest,
@@ -144,9 +143,9 @@ impl Table {
                 limit: self.limits.sessions,
             });
         }
-        let held = self.per_owner.get(&new.owner).copied().unwrap_or(0);
+        let owned = self.per_owner.get(&new.owner).copied().unwrap_or(0);
         let freed = replaced().filter(|old| old.owner == new.owner).count();
-        if held - freed >= self.limits.sessions_per_owner {
+        if owned - freed >= self.limits.sessions_per_owner {
             return Err(RegisterError::TooManyForOwner {
                 owner: new.owner,
                 limit: self.limits.sessions_per_owner,
@@ -166,7 +165,7 @@ impl Table {
         session
     }
 
-    /// Puts a new text in the place of a session of the same id, token, process and owner.
+    /// Replaces the value of a session of the same id, token, process and owner; the entry id stays.
     fn renew(
         &mut self,
         old: &Session,
@@ -177,21 +176,21 @@ impl Table {
         if let Some(start_time) = old.process.start_time() {
             new.process.learn_start_time(start_time);
         }
-        self.forget_last_moment(old);
-        // One that asks for nothing goes on with what it was granted.
+        self.unlink_last_moment(old);
+        // Without a request, the lifetime that was granted before applies again.
         let granted = match new.ttl {
             Ttl::Default => old
                 .expires_at
                 .map(|last| last.boot.since(old.registered_at.boot)),
-            asked => self.lifetimes.granted(asked),
+            requested => self.lifetimes.granted(requested),
         };
         let session = self.place(old.entry, new, token, granted, now);
-        // Readers may hold the old text for as long as they like.
+        // Readers may keep the old value for any time.
         old.wipe_secret_key();
         session
     }
 
-    /// What `insert` and `renew` have in common.
+    /// The common part of `insert` and `renew`.
     fn place(
         &mut self,
         entry: EntryId,
@@ -210,18 +209,18 @@ impl Table {
         session
     }
 
-    fn forget_last_moment(&mut self, session: &Session) {
+    fn unlink_last_moment(&mut self, session: &Session) {
         if let Some(last) = session.expires_at {
             self.by_last_moment.remove(&(last.boot, session.entry));
         }
     }
 
-    /// The live session of this entry.
+    /// Returns the session with this entry id.
     pub(crate) fn session(&self, entry: EntryId) -> Option<&Arc<Session>> {
         self.sessions.get(&entry)
     }
 
-    /// Removes exactly this entry; a second call for it finds nothing and changes nothing.
+    /// Removes the session with this entry id; a second call changes nothing and returns `None`.
     pub(crate) fn remove(
         &mut self,
         entry: EntryId,
@@ -233,7 +232,7 @@ impl Table {
         Some(session)
     }
 
-    /// [`Self::remove`] but for the token.
+    /// As [`Self::remove`], but leaves the token index unchanged.
     fn unlink(
         &mut self,
         entry: EntryId,
@@ -241,12 +240,12 @@ impl Table {
         changes: &mut Vec<Change>,
     ) -> Option<Arc<Session>> {
         let session = self.sessions.remove(&entry)?;
-        self.forget_last_moment(&session);
+        self.unlink_last_moment(&session);
         self.by_id.remove(&session.id);
         self.by_process.remove(&(session.process.id, entry));
-        if let Some(held) = self.per_owner.get_mut(&session.owner) {
-            *held -= 1;
-            if *held == 0 {
+        if let Some(count) = self.per_owner.get_mut(&session.owner) {
+            *count -= 1;
+            if *count == 0 {
                 self.per_owner.remove(&session.owner);
             }
         }
@@ -266,14 +265,14 @@ impl Table {
         }
     }
 
-    /// Removes every session past its last moment; costs as much as there are of these.
+    /// Removes every session past its last moment. Costs nothing for the others.
     pub(crate) fn expire(&mut self, now: BootTime, changes: &mut Vec<Change>) {
         while let Some(&(_, entry)) = self.by_last_moment.first().filter(|(last, _)| now > *last) {
             self.remove(entry, Removal::Expired, changes);
         }
     }
 
-    /// Removes this entry if it is past its last moment; else returns it as it stands.
+    /// Removes the session if it is past its last moment, and otherwise returns it.
     pub(crate) fn expire_entry(
         &mut self,
         entry: EntryId,
@@ -307,14 +306,10 @@ impl Table {
         self.sessions.get(self.by_id.get(id)?)
     }
 
-    /// The indexes agree (I4) and no live session is past what it may be.
+    /// Asserts that all indexes contain the same sessions.
     #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
-        assert_eq!(
-            self.sessions.len(),
-            self.by_id.len(),
-            "one name per live entry"
-        );
+        assert_eq!(self.sessions.len(), self.by_id.len(), "one session per id");
         assert_eq!(self.sessions.len(), self.by_process.len());
         assert_eq!(self.sessions.len(), self.by_token.len());
         assert_eq!(self.sessions.len(), self.per_owner.values().sum::<usize>());

@@ -1,13 +1,15 @@
-//! Tests of the registry: a model, the rules of its origin, and the ways its parts could betray it.
+//! Tests of the registry: against a simple model, against the rules of the claudemesh daemon, and with
+//! hooks, readers and threads that misbehave.
 
+mod claudemesh_rules;
 mod history;
 mod hooks;
 mod lifetimes;
 mod limits;
 mod model;
-mod origin;
 mod properties;
 mod regressions;
+mod removals;
 mod renewals;
 mod secrets;
 mod support;

@@ -1,9 +1,8 @@
-//! One contract for every source: the cases of [`reaperd::testkit::conformance`], each against
-//! each source alone and against all of them together, held to what is expected of this kernel and
-//! role.
+//! The conformance suite: each case of [`reaperd::testkit::conformance`] with each source alone and
+//! with all of them together, compared with what is expected of this kernel and role.
 //!
-//! The sweep runs beneath every source. Beside an event source it sleeps for longer than any case
-//! waits, so that what the source misses fails the test instead of being made up for.
+//! The sweep is always on. Beside an event source, its interval is longer than any case waits, so
+//! that it cannot hide what the source misses.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "steps of tests")]
 
@@ -14,14 +13,14 @@ use reaper_tests::expect::{self, skip};
 use reaperd::testkit::conformance::{CASES, Fault, Harness, SourceSet};
 use reaperd::{Source, SourceStatus};
 
-/// The cases, each as a test of every lineup.
-macro_rules! contract {
+/// Defines a test of each case for every source set.
+macro_rules! conformance {
     ($($case:ident,)*) => {
-        contract!(@source_set ebpf, SourceSet::Alone(Source::Ebpf), $($case,)*);
-        contract!(@source_set netlink, SourceSet::Alone(Source::Netlink), $($case,)*);
-        contract!(@source_set pidfd, SourceSet::Alone(Source::Pidfd), $($case,)*);
-        contract!(@source_set sweep, SourceSet::Alone(Source::Sweep), $($case,)*);
-        contract!(@source_set together, SourceSet::Together, $($case,)*);
+        conformance!(@source_set ebpf, SourceSet::Alone(Source::Ebpf), $($case,)*);
+        conformance!(@source_set netlink, SourceSet::Alone(Source::Netlink), $($case,)*);
+        conformance!(@source_set pidfd, SourceSet::Alone(Source::Pidfd), $($case,)*);
+        conformance!(@source_set sweep, SourceSet::Alone(Source::Sweep), $($case,)*);
+        conformance!(@source_set together, SourceSet::Together, $($case,)*);
 
         #[test]
         fn every_case_is_a_test() {
@@ -35,45 +34,45 @@ macro_rules! contract {
 
             $(#[test]
             fn $case() {
-                play(stringify!($case), $source_set);
+                run_case(stringify!($case), $source_set);
             })*
         }
     };
 }
 
-contract! {
-    an_exit_is_seen_with_its_code,
-    a_kill_is_seen_with_its_signal,
-    two_hundred_at_once_are_all_seen,
-    a_zombie_that_nobody_reaps_is_gone,
+conformance! {
+    an_exit_is_reported_with_its_code,
+    a_kill_is_reported_with_its_signal,
+    two_hundred_deaths_at_once_are_all_reported,
+    a_zombie_that_is_never_reaped_is_gone,
     a_process_ends_with_its_last_thread_not_with_its_leader,
-    exec_by_a_worker_is_no_end,
-    exec_is_no_end,
-    thread_exits_are_no_end,
-    the_end_of_a_parent_is_not_its_childs,
-    a_stopped_process_is_no_dead_one,
-    a_traced_process_ends_though_its_tracer_never_looks,
-    whoever_ended_before_is_refused,
-    an_end_during_registration_is_not_lost,
-    every_watch_of_one_process_is_told,
-    a_number_used_again_later_is_another_process,
-    a_number_used_again_at_once_is_another_process,
+    exec_by_a_worker_is_not_a_death,
+    exec_is_not_a_death,
+    thread_exits_are_not_a_death,
+    the_death_of_a_parent_is_not_a_death_of_its_child,
+    a_stopped_process_is_not_dead,
+    a_killed_process_is_gone_though_its_tracer_never_waits,
+    a_process_that_has_ended_is_refused,
+    a_death_during_registration_is_not_missed,
+    every_watch_of_one_process_resolves,
+    a_pid_reused_later_is_another_process,
+    a_pid_reused_at_once_is_another_process,
 }
 
-/// Plays a case, or says why it cannot be had here.
-fn play(name: &str, source_set: SourceSet) {
+/// Runs a case, or skips it with the reason.
+fn run_case(name: &str, source_set: SourceSet) {
     let case = CASES.iter().find(|case| case.name == name).unwrap();
-    let harness = Harness::open(source_set, reaperd().to_owned()).unwrap();
-    let reports = harness.reports();
+    let harness = Harness::start(source_set, reaperd().to_owned()).unwrap();
+    let status = harness.status();
     let works = |status: &&SourceStatus| expect::source_works(status);
-    let usable = reports.iter().filter(works).count();
-    // Together they are whatever works here.
-    if usable < reports.len() && source_set != SourceSet::Together {
+    let usable = status.iter().filter(works).count();
+    // `Together` uses the sources that work here.
+    if usable < status.len() && source_set != SourceSet::Together {
         return;
     }
-    match case.play(&harness) {
+    match case.run(&harness) {
         Ok(()) => {}
-        Err(Fault::Impossible(reason)) => skip(reason),
+        Err(Fault::Unsupported(reason)) => skip(reason),
         Err(fault) => panic!("{}: {fault}", source_set.name()),
     }
 }

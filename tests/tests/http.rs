@@ -1,9 +1,7 @@
-//! The daemon over raw bytes on a real socket: what no client library would let a test send or see.
+//! The HTTP server, tested with raw bytes on a real socket, which no client library would send or
+//! show.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "the helpers of tests may panic like tests"
-)]
+#![expect(clippy::unwrap_used, reason = "test helpers may panic")]
 
 #[cfg(target_os = "linux")]
 #[path = "http/containers.rs"]
@@ -23,7 +21,7 @@ use serde_json::json;
 use fixture::{Daemon, Events, TestProcess, eventually, session_header};
 
 #[test]
-fn what_two_readers_could_read_differently_ends_the_connection() {
+fn an_ambiguously_framed_request_ends_the_connection() {
     let daemon = Daemon::start();
     let test_process = TestProcess::start();
     let second = format!(
@@ -62,16 +60,19 @@ fn what_two_readers_could_read_differently_ends_the_connection() {
         ),
     ] {
         assert_eq!(daemon.register(1, "s", test_process.pid()).0, 200);
-        let answer = daemon.raw(format!("POST /v1/health HTTP/1.1\r\n{head}{second}"));
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{head:?}: {answer}");
+        let response = daemon.raw(format!("POST /v1/health HTTP/1.1\r\n{head}{second}"));
         assert!(
-            answer.contains(&format!("\"code\":\"{code}\"")),
-            "{head:?}: {answer}"
+            response.starts_with("HTTP/1.1 400 "),
+            "{head:?}: {response}"
+        );
+        assert!(
+            response.contains(&format!("\"code\":\"{code}\"")),
+            "{head:?}: {response}"
         );
         assert_eq!(
-            answer.matches("content-type: ").count(),
+            response.matches("content-type: ").count(),
             1,
-            "{head:?}: {answer}"
+            "{head:?}: {response}"
         );
         assert_eq!(
             daemon.get("/v1/sessions").1["sessions"]
@@ -85,18 +86,18 @@ fn what_two_readers_could_read_differently_ends_the_connection() {
 }
 
 #[test]
-fn sizes_are_limited_and_the_refusal_can_be_read() {
+fn an_oversized_request_gets_a_readable_refusal() {
     let daemon = Daemon::start();
     let post = "POST /v1/sessions/register HTTP/1.1\r\nHost: localhost\r\n";
     let big = "x".repeat(300_000);
-    let answer = daemon.raw(format!("{post}Content-Length: 300000\r\n\r\n{big}"));
-    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("payload_too_large"));
-    let answer = daemon.raw(format!(
+    let response = daemon.raw(format!("{post}Content-Length: 300000\r\n\r\n{big}"));
+    assert!(response.starts_with("HTTP/1.1 413 ") && response.contains("payload_too_large"));
+    let response = daemon.raw(format!(
         "{post}Transfer-Encoding: chunked\r\n\r\n493e0\r\n{big}\r\n0\r\n\r\n"
     ));
-    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-    let answer = daemon.raw(format!("{post}X: {big}\r\n\r\n"));
-    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    assert!(response.starts_with("HTTP/1.1 413 "), "{response}");
+    let response = daemon.raw(format!("{post}X: {big}\r\n\r\n"));
+    assert!(response.starts_with("HTTP/1.1 431 "), "{response}");
 
     let (status, problem) =
         daemon.request("POST", "/v1/sessions/register", "", &" ".repeat(65_536));
@@ -105,7 +106,7 @@ fn sizes_are_limited_and_the_refusal_can_be_read() {
 }
 
 #[test]
-fn bodies_may_be_chunked_and_announced() {
+fn a_body_may_be_chunked_and_expect_100_continue() {
     let daemon = Daemon::start();
     let mut stream = daemon.connect();
     stream
@@ -118,28 +119,31 @@ fn bodies_may_be_chunked_and_announced() {
     stream.read_exact(&mut part).unwrap();
     assert_eq!(&part, b"HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(b"2\r\n[]\r\n0\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.contains("token must be 64 hex chars"), "{answer}");
-    let answer = daemon.raw(
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    assert!(
+        response.contains("token must be 64 hex chars"),
+        "{response}"
+    );
+    let response = daemon.raw(
         "POST /v1/sessions/register HTTP/1.1\r\nHost: localhost\r\n\
          Transfer-Encoding: chunked\r\n\r\n2;x\r\n[]\r\n0\r\n\r\n",
     );
     assert!(
-        answer.starts_with("HTTP/1.1 400 ") && answer.contains("broken_body"),
-        "{answer}"
+        response.starts_with("HTTP/1.1 400 ") && response.contains("broken_body"),
+        "{response}"
     );
     daemon.stop();
 }
 
 #[test]
-fn only_a_process_of_ones_own_is_registered() {
+fn an_unusable_pid_cannot_be_registered() {
     let daemon = Daemon::start();
     let mut dead = Command::new("true").spawn().unwrap();
     let dead_pid = dead.id();
     dead.wait().unwrap();
     let unreaped = Command::new("true").spawn().unwrap();
-    eventually("it becomes a zombie", || {
+    eventually("the process is a zombie", || {
         std::fs::read_to_string(format!("/proc/{}/stat", unreaped.id()))
             .unwrap()
             .contains(") Z ")
@@ -177,12 +181,12 @@ fn only_a_process_of_ones_own_is_registered() {
 }
 
 #[test]
-fn a_session_resolves_until_its_process_dies_and_then_says_why() {
+fn a_token_resolves_until_its_process_dies_and_then_gets_the_cause() {
     let daemon = Daemon::start();
     let mut events = Events::open(&daemon, "/v1/events", "");
     let test_process = TestProcess::start();
-    let (status, answer) = daemon.register(0xa, "s", test_process.pid());
-    assert_eq!((status, &answer["identity"]), (200, &json!("pidfd")));
+    let (status, response) = daemon.register(0xa, "s", test_process.pid());
+    assert_eq!((status, &response["identity"]), (200, &json!("pidfd")));
     let me = daemon.request("GET", "/v1/sessions/me", &session_header(0xa), "");
     assert_eq!((me.0, &me.1["session"]["sessionId"]), (200, &json!("s")));
     drop(test_process);
@@ -212,16 +216,16 @@ fn a_session_resolves_until_its_process_dies_and_then_says_why() {
 }
 
 #[test]
-fn sessions_leave_on_request_by_each_way() {
+fn a_session_can_be_deregistered_by_token_by_header_and_by_id() {
     let daemon = Daemon::start();
     let test_process = TestProcess::start();
     let delete = |target: &str, fields: &str| daemon.request("DELETE", target, fields, "");
     let name = "a/b c";
     let by_token = format!("/v1/sessions/{:064X}", 0xab);
     daemon.register(0xab, name, test_process.pid());
-    let (status, answer) = delete(&by_token, "");
+    let (status, response) = delete(&by_token, "");
     assert_eq!(
-        (status, answer),
+        (status, response),
         (200, json!({"ok": true, "token_prefix": "00000000"}))
     );
     let (status, problem) = delete(&by_token, "");
@@ -247,7 +251,7 @@ fn sessions_leave_on_request_by_each_way() {
 }
 
 #[test]
-fn a_full_registry_says_when_to_come_back() {
+fn a_full_registry_refuses_new_sessions_and_allows_replacing() {
     let daemon = Daemon::with(|options| options.max_sessions = 2);
     let test_process = TestProcess::start();
     for token in 1..=2 {
@@ -266,17 +270,17 @@ fn a_full_registry_says_when_to_come_back() {
     assert_eq!(
         daemon.register(1, "1", test_process.pid()).0,
         200,
-        "replacing needs no room"
+        "a replacement does not count"
     );
     assert_eq!(daemon.get("/v1/sources").1["processes"], 1);
     daemon.stop();
 }
 
 #[test]
-fn lists_that_nobody_reads_have_so_much_room_and_no_more() {
+fn unread_list_responses_have_a_bounded_budget() {
     let daemon = Daemon::start();
     let test_process = TestProcess::start();
-    // 9 MB a list, of which 64 MiB hold seven.
+    // A list has 9 MB, so the budget of 64 MiB is enough for seven.
     let (cwd, groups) = (format!("/{}", "x".repeat(4_095)), vec!["g".repeat(64); 64]);
     for number in 0..1_024 {
         let body = json!({
@@ -286,7 +290,7 @@ fn lists_that_nobody_reads_have_so_much_room_and_no_more() {
         let (status, _) = daemon.request("POST", "/v1/sessions/register", "", &body.to_string());
         assert_eq!(status, 200);
     }
-    let ask = || {
+    let request_list = || {
         let mut stream = daemon.connect();
         stream
             .write_all(b"GET /v1/sessions HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -295,10 +299,13 @@ fn lists_that_nobody_reads_have_so_much_room_and_no_more() {
         stream.read_exact(&mut status).unwrap();
         (status, stream)
     };
-    let unread = || std::iter::repeat_with(ask).take(20).collect::<Vec<_>>();
-    let served = |asked: &[([u8; 12], UnixStream)]| {
+    let unread = || {
+        let responses = std::iter::repeat_with(request_list);
+        responses.take(20).collect::<Vec<_>>()
+    };
+    let served = |responses: &[([u8; 12], UnixStream)]| {
         let is_served = |(status, _): &&([u8; 12], _)| status == b"HTTP/1.1 200";
-        asked.iter().filter(is_served).count()
+        responses.iter().filter(is_served).count()
     };
     let first = unread();
     assert_eq!(served(&first), 7);
@@ -306,6 +313,6 @@ fn lists_that_nobody_reads_have_so_much_room_and_no_more() {
     assert_eq!((status, &refusal["code"]), (503, &json!("too_many_lists")));
     assert_eq!(daemon.get("/v1/sessions?pid=1").0, 200, "a short one");
     drop(first);
-    eventually("all of their room is given back", || served(&unread()) == 7);
+    eventually("the whole budget is free again", || served(&unread()) == 7);
     daemon.stop();
 }

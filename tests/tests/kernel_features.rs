@@ -1,11 +1,8 @@
-//! The VM harness's own test: a role is what its name says, and the kernel offers what
-//! `xtask/src/vm/matrix.rs` expects of it. It looks at the kernel only, never at the daemon.
-//! Outside a guest it holds the process to the role that applies: root or none.
+//! Tests of the VM harness: each role has the privileges and namespaces of its definition, and the
+//! kernel offers what `xtask/src/vm/matrix.rs` expects. They test the kernel only, not the daemon.
+//! Outside a guest, the role is `root` or `none`.
 #![cfg(target_os = "linux")]
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test's helpers panic as the test does"
-)]
+#![expect(clippy::unwrap_used, reason = "test helpers may panic")]
 
 use std::env;
 use std::fs;
@@ -49,7 +46,7 @@ fn short_lived_child() -> Child {
         .unwrap()
 }
 
-/// One word for an error, as the expectations spell it.
+/// The state for an error, with its name as the expectations spell it.
 fn reason(errno: Errno) -> State {
     State::down(match errno {
         Errno::PERM => "EPERM",
@@ -103,7 +100,7 @@ fn user_and_capabilities_are_those_of_the_role() {
 }
 
 #[test]
-fn namespaces_differ_from_init_only_where_the_role_says_so() {
+fn namespaces_differ_from_those_of_init_only_in_their_roles() {
     let pid_roles: &[Role] = &[Role::Pidns, Role::ForeignProc];
     let time_roles: &[Role] = &[Role::TimensMinus, Role::TimensPlus];
     for (kind, variable, private_in) in [
@@ -112,7 +109,7 @@ fn namespaces_differ_from_init_only_where_the_role_says_so() {
         ("time", "REAPER_INIT_TIME_NS", time_roles),
     ] {
         let Ok(of_init) = env::var(variable) else {
-            println!("outside a guest: nobody says which {kind} namespace is init's");
+            println!("outside a guest: the {kind} namespace of init is unknown");
             continue;
         };
         let own = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
@@ -126,7 +123,7 @@ fn namespaces_differ_from_init_only_where_the_role_says_so() {
 }
 
 #[test]
-fn proc_shows_the_own_pid_namespace_unless_the_role_says_otherwise() {
+fn proc_shows_the_own_pid_namespace_except_in_its_role() {
     let shown = fs::read_link("/proc/self").unwrap();
     let is_own = shown == Path::new(&std::process::id().to_string());
     assert_eq!(is_own, role() != Role::ForeignProc, "{shown:?}");
@@ -137,7 +134,7 @@ fn proc_shows_the_own_pid_namespace_unless_the_role_says_otherwise() {
     }
 }
 
-/// The line of our pids begins in the namespace of the mount and ends in ours.
+/// `NSpid` lists our pids from the namespace of the mount down to our own.
 fn proc_is_foreign() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
@@ -145,7 +142,7 @@ fn proc_is_foreign() -> bool {
 }
 
 #[test]
-fn the_clocks_are_off_by_what_the_role_says_and_each_by_another_offset() {
+fn clock_offsets_are_those_of_the_role() {
     let Ok(text) = fs::read_to_string("/proc/self/timens_offsets") else {
         println!("this kernel has no time namespaces");
         return;
@@ -175,7 +172,7 @@ fn the_clocks_are_off_by_what_the_role_says_and_each_by_another_offset() {
 }
 
 #[test]
-fn hidepid_hides_the_processes_of_others() {
+fn hidepid_hides_other_users_processes() {
     let seen = match fs::read("/proc/1/stat") {
         Ok(_) if proc_is_foreign() => State::down("foreign"),
         Ok(_) => State::Up,
@@ -185,7 +182,7 @@ fn hidepid_hides_the_processes_of_others() {
     expect::check("procfs", &seen);
     assert!(
         Path::new("/proc/self/stat").exists(),
-        "one's own processes are never hidden"
+        "a user's own processes are never hidden"
     );
     assert!(
         pidfd_open(Pid::INIT, PidfdFlags::empty()).is_ok(),
@@ -220,7 +217,7 @@ fn loopback_and_the_working_folders_are_usable() {
 #[test]
 fn the_daemon_is_in_the_guest_and_starts() {
     let Ok(daemon) = env::var("REAPERD_BIN") else {
-        skip("REAPERD_BIN does not name the daemon");
+        skip("REAPERD_BIN is not set");
         return;
     };
     let status = Command::new(daemon)
@@ -232,7 +229,7 @@ fn the_daemon_is_in_the_guest_and_starts() {
 }
 
 #[test]
-fn a_pidfd_tells_of_a_death() {
+fn a_pidfd_becomes_readable_on_exit() {
     let mut child = short_lived_child();
     let pid = Pid::from_child(&child);
     let seen = match pidfd_open(pid, PidfdFlags::empty()) {
@@ -249,7 +246,7 @@ fn a_pidfd_tells_of_a_death() {
 }
 
 #[test]
-fn a_pidfd_has_an_inode_of_its_own_where_expected() {
+fn pidfds_of_two_processes_have_different_inodes_where_expected() {
     let inode = |pid| {
         let fd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
         rustix::fs::fstat(fd).unwrap().st_ino
@@ -290,7 +287,7 @@ fn ring_buffer() -> [u64; 16] {
 
 /// A raw tracepoint program that returns 0: needs `CAP_BPF` and `CAP_PERFMON`, and is not attached.
 fn load_program() -> std::io::Result<OwnedFd> {
-    // `r0 = 0; exit`, each instruction as the little-endian word that it is in memory.
+    // `r0 = 0; exit`, each instruction as a little-endian word.
     let program: [u64; 2] = [0xb7, 0x95];
     let licence = c"GPL";
     let mut attributes = [0; 16];
@@ -302,15 +299,15 @@ fn load_program() -> std::io::Result<OwnedFd> {
 }
 
 #[test]
-fn the_connector_answers_where_expected() {
-    let asked = Connector::join().and_then(|it| Ok((it.ask(Operation::Listen)?, it)));
-    let seen = match &asked {
+fn the_connector_acknowledges_a_listener_where_expected() {
+    let joined = Connector::join().and_then(|it| Ok((it.request(Operation::Listen)?, it)));
+    let seen = match &joined {
         Ok((true, _)) => State::Up,
         Ok((false, _)) => State::down("no-ack"),
         Err(errno) => reason(*errno),
     };
     expect::check("netlink", &seen);
-    let Ok((true, connector)) = asked else {
+    let Ok((true, connector)) = joined else {
         return expect::check("netlink-mask", &State::down("netlink"));
     };
     connector.set_mask(connector::EXIT).unwrap();
@@ -321,7 +318,7 @@ fn the_connector_answers_where_expected() {
     loop {
         match connector.receive().expect("the child's exit") {
             ProcEvent::Exited(process) if process == pid => break,
-            // What others did before the mask was set may still be queued, and says nothing.
+            // Events of other processes from before the mask was set may still be queued.
             ProcEvent::Started(process) if process == pid => seen = State::down("ignored"),
             _ => {}
         }
@@ -330,7 +327,7 @@ fn the_connector_answers_where_expected() {
 }
 
 #[test]
-fn a_receive_buffer_is_forced_up_where_expected() {
+fn a_receive_buffer_can_exceed_the_system_limit_where_expected() {
     let flags = SocketFlags::CLOEXEC;
     let family = AddressFamily::NETLINK;
     let socket = socket_with(family, SocketType::DGRAM, flags, Some(CONNECTOR)).unwrap();

@@ -1,26 +1,27 @@
-//! `cargo xtask bench`: builds the daemon and the measuring program and runs it. What is measured,
-//! and how, is in `tests/src/bench`.
+//! `cargo xtask bench`: builds the daemon and the benchmark program and runs the latter. The measurements
+//! are in `tests/bench`.
 
 use anyhow::Result;
 
 use crate::command::{command, run as execute};
 
-/// Where a whole run is written down.
+/// The report of a complete run.
 const REPORT: &str = "docs/benchmarks.md";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Measure only these; the report is left as it is
+    /// Run only these measurements, and do not write the report
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
-    /// Interleaved repetitions
+    /// How often each measurement is repeated, interleaved with the others
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: usize,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let build = ["build", "--release", "--locked", "--bins"];
-    execute(&mut command("cargo", &build)?)?;
+    let mut build = command("cargo", &["build", "--release", "--locked"])?;
+    build.args(["--package", "reaperd", "--package", "reaper-bench"]);
+    execute(&mut build)?;
     let mut bench = command("target/release/bench", &[])?;
     bench.args(["--rounds", &args.rounds.to_string()]);
     if args.only.is_empty() {

@@ -1,9 +1,9 @@
-//! `cargo xtask build-ebpf [--check]`: the BPF objects that the daemon embeds, from source.
+//! `cargo xtask build-ebpf [--check]`: builds the BPF objects that the daemon embeds.
 //!
-//! Takes whichever compiler is there: Debian's `rustc-web`, which carries a ready-made `core` for
-//! BPF, or a rustup nightly with `rust-src`, which builds one. It installs nothing; what is missing
-//! is named together with the command that brings it.
-#![expect(clippy::print_stderr, reason = "a task reports to whoever runs it")]
+//! Uses the first compiler that is installed: Debian's `rustc-web`, which has a compiled `core` for BPF,
+//! or a rustup nightly with `rust-src`, which compiles one. Installs nothing; if a tool is missing, the
+//! error names the command that installs it.
+#![expect(clippy::print_stderr, reason = "a task reports to the terminal")]
 
 use std::{
     env, fs,
@@ -16,7 +16,7 @@ use anyhow::{Context, bail, ensure};
 const TARGET: &str = "bpfel-unknown-none";
 const PROFILE: &str = "bpf";
 const PROGRAMS: [&str; 2] = ["reaper-probe", "reaper-filter"];
-/// Which tools made the objects: other versions make other bytes out of the same source.
+/// The file with the versions of the tools: other versions build other bytes from the same source.
 const BUILT_WITH: &str = "built-with.txt";
 
 const INSTALL: &str = "on Debian run `.ci/install-bpf-toolchain`, which is
@@ -27,11 +27,11 @@ elsewhere
     rustup toolchain install nightly --component rust-src
     cargo install bpf-linker --locked   (its LLVM must not be older than the compiler's)";
 
-/// Builds the objects; then writes them to `prebuilt/`, or compares them with what is there.
+/// Builds the objects, and writes them to `prebuilt/` or compares them with those there.
 pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
-        .context("xtask does not lie in a workspace")?;
+        .context("xtask is not in a workspace")?;
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let toolchain = Toolchain::find(&target)?;
     let objects = toolchain.build(root, &target.join("bpf"))?;
@@ -43,7 +43,7 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     }
 }
 
-/// File name in `prebuilt/` and its bytes.
+/// The file name in `prebuilt/`, and the bytes.
 type Object = (String, Vec<u8>);
 
 fn store(prebuilt: &Path, objects: &[Object], toolchain: &Toolchain) -> anyhow::Result<()> {
@@ -64,20 +64,20 @@ fn compare(prebuilt: &Path, objects: &[Object], toolchain: &Toolchain) -> anyhow
         .map(|(name, _)| name.as_str())
         .collect();
     if differing.is_empty() {
-        eprintln!("reaper-ebpf/prebuilt is what the source builds to");
+        eprintln!("reaper-ebpf/prebuilt equals a fresh build");
         return Ok(());
     }
     let differing = differing.join(" and ");
     let recorded = fs::read_to_string(prebuilt.join(BUILT_WITH)).unwrap_or_default();
     if recorded == toolchain.description {
         bail!(
-            "reaper-ebpf/prebuilt: {differing} is not what the source builds to; \
+            "reaper-ebpf/prebuilt: {differing} differs from a fresh build; \
              run `cargo xtask build-ebpf` and commit the result"
         );
     }
     bail!(
         "reaper-ebpf/prebuilt: {differing} cannot be compared, because it was built with\n\
-         {recorded}and this machine has\n{here}use the former, or run `cargo xtask build-ebpf` and \
+         {recorded}and this machine has\n{here}use the former versions, or run `cargo xtask build-ebpf` and \
          commit objects and {BUILT_WITH} together",
         here = toolchain.description
     )
@@ -85,7 +85,7 @@ fn compare(prebuilt: &Path, objects: &[Object], toolchain: &Toolchain) -> anyhow
 
 struct Toolchain {
     rustc: PathBuf,
-    /// The cargo that goes with `rustc`, where `core` has to be built first.
+    /// The cargo of the same toolchain, if `core` must be built first.
     build_std: Option<PathBuf>,
     linker: PathBuf,
     description: String,
@@ -138,7 +138,7 @@ impl Toolchain {
         });
         let mut command = Command::new(cargo);
         command.current_dir(root);
-        // What the caller's shell says about flags, wrappers and toolchains is about the host.
+        // Flags, wrappers and toolchains in the environment are for the host.
         for (name, _) in env::vars_os() {
             let prefixes = [
                 "RUSTC",
@@ -161,7 +161,7 @@ impl Toolchain {
         ];
         command
             .env("RUSTC", &self.rustc)
-            // aya-ebpf turns on unstable features, which a stable compiler allows this way only.
+            // aya-ebpf enables unstable features, which a stable compiler allows only with this.
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_ENCODED_RUSTFLAGS", rustflags.join("\x1f"))
             .args(["build", "--locked", "--package", "reaper-ebpf", "--bins"])
@@ -191,7 +191,7 @@ impl Toolchain {
             .map(|program| {
                 let path = folder.join(program);
                 let bytes = fs::read(&path)
-                    .with_context(|| format!("the build left no {}", path.display()))?;
+                    .with_context(|| format!("the build did not write {}", path.display()))?;
                 Ok((format!("{program}.o"), bytes))
             })
             .collect()
@@ -200,7 +200,7 @@ impl Toolchain {
 
 type Compiler = (PathBuf, Option<PathBuf>);
 
-/// Debian's compiler, where the package with BPF's `core` is installed too.
+/// Returns Debian's compiler if the package with `core` for BPF is installed too.
 fn debian_compiler() -> Option<Compiler> {
     let rustc = PathBuf::from("/usr/bin/rustc");
     let libraries =
@@ -212,7 +212,7 @@ fn debian_compiler() -> Option<Compiler> {
     has_core.then_some((rustc, None))
 }
 
-/// rustup's nightly, where the library's source is installed too.
+/// Returns rustup's nightly if the source of the standard library is installed too.
 fn rustup_compiler() -> Option<Compiler> {
     let sysroot =
         output(Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]))
@@ -224,7 +224,7 @@ fn rustup_compiler() -> Option<Compiler> {
         .then(|| (sysroot.join("bin/rustc"), Some(sysroot.join("bin/cargo"))))
 }
 
-/// The private one that the install script makes, else the first on `PATH`.
+/// Returns the linker that the install script has built, or the first on `PATH`.
 fn find_linker(target: &Path) -> Option<PathBuf> {
     let private = target.join("bpf-tools/bin");
     let path = env::var_os("PATH").unwrap_or_default();

@@ -1,5 +1,5 @@
-//! `cargo xtask ci`: the one list of checks. People and CI run this and nothing else, so that no
-//! check exists in one place only. What a check does is left to its tool or to its own module.
+//! `cargo xtask ci`: the list of all checks. Developers and CI run the same list, so that no check exists
+//! in one place only. Longer checks are in modules of their own.
 
 use std::fs;
 
@@ -7,14 +7,15 @@ use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 
 use crate::command::{command, now, run as execute};
-use crate::{build_ebpf, fuzz, targets, tidy};
+use crate::text::count;
+use crate::{api, build_ebpf, fuzz, library_size, targets, tidy};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Run only these steps, in the order of the list
     #[arg(long, value_name = "STEP", value_delimiter = ',', value_parser = step_names())]
     only: Vec<String>,
-    /// Print the steps and what they are for
+    /// List the steps and their purposes
     #[arg(long)]
     list: bool,
 }
@@ -25,38 +26,48 @@ struct Step {
     check: fn() -> Result<()>,
 }
 
-/// Run in this order. README's own command comes first: what a newcomer types must work before
-/// anything else matters, and the builds that follow share its artefacts.
+/// The steps, in the order in which they run. README's command comes first, because it must work for a new
+/// developer before anything else matters, and because later steps reuse its build.
 const STEPS: &[Step] = &[
     Step {
         name: "test",
-        purpose: "README's `cargo test --release`; as root no test may skip",
+        purpose: "README's `cargo test --release`; as root no test may be skipped",
         check: test,
     },
     Step {
         name: "test-sweep",
-        purpose: "the daemon with the sweep alone, as on systems without event sources",
+        purpose: "the daemon with the sweep only, as on systems without event sources",
         check: test_sweep,
     },
     Step {
         name: "test-xtask",
-        purpose: "the task runner's own tests",
+        purpose: "the tests of the task runner and of the benchmarks",
         check: test_xtask,
     },
     Step {
         name: "fmt",
-        purpose: "one formatting",
+        purpose: "the formatting is that of rustfmt",
         check: fmt,
     },
     Step {
         name: "clippy",
-        purpose: "no warning in any target",
+        purpose: "no warnings in any target",
         check: clippy,
     },
     Step {
         name: "doc",
         purpose: "the documentation builds and its links resolve",
         check: doc,
+    },
+    Step {
+        name: "api",
+        purpose: "the public API of the libraries is that of `docs/api`",
+        check: api::check,
+    },
+    Step {
+        name: "package",
+        purpose: "the three libraries can be packaged, and their examples run",
+        check: package,
     },
     Step {
         name: "tidy",
@@ -70,27 +81,32 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "build-ebpf",
-        purpose: "the checked-in BPF objects are what their source builds",
+        purpose: "the checked-in BPF objects equal a fresh build",
         check: || build_ebpf::run(true),
     },
     Step {
         name: "fuzz",
-        purpose: "every parser of bytes from outside, 20 s each",
+        purpose: "every parser of untrusted bytes, 20 s each",
         check: || fuzz::run(&fuzz::Args::default()),
     },
     Step {
         name: "vm",
-        purpose: "every kernel and role behaves as the matrix says",
+        purpose: "every kernel and role behaves as the matrix expects",
         check: vms,
     },
     Step {
+        name: "library-size",
+        purpose: "the library without the daemon builds and has few dependencies",
+        check: library_size::run,
+    },
+    Step {
         name: "check-targets",
-        purpose: "macOS, FreeBSD, WebAssembly",
+        purpose: "type checks for macOS, FreeBSD and WebAssembly",
         check: targets::run,
     },
 ];
 
-/// Runs every chosen step even after a failure: one run shows all that is wrong.
+/// Runs every chosen step, even after a failure, so that one run shows all problems.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let Args { only, list } = args;
     if *list {
@@ -131,17 +147,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// "1 step", "2 steps".
-pub(crate) fn count(number: usize, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
 fn step_names() -> PossibleValuesParser {
     PossibleValuesParser::new(STEPS.iter().map(|step| step.name))
 }
 
-/// Root can do all that the tests try, so that a skip for want of one of these fails. Anybody else's
-/// skips are printed with their reasons.
+/// As root, all features that tests need are available, so a test that skips for lack of one fails. For
+/// other users, skips are printed with their reasons.
 fn test() -> Result<()> {
     let mut tests = command("cargo", &["test", "--release", "--no-fail-fast"])?;
     if effective_uid()? == 0 {
@@ -150,35 +161,57 @@ fn test() -> Result<()> {
     execute(&mut tests)
 }
 
-/// Nothing is built again: the packages are those of the first step.
+/// Reuses the build of the first step.
 fn test_sweep() -> Result<()> {
     let args = ["test", "--release", "--test", "cli", "--test", "http"];
     execute(command("cargo", &args)?.env("REAPER_SOURCES", "sweep"))
 }
 
-fn test_xtask() -> Result<()> {
-    execute(&mut command(
-        "cargo",
-        &["test", "--release", "--package", "xtask"],
-    )?)
+/// Packages are built from their own files only, so that a file outside of the package is missed.
+fn package() -> Result<()> {
+    let packages = ["reaper-registry", "reaper-ebpf", "reaperd"];
+    let mut package = command("cargo", &["package", "--locked"])?;
+    for name in packages {
+        package.args(["--package", name]);
+    }
+    package.env("CARGO_PROFILE_DEV_DEBUG", "0");
+    execute(&mut package)?;
+    for example in ["watch_pid", "session_daemon", "replace_polling"] {
+        let run = [
+            "run",
+            "--release",
+            "--package",
+            "reaperd",
+            "--example",
+            example,
+        ];
+        execute(&mut command("cargo", &run)?)?;
+    }
+    Ok(())
 }
 
-/// What each kernel and role offers, what the daemon makes of it, and a share of the toll as root;
-/// and on the oldest and the newest kernel the contract, and the faults that are put upon a whole
-/// machine. The other suites take minutes a guest under emulation; they run on the host above, and
-/// everywhere by `cargo xtask vm`.
+fn test_xtask() -> Result<()> {
+    let mut tests = command("cargo", &["test", "--release", "--package", "xtask"])?;
+    tests.args(["--package", "reaper-bench"]);
+    execute(&mut tests)
+}
+
+/// On every kernel and in every role: the features, how the daemon uses them, and as root a part of the
+/// stress suite. On the oldest and the newest kernel also conformance and the machine-wide faults. The
+/// other suites take minutes per guest under emulation: step `test` runs them on the host, and
+/// `cargo xtask vm` in every guest.
 fn vms() -> Result<()> {
     let xtask = std::env::current_exe()?;
-    let shares = ["vm", "--suite", "kernel_features,roles,stress"].as_slice();
+    let everywhere = ["vm", "--suite", "kernel_features,roles,stress"].as_slice();
     let conformance = ["vm", "--suite", "conformance"].as_slice();
     let machine = ["vm", "--suite", "system_faults", "--filter", "machine::"].as_slice();
-    let ends_of_the_list = ["--kernel", "5.10,newest", "--role", "root"].as_slice();
-    // Several times what a guest needs: one that hangs must not take all of CI's time.
+    let oldest_and_newest = ["--kernel", "5.10,newest", "--role", "root"].as_slice();
+    // Several times as long as a guest needs; a guest that hangs must not use up CI's time.
     let limit = ["--time-limit", "900"].as_slice();
     for run in [
-        [shares, limit].concat(),
-        [conformance, ends_of_the_list, limit].concat(),
-        [machine, ends_of_the_list, limit].concat(),
+        [everywhere, limit].concat(),
+        [conformance, oldest_and_newest, limit].concat(),
+        [machine, oldest_and_newest, limit].concat(),
     ] {
         execute(&mut command(&xtask.to_string_lossy(), &run)?)?;
     }
@@ -207,7 +240,7 @@ fn doc() -> Result<()> {
     execute(doc.env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// Without `advisories`: a verdict that changes while the code does not has no place in a gate.
+/// Without `advisories`, whose result changes while the code does not.
 fn deny() -> Result<()> {
     let args = [
         "deny",
@@ -222,7 +255,7 @@ fn deny() -> Result<()> {
         .context("if cargo has no `deny`: cargo install --locked --debug cargo-deny@0.20.2")
 }
 
-/// From /proc, since std has no call for it; elsewhere there are no privileged tests to run.
+/// Read from /proc, because std has no call for it. Systems without it have no privileged tests.
 fn effective_uid() -> Result<u32> {
     let Ok(status) = fs::read_to_string("/proc/self/status") else {
         return Ok(u32::MAX);
@@ -232,5 +265,5 @@ fn effective_uid() -> Result<u32> {
     effective
         .context("/proc/self/status has no Uid line")?
         .parse()
-        .context("Uid is no number")
+        .context("the Uid line of /proc/self/status has no number")
 }

@@ -1,4 +1,4 @@
-//! Starting other programs: every one is echoed and timed, and a failure names the program.
+//! Runs other programs: prints each command and its time; an error contains the command.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -6,16 +6,16 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-/// The folder of the workspace. Read when run and not when built, so that a moved clone works.
+/// Returns the folder of the workspace. Read at run time, so that a moved clone works.
 pub(crate) fn repo_root() -> Result<PathBuf> {
-    let manifest_dir = std::env::var("CARGO_MANIFEST_DIR").context("start me as `cargo xtask`")?;
+    let manifest_dir = std::env::var("CARGO_MANIFEST_DIR").context("run this as `cargo xtask`")?;
     let root = Path::new(&manifest_dir)
         .parent()
         .context("xtask/ lies in the workspace")?;
     Ok(root.to_path_buf())
 }
 
-/// A command that runs at the root of the workspace, without input.
+/// Returns a command that runs at the root of the workspace, without input.
 pub(crate) fn command(program: &str, args: &[&str]) -> Result<Command> {
     let mut command = Command::new(program);
     command
@@ -25,7 +25,7 @@ pub(crate) fn command(program: &str, args: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// Runs to the end with its output passed on. Anything but success is an error.
+/// Runs a command with inherited output. An exit status other than success is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = describe(command);
     eprintln!("$ {line}");
@@ -41,7 +41,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs to the end and returns what it wrote to its standard output.
+/// Runs a command and returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let line = describe(command);
     let output = command.stderr(Stdio::inherit()).output();
@@ -54,13 +54,13 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the daemon's clock is not for the task runner"
+    reason = "suspend does not matter to the task runner"
 )]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// The line a person would type: the variables we set, the program, the arguments.
+/// Returns the command as typed in a shell: the variables set here, the program, the arguments.
 fn describe(command: &Command) -> String {
     let variables = command
         .get_envs()

@@ -1,6 +1,6 @@
-//! `cargo xtask fuzz`: builds every fuzz target once, lets each run for a while on the checked-in
-//! corpus, and shows how far each came. What must hold of the bytes is said in
-//! `reaper-user/src/fuzzing`. New finds go below `target/`: a run never changes the checkout.
+//! `cargo xtask fuzz`: builds every fuzz target, runs each for a while from the checked-in corpus, and
+//! prints statistics. The properties that are checked are in `tests/fuzz/src/oracles`. New inputs are
+//! written below `target/`: a run never changes the checkout.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -11,17 +11,18 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
-use crate::ci::count;
 use crate::command::{command, output, repo_root, run as execute};
+use crate::text::count;
 
-/// As long as CI lets each target run, and how many at a time: it has two processors.
+/// How long each target runs in CI.
 const SECONDS: u32 = 20;
+/// How many targets run at a time in CI, which has two processors.
 const JOBS: usize = 2;
 const FOLDER: &str = "tests/fuzz";
 const TARGET_DIR: &str = "target/fuzz";
-/// A parser of 16 KiB that takes this long has met its worst case.
-const SECONDS_AN_INPUT: u32 = 5;
-const MEBIBYTES: u32 = 2_048;
+/// A target that takes longer for one input, of at most 16 KiB, has a performance bug.
+const SECONDS_PER_INPUT: u32 = 5;
+const MEMORY_LIMIT_MIB: u32 = 2_048;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -54,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } = args;
     let all = targets()?;
     if let Some(unknown) = target.iter().find(|name| !all.contains(name)) {
-        bail!("no target {unknown}; there are {}", all.join(", "));
+        bail!("unknown target {unknown}; known are {}", all.join(", "));
     }
     let chosen = all
         .into_iter()
@@ -88,7 +89,7 @@ fn next(waiting: &Mutex<VecDeque<String>>) -> Option<String> {
     waiting.pop_front()
 }
 
-/// One file each under `src/bin`.
+/// Returns the names of the targets; each is a file in `src/bin`.
 fn targets() -> Result<Vec<String>> {
     let folder = repo_root()?.join(FOLDER).join("src/bin");
     let mut names = Vec::new();
@@ -100,7 +101,7 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Builds all of them at once, with the address sanitizer, and answers where they are.
+/// Builds all targets with the address sanitizer, and returns their folder.
 fn build(seconds: u32) -> Result<PathBuf> {
     let triple = host()?;
     let args = [
@@ -112,15 +113,15 @@ fn build(seconds: u32) -> Result<PathBuf> {
         TARGET_DIR,
         "--target",
         &triple,
-        // Built often and run briefly: one unit a crate would take minutes longer.
+        // One unit per crate would take minutes longer to build, which matters more than speed.
         "--codegen-units",
         "16",
     ];
     let mut build = command("cargo", &args)?;
-    // Sanitizers are unstable options of a compiler that has them all the same.
+    // Allows a stable compiler to use sanitizers.
     build.env("RUSTC_BOOTSTRAP", "1");
     if seconds <= SECONDS {
-        // The build would take longer than all the targets run.
+        // An optimised build would take longer than all targets run.
         build.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
     }
     execute(&mut build).context("if cargo has no `fuzz`: bash .ci/install-fuzz")?;
@@ -133,7 +134,7 @@ fn host() -> Result<String> {
     Ok(host.context("rustc does not name its host")?.to_owned())
 }
 
-/// How far a target came.
+/// The result of a target.
 struct Outcome {
     status: ExitStatus,
     log: String,
@@ -143,24 +144,24 @@ struct Outcome {
 
 fn fuzz(programs: &Path, name: &str, seconds: u32) -> Result<Outcome> {
     let root = repo_root()?;
-    let finds = root.join(TARGET_DIR).join("corpus").join(name);
+    let new_inputs = root.join(TARGET_DIR).join("corpus").join(name);
     let artifacts = root.join(TARGET_DIR).join("artifacts").join(name);
-    for folder in [&finds, &artifacts] {
+    for folder in [&new_inputs, &artifacts] {
         fs::create_dir_all(folder)?;
     }
     let log_path = root.join(TARGET_DIR).join(format!("{name}.log"));
     let program = programs.join(name);
     let mut fuzzer = command(&program.to_string_lossy(), &[])?;
-    // New finds are written to the first folder; the others are only read.
-    fuzzer.arg(&finds);
+    // New inputs are written to the first folder; the others are only read.
+    fuzzer.arg(&new_inputs);
     let crashes = root.join(FOLDER).join("crashes").join(name);
     let seeds = root.join(FOLDER).join("corpus").join(name);
     fuzzer.args([seeds, crashes].iter().filter(|folder| folder.is_dir()));
     fuzzer
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .arg(format!("-max_total_time={seconds}"))
-        .arg(format!("-timeout={SECONDS_AN_INPUT}"))
-        .arg(format!("-rss_limit_mb={MEBIBYTES}"))
+        .arg(format!("-timeout={SECONDS_PER_INPUT}"))
+        .arg(format!("-rss_limit_mb={MEMORY_LIMIT_MIB}"))
         .arg("-print_final_stats=1");
     let words = root
         .join(FOLDER)
@@ -196,7 +197,7 @@ fn report(outcomes: Vec<(String, Result<Outcome>)>) -> Result<()> {
             "peak_rss_mb",
         ]
         .map(|stat| statistic(&outcome.log, stat));
-        let [cov, ft] = ["cov:", "ft:"].map(|word| last_after(&outcome.log, word));
+        let [cov, ft] = ["cov:", "ft:"].map(|key| last_after(&outcome.log, key));
         let verdict = if outcome.status.success() {
             ""
         } else {
@@ -217,7 +218,7 @@ fn report(outcomes: Vec<(String, Result<Outcome>)>) -> Result<()> {
     );
 }
 
-/// What happened, how to see it again and how to keep it.
+/// Returns what failed, how to repeat it and how to keep the input.
 fn problem(name: &str, outcome: &Outcome) -> String {
     let Outcome {
         log,
@@ -237,19 +238,19 @@ fn problem(name: &str, outcome: &Outcome) -> String {
         .map(|(_, path)| path);
     match artifact {
         Some(artifact) => format!(
-            "{name}: {artifact}\n    {panic}\n  again: {} {artifact}\n  to keep: copy it to \
+            "{name}: {artifact}\n    {panic}\n  to repeat: {} {artifact}\n  to keep: copy it to \
              {FOLDER}/crashes/{name}/WHAT_IT_WAS and name it in \
-             reaper-user/src/fuzzing/tests.rs",
+             {FOLDER}/tests/corpus.rs",
             program.display()
         ),
         None => format!(
-            "{name}: {status}, and it left no input behind: see {}\n    {panic}",
+            "{name}: {status}, without a failing input: see {}\n    {panic}",
             log_path.display()
         ),
     }
 }
 
-/// A number of libFuzzer's last words; a dash where a crash has cut them off.
+/// Returns a number of libFuzzer's final statistics; a dash if a crash prevented them.
 fn statistic<'a>(log: &'a str, name: &str) -> &'a str {
     log.lines()
         .filter_map(|line| line.strip_prefix("stat::"))
@@ -257,14 +258,14 @@ fn statistic<'a>(log: &'a str, name: &str) -> &'a str {
         .map_or("-", str::trim)
 }
 
-/// The word behind the last `word` in its progress.
-fn last_after<'a>(log: &'a str, word: &str) -> &'a str {
+/// Returns the value after the last `key` in libFuzzer's progress lines.
+fn last_after<'a>(log: &'a str, key: &str) -> &'a str {
     log.lines()
         .rev()
         .filter(|line| line.starts_with('#'))
         .find_map(|line| {
             let mut words = line.split_ascii_whitespace();
-            words.find(|found| *found == word)?;
+            words.find(|found| *found == key)?;
             words.next()
         })
         .unwrap_or("-")
@@ -279,7 +280,7 @@ mod tests {
         stat::number_of_executed_units: 4096\nstat::average_exec_per_sec:     2048\n";
 
     #[test]
-    fn the_last_numbers_are_read() {
+    fn statistics_and_progress_are_read() {
         assert_eq!(statistic(LOG, "number_of_executed_units"), "4096");
         assert_eq!(statistic(LOG, "average_exec_per_sec"), "2048");
         assert_eq!(statistic(LOG, "peak_rss_mb"), "-");

@@ -1,16 +1,19 @@
-//! Every repeated developer action, as `cargo xtask SUBCOMMAND`. This file is only the list of them.
+//! The repeated developer tasks, as `cargo xtask SUBCOMMAND`. This file only lists them.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a task runner talks to the person who started it"
+    reason = "a task runner reports to the terminal"
 )]
 
+mod api;
 mod bench;
 mod build_ebpf;
 mod ci;
 mod command;
 mod fuzz;
+mod library_size;
 mod targets;
+mod text;
 mod tidy;
 mod vm;
 
@@ -18,15 +21,17 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// The developer actions of this repository.
+/// The developer tasks of this repository
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask")]
 enum Xtask {
-    /// Run every check, the same list for people and for CI
+    /// Run every check; CI runs the same list
     Ci(ci::Args),
-    /// Check the rules of the repository that no compiler checks
+    /// Compare the public API of the libraries with `docs/api`
+    Api(api::Args),
+    /// Check the rules of the repository that compiler and linter do not check
     Tidy,
-    /// Measure everything that this project promises, and write `docs/benchmarks.md`
+    /// Measure every figure that this project promises, and write `docs/benchmarks.md`
     Bench(bench::Args),
     /// Build the BPF objects into `reaper-ebpf/prebuilt`
     BuildEbpf {
@@ -36,7 +41,7 @@ enum Xtask {
     },
     /// Type-check the daemon for macOS and FreeBSD, and the registry for bare WebAssembly
     CheckTargets,
-    /// Let every parser of bytes from outside read for a while what a fuzzer makes up
+    /// Fuzz every parser of untrusted bytes for a while
     Fuzz(fuzz::Args),
     /// Run test binaries on real kernels under QEMU, in every role
     Vm(vm::Args),
@@ -45,6 +50,7 @@ enum Xtask {
 fn main() -> ExitCode {
     let outcome = match Xtask::parse() {
         Xtask::Ci(args) => ci::run(&args),
+        Xtask::Api(args) => api::run(&args),
         Xtask::Tidy => tidy::run(),
         Xtask::Bench(args) => bench::run(&args),
         Xtask::BuildEbpf { check } => build_ebpf::run(check),

@@ -1,9 +1,9 @@
-//! `cargo xtask check-targets`: type-checks the daemon's crates for systems that CI does not run.
-//! Nothing is linked and nothing runs, so no SDK is needed: only a standard library for the target.
+//! `cargo xtask check-targets`: type-checks the daemon's crates for systems on which CI does not run.
+//! Nothing is linked or run, so no SDK is needed, only a standard library for the target.
 //!
-//! That library comes from the rustup toolchain where `rustup target add` has put it there, and
-//! else is checked from source with Debian's compiler and its `rust-web-src` (rustup's stable
-//! compiler may not do that). A target that has neither is a failure and never a skip.
+//! The library is that of the rustup toolchain if `rustup target add` has installed it. Otherwise it is
+//! built from source with Debian's compiler and `rust-web-src` (rustup's stable compiler refuses that).
+//! If neither is available, the check fails; it is never skipped.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 use crate::command::{command, output, run as execute};
 
 const DAEMON: &[&str] = &["aarch64-apple-darwin", "x86_64-unknown-freebsd"];
-/// The registry alone: a target without clock, files and threads proves that it uses none.
+/// For the registry only: this target has no clock, files or threads, so the registry uses none.
 const PURE: &[&str] = &["wasm32-unknown-unknown"];
 
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
@@ -26,14 +26,14 @@ pub(crate) fn run() -> Result<()> {
 
 fn check(packages: &[&str], targets: &[&str]) -> Result<()> {
     let mut check = compiler_for(targets)?;
-    // A folder of its own: another compiler in the usual one would rebuild everything, twice.
+    // A separate folder: another compiler in the usual one would rebuild everything, twice.
     check.args(["--locked", "--target-dir", "target/check-targets"]);
     check.args(packages.iter().flat_map(|package| ["--package", package]));
     check.args(targets.iter().flat_map(|target| ["--target", target]));
     execute(&mut check)
 }
 
-/// `cargo check` by the first compiler that has, or can make, a library for all of `targets`.
+/// Returns `cargo check` with the first compiler that has, or can build, a library for all `targets`.
 fn compiler_for(targets: &[&str]) -> Result<Command> {
     if has_libraries("rustc", targets)? {
         return command("cargo", &["check"]);
@@ -49,8 +49,8 @@ fn compiler_for(targets: &[&str]) -> Result<Command> {
         );
     }
     let mut debian = command(DEBIAN_CARGO, &["check", "-Z", "build-std=std,panic_unwind"])?;
-    // RUSTC, because cargo would find rustup's first. RUSTC_BOOTSTRAP, because -Z is unstable.
-    // Nobody debugs what is only checked: half the time goes without debug info and increments.
+    // RUSTC, because cargo would find rustup's compiler first. RUSTC_BOOTSTRAP, because -Z is unstable.
+    // Without debug info and incremental files the check takes half the time.
     debian
         .env("RUSTC", DEBIAN_RUSTC)
         .env("RUSTC_BOOTSTRAP", "1");
@@ -70,7 +70,7 @@ fn has_libraries(rustc: &str, targets: &[&str]) -> Result<bool> {
     Ok(true)
 }
 
-/// What Debian's recipe lacks here, by package name.
+/// Returns the Debian packages that are not installed.
 fn missing_packages() -> Vec<&'static str> {
     let mut missing = Vec::new();
     if !Path::new(DEBIAN_CARGO).exists() {

@@ -1,9 +1,9 @@
-//! `cargo xtask vm`: the tests on real kernels under QEMU, in every role that matters. This file
-//! holds the order of things; what is expected of a kernel and role is in `vm/matrix.rs`.
-#![expect(clippy::print_stdout, reason = "a task's report is its output")]
+//! `cargo xtask vm`: runs the tests on real kernels under QEMU, in every role. This file contains the order
+//! of the steps; the expectations for each kernel and role are in `vm/matrix.rs`.
+#![expect(clippy::print_stdout, reason = "a task's output is its report")]
 #![expect(
     clippy::format_push_string,
-    reason = "reports are small, and read better so"
+    reason = "reports are small, and this is easier to read"
 )]
 
 mod binaries;
@@ -24,10 +24,12 @@ use anyhow::{Context as _, bail, ensure};
 use self::kernels::Kernel;
 use self::matrix::Role;
 use self::qemu::{Guest, Outcome};
+use crate::text::count;
 
-/// How long a guest may take with every suite, and with all that the long ones can do: two to three
-/// times what it takes where two guests have two processors.
+/// The time limit of a guest for all suites: two to three times what it needs if two guests share two
+/// processors.
 const LIMIT: Duration = Duration::from_mins(40);
+/// The same at full scale (`--full`).
 const FULL_LIMIT: Duration = Duration::from_mins(90);
 
 /// Run the test suites on real kernels under QEMU, in every role
@@ -37,7 +39,7 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',')]
     kernel: Vec<String>,
 
-    /// Boot this kernel image too, whatever it is; alone it replaces the list
+    /// Also boot this kernel image; without --kernel, boot only this
     #[arg(long)]
     kernel_image: Vec<PathBuf>,
 
@@ -49,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',')]
     suite: Vec<String>,
 
-    /// Write the page though not every suite ran; it then has no word of the others
+    /// Write docs/kernel-matrix.md even if not every suite ran; it then omits the others
     #[arg(long)]
     page: bool,
 
@@ -61,27 +63,27 @@ pub(crate) struct Args {
     #[arg(long)]
     test_binary: Vec<PathBuf>,
 
-    /// Run all of the long suites and not a share: with `--suite toll --role root` half an hour a
-    /// guest, which writes docs/kernel-figures.md
+    /// Run the long suites at full scale, and write docs/kernel-figures.md; with `--suite stress --role
+    /// root` this takes half an hour per guest
     #[arg(long)]
     full: bool,
 
-    /// Seconds until a guest counts as hung [default: 2400, and 5400 for the whole of the suites]
+    /// Seconds until a guest is considered hung [default: 2400, or 5400 with --full]
     #[arg(long)]
     time_limit: Option<u64>,
 
-    /// Guests at a time [default: one a processor]
+    /// How many guests run at a time [default: one per processor]
     #[arg(long)]
     jobs: Option<usize>,
 
-    /// QEMU's -accel; kvm where this machine runs stock kernels under it
+    /// QEMU's -accel; use kvm if this machine supports it
     ///
-    /// The default emulates a guest's two processors in one thread: in parallel, one boot of 160
-    /// died of a breakpoint that one processor was patching while the other ran into it.
+    /// The default emulates a guest's two processors in one thread: in parallel, one boot of 160 crashed
+    /// on a breakpoint that one processor was patching while the other executed it.
     #[arg(long, default_value = "tcg,thread=single")]
     accel: String,
 
-    /// Look for newer kernels even where the cache has one
+    /// Fetch the newest kernels even if the cache contains some
     #[arg(long)]
     refresh: bool,
 }
@@ -99,13 +101,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let is_whole_table = is_every_kernel && args.role.is_empty();
     ensure!(
         is_whole_table || !args.page,
-        "a page of some kernels or roles would hide the others: leave the choice of them out"
+        "--page needs all kernels and roles: omit the options that select some"
     );
     if let Some(filter) = &args.filter {
-        let is_word = !filter.is_empty() && !filter.contains(char::is_whitespace);
+        let is_one_word = !filter.is_empty() && !filter.contains(char::is_whitespace);
         ensure!(
-            is_word,
-            "a filter travels on the kernel command line: one word"
+            is_one_word,
+            "--filter must be one word, because it is passed on the kernel command line"
         );
     }
 
@@ -133,12 +135,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         println!("\nFAILURE {failure}");
     }
     if !failures.is_empty() {
-        bail!("{} failures on {} guests", failures.len(), guests.len());
+        bail!(
+            "{} on {}",
+            count(failures.len(), "failure"),
+            count(guests.len(), "guest")
+        );
     }
     Ok(())
 }
 
-/// The kernels that could be had, and why the others could not.
+/// Returns the kernels that are available, and a message for each of the others.
 fn find_kernels(args: &Args) -> (Vec<Kernel>, Vec<String>) {
     let mut wanted: Vec<&str> = args.kernel.iter().map(String::as_str).collect();
     if wanted.is_empty() && args.kernel_image.is_empty() {
@@ -159,7 +165,7 @@ fn find_kernels(args: &Args) -> (Vec<Kernel>, Vec<String>) {
                 println!("kernel {alias}: {} ({})", kernel.release, kernel.package);
                 found.push(kernel);
             }
-            Err(error) => failures.push(format!("kernel {alias} is not to be had: {error:#}")),
+            Err(error) => failures.push(format!("kernel {alias} is not available: {error:#}")),
         }
     }
     (found, failures)
@@ -195,7 +201,7 @@ fn plan<'run>(
     guests
 }
 
-/// Runs every guest and answers in their order; a failure stops nothing.
+/// Runs every guest, even after failures, and returns the outcomes in their order.
 fn run_all(guests: &[Guest<'_>], jobs: Option<usize>) -> Vec<Outcome> {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let queue = Mutex::new((0..guests.len()).collect::<VecDeque<_>>());

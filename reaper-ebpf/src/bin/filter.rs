@@ -1,8 +1,8 @@
-//! The watch-set filter of a proc connector socket: unrelated processes' exits are dropped in the kernel,
-//! before they take buffer space or wake anybody.
+//! The socket filter of the process connector: drops exits of unwatched processes in the kernel, before
+//! they use buffer space or wake the daemon.
 //!
-//! Passed are acks, every thread exit of a watched process (its last one need not be the leader's)
-//! and of the daemon itself, and whatever is too short to judge: the parser refuses that better.
+//! It passes acknowledgements, every thread exit of a watched process (the last one may not be the
+//! leader's) and of the daemon, and messages that are too short: the parser refuses those.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
@@ -30,8 +30,8 @@ mod program {
     static WATCHED: HashMap<u32, u32> =
         HashMap::with_max_entries(filter::DEFAULT_WATCHED, BPF_F_NO_PREALLOC);
 
-    /// In a datagram: netlink header (16), connector header (20), then `struct proc_event` [1], read
-    /// in native byte order this way.
+    /// Offsets in a datagram: netlink header (16 bytes), connector header (20), `struct proc_event` [1].
+    /// Its fields are in native byte order.
     ///
     /// [1]: <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/cn_proc.h#L71>
     const WHAT: usize = 36;
@@ -40,7 +40,7 @@ mod program {
     const ACK: u32 = 0;
     const EXIT: u32 = 0x8000_0000;
 
-    /// Bytes of the datagram to keep: all of it, or nothing.
+    /// How many bytes of the datagram to keep: all or none.
     const PASS: i64 = u32::MAX as i64;
     const DROP: i64 = 0;
 
@@ -55,7 +55,7 @@ mod program {
                 let Ok(tgid) = ctx.load::<u32>(EXIT_TGID) else {
                     return PASS;
                 };
-                // Only whether it is there counts, so it does not matter whose value this is.
+                // The value is not read, so it does not matter if its memory is reused meanwhile.
                 let watched = WATCHED.get_ptr(tgid).is_some();
                 if watched || tgid == CANARY_TGID.load() {
                     PASS

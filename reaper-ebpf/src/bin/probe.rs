@@ -1,8 +1,9 @@
-//! The exit probe: marks a watched process dead in the watch map, then rings the wake-up.
+//! The exit probe: marks a watched process as dead in the watch map, then wakes the daemon through the
+//! ring buffer.
 //!
-//! It decides nothing and knows nothing of sessions. A unrelated process's exit costs three loads and, at the
-//! end of a process, one hash look-up; it never wakes the daemon. Neither does an exit of one thread
-//! of a watched process while another lives.
+//! It makes no decision and has no access to sessions. The exit of a thread of an unwatched process costs
+//! three loads, and one hash look-up if it is the last one; it never wakes the daemon. Nor does the exit of
+//! a thread of a watched process while another thread remains.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
@@ -27,8 +28,8 @@ mod program {
     };
     use reaper_ebpf::{COUNTERS, Counter, GroupDeath, NS_PER_TICK, WatchEntry, probe};
 
-    // Offsets in bytes. Read-only and frozen before the program is verified: the verifier sees
-    // constants, which is why it accepts a plain load at "pointer to task + offset".
+    // Offsets in bytes. Read-only and frozen before the program is verified, so that they are constants
+    // to the verifier, which therefore accepts a plain load at "pointer to task + offset".
     #[unsafe(no_mangle)]
     static TASK_SIGNAL: Global<u32> = Global::new(0);
     #[unsafe(no_mangle)]
@@ -50,8 +51,8 @@ mod program {
     #[unsafe(no_mangle)]
     static BOOT_OFFSET_NS: Global<u64> = Global::new(0);
 
-    // Not preallocated: kernel memory follows the sessions. The programs only change values in
-    // place, so nothing is ever allocated in the hook.
+    // Not preallocated, so that kernel memory is used only for existing sessions. The programs change
+    // values in place only, so they never allocate.
     #[map(name = "watched")]
     static WATCHED: HashMap<u32, WatchEntry> =
         HashMap::with_max_entries(probe::DEFAULT_WATCHED, BPF_F_NO_PREALLOC);
@@ -60,14 +61,14 @@ mod program {
     #[map(name = "counters")]
     static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
 
-    /// `signal->flags` when `group_exit_code` speaks for the group. Same bit since 2.6 [1].
+    /// The bit of `signal->flags` that makes `group_exit_code` valid. The same since Linux 2.6 [1].
     ///
     /// [1]: <https://github.com/torvalds/linux/blob/v6.12/include/linux/sched/signal.h#L255>
     const SIGNAL_GROUP_EXIT: u32 = 4;
 
     #[btf_tracepoint(function = "sched_process_exit")]
     fn exit_btf(ctx: BtfTracePointContext) -> i32 {
-        // Argument 0 only: the second one exists since 6.16, and asking for it fails before that.
+        // Argument 0 only: the second one exists since Linux 6.16; before that, reading it is refused.
         on_exit::<Direct>(ctx.arg::<*const u8>(0));
         0
     }
@@ -82,12 +83,12 @@ mod program {
 
     /// How a program reads kernel memory.
     trait KernelMemory {
-        /// `base` must be a kernel structure with a `T` at `offset`; a bad address reads as 0 or
-        /// `None`, never as a fault.
+        /// Reads the `T` at `offset` of the kernel structure `base`. A bad address yields 0 or `None`,
+        /// never a fault.
         unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> Option<T>;
     }
 
-    /// Loads that the verifier has typed. No helper, hence allowed under lockdown.
+    /// Typed loads, checked by the verifier. They need no helper and are allowed under lockdown.
     struct Direct;
 
     impl KernelMemory for Direct {
@@ -108,7 +109,7 @@ mod program {
         }
     }
 
-    /// `None` where there was nothing to do.
+    /// Returns `None` if there was nothing to do.
     #[inline(always)]
     fn on_exit<M: KernelMemory>(task: *const u8) -> Option<()> {
         // SAFETY: `task` is the exiting task and the offset is tgid's.
@@ -139,13 +140,13 @@ mod program {
     ) -> Option<GroupDeath> {
         // SAFETY: `task` is the exiting task, whose leader stays until the whole group is released.
         let leader: *const u8 = unsafe { M::read(task, TASK_GROUP_LEADER.load()) }?;
-        // The leader's, because every thread has a start time of its own.
+        // The leader's start time, because every thread has a different one.
         // SAFETY: `leader` is a task.
         let start_ns: u64 = unsafe { M::read(leader, TASK_START_BOOTTIME.load()) }?;
         // SAFETY: `signal` is a signal_struct.
         let flags: u32 = unsafe { M::read(signal, SIGNAL_FLAGS.load()) }?;
-        // Both are loaded and then one is taken: with a load in each branch the compiler makes one of
-        // the two that chooses its pointer first, which verifiers up to at least 6.1 cannot follow.
+        // Load both, then choose: from a load in each branch the compiler makes a single load from a chosen
+        // pointer, which verifiers up to at least Linux 6.1 refuse.
         // SAFETY: `signal` is a signal_struct.
         let of_group: i32 = unsafe { M::read(signal, SIGNAL_GROUP_EXIT_CODE.load()) }?;
         // SAFETY: `leader` is a task.
@@ -164,11 +165,11 @@ mod program {
         })
     }
 
-    /// Whether the wake-up should ring: not twice for one death, which the last two threads see
-    /// when they leave together.
+    /// Marks the entry. Returns whether to wake the daemon: not twice for one death, which the last two
+    /// threads both see if they exit together.
     #[inline(always)]
     fn mark(entry: *mut WatchEntry, death: &GroupDeath) -> bool {
-        // SAFETY: a map value lives until the end of the hook, even when it is deleted meanwhile.
+        // SAFETY: a map value is valid until the program returns, even if it is deleted meanwhile.
         let seen = unsafe { entry.read_volatile() };
         if seen.start_ticks != death.start_ticks {
             count(Counter::Mismatched);
@@ -177,9 +178,10 @@ mod program {
         if seen.death(death.tgid).is_some() {
             return false;
         }
-        // The mark goes last, and readers copy upwards from it: who sees it sees the rest.
-        // SAFETY: as above; nobody else writes this entry except another last thread with the same
-        // values, or a late writer about another process, whose mark will not match.
+        // The mark is written last, and readers copy it before the fields behind it: a copy that contains
+        // the mark contains the rest.
+        // SAFETY: as above; the only other writers are another last thread, with the same values, and a
+        // late one for another process, which leaves a mark that does not match.
         unsafe { (&raw mut (*entry).marked_at_ns).write_volatile(death.died_at_ns) };
         // SAFETY: as above.
         unsafe { (&raw mut (*entry).marked_start_ticks).write_volatile(death.start_ticks) };
@@ -195,8 +197,8 @@ mod program {
         if push(death) {
             return;
         }
-        // Counted before the second try: if that fails too, the ring was full after the rise, so the
-        // reader's drain comes after the rise and sees it.
+        // Counted before the second try: if that fails too, the ring was full after the increase, so the
+        // daemon drains the ring after the increase and reads it.
         count(Counter::RingFull);
         push(death);
     }
@@ -216,15 +218,15 @@ mod program {
         let Some(slot) = COUNTS.get_ptr_mut(counter.index()) else {
             return;
         };
-        // Plain, because the slot is this CPU's and the kernel runs a program once per CPU at a time.
+        // Not atomic: the slot belongs to this CPU, on which the program runs only once at a time.
         // SAFETY: an aligned u64 in a map that lives as long as the program.
         let seen = unsafe { slot.read_volatile() };
         // SAFETY: as above.
         unsafe { slot.write_volatile(seen.wrapping_add(1)) };
     }
 
-    /// Typed loads of kernel structures are for GPL-compatible programs, and the kernel knows no
-    /// name for our other licence.
+    /// The kernel allows typed loads to GPL-compatible programs only, and has no name for the licence
+    /// "MIT OR Apache-2.0".
     #[unsafe(link_section = "license")]
     #[unsafe(no_mangle)]
     static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,56 +1,56 @@
-//! `reaperd daemon`: its flags. What it does is in [`crate::daemon`].
+//! `reaperd daemon`: its options. The daemon itself is in [`crate::daemon`].
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use reaper_registry::Source;
 
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::values::{self, Age, SourceChoice};
 use crate::daemon::config::{DaemonOptions, RegisterPolicy};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The sources of exit events: auto, or a list of netlink, ebpf, pidfd, sweep
+    /// Exit sources to use: auto, or a comma-separated list of netlink, ebpf, pidfd, sweep
     #[arg(long, value_name = "LIST", default_value = "auto", value_parser = values::sources)]
     sources: SourceChoice,
-    /// Refuse to start without this source
+    /// Refuse to start unless this source works; may be a comma-separated list
     #[arg(long, value_name = "SOURCE", value_delimiter = ',', value_parser = values::source)]
     require: Vec<Source>,
-    /// How often every process is looked at, whatever the other sources say
+    /// How often to check every registered process, in case other sources missed its exit
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = values::duration)]
     sweep_interval: Duration,
-    /// Sessions that ask for no ttl end at this age; never: they end with their process
+    /// Maximum age of sessions registered without a ttl; never: until the process exits
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = values::age)]
     ttl: Age,
-    /// The most that any session lives, whatever it asks for [default: no limit]
+    /// Maximum age of any session, even if a longer ttl was requested [default: no limit]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     max_ttl: Option<Duration>,
-    /// The most sessions there may be
+    /// Maximum number of sessions
     #[arg(long, value_name = "N", default_value = "100000", value_parser = values::count)]
     max_sessions: usize,
-    /// The most sessions one user may have
+    /// Maximum number of sessions per user
     #[arg(long, value_name = "N", default_value = "10000", value_parser = values::count)]
     max_sessions_per_uid: usize,
-    /// Which processes a caller may register
+    /// Which processes a client may register: self, same-uid or any
     #[arg(long, value_name = "POLICY", default_value = "same-uid")]
     register_policy: RegisterPolicy,
-    /// Replace a live session only for one who knows its token
+    /// Reject a registration under an existing session id unless it has that session's token
     #[arg(long)]
     strict_replace: bool,
-    /// Serve this user too
+    /// Also serve this user; may be a comma-separated list
     #[arg(long, value_name = "UID", value_delimiter = ',')]
     allow_uid: Vec<u32>,
-    /// Stop when the process that started this one, which has this pid, ends
+    /// Stop when the parent process, which must have this pid, exits
     #[arg(long, hide = true, value_name = "PID")]
     child_of: Option<u32>,
 }
 
 impl Arguments {
-    pub(super) async fn run(self, socket: PathBuf) -> Result<u8, Failure> {
+    pub(super) async fn run(self, socket: PathBuf) -> Result<ExitCode, Failure> {
         if let Some(parent) = self.child_of {
-            die_with(parent)?;
+            stop_with(parent)?;
         }
         let options = DaemonOptions {
             socket,
@@ -66,22 +66,22 @@ impl Arguments {
             allow_uids: self.allow_uid,
         };
         match crate::daemon::run(options).await {
-            Ok(()) => Ok(exit_code::DONE),
+            Ok(()) => Ok(ExitCode::Success),
             Err(error) => Err(Failure::new(error.to_string(), error.remedy())),
         }
     }
 }
 
-/// A killed demo cannot stop its private daemon any more; the kernel does it then.
+/// Makes the kernel stop this daemon when the parent exits. A killed demo cannot stop it.
 #[cfg(target_os = "linux")]
-fn die_with(parent: u32) -> Result<(), Failure> {
+fn stop_with(parent: u32) -> Result<(), Failure> {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
     set_parent_process_death_signal(Some(Signal::TERM)).map_err(std::io::Error::from)?;
-    // Asked after, because it may have ended before.
+    // Checked afterwards, because the parent may have exited before the call.
     if getppid().is_none_or(|now| now.as_raw_pid().cast_unsigned() != parent) {
         return Err(Failure::new(
-            "the process that started this daemon is gone",
+            "the parent process has exited",
             "reaperd daemon",
         ));
     }
@@ -90,6 +90,6 @@ fn die_with(parent: u32) -> Result<(), Failure> {
 
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::unnecessary_wraps, reason = "the same signature everywhere")]
-fn die_with(_parent: u32) -> Result<(), Failure> {
+fn stop_with(_parent: u32) -> Result<(), Failure> {
     Ok(())
 }

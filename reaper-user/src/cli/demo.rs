@@ -1,10 +1,11 @@
-//! `reaperd demo`: the whole of it in some seconds, on a private daemon and real processes.
+//! `reaperd demo`: shows the whole product within seconds, with a private daemon and real processes.
 //!
-//! Sessions are registered for processes that end in different ways; each has to be reported once,
-//! soon, and as what it was, while living ones stay. The exit code tells the truth about that. All
-//! of it is taken down again, whether it went well, failed or was interrupted.
+//! The demo registers sessions for test processes that end in different ways. Each removal must be
+//! reported once, in time and with the correct exit status, and the sessions of running processes
+//! must stay; the exit code is 0 only then. Everything that the demo starts is stopped and removed
+//! again, also after a failure or an interrupt.
 
-mod observer;
+mod events;
 mod private_daemon;
 mod report;
 mod scenario;
@@ -16,30 +17,31 @@ use reaper_registry::Token;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::new_token;
 use super::values::{self, SourceChoice};
 use crate::client::{Client, ClientError, SourcesReport};
 use crate::clock::monotonic_ns;
 use crate::testkit::test_process::{self, TestProcess};
-use observer::Observer;
+use events::Subscriber;
 use private_daemon::PrivateDaemon;
-use report::{Report, Row};
+use report::{Expected, Report, Row};
 use scenario::{CONTROLS, Ending, STEPS, Step};
 
-/// Where something but the sweep runs, a removal that takes longer is late.
-const LATE: Duration = Duration::from_secs(2);
-/// The daemon's own default: what a removal must not need where another source runs.
-const SWEEP: Duration = Duration::from_secs(5);
-/// Where the sweep is all there is, so that nobody has to wait long.
-const QUICK_SWEEP: Duration = Duration::from_secs(1);
-/// After this long nothing more is waited for: the whole takes less than 10 s even if it fails.
-const BUDGET: Duration = Duration::from_secs(8);
+/// The longest delay of a removal if a source other than the sweep works.
+const MAX_DELAY: Duration = Duration::from_secs(2);
+/// The daemon's default interval, longer than [`MAX_DELAY`]: no removal may depend on the sweep if
+/// another source works.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// The interval if the sweep is the only source, which keeps the demo short.
+const SHORT_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// The end of all waiting: the demo takes less than 10 s even if it fails.
+const TIMEOUT: Duration = Duration::from_secs(8);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The sources of exit events: auto, or a list of netlink, ebpf, pidfd, sweep
+    /// Exit sources to use: auto, or a comma-separated list of netlink, ebpf, pidfd, sweep
     #[arg(long, value_name = "LIST", default_value = "auto", value_parser = values::sources)]
     sources: SourceChoice,
     /// Print one JSON object at the end
@@ -48,77 +50,83 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub(super) async fn run(self) -> Result<u8, Failure> {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let report = tokio::select! {
-            report = self.play() => report?,
-            // What was started is dropped with the play, and that takes it down.
+            report = self.run_scenario() => report?,
+            // Dropping the other future stops the daemon and the test processes.
             interrupted = interrupted() => return Err(interrupted),
         };
         report.finish().map_err(Failure::output)?;
-        if report.is_good() {
-            return Ok(exit_code::DONE);
+        if report.is_ok() {
+            return Ok(ExitCode::Success);
         }
         Err(Failure::new(
-            "the demo went wrong, see above",
+            "some steps of the demo failed",
             "reaperd doctor",
         ))
     }
 
-    async fn play(&self) -> Result<Report, Failure> {
+    async fn run_scenario(&self) -> Result<Report, Failure> {
         test_process::adopt_orphans()?;
         let program = std::env::current_exe()?;
         let mut report = Report::new(self.json);
-        report.open().map_err(Failure::output)?;
-        let (daemon, sources, sweep) = self.start(&program).await?;
-        report.sources(&sources, sweep).map_err(Failure::output)?;
-        let alone = !sources
-            .sources
-            .iter()
-            .any(|s| s.works() && s.source != "sweep");
-        let limit = if alone { QUICK_SWEEP * 2 } else { LATE };
+        report.start().map_err(Failure::output)?;
+        let (daemon, sources, sweep) = self.start_daemon(&program).await?;
+        report
+            .set_sources(&sources, sweep)
+            .map_err(Failure::output)?;
+        let sweep_only = !has_event_source(&sources);
         let client = Client::new(daemon.socket());
-        let observer = Observer::start(&client).await?;
+        let subscriber = Subscriber::start(&client).await?;
         let start_ns = monotonic_ns();
-        Harness {
+        Demo {
             program,
             daemon,
             client,
-            observer,
+            subscriber,
             report,
-            limit,
-            alone,
+            max_delay: if sweep_only {
+                SHORT_SWEEP_INTERVAL * 2
+            } else {
+                MAX_DELAY
+            },
+            sweep_only,
             start_ns,
         }
-        .play()
+        .run()
         .await
     }
 
-    async fn start(
+    /// Starts the daemon, with the short sweep interval if no other source works.
+    async fn start_daemon(
         &self,
         program: &Path,
     ) -> Result<(PrivateDaemon, SourcesReport, Duration), Failure> {
         let mut sweep = if self.sources.is_sweep_alone() {
-            QUICK_SWEEP
+            SHORT_SWEEP_INTERVAL
         } else {
-            SWEEP
+            SWEEP_INTERVAL
         };
         loop {
             let daemon = PrivateDaemon::start(program, &self.sources, sweep).await?;
             let sources = daemon.sources().await?;
-            if sweep == QUICK_SWEEP
-                || sources
-                    .sources
-                    .iter()
-                    .any(|s| s.works() && s.source != "sweep")
-            {
+            if sweep == SHORT_SWEEP_INTERVAL || has_event_source(&sources) {
                 return Ok((daemon, sources, sweep));
             }
-            sweep = QUICK_SWEEP;
+            sweep = SHORT_SWEEP_INTERVAL;
         }
     }
 }
 
-/// Waits until somebody wants us to stop.
+/// Whether a source other than the sweep works.
+fn has_event_source(report: &SourcesReport) -> bool {
+    report
+        .sources
+        .iter()
+        .any(|source| source.works() && source.source != "sweep")
+}
+
+/// Waits for SIGINT, SIGTERM or SIGHUP.
 async fn interrupted() -> Failure {
     let wait = async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -130,192 +138,212 @@ async fn interrupted() -> Failure {
         }
     };
     match wait.await {
-        Ok(()) => Failure::new("interrupted; everything was taken down", "reaperd demo"),
+        Ok(()) => Failure::new(
+            "interrupted; the daemon and all test processes were stopped",
+            "reaperd demo",
+        ),
         Err(error) => error.into(),
     }
 }
 
-/// A test process with its session.
-struct Player {
-    name: String,
+/// A test process and its session.
+struct Registered {
+    session_id: String,
     token: Token,
     test_process: TestProcess,
 }
 
-/// Everything while it runs.
-struct Harness {
+/// The running demo.
+struct Demo {
     program: PathBuf,
     daemon: PrivateDaemon,
     client: Client,
-    observer: Observer,
+    subscriber: Subscriber,
     report: Report,
-    /// What takes longer is late.
-    limit: Duration,
-    /// The sweep is all there is.
-    alone: bool,
+    /// A removal that takes longer is a failure.
+    max_delay: Duration,
+    /// Whether the sweep is the only source that works.
+    sweep_only: bool,
     start_ns: u64,
 }
 
-impl Harness {
-    async fn play(mut self) -> Result<Report, Failure> {
+impl Demo {
+    async fn run(mut self) -> Result<Report, Failure> {
         let mut controls = Vec::new();
-        for (name, kind) in CONTROLS {
-            controls.push(
-                self.enter(name, TestProcess::spawn(&self.program, kind)?)
-                    .await?,
-            );
+        for (session_id, kind) in CONTROLS {
+            let test_process = TestProcess::spawn(&self.program, kind)?;
+            controls.push(self.register(session_id, test_process).await?);
         }
-        let mut players = Vec::new();
+        let mut steps = Vec::new();
         for step in &STEPS {
-            players.push((
-                step,
-                self.enter(step.name, TestProcess::spawn(&self.program, step.kind)?)
-                    .await?,
-            ));
+            let test_process = TestProcess::spawn(&self.program, step.kind)?;
+            steps.push((step, self.register(step.session, test_process).await?));
         }
-        for (step, player) in &mut players {
-            step.prelude(&mut player.test_process)?;
+        for (step, registered) in &mut steps {
+            step.run_first_stage(&mut registered.test_process)?;
         }
-        for ((_, kind), player) in CONTROLS.iter().zip(&mut controls) {
-            scenario::replace_program(*kind, &mut player.test_process)?;
+        for ((_, kind), control) in CONTROLS.iter().zip(&mut controls) {
+            scenario::replace_program(*kind, &mut control.test_process)?;
         }
-        let (survivors, first): (Vec<_>, Vec<_>) = players
+        let (two_stage, one_stage): (Vec<_>, Vec<_>) = steps
             .into_iter()
-            .partition(|(step, _)| step.has_prelude());
-        let (last, first): (Vec<_>, Vec<_>) = first
+            .partition(|(step, _)| step.has_first_stage());
+        let (reuse, plain): (Vec<_>, Vec<_>) = one_stage
             .into_iter()
-            .partition(|(step, _)| step.ending == Ending::Recycle);
-        self.end(first).await?;
-        // By now the daemon has been told of what came before those deaths too.
-        for (step, player) in &survivors {
-            if !self.is_alive(player).await? {
+            .partition(|(step, _)| step.ending == Ending::KillAndReusePid);
+        self.end_all(plain).await?;
+        // The first stages came before these exits, so the daemon has seen them too.
+        for (step, registered) in &two_stage {
+            if !self.is_registered(registered).await? {
                 self.report.problem(
-                    step.name,
-                    "its session was dropped while a thread still ran",
+                    step.session,
+                    "the session was removed while a thread was still running",
                 );
             }
         }
-        self.end(survivors).await?;
-        for (step, player) in last {
-            controls.extend(self.recycle(step, player).await?);
+        self.end_all(two_stage).await?;
+        for (step, registered) in reuse {
+            controls.extend(self.kill_and_reuse_pid(step, registered).await?);
         }
-        self.close(controls).await
+        self.finish(controls).await
     }
 
-    /// Registers a test process.
-    async fn enter(&self, name: &str, test_process: TestProcess) -> Result<Player, Failure> {
+    /// Registers a session for a test process.
+    async fn register(
+        &self,
+        session_id: &str,
+        test_process: TestProcess,
+    ) -> Result<Registered, Failure> {
         let token = new_token()?;
         let body = json!({
-            "token": token.reveal().as_str(), "session_id": name, "mesh": "demo",
-            "display_name": name, "pid": test_process.pid().get(),
+            "token": token.reveal().as_str(), "session_id": session_id, "mesh": "demo",
+            "display_name": session_id, "pid": test_process.pid().get(),
         });
-        let _registered: Value = self.client.post("/v1/sessions/register", &body).await?;
-        Ok(Player {
-            name: name.to_owned(),
+        let _response: Value = self.client.post("/v1/sessions/register", &body).await?;
+        Ok(Registered {
+            session_id: session_id.to_owned(),
             token,
             test_process,
         })
     }
 
-    /// Whether its token still leads to its session.
-    async fn is_alive(&self, player: &Player) -> Result<bool, Failure> {
+    /// Whether the token still resolves to the session.
+    async fn is_registered(&self, registered: &Registered) -> Result<bool, Failure> {
         match self
             .client
-            .get_as::<Value>(&player.token, "/v1/sessions/me")
+            .get_as::<Value>(&registered.token, "/v1/sessions/me")
             .await
         {
-            Ok(answer) => Ok(answer.pointer("/session/sessionId") == Some(&json!(player.name))),
+            Ok(response) => {
+                Ok(response.pointer("/session/sessionId") == Some(&json!(registered.session_id)))
+            }
             Err(ClientError::Problem { status: 401, .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Ends these and waits for each to be reported: one by one, so that times are their own; or,
-    /// where each would wait for its own sweep, all at once.
-    async fn end(&mut self, players: Vec<(&'static Step, Player)>) -> Result<(), Failure> {
+    /// Ends the processes and checks their removals: one after the other, so that the delays are
+    /// independent. With the sweep alone all are ended first, because each would wait for a sweep.
+    async fn end_all(&mut self, steps: Vec<(&'static Step, Registered)>) -> Result<(), Failure> {
         let mut ended = Vec::new();
-        for (step, mut player) in players {
-            let at_ns = monotonic_ns();
-            step.end(&mut player.test_process)?;
-            if self.alone {
-                ended.push((step, player, at_ns));
+        for (step, mut registered) in steps {
+            let ended_ns = monotonic_ns();
+            step.end(&mut registered.test_process)?;
+            if self.sweep_only {
+                ended.push((step, registered, ended_ns));
             } else {
-                self.await_removal(step, &player, at_ns, step.title).await?;
+                self.check_removal(step, &registered, ended_ns, step.title)
+                    .await?;
             }
         }
-        for (step, player, at_ns) in ended {
-            self.await_removal(step, &player, at_ns, step.title).await?;
+        for (step, registered, ended_ns) in ended {
+            self.check_removal(step, &registered, ended_ns, step.title)
+                .await?;
         }
         Ok(())
     }
 
-    async fn await_removal(
+    async fn check_removal(
         &mut self,
         step: &Step,
-        player: &Player,
+        registered: &Registered,
         ended_ns: u64,
         title: &'static str,
     ) -> Result<(), Failure> {
-        let until = |start: u64, wait: Duration| start.saturating_add(nanos(wait));
-        let deadline = until(ended_ns, self.limit).min(until(self.start_ns, BUDGET));
-        let seen = self.observer.wait_for(&player.name, deadline).await;
-        let mut row = Row::new(step.name, player.test_process.pid(), title);
-        row.judge(seen, ended_ns, self.limit, step.status);
-        if seen.is_some() && self.is_alive(player).await? {
-            row.problem = Some("its token is still accepted".to_owned());
+        let after = |start: u64, wait: Duration| start.saturating_add(nanos(wait));
+        let deadline = after(ended_ns, self.max_delay).min(after(self.start_ns, TIMEOUT));
+        let removal = self
+            .subscriber
+            .wait_for(&registered.session_id, deadline)
+            .await;
+        let mut row = Row::new(step.session, registered.test_process.pid(), title);
+        row.check(
+            removal,
+            &Expected {
+                ended_ns,
+                max_delay: self.max_delay,
+                status: step.status,
+            },
+        );
+        if removal.is_some() && self.is_registered(registered).await? {
+            row.problem = Some("the token is still accepted".to_owned());
         }
-        self.report.row(row).map_err(Failure::output)
+        self.report.add(row).map_err(Failure::output)
     }
 
-    /// Has the number of a dead process go to another one before the daemon can look: the new one
-    /// must not be taken for the old one. Answers with the new one, registered.
-    async fn recycle(
+    /// Kills the process and gives its pid to a new process before the daemon can check it. The
+    /// daemon must not mistake one for the other. Returns the new process, registered.
+    async fn kill_and_reuse_pid(
         &mut self,
         step: &'static Step,
-        mut player: Player,
-    ) -> Result<Option<Player>, Failure> {
+        mut registered: Registered,
+    ) -> Result<Option<Registered>, Failure> {
         self.daemon.suspend()?;
-        player.test_process.kill()?;
-        // Reaped, so that its number is free.
-        player.test_process.wait()?;
-        let successor = scenario::take_pid(&self.program, step.kind, player.test_process.pid());
+        registered.test_process.kill()?;
+        // Reaps it, which frees the pid.
+        registered.test_process.wait()?;
+        let pid = registered.test_process.pid();
+        let successor = scenario::take_pid(&self.program, step.kind, pid);
         let resumed_ns = monotonic_ns();
         self.daemon.resume()?;
         let (successor, title) = match successor {
             Ok(successor) => (Some(successor), step.title),
             Err(reason) => {
-                self.report.skipped("pid reused", &reason);
+                self.report.skip("pid reuse", &reason);
                 (None, "killed, daemon suspended")
             }
         };
-        self.await_removal(step, &player, resumed_ns, title).await?;
+        self.check_removal(step, &registered, resumed_ns, title)
+            .await?;
         match successor {
-            Some(test_process) => Ok(Some(self.enter("swift-successor", test_process).await?)),
+            Some(test_process) => Ok(Some(self.register("swift-successor", test_process).await?)),
             None => Ok(None),
         }
     }
 
-    /// Looks at everything once more.
-    async fn close(mut self, controls: Vec<Player>) -> Result<Report, Failure> {
-        for player in &controls {
-            if self.is_alive(player).await? {
-                self.report.untouched();
+    /// Checks the controls, stops the daemon and checks for duplicate events.
+    async fn finish(mut self, controls: Vec<Registered>) -> Result<Report, Failure> {
+        let mut unaffected = 0;
+        for control in &controls {
+            if self.is_registered(control).await? {
+                unaffected += 1;
             } else {
-                self.report
-                    .problem(&player.name, "a living process lost its session");
+                self.report.problem(
+                    &control.session_id,
+                    "the session of a running process was removed",
+                );
             }
         }
-        self.report.controls(controls.len());
-        if let Err(complaint) = self.daemon.stop() {
-            self.report.problem("daemon", &complaint);
+        if let Err(error) = self.daemon.stop() {
+            self.report.problem("daemon", &error);
         }
-        // The stream has ended, so this is all that was ever said.
-        for name in self.observer.reported_twice().await {
+        // The daemon has stopped, so the stream is complete.
+        for session_id in self.subscriber.duplicates().await {
             self.report
-                .problem(&name, "its end was reported more than once");
+                .problem(&session_id, "the removal was reported more than once");
         }
-        self.report
-            .took(Duration::from_nanos(monotonic_ns() - self.start_ns));
+        let took = Duration::from_nanos(monotonic_ns() - self.start_ns);
+        self.report.set_controls(controls.len(), unaffected, took);
         Ok(self.report)
     }
 }

@@ -1,7 +1,8 @@
-//! `reaperd doctor`: what works on this machine for this user, what does not, and what would mend
-//! it. It asks the library, not the daemon, because a daemon may not run; of the daemon it says one
-//! line. What it prints holds no secret and is made for bug reports. When to doubt what sources say
-//! of themselves is in `doctor/doubt.rs`.
+//! `reaperd doctor`: checks which exit sources work for this user and how to enable the others.
+//!
+//! The sources are started in this process, because the daemon may not be running. The state of a
+//! running daemon is one more finding. The output contains no secrets and can be attached to bug
+//! reports. `doctor/doubt.rs` finds sources that report success but may still miss exits.
 
 mod doubt;
 
@@ -10,7 +11,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::json;
 
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::output::escape;
 use crate::ExitWatcher;
@@ -22,23 +23,23 @@ pub(super) struct Arguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Exit with 6 unless everything works as intended
+    /// Exit with status 6 if a check gives a warning or fails
     #[arg(long)]
     strict: bool,
 }
 
-/// How one thing is.
+/// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
     Ok,
-    /// Not there, and not asked for.
+    /// Not running or switched off.
     Skip,
     Warn,
     Fail,
 }
 
-/// One finding.
+/// One line of the report.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Finding {
     verdict: Verdict,
@@ -48,10 +49,10 @@ struct Finding {
 }
 
 impl Arguments {
-    pub(super) async fn run(self, client: &Client) -> Result<u8, Failure> {
-        let mut reports = probe().await;
+    pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
+        let mut reports = check_sources().await;
         let mut findings: Vec<Finding> = reports.iter().cloned().map(source_finding).collect();
-        let daemon = ask(client).await;
+        let daemon = query_daemon(client).await;
         if let Ok((_, of_daemon)) = &daemon {
             reports.extend(of_daemon.sources.iter().cloned());
         }
@@ -73,26 +74,23 @@ impl Arguments {
         };
         written.map_err(Failure::output)?;
         if worst(&findings) == Verdict::Fail && !self.strict {
-            return Err(Failure::new(
-                "something that is needed does not work",
-                remedy(&findings),
-            ));
+            return Err(Failure::new("some checks failed", remedy(&findings)));
         }
         if self.strict && worst(&findings) >= Verdict::Warn {
-            let message = "not everything works as intended".to_owned();
+            let message = "some checks gave a warning or failed".to_owned();
             let remedy = remedy(&findings);
             return Err(Failure {
-                code: exit_code::DEGRADED,
+                code: ExitCode::Degraded,
                 message,
                 remedy,
             });
         }
-        Ok(exit_code::DONE)
+        Ok(ExitCode::Success)
     }
 }
 
-/// Starts every source here, as this user, and asks how it is.
-async fn probe() -> Vec<SourceReport> {
+/// Starts every source in this process and returns their states.
+async fn check_sources() -> Vec<SourceReport> {
     let watcher = ExitWatcher::builder().start().await;
     watcher.settled().await;
     let as_report = |status: SourceStatus| SourceReport {
@@ -106,7 +104,7 @@ async fn probe() -> Vec<SourceReport> {
     watcher.status().into_iter().map(as_report).collect()
 }
 
-async fn ask(client: &Client) -> Result<(Version, SourcesReport), ClientError> {
+async fn query_daemon(client: &Client) -> Result<(Version, SourcesReport), ClientError> {
     Ok((
         client.get("/v1/version").await?,
         client.get("/v1/sources").await?,
@@ -125,7 +123,7 @@ fn source_finding(report: SourceReport) -> Finding {
     let verdict = match (state.as_str(), source.as_str()) {
         ("up", _) => Verdict::Ok,
         ("off", _) => Verdict::Skip,
-        // The floor under all others.
+        // The fallback of all other sources.
         ("down", "sweep") => Verdict::Fail,
         _ => Verdict::Warn,
     };
@@ -151,10 +149,10 @@ fn source_finding(report: SourceReport) -> Finding {
 
 fn daemon_finding(
     client: &Client,
-    answer: Result<(Version, SourcesReport), ClientError>,
+    response: Result<(Version, SourcesReport), ClientError>,
 ) -> Finding {
     let socket = client.socket().display();
-    let (verdict, text, remedy) = match answer {
+    let (verdict, text, remedy) = match response {
         Ok((version, sources)) => {
             let states = sources
                 .sources
@@ -185,7 +183,7 @@ fn daemon_finding(
         }
         Err(ClientError::NoDaemon { .. }) => (
             Verdict::Skip,
-            format!("none on {socket}"),
+            format!("no daemon is listening on {socket}"),
             "reaperd daemon".to_owned(),
         ),
         Err(error) => {
@@ -211,7 +209,7 @@ fn worst(findings: &[Finding]) -> Verdict {
         .unwrap_or(Verdict::Ok)
 }
 
-/// The remedy of the worst finding that has one.
+/// Returns the remedy of the worst finding that has one.
 fn remedy(findings: &[Finding]) -> String {
     findings
         .iter()
@@ -262,7 +260,7 @@ fn show(out: &mut impl Write, findings: &[Finding]) -> io::Result<()> {
     writeln!(out, "result: {}", result_line(findings))
 }
 
-/// System and release, as bug reports need them.
+/// Returns the system, its release and the architecture.
 pub(super) fn system() -> String {
     [std::env::consts::OS, &release(), std::env::consts::ARCH].join(" ")
 }
@@ -310,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn each_finding_has_its_remedy_below_it() {
+    fn each_finding_is_followed_by_its_remedy() {
         let findings = findings(Err(ClientError::NoDaemon {
             path: "/r/x.sock".into(),
         }));
@@ -322,7 +320,7 @@ mod tests {
              try: run on the host\n\
              skip  ebpf     off\n\
              ok    pidfd    one set for all; 3 events lost\n\
-             skip  daemon   none on /r/x.sock\n               \
+             skip  daemon   no daemon is listening on /r/x.sock\n               \
              try: reaperd daemon\n\
              result: ok, degraded (netlink)\n"
         );
@@ -330,14 +328,14 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_that_is_down_or_a_socket_that_answers_nonsense_is_a_failure() {
+    fn a_sweep_that_is_down_and_a_socket_without_http_are_failures() {
         assert_eq!(
             source_finding(report("sweep", "down", "x", "y")).verdict,
             Verdict::Fail
         );
-        let nonsense = findings(Err(ClientError::Protocol {
+        let not_http = findings(Err(ClientError::Protocol {
             detail: "no HTTP".into(),
         }));
-        assert_eq!(result_line(&nonsense), "failed (daemon)");
+        assert_eq!(result_line(&not_http), "failed (daemon)");
     }
 }

@@ -1,24 +1,64 @@
-//! Exit codes: part of the public interface, like flags and JSON fields.
+//! The exit codes. They are a public interface, like flags and JSON fields.
 
-/// It was done.
-pub const DONE: u8 = 0;
-/// It was tried and failed.
-pub const FAILED: u8 = 1;
-/// The command line cannot be used.
-pub const USAGE: u8 = 2;
-/// There is no daemon; never to be confused with a daemon that has no sessions.
-pub const NO_DAEMON: u8 = 3;
-/// There is no such session.
-pub const NO_SESSION: u8 = 4;
-/// The caller may not do this.
-pub const NOT_ALLOWED: u8 = 5;
-/// `doctor --strict` found something that does not work as intended.
-pub const DEGRADED: u8 = 6;
-/// What answers on the socket speaks another protocol.
-pub const PROTOCOL: u8 = 7;
-/// The configuration is bad; a service manager must not try again (`EX_CONFIG`).
-pub const CONFIG: u8 = 78;
-/// `run`: the command was found and could not be executed. As shells have it.
-pub const CANNOT_EXECUTE: u8 = 126;
-/// `run`: the command was not found. As shells have it.
-pub const NOT_FOUND: u8 = 127;
+/// Why a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// The command succeeded.
+    Success = 0,
+    /// The command failed for a reason without a separate code.
+    Failure = 1,
+    /// The command line is invalid.
+    Usage = 2,
+    /// No daemon is running. Distinct from a daemon without sessions.
+    NoDaemon = 3,
+    /// The session does not exist.
+    NoSession = 4,
+    /// Permission denied.
+    NotPermitted = 5,
+    /// `doctor --strict` found a problem.
+    Degraded = 6,
+    /// The response is not one of this daemon's protocol.
+    Protocol = 7,
+    /// `run`: the command was found but cannot be executed. The same code as in shells.
+    CannotExecute = 126,
+    /// `run`: the command was not found. The same code as in shells.
+    CommandNotFound = 127,
+}
+
+impl ExitCode {
+    /// All codes, in ascending order.
+    pub const ALL: [Self; 10] = [
+        Self::Success,
+        Self::Failure,
+        Self::Usage,
+        Self::NoDaemon,
+        Self::NoSession,
+        Self::NotPermitted,
+        Self::Degraded,
+        Self::Protocol,
+        Self::CannotExecute,
+        Self::CommandNotFound,
+    ];
+
+    /// The number that the process exits with.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The description in `reaperd --help`.
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Success => "Success",
+            Self::Failure => "The command failed",
+            Self::Usage => "Invalid command line",
+            Self::NoDaemon => "No daemon is listening on the socket",
+            Self::NoSession => "No such session",
+            Self::NotPermitted => "Permission denied",
+            Self::Degraded => "doctor --strict: a check gave a warning or failed",
+            Self::Protocol => "The daemon sent an unexpected response",
+            Self::CannotExecute => "run: the command cannot be executed",
+            Self::CommandNotFound => "run: the command was not found",
+        }
+    }
+}

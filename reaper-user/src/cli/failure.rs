@@ -1,49 +1,51 @@
-//! How a command fails: an exit code, what happened, and what to try.
+//! How a command fails: an exit code, a message and a remedy.
 
 use std::io;
 
-use super::exit_code;
-use super::output::{escape, talk};
+use super::exit_code::ExitCode;
+use super::output::{escape, print_message};
 use crate::client::ClientError;
 
-/// Why a command did not do what it was asked for.
+/// Why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
-    pub(super) code: u8,
-    /// A sentence without a full stop; empty where there is nobody left to tell.
+    pub(super) code: ExitCode,
+    /// A sentence without a full stop. Empty if nothing is to be printed.
     pub(super) message: String,
+    /// A command or an instruction, for the `try:` line.
     pub(super) remedy: String,
 }
 
 impl Failure {
+    /// Creates a failure with exit code 1.
     pub(super) fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
-            code: exit_code::FAILED,
+            code: ExitCode::Failure,
             message: message.into(),
             remedy: remedy.into(),
         }
     }
 
-    /// Of writing the result.
+    /// Converts an error from writing the result.
     pub(super) fn output(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            // Whoever read it has seen enough, as in `reaperd ls | head -1`.
+            // The reader has closed the pipe, as in `reaperd ls | head -1`.
             return Self {
-                code: exit_code::DONE,
+                code: ExitCode::Success,
                 message: String::new(),
                 remedy: String::new(),
             };
         }
         Self::new(
-            format!("cannot write the result: {error}"),
-            "another place for the output",
+            format!("cannot write to standard output: {error}"),
+            "redirect the output to another file",
         )
     }
 
-    /// Says so on standard error.
-    pub(super) fn tell(&self) {
+    /// Prints the failure on standard error.
+    pub(super) fn print(&self) {
         if !self.message.is_empty() {
-            talk(&format!(
+            print_message(&format!(
                 "reaperd: {}\n  try: {}",
                 self.message, self.remedy
             ));
@@ -55,23 +57,23 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let (code, remedy) = match &error {
             ClientError::NoDaemon { .. } => (
-                exit_code::NO_DAEMON,
-                "reaperd daemon   (or name its socket: --socket PATH)",
+                ExitCode::NoDaemon,
+                "reaperd daemon   (or use --socket PATH for a daemon on another socket)",
             ),
             ClientError::Forbidden { .. }
             | ClientError::Problem {
                 status: 401 | 403, ..
             } => (
-                exit_code::NOT_ALLOWED,
-                "reaperd doctor   (as the user who runs the daemon)",
+                ExitCode::NotPermitted,
+                "reaperd doctor   (as the user that runs the daemon)",
             ),
             ClientError::Protocol { .. } => (
-                exit_code::PROTOCOL,
-                "reaperd doctor   (are client and daemon of one version?)",
+                ExitCode::Protocol,
+                "reaperd doctor   (the daemon may have another version)",
             ),
-            _ => (exit_code::FAILED, "reaperd doctor"),
+            _ => (ExitCode::Failure, "reaperd doctor"),
         };
-        // A problem's text comes from elsewhere, and this is somebody's terminal.
+        // The text of a problem comes from the daemon and goes to a terminal.
         Self {
             code,
             message: escape(&error.to_string()).into_owned(),
@@ -80,7 +82,6 @@ impl From<ClientError> for Failure {
     }
 }
 
-/// Of what the system refuses to ourselves.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::new(error.to_string(), "reaperd doctor")

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::output::{Layout, age, table};
 use crate::client::{Client, ClientError, Session, SessionList, percent_encode};
@@ -17,25 +17,25 @@ pub(super) struct Arguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Only the sessions of this process
+    /// List only the sessions of this process
     #[arg(long)]
     pid: Option<u32>,
-    /// Only the sessions of this mesh
+    /// List only the sessions in this mesh
     #[arg(long)]
     mesh: Option<String>,
 }
 
 impl Arguments {
-    pub(super) async fn run(self, client: &Client) -> Result<u8, Failure> {
-        let answer: Value = client.get(&self.target()).await?;
+    pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
+        let response: Value = client.get(&self.target()).await?;
         let mut out = io::BufWriter::new(io::stdout().lock());
         let written = if self.json {
-            // As the daemon says it, with all that this client does not know.
-            let sessions = answer.get("sessions").cloned().unwrap_or_default();
+            // Passed through, with fields that this client does not know.
+            let sessions = response.get("sessions").cloned().unwrap_or_default();
             writeln!(out, "{}", json!({ "schema": 1, "sessions": sessions }))
         } else {
             let list: SessionList =
-                serde_json::from_value(answer).map_err(|error| ClientError::Protocol {
+                serde_json::from_value(response).map_err(|error| ClientError::Protocol {
                     detail: error.to_string(),
                 })?;
             show(
@@ -48,7 +48,7 @@ impl Arguments {
         written
             .and_then(|()| out.flush())
             .map_err(Failure::output)?;
-        Ok(exit_code::DONE)
+        Ok(ExitCode::Success)
     }
 
     fn target(&self) -> String {
@@ -89,7 +89,7 @@ fn row(session: Session, layout: Layout, now_ms: u64) -> Vec<String> {
         session.pid.to_string(),
         seconds.map_or_else(String::new, |seconds| match layout {
             Layout::Columns => age(seconds),
-            // A program wants to compare them.
+            // In seconds, which programs can compare.
             Layout::Tabs => seconds.to_string(),
         }),
         session.identity.unwrap_or_default(),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_on_a_terminal_and_in_a_pipe() {
+    fn a_session_is_shown_as_columns_or_tabs() {
         assert_eq!(
             shown(Layout::Columns),
             "SESSION  NAME  MESH  PID   AGE  IDENTITY  TOKEN\n\
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_become_a_query() {
+    fn filters_are_sent_as_a_query() {
         let target = |pid, mesh: Option<&str>| {
             Arguments {
                 json: false,

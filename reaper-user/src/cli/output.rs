@@ -1,26 +1,27 @@
-//! How results look: aligned columns on a terminal, tabs in a pipe, and no control character of
-//! anybody's in either.
+//! How results are written: aligned columns on a terminal, tabs in a pipe. Control characters in
+//! text from other programs are escaped in both.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
+use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use reaper_registry::ExitStatus;
 
-/// Between two columns on a terminal.
+/// Spaces between two columns on a terminal.
 const GAP: u16 = 2;
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// For people.
+    /// For people: aligned, with a header.
     Columns,
-    /// For programs: one row a line, no header.
+    /// For programs: one row per line, separated by tabs, without a header.
     Tabs,
 }
 
 impl Layout {
-    /// What suits standard output.
+    /// Returns the layout for standard output.
     pub(super) fn of_stdout() -> Self {
         if io::stdout().is_terminal() {
             Self::Columns
@@ -29,7 +30,7 @@ impl Layout {
         }
     }
 
-    /// Between two values of a line that is not part of a table.
+    /// The separator between two values of a line that is not part of a table.
     pub(super) fn gap(self) -> &'static str {
         match self {
             Self::Columns => "  ",
@@ -38,7 +39,7 @@ impl Layout {
     }
 }
 
-/// Writes a table.
+/// Writes a table. Long lines are not wrapped: a row is always one line.
 pub(super) fn table(
     out: &mut impl Write,
     layout: Layout,
@@ -70,28 +71,47 @@ pub(super) fn table(
     }
 }
 
-/// Writes a line for people to standard error. That nobody can read it is no reason to fail.
-pub(super) fn talk(text: &str) {
+/// Writes a message to standard error. Write errors are ignored.
+pub(super) fn print_message(text: &str) {
     writeln!(anstream::stderr(), "{text}").unwrap_or_default();
 }
 
-/// Makes text from elsewhere harmless to a terminal, and to whoever splits lines at tabs.
+/// The progress of a long command on standard output. Silent with `--json`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    /// Whether the command prints JSON at the end instead.
+    pub(super) json: bool,
+}
+
+impl Progress {
+    /// Prints a line at once.
+    pub(super) fn line(self, line: &str) -> io::Result<()> {
+        if self.json {
+            return Ok(());
+        }
+        let mut out = io::stdout().lock();
+        writeln!(out, "{}", line.trim_end())?;
+        out.flush()
+    }
+}
+
+/// Escapes control characters. The result is safe on a terminal and contains no tab or newline.
 pub(super) fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
     }
-    let harmless = text.chars().fold(String::new(), |mut harmless, c| {
+    let escaped = text.chars().fold(String::new(), |mut escaped, c| {
         if c.is_control() {
-            harmless.extend(c.escape_default());
+            escaped.extend(c.escape_default());
         } else {
-            harmless.push(c);
+            escaped.push(c);
         }
-        harmless
+        escaped
     });
-    Cow::Owned(harmless)
+    Cow::Owned(escaped)
 }
 
-/// How a process ended, in words.
+/// Describes how a process ended.
 pub(super) fn exit_status(status: ExitStatus) -> String {
     match status {
         ExitStatus::Code(code) => format!("exit {code}"),
@@ -128,7 +148,7 @@ fn signal_name(signal: u8) -> Option<&'static str> {
         .map(|(_, name)| name)
 }
 
-/// A time span in its largest unit, as lists of processes have it.
+/// Formats a time span in its largest unit.
 pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
@@ -138,7 +158,7 @@ pub(super) fn age(seconds: u64) -> String {
     }
 }
 
-/// Microseconds as milliseconds with one digit, or as whole ones where there are many.
+/// Formats microseconds as milliseconds: with one decimal below 100 ms, without above.
 pub(super) fn milliseconds(us: u64) -> String {
     if us < 100_000 {
         let tenths = (us + 50) / 100;
@@ -146,6 +166,11 @@ pub(super) fn milliseconds(us: u64) -> String {
     } else {
         format!("{} ms", us / 1_000)
     }
+}
+
+/// Converts a time span to whole microseconds.
+pub(super) fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -176,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn endings_and_times_in_words() {
+    fn exit_statuses_and_times_are_formatted() {
         assert_eq!(exit_status(ExitStatus::Code(7)), "exit 7");
         let killed = |signal| {
             exit_status(ExitStatus::Signal {

@@ -7,22 +7,22 @@ use reaper_registry::Token;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use crate::client::{Client, ClientError, percent_encode};
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct Arguments {
-    /// The session to remove
+    /// ID of the session to remove
     session_id: Option<String>,
-    /// A file that holds the token of the session to remove
+    /// Remove the session whose token is in this file
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 
 impl Arguments {
-    pub(super) async fn run(self, client: &Client) -> Result<u8, Failure> {
+    pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
         let result: Result<Value, ClientError> = match (&self.session_id, &self.token_file) {
             (_, Some(file)) => {
                 client
@@ -34,15 +34,15 @@ impl Arguments {
                     .delete(&format!("/v1/sessions/by-id/{}", percent_encode(id)))
                     .await
             }
-            // clap has seen to it that one is there.
-            (None, None) => return Err(no_session("no session is named".to_owned())),
+            // The argument group requires one of them.
+            (None, None) => return Err(no_session("no session given".to_owned())),
         };
         match (result, &self.session_id) {
-            (Ok(_), _) => Ok(exit_code::DONE),
+            (Ok(_), _) => Ok(ExitCode::Success),
             (Err(ClientError::Problem { status: 404, .. }), Some(id)) => {
-                Err(no_session(format!("no session {id:?}")))
+                Err(no_session(format!("no session with id {id:?}")))
             }
-            // To the daemon, a token that names no session is no credential.
+            // The daemon does not accept a token without a session, so it responds with 401.
             (
                 Err(ClientError::Problem {
                     status: 401 | 404,
@@ -58,7 +58,7 @@ impl Arguments {
 
 fn no_session(message: String) -> Failure {
     Failure {
-        code: exit_code::NO_SESSION,
+        code: ExitCode::NoSession,
         message,
         remedy: "reaperd ls".to_owned(),
     }
@@ -70,13 +70,13 @@ fn read_token(file: &PathBuf) -> Result<Token, Failure> {
         .map_err(|error| {
             Failure::new(
                 format!("cannot read {}: {error}", file.display()),
-                "the file named in REAPERD_TOKEN_FILE of the session",
+                "use the file in the session's REAPERD_TOKEN_FILE variable",
             )
         })?;
     Token::parse(text.trim()).map_err(|error| {
         Failure::new(
             format!("{}: {error}", file.display()),
-            "reaperd token > FILE",
+            "use a file with a token of 64 hexadecimal digits",
         )
     })
 }

@@ -1,4 +1,4 @@
-//! `reaperd run`: registers this very process, then becomes the command.
+//! `reaperd run`: registers this process as a session, then executes the command in it.
 
 mod owner;
 mod token_file;
@@ -13,47 +13,48 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use self::token_file::TokenFile;
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::output::talk;
-use super::{new_token, random, thread};
+use super::output::print_message;
+use super::{new_token, random, single_thread};
 use crate::client::{Client, ClientError, Registered};
 use crate::daemon::socket_path::{self, Surroundings};
 use crate::sys::as_started;
 use crate::text::{self, GROUP_MAX, GROUPS_MAX, NAME_MAX, PATH_MAX};
 
-/// The variables that lead a child to its token; the first is the one existing clients know.
+/// The variables with the path of the token file. Existing clients read the first one.
 const TOKEN_FILE: [&str; 2] = ["CLAUDEMESH_IPC_TOKEN_FILE", "REAPERD_TOKEN_FILE"];
-/// A token itself, which existing clients take before the file. Never ours, so never the command's.
+/// A variable with a token, which existing clients prefer to the file. It would be the token of
+/// another session, so it is removed.
 const TOKEN: &str = "CLAUDEMESH_IPC_TOKEN";
 const SESSION_ID: &str = "REAPERD_SESSION_ID";
-/// The name of a command that has none that can be shown.
+/// The display name if the name of the command has no printable character.
 const NAMELESS: &str = "command";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The name to show [default: the command's]
+    /// Display name of the session [default: name of the command]
     #[arg(long)]
     name: Option<String>,
-    /// The mesh it belongs to
+    /// Mesh of the session
     #[arg(long, default_value = "default")]
     mesh: String,
-    /// Its role
+    /// Role of the session
     #[arg(long)]
     role: Option<String>,
-    /// A group it belongs to
+    /// Add the session to a group; may be given more than once
     #[arg(long, value_name = "GROUP")]
     group: Vec<String>,
-    /// Run the command even where it cannot be registered
+    /// Run the command even if the registration fails
     #[arg(long)]
     best_effort: bool,
-    /// What to run
+    /// Command to run, with its arguments
     #[arg(required = true, trailing_var_arg = true)]
     pub(super) command: Vec<OsString>,
 }
 
-/// What registration leaves for the command.
-struct Enrolled {
+/// A successful registration.
+struct Registration {
     runtime: Runtime,
     session_id: String,
     token: Token,
@@ -61,31 +62,31 @@ struct Enrolled {
 }
 
 impl Arguments {
-    pub(super) fn run(self, client: &Client) -> Result<u8, Failure> {
+    pub(super) fn run(self, client: &Client) -> Result<ExitCode, Failure> {
         self.check_flags()?;
-        // The command may stand in another folder when it asks.
+        // The command may change its working directory.
         let socket = client.socket();
         let socket = std::path::absolute(socket).unwrap_or_else(|_error| socket.to_owned());
-        let enrolled = match self.enrol(client) {
-            Ok(enrolled) => Some(enrolled),
+        let registration = match self.register(client) {
+            Ok(registration) => Some(registration),
             Err(failure) if self.best_effort => {
-                talk(&format!(
-                    "reaperd: {}; running it unregistered",
+                print_message(&format!(
+                    "reaperd: {}; running the command without a session",
                     failure.message
                 ));
                 None
             }
             Err(failure) => return Err(failure),
         };
-        let error = self.become_command(&socket, enrolled.as_ref());
-        // Still here: the command does not run, so there must be no session of it.
-        if let Some(enrolled) = enrolled {
-            enrolled.withdraw(client);
+        let error = self.exec(&socket, registration.as_ref());
+        // exec failed: the command does not run, so its session must be removed.
+        if let Some(registration) = registration {
+            registration.remove(client);
         }
         Err(self.not_executed(&error))
     }
 
-    /// What the user typed is refused where it cannot be used; what is derived is made to fit.
+    /// Rejects invalid option values. Derived values are adjusted instead.
     fn check_flags(&self) -> Result<(), Failure> {
         let names = [
             ("--name", self.name.as_deref()),
@@ -93,7 +94,7 @@ impl Arguments {
         ];
         for (flag, text) in names {
             if text.is_some_and(|text| text.trim().is_empty()) {
-                return Err(unusable(flag, "must not be empty"));
+                return Err(invalid(flag, "must not be empty"));
             }
         }
         let groups = self.group.iter().map(|group| ("--group", group, GROUP_MAX));
@@ -105,37 +106,37 @@ impl Arguments {
         .into_iter()
         .filter_map(|(flag, text)| Some((flag, text?, NAME_MAX)));
         for (flag, text, max) in texts.chain(groups) {
-            text::check(text, max).map_err(|error| unusable(flag, &error.to_string()))?;
+            text::check(text, max).map_err(|error| invalid(flag, &error.to_string()))?;
         }
         if self.group.len() > GROUPS_MAX {
             let rule = format!("must not be given more than {GROUPS_MAX} times");
-            return Err(unusable("--group", &rule));
+            return Err(invalid("--group", &rule));
         }
         Ok(())
     }
 
-    fn enrol(&self, client: &Client) -> Result<Enrolled, Failure> {
-        let runtime = thread()?;
+    fn register(&self, client: &Client) -> Result<Registration, Failure> {
+        let runtime = single_thread()?;
         let token = new_token()?;
         let id = u64::from_be_bytes(random()?);
         let session_id = format!("{}{id:016x}", token_file::PREFIX);
-        // First, because after the registration nothing may fail any more.
+        // Created first, because nothing may fail after the registration.
         let surroundings = Surroundings::of_this_process();
         let token_file = TokenFile::create(&surroundings, &session_id, &token)?;
-        let body = without_nulls(self.registration(&session_id, &token, &token_file.path()));
+        let body = without_nulls(self.request_body(&session_id, &token, &token_file.path()));
         let registering = client.post_if_answered("/v1/sessions/register", &body);
         let registered: Registered = runtime
             .block_on(registering)
             .inspect_err(|_error| token_file.remove())?;
         log::info!(
-            "registered as {session_id}, watched by {:?}",
+            "registered session {session_id}, watched by {:?}",
             registered.sources
         );
-        // Any number will do to start from.
+        // Any starting point is fine.
         let [.., a, b, c, d] = id.to_le_bytes();
         let start = u32::from_le_bytes([a, b, c, d]);
         token_file.remove_leftovers(start);
-        Ok(Enrolled {
+        Ok(Registration {
             runtime,
             session_id,
             token,
@@ -143,8 +144,8 @@ impl Arguments {
         })
     }
 
-    fn registration(&self, session_id: &str, token: &Token, token_file: &Path) -> Value {
-        // A path that was changed would lead elsewhere, so one that cannot be sent is left out.
+    fn request_body(&self, session_id: &str, token: &Token, token_file: &Path) -> Value {
+        // A path that cannot be sent unchanged is left out.
         let sendable = |path: &Path| {
             let path = path
                 .to_str()
@@ -181,15 +182,15 @@ impl Arguments {
         name.into_owned()
     }
 
-    /// Answers only if that failed, with why.
-    fn become_command(&self, socket: &Path, enrolled: Option<&Enrolled>) -> io::Error {
+    /// Executes the command. Returns only on failure.
+    fn exec(&self, socket: &Path, registration: Option<&Registration>) -> io::Error {
         let mut command = process::Command::new(&self.command[0]);
         command.args(&self.command[1..]).env_remove(TOKEN);
-        if let Some(Enrolled {
+        if let Some(Registration {
             session_id,
             token_file,
             ..
-        }) = enrolled
+        }) = registration
         {
             let token_file = token_file.path();
             command
@@ -197,7 +198,7 @@ impl Arguments {
                 .env(SESSION_ID, session_id)
                 .env(socket_path::VARIABLE, socket);
         } else {
-            // Those of an outer session are not this command's.
+            // They would belong to the session of an outer `run`.
             TOKEN_FILE.iter().chain([&SESSION_ID]).for_each(|variable| {
                 command.env_remove(variable);
             });
@@ -207,50 +208,58 @@ impl Arguments {
     }
 
     fn not_executed(&self, error: &io::Error) -> Failure {
-        let code = match error.kind() {
-            io::ErrorKind::NotFound => exit_code::NOT_FOUND,
-            // A folder of PATH that is closed to us says so even if the command is in none.
-            _ if !is_somewhere(Path::new(&self.command[0])) => exit_code::NOT_FOUND,
-            _ => exit_code::CANNOT_EXECUTE,
+        // An inaccessible directory in PATH gives EACCES even if no directory has the command.
+        let is_missing =
+            error.kind() == io::ErrorKind::NotFound || !exists(Path::new(&self.command[0]));
+        let (code, remedy) = if is_missing {
+            (
+                ExitCode::CommandNotFound,
+                "use the full path of the command",
+            )
+        } else {
+            (
+                ExitCode::CannotExecute,
+                "check that the file is a program and has execute permission",
+            )
         };
         Failure {
             code,
             message: format!("cannot run {}: {error}", self.command[0].display()),
-            remedy: "the command by its full path".to_owned(),
+            remedy: remedy.to_owned(),
         }
     }
 }
 
-impl Enrolled {
-    fn withdraw(self, client: &Client) {
-        let left: Result<Value, ClientError> = self
+impl Registration {
+    fn remove(self, client: &Client) {
+        let removed: Result<Value, ClientError> = self
             .runtime
             .block_on(client.delete_as(&self.token, "/v1/sessions/me"));
-        if let Err(error) = left {
-            log::warn!("the session could not be withdrawn and ends with this process: {error}");
+        if let Err(error) = removed {
+            log::warn!("cannot remove the session; it ends when this process exits: {error}");
         }
         self.token_file.remove();
     }
 }
 
-fn unusable(flag: &str, rule: &str) -> Failure {
+fn invalid(flag: &str, rule: &str) -> Failure {
     Failure {
-        code: exit_code::USAGE,
+        code: ExitCode::Usage,
         message: format!("{flag} {rule}"),
-        remedy: format!("another text for {flag}"),
+        remedy: "reaperd run --help".to_owned(),
     }
 }
 
-/// Whether there is such a command at all, as the system looks for it.
-fn is_somewhere(command: &Path) -> bool {
+/// Whether the command exists, in PATH or at its path.
+fn exists(command: &Path) -> bool {
     if command.components().count() > 1 || command.is_absolute() {
         return command.exists();
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(command).exists())
+    std::env::split_paths(&path).any(|dir| dir.join(command).exists())
 }
 
-/// Absent is not the same as null to a strict reader.
+/// Removes null fields. A strict parser does not treat null as absent.
 fn without_nulls(mut body: Value) -> Value {
     if let Value::Object(fields) = &mut body {
         fields.retain(|_name, value| !value.is_null());

@@ -1,24 +1,25 @@
-//! `reaperd selftest`: the torture kit against the sources of the machine at hand. What each source
-//! saw, missed and took for an end that was none, and how late it was; the exit code tells the truth
-//! about that. The cases are in [`crate::testkit::conformance`]; here they are chosen, played and told
-//! of.
+//! `reaperd selftest`: runs the conformance cases against the sources of this machine.
+//!
+//! Reports for each source which exits it detected, which it missed, which living processes it took
+//! for dead, and the delay. The exit code is 0 only if every case passed. The cases are in
+//! [`crate::testkit::conformance`].
 
 mod report;
 
 use std::path::Path;
 
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::values::{self, SourceChoice};
+use crate::daemon::descriptors;
 use crate::testkit::conformance::{CASES, Harness, SourceSet};
 use crate::testkit::test_process;
-use crate::watch::fd_budget;
-use report::{Outcome, Played, Report};
+use report::{CaseResult, Outcome, Report};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The sources to test, each alone: a list of netlink, ebpf, pidfd, sweep; auto is each that
-    /// works here, and then all of them together
+    /// Exit sources to test, one at a time: a comma-separated list of netlink, ebpf, pidfd, sweep;
+    /// or auto, which tests every source that works and then all of them together
     #[arg(long, value_name = "LIST", default_value = "auto", value_parser = values::sources)]
     sources: SourceChoice,
     /// Print one JSON object at the end
@@ -27,32 +28,32 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub(super) fn run(self) -> Result<u8, Failure> {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
         test_process::adopt_orphans()?;
-        // Two hundred test processes at once, each behind two pipes and two handles.
-        fd_budget::raise_open_file_limit();
+        // 200 test processes run at once. Each needs two pipes and two handles.
+        descriptors::raise_open_file_limit();
         let program = std::env::current_exe()?;
         let mut report = Report::new(self.json);
-        report.open().map_err(Failure::output)?;
+        report.start().map_err(Failure::output)?;
         for source_set in self.source_sets() {
-            let outcome = play(source_set, &program)?;
+            let outcome = run_cases(source_set, &program)?;
             report.add(source_set, outcome).map_err(Failure::output)?;
         }
         report.finish().map_err(Failure::output)?;
-        let missing = match self.sources {
+        let untested = match self.sources {
             SourceChoice::Auto => None,
             SourceChoice::Only(_) => report.first_untested(),
         };
-        if let Some((source, remedy)) = missing {
-            let message = format!("{source} does not work here, so it was not tested");
+        if let Some((source, remedy)) = untested {
+            let message = format!("{source} does not work here and was not tested");
             return Err(Failure::new(message, remedy));
         }
-        if report.is_good() {
-            return Ok(exit_code::DONE);
+        if report.is_ok() {
+            return Ok(ExitCode::Success);
         }
         Err(Failure::new(
-            "not everything went as it must, see above",
-            "reaperd selftest --json, and report it with what it prints",
+            "some cases failed",
+            "reaperd selftest --json   (and report the output as a bug)",
         ))
     }
 
@@ -64,24 +65,24 @@ impl Arguments {
     }
 }
 
-/// Plays every case with one lineup.
-fn play(source_set: SourceSet, program: &Path) -> Result<Outcome, Failure> {
-    let harness = Harness::open(source_set, program.to_owned())?;
-    let missing = |status: &&crate::SourceStatus| !status.works();
-    let reports = harness.reports();
-    if let (SourceSet::Alone(_), Some(status)) = (source_set, reports.iter().find(missing)) {
+/// Runs every case with one set of sources.
+fn run_cases(source_set: SourceSet, program: &Path) -> Result<Outcome, Failure> {
+    let harness = Harness::start(source_set, program.to_owned())?;
+    let does_not_work = |status: &&crate::SourceStatus| !status.works();
+    let status = harness.status();
+    if let (SourceSet::Alone(_), Some(status)) = (source_set, status.iter().find(does_not_work)) {
         return Ok(Outcome::Untested {
             reason: status.reason.clone(),
             remedy: status.remedy.clone(),
         });
     }
     let cases = CASES.iter().map(|case| {
-        let fault = case.play(&harness).err();
-        Played::new(case, fault, &harness.take_observed())
+        let fault = case.run(&harness).err();
+        CaseResult::new(case, fault, &harness.take_observed())
     });
     let cases = cases.collect();
-    // Losses are no faults where everything was made up for, and worth knowing.
-    let lost = harness.reports().iter().map(|status| status.lost).sum();
+    // Lost events are reported, but they are no failure: the cases show whether they were recovered.
+    let lost = harness.status().iter().map(|status| status.lost).sum();
     Ok(Outcome::Tested { cases, lost })
 }
 
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn named_sources_are_tested_alone_and_auto_is_everything() {
+    fn named_sources_are_tested_alone_and_auto_tests_all() {
         let only = Arguments {
             sources: SourceChoice::Only(vec![Source::Netlink, Source::Sweep]),
             json: false,

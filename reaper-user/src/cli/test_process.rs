@@ -1,5 +1,5 @@
-//! `reaperd test_process`: what a test process does once it runs. See [`crate::testkit::test_process`] for the
-//! other side.
+//! `reaperd test-process`: what a test process does. The other end of its pipes is
+//! [`crate::testkit::test_process`].
 
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -11,40 +11,40 @@ use std::thread;
 use rustix::process::{Signal, getppid, kill_process};
 
 use super::Failure;
-use super::exit_code;
 use crate::testkit::test_process::Kind;
 
-/// Runs this process as a test process; answers with its exit code.
+/// Runs this process as a test process and returns its exit code.
 pub(super) fn run(kind: Kind) -> Result<u8, Failure> {
-    act(kind).map_err(|error| Failure {
-        code: exit_code::FAILED,
-        message: format!("test process: {error}"),
-        remedy: "reaperd demo".to_owned(),
+    run_kind(kind).map_err(|error| {
+        Failure::new(
+            format!("test process: {error}"),
+            "reaperd test-process --help",
+        )
     })
 }
 
-fn act(kind: Kind) -> io::Result<u8> {
+fn run_kind(kind: Kind) -> io::Result<u8> {
     match kind {
         Kind::Exit { code } => {
             ready()?;
-            cue()?;
+            wait_for_cue()?;
             Ok(code)
         }
         Kind::Sleep => {
             ready()?;
-            cue()?;
+            wait_for_cue()?;
             Ok(0)
         }
         Kind::SelfExec => {
             ready()?;
-            cue()?;
-            Err(become_sleeper()?)
+            wait_for_cue()?;
+            Err(exec_sleeper()?)
         }
         Kind::WorkerExec => {
             ready()?;
             let worker = thread::spawn(|| {
-                cue()?;
-                Err(become_sleeper()?)
+                wait_for_cue()?;
+                Err(exec_sleeper()?)
             });
             worker
                 .join()
@@ -52,8 +52,8 @@ fn act(kind: Kind) -> io::Result<u8> {
         }
         Kind::LeaderFirst => leader_first(),
         Kind::ParentFirst => {
-            // It shares our pipes and speaks for itself.
-            myself(&["test-process", "orphan"])?.spawn()?.wait()?;
+            // The child inherits the pipes and reports for itself.
+            own_program(&["test-process", "orphan"])?.spawn()?.wait()?;
             Ok(0)
         }
         Kind::Orphan => orphan(),
@@ -66,10 +66,10 @@ fn act(kind: Kind) -> io::Result<u8> {
         }
         Kind::ThreadChurn { threads } => churn(threads),
         Kind::Hog { megabytes } => {
-            // Written, page by page, so that it is really there.
+            // Written, so that every page is allocated.
             let memory = vec![0xa5_u8; usize::try_from(megabytes).unwrap_or(0) << 20];
             ready()?;
-            cue()?;
+            wait_for_cue()?;
             std::hint::black_box(memory);
             Ok(0)
         }
@@ -87,28 +87,28 @@ fn leader_first() -> io::Result<u8> {
         }
     });
     ready()?;
-    cue()?;
+    wait_for_cue()?;
     thread::spawn(move || {
-        let told = wait_for_leader(leader)
-            .and_then(|()| say("leader left"))
-            .and_then(|()| cue());
-        exit_group(if told.is_ok() { 7 } else { 1 })
+        let reported = wait_for_leader(leader)
+            .and_then(|()| report("leader left"))
+            .and_then(|()| wait_for_cue());
+        exit_group(if reported.is_ok() { 7 } else { 1 })
     });
     exit_thread()
 }
 
-/// Until the kernel shows the leader as finished.
+/// Waits until the leader thread has exited.
 #[cfg(target_os = "linux")]
 fn wait_for_leader(leader: u32) -> io::Result<()> {
     wait_for_state(&format!("/proc/self/task/{leader}/stat"), &['Z', 'X'])
 }
 
-/// Until the stat line of this path shows one of these states.
+/// Waits until the stat file shows one of these states.
 #[cfg(target_os = "linux")]
 fn wait_for_state(path: &str, states: &[char]) -> io::Result<()> {
     loop {
         let stat = std::fs::read_to_string(path)?;
-        // The name may contain anything, so the state is what follows its last parenthesis.
+        // The name may contain any character, so the state follows the last parenthesis.
         if stat
             .rsplit_once(") ")
             .is_some_and(|(_, rest)| rest.starts_with(states))
@@ -119,48 +119,48 @@ fn wait_for_state(path: &str, states: &[char]) -> io::Result<()> {
     }
 }
 
-/// The parent and tracer of the test process proper. It waits for nobody.
+/// The parent and tracer of the actual test process. It never waits for its child.
 #[cfg(target_os = "linux")]
 fn tracer() -> io::Result<u8> {
     use crate::sys::test_process::{stop_traced, trace};
 
-    let child = myself(&["test-process", "tracee"])?.spawn()?;
+    let child = own_program(&["test-process", "tracee"])?.spawn()?;
     let pid = reaper_registry::Pid::try_from(child.id()).map_err(io::Error::other)?;
     trace(pid)?;
-    cue()?;
+    wait_for_cue()?;
     stop_traced(pid)?;
     wait_for_state(&format!("/proc/{pid}/stat"), &['t', 'T'])?;
-    say("traced")?;
-    cue()?;
+    report("traced")?;
+    wait_for_cue()?;
     Ok(0)
 }
 
 #[cfg(not(target_os = "linux"))]
 fn tracer() -> io::Result<u8> {
-    Err(io::Error::other("tracing is different on every system"))
+    Err(io::Error::other("tracing is implemented only on Linux"))
 }
 
 #[cfg(not(target_os = "linux"))]
 fn leader_first() -> io::Result<u8> {
     Err(io::Error::other(
-        "a process without its main thread exists on Linux alone",
+        "a process can outlive its main thread only on Linux",
     ))
 }
 
 fn orphan() -> io::Result<u8> {
-    let parent = getppid().ok_or_else(|| io::Error::other("no parent to lose"))?;
+    let parent = getppid().ok_or_else(|| io::Error::other("the process has no parent"))?;
     ready()?;
-    cue()?;
+    wait_for_cue()?;
     kill_process(parent, Signal::KILL)?;
     while getppid() == Some(parent) {
         thread::yield_now();
     }
-    say("orphaned")?;
-    cue()?;
+    report("orphaned")?;
+    wait_for_cue()?;
     Ok(0)
 }
 
-/// So many threads make a churn, whoever waits for one.
+/// After how many ended threads `churned` is reported.
 const CHURNED: u32 = 2_000;
 
 fn churn(threads: u16) -> io::Result<u8> {
@@ -177,41 +177,41 @@ fn churn(threads: u16) -> io::Result<u8> {
                 let before = ended;
                 ended = ended.saturating_add(threads.into());
                 if before < CHURNED && ended >= CHURNED {
-                    // Nobody has to listen.
-                    say("churned").unwrap_or_default();
+                    // The pipe may be closed.
+                    report("churned").unwrap_or_default();
                 }
             }
         });
-        let cued = ready().and_then(|()| cue());
+        let cued = ready().and_then(|()| wait_for_cue());
         stop.store(true, Ordering::Relaxed);
         cued.map(|()| 0)
     })
 }
 
-/// Replaces this process by a sleeper; answers only with why that failed.
-fn become_sleeper() -> io::Result<io::Error> {
-    Ok(myself(&["test-process", "sleep"])?.exec())
+/// Executes a sleeping test process. Returns only on failure, with the error.
+fn exec_sleeper() -> io::Result<io::Error> {
+    Ok(own_program(&["test-process", "sleep"])?.exec())
 }
 
-fn myself(arguments: &[&str]) -> io::Result<Command> {
+fn own_program(arguments: &[&str]) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(arguments);
     Ok(command)
 }
 
 fn ready() -> io::Result<()> {
-    say(&format!("ready {}", std::process::id()))
+    report(&format!("ready {}", std::process::id()))
 }
 
-fn say(line: &str) -> io::Result<()> {
+fn report(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}")?;
     stdout.flush()
 }
 
-/// Waits for one byte, or for the end of input. Unbuffered: what follows it may be for the program
-/// that this one becomes.
-fn cue() -> io::Result<()> {
+/// Waits for one byte or the end of the input. Unbuffered, because later bytes may be for a program
+/// that this process executes.
+fn wait_for_cue() -> io::Result<()> {
     loop {
         match rustix::io::read(io::stdin().as_fd(), &mut [0_u8; 1]) {
             Ok(_) => return Ok(()),

@@ -1,4 +1,4 @@
-//! Values of flags: read once, here, so that an unusable one is a usage error.
+//! Parsers of option values. An invalid value is a usage error.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use reaper_registry::Source;
 
 use crate::engine::Sources;
 
-/// Which sources may run.
+/// The sources to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceChoice {
-    /// Every one that works here.
+    /// All sources that work on this machine.
     Auto,
-    /// These.
+    /// Only these sources.
     Only(Vec<Source>),
 }
 
 impl SourceChoice {
-    /// Whether the sweep alone is asked for.
+    /// Whether the sweep is the only source.
     pub fn is_sweep_alone(&self) -> bool {
         matches!(self, Self::Only(sources) if sources.as_slice() == [Source::Sweep])
     }
@@ -44,7 +44,7 @@ impl From<SourceChoice> for Sources {
     }
 }
 
-/// Reads `auto` or a list of sources.
+/// Parses `auto` or a comma-separated list of sources.
 pub(super) fn sources(text: &str) -> Result<SourceChoice, String> {
     if text == "auto" {
         return Ok(SourceChoice::Auto);
@@ -55,25 +55,25 @@ pub(super) fn sources(text: &str) -> Result<SourceChoice, String> {
     Ok(SourceChoice::Only(sources))
 }
 
-/// Reads the name of one source.
+/// Parses the name of one source.
 pub(super) fn source(text: &str) -> Result<Source, String> {
     let known = [Source::Netlink, Source::Ebpf, Source::Pidfd, Source::Sweep];
     known
         .into_iter()
         .find(|source| source.name() == text.trim())
-        .ok_or_else(|| format!("{text:?} is none of netlink, ebpf, pidfd, sweep"))
+        .ok_or_else(|| format!("unknown source {text:?}; expected netlink, ebpf, pidfd or sweep"))
 }
 
-/// Reads a time such as `5s`, `24h` or `1m 30s`; nothing that is over at once.
+/// Parses a time span of at least 10 ms, such as `5s`, `24h` or `1m 30s`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if duration < Duration::from_millis(10) {
-        return Err("the shortest is 10ms".to_owned());
+        return Err("must be at least 10ms".to_owned());
     }
     Ok(duration)
 }
 
-/// The age at which a session ends, if it ends by its age.
+/// The maximum age of a session, if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Age(Option<Duration>);
 
@@ -83,7 +83,7 @@ impl From<Age> for Option<Duration> {
     }
 }
 
-/// Reads a time, or `never`.
+/// Parses a time span or `never`.
 pub(super) fn age(text: &str) -> Result<Age, String> {
     if text == "never" {
         return Ok(Age(None));
@@ -91,10 +91,10 @@ pub(super) fn age(text: &str) -> Result<Age, String> {
     duration(text).map(|age| Age(Some(age)))
 }
 
-/// Reads a number of at least one.
+/// Parses a number greater than zero.
 pub(super) fn count(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) => Err("at least 1".to_owned()),
+        Ok(0) => Err("must be at least 1".to_owned()),
         Ok(count) => Ok(count),
         Err(error) => Err(error.to_string()),
     }
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn source_lists_are_auto_or_names() {
+    fn a_source_list_is_auto_or_source_names() {
         assert_eq!(sources("auto"), Ok(SourceChoice::Auto));
         let only = sources("sweep,netlink,sweep").unwrap();
         assert_eq!(
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn times_and_counts_of_nothing_are_refused() {
+    fn zero_times_and_counts_are_rejected() {
         assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
         for wrong in ["0s", "5", "", "-1s", "soon"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");

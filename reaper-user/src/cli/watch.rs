@@ -1,54 +1,55 @@
-//! `reaperd watch`: one line an event, as it happens.
+//! `reaperd watch`: prints one line for each event as it happens.
 
 use std::io::{self, Write as _};
 
 use serde_json::{Value, json};
 
-use super::exit_code;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::output::{Layout, escape, exit_status, milliseconds};
 use crate::client::{Client, ClientError, Deregistered, ExitSeen, Frame};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
 
 impl Arguments {
-    /// Ends with the daemon: in order when it says so, as "no daemon" when it just vanishes.
-    pub(super) async fn run(self, client: &Client) -> Result<u8, Failure> {
+    /// Runs until the daemon stops: with success after a `shutdown` event, otherwise with "no
+    /// daemon".
+    pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
         let mut events = client.events("").await?;
         let layout = Layout::of_stdout();
         loop {
             let frame = match events.next().await {
                 Ok(Some(frame)) => frame,
-                Ok(None) => return Err(vanished("the daemon closed the stream")),
+                Ok(None) => return Err(stream_lost("the daemon closed the stream")),
                 Err(error @ ClientError::Protocol { .. }) => return Err(error.into()),
-                Err(error) => return Err(vanished(&error.to_string())),
+                Err(error) => return Err(stream_lost(&error.to_string())),
             };
             let line = if self.json {
                 as_json(&frame)?
             } else {
                 as_text(&frame, layout)?
             };
-            // One write a line, at once: whoever reads this waits for it.
+            // One write per line, flushed, so that a reader gets the event at once.
             let mut out = io::stdout().lock();
             out.write_all(format!("{line}\n").as_bytes())
                 .and_then(|()| out.flush())
                 .map_err(Failure::output)?;
             if frame.event == "shutdown" {
-                return Ok(exit_code::DONE);
+                return Ok(ExitCode::Success);
             }
         }
     }
 }
 
-fn vanished(what: &str) -> Failure {
+fn stream_lost(reason: &str) -> Failure {
     Failure {
-        code: exit_code::NO_DAEMON,
-        message: format!("{what}; later events are not known here"),
+        code: ExitCode::NoDaemon,
+        message: format!("{reason}; later events were not received"),
         remedy: "reaperd ls".to_owned(),
     }
 }
@@ -68,51 +69,56 @@ fn as_json(frame: &Frame) -> Result<String, ClientError> {
 
 fn as_text(frame: &Frame, layout: Layout) -> Result<String, ClientError> {
     let data = data(frame)?;
-    let mut words = vec![clock_time(&data)];
+    let mut fields = vec![clock_time(&data)];
     match frame.event.as_str() {
         "session_registered" => {
-            words.push("registered".to_owned());
-            words.extend(session_words(&data));
+            fields.push("registered".to_owned());
+            fields.extend(session_fields(&data));
         }
         "session_deregistered" => {
-            words.push("removed".to_owned());
-            words.extend(session_words(&data));
+            fields.push("removed".to_owned());
+            fields.extend(session_fields(&data));
             let removal: Deregistered =
                 serde_json::from_value(data).map_err(|error| ClientError::Protocol {
-                    detail: format!("a removal cannot be read: {error}"),
+                    detail: format!("cannot parse a session_deregistered event: {error}"),
                 })?;
-            words.push(cause(&removal));
-            words.extend(
+            fields.push(cause(&removal));
+            fields.extend(
                 removal
                     .source
                     .as_ref()
                     .map(|source| format!("via {source}")),
             );
-            words.extend(removal.detection_us.map(milliseconds));
+            fields.extend(removal.detection_us.map(milliseconds));
         }
         "source_state" => {
-            words.push("source".to_owned());
-            let fields = ["source", "state", "reason"].map(|field| text(&data, field));
-            words.extend(fields.into_iter().flatten().filter(|word| !word.is_empty()));
+            fields.push("source".to_owned());
+            let values = ["source", "state", "reason"].map(|field| text(&data, field));
+            fields.extend(
+                values
+                    .into_iter()
+                    .flatten()
+                    .filter(|field| !field.is_empty()),
+            );
         }
         "snapshot" => {
-            words.push("snapshot".to_owned());
+            fields.push("snapshot".to_owned());
             let sessions = data
                 .get("sessions")
                 .and_then(Value::as_array)
                 .map_or(0, Vec::len);
-            words.push(format!("{sessions} sessions"));
+            fields.push(format!("{sessions} sessions"));
         }
         other => {
-            words.push(other.to_owned());
-            words.push(data.to_string());
+            fields.push(other.to_owned());
+            fields.push(data.to_string());
         }
     }
-    let words: Vec<_> = words.iter().map(|word| escape(word)).collect();
-    Ok(words.join(layout.gap()))
+    let fields: Vec<_> = fields.iter().map(|field| escape(field)).collect();
+    Ok(fields.join(layout.gap()))
 }
 
-fn session_words(data: &Value) -> Vec<String> {
+fn session_fields(data: &Value) -> Vec<String> {
     let session = data.get("session").unwrap_or(&Value::Null);
     let pid = session
         .get("pid")
@@ -125,7 +131,7 @@ fn session_words(data: &Value) -> Vec<String> {
     ]
 }
 
-/// Why a session is gone, in words; how its process ended, where that is known.
+/// Describes why a session was removed: the exit status if known, else the cause.
 fn cause(removal: &Deregistered) -> String {
     let status = removal.exit.as_ref().and_then(ExitSeen::status);
     match (removal.cause.as_str(), status) {
@@ -139,7 +145,7 @@ fn text(value: &Value, field: &str) -> Option<String> {
     value.get(field).and_then(Value::as_str).map(str::to_owned)
 }
 
-/// The time of day in UTC, to the millisecond.
+/// Formats the time of day in UTC, with milliseconds.
 fn clock_time(data: &Value) -> String {
     let then = match data.get("ts") {
         Some(Value::String(text)) => text.parse().ok(),
@@ -175,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_says_who_how_and_who_saw_it() {
+    fn a_removal_is_shown_with_session_exit_status_and_source() {
         let killed = removal(
             r#""ts":"2026-11-22T12:00:04.118Z","cause":"exited","source":"netlink",
                "evidence":"pidfd","exit":{"signal":9,"core":false,"from":"netlink"},
@@ -193,14 +199,14 @@ mod tests {
     }
 
     #[test]
-    fn unknown_events_and_hostile_names_are_shown_harmlessly() {
+    fn unknown_events_are_shown_with_control_characters_escaped() {
         let odd = frame("new\u{1b}thing", r#"{"a":"\u001b"}"#);
         let line = as_text(&odd, Layout::Columns).unwrap();
         assert_eq!(line, r#"--:--:--.---Z  new\u{1b}thing  {"a":"\u001b"}"#);
     }
 
     #[test]
-    fn json_keeps_what_the_daemon_said() {
+    fn json_output_has_the_event_data_unchanged() {
         let line = as_json(&frame("gap", r#"{"reason":"epoch","x":[1]}"#)).unwrap();
         let value: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["schema"], 1);

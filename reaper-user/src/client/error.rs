@@ -1,50 +1,73 @@
-//! What can go wrong between a client and the daemon.
+//! Errors of the client.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why there is no answer, or which "no" it was.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Nobody listens there.
-    #[error("no daemon on {}", path.display())]
-    NoDaemon { path: PathBuf },
-    /// The socket's mode or folder keeps us out.
-    #[error("not allowed to connect to {}", path.display())]
-    Forbidden { path: PathBuf },
-    /// The connection cannot be made for another reason.
+    /// No process listens on the socket.
+    #[error("no daemon is listening on {}", path.display())]
+    NoDaemon {
+        /// The path of the socket.
+        path: PathBuf,
+    },
+    /// The mode of the socket or its directory does not permit the connection.
+    #[error("permission denied: {}", path.display())]
+    Forbidden {
+        /// The path of the socket.
+        path: PathBuf,
+    },
+    /// The connection failed for another reason.
     #[error("cannot connect to {}: {source}", path.display())]
-    Connect { path: PathBuf, source: io::Error },
-    /// The daemon says no.
+    Connect {
+        /// The path of the socket.
+        path: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
+    /// The daemon sent an error response.
     #[error("{detail}")]
     Problem {
+        /// The HTTP status.
         status: u16,
+        /// The machine-readable code.
         code: String,
+        /// The explanation for people.
         detail: String,
     },
-    /// No answer in time.
-    #[error("the daemon did not answer within {limit:?}")]
-    TimedOut { limit: Duration },
-    /// The connection ended in the middle.
-    #[error("the connection to the daemon broke: {detail}")]
-    Broken { detail: String },
-    /// An answer that this client cannot read.
+    /// The daemon did not respond in time.
+    #[error("the daemon did not respond within {limit:?}")]
+    TimedOut {
+        /// The time limit of the client.
+        limit: Duration,
+    },
+    /// The connection was lost during the request.
+    #[error("lost the connection to the daemon: {detail}")]
+    Broken {
+        /// What happened.
+        detail: String,
+    },
+    /// The response is not valid.
     #[error("{detail}")]
-    Protocol { detail: String },
+    Protocol {
+        /// What is wrong with it.
+        detail: String,
+    },
 }
 
 impl From<hyper::Error> for ClientError {
     fn from(error: hyper::Error) -> Self {
-        // hyper's own text names the stage, its source what happened there.
+        // hyper's message names the stage, and its source names the cause.
         let detail = match std::error::Error::source(&error) {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
         if error.is_parse() {
             Self::Protocol {
-                detail: format!("what answers does not speak HTTP: {detail}"),
+                detail: format!("the response is not HTTP: {detail}"),
             }
         } else {
             Self::Broken { detail }

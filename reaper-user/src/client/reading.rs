@@ -1,5 +1,5 @@
-//! What a client reads out of the daemon's answers: its own lenient view, so that a newer daemon
-//! may add fields. The daemon's side of these is `daemon/api/wire.rs`.
+//! The client's types for the daemon's responses. Unknown fields are ignored, so that a newer daemon
+//! may add some. The daemon's types are in `daemon/api/wire.rs`.
 
 use reaper_registry::ExitStatus;
 use serde::Deserialize;
@@ -7,33 +7,44 @@ use serde_json::Value;
 
 use super::ClientError;
 
-/// A session as lists and events show it.
+/// A session in lists and events.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Session {
+    /// The session id.
     pub session_id: String,
+    /// The mesh that it belongs to.
     #[serde(default)]
     pub mesh: String,
+    /// The name to show.
     #[serde(default)]
     pub display_name: String,
+    /// The pid of its process, in the pid namespace of the daemon.
     pub pid: u32,
+    /// Its role.
     pub role: Option<String>,
+    /// When it was registered: milliseconds since 1970.
     pub registered_at: Option<u64>,
+    /// How its process is identified: `pidfd`, `stat`, `pidfd_inode`, `start_time` or `pid`.
     pub identity: Option<String>,
+    /// The first eight hex digits of its token.
     #[serde(rename = "token_prefix")]
     pub token_prefix: Option<String>,
 }
 
-/// The answer to `GET /v1/sessions`.
+/// The response to `GET /v1/sessions`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct SessionList {
+    /// The live sessions that the caller may see, in order of registration.
     pub sessions: Vec<Session>,
 }
 
-/// The answer to a registration.
+/// The response to a registration.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Registered {
+    /// How the process is identified, as in [`Session::identity`].
     pub identity: Option<String>,
+    /// The sources that will report its exit.
     #[serde(default)]
     pub sources: Vec<String>,
 }
@@ -41,23 +52,31 @@ pub struct Registered {
 /// The data of a `session_deregistered` event.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Deregistered {
+    /// The session that was removed.
     pub session: Session,
+    /// Why: `exited`, `pid_reused`, `expired`, `replaced` or `requested`.
     pub cause: String,
+    /// The source that reported the exit first.
     pub source: Option<String>,
+    /// What proved that the process had ended.
     pub evidence: Option<String>,
+    /// How it ended, where that is known.
     pub exit: Option<ExitSeen>,
+    /// Microseconds from the exit to its detection, where a source gave the time of the exit.
     pub detection_us: Option<u64>,
 }
 
-/// How a process ended, as far as somebody saw it.
+/// How a process ended, as far as a source reported it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ExitSeen {
+    /// The exit code.
     pub code: Option<u8>,
+    /// The number of the signal that ended it.
     pub signal: Option<u8>,
 }
 
 impl ExitSeen {
-    /// The same as a status; `None` if it says neither.
+    /// Converts it to a status. Returns `None` if it has neither a code nor a signal.
     pub fn status(&self) -> Option<ExitStatus> {
         let core = false;
         let killed = self
@@ -67,11 +86,14 @@ impl ExitSeen {
     }
 }
 
-/// The answer to `GET /v1/sources`.
+/// The response to `GET /v1/sources`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct SourcesReport {
+    /// `ok` or `degraded`.
     pub status: String,
+    /// The longest time until an exit is noticed, in milliseconds.
     pub worst_case_delay_ms: Option<u64>,
+    /// Every source.
     pub sources: Vec<SourceReport>,
 }
 
@@ -79,34 +101,42 @@ pub struct SourcesReport {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct SourceReport {
+    /// The name of the source.
     pub source: String,
+    /// `up`, `degraded`, `down`, `starting` or `off`.
     pub state: String,
+    /// Why it is not up; empty when it is.
     pub reason: String,
+    /// What would fix it; empty when nothing needs fixing.
     pub remedy: String,
+    /// How it works.
     pub detail: String,
+    /// How many events it is known to have lost.
     pub lost: u64,
 }
 
 impl SourceReport {
-    /// Whether it has not said yet how it is.
+    /// Whether the source has not reported its state yet.
     pub fn is_starting(&self) -> bool {
         self.state == "starting"
     }
 
-    /// Whether it delivers, if with limits.
+    /// Whether the source delivers events, possibly degraded.
     pub fn works(&self) -> bool {
         matches!(self.state.as_str(), "up" | "degraded")
     }
 }
 
-/// The answer to `GET /v1/version`.
+/// The response to `GET /v1/version`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Version {
+    /// The version of the daemon.
     pub daemon_version: String,
+    /// The version of the protocol.
     pub ipc_api: String,
 }
 
-/// Reads the body of an answer that says no. Whatever it is, the status stays known.
+/// Parses the body of an error response. The status is kept even if the body is invalid.
 pub(super) fn problem(status: u16, body: &[u8]) -> ClientError {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |field: &str| body.get(field).and_then(Value::as_str).map(str::to_owned);
@@ -115,7 +145,7 @@ pub(super) fn problem(status: u16, body: &[u8]) -> ClientError {
         code: text("code").unwrap_or_default(),
         detail: text("detail")
             .or_else(|| text("error"))
-            .unwrap_or_else(|| format!("the daemon answered with status {status}")),
+            .unwrap_or_else(|| format!("the daemon responded with status {status}")),
     }
 }
 
@@ -124,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_fields_and_absent_extras_are_fine() {
+    fn unknown_fields_are_ignored_and_optional_fields_may_be_absent() {
         let session: Session = serde_json::from_str(
             r#"{"sessionId":"s","mesh":"m","displayName":"d","pid":7,"token_prefix":"3fa9c1d2",
                 "registeredAt":5,"newThing":{"a":1}}"#,
@@ -140,10 +170,10 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_read_in_both_dialects_and_from_rubbish() {
+    fn a_problem_is_parsed_in_both_formats_and_from_an_invalid_body() {
         let read = |body: &str| problem(418, body.as_bytes()).to_string();
         assert_eq!(read(r#"{"detail":"d","error":"e","code":"c"}"#), "d");
         assert_eq!(read(r#"{"error":"e"}"#), "e");
-        assert_eq!(read("<html>"), "the daemon answered with status 418");
+        assert_eq!(read("<html>"), "the daemon responded with status 418");
     }
 }

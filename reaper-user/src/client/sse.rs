@@ -1,20 +1,19 @@
-//! A parser for server-sent events: bytes in as they come, whole frames out.
+//! A parser for server-sent events. It takes bytes in chunks of any size and returns whole frames.
 
 use std::collections::VecDeque;
 
 /// One event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frame {
-    /// Its position, `<epoch>.<seq>`; empty where none was given.
+    /// The id, `<epoch>.<seq>`; empty if there is none.
     pub id: String,
-    /// Its name.
+    /// The name of the event.
     pub event: String,
-    /// Its data.
+    /// The data.
     pub data: String,
 }
 
-/// Keeps what has come of the current line and the current frame, so that it does not matter where
-/// the transport cuts.
+/// An incremental parser. It keeps the current line and the current frame between chunks.
 #[derive(Debug, Default)]
 pub struct SseParser {
     line: Vec<u8>,
@@ -23,7 +22,7 @@ pub struct SseParser {
 }
 
 impl SseParser {
-    /// Takes the next bytes.
+    /// Parses the next bytes.
     pub fn push(&mut self, mut bytes: &[u8]) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.line.extend_from_slice(&bytes[..end]);
@@ -34,12 +33,12 @@ impl SseParser {
         self.line.extend_from_slice(bytes);
     }
 
-    /// The next whole frame.
+    /// Returns the next whole frame.
     pub fn pop(&mut self) -> Option<Frame> {
         self.ready.pop_front()
     }
 
-    /// Bytes that are held back because their line has not ended.
+    /// The length of the current line, which has not ended yet.
     pub(super) fn unfinished(&self) -> usize {
         self.line.len()
     }
@@ -47,7 +46,7 @@ impl SseParser {
     fn end_of_line(&mut self, line: &[u8]) {
         if line.is_empty() {
             let frame = std::mem::take(&mut self.frame);
-            // A block of comments, or of `retry:` alone, is no event.
+            // A block with only comments or `retry:` is not an event.
             if !frame.data.is_empty() || !frame.event.is_empty() {
                 self.ready.push_back(frame);
             }
@@ -65,7 +64,7 @@ impl SseParser {
                 }
                 self.frame.data.push_str(value);
             }
-            // Comments (an empty field name), `retry` and what is not known yet.
+            // Comments (an empty field name), `retry` and unknown fields.
             _ => {}
         }
     }
@@ -95,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_whole_wherever_the_transport_cuts() {
+    fn frames_are_parsed_from_chunks_of_any_size() {
         for size in 1..=STREAM.len() {
             let mut parser = SseParser::default();
             let mut frames = Vec::new();

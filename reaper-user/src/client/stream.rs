@@ -1,4 +1,4 @@
-//! The stream of events as a client reads it.
+//! The client's event stream.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use hyper::body::Incoming;
 
 use super::{ClientError, Frame, SseParser};
 
-/// A daemon says something every 15 s; after this long without a byte it is not alive any more.
-const LONGEST_SILENCE: Duration = Duration::from_mins(1);
-/// The longest line that is kept: a snapshot of some 100,000 sessions stays below.
-const LONGEST_LINE: usize = 128 << 20;
+/// The daemon sends something every 15 s. After this time without a byte the stream has failed.
+const SILENCE_TIMEOUT: Duration = Duration::from_mins(1);
+/// The longest line. A snapshot of about 100,000 sessions is shorter.
+const MAX_LINE: usize = 128 << 20;
 
 /// An open stream of events.
 #[derive(Debug)]
@@ -27,23 +27,23 @@ impl EventStream {
         }
     }
 
-    /// The next event; `None` when the daemon has ended the stream in order. Cancel-safe.
+    /// Returns the next event, or `None` once the daemon has ended the stream. Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<Frame>, ClientError> {
         loop {
             if let Some(frame) = self.parser.pop() {
                 return Ok(Some(frame));
             }
-            let part = tokio::time::timeout(LONGEST_SILENCE, self.body.frame())
+            let part = tokio::time::timeout(SILENCE_TIMEOUT, self.body.frame())
                 .await
                 .map_err(|_elapsed| ClientError::TimedOut {
-                    limit: LONGEST_SILENCE,
+                    limit: SILENCE_TIMEOUT,
                 })?;
             let Some(part) = part else { return Ok(None) };
             if let Some(bytes) = part?.data_ref() {
                 self.parser.push(bytes);
             }
-            if self.parser.unfinished() > LONGEST_LINE {
-                let detail = "the daemon sent a line without an end".to_owned();
+            if self.parser.unfinished() > MAX_LINE {
+                let detail = "the daemon sent a line that is too long".to_owned();
                 return Err(ClientError::Protocol { detail });
             }
         }

@@ -1,4 +1,4 @@
-//! What a client makes of sockets without a daemon, and of answers around the limit of its time.
+//! Sockets without a daemon, and responses close to the time limit.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn get_version(socket: &Path) -> Result<Version, ClientError> {
 }
 
 #[test]
-fn an_absent_or_abandoned_socket_means_no_daemon() {
+fn a_missing_socket_and_one_without_a_listener_mean_no_daemon() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s.sock");
     assert!(matches!(
@@ -29,9 +29,9 @@ fn an_absent_or_abandoned_socket_means_no_daemon() {
     ));
 }
 
-/// A client whose time is up while `then` does something with the daemon's end of its connection.
-/// Its thread does nothing else meanwhile, so that the limit and the answer come at once.
-fn late<T: Send>(
+/// Sends a request that times out while `then` uses the daemon's end of the connection. The client's
+/// thread is blocked meanwhile, so that the timeout and the response arrive together.
+fn with_late_client<T: Send>(
     then: impl FnOnce(std::os::unix::net::UnixStream) -> T + Send,
 ) -> (Result<serde_json::Value, ClientError>, T) {
     use std::io::Read as _;
@@ -41,16 +41,16 @@ fn late<T: Send>(
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s.sock");
     let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-    let (asked, is_asked) = channel();
-    let (answered, is_answered) = channel();
+    let (received, is_received) = channel();
+    let (responded, has_responded) = channel();
     std::thread::scope(|scope| {
         let daemon = scope.spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut head = [0; 4_096];
             assert!(stream.read(&mut head).unwrap() > 0);
-            asked.send(()).unwrap();
+            received.send(()).unwrap();
             let done = then(stream);
-            answered.send(()).unwrap_or_default();
+            responded.send(()).unwrap_or_default();
             done
         });
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -58,50 +58,51 @@ fn late<T: Send>(
             .build()
             .unwrap();
         let client = Client::new(&socket).with_time_limit(limit);
-        let answer = runtime.block_on(async {
-            // Holds up the thread from the moment of the request to past the limit.
+        let response = runtime.block_on(async {
+            // Blocks the thread from the request until after the time limit.
             tokio::spawn(async move {
                 let deadline = crate::clock::Deadline::after(limit * 2);
-                while is_asked.try_recv().is_err() {
+                while is_received.try_recv().is_err() {
                     tokio::task::yield_now().await;
                 }
-                let answered = is_answered.recv_timeout(deadline.left());
+                let result = has_responded.recv_timeout(deadline.left());
                 std::thread::sleep(deadline.left());
-                answered.unwrap_or_default();
+                result.unwrap_or_default();
             });
             client.post_if_answered("/x", &serde_json::json!({})).await
         });
         drop(runtime);
-        (answer, daemon.join().unwrap())
+        (response, daemon.join().unwrap())
     })
 }
 
 #[test]
-fn an_answer_that_was_sent_in_time_counts_however_late_it_is_read() {
+fn a_response_sent_in_time_counts_even_if_it_is_read_later() {
     use std::io::Write as _;
-    let (answer, sent) =
-        late(|mut stream| stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ntrue"));
+    let (response, sent) = with_late_client(|mut stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ntrue")
+    });
     assert!(sent.is_ok());
-    assert_eq!(answer.unwrap(), true);
+    assert_eq!(response.unwrap(), true);
 }
 
 #[test]
-fn no_answer_can_be_sent_to_a_client_that_has_given_up() {
+fn no_response_can_be_sent_after_the_client_has_timed_out() {
     use std::io::{Read as _, Write as _};
-    let last_look = crate::clock::Deadline::after(LAST_LOOK);
-    let (answer, sent) = late(|mut stream| {
-        // The end of the stream, or an error: the client has given up.
+    let deadline = crate::clock::Deadline::after(FINAL_READ_TIMEOUT);
+    let (response, sent) = with_late_client(|mut stream| {
+        // The end of the stream or an error: the client has shut down its end.
         let ended = stream.read(&mut [0; 64]);
         assert!(!matches!(ended, Ok(1..)));
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ntrue")
     });
-    assert!(matches!(answer, Err(ClientError::TimedOut { .. })));
+    assert!(matches!(response, Err(ClientError::TimedOut { .. })));
     assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
-    assert!(!last_look.has_passed(), "there was nothing to wait for");
+    assert!(!deadline.has_passed(), "the client did not wait for more");
 }
 
 #[test]
-fn a_path_that_no_socket_can_have_is_not_a_missing_daemon() {
+fn a_path_too_long_for_a_socket_is_not_a_missing_daemon() {
     let long = PathBuf::from(format!("/tmp/{}", "x".repeat(200)));
     assert!(matches!(
         get_version(&long),
@@ -110,7 +111,7 @@ fn a_path_that_no_socket_can_have_is_not_a_missing_daemon() {
 }
 
 #[test]
-fn any_text_becomes_one_path_segment() {
+fn any_text_is_encoded_as_one_path_segment() {
     assert_eq!(percent_encode("a-Z_0.~"), "a-Z_0.~");
     assert_eq!(percent_encode("a/b?c#d %é"), "a%2Fb%3Fc%23d%20%25%C3%A9");
 }

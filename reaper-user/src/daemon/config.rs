@@ -1,5 +1,5 @@
-//! What the daemon is told, as plain values. Where they come from (flags, environment, defaults) is
-//! the command line's business.
+//! The options of the daemon as plain values. The command line fills them from flags, environment
+//! and defaults.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,20 +10,20 @@ use reaper_registry::{Limits, Source};
 use crate::engine::Sources;
 use crate::sources::sweep;
 
-/// Whose processes a caller may register.
+/// Which processes a caller may register.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RegisterPolicy {
-    /// The calling process alone.
+    /// Only itself.
     SelfOnly,
-    /// Those whose real user is the caller's.
+    /// Processes with the real uid of the caller.
     #[default]
     SameUid,
-    /// Anybody's.
+    /// Any process.
     Any,
 }
 
 impl RegisterPolicy {
-    /// The name on the command line.
+    /// Returns the name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::SelfOnly => "self",
@@ -33,7 +33,7 @@ impl RegisterPolicy {
     }
 }
 
-/// The text names no policy.
+/// The text is not the name of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a register policy: self, same-uid or any")]
 pub struct UnknownPolicy(pub String);
@@ -49,30 +49,31 @@ impl FromStr for RegisterPolicy {
     }
 }
 
-/// How one daemon is to run.
+/// The options of one daemon.
 #[derive(Clone, Debug)]
 pub struct DaemonOptions {
     pub socket: PathBuf,
-    /// The default means "those that work here": then a missing one is no degradation.
+    /// With the default, every source that works here is used, and one that does not work is no
+    /// degradation.
     pub sources: Sources,
-    /// Without these the daemon does not start.
+    /// The daemon does not start unless these sources work.
     pub require: Vec<Source>,
     pub sweep_interval: Duration,
-    /// How long sessions stay that ask for nothing; `None`: as long as their processes.
+    /// The ttl of sessions that name none. `None`: as long as their processes.
     pub ttl: Option<Duration>,
-    /// How long any session stays at most; `None`: no limit.
+    /// The largest ttl of any session. `None`: no limit.
     pub max_ttl: Option<Duration>,
     pub max_sessions: usize,
     pub max_sessions_per_uid: usize,
     pub register_policy: RegisterPolicy,
-    /// Whether replacing a live session id needs its token.
+    /// Whether replacing the session of a live id requires its token.
     pub strict_replace: bool,
-    /// Users, beside our own and root, who may connect.
+    /// Users that may connect, besides the daemon's own and root.
     pub allow_uids: Vec<u32>,
 }
 
 impl DaemonOptions {
-    /// Every default, on this socket.
+    /// Returns the defaults with this socket.
     pub fn on(socket: impl Into<PathBuf>) -> Self {
         let limits = Limits::default();
         Self {
@@ -96,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_is_read_by_its_own_name() {
+    fn a_policy_is_parsed_from_its_name() {
         for policy in [
             RegisterPolicy::SelfOnly,
             RegisterPolicy::SameUid,

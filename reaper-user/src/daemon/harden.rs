@@ -1,9 +1,9 @@
-//! What the daemon may do: given up at start, before there is a second thread, because capabilities
-//! belong to threads and whoever starts later inherits what is left.
+//! Drops privileges at start.
 
-/// Gives up every capability that no source needs, and the way to new ones. What is kept is what a
-/// source needs to come back after a failure; so this is done at start and not after the sources are
-/// open, when it could only be done for one thread of many.
+/// Drops every capability that no source needs, and sets `no_new_privs`.
+///
+/// Must be called before the process has a second thread: capabilities belong to threads, and later
+/// threads inherit them. What sources need to restart after a failure is kept.
 #[cfg(target_os = "linux")]
 pub(crate) fn keep_only_what_sources_need() {
     use rustix::thread::{
@@ -15,24 +15,24 @@ pub(crate) fn keep_only_what_sources_need() {
         | CapabilitySet::NET_ADMIN // a large receive buffer; before Linux 6.6, the connector itself
         | CapabilitySet::SYS_PTRACE; // other users' start times under hidepid, and exit statuses
     raise_locked_memory_limit();
-    let outcome = capabilities(None).and_then(|held| {
+    let outcome = capabilities(None).and_then(|current| {
         set_no_new_privs(true)?;
         set_capabilities(
             None,
             CapabilitySets {
-                effective: held.effective & needed,
-                permitted: held.permitted & needed,
+                effective: current.effective & needed,
+                permitted: current.permitted & needed,
                 inheritable: CapabilitySet::empty(),
             },
         )
     });
     if let Err(error) = outcome {
-        log::warn!("capabilities that nobody needs cannot be given up: {error}");
+        log::warn!("cannot drop unneeded capabilities: {error}");
     }
 }
 
-/// Before Linux 5.11, BPF maps count against this limit, and raising it takes a capability that is
-/// given up next.
+/// Raises the limit of locked memory, against which BPF maps count before Linux 5.11. Raising it
+/// takes a capability that is dropped next.
 #[cfg(target_os = "linux")]
 fn raise_locked_memory_limit() {
     use rustix::process::{Resource, Rlimit, setrlimit};
@@ -41,10 +41,10 @@ fn raise_locked_memory_limit() {
         maximum: None,
     };
     if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
-        log::debug!("the limit of locked memory stays: {error}");
+        log::debug!("cannot raise the limit of locked memory: {error}");
     }
 }
 
-/// Elsewhere there are none to give up.
+/// Other systems have no capabilities.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn keep_only_what_sources_need() {}

@@ -1,5 +1,4 @@
-//! HTTP/1.1 as the daemon reads and writes it: where messages end, what every request has to pass, bodies,
-//! queries and refusals.
+//! The HTTP/1.1 layer of the daemon: framing, the request policy, bodies, queries and errors.
 
 pub(crate) mod body;
 pub(crate) mod framing;

@@ -1,9 +1,9 @@
-//! The daemon: what is started, in which order, and how it ends.
+//! Start and end of the daemon.
 //!
-//! Order of start: limits and secrecy of the process, signals, the shares of descriptors, sources, the
-//! check of what was required, the socket, and only then the word that it serves. So whoever can
-//! connect finds a daemon that knows how well it works. Order of the end: the socket file, the word to
-//! event streams, their connections, the sources.
+//! Order of start: process limits and protection of memory, signals, the shares of descriptors,
+//! sources, their first reports, the socket, and last the notification that it serves. The socket
+//! comes after the reports, so that a client that can connect can read the state of the sources.
+//! Order of the end: the socket file, the `shutdown` event, connections, sources.
 
 use std::io;
 use std::sync::Arc;
@@ -20,19 +20,19 @@ use super::api::{self, App};
 use super::config::DaemonOptions;
 use super::systemd;
 use super::token_files::TokenFiles;
-use crate::engine::Settings;
+use crate::daemon::descriptors::{self, Shares, TooFewDescriptors};
+use crate::random::Random as _;
 use crate::reaper::Reaper;
 use crate::sources;
 use crate::sys::process_table;
-use crate::watch::fd_budget::{self, Shares, TooFewDescriptors};
 use crate::watch::status::SourceStatus;
 
-/// How long sources may take to say how they are before the daemon serves without their word.
-const FIRST_REPORTS_WITHIN: Duration = Duration::from_millis(500);
-/// The same where the start depends on it: long enough for two canaries of a source of events.
-const REQUIRED_REPORTS_WITHIN: Duration = Duration::from_secs(5);
+/// How long the start waits for the first reports of the sources.
+const FIRST_REPORTS_TIMEOUT: Duration = Duration::from_millis(500);
+/// The same if sources are required: long enough for two canaries of an event source.
+const REQUIRED_REPORTS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why the daemon does not start.
+/// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartupError {
@@ -43,7 +43,7 @@ pub enum StartupError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("the system gives no random bytes: {0}")]
-    Random(getrandom::Error),
+    Random(io::Error),
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
 }
@@ -51,12 +51,12 @@ pub enum StartupError {
 fn reason(status: &SourceStatus) -> &str {
     match status.health {
         Some(_) => &status.reason,
-        None => "it has not said how it is, or it is not among --sources",
+        None => "it has not reported its state, or it is not among --sources",
     }
 }
 
 impl StartupError {
-    /// The one thing to do about it, for the line behind `try:`.
+    /// Returns the remedy, for the line behind `try:`.
     pub fn remedy(&self) -> String {
         match self {
             Self::RequiredSource(status) if status.remedy.is_empty() => {
@@ -74,10 +74,11 @@ impl StartupError {
     }
 }
 
-/// Runs until SIGTERM or SIGINT, within two seconds of which it has ended. To be called within a
-/// tokio runtime, once in the life of the process.
-pub async fn run(options: DaemonOptions) -> Result<(), StartupError> {
-    fd_budget::raise_open_file_limit();
+/// Runs the daemon until SIGTERM or SIGINT; it ends within two seconds of the signal.
+///
+/// Must be called within a tokio runtime, and once per process.
+pub(crate) async fn run(options: DaemonOptions) -> Result<(), StartupError> {
+    descriptors::raise_open_file_limit();
     keep_memory_private();
     let mut terminate = signal(SignalKind::terminate()).map_err(StartupError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartupError::Signals)?;
@@ -90,7 +91,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), StartupError> {
     .await
 }
 
-/// Runs until `stop` is ready. Changes nothing about the process.
+/// Runs the daemon until `stop` is ready. Does not change limits or signals of the process.
 pub async fn run_until(
     options: DaemonOptions,
     stop: impl Future<Output = ()>,
@@ -100,15 +101,15 @@ pub async fn run_until(
     let events = Arc::new(Notify::new());
     let reaper = start_reaper(&options, descriptors, events.clone())?;
     let reports = first_reports(&reaper, &options).await?;
-    let reach = if options.allow_uids.is_empty() {
+    let access = if options.allow_uids.is_empty() {
         SocketAccess::Private
     } else {
         SocketAccess::Shared
     };
-    let socket = Socket::claim(&options.socket, reach)?;
+    let socket = Socket::claim(&options.socket, access)?;
     log::info!("{}", banner(&socket, &reports));
     log::info!("{descriptors}");
-    let epoch = getrandom::u64().map_err(StartupError::Random)?;
+    let epoch = getrandom::u64().map_err(|error| StartupError::Random(error.into()))?;
     let app = Arc::new(App {
         reaper,
         options,
@@ -136,11 +137,10 @@ fn start_reaper(
     descriptors: Shares,
     events: Arc<Notify>,
 ) -> Result<Reaper, StartupError> {
-    let mut token_key = zeroize::Zeroizing::new([0; 16]);
-    getrandom::fill(token_key.as_mut()).map_err(StartupError::Random)?;
+    let token_key = TokenKey::random().map_err(StartupError::Random)?;
     let token_files = TokenFiles::default();
-    let removing = token_files.clone();
-    let registry = Registry::builder(TokenKey::new(*token_key))
+    let files_of_ended = token_files.clone();
+    let registry = Registry::builder(token_key)
         .ttl(options.ttl)
         .max_ttl(options.max_ttl)
         .limits(Limits {
@@ -148,35 +148,33 @@ fn start_reaper(
             sessions_per_owner: options.max_sessions_per_uid,
         })
         .strict_replace(options.strict_replace)
-        .on_removed(move |session| removing.session_ended(session))
+        .on_removed(move |session| files_of_ended.session_ended(session))
         .on_event(move || events.notify_waiters());
-    let settings = Settings {
-        sources: options.sources.clone(),
-        sweep_interval: options.sweep_interval,
-        max_pinned: Some(descriptors.processes),
-        ..Settings::default()
-    };
-    let reaper = Reaper::start(registry, settings);
-    token_files.belong_to(reaper.registry());
+    let reaper = Reaper::builder(registry)
+        .sources(options.sources.clone())
+        .sweep_interval(options.sweep_interval)
+        .max_pidfds(descriptors.processes)
+        .start_now();
+    token_files.set_registry(reaper.registry());
     Ok(reaper)
 }
 
-/// How the sources are, as far as they say so in time; an error if a required one does not work.
+/// Returns the state of the sources, and an error if a required one does not work.
 async fn first_reports(
     reaper: &Reaper,
     options: &DaemonOptions,
 ) -> Result<Vec<SourceStatus>, StartupError> {
     let limit = if options.require.is_empty() {
-        FIRST_REPORTS_WITHIN
+        FIRST_REPORTS_TIMEOUT
     } else {
-        REQUIRED_REPORTS_WITHIN
+        REQUIRED_REPORTS_TIMEOUT
     };
     let reported = async {
         reaper.first_reports(&sources::QUICK).await;
         reaper.first_reports(&options.require).await;
     };
     if timeout(limit, reported).await.is_err() {
-        log::debug!("not every source has said how it is");
+        log::debug!("not every source has reported its state");
     }
     let reports = reaper.status();
     let missing = reports
@@ -204,22 +202,22 @@ fn banner(socket: &Socket, reports: &[SourceStatus]) -> String {
     )
 }
 
-/// Before the first secret: no core dump holds it, and no process of the same user reads it out of
-/// this one's memory or takes its descriptors.
+/// Disables core dumps, and access to memory and descriptors by other processes of the same user.
+/// Called before the process has its first secret.
 fn keep_memory_private() {
     use rustix::process::{Resource, Rlimit, setrlimit};
-    let nothing = Rlimit {
+    let zero = Rlimit {
         current: Some(0),
         maximum: Some(0),
     };
-    if let Err(error) = setrlimit(Resource::Core, nothing) {
-        log::warn!("core dumps cannot be forbidden: {error}");
+    if let Err(error) = setrlimit(Resource::Core, zero) {
+        log::warn!("cannot disable core dumps: {error}");
     }
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};
         if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-            log::warn!("this process stays readable for others of its user: {error}");
+            log::warn!("other processes of this user can read the memory of this one: {error}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The async runtime of this program. It needs threads, and a system that has none left is an error
-//! here: neither a panic nor a wait without end.
+//! The async runtime of this program. If the system has no threads left, building it is an error
+//! here, neither a panic nor an endless wait.
 
 use std::io;
 use std::panic;
@@ -8,23 +8,23 @@ use std::thread;
 
 use tokio::runtime::{Builder, Runtime};
 
-/// Builds a runtime with all that its drivers offer.
+/// Builds a runtime with all drivers.
 ///
-/// Where tokio gets no thread or no socket pair it panics, and the panic then waits for the workers
-/// that were started before, whom nobody tells to stop. So it is built on a thread that can be left
-/// behind. The hook that hears of the panic is the whole process's: to be called at its start.
+/// If tokio gets no thread or no socket pair it panics, and unwinding then waits for workers that
+/// never receive a request to stop. So the runtime is built on a thread that can be abandoned. The
+/// panic hook that reports the failure belongs to the whole process: call this at its start.
 pub(crate) fn build(mut builder: Builder) -> io::Result<Runtime> {
-    let (tell, told) = mpsc::channel();
-    let tell_of_panic = tell.clone();
+    let (sender, receiver) = mpsc::channel();
+    let panic_sender = sender.clone();
     let hook = panic::take_hook();
     panic::set_hook(Box::new(move |panicked| {
-        let words = panicked.payload_as_str().unwrap_or("it panicked");
-        let heard = tell_of_panic.send(Err(io::Error::other(words.to_owned())));
-        heard.unwrap_or(());
+        let message = panicked.payload_as_str().unwrap_or("it panicked");
+        let sent = panic_sender.send(Err(io::Error::other(message.to_owned())));
+        sent.unwrap_or(());
     }));
     let built = thread::Builder::new()
-        .spawn(move || tell.send(builder.enable_all().build()).unwrap_or(()))
-        .and_then(|_| told.recv().map_err(io::Error::other)?);
+        .spawn(move || sender.send(builder.enable_all().build()).unwrap_or(()))
+        .and_then(|_| receiver.recv().map_err(io::Error::other)?);
     panic::set_hook(hook);
     built
 }

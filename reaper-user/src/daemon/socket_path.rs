@@ -1,23 +1,24 @@
-//! Where the daemon's socket is: the one place that decides it, for the daemon and all its clients.
+//! The path of the daemon's socket, for the daemon and all its clients.
 //!
-//! Nothing here depends on a session's own environment, or daemon and client would part ways.
+//! It does not depend on the environment of a session, so that daemon and clients find the same
+//! path.
 
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Overrides the default for client and daemon alike.
-pub const VARIABLE: &str = "REAPERD_SOCKET";
-/// Names the user's runtime folder.
+/// Overrides the default path, for clients and daemon.
+pub(crate) const VARIABLE: &str = "REAPERD_SOCKET";
+/// The variable of the user's runtime folder.
 const RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
-/// Names the folder of temporary files.
+/// The variable of the folder of temporary files.
 const TEMP_DIR: &str = "TMPDIR";
-/// Of the system-wide daemon.
+/// The folder of the system-wide daemon.
 const SYSTEM: &str = "/run/reaperd";
 
-/// What the decision is made from.
+/// The environment from which the path is derived.
 #[derive(Clone, Debug, Default)]
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// `REAPERD_SOCKET`.
     pub variable: Option<OsString>,
     /// `XDG_RUNTIME_DIR`.
@@ -29,8 +30,8 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Those of this process.
-    pub fn of_this_process() -> Self {
+    /// Returns the environment of this process.
+    pub(crate) fn of_this_process() -> Self {
         Self {
             variable: env::var_os(VARIABLE),
             runtime_dir: env::var_os(RUNTIME_DIR),
@@ -40,21 +41,22 @@ impl Surroundings {
     }
 }
 
-/// The folder of this program among those that last as long as the user is logged in.
+/// The folder of this program's run-time files.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuntimeFolder {
-    /// Not created yet, it may be.
+pub(crate) struct RuntimeFolder {
+    /// It may not exist yet.
     pub path: PathBuf,
-    /// The environment variable that names the folder it lies in; `None` where no variable does.
+    /// The environment variable that names its parent, if one does.
     pub variable: Option<&'static str>,
 }
 
-/// The socket's path: the flag, the variable, a default name in the [`runtime_folder`].
-pub fn resolve(flag: Option<&Path>, surroundings: &Surroundings) -> PathBuf {
+/// Returns the path of the socket: the flag, else the variable, else a default in the
+/// [`runtime_folder`].
+pub(crate) fn resolve(flag: Option<&Path>, surroundings: &Surroundings) -> PathBuf {
     if let Some(path) = flag {
         return path.to_owned();
     }
-    // Set and empty is how shells say "not set".
+    // A variable that is set to the empty string counts as unset.
     let variable = surroundings.variable.as_ref();
     if let Some(path) = variable.filter(|path| !path.is_empty()) {
         return path.into();
@@ -62,9 +64,9 @@ pub fn resolve(flag: Option<&Path>, surroundings: &Surroundings) -> PathBuf {
     runtime_folder(surroundings).path.join("reaperd.sock")
 }
 
-/// The folder for what this program leaves at run time: in the user's runtime folder, the system's for
-/// root, a private one among the temporary ones.
-pub fn runtime_folder(surroundings: &Surroundings) -> RuntimeFolder {
+/// Returns the folder of this program's run-time files: in the user's runtime folder, else `/run`
+/// for root, else in the folder of temporary files.
+pub(crate) fn runtime_folder(surroundings: &Surroundings) -> RuntimeFolder {
     let Surroundings {
         runtime_dir,
         temp_dir,
@@ -92,7 +94,7 @@ pub fn runtime_folder(surroundings: &Surroundings) -> RuntimeFolder {
     }
 }
 
-/// A relative folder would put the socket wherever somebody happens to stand.
+/// A relative folder would make the path depend on the current folder.
 fn absolute(dir: Option<&OsString>) -> Option<&Path> {
     dir.map(Path::new).filter(|dir| dir.is_absolute())
 }
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn root_without_a_runtime_folder_uses_the_systems() {
+    fn root_without_a_runtime_folder_uses_run() {
         let here = Surroundings {
             variable: None,
             runtime_dir: None,
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_folder_says_which_variable_names_its_place() {
+    fn a_runtime_folder_has_the_variable_of_its_parent() {
         let mut here = surroundings();
         let variable = |here: &Surroundings| runtime_folder(here).variable;
         assert_eq!(variable(&here), Some("XDG_RUNTIME_DIR"));
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_and_relative_values_do_not_count() {
+    fn empty_and_relative_values_are_ignored() {
         let here = Surroundings {
             variable: Some("".into()),
             runtime_dir: Some("run".into()),

@@ -1,21 +1,22 @@
-//! The word to the service manager: `sd_notify(3)` without its library.
+//! Notifications to the service manager: `sd_notify(3)` without its library. The crate `sd-notify`
+//! 0.5 neither supports abstract addresses (`@name`) nor sends without blocking.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Sends one state, if somebody asked for it. A failure is told and changes nothing.
+/// Sends one state if `NOTIFY_SOCKET` is set. A failure is only logged.
 pub(crate) fn notify(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };
     let sent = address(path.as_bytes()).and_then(|address| {
         let socket = UnixDatagram::unbound()?;
-        // Never worth a wait.
+        // The daemon does not wait for the service manager.
         socket.set_nonblocking(true)?;
         socket.send_to_addr(state.as_bytes(), &address)
     });
     if let Err(error) = sent {
-        log::warn!("cannot tell the service manager {state}: {error}");
+        log::warn!("cannot send {state} to the service manager: {error}");
     }
 }
 
@@ -33,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_kinds_of_address_are_understood() {
+    fn pathname_and_abstract_addresses_are_accepted() {
         assert!(address(b"/run/x").unwrap().as_pathname().is_some());
         #[cfg(target_os = "linux")]
         assert!(address(b"@x").unwrap().as_pathname().is_none());

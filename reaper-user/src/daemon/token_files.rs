@@ -1,9 +1,8 @@
-//! Files that hold the tokens of sessions: how one is read, and how the daemon removes it once its
-//! session has ended.
+//! Removal of token files after the end of their sessions.
 //!
-//! The path comes from a client, so it decides nothing. What is removed is a regular file of the
-//! daemon's own user, named by a session of that user, which holds exactly the token of that session,
-//! and only while no live session has this token.
+//! The path comes from a client and is not trusted. A file is removed only if it is a regular file
+//! of the daemon's own user, is named by a session of that user, contains exactly the token of that
+//! session, and no live session has this token.
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,10 +17,10 @@ use zeroize::Zeroizing;
 use crate::clock;
 use crate::hook_threads::HookThreads;
 
-/// How many bytes a token file has: the hex digits, without a line feed.
-pub(crate) const LENGTH: usize = 64;
+/// The length of a token file: the hex digits, without a line feed.
+const LENGTH: usize = 64;
 
-/// Removes the token files of sessions that end, on threads of its own.
+/// Removes the token files of ended sessions, on separate threads.
 #[derive(Clone, Default)]
 pub(crate) struct TokenFiles {
     registry: Arc<OnceLock<Registry>>,
@@ -29,12 +28,12 @@ pub(crate) struct TokenFiles {
 }
 
 impl TokenFiles {
-    /// Says which registry knows the tokens. Nothing is removed before.
-    pub(crate) fn belong_to(&self, registry: &Registry) {
+    /// Sets the registry of the tokens. No file is removed before.
+    pub(crate) fn set_registry(&self, registry: &Registry) {
         self.registry.get_or_init(|| registry.clone());
     }
 
-    /// Has the token file of this session, which has just been removed, removed soon. Does not wait.
+    /// Starts the removal of the token file of this session, which has just ended. Does not wait.
     pub(crate) fn session_ended(&self, session: &Arc<Session>) {
         let is_ours = session.owner == rustix::process::geteuid().as_raw();
         if !is_ours || session.details.token_file.is_none() {
@@ -46,19 +45,19 @@ impl TokenFiles {
                 .get()
                 .map_or(Ok(false), |registry| remove(registry, &session));
             if let Err(error) = removed {
-                // The owner's next `run` looks after it.
-                log::debug!("the token file of {} is left: {error}", session.id);
+                // The next `reaperd run` of its owner removes it.
+                log::debug!("the token file of {} is not removed: {error}", session.id);
             }
         }));
     }
 }
 
-/// Returns whether the file was there and was this session's own.
+/// Removes the file if it belongs to this session. Returns whether it did.
 fn remove(registry: &Registry, session: &Session) -> io::Result<bool> {
     let uid = rustix::process::geteuid().as_raw();
     let path = session.details.token_file.as_deref().map(Path::new);
-    let place = path.and_then(|path| Some((path.parent()?, path.file_name()?)));
-    let Some((folder, name)) = place.filter(|_| session.owner == uid) else {
+    let parts = path.and_then(|path| Some((path.parent()?, path.file_name()?)));
+    let Some((folder, name)) = parts.filter(|_| session.owner == uid) else {
         return Ok(false);
     };
     let folder = open_folder(folder)?;
@@ -73,24 +72,24 @@ fn remove(registry: &Registry, session: &Session) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Opens a folder, to reach what lies in it.
+/// Opens a folder, for access to its files.
 pub(crate) fn open_folder(path: &Path) -> io::Result<rustix::fd::OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(open(path, flags, Mode::empty())?)
 }
 
-/// Reads the token from the file of this name. `None` for what is no token file of this user: a link,
-/// anything but a regular file, another user's file, other content.
-pub(crate) fn read(folder: impl AsFd, name: &OsStr, owner: u32) -> io::Result<Option<Token>> {
+/// Reads the token from the file of this name. Returns `None` unless it is a regular file of
+/// `owner` and contains a token.
+fn read(folder: impl AsFd, name: &OsStr, owner: u32) -> io::Result<Option<Token>> {
     let folder = folder.as_fd();
-    // Before it is opened, because opening a device can have effects.
-    if !may_hold_a_token(&statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?, owner) {
+    // Checked before it is opened, because opening a device can have effects.
+    if !may_contain_token(&statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?, owner) {
         return Ok(None);
     }
-    // Should it be a FIFO by now, this does not wait for a writer.
+    // NONBLOCK: if it has become a FIFO, this does not wait for a writer.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = openat(folder, name, flags, Mode::empty())?;
-    if !may_hold_a_token(&fstat(&file)?, owner) {
+    if !may_contain_token(&fstat(&file)?, owner) {
         return Ok(None);
     }
     let mut text = Zeroizing::new([0; LENGTH]);
@@ -99,7 +98,7 @@ pub(crate) fn read(folder: impl AsFd, name: &OsStr, owner: u32) -> io::Result<Op
     Ok(text.and_then(|text| Token::parse(text).ok()))
 }
 
-fn may_hold_a_token(stat: &Stat, owner: u32) -> bool {
+fn may_contain_token(stat: &Stat, owner: u32) -> bool {
     FileType::from_raw_mode(stat.st_mode).is_file()
         && stat.st_uid == owner
         && usize::try_from(stat.st_size).is_ok_and(|size| size == LENGTH)
@@ -136,7 +135,7 @@ mod tests {
             .session
     }
 
-    /// Stores a session with this file, ends it and returns whether its file was removed.
+    /// Registers a session with this file, removes it and returns whether the file was removed.
     fn is_removed(registry: &Registry, owner: u32, file: &Path) -> bool {
         let session = session(registry, "ended", 0xab, owner, file);
         registry.remove_entry(session.entry, Removal::Requested, clock::now());
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_token_file_of_the_ended_session_itself_is_removed() {
+    fn only_the_token_file_of_the_ended_session_is_removed() {
         let registry = Registry::builder(TokenKey::new([7; 16])).build();
         let uid = rustix::process::geteuid().as_raw();
         let folder = tempfile::tempdir().unwrap();
@@ -174,8 +173,8 @@ mod tests {
             assert!(!is_removed(&registry, uid, other), "{other:?}");
             assert!(other.symlink_metadata().is_ok(), "{other:?}");
         }
-        for nothing in ["own/..", "own/x", "absent", "absent/x"] {
-            assert!(!is_removed(&registry, uid, &folder.path().join(nothing)));
+        for missing in ["own/..", "own/x", "absent", "absent/x"] {
+            assert!(!is_removed(&registry, uid, &folder.path().join(missing)));
         }
         assert!(!is_removed(&registry, uid, Path::new("/")));
         assert!(is_removed(&registry, uid, &own));
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_of_a_token_that_is_in_use_again_stays() {
+    fn the_file_of_a_token_in_use_again_is_kept() {
         let registry = Registry::builder(TokenKey::new([7; 16])).build();
         let uid = rustix::process::geteuid().as_raw();
         let folder = tempfile::tempdir().unwrap();
@@ -193,7 +192,7 @@ mod tests {
         let after = session(&registry, "after", 0xab, uid, &file);
         assert!(
             registry.session_named(&before.id).is_none(),
-            "it was replaced"
+            "it must have been replaced"
         );
         assert!(!remove(&registry, &before).unwrap());
         assert!(file.exists());

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use reaper_registry::{SourceHealth, TokenKey, Ttl};
+use reaper_registry::{SourceHealth, TokenKey};
 use tokio::time::timeout;
 
 use super::*;
@@ -26,35 +26,21 @@ async fn an_embedder_may_deregister_when_it_learns_of_an_event() {
         }
     });
     // Without a single descriptor for processes, the source of pidfds reports at the first one.
-    let settings = Settings {
-        sources: Sources::only([Source::Pidfd]),
-        max_pinned: Some(0),
-        ..Settings::default()
-    };
-    let reaper = Reaper::start(builder, settings);
+    let reaper = Reaper::builder(builder)
+        .sources(Sources::only([Source::Pidfd]))
+        .max_pidfds(0)
+        .start_now();
     let reports = reaper.first_reports(&[Source::Pidfd]).await;
     if reports.iter().any(|status| !status.works()) {
         return skip_without("pidfd", &reports[0].reason);
     }
     shared.get_or_init(|| reaper.registry().clone());
     let sleeper = Sleeper::start();
-    let registration = Registration {
-        id: SessionId::new("s-1"),
-        token,
-        pid: sleeper.pid(),
-        owner: 0,
-        details: Details::default(),
-        presence: None,
-        ttl: Ttl::Process,
-    };
+    let registration = Registration::new(SessionId::new("s-1"), token, sleeper.pid());
     let reaper = Arc::new(reaper);
     let registering = reaper.clone();
-    let registered = tokio::task::spawn_blocking(move || {
-        let accept = |_: &_| Ok::<(), std::convert::Infallible>(());
-        registering
-            .register(registration, Authority::Owner, accept)
-            .map(drop)
-    });
+    let registered =
+        tokio::task::spawn_blocking(move || registering.register(registration).map(drop));
     let registered = timeout(SOON, registered).await.expect("it is not stuck");
     registered.unwrap().unwrap();
     let reported_and_removed = async {
@@ -71,4 +57,59 @@ async fn an_embedder_may_deregister_when_it_learns_of_an_event() {
     timeout(SOON, reported_and_removed)
         .await
         .expect("the session is removed and the source is up again");
+}
+
+/// Returns a reaper that watches by the sweep alone.
+async fn quiet_reaper(builder: RegistryBuilder) -> Reaper {
+    Reaper::builder(builder)
+        .sources(Sources::only([]))
+        .start()
+        .await
+}
+
+fn registry() -> RegistryBuilder {
+    Registry::builder(TokenKey::new([1; 16]))
+}
+
+#[tokio::test]
+async fn a_stream_of_events_ends_with_its_reaper_and_stays_ended() {
+    let reaper = quiet_reaper(registry()).await;
+    let sleeper = Sleeper::start();
+    let mut events = reaper.events();
+    let registration = Registration::new(
+        SessionId::new("s-1"),
+        Token::from_bytes([7; 32]),
+        sleeper.pid(),
+    );
+    reaper.register(registration).unwrap();
+    let reading = tokio::spawn(async move {
+        let mut names = Vec::new();
+        while let Some(EventItem::Event(event)) = events.next().await {
+            names.push(event.seq);
+        }
+        assert!(events.next().await.is_none(), "and again");
+        names.len()
+    });
+    tokio::task::yield_now().await;
+    drop(reaper);
+    let read = timeout(SOON, reading).await.expect("the stream ends");
+    assert!(read.unwrap() >= 1);
+}
+
+#[tokio::test]
+async fn a_waker_that_panics_does_not_keep_events_from_streams() {
+    let reaper = quiet_reaper(registry().on_event(|| panic!("on purpose"))).await;
+    let mut events = reaper.events();
+    let reading = tokio::spawn(async move { events.next().await.is_some() });
+    tokio::task::yield_now().await;
+    let sleeper = Sleeper::start();
+    let registration = Registration::new(
+        SessionId::new("s-1"),
+        Token::from_bytes([7; 32]),
+        sleeper.pid(),
+    );
+    reaper.register(registration).unwrap();
+    let read = timeout(SOON, reading).await.expect("the stream is woken");
+    assert!(read.unwrap());
+    assert!(reaper.hook_panics() >= 1);
 }

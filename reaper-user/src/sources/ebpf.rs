@@ -1,17 +1,18 @@
-//! Source: the exit probe, a BPF program on the kernel's `sched_process_exit`.
+//! The exit probe: a BPF program on the kernel's `sched_process_exit`.
 //!
-//! The probe marks a watched process dead in a map of ours when its last thread enters the exit
-//! path, before its memory is torn down, and rings a ring buffer as a wake-up. The map is the
-//! truth and the ring only says "look": when the ring was full, a scan of the map finds what it
-//! could not say. Strangers' exits never wake us, and neither do single threads.
+//! When the last thread of a watched process enters the exit path, before its memory is torn down,
+//! the probe marks the process dead in a BPF map and writes to a ring buffer to wake the daemon.
+//! The map is authoritative. If the ring buffer was full, a scan of the map finds the deaths that
+//! did not fit. Exits of unwatched processes and of single threads do not wake the daemon.
 //!
 //! - Privilege: `CAP_BPF` and `CAP_PERFMON`. Minimum kernel: 5.8 with BTF.
-//! - What it can miss: processes that do not fit the map; exits during another one's on the same CPU
-//!   where tracepoints can be preempted, which the kernel counts; and everything while it is detached,
-//!   which the canary finds out: a thread of our own ends every few seconds, and the probe must have
-//!   counted it.
-//! - What happens then: everybody is looked at, first within two seconds of a miss that was counted
-//!   and for some seconds after it; and if it is detached the source goes down and is loaded anew.
+//! - What it can miss: processes that do not fit the map; exits during another one on the same CPU
+//!   where tracepoints can be preempted, which the kernel counts; and everything while it is
+//!   detached. The canary detects that: a thread of the daemon ends every few seconds, and the
+//!   probe must count it.
+//! - What happens then: every process is checked, first within two seconds of a counted miss and
+//!   again for some seconds after it. If the probe is detached, the source goes down and loads it
+//!   again.
 
 pub mod btf;
 pub mod misses;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use reaper_ebpf::probe::DEFAULT_WAKEUP_BYTES;
 use reaper_ebpf::{Counter, GroupDeath};
-use reaper_registry::{Pid, Source, StartTime};
+use reaper_registry::{Pid, ProcessId, Source, StartTime};
 use tokio::io::Interest;
 
 use super::canary::{Canary, NO_THREAD_REMEDY};
@@ -33,7 +34,7 @@ use super::supervisor::on_a_thread;
 use super::time_namespace::TimeNamespace;
 use super::{Context, SourceError};
 use crate::sys::readiness_of;
-use crate::watch::hint::{Hint, HintSender, Target, WaitStatus};
+use crate::watch::hint::{Hint, HintSender, WaitStatus};
 use crate::watch::set::WatchSet;
 use crate::watch::status::Reporter;
 use crate::watch::verdict::GroupDead;
@@ -41,19 +42,19 @@ use probe::{Armed, Probe, Variant, Wakeup};
 use proof::{Proof, prove};
 
 /// How often the probe must prove that it counts.
-const CANARY_EVERY: Duration = Duration::from_secs(2);
-/// How many canaries after an exit that was missed everybody is looked at, beside once at once: the
-/// probe is passed early, and a machine that preempts it is busy.
+const CANARY_INTERVAL: Duration = Duration::from_secs(2);
+/// How many further canaries after a missed exit request a sweep. The probe fires early in an exit,
+/// and a machine that preempts it is busy.
 const RECHECKS_AFTER_A_MISS: u32 = 3;
 /// Watched processes per step of a scan.
 const SCAN_SLICE: usize = 1_024;
 
 /// Runs until the probe no longer delivers.
-pub async fn run(context: Context) -> Result<Infallible, SourceError> {
+pub(crate) async fn run(context: Context) -> Result<Infallible, SourceError> {
     run_with(context, DEFAULT_WAKEUP_BYTES).await
 }
 
-/// As above, with a ring of this size: a power of two that is whole pages.
+/// As [`run`], with a ring of this size: a power of two and whole pages.
 async fn run_with(context: Context, wakeup_bytes: u32) -> Result<Infallible, SourceError> {
     let Context {
         hints,
@@ -61,7 +62,7 @@ async fn run_with(context: Context, wakeup_bytes: u32) -> Result<Infallible, Sou
         reporter,
     } = context;
     let clocks = TimeNamespace::of_this_process()?;
-    // Reading the kernel's types and verifying take tens of milliseconds of work.
+    // Reading the kernel's types and verifying the program take tens of milliseconds.
     let Probe {
         armed,
         mut wakeup,
@@ -72,7 +73,7 @@ async fn run_with(context: Context, wakeup_bytes: u32) -> Result<Infallible, Sou
     } = on_a_thread(move || Probe::attach(wakeup_bytes, clocks))
         .await
         .map_err(no_thread)??;
-    // Detaches when this function ends, and not before.
+    // Dropping it, at the end of this function, detaches the probe.
     let _program = program;
     let readiness = wakeup
         .descriptor()
@@ -86,19 +87,19 @@ async fn run_with(context: Context, wakeup_bytes: u32) -> Result<Infallible, Sou
         variant,
         overflows: counters.read(Counter::RingFull).map_err(failed)?,
         missed: 0,
-        looks_left: 0,
+        rechecks_left: 0,
         refused: 0,
         proven: false,
     };
-    // Beside the wake-up and not before it: a canary that waits for a CPU must not hold up deaths.
+    // Concurrent with the wake-ups: a canary that waits for a CPU must not delay deaths.
     let mut proof = pin!(prove(Duration::ZERO, counted, Canary::launch));
     loop {
         tokio::select! {
             guard = readiness.readable() => {
                 let mut guard = guard.map_err(failed)?;
-                // To the last record first, then cleared: the kernel rings only for a reader that
-                // has caught up.
-                answer(&mut wakeup, clocks, &hints);
+                // Drained completely, then cleared: the kernel wakes only a reader that has caught
+                // up.
+                drain(&mut wakeup, &watched, clocks, &hints);
                 guard.clear_ready();
                 // After the drain: the probe counts before it tries the ring a second time.
                 let overflows = counters.read(Counter::RingFull).map_err(failed)?;
@@ -108,28 +109,28 @@ async fn run_with(context: Context, wakeup_bytes: u32) -> Result<Infallible, Sou
                 }
             }
             found = &mut proof => {
-                retry_refused(&armed, &hints);
+                retry_refused(&armed, &watched, &hints);
                 probe_health.refused = armed.refused();
                 probe_health.take(&found?);
                 probe_health.recheck_after_a_miss();
-                proof.set(prove(CANARY_EVERY, counted, Canary::launch));
+                proof.set(prove(CANARY_INTERVAL, counted, Canary::launch));
             }
         }
-        // A mass death misses the most and rings; whoever dies alone waits for the next canary.
+        // A mass death misses the most and wakes us; a single death waits for the next canary.
         if let Some(missed) = misses.read() {
             probe_health.missed(missed);
         }
     }
 }
 
-/// What the source says of itself.
+/// What the source reports.
 struct ProbeHealth {
     hints: HintSender,
     reporter: Reporter,
     variant: Variant,
     overflows: u64,
     missed: u64,
-    looks_left: u32,
+    rechecks_left: u32,
     /// Processes that the map did not take.
     refused: usize,
     /// The last canary that could be started was counted.
@@ -137,20 +138,21 @@ struct ProbeHealth {
 }
 
 impl ProbeHealth {
-    /// The kernel does not say who exited, so that everybody is looked at.
+    /// Requests a sweep for new misses: the kernel does not report which process exited.
     fn missed(&mut self, missed: u64) {
         if missed > self.missed {
             self.reporter.lost(missed - self.missed);
             self.missed = missed;
-            self.looks_left = RECHECKS_AFTER_A_MISS;
+            self.rechecks_left = RECHECKS_AFTER_A_MISS;
             self.hints.request_sweep();
         }
     }
 
-    /// The missed one may have had the rest of its end before it.
+    /// Requests a further sweep: the process whose exit was missed may not have been dead at the
+    /// first.
     fn recheck_after_a_miss(&mut self) {
-        if let Some(left) = self.looks_left.checked_sub(1) {
-            self.looks_left = left;
+        if let Some(left) = self.rechecks_left.checked_sub(1) {
+            self.rechecks_left = left;
             self.hints.request_sweep();
         }
     }
@@ -162,14 +164,14 @@ impl ProbeHealth {
         }
     }
 
-    /// The probe counts; whether it watches every process is another matter.
+    /// Reports that the probe counts, and whether it watches every process.
     fn report(&self) {
         if self.refused == 0 {
             self.reporter.up(self.detail());
         } else {
             self.reporter.degraded(
                 "some processes do not fit the probe's map; other sources watch them",
-                "see the log for the kernel's reason; they are put in as soon as there is room",
+                "see the log for the kernel's reason; they are added as soon as there is space",
                 self.detail(),
             );
         }
@@ -179,7 +181,7 @@ impl ProbeHealth {
         match proof {
             Proof::Counted => {
                 self.report();
-                // Nobody knows what it missed while it was not proven.
+                // It is unknown what it missed while it was not proven.
                 if !self.proven {
                     self.hints.request_sweep();
                 }
@@ -214,44 +216,53 @@ fn failed(error: io::Error) -> SourceError {
 }
 
 fn no_thread(error: io::Error) -> SourceError {
-    SourceError::new(format!("loading was cut short: {error}"), NO_THREAD_REMEDY)
+    SourceError::new(
+        format!("loading was interrupted: {error}"),
+        NO_THREAD_REMEDY,
+    )
 }
 
-fn answer(wakeup: &mut Wakeup, clocks: TimeNamespace, hints: &HintSender) {
+fn drain(wakeup: &mut Wakeup, watched: &WatchSet, clocks: TimeNamespace, hints: &HintSender) {
     while let Some(death) = wakeup.next() {
-        pass_on(death, clocks, hints);
+        let Ok(pid) = Pid::new(death.tgid) else {
+            continue;
+        };
+        for process in watched.ids_with_pid(pid) {
+            pass_on(process, death, clocks, hints);
+        }
     }
 }
 
-/// Gives processes that found no room in the map another chance, and has those looked at that got in.
-fn retry_refused(armed: &Armed, hints: &HintSender) {
+/// Retries the processes that did not fit the map, and sends a hint for each that does now.
+fn retry_refused(armed: &Armed, watched: &WatchSet, hints: &HintSender) {
     for pid in armed
         .retry()
         .into_iter()
         .filter_map(|tgid| Pid::new(tgid).ok())
     {
-        hints.send(Hint::check(Target::Pid(pid), Source::Ebpf));
+        for process in watched.ids_with_pid(pid) {
+            hints.send(Hint::check(process, Source::Ebpf));
+        }
     }
 }
 
-/// Looks into the map for everyone who is watched: the ring has not told of all.
+/// Reads the map for every watched process, because the ring did not have all deaths.
 fn scan(armed: &Armed, watched: &WatchSet, clocks: TimeNamespace, hints: &HintSender) {
     let mut after = None;
     loop {
         let slice = watched.slice_after(after, SCAN_SLICE);
         let Some(last) = slice.last() else { return };
         after = Some(last.id);
-        for death in slice.iter().filter_map(|one| armed.death_of(one.pid)) {
-            pass_on(death, clocks, hints);
+        for one in &slice {
+            if let Some(death) = armed.death_of(one.pid) {
+                pass_on(one.id, death, clocks, hints);
+            }
         }
     }
 }
 
-/// The probe's times are the host's; from here on they are those of our own clock.
-fn pass_on(death: GroupDeath, clocks: TimeNamespace, hints: &HintSender) {
-    let Ok(pid) = Pid::new(death.tgid) else {
-        return;
-    };
+/// Sends a hint. The probe's times are on the host's clock; the hint's are on ours.
+fn pass_on(process: ProcessId, death: GroupDeath, clocks: TimeNamespace, hints: &HintSender) {
     let died_at_ns = clocks.own_monotonic(death.died_at_ns);
     hints.send(Hint {
         exit: Some(WaitStatus::Process(death.exit_code.cast_unsigned())),
@@ -260,7 +271,7 @@ fn pass_on(death: GroupDeath, clocks: TimeNamespace, hints: &HintSender) {
             start_time: StartTime(death.start_ticks),
             at_ns: died_at_ns,
         }),
-        ..Hint::check(Target::Pid(pid), Source::Ebpf)
+        ..Hint::check(process, Source::Ebpf)
     });
 }
 

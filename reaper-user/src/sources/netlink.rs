@@ -1,20 +1,22 @@
-//! The proc connector: the kernel tells of every thread's exit over a netlink socket.
+//! The proc connector: the kernel reports every thread's exit over a netlink socket.
 //!
-//! * **Privilege**: none on Linux 6.6 and newer; `CAP_NET_ADMIN` before. Always the initial network,
-//!   pid and user namespaces. With `CAP_NET_ADMIN` the receive buffer is larger.
-//! * **Minimum kernel**: any with `CONFIG_PROC_EVENTS`. The event mask needs 6.6; before, the socket
-//!   filter alone keeps other events out.
-//! * **What it can miss**: exits that find the receive buffer full (the kernel counts them); exits for
-//!   whose message the kernel finds no memory (counted nowhere); everything, if the kernel stops
-//!   sending (another client's IGNORE before 6.6, a bug in 6.6.13 to 6.6.17).
-//! * **What happens then**: a full buffer is noticed at once, the loss is reported, the socket
-//!   replaced, and every process looked at. Silence is noticed by the canary, two misses in a row end
-//!   the source, and the supervisor starts it anew. What no one counts is the sweep's.
+//! * **Privilege**: none on Linux 6.6 and newer; `CAP_NET_ADMIN` before. Always the initial
+//!   network, pid and user namespaces. With `CAP_NET_ADMIN` the receive buffer is larger.
+//! * **Minimum kernel**: any with `CONFIG_PROC_EVENTS`. The event mask needs 6.6; before, the
+//!   socket filter alone keeps other events out.
+//! * **What it can miss**: exits while the receive buffer is full (the kernel counts them); exits
+//!   for whose message the kernel finds no memory (counted nowhere); everything, if the kernel
+//!   stops sending (another client's IGNORE before 6.6, a bug in 6.6.13 to 6.6.17).
+//! * **What happens then**: a full buffer is noticed at once, the loss is reported, the socket is
+//!   replaced and a sweep is requested. The canary detects that the kernel has stopped sending: two
+//!   misses in a row end the source, and the supervisor restarts it. Losses that are counted
+//!   nowhere are left to the sweep.
 //!
-//! An EXIT says that one thread is gone. The first thread leaves processes that live on, and the last
-//! one need not be the first, so the exit of *any* thread of a watched group is a hint to look, and
-//! none is a verdict. See `filter` for why no exit falls between registration and the filter. While a
-//! process ends threads by the thousand, exits are left to collect for two or three milliseconds.
+//! An EXIT means that one thread is gone. The main thread can leave a process that lives on, and
+//! the last thread need not be the main one, so the exit of *any* thread of a watched group is a
+//! hint and none is a verdict. See `filter` for why no exit is lost between registration and the
+//! filter. While a process ends threads by the thousand, exits are collected for two or three
+//! milliseconds.
 
 mod filter;
 #[cfg(feature = "ebpf")]
@@ -28,7 +30,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reaper_registry::{Pid, Source};
+use reaper_registry::{Pid, ProcessId, Source};
 use tokio::time::Instant;
 
 use self::filter::{ClassicFilter, ExitFilter};
@@ -42,19 +44,19 @@ use super::supervisor::on_a_thread;
 use super::time_namespace::TimeNamespace;
 use super::{Context, SourceError};
 use crate::sys::cn_proc::{Event, Exit};
-use crate::watch::hint::{Hint, HintSender, Target, WaitStatus};
+use crate::watch::hint::{Hint, HintSender, WaitStatus};
 use crate::watch::set::{Arm, Watched};
 use crate::watch::status::Reporter;
 
-/// Room for 20,000 exits in one go (832 bytes each, and the kernel doubles what is asked for).
+/// Space for 20,000 exits at once (832 bytes each; the kernel doubles the requested size).
 const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
-/// How often a canary is sent.
-const CANARY_EVERY: Duration = Duration::from_secs(2);
-/// How long it may take. Two in a row must fit into two periods.
-const CANARY_WITHIN: Duration = Duration::from_secs(1);
+/// How often a canary is started.
+const CANARY_INTERVAL: Duration = Duration::from_secs(2);
+/// How long its exit may take to arrive. Two misses in a row must fit into two periods.
+const CANARY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the source until it fails.
-pub async fn run(context: Context) -> Result<Infallible, SourceError> {
+pub(crate) async fn run(context: Context) -> Result<Infallible, SourceError> {
     #[cfg(feature = "ebpf")]
     match on_a_thread(|| MapFilter::load(std::process::id())).await {
         Ok(Ok(filter)) => return run_with(context, filter).await,
@@ -76,12 +78,12 @@ async fn run_with<F: ExitFilter + 'static>(
     let clocks = TimeNamespace::of_this_process()?;
     let filter = Arc::new(filter);
     let _attachment = watched.attach(Arc::new(Arming(filter.clone())));
-    let is_watched = move |pid| watched.contains_pid(pid);
+    let processes_with = move |pid| watched.ids_with_pid(pid);
     Listener {
         hints,
         reporter,
         filter,
-        is_watched,
+        processes_with,
         receive_buffer: RECEIVE_BUFFER,
         clocks,
     }
@@ -89,7 +91,7 @@ async fn run_with<F: ExitFilter + 'static>(
     .await
 }
 
-/// Keeps the filter in step with the watch set.
+/// Keeps the filter equal to the watch set.
 struct Arming<F>(Arc<F>);
 
 impl<F: ExitFilter> Arm for Arming<F> {
@@ -102,17 +104,19 @@ impl<F: ExitFilter> Arm for Arming<F> {
     }
 }
 
-/// The source, apart from where the watch set comes from.
+/// The source without the watch set, so that tests can supply their own.
 struct Listener<F, W> {
     hints: HintSender,
     reporter: Reporter,
     filter: Arc<F>,
-    is_watched: W,
+    /// Returns the watched processes under a pid: mostly one, two while a reused pid is watched
+    /// twice.
+    processes_with: W,
     receive_buffer: usize,
     clocks: TimeNamespace,
 }
 
-impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
+impl<F: ExitFilter, W: Fn(Pid) -> Vec<ProcessId>> Listener<F, W> {
     async fn run(self) -> Result<Infallible, SourceError> {
         let mut subscription = Subscription::open(&*self.filter, self.receive_buffer).await?;
         loop {
@@ -120,8 +124,8 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
                 lost = self.listen(&mut subscription) => lost?,
                 never = self.filter.keep_tidy() => match never {},
             };
-            // Until a canary is heard again, which ends with a look at everybody: so whatever dies
-            // from here on is found.
+            // Until the next canary arrives, which requests a sweep: that finds what ends
+            // meanwhile.
             subscription.proven = false;
             self.reporter.lost(u64::from(lost));
             self.reporter.degraded(
@@ -129,26 +133,28 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
                 "grant CAP_NET_ADMIN or raise net.core.rmem_max if this lasts",
                 self.detail(&subscription, None),
             );
-            log::warn!("proc connector: {lost} exits lost; looking at every process");
+            log::warn!("proc connector: {lost} exits lost; checking every process");
             subscription = self.replace(subscription).await;
         }
     }
 
-    /// A new socket in place of one that has overflowed, because the old one may stay deaf (6.6.13 to
-    /// 6.6.17). But the old one has been emptied and works on every other kernel, so it stays if a
-    /// new one cannot be had or gets less room: the daemon may have dropped its capabilities since.
-    /// Either has to pass the canary next.
+    /// Opens a new socket in place of one that has overflowed, because the old one may stay silent
+    /// (6.6.13 to 6.6.17). On every other kernel the old one works and has been emptied, so it
+    /// stays if no new one can be opened or the new buffer is smaller: the daemon may have dropped
+    /// its capabilities since. Either one has to pass the canary next.
     async fn replace(&self, old: Subscription) -> Subscription {
         match Subscription::open(&*self.filter, self.receive_buffer).await {
             Ok(new) if new.receive_buffer >= old.receive_buffer => return new,
-            Ok(_) => log::info!("proc connector: keeping the old socket, which has more room"),
+            Ok(_) => {
+                log::info!("proc connector: keeping the old socket, which has the larger buffer");
+            }
             Err(error) => log::warn!("proc connector: keeping the old socket: {error}"),
         }
         old.install(&*self.filter);
         old
     }
 
-    /// Passes exits on until some are lost, and answers how many.
+    /// Passes exits on until some are lost. Returns how many were.
     async fn listen(&self, subscription: &mut Subscription) -> Result<u32, SourceError> {
         let mut canary_tracker = CanaryTracker::default();
         let mut thread_exits = ThreadExits::default();
@@ -159,7 +165,7 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
                 ready = readiness.ready(INTEREST) => Some(ready.map_err(failed)?),
                 () = tokio::time::sleep_until(wake_at) => None,
             };
-            // Before the clock is asked as well: what has arrived in time must not count as late.
+            // Before the clock is read as well: what has arrived in time must not count as late.
             let drained = subscription
                 .drain(|event| self.take(event, &mut canary_tracker, &mut thread_exits))
                 .map_err(failed)?;
@@ -170,16 +176,16 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
                         .drain_all(|event| self.take(event, &mut canary_tracker, &mut thread_exits))
                         .map_err(failed)?;
                     thread_exits.flush(&self.hints);
-                    // The error without a drop would be new, but is a loss all the same.
+                    // An overrun without a counted drop would be new, but is a loss all the same.
                     return Ok(subscription.new_drops().map_err(failed)?.max(1));
                 }
                 (Drained::Empty, Some(mut ready)) => ready.clear_ready(),
                 (Drained::Empty, None) => {}
                 (Drained::Partly, _) => tokio::task::yield_now().await,
             }
-            if let Some(latency) = canary_tracker.heard.take() {
-                self.proved(subscription, latency);
-                wake_at = Instant::now() + CANARY_EVERY;
+            if let Some(latency) = canary_tracker.latency.take() {
+                self.report_proven(subscription, latency);
+                wake_at = Instant::now() + CANARY_INTERVAL;
             }
             if Instant::now() >= wake_at {
                 let drops = subscription.new_drops().map_err(failed)?;
@@ -188,10 +194,10 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
                 }
                 wake_at = Instant::now() + self.next_canary(subscription, &mut canary_tracker)?;
             }
-            // Last, so that the clock is not asked between what arrives meanwhile and its reading.
+            // Last, so that the clock is not read between the arrival of a message and its reading.
             if let (Some(pause), Drained::Empty) = (pause, drained) {
                 drop(readiness);
-                subscription.rest();
+                subscription.pause();
                 tokio::time::sleep(pause).await;
             }
         }
@@ -206,26 +212,26 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
         let Event::Exit(mut exit) = event else {
             return;
         };
-        // The host's, in every time namespace.
+        // The kernel sends the host's clock, in every time namespace.
         exit.timestamp_ns = self.clocks.own_monotonic(exit.timestamp_ns);
-        canary_tracker.see(&exit);
+        canary_tracker.observe(&exit);
         let Ok(pid) = Pid::new(exit.tgid) else { return };
-        if (self.is_watched)(pid) {
-            let hint = Hint {
-                exit: Some(if exit.pid == exit.tgid {
-                    WaitStatus::MainThread(exit.wait_status)
-                } else {
-                    WaitStatus::Worker(exit.wait_status)
-                }),
-                died_at_ns: Some(exit.timestamp_ns),
-                ..Hint::check(Target::Pid(pid), Source::Netlink)
-            };
-            thread_exits.pass_on(hint, &self.hints);
-        }
+        let status = if exit.pid == exit.tgid {
+            WaitStatus::MainThread(exit.wait_status)
+        } else {
+            WaitStatus::Worker(exit.wait_status)
+        };
+        let hint_for = |process| Hint {
+            exit: Some(status),
+            died_at_ns: Some(exit.timestamp_ns),
+            ..Hint::check(process, Source::Netlink)
+        };
+        let hints = (self.processes_with)(pid).into_iter().map(hint_for);
+        thread_exits.pass_on(hints.collect(), &self.hints);
     }
 
-    /// A canary was heard: it works.
-    fn proved(&self, subscription: &mut Subscription, latency: Duration) {
+    /// A canary has arrived, so the source works.
+    fn report_proven(&self, subscription: &mut Subscription, latency: Duration) {
         let first = !subscription.proven;
         subscription.proven = true;
         self.reporter.up(self.detail(subscription, Some(latency)));
@@ -234,19 +240,20 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
         }
     }
 
-    /// The last canary has rested or is overdue: sends the next one. Answers how long to wait for it.
+    /// Starts the next canary: the last one has arrived or is overdue. Returns how long to wait for
+    /// it.
     fn next_canary(
         &self,
         subscription: &mut Subscription,
         canary_tracker: &mut CanaryTracker,
     ) -> Result<Duration, SourceError> {
         match &canary_tracker.canary {
-            // The machine did not get round to running it, which says nothing about the connector.
-            Some(canary) if !canary.ran() => return Ok(CANARY_WITHIN),
+            // The machine has not scheduled it yet, which means nothing for the connector.
+            Some(canary) if !canary.ran() => return Ok(CANARY_TIMEOUT),
             Some(_) => {
                 canary_tracker.misses += 1;
-                // Nobody knows since when it was deaf, so the next proof has everyone looked at, and
-                // IGNORE is off the table.
+                // It is unknown since when exits are missing, so the next proof requests a sweep,
+                // and no IGNORE is sent.
                 subscription.proven = false;
                 if canary_tracker.misses == 2 {
                     return Err(refusal::canaries_missed());
@@ -257,7 +264,7 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
         match Canary::launch() {
             Ok(canary) => {
                 canary_tracker.canary = Some(canary);
-                Ok(CANARY_WITHIN)
+                Ok(CANARY_TIMEOUT)
             }
             Err(error) => {
                 canary_tracker.canary = None;
@@ -267,7 +274,7 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
                     self.detail(subscription, None),
                 );
                 self.hints.request_sweep();
-                Ok(CANARY_EVERY)
+                Ok(CANARY_INTERVAL)
             }
         }
     }
@@ -283,25 +290,26 @@ impl<F: ExitFilter, W: Fn(Pid) -> bool> Listener<F, W> {
     }
 }
 
-/// What is known of the canaries.
+/// The state of the canaries.
 #[derive(Default)]
 struct CanaryTracker {
-    /// Sent and not heard yet.
+    /// Started, and its exit has not arrived yet.
     canary: Option<Canary>,
     misses: u32,
-    heard: Option<Duration>,
+    /// Of the last one, until it is reported.
+    latency: Option<Duration>,
 }
 
 impl CanaryTracker {
-    fn see(&mut self, exit: &Exit) {
+    fn observe(&mut self, exit: &Exit) {
         if let Some(latency) = self
             .canary
             .as_ref()
-            .and_then(|canary| canary.heard_in(exit))
+            .and_then(|canary| canary.latency_of(exit))
         {
             self.canary = None;
             self.misses = 0;
-            self.heard = Some(latency);
+            self.latency = Some(latency);
         }
     }
 }

@@ -1,14 +1,13 @@
-//! Source: pidfds. One epoll set holds the pidfd of every watched process and is itself one
-//! registration with the async runtime, so that a thousand processes cost one wake-up each and no
-//! task.
+//! Pidfds: one epoll set has the pidfd of every watched process and is itself one registration with
+//! the async runtime. So a thousand processes cost one wake-up each and no task.
 //!
 //! - Privilege: none. Minimum kernel: Linux 5.3.
-//! - What it can miss: processes that are watched without a pidfd, because the descriptor budget is
-//!   spent or the system refuses pidfds, and those for which the kernel has no room in the epoll set. The
-//!   state says how many those are. A process whose dead threads a tracer keeps, and a killed init of a
-//!   pid namespace that waits for its namespace: their pidfds become readable only afterwards.
-//! - What happens then: other sources see them, and the sweep does in any case. The epoll set is tried
-//!   again every few seconds.
+//! - What it can miss: processes without a pidfd, because the descriptor budget is spent or the
+//!   system refuses pidfds, and those for which the kernel has no space in the epoll set; the
+//!   status counts both. The pidfd becomes readable late if a tracer keeps the dead threads of a
+//!   process, and for a killed init of a pid namespace that waits for its namespace.
+//! - What happens then: other sources see the exit, and the sweep does in any case. Additions to
+//!   the epoll set are retried every few seconds.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -29,17 +28,17 @@ use super::{Context, SourceError};
 use crate::sys::process_table::ProcessTable;
 use crate::sys::readiness_of;
 use crate::watch::fd_budget::FdBudget;
-use crate::watch::hint::{Hint, HintSender, Target};
+use crate::watch::hint::{Hint, HintSender};
 use crate::watch::set::{Arm, WatchSet, Watched};
 use crate::watch::status::Reporter;
 
 /// How many dead processes one call of `epoll_wait` reports.
 const BATCH: usize = 256;
-/// How often a pidfd is offered again that the kernel had no room for.
-const RETRY_EVERY: Duration = Duration::from_secs(5);
+/// How often a refused addition to the epoll set is retried.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs until the epoll set fails.
-pub async fn run(context: Context) -> Result<Infallible, SourceError> {
+pub(crate) async fn run(context: Context) -> Result<Infallible, SourceError> {
     let Context {
         hints,
         watched,
@@ -56,7 +55,7 @@ pub async fn run(context: Context) -> Result<Infallible, SourceError> {
     set.report_to(&reporter);
     hints.request_sweep();
 
-    let mut retries = interval(RETRY_EVERY);
+    let mut retries = interval(RETRY_INTERVAL);
     retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -72,7 +71,7 @@ pub async fn run(context: Context) -> Result<Infallible, SourceError> {
     }
 }
 
-/// Hints at those that are readable now, at most [`BATCH`] of them; answers how many there were.
+/// Sends hints for pidfds that are readable now, at most [`BATCH`]. Returns how many there were.
 fn pass_on_ready(epoll: &OwnedFd, hints: &HintSender) -> io::Result<usize> {
     let mut events = [Event {
         flags: EventFlags::empty(),
@@ -81,12 +80,13 @@ fn pass_on_ready(epoll: &OwnedFd, hints: &HintSender) -> io::Result<usize> {
     let ready = epoll::wait(epoll, &mut events[..], Some(&Timespec::default()))?;
     for event in &events[..ready] {
         let process = ProcessId(event.data.u64());
-        hints.send(Hint::check(Target::Process(process), Source::Pidfd));
+        hints.send(Hint::check(process, Source::Pidfd));
     }
     Ok(ready)
 }
 
-/// Pidfds may be absent (before 5.3) or forbidden (a seccomp filter): try one on ourselves.
+/// Tries a pidfd of this process. Pidfds may be absent (before 5.3) or forbidden (a seccomp
+/// filter).
 fn probe(table: &dyn ProcessTable) -> Result<(), SourceError> {
     let ourselves =
         Pid::new(std::process::id()).map_err(|error| SourceError::new(error.to_string(), ""))?;
@@ -114,8 +114,8 @@ struct PidfdSet {
     epoll: OwnedFd,
     budget: Arc<FdBudget>,
     unwatched: Mutex<Unwatched>,
-    /// What is to be reported has changed. The source's own task reports it: a report may end up in code
-    /// of the embedder, which must not run under a lock or within a registration.
+    /// Notified when the status changes. The source's own task reports it: a report may call the
+    /// embedder, which must not happen under a lock or within a registration.
     changed: Notify,
 }
 
@@ -123,7 +123,7 @@ struct PidfdSet {
 #[derive(Default)]
 struct Unwatched {
     without_pidfd: BTreeSet<ProcessId>,
-    /// The kernel has no room for them in the epoll set.
+    /// The kernel has no space for them in the epoll set.
     refused: BTreeSet<ProcessId>,
 }
 
@@ -145,7 +145,7 @@ impl PidfdSet {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps note of a process, and has it reported if that is news.
+    /// Records the result of arming a process, and has a change reported.
     fn note(&self, process: ProcessId, armed: Armed) {
         let changed = {
             let mut unwatched = self.unwatched();
@@ -166,11 +166,12 @@ impl PidfdSet {
         !self.unwatched().refused.is_empty()
     }
 
-    /// Tries once more to watch what the kernel refused. One that has ended meanwhile is readable.
+    /// Retries what the kernel refused. The pidfd of a process that has ended meanwhile is
+    /// readable.
     fn retry(&self, watched: &WatchSet) {
         let refused = self.unwatched().refused.clone();
         for process in refused.into_iter().filter_map(|id| watched.get(id)) {
-            watched.arm_if_held(self, &process);
+            watched.arm_if_watched(self, &process);
         }
     }
 
@@ -198,7 +199,7 @@ impl PidfdSet {
     }
 }
 
-/// Has `process` be a member or not. Returns whether that is a change.
+/// Makes `process` a member or not. Returns whether that is a change.
 fn set(members: &mut BTreeSet<ProcessId>, process: ProcessId, is_member: bool) -> bool {
     if is_member {
         members.insert(process)
@@ -207,7 +208,7 @@ fn set(members: &mut BTreeSet<ProcessId>, process: ProcessId, is_member: bool) -
     }
 }
 
-/// What came of watching one process.
+/// The result of arming one process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Armed {
     Watched,
@@ -221,14 +222,14 @@ impl Arm for PidfdSet {
             let Some(pidfd) = pidfd else {
                 return Armed::WithoutPidfd;
             };
-            // Each wake-up once: a pidfd stays readable from the exit on until it is closed. Not only
-            // the first wake-up, because that may be an untrue one; see `verdict`.
-            let each_wake_up = EventFlags::IN | EventFlags::ET;
+            // Edge-triggered: a pidfd stays readable from the exit until it is closed. Not only the
+            // first wake-up, because that one may be spurious; see `verdict`.
+            let edge_triggered = EventFlags::IN | EventFlags::ET;
             match epoll::add(
                 &self.epoll,
                 pidfd,
                 EventData::new_u64(watched.id.0),
-                each_wake_up,
+                edge_triggered,
             ) {
                 Ok(()) | Err(Errno::EXIST) => Armed::Watched,
                 Err(error) => {
@@ -242,7 +243,8 @@ impl Arm for PidfdSet {
 
     fn disarm(&self, watched: &Watched) {
         watched.with_pidfd(|pidfd| {
-            // Closing it would do the same, but somebody may hold the entry a moment longer.
+            // Closing it would do the same, but other code may have a reference for a moment
+            // longer.
             if let Some(Err(error)) = pidfd.map(|fd| epoll::delete(&self.epoll, fd)) {
                 log::debug!("pid {} was not in the epoll set: {error}", watched.pid);
             }
@@ -263,14 +265,14 @@ mod tests {
 
     fn descriptor(guard: &WatchGuard) -> i32 {
         let raw = guard.watched.with_pidfd(|pidfd| Some(pidfd?.as_raw_fd()));
-        raw.expect("it is pinned by a pidfd")
+        raw.expect("it has a pidfd")
     }
 
-    /// What is ready and was let go of is said of nobody: not of the one who was let go of, though
-    /// somebody holds its entry, and not of the next one with its descriptor.
+    /// A ready pidfd of a released entry causes no hint: neither for its process, while there is a
+    /// reference to the entry, nor for the next process with that descriptor.
     #[test]
-    fn a_descriptor_that_is_used_again_says_nothing_of_who_had_it_before() {
-        let (hints, mut told) = hint::channel();
+    fn a_reused_descriptor_causes_no_hint_for_its_former_process() {
+        let (hints, mut received) = hint::channel();
         let budget = FdBudget::new(4);
         let table = process_table::of_this_system();
         if let Err(refused) = probe(table.as_ref()) {
@@ -280,25 +282,25 @@ mod tests {
         let set = Arc::new(PidfdSet::new(budget).unwrap());
         let _attachment = watched.attach(set.clone());
         // Other tests open descriptors in between.
-        let used_again = (0..100).any(|_| {
+        let is_reused = (0..100).any(|_| {
             let mut first = Sleeper::start();
             let guard = watched.watch(first.pid()).unwrap();
             let before = descriptor(&guard);
             first.end();
-            let held_longer = guard.watched.clone();
+            let reference = guard.watched.clone();
             drop(guard);
             assert_eq!(pass_on_ready(&set.epoll, &hints).unwrap(), 0);
             let mut second = Sleeper::start();
-            drop(held_longer);
+            drop(reference);
             let guard = watched.watch(second.pid()).unwrap();
             assert_eq!(pass_on_ready(&set.epoll, &hints).unwrap(), 0);
             let after = descriptor(&guard);
             second.end();
             assert_eq!(pass_on_ready(&set.epoll, &hints).unwrap(), 1);
-            let hint = told.try_recv().unwrap();
-            assert_eq!(hint.target, Target::Process(guard.watched.id));
+            let hint = received.try_recv().unwrap();
+            assert_eq!(hint.process, guard.watched.id);
             after == before
         });
-        assert!(used_again, "the same descriptor never came again");
+        assert!(is_reused, "no descriptor was reused");
     }
 }

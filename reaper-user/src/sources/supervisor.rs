@@ -1,5 +1,5 @@
-//! Keeps one source running, and gives it a thread for work that would hold the runtime up. A system
-//! that has no threads left is an error here: neither a panic nor a wait without end.
+//! Keeps one source running, and runs blocking work of a source on a thread. If the system has no
+//! threads left, that is an error: neither a panic nor an endless wait.
 
 use std::convert::Infallible;
 #[cfg(all(target_os = "linux", feature = "ebpf"))]
@@ -14,10 +14,10 @@ use super::{Context, SourceError};
 #[cfg(all(target_os = "linux", feature = "ebpf"))]
 use crate::sys::allocator::give_back_freed;
 
-/// First pause before a failed source is started again; doubles up to [`LONGEST_PAUSE`].
+/// First pause before a failed source is restarted; doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// A source that cannot work here is asked again this seldom.
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// Longest pause between two attempts of a source that cannot work here.
+const MAX_PAUSE: Duration = Duration::from_mins(1);
 
 /// Keeps one source running.
 pub(crate) async fn supervise<Run>(context: Context, run: impl Fn(Context) -> Run)
@@ -28,27 +28,27 @@ where
     loop {
         let started_ns = crate::clock::monotonic_ns();
         let SourceError { reason, remedy } = failure_of(run(context.clone())).await;
-        let was_relied_on = context.reporter.works();
+        let has_worked = context.reporter.works();
         context.reporter.down(&reason, &remedy);
-        if was_relied_on {
-            // Nobody knows since when it was deaf.
+        if has_worked {
+            // It is unknown since when it has missed exits.
             context.hints.request_sweep();
         }
         let ran_for = Duration::from_nanos(crate::clock::monotonic_ns() - started_ns);
-        if ran_for > LONGEST_PAUSE {
+        if ran_for > MAX_PAUSE {
             pause = FIRST_PAUSE;
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(MAX_PAUSE);
     }
 }
 
-/// Runs a source in a task of its own, so that a panic in it is a failure like any other.
+/// Runs a source in a separate task, so that a panic in it is a failure like any other.
 async fn failure_of<Run>(run: Run) -> SourceError
 where
     Run: Future<Output = Result<Infallible, SourceError>> + Send + 'static,
 {
-    // A set, because dropping it ends the task.
+    // A JoinSet, because dropping it ends the task.
     let mut task = JoinSet::new();
     task.spawn(run);
     match task.join_next().await {
@@ -61,8 +61,8 @@ where
     }
 }
 
-/// Does work that takes a processor's time for milliseconds on a thread of its own. It may take tens
-/// of megabytes too, as the kernel's types do, and the allocator would keep most of them.
+/// Runs work that takes milliseconds of CPU time on a new thread. The work may also take tens of
+/// megabytes, as the kernel's types do, and the allocator would keep most of them.
 #[cfg(all(target_os = "linux", feature = "ebpf"))]
 pub(crate) async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
@@ -70,7 +70,7 @@ pub(crate) async fn on_a_thread<T: Send + 'static>(
     let (done, outcome) = tokio::sync::oneshot::channel();
     thread::Builder::new()
         .name("load".to_owned())
-        // Whoever waited may have been told to stop.
+        // The waiting task may have been cancelled.
         .spawn(move || {
             let outcome = work();
             give_back_freed();
@@ -93,8 +93,8 @@ mod tests {
     use crate::watch::set::WatchSet;
     use crate::watch::status::{Reporter, StatusBoard};
 
-    /// Whether the failure of a source that did this has everybody looked at.
-    async fn verified_after(run: impl Fn(&Reporter) + Clone + Send + 'static) -> bool {
+    /// Returns whether a sweep is requested after the failure of a source that did this.
+    async fn requests_sweep_after(run: impl Fn(&Reporter) + Clone + Send + 'static) -> bool {
         let (hints, _receiver) = hint::channel();
         let board = StatusBoard::new(|_| {});
         let context = Context {
@@ -114,16 +114,16 @@ mod tests {
             }
         });
         let supervised = tokio::spawn(failing);
-        let asked = timeout(FIRST_PAUSE / 2, hints.sweep_requested()).await;
+        let requested = timeout(FIRST_PAUSE / 2, hints.sweep_requested()).await;
         supervised.abort();
-        asked.is_ok()
+        requested.is_ok()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_a_source_that_was_relied_on_is_made_up_for() {
-        assert!(verified_after(|reporter| reporter.up("")).await);
-        assert!(verified_after(|reporter| reporter.degraded("a limit", "", "")).await);
-        // Or one that cannot work here would have everybody looked at for ever.
-        assert!(!verified_after(|_| {}).await);
+    async fn only_a_source_that_worked_requests_a_sweep_when_it_fails() {
+        assert!(requests_sweep_after(|reporter| reporter.up("")).await);
+        assert!(requests_sweep_after(|reporter| reporter.degraded("a limit", "", "")).await);
+        // Otherwise a source that cannot work here would request sweeps without end.
+        assert!(!requests_sweep_after(|_| {}).await);
     }
 }

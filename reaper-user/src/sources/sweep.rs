@@ -1,10 +1,10 @@
-//! Source: the sweep. It looks at every watched process every few seconds and whenever somebody
-//! asks for it: the floor under all other sources, and the whole story on systems without them.
+//! The sweep: it checks every watched process every few seconds and on request. It makes up for
+//! what the other sources miss, and is the only source on systems without them.
 //!
 //! - Privilege: none. Minimum system: any whose process table shows start times.
-//! - What it can miss: nothing for longer than one interval and its own time, except a process that
-//!   is known by number and start time alone and whose successor started in the same clock tick.
-//! - It never slows down because the others look healthy.
+//! - What it can miss: nothing for longer than one interval and its own duration, except a process
+//!   that is known by pid and start time alone and whose successor started in the same clock tick.
+//! - It never slows down because the others are healthy.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -19,40 +19,40 @@ use super::{Context, SourceError};
 use crate::clock::monotonic_ns;
 use crate::sys::foreign_proc::ForeignProc;
 use crate::sys::process_table::ProcessTable;
-use crate::watch::hint::{Hint, HintSender, Target};
+use crate::watch::hint::{Hint, HintSender};
 use crate::watch::set::{WatchSet, Watched};
 use crate::watch::status::Reporter;
 use crate::watch::verdict::Verdict;
 
-/// How often everybody is looked at unless the caller says otherwise: what people poll with today,
-/// so that even the worst case is not worse than what they have.
-pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
+/// The default interval: what clients poll with today, so that the worst case is no worse than
+/// that.
+pub(crate) const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 /// Anything shorter is a busy loop.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
-/// Processes per slice: one `poll` over so many descriptors takes some 100 µs.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+/// Processes per slice: one `poll` over this many descriptors takes some 100 µs.
 const SLICE: usize = 512;
-/// How long a sweep works before others get their turn.
-const TURN: Duration = Duration::from_millis(2);
-/// Below this many, all of them replaced at once is an ordinary day.
-const MASS: usize = 10;
-/// Somebody else's, always there, and shown to everybody by a table that hides nothing.
+/// How long a sweep works before other tasks run.
+const MAX_TURN: Duration = Duration::from_millis(2);
+/// Below this many, pids may all be reused within one interval in ordinary use.
+const MIN_MASS: usize = 10;
+/// Another user's process that always exists. A table that hides nothing shows it.
 const INIT: u32 = 1;
-/// How many processes get a stronger identity per sweep, where there is room again.
-const PROMOTIONS: usize = 256;
+/// How many processes get a stronger identity per sweep, when the budget allows.
+const MAX_PROMOTIONS: usize = 256;
 
-/// How the sweep works here.
+/// How the sweep is configured.
 #[derive(Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     pub interval: Duration,
-    /// Called once per sweep: ceilings on age are checked at the same pace.
+    /// Called once per sweep, to remove expired sessions.
     pub each_pass: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// Runs for ever.
-pub async fn run(context: Context, settings: Settings) -> Result<Infallible, SourceError> {
-    let mut ticks = interval(settings.interval.max(SHORTEST_INTERVAL));
-    // After a long stop (SIGSTOP) one catch-up sweep, not one per interval missed. Suspend is none:
-    // the clock behind this (CLOCK_MONOTONIC) stands still meanwhile, as do the processes.
+/// Runs without end.
+pub(crate) async fn run(context: Context, settings: Settings) -> Result<Infallible, SourceError> {
+    let mut ticks = interval(settings.interval.max(MIN_INTERVAL));
+    // After a long stop (SIGSTOP) there is one sweep, not one per missed interval. Suspend counts
+    // as none: CLOCK_MONOTONIC stands still meanwhile, as do the processes.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let baseline = Baseline::taken_from(context.watched.table.as_ref());
     loop {
@@ -70,10 +70,10 @@ pub async fn run(context: Context, settings: Settings) -> Result<Infallible, Sou
     }
 }
 
-/// What one sweep found.
+/// The result of one sweep.
 #[derive(Default)]
 struct Pass {
-    looked_at: usize,
+    checked: usize,
     unknown: usize,
     suppressed: usize,
     took: Duration,
@@ -84,7 +84,7 @@ impl Pass {
         let started_ns = monotonic_ns();
         let mut turn_ns = started_ns;
         let mut pass = Self::default();
-        // Those whose number seems to be another's; believed or not all together, at the end.
+        // Processes whose pid seems to be reused. They are judged together, at the end.
         let mut replaced = Vec::new();
         let mut known_by_pid = 0;
         let mut after = None;
@@ -92,7 +92,7 @@ impl Pass {
             let slice = watched.slice_after(after, SLICE);
             let Some(last) = slice.last() else { break };
             after = Some(last.id);
-            pass.looked_at += slice.len();
+            pass.checked += slice.len();
             let (pinned, weak): (Vec<_>, Vec<_>) = slice
                 .into_iter()
                 .partition(|one| one.with_pidfd(|pidfd| pidfd.is_some()));
@@ -100,7 +100,7 @@ impl Pass {
             for one in &pinned {
                 watched.complete(one);
                 if exited.contains(&one.id) || one.has_ended_unread(watched.table.as_ref()) {
-                    hints.send_when_room(hint_for(one.id)).await;
+                    hints.send_when_free(hint_for(one.id)).await;
                 }
                 pause_after(&mut turn_ns).await;
             }
@@ -113,7 +113,7 @@ impl Pass {
                         evidence: Evidence::StartTime,
                         ..
                     } => replaced.push(one),
-                    Verdict::Gone { .. } => hints.send_when_room(hint_for(one.id)).await,
+                    Verdict::Gone { .. } => hints.send_when_free(hint_for(one.id)).await,
                     Verdict::Unknown(doubt) => {
                         log::debug!("pid {}: {doubt}", one.pid);
                         pass.unknown += 1;
@@ -123,17 +123,17 @@ impl Pass {
             }
         }
         for process in pass.filter_plausible(watched, replaced, known_by_pid, baseline) {
-            hints.send_when_room(hint_for(process)).await;
+            hints.send_when_free(hint_for(process)).await;
         }
         promote_some(watched);
         pass.took = Duration::from_nanos(monotonic_ns() - started_ns);
         pass
     }
 
-    /// More than half of those that are known by number alone, replaced within one sweep, is rather
-    /// a process table that lies than a wave of reuse. So the table must show the start of a process
-    /// whose start is known, our own, as it always did. If it does not, a second question decides
-    /// for each: only those whose number is free by now are believed.
+    /// Returns the processes whose reuse is plausible. If more than half of the processes that are
+    /// known by pid alone are replaced within one sweep, wrong start times in the process table are
+    /// more likely than a wave of reuse. So the table must show our own start time unchanged. If it
+    /// does not, only processes whose pid is free count as replaced.
     fn filter_plausible(
         &mut self,
         watched: &WatchSet,
@@ -141,7 +141,7 @@ impl Pass {
         known_by_pid: usize,
         baseline: Baseline,
     ) -> Vec<ProcessId> {
-        let is_mass = replaced.len() >= MASS && replaced.len() * 2 > known_by_pid;
+        let is_mass = replaced.len() >= MIN_MASS && replaced.len() * 2 > known_by_pid;
         let in_doubt = is_mass && !baseline.fits(watched.table.as_ref());
         let (plausible, suppressed): (Vec<_>, Vec<_>) = replaced
             .into_iter()
@@ -152,25 +152,25 @@ impl Pass {
 
     fn report(&self, reporter: &Reporter, interval: Duration, view: &str, is_foreign: bool) {
         let detail = format!(
-            "every {}, {} processes in {:.1} ms, {} unknown, {} held back{view}",
-            humantime::format_duration(interval),
-            self.looked_at,
+            "every {:?}, {} processes in {:.1} ms, {} unknown, {} suppressed{view}",
+            interval,
+            self.checked,
             self.took.as_secs_f64() * 1e3,
             self.unknown,
             self.suppressed,
         );
-        // Reasons without numbers: each change of a reason is an event.
+        // Reasons without figures: each change of a reason is an event.
         if is_foreign {
             reporter.degraded(&ForeignProc.to_string(), ForeignProc::REMEDY, detail);
         } else if self.suppressed > 0 {
             reporter.degraded(
-                "many processes look replaced at once; their numbers are in use, so they are kept",
+                "many pids look reused at once; the pids are in use, so the sessions are kept",
                 "check that /proc is that of the daemon's own pid and time namespace",
                 detail,
             );
         } else if self.unknown > 0 {
             reporter.degraded(
-                "some processes cannot be looked at; they are kept",
+                "some processes cannot be checked; they are kept",
                 "let the daemon see other users' processes (hidepid, ProtectProc=) or use pidfds",
                 detail,
             );
@@ -180,8 +180,8 @@ impl Pass {
     }
 }
 
-/// Our own start time as the process table showed it when the sweep began its life, by which a table
-/// that lies about start times is told from one that does not; `None` if it did not show it.
+/// Our own start time as the process table showed it when the sweep started; `None` if it did not.
+/// A table that shows another one later shows wrong start times.
 #[derive(Clone, Copy)]
 struct Baseline(Option<StartTime>);
 
@@ -192,27 +192,27 @@ impl Baseline {
         Self(stat.map(|stat| stat.start_time))
     }
 
-    /// Whether the table still shows it, and the same.
+    /// Returns whether the table still shows the same start time.
     fn fits(self, table: &dyn ProcessTable) -> bool {
         self.0.is_some() && self.0 == Self::taken_from(table).0
     }
 }
 
-/// What is missing in what the process table shows, for the words behind the numbers. No reason to call
-/// the sweep degraded: whoever is held by a pidfd needs no table, and those in doubt are counted.
+/// Returns what the process table hides, for the detail of the status. It does not degrade the
+/// sweep: a process with a pidfd needs no table, and those in doubt are counted.
 fn view_of(table: &dyn ProcessTable) -> &'static str {
     let hides = |pid: u32| {
         let is_hidden = |error: io::Error| {
             use io::ErrorKind::{NotFound, PermissionDenied};
             matches!(error.kind(), NotFound | PermissionDenied)
         };
-        // Out of descriptors or memory is something else, and passes.
+        // Running out of descriptors or memory is different, and passes.
         Pid::new(pid).is_ok_and(|pid| {
             table.stat(pid).is_err_and(is_hidden) && matches!(table.pid_in_use(pid), Ok(true))
         })
     };
     if hides(std::process::id()) {
-        ", the process table shows nobody"
+        ", the process table shows no process"
     } else if hides(INIT) {
         ", the process table hides other users' processes"
     } else {
@@ -221,10 +221,10 @@ fn view_of(table: &dyn ProcessTable) -> &'static str {
 }
 
 fn hint_for(process: ProcessId) -> Hint {
-    Hint::check(Target::Process(process), Source::Sweep)
+    Hint::check(process, Source::Sweep)
 }
 
-/// Those whose pidfd is readable, with one system call for all.
+/// Returns the processes whose pidfd is readable, with one system call for all.
 fn exited(watched: &WatchSet, pinned: &[Arc<Watched>]) -> BTreeSet<ProcessId> {
     let identities: Vec<_> = pinned.iter().map(|one| one.identity()).collect();
     let (ids, pidfds): (Vec<_>, Vec<_>) = pinned
@@ -239,7 +239,7 @@ fn exited(watched: &WatchSet, pinned: &[Arc<Watched>]) -> BTreeSet<ProcessId> {
             .filter_map(|(id, exited)| exited.then_some(id))
             .collect(),
         Err(error) => {
-            // Nothing was learnt in bulk; let each be judged for itself.
+            // The poll failed as a whole; judge each process on its own.
             log::warn!("polling {} pidfds failed: {error}", pidfds.len());
             ids.into_iter().collect()
         }
@@ -247,7 +247,7 @@ fn exited(watched: &WatchSet, pinned: &[Arc<Watched>]) -> BTreeSet<ProcessId> {
 }
 
 async fn pause_after(turn_ns: &mut u64) {
-    if Duration::from_nanos(monotonic_ns() - *turn_ns) > TURN {
+    if Duration::from_nanos(monotonic_ns() - *turn_ns) > MAX_TURN {
         tokio::task::yield_now().await;
         *turn_ns = monotonic_ns();
     }
@@ -260,7 +260,7 @@ fn promote_some(watched: &WatchSet) {
     }
     let mut after = None;
     let mut promoted = 0;
-    while promoted < PROMOTIONS {
+    while promoted < MAX_PROMOTIONS {
         let slice = watched.slice_after(after, SLICE);
         let Some(last) = slice.last() else { return };
         after = Some(last.id);

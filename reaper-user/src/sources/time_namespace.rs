@@ -1,16 +1,19 @@
-//! The time namespace of this process: how far its clocks are from the host's, on which the kernel
-//! takes the times of its events.
+//! The time namespace of this process: the offsets of its clocks from the host's. The kernel's
+//! events have times on the host's clocks.
 //!
-//! The kernel keeps two offsets, one for `CLOCK_MONOTONIC` and one for `CLOCK_BOOTTIME`, and they
-//! are independent of each other. `clock_gettime` adds the first, and field 22 of `/proc/PID/stat`
-//! the second (of the reader's namespace). Exit events of the proc connector and `bpf_ktime_get_ns`
-//! add neither: see `timens_add_monotonic` and `timens_add_boottime_ns` in
-//! `include/linux/time_namespace.h`. Every time of an event is therefore converted where it comes
-//! in, and all other code compares times of one clock.
+//! The kernel keeps two independent offsets, one for `CLOCK_MONOTONIC` and one for
+//! `CLOCK_BOOTTIME`. `clock_gettime` adds the first, and field 22 of `/proc/PID/stat` the second
+//! (of the reader's namespace). Exit events of the proc connector and `bpf_ktime_get_ns` add
+//! neither: see `timens_add_monotonic` and `timens_add_boottime_ns` in
+//! [`include/linux/time_namespace.h`]. So every event's time is converted where the event is
+//! received, and all other code compares times of one clock.
 //!
-//! `/proc/PID/timens_offsets` shows the namespace that *children* of the process are started in
-//! (`proc_timens_show_offsets` in `kernel/time/namespace.c`, `time_namespaces(7)`). After
+//! `/proc/PID/timens_offsets` shows the namespace in which *children* of the process are started
+//! (`proc_timens_show_offsets` in [`kernel/time/namespace.c`], `time_namespaces(7)`). After
 //! `unshare(CLONE_NEWTIME)` that is not the namespace of the process itself.
+//!
+//! [`include/linux/time_namespace.h`]: https://elixir.bootlin.com/linux/v6.12/source/include/linux/time_namespace.h
+//! [`kernel/time/namespace.c`]: https://elixir.bootlin.com/linux/v6.12/source/kernel/time/namespace.c
 
 use std::fs;
 use std::os::linux::fs::MetadataExt as _;
@@ -21,7 +24,7 @@ use super::SourceError;
 const INITIAL: u64 = 0xEFFF_FFFA;
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
 
-/// What this namespace adds to the host's clocks; both may be negative.
+/// The offsets that this namespace adds to the host's clocks; both may be negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TimeNamespace {
     monotonic_ns: i64,
@@ -31,8 +34,8 @@ pub(crate) struct TimeNamespace {
 impl TimeNamespace {
     /// Reads both offsets. Needs no privilege; kernels before 5.6 have no time namespaces.
     ///
-    /// Fails where the process is in a namespace of its own and the kernel shows the offsets of
-    /// another. A source that depends on times of the kernel cannot work then.
+    /// Fails if the process is in a private time namespace and the kernel shows the offsets of
+    /// another. A source that depends on the kernel's times cannot work then.
     pub(crate) fn of_this_process() -> Result<Self, SourceError> {
         let inode = |name: &str| {
             let file = fs::metadata(format!("/proc/self/ns/{name}"));
@@ -43,8 +46,8 @@ impl TimeNamespace {
     }
 
     /// `own` and `of_children` are the inode numbers of the two namespaces. Without the first, the
-    /// kernel has no time namespaces, or there is no `/proc`; then no start time can be read either,
-    /// and without one no time of a death decides anything.
+    /// kernel has no time namespaces, or there is no `/proc`. In that case no start time can be
+    /// read either, and without a start time no time of a death is used.
     fn of(
         own: Option<u64>,
         of_children: Option<u64>,
@@ -70,8 +73,8 @@ impl TimeNamespace {
         })
     }
 
-    /// Lines of clock, seconds and nanoseconds. The nanoseconds are never negative: half a second
-    /// back is -1 and 500,000,000. Linux 5.6 wrote the clock's number instead of its name.
+    /// Parses lines of clock, seconds and nanoseconds. The nanoseconds are never negative: half a
+    /// second back is -1 and 500,000,000. Linux 5.6 wrote the clock's number instead of its name.
     fn parse(text: &str) -> Option<Self> {
         let offset_of = |name: &str, id: &str| {
             text.lines().find_map(|line| {
@@ -90,13 +93,17 @@ impl TimeNamespace {
         })
     }
 
-    /// A time of the host's `CLOCK_MONOTONIC`, as this process's own clock shows it.
+    /// Converts a time on the host's `CLOCK_MONOTONIC` to this process's clock.
     pub(crate) const fn own_monotonic(self, host_ns: u64) -> u64 {
         host_ns.saturating_add_signed(self.monotonic_ns)
     }
 
-    /// What to add to boot times, in two's complement, as the kernel does before it shows a start
-    /// time.
+    /// Returns the offset to add to boot times, in two's complement, as the kernel does before it
+    /// shows a start time.
+    #[cfg_attr(
+        not(any(test, feature = "ebpf")),
+        expect(dead_code, reason = "only the probe has times on the boot clock")
+    )]
     pub(crate) const fn boot_offset_ns(self) -> u64 {
         self.boottime_ns.cast_unsigned()
     }
@@ -152,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_s_namespace_has_no_offsets_whatever_children_would_have() {
+    fn the_initial_namespace_has_no_offsets() {
         let shown = "monotonic 1000 0\nboottime 2000 0\n";
         let none = TimeNamespace::default();
         assert_eq!(of(INITIAL, OWN, shown).unwrap(), none);
@@ -161,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_that_are_not_shown_are_refused_and_never_taken_for_zero() {
+    fn missing_offsets_are_an_error_and_not_zero() {
         let shown = "monotonic 1000 0\nboottime 2000 0\n";
         let of_another = of(OWN, OTHER, shown).unwrap_err();
         assert!(of_another.reason.contains("its children"), "{of_another}");
@@ -182,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_of_the_host_s_becomes_one_of_ours() {
+    fn a_host_time_is_converted_to_our_clock() {
         let ahead = of(OWN, OWN, "monotonic 1000 0\nboottime -20 0\n").unwrap();
         assert_eq!(ahead.own_monotonic(7), 1_000_000_000_007);
         assert_eq!(ahead.boot_offset_ns(), u64::MAX - 20_000_000_000 + 1);

@@ -1,8 +1,8 @@
-//! What the standard library changes of this process before `main`, so that `run` can pass on what it
-//! was started with: it has SIGPIPE ignored, and puts `/dev/null` behind closed standard streams
-//! (`library/std/src/sys/pal/unix/mod.rs`, `init`, Rust 1.95).
+//! The process state that the standard library changes before `main`, so that `run` can pass the
+//! original state on: the library ignores SIGPIPE, and opens `/dev/null` for closed standard
+//! streams (`library/std/src/sys/pal/unix/mod.rs`, `init`, Rust 1.95).
 //!
-//! So it is read before that, by a function that the loader calls. It changes nothing.
+//! A function that the loader calls reads the state before that. It changes nothing.
 #![expect(
     unsafe_code,
     reason = "a function that runs before main, and signal actions, which rustix does not have"
@@ -21,9 +21,9 @@ use rustix::io::{FdFlags, fcntl_setfd};
 static SIGPIPE_IGNORED: AtomicBool = AtomicBool::new(false);
 static CLOSED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
 
-// SAFETY: the section holds pointers to functions that the loader calls once, before `main` and on
-// the main thread (System V ABI, "Initialization and Termination Functions"). This one uses nothing of
-// the standard library that has to be set up first.
+// SAFETY: the section has pointers to functions that the loader calls once, before `main` and on
+// the main thread (System V ABI, "Initialization and Termination Functions"). This one uses nothing
+// of the standard library that needs to be initialised first.
 #[used]
 #[cfg_attr(
     target_vendor = "apple",
@@ -34,31 +34,31 @@ static READ_AT_START: extern "C" fn() = read_at_start;
 
 extern "C" fn read_at_start() {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: changes nothing; the kernel fills one structure of ours.
+    // SAFETY: changes nothing; the kernel fills one local structure.
     let result = unsafe { libc::sigaction(libc::SIGPIPE, ptr::null(), action.as_mut_ptr()) };
-    // SAFETY: all of its fields are numbers and pointers, for which zero is a value.
+    // SAFETY: all of its fields are integers and pointers, for which zero is a value.
     let action = unsafe { action.assume_init() };
     let is_ignored = result == 0 && action.sa_sigaction == libc::SIG_IGN;
     SIGPIPE_IGNORED.store(is_ignored, Ordering::Relaxed);
     for (descriptor, closed) in (0..).zip(&CLOSED) {
-        // SAFETY: takes numbers alone.
+        // SAFETY: takes integers only.
         let flags = unsafe { libc::fcntl(descriptor, libc::F_GETFD) };
         closed.store(flags == -1, Ordering::Relaxed);
     }
 }
 
-/// Has a command that replaces this process (`exec`) find SIGPIPE and the standard streams as this
-/// process found them.
+/// Restores SIGPIPE and the standard streams for a command that replaces this process (`exec`), so
+/// that it gets them as this process did.
 pub(crate) fn pass_on(command: &mut Command) {
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
     for (stream, closed) in streams.into_iter().zip(&CLOSED) {
         if closed.load(Ordering::Relaxed) {
-            // What is there now is the library's own. Should this fail, there is one more /dev/null.
+            // What is open there now is the library's. If this fails, there is one more /dev/null.
             fcntl_setfd(stream, FdFlags::CLOEXEC).unwrap_or_default();
         }
     }
-    // The library itself sets the default action, right before the closures of the command.
+    // The library sets the default action right before it calls the closures of the command.
     if SIGPIPE_IGNORED.load(Ordering::Relaxed) {
         let ignore = || {
             // SAFETY: installs no handler.

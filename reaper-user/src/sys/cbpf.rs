@@ -1,17 +1,18 @@
-//! Classic BPF programs that drop unrelated processes' exits before they reach our queue. Pure.
+//! Classic BPF programs that drop exits of unwatched processes before they enter the socket's
+//! queue. Pure.
 //!
-//! A program sees the datagram from its netlink header on. Its loads are big-endian whatever the
-//! machine, so constants are compared in the order in which the machine's bytes read that way. A
-//! load beyond the end makes it drop the message. What passes:
+//! A program reads the datagram from its netlink header on. Its loads are big-endian on every
+//! machine, so constants are converted to what a big-endian load of the machine's bytes gives. A
+//! load beyond the end drops the message. What passes:
 //!
-//! * answers to requests (`what` = 0), because the subscription waits for one;
-//! * exits, of any thread, whose thread group is among the given ones. Never "pid = tgid": the last
-//!   thread to leave need not be the first.
+//! * acknowledgements (`what` = 0), because the subscription waits for one;
+//! * exits, of any thread, of the given thread groups. Never "pid = tgid": the last thread to leave
+//!   need not be the main one.
 //!
-//! One program holds [`MAX_EXACT`] thread groups, found by a binary search, so that the cost for a
-//! unrelated process's exit is about twenty comparisons and not thousands. Beyond that, [`buckets`] passes a
-//! superset: a bitmap over the low bits of the number, written as code. A unrelated process that shares a
-//! bucket costs one wake-up; a watched one always passes.
+//! One program has [`MAX_EXACT`] thread groups, found by a binary search, so that the exit of an
+//! unwatched process costs about twenty comparisons and not thousands. Beyond that, [`buckets`]
+//! passes a superset: a bitmap over the low bits of the pid, written as code. An unwatched process
+//! in a used bucket costs one wake-up; a watched one always passes.
 
 use libc::{
     BPF_A, BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_IMM, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K,
@@ -24,27 +25,27 @@ use crate::sys::cn_proc::{EXIT_TGID_AT, WHAT_ACK, WHAT_AT, WHAT_EXIT};
 /// The kernel's limit of instructions (`BPF_MAXINSNS`).
 #[cfg(test)]
 const MAX_INSTRUCTIONS: usize = 4096;
-/// How many thread groups [`exact`] takes. Each leaf of n costs n + 2 instructions and each inner
-/// node two; with leaves of half of [`LEAF`] at worst that is 1.25 per thread group.
+/// How many thread groups [`exact`] accepts. Each leaf of n costs n + 2 instructions and each inner
+/// node two. At worst leaves are half of [`LEAF`], which makes 1.25 per thread group.
 pub(crate) const MAX_EXACT: usize = 3_200;
-/// How many thread groups are compared one after the other.
+/// How many thread groups are compared one by one.
 const LEAF: usize = 32;
-/// Bits of a bucket number with which [`buckets`] just fits.
+/// The most bits of a bucket number with which [`buckets`] fits.
 pub(crate) const MAX_BUCKET_BITS: u32 = 15;
 
 const DROP: u32 = 0;
 const PASS: u32 = u32::MAX;
-/// In place of a jump's distance that is not known yet.
+/// Placeholder for a jump distance that is not known yet.
 const TO_THE_TAIL: u32 = u32::MAX;
 
-/// Passes answers and all exits.
+/// Passes acknowledgements and all exits.
 pub(crate) fn all_exits() -> Vec<sock_filter> {
     let mut program = only_exits();
     program.push(ret(PASS));
     program
 }
 
-/// Passes answers and the exits of exactly these thread groups: at most [`MAX_EXACT`] of them.
+/// Passes acknowledgements and the exits of exactly these thread groups: at most [`MAX_EXACT`].
 pub(crate) fn exact(tgids: impl IntoIterator<Item = u32>) -> Vec<sock_filter> {
     let mut constants: Vec<u32> = tgids.into_iter().map(as_loaded).collect();
     constants.sort_unstable();
@@ -59,7 +60,8 @@ pub(crate) fn exact(tgids: impl IntoIterator<Item = u32>) -> Vec<sock_filter> {
     program
 }
 
-/// Passes answers and the exits of all thread groups that share a bucket with one of these.
+/// Passes acknowledgements and the exits of all thread groups that share a bucket with one of
+/// these.
 pub(crate) fn buckets(tgids: impl IntoIterator<Item = u32>, bits: u32) -> Vec<sock_filter> {
     assert!(
         (6..=MAX_BUCKET_BITS).contains(&bits),
@@ -71,8 +73,8 @@ pub(crate) fn buckets(tgids: impl IntoIterator<Item = u32>, bits: u32) -> Vec<so
         words[bucket as usize / 32] |= 1 << (bucket % 32);
     }
     let mut program = only_exits();
-    // A = the bucket, from the two low bytes of the number; then X = the bit in its word and A = the
-    // number of the word.
+    // A = the bucket, from the two low bytes of the pid; then X = the bit in its word and A = the
+    // index of the word.
     program.extend([
         stmt(BPF_LD | BPF_B | BPF_ABS, tgid_byte(1)),
         stmt(BPF_ALU | BPF_LSH | BPF_K, 8),
@@ -94,7 +96,7 @@ pub(crate) fn buckets(tgids: impl IntoIterator<Item = u32>, bits: u32) -> Vec<so
         }
     }
     program.extend(table);
-    // A = all ones if the bit is set, which is how much of the message to keep; else none.
+    // A = all ones if the bit is set, which is how much of the message to keep; else zero.
     program.extend([
         stmt(BPF_ALU | BPF_RSH | BPF_X, 0),
         stmt(BPF_ALU | BPF_AND | BPF_K, 1),
@@ -104,12 +106,13 @@ pub(crate) fn buckets(tgids: impl IntoIterator<Item = u32>, bits: u32) -> Vec<so
     program
 }
 
-/// The bucket of a thread group: its low bits, because neighbours are started together.
+/// Returns the bucket of a thread group: its low bits, because pids that are close start together.
 pub(crate) fn bucket(tgid: u32, bits: u32) -> u32 {
     tgid & ((1 << bits) - 1)
 }
 
-/// Drops all but answers and exits; an answer passes here, for an exit what follows decides.
+/// Drops all but acknowledgements and exits. An acknowledgement passes here; what follows decides
+/// exits.
 fn only_exits() -> Vec<sock_filter> {
     vec![
         stmt(BPF_LD | BPF_W | BPF_ABS, WHAT_AT),
@@ -120,7 +123,7 @@ fn only_exits() -> Vec<sock_filter> {
     ]
 }
 
-/// Passes if A is among these, which are sorted.
+/// Passes if A is one of these constants, which are sorted.
 fn search(constants: &[u32]) -> Vec<sock_filter> {
     if constants.len() > LEAF {
         let (left, right) = constants.split_at(constants.len() / 2);
@@ -137,7 +140,8 @@ fn search(constants: &[u32]) -> Vec<sock_filter> {
     program
 }
 
-/// Loads word number A of these, the first of which has the number `first`, and goes to the tail.
+/// Loads the word with index A, where the first of these has the index `first`, and goes to the
+/// tail.
 fn select(words: &[u32], first: u32) -> Vec<sock_filter> {
     if words.iter().all(|word| *word == words[0]) {
         return match words[0] {
@@ -195,12 +199,12 @@ fn offset(instructions: usize) -> u32 {
     u32::try_from(instructions).expect("programs are short")
 }
 
-/// What a big-endian load makes of a number that this machine wrote.
+/// Returns the result of a big-endian load of an integer in this machine's byte order.
 fn as_loaded(native: u32) -> u32 {
     u32::from_be_bytes(native.to_ne_bytes())
 }
 
-/// Where byte `significance` (0: the lowest) of the thread group lies.
+/// Returns the offset of byte `significance` (0: the lowest) of the thread group.
 fn tgid_byte(significance: u32) -> u32 {
     EXIT_TGID_AT
         + if cfg!(target_endian = "little") {

@@ -1,19 +1,22 @@
-//! The proc connector's datagrams as bytes: requests out, events in. Safe code, and no descriptor.
+//! Encodes requests to the proc connector and decodes its events. Safe code over bytes, no
+//! descriptor.
 //!
-//! A datagram is `nlmsghdr` (16 bytes), `cn_msg` (20), `proc_event` (40 on every kernel since 4.18),
-//! all in native byte order. `proc_event` is not aligned within it (its time stamp lies at 44), so
-//! fields are copied out. What the header says about the type cannot be trusted to a general netlink
-//! parser: the connector sends everything as type 3, which is `NLMSG_DONE` elsewhere.
+//! A datagram is `nlmsghdr` (16 bytes), `cn_msg` (20), `proc_event` (40 on every kernel since
+//! 4.18), all in native byte order. `proc_event` is not aligned within it (its time stamp is at
+//! 44), so fields are copied out. A general netlink parser would misread the message type: the
+//! connector sends everything as type 3, which is `NLMSG_DONE` elsewhere.
 //!
-//! Layout: `include/uapi/linux/connector.h` and `cn_proc.h`.
+//! Layout: `include/uapi/linux/connector.h` and [`cn_proc.h`].
+//!
+//! [`cn_proc.h`]: https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/cn_proc.h
 
 use netlink_packet_core::NetlinkBuffer;
 
-/// Where `proc_event.what` lies in a datagram; the socket filters look at it.
+/// The offset of `proc_event.what` in a datagram; the socket filters read it.
 pub(crate) const WHAT_AT: u32 = 36;
-/// Where the thread group of an EXIT lies in a datagram; the socket filters look at it.
+/// The offset of an EXIT's thread group in a datagram; the socket filters read it.
 pub(crate) const EXIT_TGID_AT: u32 = 56;
-/// `proc_event.what` of the answer to a request.
+/// `proc_event.what` of an acknowledgement.
 pub(crate) const WHAT_ACK: u32 = 0;
 /// `proc_event.what` of an exit, and its bit in an event mask.
 pub(crate) const WHAT_EXIT: u32 = 0x8000_0000;
@@ -25,20 +28,20 @@ const PROC: [u32; 2] = [1, 1];
 /// The one message type the connector uses.
 const MESSAGE_TYPE: u16 = 3;
 
-/// What is asked of the connector.
+/// A request to the connector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// `PROC_CN_MCAST_LISTEN`, in the four-byte form that every kernel knows.
+    /// `PROC_CN_MCAST_LISTEN`, in the four-byte form that every kernel accepts.
     Listen,
-    /// `PROC_CN_MCAST_LISTEN` for these events alone. Kernels before 6.6 ignore it in silence, and no
-    /// kernel answers it: the answer does not pass the mask.
+    /// `PROC_CN_MCAST_LISTEN` for these events only. Kernels before 6.6 ignore it silently, and no
+    /// kernel acknowledges it: the acknowledgement does not pass the mask.
     ListenTo(u32),
     /// `PROC_CN_MCAST_IGNORE`.
     Ignore,
 }
 
 impl Request {
-    /// The datagram. The kernel answers it with `ack + 1`.
+    /// Returns the datagram. The kernel acknowledges it with `ack + 1`.
     pub(crate) fn encode(self, ack: u32) -> Vec<u8> {
         let words: &[u32] = match self {
             Self::Listen => &[1],
@@ -68,23 +71,23 @@ impl Request {
     }
 }
 
-/// What the connector tells.
+/// A message of the connector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// The answer to somebody's request: all listeners get it, so it must be matched by its number.
+    /// The acknowledgement of a request. All listeners get it, so it must be matched by `ack`.
     Ack { ack: u32, error: u32 },
-    /// A thread is gone; a process may be.
+    /// A thread has ended; the process may have ended too.
     Exit(Exit),
-    /// Something that nobody asked for.
+    /// Another event, which was not requested.
     Other,
 }
 
-/// The end of one thread. Numbers are those of the initial pid namespace.
+/// The end of one thread. Ids are those of the initial pid namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exit {
     pub(crate) pid: u32,
     pub(crate) tgid: u32,
-    /// The wait status word of the *thread*.
+    /// The wait status of the *thread*.
     pub(crate) wait_status: u32,
     /// On the host's `CLOCK_MONOTONIC`, as the kernel sends it.
     pub(crate) timestamp_ns: u64,
@@ -103,8 +106,8 @@ pub(crate) enum Malformed {
     Channel(u32, u32),
 }
 
-/// The messages of one datagram, in order. After a header that cannot be believed it ends, because
-/// nothing tells where the next one would start.
+/// Returns the messages of one datagram, in order. Ends at a header with an invalid length, because
+/// the start of the next message is unknown then.
 pub(crate) fn decode(datagram: &[u8]) -> Messages<'_> {
     Messages { rest: datagram }
 }
@@ -129,7 +132,7 @@ impl Iterator for Messages<'_> {
             MESSAGE_TYPE => event(message.payload()),
             other => Err(Malformed::Type(other)),
         };
-        // At least a header's worth, or `new_checked` had refused it: each turn makes progress.
+        // At least the length of a header, or `new_checked` had failed: each turn makes progress.
         let length = usize::try_from(message.length()).unwrap_or(usize::MAX);
         let next = length.checked_next_multiple_of(4).unwrap_or(usize::MAX);
         self.rest = self.rest.get(next..).unwrap_or(&[]);

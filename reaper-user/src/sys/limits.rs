@@ -1,18 +1,18 @@
-//! The limit of open descriptors. rustix takes reading it for a call that cannot fail, and where a
-//! seccomp filter has it fail, reads what nobody has written.
+//! The limit of open descriptors. rustix assumes that reading it cannot fail. If a seccomp filter
+//! makes it fail, rustix returns uninitialised values.
 #![expect(unsafe_code, reason = "rustix has no getrlimit that can fail")]
 
 use std::io;
 
 use rustix::process::Rlimit;
 
-/// How many descriptors this process may have open.
+/// Returns how many descriptors this process may have open.
 pub(crate) fn open_files() -> io::Result<Rlimit> {
     let mut limits = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: writes one structure, which is ours (getrlimit(2)).
+    // SAFETY: writes one structure, which is a local (getrlimit(2)).
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits) } != 0 {
         return Err(io::Error::last_os_error());
     }

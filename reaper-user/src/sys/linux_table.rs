@@ -20,22 +20,22 @@ use super::process_table::{ProcStat, ProcessTable};
 use super::{memory, own_proc, pidfd_info, proc_stat};
 
 /// `PID_FS_MAGIC` of the kernel's `include/uapi/linux/magic.h`. Before 6.9 all pidfds share one
-/// anonymous inode, and its number identifies nobody.
+/// anonymous inode, and its number identifies no process.
 const PID_FS_MAGIC: i64 = 0x5049_4446;
 /// Longer than any stat line: 52 numbers of at most 20 digits and a name of 64 bytes at most.
 const STAT_LINE_MAX: usize = 2_048;
 
-/// Start times are told in ticks of `USER_HZ`, which is 100 on every architecture here.
+/// Start times are in ticks of `USER_HZ`, which is 100 on every architecture supported here.
 const TICK_NS: u64 = 10_000_000;
 
-/// Whether field 52 of a record is the status of the whole process. Measured: on 6.1 and newer it is; on
-/// 5.10 it is the main thread's own, which differs if that thread left first.
+/// Whether field 52 of a record is the status of the whole process. Measured: on 6.1 and newer it
+/// is; on 5.10 it is that of the main thread, which differs if that thread left first.
 static RECORD_HAS_GROUP_STATUS: LazyLock<bool> = LazyLock::new(|| {
     let first = procfs::KernelVersion::new(6, 1, 0);
     procfs::KernelVersion::current().is_ok_and(|version| version >= first)
 });
 
-/// Where `/proc` is.
+/// The process table, with the path of `/proc`.
 pub(crate) struct LinuxTable {
     proc_root: PathBuf,
 }
@@ -54,7 +54,7 @@ impl ProcessTable for LinuxTable {
         proc_stat::stat(line.bytes()).map_err(io::Error::other)
     }
 
-    /// Whether it has given up its memory is known in a fifth of the time that its record takes. Without
+    /// Checks the memory first, which takes a fifth of the time of reading the record. Without
     /// permission there is only the record.
     fn main_thread_ended(&self, pid: Pid) -> io::Result<bool> {
         match memory::has_memory(pid) {
@@ -63,9 +63,9 @@ impl ProcessTable for LinuxTable {
         }
     }
 
-    /// A thread may be created or reaped while the threads are listed, and a listing may end early. So the
-    /// kernel's count is read between two equal listings: each listed thread was there before and after
-    /// it, so a count that is no higher leaves no room for another one.
+    /// A thread may be created or reaped while the threads are listed, and a listing may end early.
+    /// So the kernel's count is read between two equal listings: each listed thread was there
+    /// before and after the count, so a count that is no higher leaves no unlisted thread.
     fn every_thread_ended(&self, pid: Pid) -> io::Result<bool> {
         let Some(ended) = self.threads_if_all_ended(pid)? else {
             return Ok(false);
@@ -77,7 +77,7 @@ impl ProcessTable for LinuxTable {
     }
 
     fn start_time_now(&self) -> Option<StartTime> {
-        // The clock of field 22, with the offset of this time namespace, which that field has too.
+        // The clock of field 22, including the offset of this time namespace.
         let now = clock_gettime(ClockId::Boottime);
         let seconds = u64::try_from(now.tv_sec).ok()?;
         let nanos = u64::try_from(now.tv_nsec).ok()?;
@@ -92,8 +92,8 @@ impl ProcessTable for LinuxTable {
         }
     }
 
-    fn tgid_of(&self, number: Pid) -> io::Result<Pid> {
-        let status = status_of(number.as_raw()).map_err(io::Error::other)?;
+    fn tgid_of(&self, id: Pid) -> io::Result<Pid> {
+        let status = status_of(id.as_raw()).map_err(io::Error::other)?;
         // Zero once it is no longer in the table.
         Pid::try_from(status.tgid).map_err(io::Error::other)
     }
@@ -144,17 +144,17 @@ impl ProcessTable for LinuxTable {
         start_time: Option<StartTime>,
         pidfd: Option<BorrowedFd<'_>>,
     ) -> Option<u32> {
-        // Kept by the pidfd once the parent has reaped it (6.15+); before that, by the zombie. The
-        // parent may reap it between the two looks.
-        let kept = || pidfd.and_then(pidfd_info::wait_status);
-        kept()
+        // The pidfd has it once the parent has reaped the process (6.15+); before that, the zombie
+        // has it. The parent may reap the process between the two reads.
+        let from_pidfd = || pidfd.and_then(pidfd_info::wait_status);
+        from_pidfd()
             .or_else(|| self.wait_status_of_zombie(pid, start_time))
-            .or_else(kept)
+            .or_else(from_pidfd)
     }
 }
 
 impl LinuxTable {
-    /// Opens the record of this process, and reads it to see that it is.
+    /// Opens the record of this process, and reads it to check that it is the right one.
     fn open_record(&self, pid: Pid) -> io::Result<(OwnedFd, Line)> {
         own_proc::check()?;
         open_checked(&self.proc_root.join(pid.to_string()).join("stat"), pid)
@@ -167,21 +167,24 @@ impl LinuxTable {
         if !read.main_thread_ended || Some(read.start_time) != start_time {
             return None;
         }
-        let word = proc_stat::wait_status(line).ok()?;
-        // A zero may mean that we may not know, and before 6.1 that the main thread left with it and
-        // another one ended the process.
+        let status = proc_stat::wait_status(line).ok()?;
+        // A zero may mean that we lack permission to read it, and before 6.1 that the main thread
+        // left with it and another thread ended the process.
         let is_certain = || {
             *RECORD_HAS_GROUP_STATUS
-                && self.may_read_wait_status(pid)
+                && self.may_read_status(pid)
                 && self.read_stat(stat.as_fd()).is_ok()
         };
-        (word != 0 || is_certain()).then_some(word)
+        (status != 0 || is_certain()).then_some(status)
     }
 
-    /// Whether the kernel shows us the exit status in this process's record: the same check
-    /// (`PTRACE_MODE_READ_FSCREDS`, `do_task_stat` in `fs/proc/array.c`) guards the link to its program
-    /// (`proc_pid_readlink` in `fs/proc/base.c`), which a process without memory has no more.
-    fn may_read_wait_status(&self, pid: Pid) -> bool {
+    /// Returns whether the kernel shows us the exit status in this process's record. The same check
+    /// (`PTRACE_MODE_READ_FSCREDS`, `do_task_stat` in [`fs/proc/array.c`]) applies to the link to
+    /// its program (`proc_pid_readlink` in [`fs/proc/base.c`]), which is absent without memory.
+    ///
+    /// [`fs/proc/array.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/proc/array.c
+    /// [`fs/proc/base.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/proc/base.c
+    fn may_read_status(&self, pid: Pid) -> bool {
         let program = self.proc_root.join(pid.to_string()).join("exe");
         match std::fs::read_link(program) {
             Ok(_) => true,
@@ -189,34 +192,34 @@ impl LinuxTable {
         }
     }
 
-    /// The threads of a process if each of them has ended and waits to be collected; `None` once one is
-    /// found that runs, that is being released, or that has left meanwhile: a worker that executes a
-    /// program leaves its own number to the main thread that it replaces, and that one is released.
+    /// Returns the threads of a process if each of them has ended and waits to be reaped. `None` if
+    /// one is running, is being released, or has left meanwhile: a worker that executes a program
+    /// leaves its id to the main thread that it replaces, and that one is released.
     fn threads_if_all_ended(&self, pid: Pid) -> io::Result<Option<BTreeSet<i32>>> {
         own_proc::check()?;
         let folder = self.proc_root.join(pid.to_string()).join("task");
         let mut ended = BTreeSet::new();
         for entry in std::fs::read_dir(&folder)? {
             let name = entry?.file_name();
-            let number = name.to_str().and_then(|name| name.parse().ok());
-            let Some(number) = number.and_then(|number: i32| Pid::try_from(number).ok()) else {
+            let tid = name.to_str().and_then(|name| name.parse().ok());
+            let Some(tid) = tid.and_then(|tid: i32| Pid::try_from(tid).ok()) else {
                 return Ok(None);
             };
-            let record = open_checked(&folder.join(name).join("stat"), number);
-            let awaits_collection = record
-                .is_ok_and(|(_, line)| proc_stat::awaits_collection(line.bytes()) == Ok(true));
-            if !awaits_collection {
+            let record = open_checked(&folder.join(name).join("stat"), tid);
+            let awaits_reaping =
+                record.is_ok_and(|(_, line)| proc_stat::awaits_reaping(line.bytes()) == Ok(true));
+            if !awaits_reaping {
                 return Ok(None);
             }
-            ended.insert(number.as_raw());
+            ended.insert(tid.as_raw());
         }
-        // Nothing is listed while a main thread is being released that a worker's exec has replaced, and
-        // its record counts no thread then.
+        // The listing is empty while a main thread is being released that a worker's exec has
+        // replaced, and its record counts no thread then.
         Ok(ended.contains(&pid.as_raw()).then_some(ended))
     }
 }
 
-/// One record as it was read.
+/// The text of one record.
 struct Line {
     bytes: [u8; STAT_LINE_MAX],
     length: usize,
@@ -235,21 +238,21 @@ impl Line {
 }
 
 /// Opens a record that must be of this process or thread.
-fn open_checked(path: &Path, number: Pid) -> io::Result<(OwnedFd, Line)> {
+fn open_checked(path: &Path, id: Pid) -> io::Result<(OwnedFd, Line)> {
     let stat = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let line = Line::of(stat.as_fd())?;
-    if proc_stat::is_of(line.bytes(), number) {
+    if proc_stat::is_of(line.bytes(), id) {
         Ok((stat, line))
     } else {
         Err(io::Error::other("the record is of another process"))
     }
 }
 
-/// `/proc/PID/status`, which a number of a mere thread has as well.
+/// Reads `/proc/PID/status`, which exists for the ids of threads as well.
 pub(crate) fn status_of(pid: i32) -> ProcResult<Status> {
     own_proc::check().map_err(|error| {
         if ForeignProc::is_behind(&error) {
-            // An answer, and no failure that may pass.
+            // Final: not a failure that may pass.
             ProcError::Other(error.to_string())
         } else {
             error.into()

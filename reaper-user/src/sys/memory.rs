@@ -1,4 +1,4 @@
-//! Whether a process still has memory, by one system call.
+//! Checks with one system call whether a process still has memory.
 #![expect(unsafe_code, reason = "no crate wraps move_pages")]
 
 use std::io;
@@ -6,20 +6,23 @@ use std::ptr;
 
 use reaper_registry::Pid;
 
-/// Whether the main thread of this process still has memory, which it gives up on its way out. Moves
-/// nothing: `move_pages(2)` (Linux 2.6.18) of no pages only looks the memory up
-/// (`find_mm_struct` of `mm/migrate.c`), and finds none with `EINVAL`.
+/// Returns whether the main thread of this process still has memory, which it gives up during its
+/// exit. Moves nothing: `move_pages(2)` (Linux 2.6.18) without pages only looks up the memory
+/// (`find_mm_struct` in [`mm/migrate.c`]), and fails with `EINVAL` if there is none.
 ///
-/// Like a look at the record, it holds the memory for a moment. Should the process give it up in that very
-/// moment, the memory is torn down by this call: some 48 ms per GB. In a loop that did nothing else that
-/// was met in 5 of 20 deaths, by the daemon in none of 25.
+/// Like reading the record, the call keeps a reference to the memory for a moment. If the process
+/// gives up its memory at that moment, this call tears it down: some 48 ms per GB. A loop that did
+/// nothing else met this in 5 of 20 deaths, the daemon in none of 25.
 ///
-/// `EPERM` for processes that we may not trace, `ENOSYS` where the kernel or a filter has no such call:
-/// nothing was learnt then.
+/// `EPERM` for processes that we may not trace, `ENOSYS` where the kernel or a filter has no such
+/// call: the result is unknown then.
+///
+/// [`mm/migrate.c`]: https://elixir.bootlin.com/linux/v6.12/source/mm/migrate.c
 pub(super) fn has_memory(pid: Pid) -> io::Result<bool> {
     const NO_PAGES: libc::c_ulong = 0;
-    // SAFETY: the kernel reads and writes as many entries of the three arrays as there are pages: none.
-    let answer = unsafe {
+    // SAFETY: the kernel reads and writes as many entries of the three arrays as there are pages:
+    // none.
+    let result = unsafe {
         libc::syscall(
             libc::SYS_move_pages,
             pid.as_raw(),
@@ -30,7 +33,7 @@ pub(super) fn has_memory(pid: Pid) -> io::Result<bool> {
             0,
         )
     };
-    if answer == 0 {
+    if result == 0 {
         return Ok(true);
     }
     let error = io::Error::last_os_error();

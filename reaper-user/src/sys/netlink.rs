@@ -1,6 +1,6 @@
-//! A connector socket: netlink-sys for what it offers, and the socket options it lacks.
+//! A connector socket: netlink-sys, and the socket options that it lacks.
 //!
-//! What lies in the datagrams is `cn_proc`'s affair, what passes the filter `cbpf`'s.
+//! The contents of datagrams are in `cn_proc`, the filters in `cbpf`.
 #![expect(
     unsafe_code,
     reason = "netlink-sys has neither socket filters nor SO_MEMINFO nor a registration with tokio"
@@ -32,14 +32,14 @@ impl ConnectorSocket {
         Ok(Self(socket))
     }
 
-    /// Joins the group of process events. The kernel picks the port: our pid, the custom, may be taken
-    /// by another connector socket of this process.
+    /// Joins the group of process events. The kernel chooses the port: the customary one, our pid,
+    /// may be taken by another connector socket of this process.
     pub(crate) fn join(&mut self) -> io::Result<()> {
         self.0.bind(&SocketAddr::new(0, PROC_GROUP))
     }
 
-    /// Asks for a receive buffer, past the system's ceiling where we may (`CAP_NET_ADMIN`), and
-    /// answers with what the kernel granted, in its own accounting: twice of what was asked for.
+    /// Requests a receive buffer, beyond the system's limit where permitted (`CAP_NET_ADMIN`).
+    /// Returns the size that the kernel granted, which it counts as twice the requested one.
     pub(crate) fn enlarge_receive_buffer(&self, bytes: usize) -> io::Result<usize> {
         if sockopt::set_socket_recv_buffer_size_force(&self.0, bytes).is_err() {
             sockopt::set_socket_recv_buffer_size(&self.0, bytes)?;
@@ -47,13 +47,14 @@ impl ConnectorSocket {
         Ok(sockopt::socket_recv_buffer_size(&self.0)?)
     }
 
-    /// Registers it with the async runtime, for as long as the answer lives.
+    /// Registers the socket with the async runtime, until the returned value is dropped.
     pub(crate) fn readiness(
         self: &Arc<Self>,
         interest: Interest,
     ) -> io::Result<AsyncFd<Arc<Self>>> {
-        // SAFETY: the registration shares the socket, which keeps one descriptor open from its start
-        // to its end, so the descriptor is the same and open until the registration is dropped.
+        // SAFETY: the registration shares the socket, which keeps one descriptor open from its
+        // start to its end, so the descriptor is the same and open until the registration is
+        // dropped.
         let registered = unsafe { AsyncFd::register_with_interest(Arc::clone(self), interest) };
         Ok(registered?)
     }
@@ -65,21 +66,21 @@ impl ConnectorSocket {
             .map(drop)
     }
 
-    /// The next datagram. `None`: it did not come from the kernel. Whoever holds `CAP_NET_ADMIN` in
-    /// our network namespace may send to our port.
+    /// Receives the next datagram; `None` if it did not come from the kernel. Any process with
+    /// `CAP_NET_ADMIN` in our network namespace may send to our port.
     pub(crate) fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
         let (length, sender) = self.0.recv_from(&mut &mut *buffer, 0)?;
         Ok((sender.port_number() == KERNEL).then(|| &buffer[..length]))
     }
 
-    /// How many messages the kernel dropped for want of room, ever; wraps. What the filter refused
-    /// does not count.
+    /// Returns how many messages the kernel has dropped because the queue was full; wraps. Messages
+    /// that the filter dropped do not count.
     pub(crate) fn drops(&self) -> io::Result<u32> {
         const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
         let mut words = [0_u32; DROPS + 1];
         let mut length = socklen_len(&words);
-        // SAFETY: the kernel writes at most `length` bytes into `words`, which is that long, and the
-        // true length into `length`; both outlive the call.
+        // SAFETY: the kernel writes at most `length` bytes into `words`, which is that long, and
+        // the true length into `length`; both outlive the call.
         let result = unsafe {
             libc::getsockopt(
                 self.as_raw_fd(),
@@ -90,7 +91,7 @@ impl ConnectorSocket {
             )
         };
         check(result)?;
-        // A kernel that knew fewer words would leave a zero, which reads as "nothing dropped".
+        // A kernel that knew fewer words would leave a zero, which means "nothing dropped".
         Ok(words[DROPS])
     }
 
@@ -110,7 +111,7 @@ impl ConnectorSocket {
         self.set_option(libc::SO_ATTACH_BPF, &program.as_raw_fd())
     }
 
-    /// Takes the filter away: everything passes.
+    /// Removes the filter: everything passes.
     pub(crate) fn detach_filter(&self) -> io::Result<()> {
         match self.set_option(libc::SO_DETACH_FILTER, &0) {
             // There was none.
@@ -120,9 +121,9 @@ impl ConnectorSocket {
     }
 
     fn set_option<T>(&self, option: c_int, value: &T) -> io::Result<()> {
-        // SAFETY: the kernel reads `size_of::<T>()` bytes of `value`, which is borrowed for the call.
-        // Of the options above, only SO_ATTACH_FILTER follows a pointer in it: to `len` instructions
-        // that its caller has borrowed; the kernel copies them and does not write.
+        // SAFETY: the kernel reads `size_of::<T>()` bytes of `value`, which is borrowed for the
+        // call. Of the options above, only SO_ATTACH_FILTER follows a pointer in it: to `len`
+        // instructions that its caller has borrowed; the kernel copies them and does not write.
         let result = unsafe {
             libc::setsockopt(
                 self.as_raw_fd(),
@@ -165,14 +166,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_of_another_process_is_told_from_the_kernels() {
+    fn a_message_of_another_process_is_distinguished_from_the_kernels() {
         let mut ours = ConnectorSocket::open().unwrap();
         ours.0.bind_auto().unwrap();
         let mut own_address = SocketAddr::new(0, 0);
         ours.0.get_address(&mut own_address).unwrap();
         let unrelated = ConnectorSocket::open().unwrap();
         if let Err(error) = unrelated.0.send_to(b"forged", &own_address, 0) {
-            println!("skipped: sending to another's port takes CAP_NET_ADMIN: {error}");
+            println!("skipped: sending to another process's port requires CAP_NET_ADMIN: {error}");
             return;
         }
         assert_eq!(ours.receive(&mut [0; 64]).unwrap(), None);
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_can_be_replaced_and_taken_away_again() {
+    fn a_filter_can_be_replaced_and_removed() {
         let socket = ConnectorSocket::open().unwrap();
         socket.detach_filter().unwrap();
         for _ in 0..2 {
@@ -192,7 +193,7 @@ mod tests {
         socket.detach_filter().unwrap();
         assert!(
             socket.attach_classic(&[]).is_err(),
-            "the kernel refuses an empty program"
+            "an empty program was accepted"
         );
     }
 }

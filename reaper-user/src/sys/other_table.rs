@@ -1,5 +1,5 @@
-//! The process table of systems other than Linux: start times by the system call that gives them,
-//! and nothing to hold on to.
+//! The process table of systems other than Linux: start times by a system call,
+//! and no descriptors that identify a process.
 #![expect(
     unsafe_code,
     reason = "the start-time calls of macOS and FreeBSD have no safe wrapper"
@@ -22,12 +22,12 @@ impl ProcessTable for OtherTable {
         stat(pid)
     }
 
-    /// Threads have no entries of their own here, and a zombie is a whole process.
+    /// Threads have no entries on these systems, and a zombie is a whole process.
     fn every_thread_ended(&self, pid: Pid) -> io::Result<bool> {
         self.main_thread_ended(pid)
     }
 
-    /// Start times are on the wall clock here, which may have been set in between.
+    /// Start times are on the wall clock on these systems, which may have been set in between.
     fn start_time_now(&self) -> Option<StartTime> {
         None
     }
@@ -41,9 +41,9 @@ impl ProcessTable for OtherTable {
         }
     }
 
-    /// Threads have no numbers among the processes' here.
-    fn tgid_of(&self, number: Pid) -> io::Result<Pid> {
-        Ok(number)
+    /// Threads have no ids among those of processes on these systems.
+    fn tgid_of(&self, id: Pid) -> io::Result<Pid> {
+        Ok(id)
     }
 
     fn open_stat(&self, _pid: Pid) -> io::Result<OwnedFd> {
@@ -126,7 +126,7 @@ fn stat(pid: Pid) -> io::Result<ProcStat> {
     let mut info = std::mem::MaybeUninit::<libc::kinfo_proc>::zeroed();
     let mut size = size_of::<libc::kinfo_proc>();
     // SAFETY: name and buffer live through the call and are as long as the lengths say.
-    let answer = unsafe {
+    let result = unsafe {
         libc::sysctl(
             name.as_ptr(),
             4,
@@ -136,7 +136,7 @@ fn stat(pid: Pid) -> io::Result<ProcStat> {
             0,
         )
     };
-    if answer != 0 {
+    if result != 0 {
         return Err(io::Error::last_os_error());
     }
     if size != size_of::<libc::kinfo_proc>() {
@@ -155,7 +155,7 @@ fn stat(pid: Pid) -> io::Result<ProcStat> {
     })
 }
 
-/// Systems whose call nobody has written yet: bare liveness is the guard there.
+/// Systems without an implementation: only whether the pid is in use can be checked there.
 #[cfg(not(any(target_os = "macos", target_os = "freebsd")))]
 fn stat(_pid: Pid) -> io::Result<ProcStat> {
     Err(io::ErrorKind::Unsupported.into())

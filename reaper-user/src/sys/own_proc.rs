@@ -1,10 +1,12 @@
-//! Whether `/proc` is that of our own pid namespace. Asked before anything is read there about
-//! another process; what is read about ourselves through `/proc/self` needs no such check, because
-//! that link is resolved by the kernel and absent where we have no pid.
+//! Checks that `/proc` is that of our pid namespace. Called before anything is read there about
+//! another process. Reads through `/proc/self` need no such check, because the kernel resolves that
+//! link, and it is absent where we have no pid.
 //!
-//! The line `NSpid` of `/proc/self/status` holds our pids from the namespace of the mount down to
-//! our own (proc(5), and `task_state` in the kernel's `fs/proc/array.c`): exactly one number in our
-//! own `/proc`, more in an ancestor's, and in any other there is no `/proc/self`.
+//! The line `NSpid` of `/proc/self/status` has our pids from the namespace of the mount down to our
+//! own (proc(5), and `task_state` in [`fs/proc/array.c`]): exactly one in our own `/proc`, more in
+//! an ancestor's. In any other there is no `/proc/self`.
+//!
+//! [`fs/proc/array.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/proc/array.c
 
 use std::fs;
 use std::io;
@@ -17,15 +19,15 @@ use super::foreign_proc::ForeignProc;
 /// `PROC_SUPER_MAGIC` of the kernel's `include/uapi/linux/magic.h`.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
-/// Fails with [`ForeignProc`] where the entries are another namespace's, and with the error of the
-/// reading where nothing could be found out. Only an answer is kept: it holds for the life of the
-/// process, whose pid namespace never changes.
+/// Fails with [`ForeignProc`] if the entries are another namespace's, and with the read error if
+/// that cannot be found out. Only a definite result is cached: the pid namespace of a process never
+/// changes.
 pub(crate) fn check() -> io::Result<()> {
     static IS_OWN: OnceLock<bool> = OnceLock::new();
     let is_own = if let Some(known) = IS_OWN.get() {
         *known
     } else {
-        let found = find_out()?;
+        let found = read()?;
         *IS_OWN.get_or_init(|| found)
     };
     if is_own {
@@ -35,7 +37,7 @@ pub(crate) fn check() -> io::Result<()> {
     }
 }
 
-fn find_out() -> io::Result<bool> {
+fn read() -> io::Result<bool> {
     match fs::read("/proc/self/status") {
         Ok(status) => Ok(is_ours(&status, std::process::id())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -49,7 +51,7 @@ fn find_out() -> io::Result<bool> {
     }
 }
 
-/// Kernels without pid namespaces, and those before 4.1, have no line `NSpid`; `Pid` is the number in
+/// Kernels without pid namespaces, and those before 4.1, have no line `NSpid`. `Pid` is the pid in
 /// the namespace of the mount.
 fn is_ours(status: &[u8], own: u32) -> bool {
     let numbers = |name: &str| {
@@ -68,14 +70,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_own_namespace_shows_exactly_one_number_and_it_is_ours() {
+    fn only_our_own_namespace_shows_exactly_one_pid_and_it_is_ours() {
         for (lines, expected) in [
             ("Pid:\t42\nNSpid:\t42\n", true),
-            // An ancestor's, where our number is another, or by chance the same.
+            // An ancestor's, where our pid is another, or by chance the same.
             ("Pid:\t917\nNSpid:\t917\t42\n", false),
             ("Pid:\t42\nNSpid:\t42\t42\n", false),
             ("Pid:\t7\nNSpid:\t7\t9\t42\n", false),
-            // Somebody else's record.
+            // Another process's record.
             ("Pid:\t43\nNSpid:\t43\n", false),
             // No pid namespaces in this kernel.
             ("Pid:\t42\nPPid:\t1\n", true),

@@ -1,4 +1,4 @@
-//! What a pidfd knows of its process: `PIDFD_GET_INFO`, and whether a signal would find it.
+//! Reads a process's data through its pidfd: `PIDFD_GET_INFO` and signal 0.
 #![expect(
     unsafe_code,
     reason = "an ioctl that no crate wraps yet, and a signal number that rustix does not have"
@@ -10,15 +10,17 @@ use rustix::io::Errno;
 
 /// `_IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)` with the structure's first size.
 const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b;
-/// Asks for, and confirms, the exit status (6.15+, and only after the process is reaped).
+/// Requests, and confirms, the exit status (6.15+, and only after the process is reaped).
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
 
-/// Asks for, and confirms, the numbers and the users (6.13+, and only until the process is reaped).
+/// Request, and confirm, the pids and the users (6.13+, and only until the process is reaped).
+#[cfg(feature = "cli")]
 const PIDFD_INFO_PID: u64 = 1 << 0;
+#[cfg(feature = "cli")]
 const PIDFD_INFO_CREDS: u64 = 1 << 1;
 
-/// `struct pidfd_info` of the kernel's `include/uapi/linux/pidfd.h`, as far as its first version
-/// went; the kernel copies no more than the size that is in the request number.
+/// The first version of `struct pidfd_info` of the kernel's `include/uapi/linux/pidfd.h`. The
+/// kernel copies no more than the size in the request number.
 #[repr(C)]
 #[derive(Default)]
 struct PidfdInfo {
@@ -28,29 +30,31 @@ struct PidfdInfo {
     tgid: u32,
     ppid: u32,
     ruid: u32,
-    /// The other seven of its users and groups.
+    /// The other seven user and group ids.
     others: [u32; 7],
     exit_code: i32,
 }
 
 const _: () = assert!(size_of::<PidfdInfo>() == 64);
 
-/// The wait status word; `None` on older kernels and while the process is not reaped.
+/// Returns the wait status; `None` on older kernels and until the process is reaped.
 pub(super) fn wait_status(pidfd: BorrowedFd<'_>) -> Option<u32> {
     info(pidfd, PIDFD_INFO_EXIT).map(|info| info.exit_code.cast_unsigned())
 }
 
-/// The thread group and the real user of a process; `None` on older kernels and once it is reaped.
+/// Returns the thread group and the real user; `None` on older kernels and once the process is
+/// reaped.
+#[cfg(feature = "cli")]
 pub(crate) fn tgid_and_ruid(pidfd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     info(pidfd, PIDFD_INFO_PID | PIDFD_INFO_CREDS).map(|info| (info.tgid, info.ruid))
 }
 
-/// Sends signal 0, which only checks. `ESRCH`: the process has been reaped. `EPERM`: it is there, and is
-/// another user's.
+/// Sends signal 0, which only checks. `ESRCH`: the process has been reaped. `EPERM`: it exists and
+/// is another user's.
 pub(super) fn signal_zero(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
     let no_details = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: the descriptor is open for the length of the call, and no memory is passed.
-    let answer = unsafe {
+    let result = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
             pidfd.as_raw_fd(),
@@ -59,21 +63,21 @@ pub(super) fn signal_zero(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
             0,
         )
     };
-    if answer == 0 {
+    if result == 0 {
         return Ok(());
     }
     let error = std::io::Error::last_os_error();
     Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
 }
 
-/// What was asked for; `None` unless the kernel gave all of it.
+/// Returns the requested fields; `None` unless the kernel gave all of them.
 fn info(pidfd: BorrowedFd<'_>, wanted: u64) -> Option<PidfdInfo> {
     let mut info = PidfdInfo {
         mask: wanted,
         ..PidfdInfo::default()
     };
     // SAFETY: the descriptor is open for the length of the call, and the kernel writes at most the
-    // 64 bytes that the request number names into a structure of that size.
-    let answer = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
-    (answer == 0 && info.mask & wanted == wanted).then_some(info)
+    // 64 bytes of the request's size into a structure of that size.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    (result == 0 && info.mask & wanted == wanted).then_some(info)
 }

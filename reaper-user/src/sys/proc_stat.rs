@@ -1,15 +1,15 @@
-//! Decodes `/proc/PID/stat`: safe code over bytes, because a process chooses part of them.
+//! Decodes `/proc/PID/stat`: safe code over bytes, because the process controls part of them.
 
 use reaper_registry::{Pid, StartTime};
 
 use super::process_table::ProcStat;
 
 /// `PF_KTHREAD` and `PF_EXITING` of the kernel's `include/linux/sched.h`, in the flags field. The
-/// latter is set on entering the exit path, before the thread is counted out of its process.
+/// latter is set on entry to the exit path, before the thread is removed from its process's count.
 const KERNEL_THREAD: u64 = 0x0020_0000;
 const EXITING: u64 = 0x4;
 
-// Positions behind the command name: field 3 of proc_pid_stat(5), the state, is the first.
+// Positions after the command name: field 3 of proc_pid_stat(5), the state, is the first.
 const STATE: usize = 0;
 const FLAGS: usize = 9 - 3;
 const THREADS: usize = 20 - 3;
@@ -17,26 +17,31 @@ const START_TIME: usize = 22 - 3;
 const VIRTUAL_SIZE: usize = 23 - 3;
 const WAIT_STATUS: usize = 52 - 3;
 
-/// The line is not one that a kernel writes.
+/// The line is not in the kernel's format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed stat line")]
 pub(crate) struct Malformed;
 
-/// Whether the line is about this process or thread. The path need not be: a look-up of `task/TID` that
-/// meets a worker's exec binds the name to the main thread (`proc_task_lookup` of `fs/proc/base.c` finds
-/// the task and takes its pid later), and the name stays bound, even once the number belongs to another
-/// thread.
-pub(crate) fn is_of(line: &[u8], number: Pid) -> bool {
+/// Returns whether the line is about this process or thread, which does not follow from the path. A
+/// look-up of `task/TID` during a worker's exec binds the path to the main thread
+/// (`proc_task_lookup` in [`fs/proc/base.c`] finds the task and takes its pid later). The path
+/// stays bound to it, even once another thread has that id.
+///
+/// [`fs/proc/base.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/proc/base.c
+pub(crate) fn is_of(line: &[u8], id: Pid) -> bool {
     let own = line.split(u8::is_ascii_whitespace).next();
-    self::number(own) == Ok(u64::from(number.get()))
+    number(own) == Ok(u64::from(id.get()))
 }
 
-/// The facts in one line.
+/// Decodes one line.
 ///
-/// A thread has ended once it is a zombie or released, or earlier: once it is exiting and has no memory
-/// any more. `do_task_stat` of `fs/proc/array.c` reads the memory, then the count of threads, then the
-/// flags. So a line of an exiting thread without memory and a count of one is about a process that was
-/// alone when it had given up its memory, and such a thread starts no other.
+/// A thread has ended once it is a zombie or released, or earlier: once it is exiting and has given
+/// up its memory. `do_task_stat` in [`fs/proc/array.c`] reads the memory, then the count of
+/// threads, then the flags. So a line of an exiting thread without memory and with a count of one
+/// is about a process that had no other thread when it gave up its memory, and such a thread starts
+/// no other.
+///
+/// [`fs/proc/array.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/proc/array.c
 pub(crate) fn stat(line: &[u8]) -> Result<ProcStat, Malformed> {
     let fields = fields(line)?;
     let flags = number(fields.clone().nth(FLAGS))?;
@@ -53,23 +58,25 @@ pub(crate) fn stat(line: &[u8]) -> Result<ProcStat, Malformed> {
     })
 }
 
-/// Whether the thread of this line has ended and stays as it is until it is collected. One that is being
-/// released (state X) does not stay, and may be the main thread that a worker's exec has replaced: it has
-/// the worker's number then (`de_thread` of `fs/exec.c` swaps the numbers and sets the state at once).
-pub(crate) fn awaits_collection(line: &[u8]) -> Result<bool, Malformed> {
+/// Returns whether the thread of this line has ended and waits to be reaped. One that is being
+/// released (state X) does not wait. It may be the main thread that a worker's exec has replaced,
+/// under the worker's id (`de_thread` in [`fs/exec.c`] swaps the ids and sets the state at once).
+///
+/// [`fs/exec.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/exec.c
+pub(crate) fn awaits_reaping(line: &[u8]) -> Result<bool, Malformed> {
     let is_released = matches!(fields(line)?.nth(STATE), Some(b"X" | b"x"));
     Ok(stat(line)?.main_thread_ended && !is_released)
 }
 
-/// The wait status word, which is only meaningful once the process has ended; it reads as zero for
-/// those who may not know it.
+/// Decodes the wait status, which is meaningful only once the process has ended. It reads as zero
+/// without permission.
 pub(crate) fn wait_status(line: &[u8]) -> Result<u32, Malformed> {
     number(fields(line)?.nth(WAIT_STATUS))?
         .try_into()
         .map_err(|_too_large| Malformed)
 }
 
-/// The fields behind the command name. The name stands in parentheses and may itself hold
+/// Returns the fields after the command name. The name is in parentheses and may contain
 /// parentheses, blanks and line ends, so only the last `)` ends it.
 fn fields(line: &[u8]) -> Result<impl Iterator<Item = &[u8]> + Clone, Malformed> {
     let end = line
@@ -104,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_may_hold_what_ends_a_name() {
+    fn a_name_may_contain_parentheses() {
         for name in ["sh", "a) Z 1 (b", "x y\nz)", ")", ""] {
             let stat = stat(&line(name, 'S', 3)).unwrap();
             assert_eq!(stat.start_time, StartTime(267_034), "{name:?}");
@@ -124,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn kernel_threads_are_told_apart() {
+    fn kernel_threads_are_recognised() {
         let mut text = String::from_utf8(line("kworker", 'S', 1)).unwrap();
         assert!(!stat(text.as_bytes()).unwrap().kernel_thread);
         text = text.replace("4194304", "2129984");
@@ -132,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_on_its_way_out_shows_before_it_has_ended() {
+    fn an_exiting_thread_is_recognised_before_it_has_ended() {
         let mut text = String::from_utf8(line("sh", 'R', 1)).unwrap();
         assert!(!stat(text.as_bytes()).unwrap().main_thread_ending);
         text = text.replace("4194304", "4194308");
@@ -141,23 +148,23 @@ mod tests {
         text = text.replace(" 2000000 300 ", " 0 0 ");
         let without_memory = stat(text.as_bytes()).unwrap();
         assert!(without_memory.all_ended());
-        // A thread of the kernel has no memory either.
+        // A kernel thread has no memory either.
         text = text.replace("4194308", "4194304");
         assert!(!stat(text.as_bytes()).unwrap().main_thread_ended);
     }
 
     #[test]
-    fn a_record_of_another_number_is_told_apart() {
-        let is_of = |number| is_of(&line("sh", 'S', 1), Pid::new(number).unwrap());
+    fn a_record_of_another_id_is_recognised() {
+        let is_of = |id| is_of(&line("sh", 'S', 1), Pid::new(id).unwrap());
         assert!(is_of(42) && !is_of(4) && !is_of(421));
         assert!(!super::is_of(b"", Pid::new(42).unwrap()));
     }
 
     #[test]
-    fn a_thread_that_is_being_released_is_not_waiting_to_be_collected() {
+    fn a_thread_that_is_being_released_does_not_await_reaping() {
         for (state, expected) in [('Z', true), ('X', false), ('S', false)] {
             assert_eq!(
-                awaits_collection(&line("sh", state, 2)),
+                awaits_reaping(&line("sh", state, 2)),
                 Ok(expected),
                 "{state}"
             );
@@ -171,11 +178,11 @@ mod tests {
         }
 
         #[test]
-        fn a_cut_line_is_refused_or_whole(cut in 0usize..200) {
+        fn a_truncated_line_is_an_error_or_complete(cut in 0usize..200) {
             let whole = line("sh", 'S', 1);
             let cut = cut.min(whole.len());
             if let Ok(stat) = stat(&whole[..cut]) {
-                // Cut inside of the last number wanted, it reads as a shorter number.
+                // Cut within the last field that is read, it parses as a smaller number.
                 prop_assert!(stat.start_time.0 <= 267_034);
             }
         }

@@ -1,4 +1,4 @@
-//! Waiting for a descriptor within the async runtime.
+//! Waits for a descriptor in the async runtime.
 #![expect(
     unsafe_code,
     reason = "the runtime's registration call leaves I/O safety to its caller"
@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Registers a descriptor with the runtime, for as long as the answer lives.
+/// Registers a descriptor with the runtime, until the returned value is dropped.
 pub(crate) fn readiness_of(
     descriptor: OwnedFd,
     interest: Interest,

@@ -1,5 +1,5 @@
-//! Starting a process under a chosen pid: `clone3` with `set_tid`. For tests and the demo, which
-//! have to force what happens by chance in the wild: that a number goes to another process.
+//! Starts a process under a chosen pid: `clone3` with `set_tid`. For tests and the demo, which have
+//! to force the reuse of a pid.
 #![expect(unsafe_code, reason = "clone3 and what its child may call")]
 
 use std::ffi::{CStr, CString, c_char, c_long};
@@ -9,7 +9,7 @@ use std::ptr;
 
 use reaper_registry::Pid;
 
-/// `struct clone_args` up to the fields of Linux 5.5 (include/uapi/linux/sched.h,
+/// `struct clone_args` up to the fields of Linux 5.5 (the kernel's `include/uapi/linux/sched.h`,
 /// `CLONE_ARGS_SIZE_VER1`).
 #[repr(C)]
 #[derive(Default)]
@@ -28,11 +28,11 @@ struct CloneArgs {
 
 const _: () = assert!(size_of::<CloneArgs>() == 80);
 
-/// Starts `program` under this pid and answers with its pidfd; the child is ours to wait for.
+/// Starts `program` under this pid and returns its pidfd. The caller must wait for the child.
 ///
 /// Needs `CAP_CHECKPOINT_RESTORE` (or `CAP_SYS_ADMIN`) in the user namespace of the pid namespace,
-/// and Linux 5.5. `EEXIST`: the number is taken. `EPERM`: not allowed. The child has an empty
-/// environment. That the program could not be executed shows as exit code 127.
+/// and Linux 5.5. `EEXIST`: the pid is in use. `EPERM`: not permitted. The child has an empty
+/// environment. If the program cannot be executed, the exit code is 127.
 pub(crate) fn spawn_at_pid(
     pid: Pid,
     program: &CStr,
@@ -40,20 +40,20 @@ pub(crate) fn spawn_at_pid(
     stdin: BorrowedFd<'_>,
     stdout: BorrowedFd<'_>,
 ) -> io::Result<OwnedFd> {
-    // All that the child needs is made before, because it must not allocate: another thread may
-    // have held the allocator's lock at the moment of the copy.
+    // Everything that the child needs is prepared here, because it must not allocate: another
+    // thread may have held the allocator's lock at the moment of the copy.
     let argv: Vec<*const c_char> = std::iter::once(program.as_ptr())
         .chain(arguments.iter().map(|argument| argument.as_ptr()))
         .chain(std::iter::once(ptr::null()))
         .collect();
     let (stdin, stdout) = (stdin.as_raw_fd(), stdout.as_raw_fd());
     let mut pidfd: RawFd = -1;
-    let number = pid.as_raw();
+    let raw_pid = pid.as_raw();
     let mut request = CloneArgs {
         flags: u64::from(libc::CLONE_PIDFD.cast_unsigned()),
         pidfd: (&raw mut pidfd).addr() as u64,
         exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
-        set_tid: (&raw const number).addr() as u64,
+        set_tid: (&raw const raw_pid).addr() as u64,
         set_tid_size: 1,
         ..CloneArgs::default()
     };
@@ -61,15 +61,15 @@ pub(crate) fn spawn_at_pid(
         -1 => Err(io::Error::last_os_error()),
         0 => become_program(program, &argv, stdin, stdout),
         _parent => {
-            // SAFETY: the kernel has just put a new descriptor there, and nobody else knows it.
+            // SAFETY: the kernel has just stored a new descriptor there, and no other code has it.
             Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
         }
     }
 }
 
 fn clone3(request: &mut CloneArgs) -> c_long {
-    // SAFETY: the record has the size that is told, and all that it points to lives in the caller's
-    // frame. Without CLONE_VM the child runs on its own copy of memory, as after a fork.
+    // SAFETY: the record has the size that is passed, and everything that it points to lives in the
+    // caller's frame. Without CLONE_VM the child runs on a copy of the memory, as after a fork.
     unsafe {
         libc::syscall(
             libc::SYS_clone3,
@@ -79,7 +79,7 @@ fn clone3(request: &mut CloneArgs) -> c_long {
     }
 }
 
-/// The child's side: async-signal-safe calls only, on what was prepared.
+/// Runs in the child: only async-signal-safe calls, on prepared data.
 fn become_program(program: &CStr, argv: &[*const c_char], stdin: RawFd, stdout: RawFd) -> ! {
     let environment: [*const c_char; 1] = [ptr::null()];
     // SAFETY: plain descriptor numbers; dup2 touches no memory.

@@ -1,9 +1,9 @@
-//! The torture kit: one contract for every source of hints, as cases that real processes play. Each
-//! is how a process ends, what looks like an end and is none, or what happens around a registration.
+//! Conformance cases for every exit source. Each case runs real processes and tests one behaviour: a way
+//! to die, something that resembles a death, or an event around a registration.
 //!
-//! `reaperd selftest` plays them against the sources of the machine at hand; the contract suite of
-//! the tests plays the very same ones and holds them to what is expected of each kernel. Here
-//! nothing is printed and nothing is expected of a source but the truth.
+//! `reaperd selftest` runs the cases with the sources of this machine. The conformance suite of the tests
+//! runs the same cases and compares the results with what is expected of each kernel. This module prints
+//! nothing.
 
 mod endings;
 mod harness;
@@ -20,49 +20,49 @@ use reaper_registry::Source;
 pub use harness::{Harness, Observed};
 pub use kernel_version::kernel_before;
 
-/// One case of the contract.
+/// A conformance case.
 #[derive(Debug)]
 pub struct Case {
-    /// The behaviour that it is about.
+    /// The tested behaviour.
     pub name: &'static str,
-    play: fn(&Harness) -> Result<(), Fault>,
+    run: fn(&Harness) -> Result<(), Fault>,
 }
 
 impl Case {
-    /// Plays it with the sources of this stage.
-    pub fn play(&self, harness: &Harness) -> Result<(), Fault> {
-        (self.play)(harness)
+    /// Runs the case with the sources of this harness.
+    pub fn run(&self, harness: &Harness) -> Result<(), Fault> {
+        (self.run)(harness)
     }
 }
 
-/// Why a case did not end as the contract has it.
+/// Why a case did not pass.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    #[error("an end was not seen within {0:?}")]
+    #[error("an exit was not detected within {0:?}")]
     Missed(Duration),
-    #[error("a living process was taken for dead: {0}")]
+    #[error("a living process was reported as dead: {0}")]
     FalseDeath(String),
-    /// An end was seen and something untrue told of it.
-    #[error("told wrongly: {0}")]
-    Untrue(String),
-    /// What the case needs cannot be had here.
+    /// An exit was detected and reported with wrong details.
+    #[error("wrong report: {0}")]
+    WrongReport(String),
+    /// The case requires something that this system does not provide.
     #[error("{0}")]
-    Impossible(String),
-    #[error("the case could not be staged: {0}")]
-    Staging(#[from] io::Error),
+    Unsupported(String),
+    #[error("cannot set up the case: {0}")]
+    Setup(#[from] io::Error),
 }
 
-/// Which sources are put to the test.
+/// The sources under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceSet {
-    /// This one, above a sweep that is too slow to make up for it.
+    /// This source, with a sweep that is too slow to hide what the source misses.
     Alone(Source),
-    /// All sources of events that work here, above the same sweep.
+    /// All event sources that work here, with the same sweep.
     Together,
 }
 
 impl SourceSet {
-    /// All of them.
+    /// All source sets.
     pub const ALL: [Self; 5] = [
         Self::Alone(Source::Ebpf),
         Self::Alone(Source::Netlink),
@@ -71,7 +71,7 @@ impl SourceSet {
         Self::Together,
     ];
 
-    /// Its name on screen and in JSON.
+    /// Returns the name on screen and in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Alone(source) => source.name(),
@@ -86,76 +86,76 @@ impl SourceSet {
         }
     }
 
-    /// Whether each end comes with how the process ended.
-    fn tells_status(self) -> bool {
+    /// Returns whether every exit is reported with its status.
+    fn reports_status(self) -> bool {
         matches!(self, Self::Alone(Source::Ebpf | Source::Netlink))
     }
 }
 
-/// The contract.
+/// All conformance cases.
 pub const CASES: [Case; 16] = [
     Case {
-        name: "an_exit_is_seen_with_its_code",
-        play: endings::exit_code,
+        name: "an_exit_is_reported_with_its_code",
+        run: endings::exit_code,
     },
     Case {
-        name: "a_kill_is_seen_with_its_signal",
-        play: endings::signal,
+        name: "a_kill_is_reported_with_its_signal",
+        run: endings::signal,
     },
     Case {
-        name: "two_hundred_at_once_are_all_seen",
-        play: endings::many_at_once,
+        name: "two_hundred_deaths_at_once_are_all_reported",
+        run: endings::many_at_once,
     },
     Case {
-        name: "a_zombie_that_nobody_reaps_is_gone",
-        play: endings::zombie,
+        name: "a_zombie_that_is_never_reaped_is_gone",
+        run: endings::zombie,
     },
     Case {
         name: "a_process_ends_with_its_last_thread_not_with_its_leader",
-        play: survivors::leader_first,
+        run: survivors::leader_first,
     },
     Case {
-        name: "exec_by_a_worker_is_no_end",
-        play: survivors::worker_exec,
+        name: "exec_by_a_worker_is_not_a_death",
+        run: survivors::worker_exec,
     },
     Case {
-        name: "exec_is_no_end",
-        play: survivors::self_exec,
+        name: "exec_is_not_a_death",
+        run: survivors::self_exec,
     },
     Case {
-        name: "thread_exits_are_no_end",
-        play: survivors::thread_churn,
+        name: "thread_exits_are_not_a_death",
+        run: survivors::thread_churn,
     },
     Case {
-        name: "the_end_of_a_parent_is_not_its_childs",
-        play: survivors::parent_first,
+        name: "the_death_of_a_parent_is_not_a_death_of_its_child",
+        run: survivors::parent_first,
     },
     Case {
-        name: "a_stopped_process_is_no_dead_one",
-        play: survivors::stopped,
+        name: "a_stopped_process_is_not_dead",
+        run: survivors::stopped,
     },
     Case {
-        name: "a_traced_process_ends_though_its_tracer_never_looks",
-        play: survivors::traced,
+        name: "a_killed_process_is_gone_though_its_tracer_never_waits",
+        run: survivors::traced,
     },
     Case {
-        name: "whoever_ended_before_is_refused",
-        play: registration::ended_before,
+        name: "a_process_that_has_ended_is_refused",
+        run: registration::ended_before,
     },
     Case {
-        name: "an_end_during_registration_is_not_lost",
-        play: registration::ends_during,
+        name: "a_death_during_registration_is_not_missed",
+        run: registration::ends_during,
     },
     Case {
-        name: "every_watch_of_one_process_is_told",
-        play: registration::several_watches,
+        name: "every_watch_of_one_process_resolves",
+        run: registration::several_watches,
     },
     Case {
-        name: "a_number_used_again_later_is_another_process",
-        play: reuse::across_ticks,
+        name: "a_pid_reused_later_is_another_process",
+        run: reuse::across_ticks,
     },
     Case {
-        name: "a_number_used_again_at_once_is_another_process",
-        play: reuse::within_a_tick,
+        name: "a_pid_reused_at_once_is_another_process",
+        run: reuse::within_a_tick,
     },
 ];

@@ -1,5 +1,5 @@
-//! A process table for tests: processes that live, lose threads, die, are reaped and are succeeded
-//! under their number, and a system that refuses what it is told to refuse.
+//! A process table for tests. Its processes lose threads, die, are reaped, and their pids are reused. Its
+//! system calls fail on request.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,13 +19,14 @@ pub(crate) struct FakeTable(Mutex<State>);
 struct State {
     processes: Vec<FakeProcess>,
     by_pid: HashMap<Pid, usize>,
-    /// Descriptors are real ones of an empty file, so that they can be owned and closed.
-    behind: HashMap<RawFd, usize>,
+    /// The process of each descriptor. The descriptors are real ones of `/dev/null`, so that they can be
+    /// owned and closed.
+    by_descriptor: HashMap<RawFd, usize>,
     refusals: Refusals,
-    /// Numbers of mere threads, and whose they are.
+    /// The process of each thread that is not a main thread.
     threads: HashMap<Pid, Pid>,
-    /// Polls of living processes that say "ended", before polls tell the truth again.
-    untrue_polls: u32,
+    /// How many further polls report every process as ended.
+    false_polls: u32,
     started_now: u64,
 }
 
@@ -33,29 +34,29 @@ struct FakeProcess {
     stat: ProcStat,
     reaped: bool,
     wait_status: u32,
-    /// Each thread has ended, and the pidfd does not become readable.
+    /// Set if all threads have ended and the pidfd does not become readable.
     unread: Option<Unread>,
 }
 
 /// Why the pidfd of a dead process is not readable.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unread {
-    /// A tracer keeps its dead threads.
+    /// A tracer has not reaped its dead threads.
     Traced,
-    /// It is the init of a pid namespace and waits for the others.
+    /// It is the init of a pid namespace and waits for the other processes there.
     NamespaceInit,
 }
 
-/// What the system refuses, and how.
+/// Which calls fail, and with which error.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Refusals {
     pub(crate) pidfd_open: Option<Errno>,
     pub(crate) poll: Option<Errno>,
-    pub(crate) look: Option<Errno>,
-    pub(crate) number: Option<Errno>,
-    /// Nobody may read how a process ended.
+    pub(crate) stat: Option<Errno>,
+    pub(crate) pid_lookup: Option<Errno>,
+    /// Whether wait statuses cannot be read.
     pub(crate) wait_status: bool,
-    /// Pidfds have no inode of their own (before 6.9).
+    /// Whether all pidfds share one inode, as before Linux 6.9.
     pub(crate) no_inode: bool,
 }
 
@@ -79,13 +80,13 @@ impl FakeTable {
         state.by_pid.insert(pid, index);
     }
 
-    /// Another number for a thread of this process, with an entry of its own.
-    pub(crate) fn spawn_thread(&self, process: Pid, number: Pid, start_time: u64) {
-        self.spawn(number, start_time);
-        self.state().threads.insert(number, process);
+    /// Starts a thread of this process, with a separate entry.
+    pub(crate) fn spawn_thread(&self, process: Pid, tid: Pid, start_time: u64) {
+        self.spawn(tid, start_time);
+        self.state().threads.insert(tid, process);
     }
 
-    /// The main thread leaves while so many others run on.
+    /// Ends the main thread, while this many other threads continue.
     pub(crate) fn leader_leaves(&self, pid: Pid, workers: u32) {
         self.change(pid, |process| {
             process.stat.main_thread_ending = true;
@@ -94,20 +95,21 @@ impl FakeTable {
         });
     }
 
-    /// The main thread is on its way out, and has not arrived.
+    /// Makes the main thread start to exit. It does not end yet.
     pub(crate) fn begin_to_die(&self, pid: Pid) {
         self.change(pid, |process| process.stat.main_thread_ending = true);
     }
 
-    /// What a reader sees who meets a worker's exec: the old main thread, ended and counted out.
-    pub(crate) fn look_torn(&self, pid: Pid) {
+    /// Shows what a reader sees during an exec by a worker: the old main thread, ended and no longer
+    /// counted.
+    pub(crate) fn show_torn_stat(&self, pid: Pid) {
         self.change(pid, |process| {
             process.stat.main_thread_ended = true;
             process.stat.threads = 0;
         });
     }
 
-    /// Every thread has ended, and the pidfd does not become readable.
+    /// Ends all threads; the pidfd does not become readable.
     pub(crate) fn die_unread(&self, pid: Pid, why: Unread) {
         self.change(pid, |process| {
             process.stat.main_thread_ending = true;
@@ -117,17 +119,17 @@ impl FakeTable {
         });
     }
 
-    /// The next so many polls of pidfds say "ended", whatever is true.
-    pub(crate) fn poll_untruly(&self, polls: u32) {
-        self.state().untrue_polls = polls;
+    /// Makes this many polls of pidfds report every process as ended.
+    pub(crate) fn poll_falsely(&self, polls: u32) {
+        self.state().false_polls = polls;
     }
 
-    /// The start time of a process that started now.
+    /// Sets the start time of a process that starts now.
     pub(crate) fn set_now(&self, start_time: u64) {
         self.state().started_now = start_time;
     }
 
-    /// Every thread ends; the parent has not looked yet.
+    /// Ends all threads. The process is a zombie until [`Self::reap`].
     pub(crate) fn die(&self, pid: Pid, wait_status: u32) {
         self.change(pid, |process| {
             process.stat.main_thread_ending = true;
@@ -137,7 +139,7 @@ impl FakeTable {
         });
     }
 
-    /// The parent looks, and the number is free.
+    /// Reaps the process, which frees its pid.
     pub(crate) fn reap(&self, pid: Pid) {
         self.change(pid, |process| process.reaped = true);
         self.state().by_pid.remove(&pid);
@@ -161,7 +163,7 @@ impl FakeTable {
         let mut state = self.state();
         let index = *state.by_pid.get(&pid).ok_or(absent)?;
         let descriptor = OwnedFd::from(File::open("/dev/null")?);
-        state.behind.insert(descriptor.as_raw_fd(), index);
+        state.by_descriptor.insert(descriptor.as_raw_fd(), index);
         Ok(descriptor)
     }
 }
@@ -173,14 +175,14 @@ fn refused(errno: Option<Errno>) -> io::Result<()> {
 impl ProcessTable for FakeTable {
     fn stat(&self, pid: Pid) -> io::Result<ProcStat> {
         let state = self.state();
-        refused(state.refusals.look)?;
+        refused(state.refusals.stat)?;
         let index = state.by_pid.get(&pid).ok_or(Errno::NOENT)?;
         Ok(state.processes[*index].stat)
     }
 
     fn every_thread_ended(&self, pid: Pid) -> io::Result<bool> {
         let state = self.state();
-        refused(state.refusals.look)?;
+        refused(state.refusals.stat)?;
         let index = state.by_pid.get(&pid).ok_or(Errno::NOENT)?;
         let process = &state.processes[*index];
         Ok(process.unread.is_some() || process.stat.all_ended())
@@ -192,26 +194,26 @@ impl ProcessTable for FakeTable {
 
     fn pid_in_use(&self, pid: Pid) -> io::Result<bool> {
         let state = self.state();
-        refused(state.refusals.number)?;
+        refused(state.refusals.pid_lookup)?;
         Ok(state.by_pid.contains_key(&pid))
     }
 
-    fn tgid_of(&self, number: Pid) -> io::Result<Pid> {
+    fn tgid_of(&self, tid: Pid) -> io::Result<Pid> {
         let state = self.state();
-        refused(state.refusals.look)?;
-        let of_thread = state.threads.get(&number);
-        Ok(of_thread.copied().unwrap_or(number))
+        refused(state.refusals.stat)?;
+        let process = state.threads.get(&tid);
+        Ok(process.copied().unwrap_or(tid))
     }
 
     fn open_stat(&self, pid: Pid) -> io::Result<OwnedFd> {
-        refused(self.state().refusals.look)?;
+        refused(self.state().refusals.stat)?;
         self.open(pid, Errno::NOENT)
     }
 
     fn read_stat(&self, stat: BorrowedFd<'_>) -> io::Result<ProcStat> {
         let state = self.state();
-        refused(state.refusals.look)?;
-        let process = &state.processes[state.behind[&stat.as_raw_fd()]];
+        refused(state.refusals.stat)?;
+        let process = &state.processes[state.by_descriptor[&stat.as_raw_fd()]];
         if process.reaped {
             return Err(Errno::SRCH.into());
         }
@@ -226,24 +228,24 @@ impl ProcessTable for FakeTable {
     fn pidfds_exited(&self, pidfds: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
         let mut state = self.state();
         refused(state.refusals.poll)?;
-        let is_untrue = state.untrue_polls > 0;
-        state.untrue_polls = state.untrue_polls.saturating_sub(1);
+        let is_false = state.false_polls > 0;
+        state.false_polls = state.false_polls.saturating_sub(1);
         let ended = |fd: &BorrowedFd<'_>| {
-            let process = &state.processes[state.behind[&fd.as_raw_fd()]];
-            is_untrue || process.unread.is_none() && process.stat.all_ended()
+            let process = &state.processes[state.by_descriptor[&fd.as_raw_fd()]];
+            is_false || process.unread.is_none() && process.stat.all_ended()
         };
         Ok(pidfds.iter().map(ended).collect())
     }
 
     fn pidfd_reaped(&self, pidfd: BorrowedFd<'_>) -> io::Result<bool> {
         let state = self.state();
-        refused(state.refusals.number)?;
-        Ok(state.processes[state.behind[&pidfd.as_raw_fd()]].reaped)
+        refused(state.refusals.pid_lookup)?;
+        Ok(state.processes[state.by_descriptor[&pidfd.as_raw_fd()]].reaped)
     }
 
     fn pidfd_inode(&self, pidfd: BorrowedFd<'_>) -> Option<u64> {
         let state = self.state();
-        (!state.refusals.no_inode).then(|| state.behind[&pidfd.as_raw_fd()] as u64)
+        (!state.refusals.no_inode).then(|| state.by_descriptor[&pidfd.as_raw_fd()] as u64)
     }
 
     fn wait_status(

@@ -1,200 +1,208 @@
-//! Faults for tests: hints that are lost, repeated, late, out of order or held back, and sources that
-//! are mute or fail. They befall the line between a source and the loop, so that neither knows of
-//! them, and there is no such line unless a test asks for it.
+//! Fault injection for tests: hints that are lost, repeated, late, out of order or held back, and sources
+//! that are mute or fail. Faults are injected between a source and the loop, with no change to either. Only
+//! a test that requests faults has this stage.
 //!
-//! What is never touched: hints of the sweep, and the wish that everybody be looked at. Chance comes
-//! from a seed, so that a run can be tried again; in what order hints arrive is the kernel's affair.
+//! Hints of the sweep and requests for a sweep are never changed. The random numbers come from a seed, so
+//! that a run can be repeated, except for the order in which the kernel's hints arrive.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fmt;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fastrand::Rng;
 use reaper_registry::Source;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use crate::engine::{BoxFuture, HintFilter, SourceRun};
 use crate::sources::SourceError;
 use crate::watch::hint::{Hint, HintReceiver, HintSender};
+use crate::{ExitWatcherBuilder, ReaperBuilder};
 
-/// What a killed source says for itself.
+/// The reason that a killed source reports.
 pub const KILLED: &str = "killed by a test";
-/// A window that does not fill is closed after this time.
-const WINDOW_OPEN: Duration = Duration::from_millis(20);
+/// A window that is not full is closed after this time.
+const WINDOW_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// What befalls the hints of one source; nothing unless set.
+/// The faults of the hints of one source. The default has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// All of them are lost.
+    /// Whether all hints are lost.
     pub mute: bool,
-    /// So many in a hundred are lost.
+    /// The percentage of hints that are lost.
     pub lost_percent: u8,
-    /// Each comes up to so many times more.
+    /// The maximum number of repetitions of a hint.
     pub repeats: u8,
-    /// None arrives until this is no longer so.
+    /// Whether hints are held back. They pass once this is reset.
     pub hold: bool,
-    /// So many in a row arrive in any order.
+    /// The number of consecutive hints that are shuffled.
     pub window: usize,
-    /// Each is late by up to this much.
+    /// The maximum delay of a hint.
     pub delay: Duration,
 }
 
-/// What has befallen them so far.
+/// The number of hints by what happened to them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// By the source.
-    pub said: u64,
+    /// Sent by the source.
+    pub sent: u64,
     pub muted: u64,
     pub lost: u64,
     pub repeated: u64,
     pub held: u64,
-    /// Not where they stood in their window.
+    /// Moved to another place in their window.
     pub displaced: u64,
     pub delayed: u64,
-    /// By the loop.
-    pub heard: u64,
+    /// Passed to the loop.
+    pub delivered: u64,
 }
 
-/// The faults of all event sources of one watcher; clones share them.
+/// The faults of all event sources of one watcher. Clones share them.
 #[derive(Clone)]
 pub struct Faults(Arc<Shared>);
 
 struct Shared {
     seed: u64,
-    lines: Mutex<BTreeMap<Source, Arc<Line>>>,
+    links: Mutex<BTreeMap<Source, Arc<Link>>>,
 }
 
+/// The connection from one source to the loop.
 #[derive(Default)]
-struct Line {
+struct Link {
     state: Mutex<State>,
-    /// There may be something to pass on.
+    /// Notified when hints may have become due.
     changed: Notify,
     killed: Notify,
 }
 
 impl Faults {
-    /// No faults yet, and where chance comes from.
+    /// Creates a set without faults, with this seed for random numbers.
     pub fn new(seed: u64) -> Self {
         Self(Arc::new(Shared {
             seed,
-            lines: Mutex::default(),
+            links: Mutex::default(),
         }))
     }
 
-    /// From now on this befalls the hints of this source.
+    /// Sets the faults of the hints of this source.
     pub fn plan(&self, source: Source, plan: Plan) {
-        let line = self.line(source);
-        line.state().plan = plan;
-        line.changed.notify_one();
+        let link = self.link(source);
+        link.state().plan = plan;
+        link.changed.notify_one();
     }
 
-    /// Makes this source fail once: now, or as soon as it runs again.
+    /// Makes this source fail once: now, or when it runs again.
     pub fn kill(&self, source: Source) {
-        self.line(source).killed.notify_one();
+        self.link(source).killed.notify_one();
     }
 
-    /// What has befallen the hints of this source.
+    /// Returns what happened to the hints of this source so far.
     pub fn tally(&self, source: Source) -> Tally {
-        self.line(source).state().tally
+        self.link(source).state().tally
     }
 
-    /// Where this source puts its hints, and what passes on those that are left.
-    pub(crate) fn line_to(
-        &self,
-        to: HintSender,
-        source: Source,
-    ) -> (HintSender, impl Future<Output = ()> + use<>) {
-        let (sender, said) = to.split();
-        (sender, pass_on(self.line(source), said, to))
+    /// Applies these faults to the event sources of a watcher.
+    pub fn watcher(&self, builder: ExitWatcherBuilder) -> ExitWatcherBuilder {
+        builder.hint_filter(Arc::new(self.clone()))
     }
 
-    /// Runs a source until it fails by itself or by [`Self::kill`].
-    pub(crate) async fn until_killed(
-        self,
-        source: Source,
-        run: impl Future<Output = Result<Infallible, SourceError>>,
-    ) -> Result<Infallible, SourceError> {
-        let line = self.line(source);
-        tokio::select! {
-            ended = run => ended,
-            () = line.killed.notified() => Err(SourceError::new(KILLED, "")),
-        }
+    /// Applies these faults to the event sources of a reaper.
+    pub fn reaper(&self, builder: ReaperBuilder) -> ReaperBuilder {
+        builder.hint_filter(Arc::new(self.clone()))
     }
 
-    fn line(&self, source: Source) -> Arc<Line> {
-        let mut lines = self.0.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines
+    fn link(&self, source: Source) -> Arc<Link> {
+        let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links
             .entry(source)
             .or_insert_with(|| {
-                let line = Line::default();
-                // Each source its own chances, whatever the others say.
-                line.state().dice = Dice(self.0.seed ^ u64::from(source.name().as_bytes()[0]));
-                Arc::new(line)
+                let link = Link::default();
+                // Per source, so that the numbers do not depend on the hints of other sources.
+                let seed = self.0.seed ^ u64::from(source.name().as_bytes()[0]);
+                link.state().random = Rng::with_seed(seed);
+                Arc::new(link)
             })
             .clone()
     }
 }
 
-impl fmt::Debug for Faults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "faults of seed {}", self.0.seed)
+impl HintFilter for Faults {
+    fn attach(&self, source: Source, to: HintSender) -> (HintSender, BoxFuture<()>) {
+        let (sender, sent) = to.split();
+        (sender, Box::pin(forward(self.link(source), sent, to)))
+    }
+
+    /// Makes a run fail on [`Faults::kill`].
+    fn wrap(&self, source: Source, run: SourceRun) -> SourceRun {
+        let link = self.link(source);
+        Box::pin(async move {
+            tokio::select! {
+                ended = run => ended,
+                () = link.killed.notified() => Err(SourceError::new(KILLED, "")),
+            }
+        })
     }
 }
 
-impl Line {
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "faults with seed {}", self.0.seed)
+    }
+}
+
+impl Link {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Runs until the source and its supervisor are gone.
-async fn pass_on(line: Arc<Line>, mut said: HintReceiver, to: HintSender) {
+/// Forwards hints until the source and its supervisor have ended.
+async fn forward(link: Arc<Link>, mut sent: HintReceiver, to: HintSender) {
     loop {
-        let wake_at = line.state().next_due();
+        let wake_at = link.state().next_due();
         tokio::select! {
-            hint = said.recv() => match hint {
-                Some(hint) => line.state().take(hint),
+            hint = sent.recv() => match hint {
+                Some(hint) => link.state().take(hint),
                 None => return,
             },
-            () = line.changed.notified() => {}
+            () = link.changed.notified() => {}
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
         }
-        let due = line.state().due();
+        let due = link.state().due();
         for hint in due {
             to.send(hint);
         }
     }
 }
 
-/// The hints of one source that are on their way, in the order in which they pass: held back, then
-/// in a window, then late.
+/// The pending hints of one source. They pass three stages in this order: held back, in a window, late.
 #[derive(Default)]
 struct State {
     plan: Plan,
     tally: Tally,
-    dice: Dice,
+    random: Rng,
     held: Vec<Hint>,
     window: Vec<Hint>,
     window_closes: Option<Instant>,
-    /// By the time of arrival; the number keeps those of one instant in order.
+    /// By due time. The number keeps the order of hints that are due at the same time.
     late: BTreeMap<(Instant, u64), Hint>,
     on_time: Vec<Hint>,
 }
 
 impl State {
     fn take(&mut self, hint: Hint) {
-        self.tally.said += 1;
+        self.tally.sent += 1;
         if self.plan.mute {
             self.tally.muted += 1;
             return;
         }
-        if self.dice.below(100) < u64::from(self.plan.lost_percent) {
+        if self.random.u64(..100) < u64::from(self.plan.lost_percent) {
             self.tally.lost += 1;
             return;
         }
-        let repeats = self.dice.below(u64::from(self.plan.repeats) + 1);
+        let repeats = self.random.u64(..=u64::from(self.plan.repeats));
         self.tally.repeated += repeats;
         for _ in 0..=repeats {
             if self.plan.hold {
@@ -211,7 +219,7 @@ impl State {
         if self.window.len() >= self.plan.window {
             self.close_window();
         } else if self.window_closes.is_none() {
-            self.window_closes = Some(Instant::now() + WINDOW_OPEN);
+            self.window_closes = Some(Instant::now() + WINDOW_TIMEOUT);
         }
     }
 
@@ -221,35 +229,32 @@ impl State {
             .into_iter()
             .enumerate()
             .collect();
-        for last in (1..hints.len()).rev() {
-            let bound = u64::try_from(last + 1).unwrap_or(u64::MAX);
-            let other = usize::try_from(self.dice.below(bound)).unwrap_or(last);
-            hints.swap(last, other);
-        }
-        for (place, (stood_at, hint)) in hints.into_iter().enumerate() {
-            self.tally.displaced += u64::from(place != stood_at);
-            self.be_late(hint);
+        self.random.shuffle(&mut hints);
+        for (place, (old_place, hint)) in hints.into_iter().enumerate() {
+            self.tally.displaced += u64::from(place != old_place);
+            self.delay(hint);
         }
     }
 
-    fn be_late(&mut self, hint: Hint) {
-        let at_most = u64::try_from(self.plan.delay.as_micros()).unwrap_or(u64::MAX - 1);
-        if at_most == 0 {
+    fn delay(&mut self, hint: Hint) {
+        let max = u64::try_from(self.plan.delay.as_micros()).unwrap_or(u64::MAX);
+        if max == 0 {
             self.on_time.push(hint);
             return;
         }
         self.tally.delayed += 1;
-        let delay = Duration::from_micros(self.dice.below(at_most + 1));
+        let delay = Duration::from_micros(self.random.u64(..=max));
         self.late
             .insert((Instant::now() + delay, self.tally.delayed), hint);
     }
 
-    /// When [`Self::due`] has more than now.
+    /// Returns when further hints become due.
     fn next_due(&self) -> Option<Instant> {
         let late = self.late.keys().next().map(|(at, _)| *at);
         late.into_iter().chain(self.window_closes).min()
     }
 
+    /// Takes the hints that are due.
     fn due(&mut self) -> Vec<Hint> {
         if !self.plan.hold {
             for hint in mem::take(&mut self.held) {
@@ -264,25 +269,7 @@ impl State {
         let arrived = mem::replace(&mut self.late, later);
         let mut due = mem::take(&mut self.on_time);
         due.extend(arrived.into_values());
-        self.tally.heard += u64::try_from(due.len()).unwrap_or(u64::MAX);
+        self.tally.delivered += u64::try_from(due.len()).unwrap_or(u64::MAX);
         due
-    }
-}
-
-/// Numbers that look random and are the same for the same seed (`SplitMix64`).
-#[derive(Default)]
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Below `bound`, which is not zero.
-    fn below(&mut self, bound: u64) -> u64 {
-        self.roll() % bound
     }
 }

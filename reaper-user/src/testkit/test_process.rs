@@ -1,8 +1,8 @@
 //! Test processes: real processes that end in chosen ways, on cue. For the demo and the tests.
 //!
-//! A test process says on its standard output when it is set up and takes its cues from its standard
-//! input, so that nobody has to guess how long anything takes. The end of that input is a cue too:
-//! when whoever started the test processes is gone, they go.
+//! A test process prints a line on its standard output when it is ready and reads its cues from its standard
+//! input, so that no test depends on guessed times. The end of that input is a cue too: when the process that
+//! started the test processes ends, they end.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -16,50 +16,51 @@ use rustix::process::Signal;
 
 use crate::clock::Deadline;
 
-/// How long a test process may take to say what is expected of it: an emulated machine under load takes
-/// seconds over what takes milliseconds elsewhere.
+/// How long to wait for an expected line. An emulated machine under load takes seconds for what takes
+/// milliseconds elsewhere.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a unrelated process may have a number that a test process is to get.
+/// How long to wait for an unrelated process to free a chosen pid.
 #[cfg(target_os = "linux")]
-const UNRELATED_EXIT_WITHIN: Duration = Duration::from_secs(1);
-/// Between two looks at a child that may have ended.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+const CHOSEN_PID_TIMEOUT: Duration = Duration::from_secs(1);
+/// The pause between two checks of a child.
+const CHECK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What a test process does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::Subcommand))]
 pub enum Kind {
     /// Exits with this code on cue.
     Exit { code: u8 },
-    /// Does nothing, and exits with 0 on cue.
+    /// Sleeps, and exits with 0 on cue.
     Sleep,
-    /// On cue its main thread ends and the others go on (it says `leader left`); on the second cue
+    /// On cue its main thread exits while the others continue (it prints `leader left`). On the second cue
     /// one of them ends the process with code 7.
     LeaderFirst,
-    /// On cue a thread that is not the main one executes `sleep`.
+    /// On cue a thread other than the main thread executes `sleep`.
     WorkerExec,
     /// On cue it executes `sleep`.
     SelfExec,
-    /// The test process is a grandchild: on cue its parent is killed (it says `orphaned`); on the second
-    /// cue it exits with 0.
+    /// The test process is a grandchild. On cue its parent is killed (it prints `orphaned`). On the second cue
+    /// it exits with 0.
     ParentFirst,
-    /// That grandchild.
-    #[command(hide = true)]
+    /// The grandchild of `ParentFirst`.
+    #[cfg_attr(feature = "cli", command(hide = true))]
     Orphan,
-    /// The test process is a grandchild: on cue its parent, which traces it, stops it (and says `traced`)
-    /// and then never looks at it again.
+    /// The test process is a grandchild. On cue its parent, which traces it, stops it (and prints `traced`)
+    /// and then never waits for it.
     Traced,
-    /// That grandchild.
-    #[command(hide = true)]
+    /// The grandchild of `Traced`.
+    #[cfg_attr(feature = "cli", command(hide = true))]
     Tracee,
-    /// Starts and ends this many threads over and over (after 2,000 of them it says `churned`);
-    /// exits with 0 on cue.
+    /// Starts and ends this many threads repeatedly (after 2,000 threads it prints `churned`). Exits with 0
+    /// on cue.
     ThreadChurn { threads: u16 },
-    /// Touches this many MiB of memory; exits with 0 on cue.
+    /// Touches this many MiB of memory. Exits with 0 on cue.
     Hog { megabytes: u32 },
 }
 
 impl Kind {
-    /// The arguments that make the binary this test process.
+    /// Returns the arguments with which `reaperd` becomes this test process.
     pub fn arguments(self) -> Vec<String> {
         let (name, value) = match self {
             Self::Exit { code } => ("exit", Some(code.to_string())),
@@ -82,8 +83,8 @@ impl Kind {
     }
 }
 
-/// Makes this process the one that orphaned test processes go to, so that it can reap them: not every
-/// machine has a first process that does, and nothing shall be left.
+/// Makes this process the subreaper of orphaned test processes, so that none is left as a zombie. Not every
+/// machine has an init that reaps.
 pub fn adopt_orphans() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
@@ -95,38 +96,38 @@ pub fn adopt_orphans() -> io::Result<()> {
 pub struct TestProcess {
     pid: Pid,
     process: Process,
-    /// The test process itself, where it is not the child of ours that `process` is.
+    /// The pidfd of the test process, which may be a grandchild while `process` is our child.
     #[cfg(target_os = "linux")]
     handle: Option<rustix::fd::OwnedFd>,
     cues: io::PipeWriter,
-    says: io::PipeReader,
+    output: io::PipeReader,
 }
 
-/// What we have to reap.
+/// The child to reap.
 #[derive(Debug)]
 enum Process {
     Child(Child),
-    /// Started under a chosen pid. Held by pidfd, and gone once reaped.
+    /// Started with a chosen pid. The pid is free once it is reaped.
     #[cfg(target_os = "linux")]
     Chosen(rustix::fd::OwnedFd),
 }
 
 impl TestProcess {
-    /// Starts one from the `reaperd` binary and waits until it is set up.
+    /// Starts a test process from the `reaperd` binary and waits until it is ready.
     pub fn spawn(program: &Path, kind: Kind) -> io::Result<Self> {
         let (stdin, cues) = io::pipe()?;
-        let (says, stdout) = io::pipe()?;
+        let (output, stdout) = io::pipe()?;
         let child = Command::new(program)
             .args(kind.arguments())
             .stdin(stdin)
             .stdout(stdout)
-            // Ctrl-C at the terminal is for whoever started us; test processes end on cue.
+            // Ctrl-C at the terminal must not end test processes: they end on cue.
             .process_group(0)
             .spawn()?;
-        Self::set_up(Process::Child(child), cues, says)
+        Self::set_up(Process::Child(child), cues, output)
     }
 
-    /// The same under a chosen pid; see [`spawn_at_pid`](crate::sys::set_tid::spawn_at_pid).
+    /// Starts a test process with a chosen pid; see [`spawn_at_pid`](crate::sys::set_tid::spawn_at_pid).
     #[cfg(target_os = "linux")]
     pub fn spawn_at_pid(program: &Path, kind: Kind, pid: Pid) -> io::Result<Self> {
         use std::ffi::CString;
@@ -134,7 +135,7 @@ impl TestProcess {
         use std::os::unix::ffi::OsStrExt as _;
 
         let (stdin, cues) = io::pipe()?;
-        let (says, stdout) = io::pipe()?;
+        let (output, stdout) = io::pipe()?;
         let program = CString::new(program.as_os_str().as_bytes())?;
         let arguments: Vec<CString> = kind
             .arguments()
@@ -148,15 +149,15 @@ impl TestProcess {
             stdin.as_fd(),
             stdout.as_fd(),
         )?;
-        // Or a test process that dies early would leave us waiting for our own end of its pipe.
+        // If these stayed open and the test process died early, reading its output would never end.
         drop((stdin, stdout));
-        Self::set_up(Process::Chosen(pidfd), cues, says)
+        Self::set_up(Process::Chosen(pidfd), cues, output)
     }
 
-    /// The same, and a unrelated process that has the number for a moment is waited for.
+    /// Starts a test process with a chosen pid. Waits if an unrelated process has the pid for a moment.
     #[cfg(target_os = "linux")]
     pub fn take_pid(program: &Path, kind: Kind, pid: Pid) -> io::Result<Self> {
-        let deadline = Deadline::after(UNRELATED_EXIT_WITHIN);
+        let deadline = Deadline::after(CHOSEN_PID_TIMEOUT);
         loop {
             match Self::spawn_at_pid(program, kind, pid) {
                 Err(error)
@@ -169,44 +170,46 @@ impl TestProcess {
         }
     }
 
-    fn set_up(process: Process, cues: io::PipeWriter, says: io::PipeReader) -> io::Result<Self> {
+    fn set_up(process: Process, cues: io::PipeWriter, output: io::PipeReader) -> io::Result<Self> {
         let mut test_process = Self {
             pid: Pid::try_from(std::process::id()).map_err(io::Error::other)?,
             process,
             #[cfg(target_os = "linux")]
             handle: None,
             cues,
-            says,
+            output,
         };
-        // Until it has told its pid, `drop` knows it by `process` alone.
-        let line = test_process.hear()?;
+        // Until its pid is known, `drop` uses `process` only.
+        let line = test_process.read_line()?;
         let pid = line
             .strip_prefix("ready ")
             .and_then(|pid| pid.parse::<u32>().ok());
         test_process.pid = pid.and_then(|pid| Pid::new(pid).ok()).ok_or_else(|| {
-            io::Error::other(format!("the test process said {line:?}, not its pid"))
+            io::Error::other(format!(
+                "the test process printed {line:?} instead of its pid"
+            ))
         })?;
         #[cfg(target_os = "linux")]
         if let Some(pid) = rustix::process::Pid::from_raw(test_process.pid.as_raw()) {
-            // Before Linux 5.3 there is none, and signals go by the number.
+            // Before Linux 5.3 there is no pidfd, and signals use the pid.
             test_process.handle =
                 rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok();
         }
         Ok(test_process)
     }
 
-    /// The pid of the process that is to be watched; not always a child of ours.
+    /// Returns the pid of the test process, which may be a grandchild.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Tells it to go on.
+    /// Sends the next cue.
     pub fn cue(&mut self) -> io::Result<()> {
         self.cues.write_all(b"\n")
     }
 
-    /// Waits for the next line that it says.
-    pub fn hear(&mut self) -> io::Result<String> {
+    /// Waits for the next line on standard output.
+    pub fn read_line(&mut self) -> io::Result<String> {
         let deadline = Deadline::after(TIMEOUT);
         let mut line = Vec::new();
         loop {
@@ -214,14 +217,14 @@ impl TestProcess {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             let left = Timespec::try_from(deadline.left()).map_err(io::Error::other)?;
-            let mut fds = [PollFd::new(&self.says, PollFlags::IN)];
+            let mut fds = [PollFd::new(&self.output, PollFlags::IN)];
             match poll(&mut fds, Some(&left)) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => continue,
                 Ok(_) => {}
                 Err(error) => return Err(error.into()),
             }
             let mut byte = [0];
-            match self.says.read(&mut byte)? {
+            match self.output.read(&mut byte)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 _ if byte == *b"\n" => return String::from_utf8(line).map_err(io::Error::other),
                 _ => line.extend(byte),
@@ -229,23 +232,23 @@ impl TestProcess {
         }
     }
 
-    /// Waits until it says exactly this.
+    /// Waits for the next line, which must be this one.
     pub fn expect(&mut self, expected: &str) -> io::Result<()> {
-        let line = self.hear()?;
+        let line = self.read_line()?;
         if line == expected {
             return Ok(());
         }
         Err(io::Error::other(format!(
-            "the test process said {line:?} instead of {expected:?}"
+            "the test process printed {line:?} instead of {expected:?}"
         )))
     }
 
-    /// Kills it.
+    /// Kills the test process.
     pub fn kill(&mut self) -> io::Result<()> {
         self.signal(Signal::KILL)
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the test process.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         if let Some(handle) = &self.handle {
@@ -256,20 +259,20 @@ impl TestProcess {
         Ok(rustix::process::kill_process(pid, signal)?)
     }
 
-    /// Waits until our child has ended, reaps it and says how it ended. For
-    /// [`Kind::ParentFirst`] that is the parent.
+    /// Waits until our child has ended, reaps it and returns its status. For [`Kind::ParentFirst`] the child
+    /// is the parent of the test process.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         let deadline = Deadline::after(TIMEOUT);
         while !deadline.has_passed() {
             if let Some(status) = self.try_wait()? {
                 return Ok(status);
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(CHECK_INTERVAL);
         }
         Err(io::ErrorKind::TimedOut.into())
     }
 
-    /// Waits until our child has ended and leaves it a zombie.
+    /// Waits until our child has ended, without reaping it.
     pub fn wait_unreaped(&self) -> io::Result<()> {
         use rustix::process::{WaitId, WaitIdOptions, waitid};
         let id = match &self.process {
@@ -310,7 +313,7 @@ impl TestProcess {
 
 impl Drop for TestProcess {
     fn drop(&mut self) {
-        // Whatever fails here has ended before.
+        // An error here means that the process has already ended.
         #[cfg(target_os = "linux")]
         if let Some(handle) = &self.handle {
             rustix::process::pidfd_send_signal(handle, Signal::KILL).unwrap_or_default();
@@ -328,7 +331,7 @@ impl Drop for TestProcess {
         }
         #[cfg(target_os = "linux")]
         if let Some(handle) = &self.handle {
-            // An orphan that has come to us. Who has been reaped or is not ours is no trouble.
+            // Reaps an orphan that we adopted. Fails if it was reaped or is not our child, which is fine.
             reap(handle);
         }
     }

@@ -1,15 +1,13 @@
-//! How the open descriptors of the daemon are shared out: what it needs for itself is listed and kept
-//! in reserve; of the rest one share pins processes and the other serves connections.
+//! The budget of open descriptors that pin processes. What this library and the daemon need for
+//! themselves is listed and reserved.
 //!
-//! The lists are checked against a running daemon by `tests/tests/faults/descriptors.rs`. What a
-//! process opens beyond its limit is refused with EMFILE (getrlimit(2), `RLIMIT_NOFILE`).
+//! `tests/tests/system_faults/descriptors.rs` compares the lists with a running daemon. A process
+//! that opens more than its limit gets EMFILE (getrlimit(2), `RLIMIT_NOFILE`).
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reaper_registry::Source;
-use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::engine::Sources;
 use crate::sys::limits;
@@ -17,10 +15,11 @@ use crate::sys::limits;
 /// Descriptors that are opened for one purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
+    /// What for.
     pub what: &'static str,
-    /// Open for as long as the daemon runs or the source works.
+    /// Open as long as the daemon runs or the source works.
     pub held: usize,
-    /// Open beside those for a moment.
+    /// Open for a moment, in addition.
     pub briefly: usize,
 }
 
@@ -58,97 +57,23 @@ const EBPF: &[Need] = &[
     need("ebpf: perf event of the classic tracepoint", 1, 0),
     need("ebpf: file under /sys or /proc, program on trial", 0, 2),
 ];
-/// What one thread opens to look at a process: a pidfd, the process's folder in `/proc` and a file in
-/// it. Every thread of the runtime may do so at the same time.
-const LOOK: usize = 3;
+/// Descriptors that one thread opens to check a process: a pidfd, its folder in `/proc` and a file
+/// in that. Every thread of the runtime may do so at the same time.
+pub(crate) const FDS_PER_CHECK: usize = 3;
 
-/// Fewer connections than this serve nobody properly: some streams beside those for requests.
-const MIN_CONNECTIONS: usize = 6;
-/// More are no use: those that come then wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 1_024;
-/// Connections that event streams leave to requests, which end: a quarter, within these bounds. The
-/// lower one lets a few clients ask at once; the upper one is more than answer at the same time.
-const FOR_REQUESTS: (usize, usize) = (4, 64);
-/// Of what is not reserved, the share of connections. The greater one is for processes, since each
-/// without a descriptor is watched less exactly for as long as it lives.
-const CONNECTIONS_PERCENT: usize = 40;
-/// Taken for the limit where it cannot be read: the lowest that systems come with.
-const UNKNOWN_LIMIT: usize = 256;
-/// Lists what this process has open.
+/// The share of connections in what is not reserved. The larger share is for processes, because
+/// each one without a descriptor is watched less exactly for as long as it runs.
+pub(crate) const CONNECTIONS_PERCENT: usize = 40;
+/// Used where the limit cannot be read: the lowest default of any system.
+pub(crate) const UNKNOWN_LIMIT: usize = 256;
+/// Lists the open descriptors of this process.
 const OPEN_DESCRIPTORS: &str = if cfg!(target_os = "linux") {
     "/proc/self/fd"
 } else {
     "/dev/fd"
 };
 
-/// The limit of open descriptors does not let the daemon do its work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the limit of open descriptors is {limit}, and at least {needed} are needed here")]
-pub struct TooFewDescriptors {
-    pub limit: usize,
-    pub needed: usize,
-}
-
-/// How the daemon shares out its descriptors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shares {
-    /// The limit of this process.
-    pub limit: usize,
-    /// What the daemon itself needs, never shared out.
-    pub reserved: usize,
-    /// Processes that may be pinned by a descriptor each.
-    pub processes: usize,
-    /// Connections at once, event streams included.
-    pub connections: usize,
-    /// Event streams at once.
-    pub streams: usize,
-}
-
-impl Shares {
-    /// Returns the shares of a daemon with these sources and so many worker threads. To be called
-    /// before it opens anything: what is open already counts as its own.
-    pub fn of_daemon(sources: &Sources, workers: usize) -> Result<Self, TooFewDescriptors> {
-        let limit = open_file_limit();
-        Self::of(limit, reserved(sources, workers, open_below(limit)))
-    }
-
-    fn of(limit: usize, reserved: usize) -> Result<Self, TooFewDescriptors> {
-        let needed = reserved + MIN_CONNECTIONS;
-        let Some(spare) = limit.checked_sub(needed) else {
-            return Err(TooFewDescriptors { limit, needed });
-        };
-        let rest = spare + MIN_CONNECTIONS;
-        let connections =
-            percent(rest, CONNECTIONS_PERCENT).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);
-        let (fewest, most) = FOR_REQUESTS;
-        Ok(Self {
-            limit,
-            reserved,
-            processes: rest - connections,
-            connections,
-            streams: connections - (connections / 4).clamp(fewest, most),
-        })
-    }
-}
-
-impl fmt::Display for Shares {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            limit,
-            reserved,
-            processes,
-            connections,
-            streams,
-        } = self;
-        write!(
-            f,
-            "descriptors: limit {limit}, reserved {reserved}, processes {processes}, connections \
-             {connections}, of these event streams {streams}"
-        )
-    }
-}
-
-/// Returns what a daemon with these sources opens beside connections, pinned processes and looks.
+/// Returns what a daemon with these sources opens besides connections, pinned processes and checks.
 pub fn needs(sources: &Sources) -> Vec<Need> {
     let of_source = |source: &Source| match source {
         Source::Netlink => NETLINK,
@@ -163,66 +88,52 @@ pub fn needs(sources: &Sources) -> Vec<Need> {
     whole.copied().collect()
 }
 
-/// Returns the lowest limit at which a daemon with these sources starts.
-pub fn minimum(sources: &Sources) -> usize {
-    reserved(sources, 1, 0) + MIN_CONNECTIONS
-}
-
-/// Returns how many worker threads the daemon should have: one for each CPU, and fewer where the
-/// descriptors for their looks would be more than a quarter of what the minimum leaves.
-pub fn worker_threads() -> usize {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    // The soft limit is raised to it.
-    let limit = limits::open_files().map_or(UNKNOWN_LIMIT, |limits| number(limits.maximum));
-    let spare = limit.saturating_sub(minimum(&Sources::default()));
-    cpus.min(1 + spare / 4 / LOOK)
-}
-
-/// What is not shared out. The main thread looks at processes as the workers do.
-fn reserved(sources: &Sources, workers: usize, open_now: usize) -> usize {
+/// Returns what is reserved. The main thread checks processes as the workers do.
+pub(crate) fn reserved(sources: &Sources, workers: usize, open_now: usize) -> usize {
     let all: usize = needs(sources).iter().map(|it| it.held + it.briefly).sum();
-    // Inherited from whoever started the daemon, or of a program that has it as a part.
+    // Inherited from the parent, or opened by a program that embeds the library.
     let process: usize = PROCESS.iter().map(|need| need.held).sum();
-    all + open_now.saturating_sub(process) + (workers + 1) * LOOK
+    all + open_now.saturating_sub(process) + (workers + 1) * FDS_PER_CHECK
 }
 
-/// Counts what is open. The limit is one of numbers: a descriptor beyond it takes nothing away.
-fn open_below(limit: usize) -> usize {
+/// Counts the open descriptors below the limit. The limit is one of descriptor numbers: a
+/// descriptor beyond it takes nothing from the shares.
+pub(crate) fn open_below(limit: usize) -> usize {
     let Ok(entries) = std::fs::read_dir(OPEN_DESCRIPTORS) else {
         return 0;
     };
     let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<usize>().ok();
     let open = entries.flatten().filter_map(number);
-    // One of them is the list's own.
+    // One of them is the listing's.
     open.filter(|number| *number < limit)
         .count()
         .saturating_sub(1)
 }
 
-/// The budget of those that pin processes. What it runs out of is strength of identity, never
-/// sessions.
+/// The budget of descriptors that pin processes. If it runs out, identities are weaker; no session
+/// is refused.
 #[derive(Debug)]
-pub struct FdBudget {
+pub(crate) struct FdBudget {
     limit: usize,
     used: AtomicUsize,
 }
 
-/// The right to hold one descriptor, given back on drop.
+/// The right to one open descriptor. Dropping it returns it to the budget.
 #[derive(Debug)]
-pub struct Slot(Arc<FdBudget>);
+pub(crate) struct Slot(Arc<FdBudget>);
 
 impl FdBudget {
-    /// A budget of so many descriptors.
-    pub fn new(limit: usize) -> Arc<Self> {
+    /// Creates a budget of this many descriptors.
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
             used: AtomicUsize::new(0),
         })
     }
 
-    /// A share of what this process may open and has not opened yet, for a program that has more to
-    /// do than to watch processes.
-    pub fn from_limits() -> Arc<Self> {
+    /// Creates a budget of a share of what this process may still open, for a program that does
+    /// more than watch processes.
+    pub(crate) fn from_limits() -> Arc<Self> {
         let limit = open_file_limit();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let reserved = reserved(&Sources::default(), threads, open_below(limit));
@@ -230,8 +141,8 @@ impl FdBudget {
         Self::new(percent(rest, 100 - CONNECTIONS_PERCENT))
     }
 
-    /// A slot, while there is one.
-    pub fn take(self: &Arc<Self>) -> Option<Slot> {
+    /// Takes a slot, if one is free.
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Slot> {
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
                 (used < self.limit).then_some(used + 1)
@@ -240,13 +151,13 @@ impl FdBudget {
             .then(|| Slot(self.clone()))
     }
 
-    /// Slots in all.
-    pub fn limit(&self) -> usize {
+    /// Returns the number of slots.
+    pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Slots taken.
-    pub fn used(&self) -> usize {
+    /// Returns the number of slots in use.
+    pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 }
@@ -257,33 +168,19 @@ impl Drop for Slot {
     }
 }
 
-fn open_file_limit() -> usize {
+pub(crate) fn open_file_limit() -> usize {
     limits::open_files().map_or(UNKNOWN_LIMIT, |limits| number(limits.current))
 }
 
-fn number(limit: Option<u64>) -> usize {
+pub(crate) fn number(limit: Option<u64>) -> usize {
     limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)
     })
 }
 
-/// Without overflow, since there may be no limit.
-fn percent(of: usize, share: usize) -> usize {
+/// Does not overflow, even if there is no limit.
+pub(crate) fn percent(of: usize, share: usize) -> usize {
     of / 100 * share + of % 100 * share / 100
-}
-
-/// Raises the soft limit of open descriptors to the hard one.
-pub fn raise_open_file_limit() {
-    let raised = limits::open_files().and_then(|limits| {
-        let raised = Rlimit {
-            current: limits.maximum,
-            ..limits
-        };
-        Ok(setrlimit(Resource::Nofile, raised)?)
-    });
-    if let Err(error) = raised {
-        log::warn!("cannot raise the limit of open descriptors: {error}");
-    }
 }
 
 #[cfg(test)]
@@ -291,45 +188,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_add_up_to_the_limit_and_streams_leave_connections() {
-        let sources = Sources::default();
-        let least = minimum(&sources);
-        for limit in (least..2_000).chain([65_536, 1 << 20, usize::MAX]) {
-            let shares = Shares::of(limit, reserved(&sources, 1, 0)).unwrap();
-            let Shares {
-                reserved,
-                processes,
-                connections,
-                streams,
-                ..
-            } = shares;
-            assert_eq!(reserved + processes + connections, limit, "{shares:?}");
-            assert!((MIN_CONNECTIONS..=MAX_CONNECTIONS).contains(&connections));
-            assert!(streams >= 2, "{shares:?}");
-            assert!(connections - streams >= FOR_REQUESTS.0, "{shares:?}");
-        }
-    }
-
-    #[test]
-    fn below_the_minimum_both_numbers_are_said() {
-        let sources = Sources::only([]);
-        let least = minimum(&sources);
-        let refused = Shares::of(least - 1, reserved(&sources, 1, 0)).unwrap_err();
-        let expected = TooFewDescriptors {
-            limit: least - 1,
-            needed: least,
-        };
-        assert_eq!(refused, expected);
-    }
-
-    #[test]
-    fn inherited_descriptors_and_threads_are_reserved_for() {
+    fn inherited_descriptors_and_threads_are_reserved() {
         let sources = Sources::only([]);
         let process: usize = PROCESS.iter().map(|need| need.held).sum();
         let plain = reserved(&sources, 1, process);
         assert_eq!(plain, reserved(&sources, 1, 0));
         assert_eq!(reserved(&sources, 1, process + 5), plain + 5);
-        assert_eq!(reserved(&sources, 3, process), plain + 2 * LOOK);
+        assert_eq!(reserved(&sources, 3, process), plain + 2 * FDS_PER_CHECK);
     }
 
     #[test]
@@ -338,7 +203,7 @@ mod tests {
         let _files: Vec<_> = (0..100)
             .map(|_| std::fs::File::open("/dev/null").unwrap())
             .collect();
-        // Other tests open and close meanwhile.
+        // Other tests open and close descriptors meanwhile.
         assert!(open_below(usize::MAX) > before.saturating_sub(50) + 50);
         assert!(open_below(3) <= 3);
     }

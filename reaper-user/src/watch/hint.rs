@@ -1,55 +1,54 @@
-//! Hints: what sources say. A hint means "look at this process now" and never that it is dead.
+//! Hints: what sources send. A hint means "check this process now", never that it is dead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use reaper_registry::{Pid, ProcessId, Source};
+use reaper_registry::{ProcessId, Source};
 use tokio::sync::{Notify, mpsc};
 
 use crate::watch::verdict::GroupDead;
 
-/// Room for hints that the loop has not read yet. A full channel costs nothing but time: what did
-/// not fit is made up for by a sweep.
+/// How many hints the channel holds. A full channel costs only time: a sweep makes up for the hints
+/// that did not fit.
 const CAPACITY: usize = 8_192;
 
-/// Whom a hint is about.
+/// A wait status, and what it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Whoever runs, or ran, under this number (a thread group id of the kernel's).
-    Pid(Pid),
-    /// This very process.
-    Process(ProcessId),
-}
-
-/// A wait status word, and for whom it speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitStatus {
-    /// For the whole process.
+pub(crate) enum WaitStatus {
+    /// Of the whole process.
+    #[cfg_attr(
+        not(feature = "ebpf"),
+        allow(
+            dead_code,
+            clippy::allow_attributes,
+            reason = "only the probe reports it"
+        )
+    )]
     Process(u32),
-    /// For the main thread.
+    /// Of the main thread.
     MainThread(u32),
-    /// For one of the others.
+    /// Of another thread.
     Worker(u32),
 }
 
-/// One hint.
+/// A request to check one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hint {
-    pub target: Target,
+pub(crate) struct Hint {
+    pub process: ProcessId,
     pub source: Source,
-    /// The wait status word that came with it.
+    /// The wait status that the source received with it.
     pub exit: Option<WaitStatus>,
-    /// When the kernel says it happened, on `CLOCK_MONOTONIC`.
+    /// When the exit happened, on `CLOCK_MONOTONIC`, if the kernel reports it.
     pub died_at_ns: Option<u64>,
-    /// The kernel's own word that a whole process is dead.
+    /// The kernel's report that every thread of the process is dead.
     pub group_dead: Option<GroupDead>,
 }
 
 impl Hint {
-    /// The bare "look".
-    pub fn check(target: Target, source: Source) -> Self {
+    /// Returns a hint without further data.
+    pub(crate) fn check(process: ProcessId, source: Source) -> Self {
         Self {
-            target,
+            process,
             source,
             exit: None,
             died_at_ns: None,
@@ -58,19 +57,19 @@ impl Hint {
     }
 }
 
-/// Where sources put their hints. Never waits.
+/// Sends hints to the loop. Never blocks.
 #[derive(Clone)]
-pub struct HintSender {
+pub(crate) struct HintSender {
     hints: mpsc::Sender<Hint>,
     request_sweep: Arc<Notify>,
     overflowed: Arc<AtomicU64>,
 }
 
-/// The loop's end of it.
-pub type HintReceiver = mpsc::Receiver<Hint>;
+/// The receiving end, which the loop has.
+pub(crate) type HintReceiver = mpsc::Receiver<Hint>;
 
-/// A new channel.
-pub fn channel() -> (HintSender, HintReceiver) {
+/// Creates a channel.
+pub(crate) fn channel() -> (HintSender, HintReceiver) {
     let (hints, receiver) = mpsc::channel(CAPACITY);
     (
         HintSender {
@@ -83,7 +82,8 @@ pub fn channel() -> (HintSender, HintReceiver) {
 }
 
 impl HintSender {
-    /// A line of its own to somebody else, whose senders ask the same sweep.
+    /// Returns a sender to another channel that requests the same sweep.
+    #[cfg(any(test, feature = "testkit"))]
     pub(crate) fn split(&self) -> (Self, HintReceiver) {
         let (hints, receiver) = mpsc::channel(CAPACITY);
         let sender = Self {
@@ -93,35 +93,36 @@ impl HintSender {
         (sender, receiver)
     }
 
-    /// Passes a hint on; if there is no room, has everyone looked at instead.
-    pub fn send(&self, hint: Hint) {
+    /// Sends a hint. If the channel is full, requests a sweep instead.
+    pub(crate) fn send(&self, hint: Hint) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.hints.try_send(hint) {
             self.overflowed.fetch_add(1, Ordering::Relaxed);
             self.request_sweep();
         }
     }
 
-    /// Passes a hint on when there is room: for the sweep, which has nothing better to fall back on
-    /// than itself. Cancel-safe.
-    pub async fn send_when_room(&self, hint: Hint) {
+    /// Sends a hint once the channel has space. For the sweep, which has no fallback but itself.
+    /// Cancel-safe.
+    pub(crate) async fn send_when_free(&self, hint: Hint) {
         if self.hints.send(hint).await.is_err() {
             log::debug!("the loop has ended; a hint of the sweep is dropped");
         }
     }
 
-    /// Has every watched process looked at, now rather than at the next sweep: after a loss, and
-    /// after each start of a source, because nobody listened until then.
-    pub fn request_sweep(&self) {
+    /// Requests a sweep now rather than at the next interval: after a loss, and after each start of
+    /// a source, because nothing was received until then.
+    pub(crate) fn request_sweep(&self) {
         self.request_sweep.notify_one();
     }
 
-    /// Waits until somebody asked for [`Self::request_sweep`]. Cancel-safe; for the sweep alone.
-    pub async fn sweep_requested(&self) {
+    /// Waits for a call of [`Self::request_sweep`]. Cancel-safe. Only the sweep calls it.
+    pub(crate) async fn sweep_requested(&self) {
         self.request_sweep.notified().await;
     }
 
-    /// Hints that found no room so far.
-    pub fn overflowed(&self) -> u64 {
+    /// Returns how many hints did not fit so far.
+    #[cfg(test)]
+    pub(crate) fn overflowed(&self) -> u64 {
         self.overflowed.load(Ordering::Relaxed)
     }
 }

@@ -1,10 +1,11 @@
-//! What pins "this very process", strongest first: a held pidfd, the inode number of its pidfd, a
-//! held stat descriptor, the number with the start time, the bare number.
+//! The identity of one process, strongest first: an open pidfd, the inode number of its pidfd, an
+//! open stat descriptor, the pid with the start time, the pid alone.
 //!
-//! Pinning reads the handle first, then the facts, then looks at the handle again: whatever the
-//! facts say was true of the process behind the handle, because it was still there afterwards.
-//! Whether it was is the verdict's to say, as always.
+//! Pinning opens the handle, reads the record, then checks the handle again. If the process was
+//! still there after the read, the record is that of the process behind the handle. The verdict
+//! decides whether it was.
 
+use std::fmt;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -13,30 +14,70 @@ use reaper_registry::{Pid, StartTime};
 use crate::clock::monotonic_ns;
 use crate::sys::process_table::{ProcessTable, is_no_such_process};
 use crate::watch::fd_budget::{FdBudget, Slot};
-use crate::watch::verdict::{Verdict, judge, judge_by_pidfd};
+use crate::watch::verdict::{Verdict, judge, judge_by_poll};
 
 /// The identity of one process.
 #[derive(Debug)]
-pub struct Identity {
+pub(crate) struct Identity {
     pub pid: Pid,
     pub start_time: Option<StartTime>,
-    /// A time on `CLOCK_MONOTONIC` at which it lived: after it was found and before it was looked
-    /// at again. Whatever ended earlier was somebody else.
+    /// A time on `CLOCK_MONOTONIC` at which it was alive: after it was found and before it was
+    /// checked again. An end before that time was another process's.
     pub alive_at_ns: u64,
-    /// What its start time could be at most, where that itself is unknown: that of a process which
-    /// started when this one was known to live. A later one under the number is a successor.
+    /// The latest possible start time, where the start time is unknown: what a process would get
+    /// that starts at a moment when this one was alive. A later start time is a successor's.
     started_by: Option<StartTime>,
-    /// What a pidfd opened anew would have to show.
+    /// The inode number that a new pidfd of the process must have.
     pub inode: Option<u64>,
     pub handle: Handle,
 }
 
-/// What is held open for it.
+/// How strongly a process is identified, strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentityStrength {
+    /// An open pidfd.
+    Pidfd,
+    /// An open descriptor of `/proc/PID/stat`.
+    Stat,
+    /// The inode number of its pidfd.
+    PidfdInode,
+    /// The pid and the start time.
+    StartTime,
+    /// The pid alone.
+    Pid,
+}
+
+impl IdentityStrength {
+    /// Returns the name used in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pidfd => "pidfd",
+            Self::Stat => "stat",
+            Self::PidfdInode => "pidfd_inode",
+            Self::StartTime => "start_time",
+            Self::Pid => "pid",
+        }
+    }
+}
+
+impl fmt::Display for IdentityStrength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What is open for the process.
 #[derive(Debug)]
-pub enum Handle {
-    Pidfd(OwnedFd, Slot),
-    Stat(OwnedFd, Slot),
-    /// Nothing: no descriptor was to be had, or this system has none of the two.
+pub(crate) enum Handle {
+    Pidfd {
+        fd: OwnedFd,
+        _slot: Slot,
+    },
+    Stat {
+        fd: OwnedFd,
+        _slot: Slot,
+    },
+    /// Nothing: no descriptor could be opened, or this system has neither kind.
     Nothing,
 }
 
@@ -45,23 +86,28 @@ pub enum Handle {
 #[error("the process is gone")]
 pub struct AlreadyGone;
 
-/// Why nobody was pinned under a number.
+/// Why no process was pinned under a pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotPinned {
+#[non_exhaustive]
+pub enum WatchError {
+    /// No such process exists, or it ended meanwhile.
     #[error(transparent)]
     Gone(#[from] AlreadyGone),
-    /// The number is that of a mere thread, which may end while its process lives on: name `process`.
+    /// The pid is the id of a thread, which may end before its process does. Use `process`.
     #[error("this is a thread of process {process}; name that one")]
-    ThreadId { process: Pid },
+    ThreadId {
+        /// The process that the thread belongs to.
+        process: Pid,
+    },
 }
 
 impl Identity {
-    /// Pins whoever has this number now, as strongly as the system and the budget allow.
-    pub fn pin(
+    /// Pins the process that has this pid now, as strongly as the system and the budget allow.
+    pub(crate) fn pin(
         table: &dyn ProcessTable,
         budget: &Arc<FdBudget>,
         pid: Pid,
-    ) -> Result<Self, NotPinned> {
+    ) -> Result<Self, WatchError> {
         match table.pidfd_open(pid) {
             Ok(pidfd) => Self::pin_by_pidfd(table, budget, pid, pidfd),
             Err(error)
@@ -69,9 +115,10 @@ impl Identity {
             {
                 Err(AlreadyGone.into())
             }
-            // Absent (ENOSYS), forbidden (EPERM), out of descriptors (EMFILE), or EINVAL for a
-            // number that is dying or names a mere thread (ENOENT on newer kernels, 6.18 for one): none
-            // of these says "gone", and none tells a thread from a filter's or an old kernel's no.
+            // ENOSYS: no pidfds. EPERM: forbidden. EMFILE: out of descriptors. EINVAL: the pid is
+            // dying or is the id of a thread (ENOENT on newer kernels, 6.18 for one). None of these
+            // means that the process is gone, and a thread cannot be distinguished from a filter or
+            // an old kernel.
             Err(_) => Self::pin_by_stat(table, budget, pid),
         }
     }
@@ -81,11 +128,11 @@ impl Identity {
         budget: &Arc<FdBudget>,
         pid: Pid,
         pidfd: OwnedFd,
-    ) -> Result<Self, NotPinned> {
+    ) -> Result<Self, WatchError> {
         let alive_at_ns = monotonic_ns();
-        // Hidden entries (hidepid) are no loss here: the pidfd is the identity.
+        // A hidden entry (hidepid) does no harm: the pidfd is the identity.
         let stat = table.stat(pid).ok();
-        // Before the last look at the handle, which shows that it still lived then.
+        // Before the last check of the handle, which shows that the process was still alive then.
         let started_by = stat.is_none().then(|| table.start_time_now()).flatten();
         let inode = table.pidfd_inode(pidfd.as_fd());
         let mut identity = Self {
@@ -96,15 +143,19 @@ impl Identity {
             inode,
             handle: Handle::Nothing,
         };
-        let may_have_ended = stat.is_some_and(|stat| stat.main_thread_ended)
-            || table.pidfd_exited(pidfd.as_fd()).unwrap_or(false);
+        let readable = table.pidfd_exited(pidfd.as_fd());
+        let may_have_ended =
+            matches!(readable, Ok(true)) || stat.is_some_and(|stat| stat.main_thread_ended);
         if may_have_ended
-            && let Verdict::Gone { .. } = judge_by_pidfd(&identity, pidfd.as_fd(), table)
+            && let Verdict::Gone { .. } = judge_by_poll(&identity, pidfd.as_fd(), readable, table)
         {
             return Err(AlreadyGone.into());
         }
         if let Some(slot) = budget.take() {
-            identity.handle = Handle::Pidfd(pidfd, slot);
+            identity.handle = Handle::Pidfd {
+                fd: pidfd,
+                _slot: slot,
+            };
         }
         Ok(identity)
     }
@@ -113,27 +164,33 @@ impl Identity {
         table: &dyn ProcessTable,
         budget: &Arc<FdBudget>,
         pid: Pid,
-    ) -> Result<Self, NotPinned> {
+    ) -> Result<Self, WatchError> {
         let opened = budget.take().map(|slot| (table.open_stat(pid), slot));
-        // A thread has an entry as well. Asked while the entry is held and before it is read: if it
-        // can be read afterwards, the answer was about the one that is held.
+        // A thread has an entry as well. Checked while the entry is open and before it is read: if
+        // it can be read afterwards, the result was about the same process.
         match table.tgid_of(pid) {
-            Ok(process) if process != pid => return Err(NotPinned::ThreadId { process }),
-            // Where the system does not tell, somebody lives under the number all the same.
+            Ok(process) if process != pid => return Err(WatchError::ThreadId { process }),
+            // If the system does not show it, the pid is in use all the same.
             Ok(_) | Err(_) => {}
         }
-        let looked = match opened {
-            Some((stat, slot)) => {
-                stat.and_then(|stat| Ok((table.read_stat(stat.as_fd())?, Handle::Stat(stat, slot))))
-            }
+        let read = match opened {
+            Some((stat, slot)) => stat.and_then(|stat| {
+                Ok((
+                    table.read_stat(stat.as_fd())?,
+                    Handle::Stat {
+                        fd: stat,
+                        _slot: slot,
+                    },
+                ))
+            }),
             None => table.stat(pid).map(|stat| (stat, Handle::Nothing)),
         };
-        // After the look: an end between the two is left to others, but none of a predecessor's can
-        // pass for this one's.
+        // After the read: an end between the two is left to the other checks, but the end of a
+        // predecessor cannot be taken for this one's.
         let alive_at_ns = monotonic_ns();
-        // Before the number is found to be in use.
-        let started_by = looked.is_err().then(|| table.start_time_now()).flatten();
-        let (stat, handle) = match looked {
+        // Before the check that the pid is in use.
+        let started_by = read.is_err().then(|| table.start_time_now()).flatten();
+        let (stat, handle) = match read {
             Ok((stat, handle)) => (Some(stat), handle),
             Err(_) if matches!(table.pid_in_use(pid), Ok(false)) => {
                 return Err(AlreadyGone.into());
@@ -155,8 +212,8 @@ impl Identity {
         Ok(identity)
     }
 
-    /// Whether a process under our number that started then can be ours.
-    pub(crate) fn may_be(&self, start_time: StartTime) -> bool {
+    /// Returns whether a process under this pid with this start time can be this one.
+    pub(crate) fn may_have_started_at(&self, start_time: StartTime) -> bool {
         match (self.start_time, self.started_by) {
             (Some(own), _) => own == start_time,
             (None, Some(latest)) => start_time <= latest,
@@ -164,9 +221,9 @@ impl Identity {
         }
     }
 
-    /// Reads the start time if it could not be read before: one number has one process at a time, so
-    /// the process that has ours now is ours if it had started when ours was known to live. Returns
-    /// whether it was read.
+    /// Reads the start time if it could not be read before. A pid has one process at a time, so the
+    /// process that has it now is ours if it started before a moment at which ours was alive.
+    /// Returns whether it was read.
     pub(crate) fn complete(&mut self, table: &dyn ProcessTable) -> bool {
         if self.start_time.is_some() || self.started_by.is_none() {
             return false;
@@ -174,13 +231,13 @@ impl Identity {
         let stat = table.stat(self.pid).ok();
         self.start_time = stat
             .map(|stat| stat.start_time)
-            .filter(|start_time| self.may_be(*start_time));
+            .filter(|start_time| self.may_have_started_at(*start_time));
         self.start_time.is_some()
     }
 
-    /// Takes a pidfd if none is held and one can be had now. Answers whether it did.
-    pub fn promote(&mut self, table: &dyn ProcessTable, budget: &Arc<FdBudget>) -> bool {
-        if matches!(self.handle, Handle::Pidfd(..)) {
+    /// Opens a pidfd if there is none and one can be had now. Returns whether it did.
+    pub(crate) fn promote(&mut self, table: &dyn ProcessTable, budget: &Arc<FdBudget>) -> bool {
+        if matches!(self.handle, Handle::Pidfd { .. }) {
             return false;
         }
         let Some(slot) = budget.take() else {
@@ -189,18 +246,21 @@ impl Identity {
         let Ok(pidfd) = table.pidfd_open(self.pid) else {
             return false;
         };
-        if self.is_behind(table, pidfd.as_fd()) {
+        if self.is_ours(table, pidfd.as_fd()) {
             self.inode = table.pidfd_inode(pidfd.as_fd());
-            self.handle = Handle::Pidfd(pidfd, slot);
+            self.handle = Handle::Pidfd {
+                fd: pidfd,
+                _slot: slot,
+            };
             return true;
         }
         false
     }
 
-    /// Whether this pidfd is our process's.
-    fn is_behind(&self, table: &dyn ProcessTable, pidfd: BorrowedFd<'_>) -> bool {
-        if let Handle::Stat(stat, _) = &self.handle {
-            // Still ours while ours is not reaped, and then its number cannot be another's.
+    /// Returns whether this pidfd is that of our process.
+    fn is_ours(&self, table: &dyn ProcessTable, pidfd: BorrowedFd<'_>) -> bool {
+        if let Handle::Stat { fd: stat, .. } = &self.handle {
+            // Readable until our process is reaped, and until then no other process has its pid.
             return table.read_stat(stat.as_fd()).is_ok();
         }
         if self.inode.is_some() {
@@ -212,27 +272,27 @@ impl Identity {
         same_start && matches!(table.pidfd_exited(pidfd), Ok(false))
     }
 
-    /// The pidfd, if one is held.
-    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+    /// Returns the pidfd, if one is open.
+    pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         match &self.handle {
-            Handle::Pidfd(pidfd, _) => Some(pidfd.as_fd()),
-            Handle::Stat(..) | Handle::Nothing => None,
+            Handle::Pidfd { fd: pidfd, .. } => Some(pidfd.as_fd()),
+            Handle::Stat { .. } | Handle::Nothing => None,
         }
     }
 
-    /// The name of its strength in JSON.
-    pub fn strength(&self) -> &'static str {
+    /// Returns what identifies the process.
+    pub(crate) fn strength(&self) -> IdentityStrength {
         match (&self.handle, self.inode, self.start_time) {
-            (Handle::Pidfd(..), _, _) => "pidfd",
-            (Handle::Stat(..), _, _) => "stat",
-            (Handle::Nothing, Some(_), _) => "pidfd_inode",
-            (Handle::Nothing, None, Some(_)) => "start_time",
-            (Handle::Nothing, None, None) => "pid",
+            (Handle::Pidfd { .. }, _, _) => IdentityStrength::Pidfd,
+            (Handle::Stat { .. }, _, _) => IdentityStrength::Stat,
+            (Handle::Nothing, Some(_), _) => IdentityStrength::PidfdInode,
+            (Handle::Nothing, None, Some(_)) => IdentityStrength::StartTime,
+            (Handle::Nothing, None, None) => IdentityStrength::Pid,
         }
     }
 
-    /// The wait status word of the process, which has ended, where the system still keeps it.
-    pub fn wait_status(&self, table: &dyn ProcessTable) -> Option<u32> {
+    /// Returns the wait status of the process, which has ended, if the system still has it.
+    pub(crate) fn wait_status(&self, table: &dyn ProcessTable) -> Option<u32> {
         table.wait_status(self.pid, self.start_time, self.pidfd())
     }
 }

@@ -1,7 +1,8 @@
-//! The loop: hint in, verdict, commit. It alone removes anything for being dead.
+//! The loop: it receives hints, asks for a verdict and commits deaths. Nothing else removes a
+//! process because it is dead.
 //!
-//! Hints are taken in batches and merged per process, because one death is seen by several sources
-//! within microseconds and each knows something else about it: one the exit status, one the time.
+//! Hints are taken in batches and merged per process, because several sources see one death within
+//! microseconds and each has other data: one the exit status, another the time.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,16 +15,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::monotonic_ns;
-use crate::watch::hint::{Hint, HintReceiver, HintSender, Target, WaitStatus};
+use crate::watch::hint::{Hint, HintReceiver, HintSender, WaitStatus};
 use crate::watch::set::{WatchSet, Watched};
 use crate::watch::status::StatusBoard;
 use crate::watch::verdict::{GroupDead, Verdict};
 
-/// Hints taken at once; between two batches others get their turn.
+/// Hints taken at once. Between two batches other tasks run.
 const BATCH: usize = 256;
-/// When a process that was said to exit still lives is looked at again. The connector reports a
-/// leader before its workers, and the probe fires before the memory is torn down; whatever lives
-/// longer than this goes on living until its next hint, its pidfd or the sweep.
+/// Delays of the rechecks after a hint for a process that is still alive. The connector reports a
+/// main thread before its workers, and the probe fires before the memory is torn down. A process
+/// that is alive after these waits for its next hint, its pidfd or the sweep.
 const RECHECK_AFTER: [Duration; 7] = [
     Duration::from_millis(1),
     Duration::from_millis(2),
@@ -33,14 +34,14 @@ const RECHECK_AFTER: [Duration; 7] = [
     Duration::from_millis(625),
     Duration::from_millis(3_125),
 ];
-/// How many of these there are for whom the connector points at: it has pointed at a thread, and will
-/// at the last one too. The probe points once; and whoever was on the way out when it was registered
-/// may have passed it already, and on a busy machine needs longer than this for the rest of the way.
-const RECHECKS_AFTER_A_THREAD: usize = 5;
+/// Rechecks after a netlink hint. Fewer, because every further thread exit brings another hint. The
+/// probe sends one hint only. A process that was already exiting when it was registered may have
+/// passed the probe, and on a busy machine the rest of its exit takes longer than these.
+const RECHECKS_AFTER_NETLINK: usize = 5;
 
-/// Where deaths are committed.
+/// Receives the deaths.
 pub(crate) trait Commit: Send + Sync + 'static {
-    /// The process is gone: make it so, once, for everything that hangs on it.
+    /// Records the death of a process, once, with everything that follows from it.
     fn commit(&self, process: ProcessId, death: Death);
 }
 
@@ -51,20 +52,20 @@ pub(crate) struct ReapLoop<C> {
     suspects: HashMap<ProcessId, Suspect>,
 }
 
-/// What is known of a process that somebody pointed at and that was not yet found gone.
+/// What is known of a process after a hint, until a verdict finds it gone.
 struct Suspect {
-    /// Whose hint is being followed: the first one since the last look.
+    /// The source of the first hint since the last check.
     source: Source,
     exit: Reported,
     died_at_ns: Option<u64>,
-    /// The kernel's own word, and who brought it.
+    /// The kernel's report, and the source that sent it.
     group_dead: Option<(GroupDead, Source)>,
-    /// Looks taken since the last hint.
-    looks: usize,
+    /// Checks since the last hint.
+    checks: usize,
     recheck_at: Option<Instant>,
 }
 
-/// What sources reported of how it ended.
+/// What sources reported about the exit status.
 #[derive(Clone, Copy, Default)]
 struct Reported {
     of_process: Option<Exit>,
@@ -73,32 +74,33 @@ struct Reported {
 }
 
 impl Reported {
-    fn learn(&mut self, word: WaitStatus, from: Source) {
-        let exit = |word| {
+    fn learn(&mut self, status: WaitStatus, from: Source) {
+        let exit = |raw| {
             Some(Exit {
-                status: ExitStatus::from_wait_status(word),
+                status: ExitStatus::from_wait_status(raw),
                 from,
             })
         };
-        match word {
-            WaitStatus::Process(word) => self.of_process = exit(word),
-            WaitStatus::MainThread(word) => {
+        match status {
+            WaitStatus::Process(raw) => self.of_process = exit(raw),
+            WaitStatus::MainThread(raw) => {
                 self.main_thread_left = true;
-                self.last = exit(word);
+                self.last = exit(raw);
             }
-            WaitStatus::Worker(word) => self.last = exit(word),
+            WaitStatus::Worker(raw) => self.last = exit(raw),
         }
     }
 
-    /// The process lives: a zero that a thread left with says nothing of its end. An exec by a worker and a
-    /// main thread that leaves first look like that.
+    /// Drops a zero status of a thread, because the process is alive: it is not the status of its
+    /// end. A worker's exec and a main thread that leaves first both produce such a zero.
     fn forget_zero_of_a_thread(&mut self) {
         let is_zero = |exit: &Exit| exit.status == ExitStatus::Code(0);
         self.last = self.last.filter(|last| !is_zero(last));
     }
 
-    /// The last thread's word is the process's. Without the main thread's among them, the last one
-    /// seen need not be the last one: a worker may have left just before, with a word of its own.
+    /// Returns the status of the last thread, which is that of the process. Only if the main
+    /// thread's is among those seen: otherwise a worker may have left just before with a status
+    /// that differs.
     fn of_last_thread(self) -> Option<Exit> {
         self.last.filter(|_| self.main_thread_left)
     }
@@ -111,27 +113,28 @@ impl Suspect {
             exit: Reported::default(),
             died_at_ns: None,
             group_dead: None,
-            looks: 0,
+            checks: 0,
             recheck_at: None,
         }
     }
 
-    /// Takes in a hint. The first one after a look begins anew: what came before it was about a
-    /// thread that left, or an image that was replaced, and not about this end.
+    /// Takes in a hint. The first one after a check starts anew: what came before it was about a
+    /// thread that left or an image that was replaced, and not about this end.
     fn learn(&mut self, hint: &Hint) {
-        if self.looks > 0 {
+        if self.checks > 0 {
             *self = Self::new(hint.source);
         }
-        if let Some(word) = hint.exit {
-            self.exit.learn(word, hint.source);
+        if let Some(status) = hint.exit {
+            self.exit.learn(status, hint.source);
         }
         self.died_at_ns = hint.died_at_ns.or(self.died_at_ns);
-        if let Some(word) = hint.group_dead {
-            self.group_dead = Some((word, hint.source));
+        if let Some(report) = hint.group_dead {
+            self.group_dead = Some((report, hint.source));
         }
     }
 
-    /// Whose hint led to this evidence: the first one, unless only one could have.
+    /// Returns the source that led to this evidence: that of the first hint, unless only one can
+    /// have.
     fn attributed_to(&self, evidence: Evidence) -> Source {
         match (evidence, self.group_dead) {
             (Evidence::GroupDead, Some((_, source))) => source,
@@ -139,15 +142,15 @@ impl Suspect {
         }
     }
 
-    /// It was looked at and not found gone. Answers whether it is worth another look by itself.
-    fn lives(&mut self) -> bool {
+    /// Sets the next recheck of a process that was not found gone. Returns whether there is one.
+    fn reschedule(&mut self) -> bool {
         self.exit.forget_zero_of_a_thread();
         let pauses = match self.source {
-            Source::Netlink => &RECHECK_AFTER[..RECHECKS_AFTER_A_THREAD],
+            Source::Netlink => &RECHECK_AFTER[..RECHECKS_AFTER_NETLINK],
             _ => &RECHECK_AFTER[..],
         };
-        let pause = pauses.get(self.looks);
-        self.looks += 1;
+        let pause = pauses.get(self.checks);
+        self.checks += 1;
         self.recheck_at = pause.map(|pause| Instant::now() + *pause);
         pause.is_some()
     }
@@ -163,7 +166,7 @@ impl<C: Commit> ReapLoop<C> {
         }
     }
 
-    /// Runs until every sender of hints is gone.
+    /// Runs until every sender of hints is dropped.
     async fn run(mut self, hints: &mut HintReceiver) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
@@ -173,17 +176,18 @@ impl<C: Commit> ReapLoop<C> {
                         return;
                     }
                     self.drain_pending(hints, &mut batch).await;
-                    let pointed_at = self.note(batch.drain(..));
-                    for process in pointed_at {
+                    let named = self.note(batch.drain(..));
+                    for process in named {
                         self.decide_contained(process);
                     }
-                    // In a mass death there is always more. Those whom the events have just woken
-                    // wait on this very worker, and a subscriber must not lag behind the ring.
+                    // In a mass death there is always more. The tasks that the events have just
+                    // woken wait on this worker, and a subscriber must not fall behind the event
+                    // log.
                     if received == BATCH {
                         tokio::task::yield_now().await;
                     }
                 }
-                () = until(self.next_look()) => {
+                () = until(self.next_recheck()) => {
                     for process in self.due() {
                         self.decide_contained(process);
                     }
@@ -192,14 +196,15 @@ impl<C: Commit> ReapLoop<C> {
         }
     }
 
-    /// A pidfd is readable a few microseconds before the connector's message is queued, and only
-    /// the message tells how the process ended. Where a source runs that will tell, it gets its turn
-    /// on the scheduler before the verdict: no time is waited for, only those who are ready.
+    /// Takes in what is queued already. A pidfd is readable a few microseconds before the
+    /// connector's message is queued, and only the message has the exit status. Where a source with
+    /// the status runs, it gets its turn on the scheduler before the verdict. This waits for ready
+    /// tasks only, not for time.
     async fn drain_pending(&self, hints: &mut HintReceiver, batch: &mut Vec<Hint>) {
-        let knows_no_status = |hint: &Hint| hint.source == Source::Pidfd;
+        let lacks_status = |hint: &Hint| hint.source == Source::Pidfd;
         let status_source_runs =
             self.board.works(Source::Netlink) || self.board.works(Source::Ebpf);
-        if status_source_runs && batch.iter().any(knows_no_status) {
+        if status_source_runs && batch.iter().any(lacks_status) {
             tokio::task::yield_now().await;
             while batch.len() < 2 * BATCH
                 && let Ok(hint) = hints.try_recv()
@@ -209,37 +214,23 @@ impl<C: Commit> ReapLoop<C> {
         }
     }
 
-    /// Merges hints into what is known; answers who was pointed at, each once.
+    /// Merges hints into what is known. Returns the processes that they name, each once.
     fn note(&mut self, hints: impl Iterator<Item = Hint>) -> Vec<ProcessId> {
-        let mut pointed_at = Vec::new();
+        let mut named = Vec::new();
         for hint in hints {
-            for process in self.resolve(hint.target) {
-                let suspect = self
-                    .suspects
-                    .entry(process)
-                    .or_insert_with(|| Suspect::new(hint.source));
-                suspect.learn(&hint);
-                pointed_at.push(process);
-            }
+            let suspect = self
+                .suspects
+                .entry(hint.process)
+                .or_insert_with(|| Suspect::new(hint.source));
+            suspect.learn(&hint);
+            named.push(hint.process);
         }
-        pointed_at.sort_unstable();
-        pointed_at.dedup();
-        pointed_at
+        named.sort_unstable();
+        named.dedup();
+        named
     }
 
-    fn resolve(&self, target: Target) -> Vec<ProcessId> {
-        match target {
-            Target::Process(process) => vec![process],
-            Target::Pid(pid) => self
-                .watched
-                .with_pid(pid)
-                .iter()
-                .map(|one| one.id)
-                .collect(),
-        }
-    }
-
-    /// A panic over one process must not end the watch over all others.
+    /// Decides about one process. A panic must not end the watch over all others.
     fn decide_contained(&mut self, process: ProcessId) {
         if catch_unwind(AssertUnwindSafe(|| self.decide(process))).is_err() {
             log::error!("deciding about process {} panicked", process.0);
@@ -253,7 +244,7 @@ impl<C: Commit> ReapLoop<C> {
         let Some(watched) = self.watched.get(process) else {
             return;
         };
-        let group_dead = suspect.group_dead.map(|(word, _)| word);
+        let group_dead = suspect.group_dead.map(|(report, _)| report);
         match watched.judge(group_dead, self.watched.table.as_ref()) {
             Verdict::Gone {
                 evidence,
@@ -278,22 +269,23 @@ impl<C: Commit> ReapLoop<C> {
             Verdict::Alive => {}
             Verdict::Unknown(doubt) => log::debug!("pid {} is kept: {doubt}", watched.pid),
         }
-        if suspect.lives() {
+        if suspect.reschedule() {
             self.suspects.insert(process, suspect);
         }
     }
 
-    /// The status that the system itself still keeps: the process's own, where events tell of threads.
+    /// Returns the status that the system still has: that of the process, where events have those
+    /// of threads.
     fn kept_status(&self, watched: &Watched) -> Option<Exit> {
         watched
             .wait_status(self.watched.table.as_ref())
-            .map(|word| Exit {
-                status: ExitStatus::from_wait_status(word),
+            .map(|raw| Exit {
+                status: ExitStatus::from_wait_status(raw),
                 from: Source::Pidfd,
             })
     }
 
-    fn next_look(&self) -> Option<Instant> {
+    fn next_recheck(&self) -> Option<Instant> {
         self.suspects
             .values()
             .filter_map(|suspect| suspect.recheck_at)
@@ -311,8 +303,8 @@ impl<C: Commit> ReapLoop<C> {
     }
 }
 
-/// Runs the loop until every sender of hints is gone. One that panics is started again: what it knew of
-/// deaths under way is lost, so every process is looked at.
+/// Runs the loop until every sender of hints is dropped. After a panic it starts a new loop and
+/// requests a sweep, because what the old one had gathered about deaths is lost.
 pub(crate) async fn supervise<C: Commit>(
     watched: Arc<WatchSet>,
     board: StatusBoard,
@@ -328,20 +320,20 @@ pub(crate) async fn supervise<C: Commit>(
         async move { reap_loop.run(&mut *receiver.lock().await).await }
     };
     let on_panic = || {
-        log::error!("the loop that removes dead processes panicked; it is started again");
+        log::error!("the loop that removes dead processes panicked; restarting it");
         board.count_loop_restart();
         hints.request_sweep();
     };
     rerun_after_panics(run, on_panic).await;
 }
 
-/// Runs a future in a task of its own, and another one after each panic, until one returns.
+/// Runs a future in a separate task, and another one after each panic, until one returns.
 async fn rerun_after_panics<Run>(run: impl Fn() -> Run, on_panic: impl Fn())
 where
     Run: Future<Output = ()> + Send + 'static,
 {
     loop {
-        // A set, because dropping it ends the task.
+        // A JoinSet, because dropping it ends the task.
         let mut task = JoinSet::new();
         task.spawn(run());
         match task.join_next().await {

@@ -1,8 +1,23 @@
-//! The set of watched processes: who is in it, what pins each one, and which sources are armed for
-//! it. It is the only owner of identities, and it knows nothing of sessions.
+//! The set of watched processes: its entries, their identities, and the sources armed for them. It
+//! alone owns identities, and it has no notion of sessions.
 //!
-//! One process is one entry however many sessions name it, so it costs one descriptor and one
-//! verdict. Entries are counted by their holders; the last one to let go removes the entry.
+//! One process is one entry, however many sessions refer to it, so it costs one descriptor and one
+//! verdict. Entries are reference-counted; dropping the last reference removes the entry.
+//!
+//! # Lock order
+//!
+//! No lock is held while a source, a hook or an embedder's callback runs, so each of these may call
+//! back into the set and into the registry. Only these locks are held together, the left one first:
+//!
+//! * registry table → a session's secret key, token index shard, event log, tombstones, hook
+//!   queues. The five are taken one at a time, for one operation each.
+//! * identities of several processes, for reading only: the sweep holds up to 512 while it polls.
+//!   `complete` and `promote` hold one for writing, and meanwhile read the process table and take a
+//!   slot of the descriptor budget, which is an atomic counter and not a lock.
+//! * the receiver of hints, which the loop holds for as long as it runs, before anything else.
+//!
+//! All others are taken with none of these held: entries, arms, status board, each source's record
+//! of its armed processes, the watches of an `ExitWatcher`, the work queue of the hook threads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -14,48 +29,48 @@ use reaper_registry::{BootTime, Pid, ProcessId, Source, StartTime};
 
 use crate::sys::process_table::ProcessTable;
 use crate::watch::fd_budget::FdBudget;
-use crate::watch::hint::{Hint, HintSender, Target};
-use crate::watch::identity::{Identity, NotPinned};
+use crate::watch::hint::{Hint, HintSender};
+use crate::watch::identity::{Identity, IdentityStrength, WatchError};
 use crate::watch::verdict::{GroupDead, Verdict, has_ended_unread, judge};
 
 /// A watched process.
 #[derive(Debug)]
-pub struct Watched {
+pub(crate) struct Watched {
     pub id: ProcessId,
     pub pid: Pid,
-    /// Behind a lock because a stronger handle may replace a weaker one later, and a start time that
+    /// Behind a lock because a stronger handle may replace a weaker one, and a start time that
     /// could not be read at first may be read later.
     identity: RwLock<Identity>,
-    /// It was found to be no thread of the kernel, and nobody becomes one.
+    /// It is known not to be a kernel thread. A process never becomes one.
     is_ordinary: AtomicBool,
 }
 
 impl Watched {
-    /// What became of it; see [`judge`].
-    pub fn judge(&self, group_dead: Option<GroupDead>, table: &dyn ProcessTable) -> Verdict {
+    /// Judges the process; see [`judge`].
+    pub(crate) fn judge(&self, group_dead: Option<GroupDead>, table: &dyn ProcessTable) -> Verdict {
         judge(&self.identity(), group_dead, table)
     }
 
-    /// Whether it has ended although its pidfd, which is held, is not readable; see
+    /// Returns whether it has ended although its pidfd is not readable; see
     /// [`verdict`](crate::watch::verdict).
     pub(crate) fn has_ended_unread(&self, table: &dyn ProcessTable) -> bool {
         has_ended_unread(&self.identity(), table)
     }
 
-    /// Lends its pidfd, if one is held.
-    pub fn with_pidfd<T>(&self, use_it: impl FnOnce(Option<BorrowedFd<'_>>) -> T) -> T {
+    /// Calls `use_it` with the pidfd, if one is open.
+    pub(crate) fn with_pidfd<T>(&self, use_it: impl FnOnce(Option<BorrowedFd<'_>>) -> T) -> T {
         use_it(self.identity().pidfd())
     }
 
-    /// Whether it is a thread of the kernel's own. One that executes a program is so no more, so only
-    /// the answer "no" is kept.
+    /// Returns whether it is a kernel thread. A kernel thread that executes a program becomes an
+    /// ordinary process, so only `false` is cached.
     pub(crate) fn is_kernel_thread(&self, table: &dyn ProcessTable) -> bool {
         if self.is_ordinary.load(Ordering::Relaxed) {
             return false;
         }
         match table.stat(self.pid) {
             Ok(stat) => {
-                // True of this very process only if it lives still: the number may be another's.
+                // Valid only if the process is still alive: the pid may have been reused.
                 if !stat.kernel_thread && matches!(self.judge(None, table), Verdict::Alive) {
                     self.is_ordinary.store(true, Ordering::Relaxed);
                 }
@@ -65,18 +80,18 @@ impl Watched {
         }
     }
 
-    /// When it started; `None` until that can be read.
-    pub fn start_time(&self) -> Option<StartTime> {
+    /// Returns its start time; `None` until that can be read.
+    pub(crate) fn start_time(&self) -> Option<StartTime> {
         self.identity().start_time
     }
 
-    /// How strongly it is pinned: the name in JSON.
-    pub fn strength(&self) -> &'static str {
+    /// Returns what identifies the process.
+    pub(crate) fn strength(&self) -> IdentityStrength {
         self.identity().strength()
     }
 
-    /// The wait status word that the system still keeps of it.
-    pub fn wait_status(&self, table: &dyn ProcessTable) -> Option<u32> {
+    /// Returns the wait status if the system still has it.
+    pub(crate) fn wait_status(&self, table: &dyn ProcessTable) -> Option<u32> {
         self.identity().wait_status(table)
     }
 
@@ -85,25 +100,25 @@ impl Watched {
     }
 }
 
-/// What a source does for each process, inside of the call that starts watching it and before that
-/// process is looked at once more. Both must be quick, and arming twice must do no harm.
-pub trait Arm: Send + Sync {
+/// What a source does for each process. The set calls `arm` when it starts to watch a process,
+/// before that process is rechecked. Both must be quick, and arming twice must be harmless.
+pub(crate) trait Arm: Send + Sync {
     fn arm(&self, watched: &Watched);
     fn disarm(&self, watched: &Watched);
 }
 
-/// The set.
-pub struct WatchSet {
+/// The set of watched processes.
+pub(crate) struct WatchSet {
     pub(crate) table: Arc<dyn ProcessTable>,
     pub(crate) budget: Arc<FdBudget>,
     hints: HintSender,
     entries: Mutex<Entries>,
     arms: RwLock<Arms>,
-    /// When the last whole sweep began, on the boot clock; zero before the first.
+    /// When the last complete sweep began, on the boot clock; zero before the first.
     swept_at_ns: AtomicU64,
 }
 
-/// Replaced as a whole when a source comes or goes, which is rare; read for each registration.
+/// Replaced as a whole when a source starts or stops, which is rare; read for each registration.
 type Arms = Arc<Vec<(u64, Arc<dyn Arm>)>>;
 
 #[derive(Default)]
@@ -113,13 +128,20 @@ struct Entries {
     by_pid: BTreeSet<(Pid, ProcessId)>,
 }
 
+impl Entries {
+    fn ids_with_pid(&self, pid: Pid) -> impl Iterator<Item = ProcessId> {
+        let range = (pid, ProcessId(0))..=(pid, ProcessId(u64::MAX));
+        self.by_pid.range(range).map(|(_, id)| *id)
+    }
+}
+
 struct Entry {
     watched: Arc<Watched>,
-    holders: usize,
+    references: usize,
 }
 
 impl WatchSet {
-    pub fn new(
+    pub(crate) fn new(
         table: Arc<dyn ProcessTable>,
         budget: Arc<FdBudget>,
         hints: HintSender,
@@ -134,8 +156,9 @@ impl WatchSet {
         })
     }
 
-    /// Everybody who is still here was alive then, or in doubt.
-    pub fn swept_at(&self) -> Option<BootTime> {
+    /// Returns when the last complete sweep began. Every process that is still watched was alive
+    /// then, or its state was unknown.
+    pub(crate) fn swept_at(&self) -> Option<BootTime> {
         let nanos = self.swept_at_ns.load(Ordering::Relaxed);
         (nanos > 0).then_some(BootTime::from_nanos(nanos))
     }
@@ -144,11 +167,11 @@ impl WatchSet {
         self.swept_at_ns.store(began.as_nanos(), Ordering::Relaxed);
     }
 
-    /// Starts watching whoever has this number now, or shares the entry that does so already.
+    /// Starts watching the process that has this pid now, or adds a reference to its entry.
     ///
-    /// The caller stores what it wants to keep true and then calls [`WatchGuard::recheck`]: only then
-    /// can no death fall between the identity that was read and the sources that were armed.
-    pub fn watch(self: &Arc<Self>, pid: Pid) -> Result<WatchGuard, NotPinned> {
+    /// The caller stores what depends on the process and then calls [`WatchGuard::recheck`]. Only
+    /// then can no death be missed between reading the identity and arming the sources.
+    pub(crate) fn watch(self: &Arc<Self>, pid: Pid) -> Result<WatchGuard, WatchError> {
         if let Some(guard) = self.reuse_entry(pid) {
             return Ok(guard);
         }
@@ -167,7 +190,7 @@ impl WatchSet {
                 id,
                 Entry {
                     watched: watched.clone(),
-                    holders: 1,
+                    references: 1,
                 },
             );
             entries.by_pid.insert((pid, id));
@@ -177,42 +200,41 @@ impl WatchSet {
         Ok(WatchGuard {
             set: self.clone(),
             watched,
-            kept: false,
+            detached: false,
         })
     }
 
-    /// A further holder for the entry of this number, if its process still lives. One that does not
-    /// is pointed out: its number may be somebody else's now.
+    /// Adds a reference to the entry of this pid if its process is alive. Otherwise sends a hint:
+    /// the pid may belong to another process now.
     fn reuse_entry(self: &Arc<Self>, pid: Pid) -> Option<WatchGuard> {
         for watched in self.with_pid(pid) {
             if !matches!(watched.judge(None, self.table.as_ref()), Verdict::Alive) {
-                self.hints
-                    .send(Hint::check(Target::Process(watched.id), Source::Register));
+                self.hints.send(Hint::check(watched.id, Source::Register));
                 continue;
             }
             let mut entries = self.entries();
             if let Some(entry) = entries.by_id.get_mut(&watched.id) {
-                entry.holders += 1;
+                entry.references += 1;
                 drop(entries);
                 return Some(WatchGuard {
                     set: self.clone(),
                     watched,
-                    kept: false,
+                    detached: false,
                 });
             }
         }
         None
     }
 
-    /// Lets go of an entry once for a holder that was kept.
-    pub fn release(&self, id: ProcessId) {
+    /// Drops one reference of a guard that was detached.
+    pub(crate) fn release(&self, id: ProcessId) {
         let removed = {
             let mut entries = self.entries();
             let Some(entry) = entries.by_id.get_mut(&id) else {
                 return;
             };
-            entry.holders -= 1;
-            if entry.holders > 0 {
+            entry.references -= 1;
+            if entry.references > 0 {
                 return;
             }
             let removed = entries.by_id.remove(&id).map(|entry| entry.watched);
@@ -226,35 +248,31 @@ impl WatchSet {
         }
     }
 
-    /// The entry, if it is still watched.
-    pub fn get(&self, id: ProcessId) -> Option<Arc<Watched>> {
+    /// Returns the entry, if it is still watched.
+    pub(crate) fn get(&self, id: ProcessId) -> Option<Arc<Watched>> {
         self.entries()
             .by_id
             .get(&id)
             .map(|entry| entry.watched.clone())
     }
 
-    /// The entries under this number: mostly one, two while a dead one's number is in use again.
-    pub fn with_pid(&self, pid: Pid) -> Vec<Arc<Watched>> {
+    /// Returns the entries under this pid: mostly one, two while a dead process's pid is reused.
+    pub(crate) fn with_pid(&self, pid: Pid) -> Vec<Arc<Watched>> {
         let entries = self.entries();
         entries
-            .by_pid
-            .range((pid, ProcessId(0))..=(pid, ProcessId(u64::MAX)))
-            .filter_map(|(_, id)| entries.by_id.get(id).map(|entry| entry.watched.clone()))
+            .ids_with_pid(pid)
+            .filter_map(|id| entries.by_id.get(&id).map(|entry| entry.watched.clone()))
             .collect()
     }
 
-    /// Whether anybody under this number is watched.
-    pub fn contains_pid(&self, pid: Pid) -> bool {
-        self.entries()
-            .by_pid
-            .range((pid, ProcessId(0))..=(pid, ProcessId(u64::MAX)))
-            .next()
-            .is_some()
+    /// Returns the ids of the entries under this pid, as [`Self::with_pid`] does.
+    pub(crate) fn ids_with_pid(&self, pid: Pid) -> Vec<ProcessId> {
+        let entries = self.entries();
+        entries.ids_with_pid(pid).collect()
     }
 
-    /// The next entries behind `after`, at most `count`, in an order that survives changes.
-    pub fn slice_after(&self, after: Option<ProcessId>, count: usize) -> Vec<Arc<Watched>> {
+    /// Returns up to `count` entries after `after`, in an order that is stable under changes.
+    pub(crate) fn slice_after(&self, after: Option<ProcessId>, count: usize) -> Vec<Arc<Watched>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let entries = self.entries();
         let range = entries.by_id.range((from, Bound::Unbounded));
@@ -264,28 +282,23 @@ impl WatchSet {
             .collect()
     }
 
-    /// How many processes are watched.
-    pub fn len(&self) -> usize {
+    /// Returns how many processes are watched.
+    pub(crate) fn len(&self) -> usize {
         self.entries().by_id.len()
     }
 
-    /// Whether none is watched.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Pins this process by a pidfd if it is not and there is room again. Its sources are armed
-    /// anew, because some of them can do more now.
-    pub fn promote(&self, watched: &Watched) -> bool {
+    /// Opens a pidfd for this process if it has none and the budget allows. Then arms the sources
+    /// again, because some of them can do more now.
+    pub(crate) fn promote(&self, watched: &Watched) -> bool {
         self.strengthen(watched, |identity| {
             identity.promote(self.table.as_ref(), &self.budget)
         })
     }
 
-    /// Reads the start time of this process if that was impossible at its registration. Its sources are
-    /// armed anew then: the probe needs it.
-    pub fn complete(&self, watched: &Watched) -> bool {
-        // Nearly always.
+    /// Reads the start time of this process if that failed at registration. Then arms the sources
+    /// again: the probe needs it.
+    pub(crate) fn complete(&self, watched: &Watched) -> bool {
+        // The usual case.
         if watched.start_time().is_some() {
             return false;
         }
@@ -304,27 +317,27 @@ impl WatchSet {
                 .unwrap_or_else(PoisonError::into_inner),
         );
         if is_stronger {
-            self.for_each_arm(|arm| self.arm_if_held(arm, watched));
+            self.for_each_arm(|arm| self.arm_if_watched(arm, watched));
         }
         is_stronger
     }
 
-    /// Has a source armed for everybody, now and from now on, until the answer is dropped.
-    pub fn attach(self: &Arc<Self>, arm: Arc<dyn Arm>) -> Attachment {
+    /// Arms a source for every present and future process until the returned value is dropped.
+    pub(crate) fn attach(self: &Arc<Self>, arm: Arc<dyn Arm>) -> Attachment {
         let key = {
             let mut arms = self.arms.write().unwrap_or_else(PoisonError::into_inner);
             let key = arms.last().map_or(0, |(last, _)| last + 1);
             Arc::make_mut(&mut arms).push((key, arm.clone()));
             key
         };
-        // First known, then armed for those present: whoever comes in between is armed twice.
+        // Added first, then armed for all entries. An entry of the time between is armed twice.
         let mut after = None;
         loop {
             let slice = self.slice_after(after, 1_000);
             let Some(last) = slice.last() else { break };
             after = Some(last.id);
             for watched in &slice {
-                self.arm_if_held(arm.as_ref(), watched);
+                self.arm_if_watched(arm.as_ref(), watched);
             }
         }
         Attachment {
@@ -333,15 +346,16 @@ impl WatchSet {
         }
     }
 
-    /// An entry may be let go of while it is armed, and then nobody else would disarm it.
-    pub(crate) fn arm_if_held(&self, arm: &dyn Arm, watched: &Watched) {
+    /// Arms a source for a process. The entry may be removed meanwhile, and then no other code
+    /// would disarm it.
+    pub(crate) fn arm_if_watched(&self, arm: &dyn Arm, watched: &Watched) {
         arm.arm(watched);
         if self.get(watched.id).is_none() {
             arm.disarm(watched);
         }
     }
 
-    /// Calls with no lock held: a source may report, and what is called then may come back here.
+    /// Calls each arm with no lock held: a source may report, and that callback may call the set.
     fn for_each_arm(&self, call: impl Fn(&dyn Arm)) {
         let arms = self
             .arms
@@ -356,8 +370,8 @@ impl WatchSet {
     }
 }
 
-/// A source's place in the set; it is armed for nobody once this is dropped.
-pub struct Attachment {
+/// The attachment of a source to the set. Dropping it ends the arming.
+pub(crate) struct Attachment {
     set: Arc<WatchSet>,
     key: u64,
 }
@@ -373,38 +387,38 @@ impl Drop for Attachment {
     }
 }
 
-/// One holder of an entry. Dropped, it lets go; [WatchGuard::detach] leaves that to a later
-/// [`WatchSet::release`].
+/// One reference to an entry. Dropping it releases the entry, unless [`WatchGuard::detach`] has
+/// left that to a later [`WatchSet::release`].
 #[must_use]
-pub struct WatchGuard {
+pub(crate) struct WatchGuard {
     set: Arc<WatchSet>,
     pub watched: Arc<Watched>,
-    kept: bool,
+    detached: bool,
 }
 
 impl WatchGuard {
-    /// From here on somebody else lets go, once.
-    pub fn detach(&mut self) {
-        self.kept = true;
+    /// Leaves the reference to one later call of [`WatchSet::release`].
+    pub(crate) fn detach(&mut self) {
+        self.detached = true;
     }
 
-    /// The last step of registration: the process may have ended after it was pinned and before the
-    /// sources were armed, and then nobody else would say so until the next sweep.
+    /// Does the last step of registration. The process may have ended after it was pinned and
+    /// before the sources were armed, and then only the next sweep would find it.
     ///
-    /// One that is not even on its way out has yet to pass every source, all of which are armed by
-    /// now. Of any other the loop must decide, and go on looking: the probe fires before a process is
-    /// seen as dead, since 6.16 long before, so that one which was armed too late for the probe may
-    /// look alive here. An entry that is no more, or that is somebody else's, is no proof of life.
-    pub fn recheck(&self) {
+    /// If the process is not exiting yet, every armed source will still observe its exit. Otherwise
+    /// this sends a hint, and the loop rechecks: the probe fires before a process is seen as dead,
+    /// since 6.16 long before, so one that was armed too late for the probe may look alive here. A
+    /// missing record, or one of another process, is no proof of life.
+    pub(crate) fn recheck(&self) {
         let Watched { id, pid, .. } = *self.watched;
-        let is_same = |start_time| self.watched.identity().may_be(start_time);
-        let has_all_before_it = self
+        let may_be_ours = |start_time| self.watched.identity().may_have_started_at(start_time);
+        let exit_is_ahead = self
             .set
             .table
             .stat(pid)
-            .is_ok_and(|stat| is_same(stat.start_time) && !stat.main_thread_ending);
-        if !has_all_before_it {
-            let hint = Hint::check(Target::Process(id), Source::Register);
+            .is_ok_and(|stat| may_be_ours(stat.start_time) && !stat.main_thread_ending);
+        if !exit_is_ahead {
+            let hint = Hint::check(id, Source::Register);
             self.set.hints.send(hint);
         }
     }
@@ -412,15 +426,16 @@ impl WatchGuard {
 
 impl Drop for WatchGuard {
     fn drop(&mut self) {
-        if self.kept {
+        if self.detached {
             return;
         }
         let id = self.watched.id;
         self.set.release(id);
-        // Another registration may have come to reuse_entry the entry before the sources were armed here, and
-        // its last look was too early then. This one's, which would have made up for it, is not taken.
+        // Another registration may have reused the entry before the sources were armed here, and
+        // its recheck was too early then. This registration will not make the recheck that covers
+        // it.
         if self.set.get(id).is_some() {
-            let hint = Hint::check(Target::Process(id), Source::Register);
+            let hint = Hint::check(id, Source::Register);
             self.set.hints.send(hint);
         }
     }

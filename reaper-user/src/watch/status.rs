@@ -1,6 +1,6 @@
-//! The health of each source: written by the sources, read by whoever asks.
+//! The health of each source: written by the sources, read by the daemon and the library.
 //!
-//! A source is believed to work only while it says so itself; nothing here infers it.
+//! A source counts as working only while it reports so. Nothing is inferred here.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,28 +9,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use reaper_registry::{Source, SourceHealth, SourceState};
 use tokio::sync::watch;
 
-/// One source as it stands now.
+/// The status of one source.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct SourceStatus {
+    /// Which source.
     pub source: Source,
-    /// Whether it was asked to run.
+    /// Whether it is configured to run.
     pub wanted: bool,
-    /// Whether it has worked at any time: one that never did is not missed where others do.
+    /// Whether it has worked at any time. One that never did is not missed while others work.
     pub has_worked: bool,
-    /// What it last said of itself; `None` until it has said something.
+    /// Its last report; `None` before the first.
     pub health: Option<SourceHealth>,
-    /// Why it is not up, in a sentence without a full stop; empty when it is.
+    /// Why it is not up, in a sentence without a full stop; empty when it is up.
     pub reason: String,
-    /// The one thing that would mend it; empty when there is nothing to mend.
+    /// What would fix it; empty when nothing needs fixing.
     pub remedy: String,
     /// How it works: filter, buffer, descriptors.
     pub detail: String,
-    /// Events that are known to have been lost.
+    /// Events known to be lost.
     pub lost: u64,
 }
 
 impl SourceStatus {
-    /// The name of the state in JSON and on screen.
+    /// Returns the name of the state in JSON and on screen.
     pub fn state(&self) -> &'static str {
         match self.health {
             Some(health) => health.name(),
@@ -39,7 +41,7 @@ impl SourceStatus {
         }
     }
 
-    /// Whether it delivers, if with limits.
+    /// Returns whether it delivers, with or without limits.
     pub fn works(&self) -> bool {
         matches!(self.health, Some(SourceHealth::Up | SourceHealth::Degraded))
     }
@@ -47,9 +49,9 @@ impl SourceStatus {
 
 type OnChange = Box<dyn Fn(SourceState) + Send + Sync>;
 
-/// The board itself; clones share it.
+/// The status of all sources; clones share it.
 #[derive(Clone)]
-pub struct StatusBoard(Arc<Shared>);
+pub(crate) struct StatusBoard(Arc<Shared>);
 
 struct Shared {
     sources: Mutex<BTreeMap<Source, SourceStatus>>,
@@ -59,8 +61,8 @@ struct Shared {
 }
 
 impl StatusBoard {
-    /// A board on which nothing runs; `on_change` is told of each change of health.
-    pub fn new(on_change: impl Fn(SourceState) + Send + Sync + 'static) -> Self {
+    /// Creates a board on which no source runs. `on_change` is called after each change of health.
+    pub(crate) fn new(on_change: impl Fn(SourceState) + Send + Sync + 'static) -> Self {
         Self(Arc::new(Shared {
             sources: Mutex::default(),
             on_change: Box::new(on_change),
@@ -69,48 +71,48 @@ impl StatusBoard {
         }))
     }
 
-    /// The reporting end for one source.
-    pub fn reporter(&self, source: Source) -> Reporter {
+    /// Returns the reporter of one source.
+    pub(crate) fn reporter(&self, source: Source) -> Reporter {
         Reporter {
             board: self.clone(),
             source,
         }
     }
 
-    /// The source as it stands.
-    pub fn get(&self, source: Source) -> SourceStatus {
+    /// Returns the status of a source.
+    pub(crate) fn get(&self, source: Source) -> SourceStatus {
         self.sources()
             .get(&source)
             .cloned()
             .unwrap_or_else(|| off(source))
     }
 
-    /// All of these, in this order.
-    pub fn all(&self, sources: &[Source]) -> Vec<SourceStatus> {
+    /// Returns the status of these sources, in this order.
+    pub(crate) fn all(&self, sources: &[Source]) -> Vec<SourceStatus> {
         sources.iter().map(|source| self.get(*source)).collect()
     }
 
-    /// Whether the source works, if with limits.
-    pub fn works(&self, source: Source) -> bool {
-        // Asked for each request and each death: no copy of the words.
+    /// Returns whether the source works, with or without limits.
+    pub(crate) fn works(&self, source: Source) -> bool {
+        // Called for each request and each death, so the texts are not copied.
         self.sources().get(&source).is_some_and(SourceStatus::works)
     }
 
-    /// Waits until the source has said for the first time how it is. Cancel-safe.
-    pub async fn first_report(&self, source: Source) -> SourceStatus {
+    /// Waits for the first report of the source. Cancel-safe.
+    pub(crate) async fn first_report(&self, source: Source) -> SourceStatus {
         let mut changes = self.0.changed.subscribe();
         loop {
             let status = self.get(source);
-            // The sender lives as long as `self`, so an error cannot come; if it did, this is all
-            // that will ever be known.
+            // The sender lives as long as `self`, so there is no error. If there were one, no
+            // further change could be seen.
             if status.health.is_some() || changes.changed().await.is_err() {
                 return status;
             }
         }
     }
 
-    /// How often the loop that removes dead processes panicked and was started again.
-    pub fn loop_restarts(&self) -> u64 {
+    /// Returns how often the loop that removes dead processes was restarted after a panic.
+    pub(crate) fn loop_restarts(&self) -> u64 {
         self.0.loop_restarts.load(Ordering::Relaxed)
     }
 
@@ -126,7 +128,7 @@ impl StatusBoard {
     }
 
     fn update(&self, source: Source, change: impl FnOnce(&mut SourceStatus)) {
-        let news = {
+        let changed = {
             let mut sources = self.sources();
             let status = sources.entry(source).or_insert_with(|| off(source));
             let before = (status.health, status.reason.clone());
@@ -137,7 +139,7 @@ impl StatusBoard {
             health: Some(health),
             reason,
             ..
-        }) = news
+        }) = changed
         {
             self.0.changed.send_replace(());
             (self.0.on_change)(SourceState {
@@ -162,42 +164,42 @@ fn off(source: Source) -> SourceStatus {
     }
 }
 
-/// How one source tells of itself.
+/// Reports the health of one source.
 #[derive(Clone)]
-pub struct Reporter {
+pub(crate) struct Reporter {
     board: StatusBoard,
     source: Source,
 }
 
 impl Reporter {
-    /// It was asked to run and has not said anything yet.
-    pub fn starting(&self) {
+    /// Reports that it is configured to run; it has not reported its health yet.
+    pub(crate) fn starting(&self) {
         self.board
             .update(self.source, |status| status.wanted = true);
     }
 
-    /// It works as intended.
-    pub fn up(&self, detail: impl Into<String>) {
+    /// Reports that it works.
+    pub(crate) fn up(&self, detail: impl Into<String>) {
         self.report(SourceHealth::Up, "", "", Some(detail.into()));
     }
 
-    /// It works, with a limit.
-    pub fn degraded(&self, reason: &str, remedy: &str, detail: impl Into<String>) {
+    /// Reports that it works with a limit.
+    pub(crate) fn degraded(&self, reason: &str, remedy: &str, detail: impl Into<String>) {
         self.report(SourceHealth::Degraded, reason, remedy, Some(detail.into()));
     }
 
-    /// It does not work. What it said of how it works is void.
-    pub fn down(&self, reason: &str, remedy: &str) {
+    /// Reports that it does not work. This clears the detail.
+    pub(crate) fn down(&self, reason: &str, remedy: &str) {
         self.report(SourceHealth::Down, reason, remedy, Some(String::new()));
     }
 
-    /// Whether it last said that it works, if with limits.
-    pub fn works(&self) -> bool {
+    /// Returns whether it last reported that it works, with or without limits.
+    pub(crate) fn works(&self) -> bool {
         self.board.works(self.source)
     }
 
-    /// It lost this many events more.
-    pub fn lost(&self, events: u64) {
+    /// Counts this many further lost events.
+    pub(crate) fn lost(&self, events: u64) {
         self.board
             .update(self.source, |status| status.lost += events);
     }

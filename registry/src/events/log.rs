@@ -1,21 +1,22 @@
-//! The ordered history that subscribers read, each at its own pace, out of one shared ring.
+//! The ordered history, kept in one ring that all subscribers share.
 //!
-//! There is no queue per subscriber: a reader holds a position. One that falls behind the ring is
-//! told which numbers it missed and goes on from the oldest that is left, so nothing ever waits for
-//! a reader and memory is bounded by the ring alone.
+//! There is no queue per subscriber: a reader has a position in the ring. A reader that falls behind
+//! gets the range of events that it missed and continues with the oldest one left. So no writer waits
+//! for a reader, and memory does not depend on the number of readers.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::events::{Event, EventKind};
 use crate::time::Moment;
 
-/// Called when events have been appended, outside of every lock.
+/// Called after events have been appended, with no lock held.
 pub(crate) type Waker = Box<dyn Fn() + Send + Sync>;
 
 pub(crate) struct EventLog {
     ring: Mutex<Ring>,
-    wake: Option<Waker>,
+    wakers: Vec<Waker>,
 }
 
 struct Ring {
@@ -25,7 +26,7 @@ struct Ring {
 }
 
 impl EventLog {
-    pub(crate) fn new(capacity: usize, wake: Option<Waker>) -> Self {
+    pub(crate) fn new(capacity: usize, wakers: Vec<Waker>) -> Self {
         let capacity = capacity.max(1);
         Self {
             ring: Mutex::new(Ring {
@@ -33,7 +34,7 @@ impl EventLog {
                 capacity,
                 next_seq: 1,
             }),
-            wake,
+            wakers,
         }
     }
 
@@ -52,10 +53,8 @@ impl EventLog {
         event
     }
 
-    pub(crate) fn wake_readers(&self) {
-        if let Some(wake) = &self.wake {
-            wake();
-        }
+    pub(crate) fn wakers(&self) -> &[Waker] {
+        &self.wakers
     }
 
     pub(crate) fn next_seq(&self) -> u64 {
@@ -89,23 +88,26 @@ impl EventLog {
     }
 }
 
-/// What a subscription has for its reader now.
+/// The result of [`Subscription::poll_next`].
 #[derive(Debug)]
 pub enum Next {
-    /// The next event.
+    /// The next event in order.
     Event(Arc<Event>),
-    /// These events left the ring before they were read.
+    /// Events were overwritten before they were read. The next call continues after them.
     Gap {
-        /// The first one missed.
+        /// [`Event::seq`] of the first event missed.
         missed_from: u64,
-        /// The last one missed.
+        /// [`Event::seq`] of the last event missed; not less than `missed_from`.
         missed_to: u64,
     },
-    /// Nothing yet.
+    /// There is no further event yet.
     Empty,
 }
 
-/// A reader's position in the history.
+/// A reader of the history; made by [`Registry::subscribe`](crate::Registry::subscribe) and
+/// [`Registry::resume`](crate::Registry::resume).
+///
+/// It occupies no space in the registry, which neither counts readers nor waits for them.
 pub struct Subscription {
     log: Arc<EventLog>,
     position: u64,
@@ -116,8 +118,10 @@ impl Subscription {
         Self { log, position }
     }
 
-    /// Takes the next event without waiting. Named after its meaning rather than after `Iterator`,
-    /// because "nothing yet" is not the end.
+    /// Returns the next event, or the gap before it. Does not wait for events: use
+    /// [`RegistryBuilder::on_event`](crate::RegistryBuilder::on_event) to learn of new ones.
+    ///
+    /// A subscription is not an `Iterator`, because [`Next::Empty`] is not the end.
     pub fn poll_next(&mut self) -> Next {
         let next = self.log.read(self.position);
         match &next {
@@ -128,8 +132,16 @@ impl Subscription {
         next
     }
 
-    /// The number of the event that comes next.
+    /// Returns the [`Event::seq`] of the event that is read next.
     pub fn position(&self) -> u64 {
         self.position
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("position", &self.position)
+            .finish_non_exhaustive()
     }
 }

@@ -1,5 +1,5 @@
-//! Sessions that ended a moment ago, so that "never existed" and "just died" are different answers.
-//! Holds digests and reasons, never a token or a key.
+//! Recently removed sessions by token digest, so that a token that was never registered can be
+//! distinguished from one that was valid a moment ago. Keeps digests and events, never a token or a key.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use crate::events::Event;
 use crate::time::BootTime;
 use crate::token::TokenDigest;
 
-/// How long an ended session is remembered.
-const REMEMBERED_FOR: Duration = Duration::from_mins(1);
-/// How many are remembered at most; a mass death forgets its first ones early.
+/// How long a removed session is kept.
+const RETENTION: Duration = Duration::from_mins(1);
+/// How many are kept at most. If more sessions end within a minute, the oldest are dropped early.
 pub(crate) const CAPACITY: usize = 4_096;
 
 #[derive(Default)]
@@ -22,9 +22,9 @@ pub(crate) struct Tombstones {
 
 impl Tombstones {
     pub(crate) fn insert(&mut self, digest: TokenDigest, event: Arc<Event>) {
-        self.forget_old(event.at.boot);
+        self.drop_expired(event.at.boot);
         if self.oldest_first.len() == CAPACITY {
-            self.forget_oldest();
+            self.drop_oldest();
         }
         self.oldest_first.push_back((digest, event.seq));
         self.by_digest.insert(digest, event);
@@ -33,19 +33,20 @@ impl Tombstones {
     pub(crate) fn find(&self, digest: TokenDigest, now: BootTime) -> Option<Arc<Event>> {
         self.by_digest
             .get(&digest)
-            .filter(|event| now.since(event.at.boot) <= REMEMBERED_FOR)
+            .filter(|event| now.since(event.at.boot) <= RETENTION)
             .cloned()
     }
 
-    fn forget_old(&mut self, now: BootTime) {
+    fn drop_expired(&mut self, now: BootTime) {
         while let Some((digest, seq)) = self.oldest_first.front() {
-            let still_young = self.by_digest.get(digest).is_some_and(|event| {
-                event.seq == *seq && now.since(event.at.boot) <= REMEMBERED_FOR
-            });
-            if still_young {
+            let is_current = self
+                .by_digest
+                .get(digest)
+                .is_some_and(|event| event.seq == *seq && now.since(event.at.boot) <= RETENTION);
+            if is_current {
                 return;
             }
-            self.forget_oldest();
+            self.drop_oldest();
         }
     }
 
@@ -66,11 +67,11 @@ impl Tombstones {
         }
     }
 
-    fn forget_oldest(&mut self) {
+    fn drop_oldest(&mut self) {
         let Some((digest, seq)) = self.oldest_first.pop_front() else {
             return;
         };
-        // A token that ended twice has a younger grave under the same digest: leave that one.
+        // If the token was registered and removed again, a newer tombstone has the same digest: keep it.
         if self
             .by_digest
             .get(&digest)

@@ -1,12 +1,12 @@
-//! Token to session, the one index that is read without the table's lock.
+//! The index from token to session, the only one that is read without the table's lock.
 //!
-//! Resolving is what every request does, so it must neither wait for a registration nor make two
-//! readers fight over one lock's counter. Hence shards, chosen by bits of the digest that the map
-//! inside does not use. The table is the only writer.
+//! Every request resolves a token. So a look-up must not wait for a registration, and readers must not
+//! contend for the counter of one lock. Hence the index has shards, chosen by bits of the digest that the
+//! hash map does not use. Only the table writes to it, under its lock.
 //!
-//! A look-up costs what its cache misses cost. So a slot is a bare pointer, and the digest to compare
-//! is read from the session itself, whose cache line the caller is about to touch anyway: a hundred
-//! thousand slots then fit in a core's own cache.
+//! The cost of a look-up is that of its cache misses. So a slot is a single pointer, and the digest to
+//! compare is read from the session, whose cache line the caller reads next anyway: 100,000 slots then
+//! fit in the private cache of a core.
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
@@ -16,8 +16,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::session::Session;
 use crate::token::TokenDigest;
 
-/// Enough that two of a few readers seldom meet, and that a full shard which grows, and for that
-/// reads the digest of each of its sessions again, is short; each costs two cache lines.
+/// So many that a few readers seldom use the same shard at once, and that growing a full shard, which
+/// reads the digest of each of its sessions, is short. Each shard takes two cache lines.
 const SHARDS: usize = 256;
 
 type Slots = HashSet<ByDigest, BuildHasherDefault<DigestBits>>;
@@ -45,7 +45,8 @@ impl PartialEq for ByDigest {
 
 impl Eq for ByDigest {}
 
-/// Kept apart from its neighbours' cache lines (two of them: the prefetcher fetches pairs).
+/// Does not share cache lines with its neighbours. Aligned to two lines, because the prefetcher fetches
+/// pairs.
 #[derive(Default)]
 #[repr(align(128))]
 struct Shard(RwLock<Slots>);
@@ -65,8 +66,8 @@ impl TokenIndex {
             .map(|slot| slot.0.clone())
     }
 
-    /// Takes the place of the session that had the same token, if one had it: in one step, so that
-    /// no reader finds the token unknown in between.
+    /// Inserts a session, or replaces the one with the same token in one step, so that the token resolves
+    /// for every reader at any time.
     pub(crate) fn put(&self, session: Arc<Session>) {
         self.shard(*session.digest())
             .write()
@@ -110,7 +111,7 @@ impl Hasher for DigestBits {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Not reached by `TokenDigest`; right for any other key all the same.
+        // Not called for a `TokenDigest`; correct for any other key too.
         for byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }

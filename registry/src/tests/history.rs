@@ -1,4 +1,4 @@
-//! The event log and the tombstones: what late and slow readers find, and what is forgotten when.
+//! The event log and the tombstones: late and slow readers, and how long removed sessions are kept.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use crate::events::tombstones::CAPACITY;
 use crate::*;
 
 #[test]
-fn a_snapshot_and_its_reader_belong_together() {
+fn a_subscription_starts_where_its_snapshot_ends() {
     let registry = registry();
     put(&registry, "a", 1, at(1));
     let (snapshot, mut reader) = registry.subscribe();
@@ -21,7 +21,7 @@ fn a_snapshot_and_its_reader_belong_together() {
 }
 
 #[test]
-fn a_reader_that_fell_behind_is_told_exactly_what_it_missed() {
+fn a_slow_reader_gets_the_exact_range_that_it_missed() {
     let registry = builder().event_capacity(4).build();
     let (_, mut reader) = registry.subscribe();
     for _ in 0..10 {
@@ -54,7 +54,7 @@ fn a_full_ring_is_not_a_gap() {
 }
 
 #[test]
-fn a_ring_without_room_still_holds_the_last_event() {
+fn a_ring_of_capacity_zero_keeps_the_last_event() {
     let registry = builder().event_capacity(0).build();
     put(&registry, "a", 1, at(1));
     let mut reader = registry.resume(0).unwrap();
@@ -62,7 +62,7 @@ fn a_ring_without_room_still_holds_the_last_event() {
 }
 
 #[test]
-fn resuming_replays_what_came_after_and_refuses_the_future() {
+fn resuming_replays_later_events_and_refuses_a_future_position() {
     let registry = builder().event_capacity(4).build();
     assert!(registry.resume(1).is_none());
     let mut from_start = registry.resume(0).unwrap();
@@ -91,13 +91,13 @@ fn resuming_replays_what_came_after_and_refuses_the_future() {
 }
 
 #[test]
-fn source_states_and_the_end_stand_in_the_same_history() {
+fn source_states_and_the_shutdown_are_in_the_same_history() {
     let registry = registry();
     let (_, mut reader) = registry.subscribe();
     let state = SourceState {
         source: Source::Netlink,
         health: SourceHealth::Down,
-        reason: "no answer".into(),
+        reason: "no reply".into(),
     };
     registry.publish_source_state(state.clone(), at(1));
     put(&registry, "a", 1, at(1));
@@ -106,18 +106,18 @@ fn source_states_and_the_end_stand_in_the_same_history() {
     assert!(matches!(&events[0].kind, EventKind::SourceState(s) if *s == state));
     assert!(matches!(events[1].kind, EventKind::Registered(_)));
     assert!(matches!(events[2].kind, EventKind::Shutdown));
-    assert_eq!(registry.len(), 1, "the end leaves sessions as they are");
+    assert_eq!(registry.len(), 1, "a shutdown removes no session");
 }
 
 #[test]
-fn readers_beside_a_writer_miss_nothing_and_read_nothing_twice() {
+fn concurrent_readers_miss_no_event_and_read_none_twice() {
     let registry = builder().event_capacity(64).build();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..2)
             .map(|_| scope.spawn(|| follow(&registry, &done)))
             .collect();
-        let writing = TellsWhenDone(&done);
+        let writing = SetOnDrop(&done);
         for round in 0..20_000 {
             put(&registry, ["a", "b"][round % 2], 1, at(1));
         }
@@ -128,8 +128,8 @@ fn readers_beside_a_writer_miss_nothing_and_read_nothing_twice() {
     });
 }
 
-/// Follows by reading and now and then by resuming; answers how many events it saw. Numbers have no
-/// hole but the gaps that were told.
+/// Reads until the writer is done and resumes after each `Empty`. Checks that sequence numbers are
+/// consecutive except for reported gaps. Returns the number of events read.
 fn follow(registry: &Registry, done: &AtomicBool) -> u64 {
     let mut reader = registry.resume(0).unwrap();
     let (mut expected, mut seen) = (1, 0);
@@ -155,12 +155,12 @@ fn follow(registry: &Registry, done: &AtomicBool) -> u64 {
 }
 
 #[test]
-fn a_snapshot_beside_a_writer_plus_its_events_is_the_state() {
+fn a_snapshot_taken_during_writes_is_consistent_with_later_events() {
     let registry = registry();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let _writing = TellsWhenDone(&done);
+            let _writing = SetOnDrop(&done);
             for round in (0..3_u64)
                 .cycle()
                 .take_while(|_| !done.load(Ordering::Acquire))
@@ -170,38 +170,41 @@ fn a_snapshot_beside_a_writer_plus_its_events_is_the_state() {
                 registry.deregister(&token(round), at(1));
             }
         });
-        let _reading = TellsWhenDone(&done);
+        let _reading = SetOnDrop(&done);
         for _ in 0..5_000 {
             follow_snapshot(&registry, &done);
         }
     });
 }
 
-/// Nothing that a snapshot shows is told again, and nothing ends that it does not show. Waits for
-/// what the writer does next: how often it comes in between is the scheduler's affair.
+/// Checks that no session of the snapshot is registered again and that only known sessions are removed.
+/// Waits for three events, because the scheduler decides how often the writer runs.
 fn follow_snapshot(registry: &Registry, writer_ended: &AtomicBool) {
     let (snapshot, mut reader) = registry.subscribe();
     let mut live: Vec<_> = snapshot.iter().map(|session| session.entry).collect();
-    let mut told = 0;
-    while told < 3 && !writer_ended.load(Ordering::Acquire) {
+    let mut events = 0;
+    while events < 3 && !writer_ended.load(Ordering::Acquire) {
         let event = match reader.poll_next() {
             Next::Event(event) => event,
             Next::Empty => {
                 std::thread::yield_now();
                 continue;
             }
-            // The writer went round the whole ring; there is nothing to compare.
+            // The writer has overwritten the events: nothing to compare.
             Next::Gap { .. } => return,
         };
-        told += 1;
+        events += 1;
         match seen(&event).unwrap().1 {
             Seen::Registered(entry) => {
-                assert!(!live.contains(&entry), "not in the snapshot as well");
+                assert!(
+                    !live.contains(&entry),
+                    "the session is already in the snapshot"
+                );
                 live.push(entry);
             }
             Seen::Deregistered(entry, _) => {
                 let index = live.iter().position(|known| *known == entry);
-                live.remove(index.expect("only what lives can end"));
+                live.remove(index.expect("only live sessions are removed"));
             }
         }
     }
@@ -211,31 +214,31 @@ fn cause(registry: &Registry, token_number: u64, now: Moment) -> Option<&'static
     let event: Arc<Event> = registry.recently_gone(&token(token_number), now)?;
     match &event.kind {
         EventKind::Deregistered(_, removal) => Some(removal.cause()),
-        other => panic!("a grave of {other:?}"),
+        other => panic!("not a removal: {other:?}"),
     }
 }
 
 #[test]
-fn an_ended_session_is_remembered_for_a_minute() {
+fn a_removed_session_is_kept_for_a_minute() {
     let registry = registry();
     put(&registry, "a", 1, at(1));
-    assert_eq!(cause(&registry, 1, at(1)), None, "it lives");
+    assert_eq!(cause(&registry, 1, at(1)), None, "the session is live");
     registry.remove_process(ProcessId(1), DEATH, at(100));
     assert_eq!(cause(&registry, 1, at(100)), Some("exited"));
     assert_eq!(cause(&registry, 1, at(160)), Some("exited"));
     assert_eq!(cause(&registry, 1, at_nanos(160_000_000_001)), None);
-    assert_eq!(cause(&registry, 2, at(100)), None, "never existed");
+    assert_eq!(cause(&registry, 2, at(100)), None, "never registered");
 }
 
 #[test]
-fn a_token_that_ended_twice_tells_of_its_later_end() {
+fn a_token_that_was_removed_twice_has_the_later_removal() {
     let registry = registry();
     put(&registry, "a", 1, at(1));
     registry.deregister(&token(1), at(10));
     put(&registry, "a", 1, at(20));
     registry.remove_process(ProcessId(1), DEATH, at(65));
     assert_eq!(cause(&registry, 1, at(66)), Some("exited"));
-    // The first grave is cleared now; the second one, of the same token, must stay.
+    // This drops the first tombstone. The second one, of the same token, must stay.
     put(&registry, "b", 2, at(80));
     registry.deregister(&token(2), at(80));
     assert_eq!(cause(&registry, 1, at(80)), Some("exited"));
@@ -243,7 +246,7 @@ fn a_token_that_ended_twice_tells_of_its_later_end() {
 }
 
 #[test]
-fn a_mass_death_forgets_its_first_graves_and_keeps_to_its_room() {
+fn many_removals_at_once_drop_the_oldest_tombstones() {
     let registry = registry();
     let dead = u64::try_from(CAPACITY).unwrap() + 3;
     for number in 0..dead {
@@ -255,7 +258,7 @@ fn a_mass_death_forgets_its_first_graves_and_keeps_to_its_room() {
     );
     let remembered = (0..dead).filter(|number| cause(&registry, *number, at(2)).is_some());
     assert!(remembered.eq(3..dead));
-    // The next end, much later, clears them all.
+    // The next removal, much later, drops them all.
     put(&registry, "a", 1, at(100));
     registry.deregister(&token(1), at(100));
     assert_eq!(registry.tombstones(), 1);

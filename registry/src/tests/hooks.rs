@@ -1,4 +1,4 @@
-//! Hooks: their order, and what a bad one can and cannot do.
+//! Hooks: their order, and the effects of hooks that block or panic.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -7,15 +7,17 @@ use super::support::*;
 use crate::hooks::MAX_WAITING;
 use crate::*;
 
-/// A registry that its own hooks can reach.
-fn reachable(build: impl FnOnce(Arc<OnceLock<Registry>>) -> RegistryBuilder) -> Registry {
+/// Builds a registry whose hooks have a handle to it.
+fn with_handle_in_hooks(
+    build: impl FnOnce(Arc<OnceLock<Registry>>) -> RegistryBuilder,
+) -> Registry {
     let handle = Arc::new(OnceLock::new());
     let registry = build(handle.clone()).build();
     assert!(handle.set(registry.clone()).is_ok());
     registry
 }
 
-/// A hook that says that it was entered, then waits to be let go.
+/// Makes a hook report that it was entered and wait until it is released.
 struct Latch {
     entered: Sender<()>,
     go: Mutex<Receiver<()>>,
@@ -24,34 +26,34 @@ struct Latch {
 impl Latch {
     fn new() -> (Arc<Self>, Receiver<()>, Sender<()>) {
         let (entered, was_entered) = channel();
-        let (let_go, go) = channel();
+        let (release, go) = channel();
         let go = Mutex::new(go);
-        (Arc::new(Self { entered, go }), was_entered, let_go)
+        (Arc::new(Self { entered, go }), was_entered, release)
     }
 
-    fn pass(&self) {
+    fn wait(&self) {
         self.entered.send(()).unwrap();
-        receive(&self.go.lock().unwrap(), "the test to open the gate");
+        receive(&self.go.lock().unwrap(), "the test to release the hook");
     }
 }
 
-/// The `on_register` hook of the session named `stuck` waits at the gate; a diary follows.
-fn stuck_on_register(gate: Arc<Latch>, diary: &Diary) -> Registry {
+/// Builds a registry whose `on_register` hook waits for the session with id `stuck`.
+fn stuck_on_register(latch: Arc<Latch>, hook_log: &HookLog) -> Registry {
     let builder = builder().on_register(move |session| {
         if session.id.as_str() == "stuck" {
-            gate.pass();
+            latch.wait();
         }
     });
-    diary.attach(builder).build()
+    hook_log.attach(builder).build()
 }
 
 #[test]
-fn a_hook_that_panics_is_counted_and_its_mutation_stands() {
-    let diary = Diary::default();
+fn a_panic_in_a_hook_is_counted_and_does_not_undo_the_change() {
+    let hook_log = HookLog::default();
     let builder = builder()
         .on_register(|_| panic!("a bad hook"))
         .on_deregister(|_, _| panic!("another"));
-    let registry = diary.attach(builder).build();
+    let registry = hook_log.attach(builder).build();
     let stored = put(&registry, "a", 1, at(1));
     assert_eq!(
         registry.resolve(&token(1), at(1)).unwrap().entry,
@@ -60,52 +62,52 @@ fn a_hook_that_panics_is_counted_and_its_mutation_stands() {
     assert!(registry.deregister(&token(1), at(2)).is_some());
     assert!(registry.is_empty());
     assert_eq!(registry.hook_panics(), 2);
-    assert_eq!(diary.words(), ["+a#1", "-a#1 requested"]);
+    assert_eq!(hook_log.lines(), ["+a#1", "-a#1 requested"]);
     assert_eq!(registry.waiting_hooks(), 0);
 }
 
 #[test]
-fn a_panic_that_panics_again_when_dropped_is_contained_too() {
+fn a_panic_payload_that_panics_when_dropped_is_caught() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
             assert!(
                 std::thread::panicking(),
-                "a panic in the clean-up of a panic"
+                "a panic while a panic payload is dropped"
             );
         }
     }
-    let diary = Diary::default();
+    let hook_log = HookLog::default();
     let builder = builder().on_register(|_| std::panic::panic_any(Bomb));
-    let registry = diary.attach(builder).build();
+    let registry = hook_log.attach(builder).build();
     put(&registry, "a", 1, at(1));
     put(&registry, "a", 2, at(1));
-    assert_eq!(diary.words(), ["+a#1", "-a#1 replaced", "+a#2"]);
+    assert_eq!(hook_log.lines(), ["+a#1", "-a#1 replaced", "+a#2"]);
     assert_eq!(registry.hook_panics(), 2);
 }
 
 #[test]
-fn a_session_that_its_own_register_hook_removes_ends_after_that_hook() {
-    let diary = Diary::default();
-    let registry = reachable(|handle| {
-        let removing = diary.attach(builder()).on_register(move |session| {
+fn a_register_hook_can_remove_its_session_and_the_deregister_hook_runs_after_it() {
+    let hook_log = HookLog::default();
+    let registry = with_handle_in_hooks(|handle| {
+        let removing = hook_log.attach(builder()).on_register(move |session| {
             let registry = handle.get().unwrap();
             registry.remove_entry(session.entry, Removal::Requested, at(1));
         });
-        diary.attach(removing)
+        hook_log.attach(removing)
     });
     put(&registry, "a", 1, at(1));
-    // Twice each: the diary stands before and after the hook that removes.
+    // Twice each: the log is attached before and after the hook that removes.
     let expected = ["+a#1", "+a#1", "-a#1 requested", "-a#1 requested"];
-    assert_eq!(diary.words(), expected);
+    assert_eq!(hook_log.lines(), expected);
     assert_eq!(registry.waiting_hooks(), 0);
 }
 
 #[test]
 fn a_deregister_hook_can_register_another_session() {
-    let diary = Diary::default();
-    let registry = reachable(|handle| {
-        diary.attach(builder()).on_deregister(move |session, _| {
+    let hook_log = HookLog::default();
+    let registry = with_handle_in_hooks(|handle| {
+        hook_log.attach(builder()).on_deregister(move |session, _| {
             if session.id.as_str() == "a" {
                 put(handle.get().unwrap(), "b", 2, at(2));
             }
@@ -113,16 +115,16 @@ fn a_deregister_hook_can_register_another_session() {
     });
     put(&registry, "a", 1, at(1));
     registry.deregister(&token(1), at(2));
-    assert_eq!(diary.words(), ["+a#1", "-a#1 requested", "+b#2"]);
+    assert_eq!(hook_log.lines(), ["+a#1", "-a#1 requested", "+b#2"]);
     assert!(registry.resolve(&token(2), at(2)).is_some());
     registry.check_invariants();
 }
 
 #[test]
-fn a_deregister_hook_can_bring_its_own_session_back() {
-    let diary = Diary::default();
-    let registry = reachable(|handle| {
-        diary.attach(builder()).on_deregister(move |session, _| {
+fn a_deregister_hook_can_register_its_session_again() {
+    let hook_log = HookLog::default();
+    let registry = with_handle_in_hooks(|handle| {
+        hook_log.attach(builder()).on_deregister(move |session, _| {
             if session.entry.0 < 4 {
                 put(handle.get().unwrap(), "a", 1, at(2));
             }
@@ -137,85 +139,85 @@ fn a_deregister_hook_can_bring_its_own_session_back() {
         expected.push(format!("+a#{entry}"));
         expected.push(format!("-a#{entry} requested"));
     }
-    assert_eq!(diary.words(), expected);
+    assert_eq!(hook_log.lines(), expected);
 }
 
 #[test]
-fn a_blocked_hook_holds_up_no_other_session() {
-    let (gate, entered, let_go) = Latch::new();
-    let diary = Diary::default();
-    let registry = stuck_on_register(gate, &diary);
+fn a_blocked_hook_does_not_delay_other_sessions() {
+    let (latch, entered, release) = Latch::new();
+    let hook_log = HookLog::default();
+    let registry = stuck_on_register(latch, &hook_log);
     std::thread::scope(|scope| {
         scope.spawn(|| put(&registry, "stuck", 1, at(1)));
         receive(&entered, "the hook to be entered");
         let others = registry.clone();
-        within_deadline("others beside a blocked hook", move || {
+        within_deadline("other sessions during a blocked hook", move || {
             put(&others, "b", 2, at(1));
             assert!(others.resolve(&token(2), at(1)).is_some());
             assert!(
                 others.resolve(&token(1), at(1)).is_some(),
-                "stored all the same"
+                "stored although its hook is blocked"
             );
             put(&others, "b", 3, at(1));
             assert!(others.deregister(&token(3), at(1)).is_some());
             assert_eq!(others.expire(at(1)), 0);
             assert_eq!(others.list().len(), 1);
-            // Even the session itself can be removed, by another thread.
+            // Another thread can remove even the session whose hook is blocked.
             assert!(others.deregister(&token(1), at(1)).is_some());
             others.subscribe();
         });
         let expected = ["+b#2", "-b#2 replaced", "+b#3", "-b#3 requested"];
-        assert_eq!(diary.words(), expected);
-        let_go.send(()).unwrap();
+        assert_eq!(hook_log.lines(), expected);
+        release.send(()).unwrap();
     });
-    assert_eq!(diary.words()[4..], ["+stuck#1", "-stuck#1 requested"]);
+    assert_eq!(hook_log.lines()[4..], ["+stuck#1", "-stuck#1 requested"]);
 }
 
 #[test]
-fn a_name_that_registers_again_waits_for_the_deregister_hook_of_its_last_bearer() {
-    let (gate, entered, let_go) = Latch::new();
-    let diary = Diary::default();
-    let builder = builder().on_deregister(move |_, _| gate.pass());
-    let registry = diary.attach(builder).build();
+fn a_register_hook_waits_for_the_deregister_hook_of_the_previous_session_with_its_id() {
+    let (latch, entered, release) = Latch::new();
+    let hook_log = HookLog::default();
+    let builder = builder().on_deregister(move |_, _| latch.wait());
+    let registry = hook_log.attach(builder).build();
     put(&registry, "a", 1, at(1));
     std::thread::scope(|scope| {
         scope.spawn(|| registry.deregister(&token(1), at(2)));
         receive(&entered, "the deregister hook to be entered");
-        // Not a replacement: the first session has left the table.
+        // Not a replacement: the first session is no longer in the table.
         put(&registry, "a", 2, at(3));
-        assert_eq!(diary.words(), ["+a#1"]);
-        let_go.send(()).unwrap();
+        assert_eq!(hook_log.lines(), ["+a#1"]);
+        release.send(()).unwrap();
     });
-    assert_eq!(diary.words(), ["+a#1", "-a#1 requested", "+a#2"]);
+    assert_eq!(hook_log.lines(), ["+a#1", "-a#1 requested", "+a#2"]);
 }
 
 #[test]
-fn a_registration_that_replaces_two_sessions_is_heard_of_after_both_have_ended() {
-    let diary = Diary::default();
-    let registry = diary.attach(builder()).build();
+fn a_register_hook_runs_after_the_deregister_hooks_of_both_replaced_sessions() {
+    let hook_log = HookLog::default();
+    let registry = hook_log.attach(builder()).build();
     let (_, mut events) = registry.subscribe();
     put(&registry, "a", 1, at(1));
     put(&registry, "b", 2, at(1));
     put(&registry, "a", 2, at(2));
     let expected = ["+a#1", "+b#2", "-a#1 replaced", "-b#2 replaced", "+a#3"];
-    assert_eq!(diary.words(), expected);
+    assert_eq!(hook_log.lines(), expected);
     let in_events: Vec<_> = drain(&mut events).iter().filter_map(|e| seen(e)).collect();
-    assert_eq!(in_events, diary.read());
+    assert_eq!(in_events, hook_log.read());
 }
 
 #[test]
-fn a_registration_waits_for_the_session_that_lost_its_token_to_it() {
-    let (gate, entered, let_go) = Latch::new();
-    let diary = Diary::default();
-    let registry = stuck_on_register(gate, &diary);
+fn a_register_hook_waits_for_the_hooks_of_the_session_that_lost_its_token() {
+    let (latch, entered, release) = Latch::new();
+    let hook_log = HookLog::default();
+    let registry = stuck_on_register(latch, &hook_log);
     std::thread::scope(|scope| {
         scope.spawn(|| put(&registry, "stuck", 1, at(1)));
         receive(&entered, "the hook to be entered");
         put(&registry, "b", 1, at(2));
         put(&registry, "b", 2, at(2));
         put(&registry, "c", 1, at(2));
-        assert_eq!(diary.words(), ["+c#4"], "c has nothing to wait for");
-        let_go.send(()).unwrap();
+        assert_eq!(hook_log.lines(), ["+c#4"], "no call precedes this one");
+        release.send(()).unwrap();
     });
     let expected = [
         "+c#4",
@@ -225,41 +227,41 @@ fn a_registration_waits_for_the_session_that_lost_its_token_to_it() {
         "-b#2 replaced",
         "+b#3",
     ];
-    assert_eq!(diary.words(), expected);
+    assert_eq!(hook_log.lines(), expected);
     assert_eq!(registry.waiting_hooks(), 0);
 }
 
 #[test]
-fn calls_behind_a_blocked_hook_are_bounded_and_lost_only_in_pairs() {
-    let (gate, entered, let_go) = Latch::new();
-    let diary = Diary::default();
+fn calls_behind_a_blocked_hook_are_bounded_and_dropped_in_pairs() {
+    let (latch, entered, release) = Latch::new();
+    let hook_log = HookLog::default();
     let builder = builder().on_register(move |session| {
         if session.entry == EntryId(1) {
-            gate.pass();
+            latch.wait();
         }
     });
-    let registry = diary.attach(builder).build();
+    let registry = hook_log.attach(builder).build();
     let replacements = u64::try_from(MAX_WAITING).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| put(&registry, "stuck", 0, at(1)));
         receive(&entered, "the hook to be entered");
         for number in 0..replacements {
-            // Now by its token under another id, now by its id too.
+            // Alternately by its token under another id, and by its id.
             let name = ["other", "stuck"][usize::try_from(number % 2).unwrap()];
             put(&registry, name, number / 2, at(1));
             assert!(registry.waiting_hooks() <= MAX_WAITING + 3);
         }
-        let_go.send(()).unwrap();
+        release.send(()).unwrap();
     });
     registry.expire(at(1_000_000));
     assert_eq!(registry.waiting_hooks(), 0);
     assert!(registry.hooks_lost() > 0);
-    let heard = check_pairs(&diary.read());
-    assert_eq!(heard + registry.hooks_lost(), replacements + 1);
+    let called = check_pairs(&hook_log.read());
+    assert_eq!(called + registry.hooks_lost(), replacements + 1);
 }
 
-/// Replaces the session of this name, whose hook is blocked, until no more calls can wait. It bears
-/// its token again at the end.
+/// Replaces the session with this id, whose hook is blocked, until the queue of calls is full. At the end
+/// the session has its original token.
 fn fill_queue(registry: &Registry, name: &str, token_number: u64) {
     while registry.waiting_hooks() < MAX_WAITING {
         put(registry, name, token_number + 1_000, at(1));
@@ -268,42 +270,42 @@ fn fill_queue(registry: &Registry, name: &str, token_number: u64) {
 }
 
 #[test]
-fn a_call_that_waited_for_a_lost_one_is_made_by_whoever_lost_it() {
-    let (gate, entered, let_go) = Latch::new();
-    let diary = Diary::default();
+fn a_call_behind_a_dropped_one_runs_on_the_thread_that_dropped_it() {
+    let (latch, entered, release) = Latch::new();
+    let hook_log = HookLog::default();
     let builder = builder().on_register(move |session| {
         if session.entry == EntryId(1) {
-            gate.pass();
+            latch.wait();
         }
     });
-    let registry = diary.attach(builder).build();
+    let registry = hook_log.attach(builder).build();
     std::thread::scope(|scope| {
         scope.spawn(|| put(&registry, "stuck", 1, at(1)));
         receive(&entered, "the hook to be entered");
         fill_queue(&registry, "stuck", 1);
         put(&registry, "b", 2, at(1));
-        // Waits behind the blocked hook, in the lane of "b" too, so that the next "b" waits as well.
+        // Waits behind the blocked hook and is in the queue of "b" too, so the next "b" waits as well.
         put(&registry, "stuck", 2, at(1));
         let waiting = put(&registry, "b", 3, at(1)).entry.0;
-        let announced = format!("+b#{waiting}");
-        assert!(!diary.words().contains(&announced));
+        let registered = format!("+b#{waiting}");
+        assert!(!hook_log.lines().contains(&registered));
         registry.deregister(&token(2), at(1));
-        assert!(diary.words().contains(&announced));
-        let_go.send(()).unwrap();
+        assert!(hook_log.lines().contains(&registered));
+        release.send(()).unwrap();
     });
     assert_eq!(registry.waiting_hooks(), 0);
 }
 
 #[test]
-fn a_session_that_was_being_announced_is_never_lost() {
-    let (gate, entered, let_go) = Latch::new();
-    let diary = Diary::default();
+fn a_session_whose_register_hook_is_running_is_never_dropped() {
+    let (latch, entered, release) = Latch::new();
+    let hook_log = HookLog::default();
     let builder = builder().on_register(move |session| {
         if session.entry <= EntryId(2) {
-            gate.pass();
+            latch.wait();
         }
     });
-    let registry = diary.attach(builder).build();
+    let registry = hook_log.attach(builder).build();
     std::thread::scope(|scope| {
         scope.spawn(|| put(&registry, "stuck", 1, at(1)));
         receive(&entered, "the first hook to be entered");
@@ -311,19 +313,19 @@ fn a_session_that_was_being_announced_is_never_lost() {
         receive(&entered, "the second hook to be entered");
         fill_queue(&registry, "stuck too", 2);
         registry.deregister(&token(1), at(1));
-        let_go.send(()).unwrap();
-        let_go.send(()).unwrap();
+        release.send(()).unwrap();
+        release.send(()).unwrap();
     });
-    let calls = diary.words();
+    let calls = hook_log.lines();
     assert!(calls.contains(&"-stuck#1 requested".to_owned()));
     registry.deregister(&token(2), at(1));
-    check_pairs(&diary.read());
+    check_pairs(&hook_log.read());
 }
 
 #[test]
-fn one_name_under_several_threads_keeps_its_order_and_loses_nothing() {
-    let diary = Diary::default();
-    let registry = diary.attach(builder()).build();
+fn concurrent_changes_of_one_id_keep_their_order_and_drop_no_call() {
+    let hook_log = HookLog::default();
+    let registry = hook_log.attach(builder()).build();
     let stored: u64 = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..4)
             .map(|worker| {
@@ -336,11 +338,11 @@ fn one_name_under_several_threads_keeps_its_order_and_loses_nothing() {
     registry.expire(at(1_000_000));
     assert_eq!(registry.waiting_hooks(), 0);
     assert_eq!(registry.hooks_lost(), 0);
-    assert_eq!(check_pairs(&diary.read()), stored);
+    assert_eq!(check_pairs(&hook_log.read()), stored);
     registry.check_invariants();
 }
 
-/// Registers, replaces by id, by token and by both, removes; answers how many were stored.
+/// Registers, replaces by id, by token and by both, and removes. Returns how many sessions were stored.
 fn churn(registry: &Registry, worker: u64) -> u64 {
     let mut stored = 0;
     for round in 0..3_000 {
@@ -359,8 +361,8 @@ fn churn(registry: &Registry, worker: u64) -> u64 {
     stored
 }
 
-/// For each name: register and deregister in turns, both of one entry, entries ascending. Answers how
-/// many pairs there are.
+/// Checks that the calls of each id are pairs of register and deregister of one entry, with ascending
+/// entry ids. Returns the number of pairs.
 fn check_pairs(calls: &[(SessionId, Seen)]) -> u64 {
     let mut pairs = 0;
     let mut names: Vec<_> = calls.iter().map(|(id, _)| id).collect();
@@ -371,9 +373,9 @@ fn check_pairs(calls: &[(SessionId, Seen)]) -> u64 {
         let mut last = EntryId(0);
         while let Some(first) = calls.next() {
             assert_eq!(first, Seen::Registered(first.entry()));
-            assert!(first.entry() > last, "entries of one name in their order");
+            assert!(first.entry() > last, "entry ids ascend");
             last = first.entry();
-            let end = calls.next().expect("every session here has ended");
+            let end = calls.next().expect("every session has been removed");
             assert!(matches!(end, Seen::Deregistered(entry, _) if entry == last));
             pairs += 1;
         }
@@ -382,7 +384,7 @@ fn check_pairs(calls: &[(SessionId, Seen)]) -> u64 {
 }
 
 #[test]
-fn each_release_is_called_for_each_removed_session() {
+fn each_on_removed_function_is_called_for_each_removed_session() {
     let released: Arc<Mutex<Vec<(u8, SessionId)>>> = Arc::default();
     let release = |number| {
         let released = released.clone();
@@ -398,7 +400,7 @@ fn each_release_is_called_for_each_removed_session() {
 }
 
 #[test]
-fn a_runner_gets_the_hooks_and_the_order_within_a_session_stays() {
+fn a_runner_gets_the_hooks_and_keeps_the_order_of_one_id() {
     let runs: Arc<Mutex<Vec<HookRun>>> = Arc::default();
     let taken = runs.clone();
     let seen: Arc<Mutex<Vec<&str>>> = Arc::default();
@@ -415,7 +417,7 @@ fn a_runner_gets_the_hooks_and_the_order_within_a_session_stays() {
         "a hook ran on the mutating thread"
     );
     let runs = std::mem::take(&mut *runs.lock().unwrap());
-    // As two threads of a runner might: the later one first.
+    // The later one first, as two threads of a runner could do.
     for run in runs.into_iter().rev() {
         run();
     }

@@ -1,4 +1,4 @@
-//! How long sessions stay: what they ask for, what the registry grants, and in which order they go.
+//! Lifetimes: requested, granted, and the order of expiry.
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ fn after(duration: Duration) -> Moment {
     let nanos = u64::try_from(duration.as_nanos()).unwrap();
     Moment {
         boot: BootTime::from_nanos(boot.as_nanos() + nanos),
-        // The wall clock of these tests stands a few nanoseconds before its end.
+        // The wall clock of these tests is a few nanoseconds before the end of its range.
         wall_ms: wall_ms.saturating_add(u64::try_from(duration.as_millis()).unwrap()),
     }
 }
 
 #[test]
-fn a_request_is_granted_up_to_the_maximum() {
+fn a_requested_lifetime_is_granted_up_to_the_maximum() {
     use Ttl::{Default, For, Process};
     for (default, max, asked, granted) in [
         (Some(9), None, Default, Some(9)),
@@ -55,15 +55,15 @@ fn a_request_is_granted_up_to_the_maximum() {
 }
 
 #[test]
-fn a_day_is_what_those_get_that_ask_for_nothing() {
+fn the_default_lifetime_is_a_day() {
     let day = after(Duration::from_hours(24));
     assert_eq!(put_for(&registry(), "a", 1, Ttl::Default), Some(day));
 }
 
 #[test]
-fn sessions_go_in_the_order_of_their_last_moments_whatever_the_order_of_registration() {
-    let diary = Diary::default();
-    let registry = diary.attach(builder()).build();
+fn sessions_expire_in_the_order_of_their_last_moments() {
+    let hook_log = HookLog::default();
+    let registry = hook_log.attach(builder()).build();
     for (name, token, seconds) in [("a", 1, 30), ("b", 2, 10), ("c", 3, 20), ("d", 4, 10)] {
         put_for(&registry, name, token, Ttl::For(seconds * SECOND));
     }
@@ -71,7 +71,7 @@ fn sessions_go_in_the_order_of_their_last_moments_whatever_the_order_of_registra
     assert_eq!(registry.expire(at_nanos(7 + 10_000_000_000)), 0);
     assert_eq!(registry.expire(at(25)), 3);
     assert_eq!(
-        diary.words()[5..],
+        hook_log.lines()[5..],
         ["-b#2 expired", "-d#4 expired", "-c#3 expired"]
     );
     registry.check_invariants();
@@ -85,14 +85,14 @@ fn sessions_go_in_the_order_of_their_last_moments_whatever_the_order_of_registra
 }
 
 #[test]
-fn a_look_up_finds_a_session_that_stays_with_its_process_at_any_time() {
+fn a_session_without_a_limit_never_expires() {
     let registry = builder().ttl(SECOND).build();
     put_for(&registry, "a", 1, Ttl::Process);
     assert!(registry.resolve(&token(1), at_nanos(u64::MAX)).is_some());
 }
 
 #[test]
-fn the_longest_ttl_there_is_ends_with_the_clock_and_not_before() {
+fn the_longest_lifetime_saturates_at_the_end_of_the_clock() {
     let registry = registry();
     put_for(&registry, "a", 1, Ttl::For(Duration::MAX));
     assert_eq!(registry.expire(at_nanos(u64::MAX)), 0);

@@ -1,4 +1,4 @@
-//! Who may register what, and what a refusal leaves behind: nothing.
+//! Refused registrations, which must change nothing.
 
 use super::support::*;
 use crate::*;
@@ -10,7 +10,7 @@ fn of_owner(owner: u32, name: &str, token_number: u64) -> NewSession {
     }
 }
 
-/// The refusal, after seeing that it changed nothing and that nobody heard of it.
+/// Returns the error of a registration, and checks that it changed nothing and appended no event.
 fn refusal(registry: &Registry, new: NewSession) -> RegisterError {
     let before: Vec<_> = registry.list().iter().map(|s| s.entry).collect();
     let (_, mut events) = registry.subscribe();
@@ -25,7 +25,7 @@ fn refusal(registry: &Registry, new: NewSession) -> RegisterError {
 }
 
 #[test]
-fn a_full_registry_refuses_a_newcomer_and_still_takes_a_replacement() {
+fn a_full_registry_refuses_a_new_session_but_accepts_a_replacement() {
     let registry = builder()
         .limits(Limits {
             sessions: 2,
@@ -44,7 +44,7 @@ fn a_full_registry_refuses_a_newcomer_and_still_takes_a_replacement() {
 }
 
 #[test]
-fn one_owner_cannot_take_the_share_of_another() {
+fn one_user_cannot_use_up_the_limit_of_another() {
     let registry = builder()
         .limits(Limits {
             sessions: 10,
@@ -61,13 +61,13 @@ fn one_owner_cannot_take_the_share_of_another() {
     registry
         .register(of_owner(1001, "b", 2), Authority::Owner, at(2))
         .unwrap();
-    // Authority over others does not lift one's own ceiling.
+    // The right to replace other users' sessions does not raise the limit.
     let error = registry.register(session("b", 3), Authority::Any, at(2));
     assert_eq!(error.unwrap_err(), expected);
 }
 
 #[test]
-fn expired_sessions_make_room() {
+fn expired_sessions_do_not_count() {
     let registry = builder()
         .limits(Limits {
             sessions: 1,
@@ -80,7 +80,7 @@ fn expired_sessions_make_room() {
 }
 
 #[test]
-fn another_owners_id_and_token_are_out_of_reach() {
+fn sessions_of_another_user_cannot_be_replaced() {
     let registry = registry();
     put(&registry, "a", 1, at(1));
     for stolen in [of_owner(1001, "a", 2), of_owner(1001, "b", 1)] {
@@ -92,13 +92,13 @@ fn another_owners_id_and_token_are_out_of_reach() {
 }
 
 #[test]
-fn strict_replacement_asks_for_the_token_of_the_live_session() {
+fn strict_replacement_requires_the_token_of_the_live_session() {
     let registry = builder().strict_replace(true).build();
     put(&registry, "a", 1, at(1));
     let error = refusal(&registry, session("a", 2));
     assert_eq!(error, RegisterError::NeedsOldToken);
     put(&registry, "a", 1, at(2));
-    // Its token under another name is proof enough; the name is then free.
+    // Its token under another id is accepted; the old id is then free.
     put(&registry, "b", 1, at(3));
     put(&registry, "a", 2, at(3));
     assert_eq!(registry.len(), 2);

@@ -1,4 +1,4 @@
-//! The registry as one would write it on a napkin: a list, walked from front to back every time.
+//! A simple model of the registry: a list that is searched from front to back every time.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ pub(super) struct Live {
     last_nanos: Option<u64>,
 }
 
-/// An event with the token of its session, for tombstones.
+/// An event and the token of its session, for tombstones.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Noted {
+pub(super) struct ModelEvent {
     pub(super) id: &'static str,
     pub(super) seen: Seen,
     token: u64,
@@ -32,8 +32,8 @@ pub(super) struct Model {
     pub(super) strict: bool,
     pub(super) event_capacity: u64,
     pub(super) live: Vec<Live>,
-    /// Number n stands at index n - 1.
-    pub(super) events: Vec<Noted>,
+    /// The event with sequence number n has index n - 1.
+    pub(super) events: Vec<ModelEvent>,
     pub(super) stored: u64,
 }
 
@@ -93,7 +93,7 @@ impl Model {
             last_nanos,
             ..new.clone()
         };
-        self.note(&stored, Seen::Registered(stored.entry), now);
+        self.append(&stored, Seen::Registered(stored.entry), now);
         self.live.push(stored);
         Ok((EntryId(self.stored), false))
     }
@@ -119,7 +119,7 @@ impl Model {
             return false;
         };
         let gone = self.live.remove(index);
-        self.note(&gone, Seen::Deregistered(entry, removal), now);
+        self.append(&gone, Seen::Deregistered(entry, removal), now);
         true
     }
 
@@ -159,12 +159,12 @@ impl Model {
         (granted < u64::MAX).then(|| now.boot.as_nanos() + granted)
     }
 
-    /// The number of the last end under this token, if that was within a minute.
+    /// Returns the sequence number of the last removal under this token, if it is at most a minute ago.
     pub(super) fn tombstone(&self, token: u64, now: Moment) -> Option<u64> {
         let numbered = (1..).zip(&self.events);
         let (seq, last) = numbered
-            .filter(|(_, noted)| {
-                noted.token == token && matches!(noted.seen, Seen::Deregistered(..))
+            .filter(|(_, event)| {
+                event.token == token && matches!(event.seen, Seen::Deregistered(..))
             })
             .last()?;
         (now.boot.since(last.at) <= Duration::from_mins(1)).then_some(seq)
@@ -178,8 +178,8 @@ impl Model {
         self.next_seq().saturating_sub(self.event_capacity).max(1)
     }
 
-    fn note(&mut self, session: &Live, seen: Seen, now: Moment) {
-        self.events.push(Noted {
+    fn append(&mut self, session: &Live, seen: Seen, now: Moment) {
+        self.events.push(ModelEvent {
             id: session.id,
             seen,
             token: session.token,
@@ -193,8 +193,14 @@ pub(super) fn is_expired(live: &Live, now: Moment) -> bool {
         .is_some_and(|last| now.boot.as_nanos() > last)
 }
 
-/// A registration to come.
-pub(super) fn newcomer(id: &'static str, token: u64, process: u64, owner: u32, ttl: Ttl) -> Live {
+/// A session that is not registered yet.
+pub(super) fn unregistered(
+    id: &'static str,
+    token: u64,
+    process: u64,
+    owner: u32,
+    ttl: Ttl,
+) -> Live {
     Live {
         entry: EntryId(0),
         id,

@@ -1,11 +1,12 @@
-//! Any list of operations leaves registry and model alike, and every invariant true after each step.
+//! Property test: after every step of any list of operations, the registry equals the model and all
+//! invariants hold.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::model::{Live, Model, is_expired, newcomer};
+use super::model::{Live, Model, is_expired, unregistered};
 use super::support::*;
 use crate::*;
 
@@ -25,13 +26,13 @@ enum Op {
     },
     Resolve(u64),
     Deregister(u64),
-    /// Any entry ever stored, mostly one that is gone.
+    /// Any session ever stored, mostly one that has been removed.
     RemoveEntry(u64),
     RemoveProcess(u64),
     Expire,
     AdvanceNanos(u64),
     Subscribe,
-    /// So many events back, or ahead if negative.
+    /// This many events back, or ahead if negative.
     Resume(i8),
     Read {
         reader: usize,
@@ -82,7 +83,7 @@ fn any_ttl() -> impl Strategy<Value = Ttl> {
     ]
 }
 
-/// What a registry is built with.
+/// The settings of a registry.
 #[derive(Clone, Copy, Debug)]
 struct Rules {
     strict: bool,
@@ -103,9 +104,9 @@ fn any_rules() -> impl Strategy<Value = Rules> {
 struct World {
     registry: Registry,
     model: Model,
-    diary: Diary,
+    hook_log: HookLog,
     now_nanos: u64,
-    /// Everything ever stored, still in somebody's hands.
+    /// Every session ever stored, kept referenced.
     kept: Vec<(Arc<Session>, Option<StartTime>)>,
     readers: Vec<(Subscription, u64)>,
 }
@@ -117,7 +118,7 @@ impl World {
             sessions: 4,
             sessions_per_owner: 3,
         };
-        let diary = Diary::default();
+        let hook_log = HookLog::default();
         let builder = builder()
             .ttl(ttl)
             .max_ttl(max_ttl)
@@ -125,7 +126,7 @@ impl World {
             .strict_replace(rules.strict)
             .event_capacity(6);
         Self {
-            registry: diary.attach(builder).build(),
+            registry: hook_log.attach(builder).build(),
             model: Model {
                 ttl,
                 max_ttl,
@@ -136,7 +137,7 @@ impl World {
                 events: Vec::new(),
                 stored: 0,
             },
-            diary,
+            hook_log,
             now_nanos: 1,
             kept: Vec::new(),
             readers: Vec::new(),
@@ -157,7 +158,10 @@ impl World {
                 owner,
                 authority,
                 ttl,
-            } => self.register(&newcomer(IDS[id], token, process, owner, ttl), authority),
+            } => self.register(
+                &unregistered(IDS[id], token, process, owner, ttl),
+                authority,
+            ),
             Op::Resolve(number) => {
                 let found = self.registry.resolve(&token(number), now).map(|s| s.entry);
                 assert_eq!(found, self.model.resolve(number, now));
@@ -239,14 +243,14 @@ impl World {
                 missed_to,
             } => {
                 assert_eq!((missed_from, missed_to), (*position, oldest - 1));
-                assert!(missed_from <= missed_to, "a gap has something in it");
+                assert!(missed_from <= missed_to, "a gap is not empty");
                 *position = oldest;
             }
             Next::Event(event) => {
                 assert!(*position >= oldest);
                 assert_eq!(event.seq, *position);
-                let noted = self.model.events[usize::try_from(*position - 1).unwrap()];
-                assert_eq!(seen(&event), Some((id(noted.id), noted.seen)));
+                let expected = self.model.events[usize::try_from(*position - 1).unwrap()];
+                assert_eq!(seen(&event), Some((id(expected.id), expected.seen)));
                 *position += 1;
             }
             Next::Empty => assert_eq!(*position, next),
@@ -262,7 +266,7 @@ impl World {
             .find(|(session, _)| session.entry.0 == number);
         if let Some((session, known)) = found {
             let taken = session.process.learn_start_time(StartTime(time));
-            assert_eq!(taken, known.is_none(), "the first one stays");
+            assert_eq!(taken, known.is_none(), "the first start time stays");
             known.get_or_insert(StartTime(time));
         }
     }
@@ -284,7 +288,7 @@ impl World {
 
         let expected: Vec<_> = model.events.iter().map(|n| (id(n.id), n.seen)).collect();
         assert_eq!(
-            self.diary.read(),
+            self.hook_log.read(),
             expected,
             "hooks and events are one story"
         );
@@ -292,14 +296,14 @@ impl World {
             assert_eq!(
                 has_secret(session),
                 listed.iter().any(|live| Arc::ptr_eq(live, session)),
-                "a removed or renewed session has no key, whoever holds it"
+                "a removed or renewed session has no key"
             );
             assert_eq!(session.process.start_time(), *start_time);
         }
         for name in IDS {
             let found = registry.session_named(&id(name)).map(|s| s.entry);
             let bearers = self.live_entries(|live| live.id == name);
-            assert!(bearers.len() <= 1, "never two of one name");
+            assert!(bearers.len() <= 1, "at most one session per id");
             assert_eq!(found, bearers.first().copied());
         }
         for process in 0..PROCESSES {
@@ -312,11 +316,11 @@ impl World {
                 tombstone.map(|event| event.seq),
                 model.tombstone(number, now)
             );
-            // A look-up changes something only when it meets an expired session: that is an `Op`.
-            let holder = model.live.iter().find(|live| live.token == number);
-            if holder.is_none_or(|live| !is_expired(live, now)) {
+            // A look-up has an effect only for an expired session: that is an `Op`.
+            let current = model.live.iter().find(|live| live.token == number);
+            if current.is_none_or(|live| !is_expired(live, now)) {
                 let found = registry.resolve(&token(number), now).map(|s| s.entry);
-                assert_eq!(found, holder.map(|live| live.entry));
+                assert_eq!(found, current.map(|live| live.entry));
             }
         }
     }
@@ -332,14 +336,18 @@ fn check_ops(rules: Rules, ops: &[Op]) {
         world.apply(op);
         world.check_invariants();
     }
-    // Whatever is left ends once.
+    // The remaining sessions are removed once.
     world.now_nanos += 1_000_000_000_000;
     world.apply(&Op::Expire);
     (0..PROCESSES).for_each(|process| world.apply(&Op::RemoveProcess(process)));
     world.check_invariants();
     assert!(world.registry.is_empty());
     let events = u64::try_from(world.model.events.len()).unwrap();
-    assert_eq!(events, 2 * world.model.stored, "two per stored session");
+    assert_eq!(
+        events,
+        2 * world.model.stored,
+        "two events per stored session"
+    );
 }
 
 proptest! {

@@ -1,4 +1,4 @@
-//! Every fault that was once found here, by name.
+//! One test for each fault that was found in this crate.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -9,14 +9,14 @@ use super::support::*;
 use crate::*;
 
 #[test]
-fn a_token_that_registers_again_is_known_throughout() {
+fn a_token_that_is_registered_again_resolves_at_any_time() {
     let registry = registry();
     put(&registry, "a", 1, at(1));
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let _writing = TellsWhenDone(&done);
-            // Once under its own name, once under another: both replace.
+            let _writing = SetOnDrop(&done);
+            // Once under its own id, once under another: both replace the session.
             for round in 0..20_000 {
                 put(&registry, if round % 2 == 0 { "a" } else { "b" }, 1, at(1));
                 put(&registry, "a", 1, at(1));
@@ -30,7 +30,7 @@ fn a_token_that_registers_again_is_known_throughout() {
 }
 
 #[test]
-fn a_borrowed_secret_key_holds_up_no_removal() {
+fn a_borrowed_secret_key_does_not_delay_a_removal() {
     let registry = registry();
     let mut new = session("a", 1);
     new.presence = Some(presence());
@@ -38,27 +38,27 @@ fn a_borrowed_secret_key_holds_up_no_removal() {
     let stored = stored.unwrap().session;
     let kept = stored.clone();
     let (removed, others) = (registry.clone(), registry.clone());
-    within_deadline("a removal during a loan of the key", move || {
+    within_deadline("a removal while the key is borrowed", move || {
         stored.with_secret_key(|key| {
             assert!(removed.deregister(&token(1), at(2)).is_some());
             put(&others, "b", 2, at(2));
-            assert!(key.is_some(), "the loan lasts");
+            assert!(key.is_some(), "the key is still borrowed");
         });
-        assert!(!has_secret(&stored), "and is the last one");
+        assert!(!has_secret(&stored), "the key cannot be borrowed again");
     });
     assert!(!has_secret(&kept));
     assert_eq!(registry.len(), 1);
 }
 
 #[test]
-fn waking_readers_holds_no_lock_and_its_panic_harms_nobody() {
+fn on_event_runs_without_a_lock_and_its_panic_is_caught() {
     let (woken, wakes) = channel();
     let handle = Arc::new(OnceLock::<Registry>::new());
     let inner = handle.clone();
-    let diary = Diary::default();
-    let registry = diary
+    let hook_log = HookLog::default();
+    let registry = hook_log
         .attach(builder().on_event(move || {
-            // Would wait for ever if the table were locked.
+            // Deadlocks if the table is locked.
             woken.send(inner.get().map(Registry::len)).unwrap();
             panic!("a bad wake-up");
         }))
@@ -72,15 +72,19 @@ fn waking_readers_holds_no_lock_and_its_panic_harms_nobody() {
         assert_eq!(registry.hook_panics(), 4);
     });
     let lengths: Vec<_> = wakes.try_iter().flatten().collect();
-    assert_eq!(lengths, [1, 2, 0, 0], "once for both of one process");
-    assert_eq!(diary.words().len(), 4, "the hooks run all the same");
+    assert_eq!(
+        lengths,
+        [1, 2, 0, 0],
+        "once for both sessions of the process"
+    );
+    assert_eq!(hook_log.lines().len(), 4, "the hooks run anyway");
 }
 
 #[test]
-fn a_clock_that_was_read_before_a_wait_keeps_no_session_past_its_age() {
+fn an_old_clock_reading_does_not_extend_a_session() {
     let registry = builder().ttl(Duration::from_secs(10)).build();
     put(&registry, "a", 1, at(5));
-    // Its caller read the clock first and got the lock second.
+    // This caller read the clock before the other one but took the lock after it.
     let late = put(&registry, "b", 2, at(4));
     assert_eq!(registry.expire(at(14)), 0);
     assert_eq!(registry.expire(at_nanos(14_000_000_001)), 1);
@@ -94,20 +98,20 @@ fn a_clock_that_was_read_before_a_wait_keeps_no_session_past_its_age() {
 }
 
 #[test]
-fn a_look_up_removes_the_expired_session_it_found_and_no_other() {
-    let diary = Diary::default();
+fn a_look_up_removes_only_the_expired_session_that_it_found() {
+    let hook_log = HookLog::default();
     let builder = builder().ttl(Duration::from_secs(10));
-    let registry = diary.attach(builder).build();
+    let registry = hook_log.attach(builder).build();
     put(&registry, "a", 1, at(1));
     put(&registry, "b", 2, at(1));
     assert!(registry.resolve(&token(2), at(12)).is_none());
-    assert_eq!(diary.words(), ["+a#1", "+b#2", "-b#2 expired"]);
+    assert_eq!(hook_log.lines(), ["+a#1", "+b#2", "-b#2 expired"]);
     assert_eq!(registry.expire(at(12)), 1);
     registry.check_invariants();
 }
 
 #[test]
-fn a_token_is_wiped_as_soon_as_it_has_been_digested() {
+fn a_token_is_zeroed_once_it_has_been_digested() {
     let mut new = session("a", 1);
     let key = TokenKey::new([7; 16]);
     let prefix = new.token.prefix();

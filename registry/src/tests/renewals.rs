@@ -1,4 +1,4 @@
-//! A token that registers again: renewed in place for its own process, refused for any other.
+//! Registering a token again: a renewal for its own process, refused for any other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +19,11 @@ fn refused(registry: &Registry, new: NewSession, authority: Authority) -> Regist
 }
 
 #[test]
-fn a_renewal_starts_the_ttl_anew_without_an_event_and_shows_the_new_text() {
-    let diary = Diary::default();
-    let registry = diary.attach(builder().ttl(Duration::from_secs(10))).build();
+fn a_renewal_restarts_the_lifetime_and_replaces_the_details_without_an_event() {
+    let hook_log = HookLog::default();
+    let registry = hook_log
+        .attach(builder().ttl(Duration::from_secs(10)))
+        .build();
     let (_, mut events) = registry.subscribe();
     let first = put(&registry, "a", 1, at(1));
     let mut again = session("a", 1);
@@ -36,11 +38,11 @@ fn a_renewal_starts_the_ttl_anew_without_an_event_and_shows_the_new_text() {
     registry.check_invariants();
     assert!(registry.resolve(&token(1), at(20)).is_none());
     assert_eq!(drain(&mut events).len(), 2);
-    assert_eq!(diary.words(), ["+a#1", "-a#1 expired"]);
+    assert_eq!(hook_log.lines(), ["+a#1", "-a#1 expired"]);
 }
 
 #[test]
-fn a_renewal_can_change_what_is_asked_for_in_either_direction() {
+fn a_renewal_can_lengthen_and_shorten_the_lifetime() {
     let registry = builder().ttl(Duration::from_secs(10)).build();
     let renew = |ttl, now| {
         let new = NewSession {
@@ -57,12 +59,12 @@ fn a_renewal_can_change_what_is_asked_for_in_either_direction() {
     assert!(renew(Ttl::For(Duration::from_secs(1)), at(1_000)));
     assert_eq!(registry.expire(at(1_001)), 0);
     assert_eq!(registry.expire(at(1_002)), 1);
-    assert!(!renew(Ttl::Default, at(1_003)), "it had ended");
+    assert!(!renew(Ttl::Default, at(1_003)), "the session had expired");
 }
 
-/// A command that was started with `ttl: process` and a token file may register again knowing of neither.
+/// A program that was started with `ttl: process` and a token file may register again without either.
 #[test]
-fn a_renewal_keeps_what_it_does_not_name() {
+fn a_renewal_keeps_the_lifetime_and_token_file_that_it_does_not_name() {
     let registry = builder().ttl(Duration::from_secs(10)).build();
     let mut first = NewSession {
         ttl: Ttl::Process,
@@ -84,7 +86,7 @@ fn a_renewal_keeps_what_it_does_not_name() {
             "{name}"
         );
     }
-    assert_eq!(registry.expire(at(12)), 1, "another id is another session");
+    assert_eq!(registry.expire(at(12)), 1, "another id is a new session");
 
     register(NewSession {
         ttl: Ttl::Process,
@@ -95,7 +97,7 @@ fn a_renewal_keeps_what_it_does_not_name() {
 }
 
 #[test]
-fn only_the_session_that_was_stored_is_taken_back_and_not_its_renewal() {
+fn remove_unchanged_does_not_remove_a_renewed_session() {
     let registry = registry();
     let first = put(&registry, "a", 1, at(1));
     let second = put(&registry, "a", 1, at(2));
@@ -107,8 +109,8 @@ fn only_the_session_that_was_stored_is_taken_back_and_not_its_renewal() {
 }
 
 #[test]
-fn a_look_up_that_found_the_text_before_a_renewal_ends_only_what_has_expired_since() {
-    // Its caller read the clock later than the one that renewed, and came to the registry later too.
+fn a_look_up_that_races_a_renewal_removes_only_an_expired_session() {
+    // The caller of the look-up read the clock and took the lock after the renewal.
     let registry = builder().ttl(Duration::from_secs(1)).build();
     let old = put(&registry, "a", 1, at(1));
     put(&registry, "a", 1, at(2));
@@ -120,7 +122,7 @@ fn a_look_up_that_found_the_text_before_a_renewal_ends_only_what_has_expired_sin
 }
 
 #[test]
-fn the_key_of_a_renewed_session_is_the_new_one_and_the_old_text_has_none() {
+fn a_renewed_session_has_the_new_key_and_the_old_value_has_none() {
     let registry = registry();
     let with_key = || NewSession {
         presence: Some(presence()),
@@ -132,7 +134,7 @@ fn the_key_of_a_renewed_session_is_the_new_one_and_the_old_text_has_none() {
     assert!(!has_secret(&first) && has_secret(&second));
     let third = register(session("a", 1));
     assert!(third.renewed && !has_secret(&third.session));
-    assert!(!has_secret(&second), "this registration brought none");
+    assert!(!has_secret(&second), "this registration had no key");
 }
 
 #[test]
@@ -147,14 +149,14 @@ fn another_process_cannot_register_the_token_of_a_live_session() {
         }
     }
     assert!(registry.resolve(&token(1), at(2)).is_some());
-    // Once the session has ended, by whatever cause, the token is free.
+    // After the session has been removed, for any cause, the token is free.
     registry.remove_process(ProcessId(1), DEATH, at(3));
     let stored = registry.register(of_process(2, session("b", 1)), Authority::Owner, at(3));
     assert!(!stored.unwrap().renewed);
 }
 
 #[test]
-fn whose_a_token_is_comes_first_and_then_whether_it_is_in_use() {
+fn the_owner_is_checked_before_the_process_and_the_process_before_limits() {
     let limits = Limits {
         sessions: 2,
         sessions_per_owner: 1,
@@ -175,9 +177,9 @@ fn whose_a_token_is_comes_first_and_then_whether_it_is_in_use() {
 }
 
 #[test]
-fn root_that_registers_a_users_session_again_takes_it_over_and_does_not_renew_it() {
-    let diary = Diary::default();
-    let registry = diary.attach(builder()).build();
+fn registration_by_root_replaces_a_users_session_and_does_not_renew_it() {
+    let hook_log = HookLog::default();
+    let registry = hook_log.attach(builder()).build();
     put(&registry, "a", 1, at(1));
     let by_root = NewSession {
         owner: 0,
@@ -186,6 +188,6 @@ fn root_that_registers_a_users_session_again_takes_it_over_and_does_not_renew_it
     let stored = registry.register(by_root, Authority::Any, at(2)).unwrap();
     assert!(!stored.renewed);
     assert_eq!(stored.session.owner, 0);
-    assert_eq!(diary.words(), ["+a#1", "-a#1 replaced", "+a#2"]);
+    assert_eq!(hook_log.lines(), ["+a#1", "-a#1 replaced", "+a#2"]);
     registry.check_invariants();
 }

@@ -1,4 +1,4 @@
-//! What may be printed, kept and sent to another thread.
+//! Secrets: they are never printed and never outlive their session.
 
 use std::fmt::Debug;
 
@@ -13,12 +13,12 @@ fn with_presence(registry: &Registry) -> std::sync::Arc<Session> {
     stored.unwrap().session
 }
 
-/// The text that `Debug` makes of it, plain and pretty.
+/// The plain and the pretty `Debug` text.
 fn printed(value: &dyn Debug) -> String {
     format!("{value:?}\n{value:#?}").to_lowercase()
 }
 
-/// Bytes as the ways in which a derived `Debug` or a careless hand would print them.
+/// The forms in which a derived `Debug` or a hex dump would print these bytes.
 fn spellings(bytes: &[u8]) -> Vec<String> {
     let hex = |byte: &u8| format!("{byte:02x}");
     let decimal: Vec<_> = bytes.iter().map(u8::to_string).collect();
@@ -29,13 +29,13 @@ fn spellings(bytes: &[u8]) -> Vec<String> {
     ]
 }
 
-fn assert_silent(what: &str, value: &dyn Debug) {
+fn assert_hides_secrets(what: &str, value: &dyn Debug) {
     let text = printed(value);
     let mut token_bytes = [0; 32];
     decode_hex(&token(1).reveal(), &mut token_bytes).unwrap();
     let mut key_bytes = [0; 64];
     decode_hex(SECRET_HEX, &mut key_bytes).unwrap();
-    // Of a token, all but the prefix that may be shown; of a key, any eight bytes.
+    // The token without its public prefix, and the start of the key.
     for secret in [&token_bytes[4..12], &token_bytes[24..], &key_bytes[..8]] {
         for spelling in spellings(secret) {
             assert!(!text.contains(&spelling), "{what} shows {spelling}: {text}");
@@ -44,7 +44,7 @@ fn assert_silent(what: &str, value: &dyn Debug) {
 }
 
 #[test]
-fn a_token_is_that_of_its_session_alone_whether_it_lives_or_not() {
+fn is_token_of_is_true_for_the_own_session_only_even_after_its_removal() {
     let registry = registry();
     let [one, other] = [1, 2].map(|number| put(&registry, "a", number, at(number)));
     assert!(registry.is_token_of(&token(1), &one), "replaced");
@@ -53,27 +53,35 @@ fn a_token_is_that_of_its_session_alone_whether_it_lives_or_not() {
 }
 
 #[test]
-fn nothing_that_can_be_printed_shows_a_token_or_a_key() {
+fn debug_output_contains_no_token_and_no_key() {
     let registry = registry();
     let (_, mut reader) = registry.subscribe();
-    assert_silent("a presence", &presence());
-    assert_silent("a secret key", &presence().secret_key);
+    assert_hides_secrets("a presence", &presence());
+    assert_hides_secrets("a secret key", &presence().secret_key);
+    assert_hides_secrets("a token", &token(1));
+    assert_hides_secrets("a token key", &TokenKey::new([0xc0; 16]));
+    let mut new = session("a", 1);
+    new.presence = Some(presence());
+    assert_hides_secrets("a registration", &new);
+    assert_hides_secrets("a builder", &builder());
+    assert_hides_secrets("a registry", &registry);
+    assert_hides_secrets("a reader", &reader);
     let stored = with_presence(&registry);
-    assert_silent("a live session", &stored);
-    stored.with_secret_key(|key| assert_silent("a lent key", &key));
+    assert_hides_secrets("a live session", &stored);
+    stored.with_secret_key(|key| assert_hides_secrets("a borrowed key", &key));
     registry.deregister(&token(1), at(2));
-    assert_silent("a removed session", &stored);
+    assert_hides_secrets("a removed session", &stored);
     let events = drain(&mut reader);
     assert_eq!(events.len(), 2);
-    assert_silent("events", &events);
+    assert_hides_secrets("events", &events);
     let tombstone = registry.recently_gone(&token(1), at(2)).unwrap();
-    assert_silent("a grave", &Next::Event(tombstone));
+    assert_hides_secrets("a tombstone", &Next::Event(tombstone));
     let digest = TokenKey::new([7; 16]).digest(&token(1));
     assert!(!printed(&stored).contains(&digest.0.to_string()));
 }
 
 #[test]
-fn a_printed_session_still_says_which_one_it_is() {
+fn debug_output_of_a_session_contains_its_token_prefix() {
     let stored = with_presence(&registry());
     let text = printed(&stored);
     assert!(text.contains(&stored.token_prefix.to_string()));
@@ -81,7 +89,7 @@ fn a_printed_session_still_says_which_one_it_is() {
 }
 
 #[test]
-fn a_key_is_lent_while_its_session_lives_and_never_after() {
+fn a_key_can_be_borrowed_only_while_its_session_is_live() {
     let mut expected = [0; 64];
     decode_hex(SECRET_HEX, &mut expected).unwrap();
     for removal in [
@@ -110,7 +118,7 @@ fn a_key_is_lent_while_its_session_lives_and_never_after() {
 }
 
 #[test]
-fn a_lent_key_survives_a_borrower_that_panics() {
+fn a_key_can_be_borrowed_again_after_a_panic_of_the_borrower() {
     let stored = with_presence(&registry());
     let borrower = stored.clone();
     let panicked = std::thread::spawn(move || borrower.with_secret_key(|_| panic!("a borrower")));
@@ -125,27 +133,12 @@ fn different_keys_give_different_digests() {
     assert_ne!(
         TokenKey::new([1; 16]).digest(&token(2)).0,
         digest(1),
-        "and so do different tokens"
+        "different tokens"
     );
 }
 
-/// Implemented once for every type and once more for those with `Debug`: naming the method of one that
-/// has it is ambiguous and does not compile.
-trait HasNoDebug<Which> {
-    fn proven() {}
-}
-impl<T: ?Sized> HasNoDebug<()> for T {}
-impl<T: ?Sized + Debug> HasNoDebug<u8> for T {}
-
 #[test]
-fn tokens_and_whatever_holds_one_cannot_be_printed() {
-    <Token as HasNoDebug<_>>::proven();
-    <TokenKey as HasNoDebug<_>>::proven();
-    <NewSession as HasNoDebug<_>>::proven();
-}
-
-#[test]
-fn handles_go_to_any_thread() {
+fn handles_can_be_sent_to_other_threads() {
     fn shared<T: Send + Sync + 'static>() {}
     fn sent<T: Send + 'static>() {}
     shared::<Registry>();

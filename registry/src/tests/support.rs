@@ -1,4 +1,4 @@
-//! What the tests share: small sessions, fixed times, deadlines, and a registry that records its hooks.
+//! Shared by the tests: small sessions, fixed times, deadlines, and a log of hook calls.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::*;
 
-/// Long enough for any machine; a test that waits this long has failed.
+/// A test that waits this long has failed, on any machine.
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 pub(super) const DEATH: Death = Death {
     source: Source::Pidfd,
@@ -25,7 +25,7 @@ pub(super) fn registry() -> Registry {
     builder().build()
 }
 
-/// So many seconds after boot. The wall clock runs backwards, which must not matter.
+/// This many seconds after boot. The wall clock runs backwards, which must have no effect.
 pub(super) fn at(seconds: u64) -> Moment {
     at_nanos(seconds * 1_000_000_000)
 }
@@ -95,7 +95,7 @@ pub(super) fn has_secret(session: &Session) -> bool {
     session.with_secret_key(|key| key.is_some())
 }
 
-/// One call of a hook, or one event: what happened to which entry of which name.
+/// One hook call or event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     Registered(EntryId),
@@ -110,11 +110,11 @@ impl Seen {
     }
 }
 
-/// What the hooks of a registry saw, in order, by session name and entry.
+/// A log of the hook calls of a registry, in order.
 #[derive(Clone, Default)]
-pub(super) struct Diary(Arc<Mutex<Vec<(SessionId, Seen)>>>);
+pub(super) struct HookLog(Arc<Mutex<Vec<(SessionId, Seen)>>>);
 
-impl Diary {
+impl HookLog {
     pub(super) fn attach(&self, builder: RegistryBuilder) -> RegistryBuilder {
         let (registered, deregistered) = (self.clone(), self.clone());
         builder
@@ -128,13 +128,13 @@ impl Diary {
         self.0.lock().unwrap().clone()
     }
 
-    /// In words, for tests that read like a transcript.
-    pub(super) fn words(&self) -> Vec<String> {
-        let word = |(id, seen): (SessionId, Seen)| match seen {
+    /// As text: `+ID#ENTRY` for a registration, `-ID#ENTRY CAUSE` for a removal.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let line = |(id, seen): (SessionId, Seen)| match seen {
             Seen::Registered(entry) => format!("+{id}#{}", entry.0),
             Seen::Deregistered(entry, removal) => format!("-{id}#{} {}", entry.0, removal.cause()),
         };
-        self.read().into_iter().map(word).collect()
+        self.read().into_iter().map(line).collect()
     }
 
     fn write(&self, session: &Session, seen: Seen) {
@@ -142,7 +142,7 @@ impl Diary {
     }
 }
 
-/// Everything that a reader has waiting.
+/// Reads all events that are available; panics on a gap.
 pub(super) fn drain(subscription: &mut Subscription) -> Vec<Arc<Event>> {
     let mut events = Vec::new();
     loop {
@@ -167,25 +167,23 @@ pub(super) fn seen(event: &Event) -> Option<(SessionId, Seen)> {
     }
 }
 
-/// The next message, or the end of the test.
+/// Receives a message; panics after [`DEADLINE`].
 pub(super) fn receive<T>(channel: &Receiver<T>, what: &str) -> T {
     channel
         .recv_timeout(DEADLINE)
         .unwrap_or_else(|error| panic!("waited for {what}: {error}"))
 }
 
-/// Tells other threads that this one is through, by success or by panic: a failed test must not leave
-/// them running.
-pub(super) struct TellsWhenDone<'a>(pub(super) &'a AtomicBool);
+/// Sets a flag when dropped, also by a panic, so that a failed test does not leave other threads running.
+pub(super) struct SetOnDrop<'a>(pub(super) &'a AtomicBool);
 
-impl Drop for TellsWhenDone<'_> {
+impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Release);
     }
 }
 
-/// Runs `work` on a thread of its own and gives up at the deadline, so that a deadlock is a failed
-/// test and not a hung one.
+/// Runs `work` on a new thread and panics after [`DEADLINE`], so that a deadlock fails the test.
 pub(super) fn within_deadline<T: Send + 'static>(
     what: &str,
     work: impl FnOnce() -> T + Send + 'static,

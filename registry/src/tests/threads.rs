@@ -1,4 +1,4 @@
-//! Look-ups beside churn.
+//! Look-ups during concurrent changes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,13 +7,13 @@ use crate::*;
 
 const TOKENS: u64 = 32;
 
-/// Token n is only ever registered under names that begin with "n-".
+/// Token n is registered only under ids that begin with "n-".
 fn name(token_number: u64, variant: u64) -> String {
     format!("{token_number}-{}", variant % 3)
 }
 
 #[test]
-fn a_look_up_beside_churn_never_answers_with_a_session_of_another_token() {
+fn a_concurrent_look_up_never_returns_a_session_of_another_token() {
     let registry = registry();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -23,7 +23,7 @@ fn a_look_up_beside_churn_never_answers_with_a_session_of_another_token() {
                 scope.spawn(move || look_up(registry, done, reader))
             })
             .collect();
-        let writing = TellsWhenDone(&done);
+        let writing = SetOnDrop(&done);
         for round in 0..40_000_u64 {
             let number = round * 7 % TOKENS;
             let stored = put(&registry, &name(number, round), number, at(1));
@@ -32,7 +32,7 @@ fn a_look_up_beside_churn_never_answers_with_a_session_of_another_token() {
                 1 => drop(registry.remove_entry(stored.entry, Removal::Died(DEATH), at(1))),
                 _ => {}
             }
-            // What this thread did, this thread sees at once.
+            // A thread sees its own changes at once.
             let found = registry.resolve(&token(number), at(1)).map(|s| s.entry);
             assert_eq!(found, (round % 5 > 1).then_some(stored.entry));
         }
@@ -44,10 +44,10 @@ fn a_look_up_beside_churn_never_answers_with_a_session_of_another_token() {
     registry.check_invariants();
 }
 
-/// Until the writer is through, and at least until something was found.
+/// Looks up until the writer is done, and at least until a session was found.
 fn look_up(registry: &Registry, done: &AtomicBool, reader: u64) {
     let mut found = 0;
-    // Entries of one token come in ascending order to every reader.
+    // Every reader sees the entry ids of one token in ascending order.
     let mut newest = vec![EntryId(0); usize::try_from(TOKENS).unwrap()];
     let mut number = reader;
     while found == 0 || !done.load(Ordering::Acquire) {
@@ -58,16 +58,16 @@ fn look_up(registry: &Registry, done: &AtomicBool, reader: u64) {
         let (of_token, _) = session.id.as_str().split_once('-').unwrap();
         assert_eq!(of_token, number.to_string());
         let last = &mut newest[usize::try_from(number).unwrap()];
-        assert!(session.entry >= *last, "never back to a replaced one");
+        assert!(session.entry >= *last, "never an older session");
         *last = session.entry;
         found += 1;
     }
 }
 
 #[test]
-fn of_several_ways_to_end_a_session_at_once_exactly_one_wins() {
-    let diary = Diary::default();
-    let registry = diary.attach(builder()).build();
+fn of_several_concurrent_removals_exactly_one_succeeds() {
+    let hook_log = HookLog::default();
+    let registry = hook_log.attach(builder()).build();
     let barrier = std::sync::Barrier::new(4);
     for round in 0..500_u64 {
         let entry = put(&registry, "a", round, at(1)).entry;
@@ -103,6 +103,6 @@ fn of_several_ways_to_end_a_session_at_once_exactly_one_wins() {
         });
         assert_eq!(winners, 1);
     }
-    assert_eq!(diary.read().len(), 1_000);
+    assert_eq!(hook_log.read().len(), 1_000);
     assert!(registry.is_empty());
 }

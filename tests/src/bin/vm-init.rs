@@ -1,5 +1,5 @@
-//! PID 1 of a VM guest, and the helper that puts a test binary into its role. Everything it does
-//! is in `reaper_tests::vm_guest`; `cargo xtask vm` builds the guest around it.
+//! PID 1 of a VM guest, and the helper that puts a test binary into its role: `reaper_tests::vm_guest`.
+//! `cargo xtask vm` builds the guest.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! PID 1: from the kernel's hand-over to power-off.
+//! PID 1: from boot to power-off.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -10,27 +10,27 @@ use super::context;
 use super::roles::{Role, loopback_up};
 use super::suites::{self, Verdicts};
 
-/// What the host put on the kernel command line as `reaper.NAME=VALUE`.
+/// The host's commands: `reaper.NAME=VALUE` on the kernel command line.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct Commands {
     pub(super) role: String,
     pub(super) filter: Option<String>,
     pub(super) expect: String,
     pub(super) require: String,
-    /// How much of the long suites is to be run.
+    /// How much of the long suites to run.
     pub(super) scale: String,
 }
 
-/// Runs everything and powers off. Returning ends PID 1, at which the kernel panics and, started
-/// with `panic=-1`, ends the guest.
+/// Runs everything and powers off. Returning ends PID 1: the kernel panics and, with `panic=-1`, ends the
+/// guest.
 pub(super) fn run() -> Result<(), String> {
     mount_basics()?;
     let mut verdicts = Verdicts::open()?;
     let outcome = run_suites(&mut verdicts);
     if let Err(error) = &outcome {
-        verdicts.say(&format!("error={error}"));
+        verdicts.report(&format!("error={error}"));
     }
-    verdicts.say("end");
+    verdicts.report("end");
     drop(verdicts);
     context("power off", reboot(RebootCommand::PowerOff))?;
     outcome
@@ -49,14 +49,16 @@ fn run_suites(verdicts: &mut Verdicts) -> Result<(), String> {
         "osrelease",
         fs::read_to_string("/proc/sys/kernel/osrelease"),
     )?;
-    verdicts.say(&format!("role={} kernel={}", commands.role, release.trim()));
+    verdicts.report(&format!("role={} kernel={}", commands.role, release.trim()));
     suites::run_all(&commands, &runtime_dir, verdicts)
 }
 
 fn commands(command_line: &str) -> Commands {
     let mut commands = Commands::default();
-    for word in command_line.split_ascii_whitespace() {
-        let Some((name, value)) = word.strip_prefix("reaper.").and_then(|w| w.split_once('='))
+    for parameter in command_line.split_ascii_whitespace() {
+        let Some((name, value)) = parameter
+            .strip_prefix("reaper.")
+            .and_then(|it| it.split_once('='))
         else {
             continue;
         };
@@ -97,7 +99,7 @@ fn mount_for(role: Role) -> Result<(), String> {
 }
 
 fn mount_at(target: &str, kind: &str, data: &std::ffi::CStr) -> Result<(), String> {
-    // In sysfs the mount points are there or never will be.
+    // The mount points in sysfs cannot be created.
     if !target.starts_with("/sys/") {
         context(target, fs::create_dir_all(target))?;
     }
@@ -121,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_are_read_from_the_command_line() {
+    fn commands_are_read_from_the_command_line() {
         let line = "console=ttyS0 reaper.role=bpf reaper.expect=a=up,b=down:EPERM reaper.x=1 q\n";
         let expected = Commands {
             role: "bpf".to_owned(),

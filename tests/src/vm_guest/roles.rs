@@ -1,6 +1,5 @@
-//! The roles that tests run in, and how a process gets into one. Entering is done by the helper
-//! process itself between fork and exec, so that it needs no code in the forked child of a
-//! threaded program.
+//! The roles that tests run in, and how a process enters one. A helper process enters the role and then
+//! executes the program, so that no code runs in the forked child of a threaded program.
 
 use std::ffi::OsString;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -15,7 +14,7 @@ use super::context;
 use crate::sys;
 use crate::time_namespace::Offsets;
 
-/// The id of the user without rights, "nobody" of every distribution.
+/// The unprivileged user: "nobody" of every distribution.
 const UID_NOBODY: u32 = 65534;
 
 /// What a test binary may do and see.
@@ -62,12 +61,12 @@ impl FromStr for Role {
 }
 
 impl Role {
-    /// Who the tests run as.
+    /// The user that the tests run as.
     pub fn uid(self) -> u32 {
         self.capabilities().map_or(0, |_| UID_NOBODY)
     }
 
-    /// All that the role may do beyond an ordinary user; `None` where it keeps what root has.
+    /// All its capabilities; `None` if it keeps those of root.
     pub fn capabilities(self) -> Option<CapabilitySet> {
         match self {
             Self::NetAdmin => Some(CapabilitySet::NET_ADMIN),
@@ -86,8 +85,8 @@ impl Role {
     }
 }
 
-/// `ROLE PROGRAM ARGS..`: puts this process into the role and becomes the program, or, for a pid
-/// namespace, which only children can enter, waits for it.
+/// `ROLE PROGRAM ARGS..`: enters the role and executes the program. A pid namespace can be entered by
+/// children only; then this waits for the child.
 pub(super) fn enter(args: Vec<OsString>) -> Result<ExitCode, String> {
     let mut args = args.into_iter();
     let name = args.next().and_then(|name| name.into_string().ok());
@@ -143,7 +142,8 @@ pub(super) fn reap_until(pid: u32) -> Result<ExitStatus, String> {
     }
 }
 
-/// Becomes nobody with exactly these capabilities, ambient so that they survive exec.
+/// Becomes the unprivileged user with exactly these capabilities, which are ambient, so that they survive
+/// exec.
 fn drop_to(keep: CapabilitySet) -> Result<(), String> {
     use rustix::thread as this;
     for capability in CapabilitySet::all()
@@ -202,14 +202,14 @@ fn mount_own_proc() -> Result<(), String> {
     )
 }
 
-/// The first process of the namespace is an init like any other: a test binary in its place would
-/// inherit orphans and be immune to signals.
+/// The first process of the namespace is its init: a test binary in its place would adopt orphans and be
+/// immune to signals.
 fn as_namespace_init(command: &mut Command) -> Result<ExitCode, String> {
     let child = context("test binary", command.spawn())?;
     Ok(exit_code(reap_until(child.id())?))
 }
 
-/// The shell's convention, because an exit code is all that this process can pass on.
+/// The shell's convention, because this process can only pass on an exit code.
 fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status
         .code()

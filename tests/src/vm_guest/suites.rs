@@ -1,5 +1,5 @@
-//! Runs the test binaries one after another and says what became of each test on a serial port of
-//! its own, so that no kernel message can fall into the middle of a verdict.
+//! Runs the test binaries one after another and reports each test on a second serial port, so that no
+//! kernel message can appear within a verdict.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -27,8 +27,8 @@ impl Verdicts {
         Ok(Self(context("/dev/ttyS1", port)?))
     }
 
-    pub(super) fn say(&mut self, line: &str) {
-        // The host notices a verdict that did not arrive; here nothing can be done about it.
+    pub(super) fn report(&mut self, line: &str) {
+        // The host notices a missing verdict; here nothing can be done.
         drop(writeln!(self.0, "REAPER-VM {line}"));
     }
 
@@ -36,20 +36,20 @@ impl Verdicts {
         context("/dev/ttyS1", self.0.try_clone()).map(Self)
     }
 
-    fn tell(&mut self, suite: &str, event: &Event) {
+    fn report_event(&mut self, suite: &str, event: &Event) {
         match event {
-            Event::Started(name) => self.say(&format!("start={suite}::{name}")),
+            Event::Started(name) => self.report(&format!("start={suite}::{name}")),
             Event::Finished(name, verdict) => {
-                let (word, reason) = match verdict {
+                let (outcome, reason) = match verdict {
                     Verdict::Ok => ("ok", ""),
                     Verdict::Skipped(reason) => ("skipped", reason.as_str()),
                     Verdict::Failed(reason) => ("failed", reason.as_str()),
                 };
-                self.say(&format!(
-                    "test={suite}::{name} verdict={word} reason={reason}"
+                self.report(&format!(
+                    "test={suite}::{name} verdict={outcome} reason={reason}"
                 ));
             }
-            Event::Output(name, text) => self.say(&format!("output={suite}::{name} {text}")),
+            Event::Output(name, text) => self.report(&format!("output={suite}::{name} {text}")),
         }
     }
 }
@@ -70,7 +70,7 @@ pub(super) fn run_all(
             runtime_dir,
         };
         let ended = guest.run(&binary, verdicts)?;
-        verdicts.say(&format!("suite={} ended={ended}", name_of(&binary)));
+        verdicts.report(&format!("suite={} ended={ended}", name_of(&binary)));
     }
     Ok(())
 }
@@ -81,7 +81,7 @@ struct Guest<'commands> {
 }
 
 impl Guest<'_> {
-    /// Runs one binary to its end and answers how it ended.
+    /// Runs one binary to its end and returns how it ended.
     fn run(&self, binary: &Path, verdicts: &Verdicts) -> Result<String, String> {
         let suite = name_of(binary);
         let list = context(&suite, self.command(binary)?.arg("--list").output())?;
@@ -91,7 +91,7 @@ impl Guest<'_> {
         let reader = Reader::new(listed(&String::from_utf8_lossy(&list.stdout)));
 
         let mut command = self.command(binary)?;
-        // One at a time: tests that storm the machine must not disturb others, and a hang has a name.
+        // One at a time: heavy tests must not disturb others, and a test that hangs is known by name.
         command
             .args(["--test-threads=1", "--show-output"])
             .stdout(Stdio::piped());
@@ -101,16 +101,17 @@ impl Guest<'_> {
         let follower = thread::spawn(move || follow(output, reader, &suite, port));
 
         let status = roles::reap_until(child.id())?;
-        // What a test left running would disturb the next, and holds the pipe open. A process
-        // group of 1 makes `kill(-1)`: everything but this process.
+        // Processes left by a test would disturb the next one and keep the pipe open. Process group 1
+        // means `kill(-1)`: everything but this process.
         context(
             "kill leftovers",
-            ignore_nobody(kill_process_group(Pid::INIT, Signal::KILL)),
+            ignore_none(kill_process_group(Pid::INIT, Signal::KILL)),
         )?;
-        let (reader, mut port, suite) = follower.join().map_err(|_panic| "follower died")?;
+        let (reader, mut port, suite) =
+            follower.join().map_err(|_panic| "the follower panicked")?;
         let ended = status.to_string();
         for event in reader.finish(&ended) {
-            port.tell(&suite, &event);
+            port.report_event(&suite, &event);
         }
         Ok(ended)
     }
@@ -162,7 +163,7 @@ fn follow(
     while let Ok(length @ 1..) = output.read(&mut buffer) {
         drop(std::io::stdout().write_all(&buffer[..length]));
         for event in reader.feed(&buffer[..length]) {
-            port.tell(suite, &event);
+            port.report_event(suite, &event);
         }
     }
     (reader, port, suite.to_owned())
@@ -179,8 +180,8 @@ fn namespace(kind: &str) -> Result<String, String> {
     Ok(link.display().to_string())
 }
 
-/// That there was nobody to kill is what one hopes for.
-fn ignore_nobody(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
+/// That there was no process to kill is the normal case.
+fn ignore_none(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
     if result == Err(rustix::io::Errno::SRCH) {
         Ok(())
     } else {

@@ -1,4 +1,4 @@
-//! The commands as a user runs them: exit codes, what stands on which stream, and what is left.
+//! The commands as a user runs them: exit codes, output streams, and what they leave behind.
 #![expect(clippy::unwrap_used, reason = "steps of tests")]
 
 mod refusals;
@@ -16,8 +16,8 @@ const USAGE: i32 = 2;
 const NO_DAEMON: i32 = 3;
 const NO_SESSION: i32 = 4;
 
-/// A daemon for commands to talk to, with the one source of events that nothing has to be allowed
-/// for; or with what this run is about.
+/// A daemon for the commands, with the one event source that needs no privileges, or with the
+/// sources that this test run is for.
 fn daemon() -> TestDaemon {
     match sources_of_this_run() {
         Some(flags) => TestDaemon::start(&flags),
@@ -25,7 +25,7 @@ fn daemon() -> TestDaemon {
     }
 }
 
-/// A command of the daemon's user, without what this process's own surroundings would add.
+/// A command without the environment variables of this process that would change its behaviour.
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(reaperd());
     command
@@ -36,22 +36,22 @@ fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end, talking to this daemon.
+/// Runs a command against this daemon to its end.
 fn run(daemon: &TestDaemon, arguments: &[&str]) -> CommandOutput {
     let mut command = command(arguments);
-    surround(&mut command, daemon);
+    set_environment(&mut command, daemon);
     CommandOutput::by(command.output().unwrap())
 }
 
-/// Has it find this daemon, and leave its token file in the daemon's folder.
-fn surround(command: &mut Command, daemon: &TestDaemon) {
+/// Makes the command find this daemon and write its token file to the daemon's folder.
+fn set_environment(command: &mut Command, daemon: &TestDaemon) {
     let socket = daemon.socket();
     command
         .env("XDG_RUNTIME_DIR", socket.parent().unwrap())
         .env("REAPERD_SOCKET", socket);
 }
 
-/// What a command said, and with which code it ended.
+/// The output and exit code of a command.
 #[derive(Debug)]
 struct CommandOutput {
     code: Option<i32>,
@@ -68,16 +68,16 @@ impl CommandOutput {
         }
     }
 
-    /// It was done, and nothing was complained about.
+    /// Checks that the command succeeded without an error message. Returns its output.
     fn done(self) -> String {
         assert_eq!((self.code, self.err.as_str()), (Some(DONE), ""), "{self:?}");
         self.out
     }
 
-    /// It failed with this code and this sentence, and said what to try.
+    /// Checks that the command failed with this code and sentence, and printed a remedy.
     fn failed(&self, code: i32, sentence: &str) {
         assert_eq!(self.code, Some(code), "{self:?}");
-        assert_eq!(self.out, "", "a failure is no result");
+        assert_eq!(self.out, "", "a failure has no output");
         assert!(self.err.contains(sentence), "{self:?}");
         assert!(self.err.contains("  try: "), "{self:?}");
         assert!(!self.err.contains("panicked"), "{self:?}");

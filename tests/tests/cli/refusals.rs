@@ -1,4 +1,4 @@
-//! What does not work is refused with its own code and its own sentence.
+//! Failures, each with its exit code and sentence.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -17,14 +17,14 @@ fn private_folder() -> tempfile::TempDir {
         .unwrap()
 }
 
-/// A daemon that cannot be: it ends by itself.
+/// Runs a daemon that must fail to start.
 fn daemon_on(socket: &Path) -> CommandOutput {
     let socket = socket.to_str().unwrap();
     CommandOutput::by(command(&["daemon", "--socket", socket]).output().unwrap())
 }
 
 #[test]
-fn no_daemon_is_not_no_sessions() {
+fn commands_fail_without_a_daemon() {
     let folder = private_folder();
     let socket = folder.path().join("s.sock");
     let socket = socket.to_str().unwrap();
@@ -43,7 +43,7 @@ fn no_daemon_is_not_no_sessions() {
                 .unwrap_or_else(|error| panic!("{error}")),
         );
         if arguments[0] != "run" {
-            output.failed(NO_DAEMON, "no daemon on ");
+            output.failed(NO_DAEMON, "no daemon is listening on ");
         }
     }
     let command = |arguments: &[&str]| {
@@ -52,17 +52,21 @@ fn no_daemon_is_not_no_sessions() {
         command
     };
     let run = ["run", "--socket", socket, "--", "true"];
-    CommandOutput::by(command(&run).output().unwrap()).failed(NO_DAEMON, "no daemon on ");
+    CommandOutput::by(command(&run).output().unwrap())
+        .failed(NO_DAEMON, "no daemon is listening on ");
     let run = ["run", "--socket", socket, "--best-effort", "--", "true"];
     let output = CommandOutput::by(command(&run).output().unwrap());
     assert_eq!(output.code, Some(DONE), "{output:?}");
-    assert!(output.err.contains("running it unregistered"), "{output:?}");
+    assert!(
+        output.err.contains("running the command without a session"),
+        "{output:?}"
+    );
 }
 
 #[test]
-fn an_unknown_session_has_its_own_code() {
+fn an_unknown_session_has_its_own_exit_code() {
     let daemon = daemon();
-    run(&daemon, &["rm", "nobody"]).failed(NO_SESSION, "no session \"nobody\"");
+    run(&daemon, &["rm", "unknown"]).failed(NO_SESSION, "no session with id \"unknown\"");
     let token = private_folder();
     let file = token.path().join("token");
     fs::write(&file, "ab".repeat(32)).unwrap();
@@ -90,7 +94,7 @@ fn unusable_flags_are_usage_errors() {
 }
 
 #[test]
-fn a_source_that_is_required_and_not_asked_for_ends_the_start() {
+fn a_required_source_that_is_not_enabled_fails_the_start() {
     let folder = private_folder();
     let socket = folder.path().join("s.sock");
     let arguments = [
@@ -112,15 +116,15 @@ fn a_stale_socket_is_taken_over() {
     let socket = daemon.socket();
     // Killed, it leaves its socket behind.
     daemon.signal(Signal::KILL);
-    eventually("nobody listens", || {
+    eventually("no process listens", || {
         std::os::unix::net::UnixStream::connect(&socket).is_err()
     });
     assert!(socket.exists());
     CommandOutput::by(command(&["ls", "--socket"]).arg(&socket).output().unwrap())
-        .failed(NO_DAEMON, "no daemon on ");
+        .failed(NO_DAEMON, "no daemon is listening on ");
     let mut next = command(&["daemon", "--sources", "pidfd", "--socket"]);
     let mut next = next.arg(&socket).stderr(Stdio::null()).spawn().unwrap();
-    eventually("another one serves there", || {
+    eventually("another daemon serves on it", || {
         command(&["ls", "--socket"])
             .arg(&socket)
             .output()
@@ -134,7 +138,7 @@ fn a_stale_socket_is_taken_over() {
 }
 
 #[test]
-fn a_socket_that_is_no_place_for_a_daemon_is_refused_with_its_own_sentence() {
+fn an_unusable_socket_path_is_refused_with_its_reason() {
     let folder = private_folder();
     let inside = |name: &str| folder.path().join(name);
     let too_long = inside(&"x".repeat(120));
@@ -161,13 +165,13 @@ fn a_socket_that_is_no_place_for_a_daemon_is_refused_with_its_own_sentence() {
         chown(inside("foreign"), Some(65534), None).unwrap();
         daemon_on(&inside("foreign/s.sock")).failed(FAILED, "belongs to user 65534");
     } else {
-        // Root's, and closed to us.
+        // A folder of root, not writable for this user.
         daemon_on(Path::new("/etc/s.sock")).failed(FAILED, "belongs to user 0");
     }
 }
 
 #[test]
-fn a_live_daemon_keeps_its_socket() {
+fn a_second_daemon_does_not_take_the_socket_of_a_live_one() {
     let daemon = daemon();
     let sentence = format!("a daemon (pid {}) already serves", daemon.pid());
     daemon_on(&daemon.socket()).failed(FAILED, &sentence);

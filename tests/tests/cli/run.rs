@@ -1,4 +1,5 @@
-//! `reaperd run` beside a real daemon: what the command finds, what it is spared, and what is left.
+//! `reaperd run` with a real daemon: what the command gets, what it does not get, and what is left
+//! behind.
 
 mod late;
 mod launches;
@@ -18,8 +19,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{CommandOutput, command, daemon, reaperd};
 
-/// What a command prints that finds its session: its token and its session id.
-const SAY_TOKEN: &str = "cat \"$REAPERD_TOKEN_FILE\"; echo; echo \"$REAPERD_SESSION_ID\"";
+/// A script that prints the token and the id of its session.
+const PRINT_SESSION: &str = "cat \"$REAPERD_TOKEN_FILE\"; echo; echo \"$REAPERD_SESSION_ID\"";
 
 /// A daemon, and a runtime folder for its clients.
 struct Harness {
@@ -35,16 +36,16 @@ impl Harness {
         }
     }
 
-    /// `reaperd run`, with these arguments behind it.
+    /// `reaperd run` with these arguments.
     fn run(&self, arguments: &[&str]) -> Command {
         let mut run = command(&["run"]);
         run.args(arguments);
-        self.surround(&mut run);
+        self.set_environment(&mut run);
         run
     }
 
-    /// The environment in which clients find this daemon.
-    fn surround(&self, command: &mut Command) {
+    /// Sets the environment in which clients find this daemon.
+    fn set_environment(&self, command: &mut Command) {
         command
             .env("REAPERD_SOCKET", self.daemon.socket())
             .env("XDG_RUNTIME_DIR", self.runtime_dir.path())
@@ -52,7 +53,7 @@ impl Harness {
             .env_remove("CLAUDEMESH_IPC_TOKEN");
     }
 
-    /// All token files of this stage.
+    /// All token files in the runtime folder.
     fn files(&self) -> Vec<PathBuf> {
         token_files_below(self.runtime_dir.path())
     }
@@ -65,7 +66,7 @@ impl Harness {
     }
 }
 
-/// Whether this token file is that of this session, by its name.
+/// Whether the token file belongs to this session, judging by its name.
 fn is_of(file: &Path, session_id: &str) -> bool {
     let name = file.file_name().and_then(|name| name.to_str());
     name.and_then(|name| name.split_once('@'))
@@ -81,7 +82,7 @@ fn token_files_below(runtime_dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// A command that runs; killed and reaped on drop.
+/// A running command; killed and reaped on drop.
 struct Launched {
     child: Child,
     out: BufReader<ChildStdout>,
@@ -101,7 +102,7 @@ impl Launched {
         line.trim_end().to_owned()
     }
 
-    /// What [`SAY_TOKEN`] prints.
+    /// Reads what [`PRINT_SESSION`] prints.
     fn session(&mut self) -> (Token, String) {
         let (token, id) = (self.line(), self.line());
         let token = Token::parse(&token).unwrap_or_else(|error| panic!("{error}: {token:?} {id}"));

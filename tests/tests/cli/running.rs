@@ -1,4 +1,4 @@
-//! What the commands do when all is well.
+//! What the commands do when they succeed.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -16,7 +16,7 @@ struct Running(Child);
 impl Running {
     fn start(daemon: &TestDaemon, arguments: &[&str]) -> (Self, BufReader<ChildStdout>) {
         let mut command = command(arguments);
-        surround(&mut command, daemon);
+        set_environment(&mut command, daemon);
         command.stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
@@ -31,7 +31,7 @@ impl Drop for Running {
     }
 }
 
-/// The next line, without waiting for the end.
+/// Reads the next line.
 fn line(out: &mut BufReader<ChildStdout>) -> String {
     let mut line = String::new();
     out.read_line(&mut line).unwrap();
@@ -39,7 +39,7 @@ fn line(out: &mut BufReader<ChildStdout>) -> String {
 }
 
 #[test]
-fn an_empty_daemon_lists_nothing_and_that_is_a_success() {
+fn ls_without_sessions_succeeds_with_an_empty_list() {
     let daemon = daemon();
     assert_eq!(run(&daemon, &["ls"]).done(), "");
     let empty = json(&run(&daemon, &["ls", "--json"]).done());
@@ -48,7 +48,7 @@ fn an_empty_daemon_lists_nothing_and_that_is_a_success() {
 }
 
 #[test]
-fn ls_shows_and_rm_removes_and_the_process_lives_on() {
+fn ls_lists_a_session_and_rm_removes_it_without_ending_the_process() {
     let daemon = daemon();
     let mut test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
     let token = daemon.register("s-1", test_process.pid().get());
@@ -61,9 +61,9 @@ fn ls_shows_and_rm_removes_and_the_process_lives_on() {
         "{listed}"
     );
     let secret = token.reveal().as_str().to_owned();
-    let answer = run(&daemon, &["ls", "--json", "--pid", &pid]).done();
-    assert!(!answer.contains(&secret) && !listed.contains(&secret));
-    assert_eq!(json(&answer)["sessions"][0]["sessionId"], "s-1");
+    let output = run(&daemon, &["ls", "--json", "--pid", &pid]).done();
+    assert!(!output.contains(&secret) && !listed.contains(&secret));
+    assert_eq!(json(&output)["sessions"][0]["sessionId"], "s-1");
     let others = run(&daemon, &["ls", "--mesh", "other"]).done();
     assert_eq!(others, "");
 
@@ -74,25 +74,25 @@ fn ls_shows_and_rm_removes_and_the_process_lives_on() {
 }
 
 #[test]
-fn watch_tells_of_a_kill_and_ends_with_the_daemon() {
+fn watch_shows_a_kill_and_ends_with_the_daemon() {
     let daemon = daemon();
-    let (mut watching, mut out) = Running::start(&daemon, &["watch", "--json"]);
-    let (mut reading, mut text) = Running::start(&daemon, &["watch"]);
-    // Both follow once they have told of something: sessions come until they do.
+    let (mut watch_json, mut json_lines) = Running::start(&daemon, &["watch", "--json"]);
+    let (mut watch_text, mut text_lines) = Running::start(&daemon, &["watch"]);
     let test_processes = [(); 2].map(|()| TestProcess::spawn(reaperd(), Kind::Sleep).unwrap());
-    let followed = [&mut out, &mut text].map(|stream| follows(&daemon, stream, &test_processes[0]));
+    let first_lines = [&mut json_lines, &mut text_lines]
+        .map(|stream| wait_until_follows(&daemon, stream, &test_processes[0]));
     assert!(
-        followed.iter().all(|line| line.contains("probe")),
-        "{followed:?}"
+        first_lines.iter().all(|line| line.contains("probe")),
+        "{first_lines:?}"
     );
 
     let [_, mut test_process] = test_processes;
-    daemon.register("doomed", test_process.pid().get());
+    daemon.register("dying", test_process.pid().get());
     test_process.kill().unwrap();
     let event = loop {
-        let event = json(&line(&mut out));
+        let event = json(&line(&mut json_lines));
         if event["event"] == "session_deregistered"
-            && event["data"]["session"]["sessionId"] == "doomed"
+            && event["data"]["session"]["sessionId"] == "dying"
         {
             break event;
         }
@@ -109,23 +109,23 @@ fn watch_tells_of_a_kill_and_ends_with_the_daemon() {
         (&data["evidence"], &data["exit"]["signal"]),
         (&"pidfd".into(), &9.into())
     );
-    let told = loop {
-        let told = line(&mut text);
-        if told.contains("removed\tdoomed") {
-            break told;
+    let removed = loop {
+        let removed = line(&mut text_lines);
+        if removed.contains("removed\tdying") {
+            break removed;
         }
     };
     assert!(
-        told.contains("killed by SIGKILL") && told.contains(&format!("via {source}")),
-        "{told}"
+        removed.contains("killed by SIGKILL") && removed.contains(&format!("via {source}")),
+        "{removed}"
     );
     daemon.stop();
-    assert_eq!(watching.0.wait().unwrap().code(), Some(DONE));
-    assert_eq!(reading.0.wait().unwrap().code(), Some(DONE));
+    assert_eq!(watch_json.0.wait().unwrap().code(), Some(DONE));
+    assert_eq!(watch_text.0.wait().unwrap().code(), Some(DONE));
 }
 
-/// Registers sessions until a follower has told of one; answers with what it said.
-fn follows(
+/// Registers sessions until `watch` has shown one. Returns its first line.
+fn wait_until_follows(
     daemon: &TestDaemon,
     out: &mut BufReader<ChildStdout>,
     test_process: &TestProcess,
@@ -144,7 +144,7 @@ fn follows(
 }
 
 #[test]
-fn run_keeps_the_pid_and_the_command_finds_its_session() {
+fn run_keeps_the_pid_and_gives_the_command_its_session() {
     let daemon = daemon();
     let script = "echo $$; echo $REAPERD_SESSION_ID; echo $REAPERD_SOCKET; cat $REAPERD_TOKEN_FILE; \
                   echo; cat $CLAUDEMESH_IPC_TOKEN_FILE; echo; exec sleep 600";
@@ -165,17 +165,17 @@ fn run_keeps_the_pid_and_the_command_finds_its_session() {
     );
     assert_eq!(listed[0].pid, running.0.id());
     let token = reaper_registry::Token::parse(token).unwrap();
-    assert!(daemon.accepts(&token), "/v1/sessions/me knows it");
+    assert!(daemon.accepts(&token), "/v1/sessions/me accepts it");
 
     let mut events = daemon.events();
     running.0.kill().unwrap();
-    assert_eq!(events.removal_of(id).told.cause, "exited");
+    assert_eq!(events.removal_of(id).data.cause, "exited");
     assert!(!daemon.accepts(&token));
     daemon.stop();
 }
 
 #[test]
-fn run_passes_the_commands_own_code_on_and_leaves_no_session_where_there_is_none() {
+fn run_returns_the_exit_code_of_the_command_and_leaves_no_session() {
     let daemon = daemon();
     let output = run(&daemon, &["run", "--", "sh", "-c", "exit 7"]);
     assert_eq!(
@@ -194,8 +194,8 @@ fn doctor_names_every_source_and_the_daemon() {
     let daemon = daemon();
     let output = run(&daemon, &["doctor"]).done();
     for subject in ["netlink", "ebpf", "pidfd", "sweep", "daemon"] {
-        let of_it = |line: &str| line.split_whitespace().nth(1) == Some(subject);
-        assert!(output.lines().any(of_it), "{subject}: {output}");
+        let names_it = |line: &str| line.split_whitespace().nth(1) == Some(subject);
+        assert!(output.lines().any(names_it), "{subject}: {output}");
     }
     assert!(
         output.lines().last().unwrap().starts_with("result: ok"),
@@ -207,7 +207,7 @@ fn doctor_names_every_source_and_the_daemon() {
 }
 
 #[test]
-fn the_demo_goes_well_and_leaves_nothing() {
+fn the_demo_succeeds_and_leaves_nothing_behind() {
     for sources in ["auto", "sweep"] {
         let folder = tempfile::tempdir().unwrap();
         let mut demo = command(&["demo", "--json", "--sources", sources]);
@@ -223,15 +223,15 @@ fn the_demo_goes_well_and_leaves_nothing() {
 }
 
 #[test]
-fn the_selftest_plays_the_whole_contract_and_tells_of_it() {
+fn the_selftest_runs_all_conformance_cases_and_reports_them() {
     let mut selftest = command(&["selftest", "--json", "--sources", "pidfd"]);
     let output = CommandOutput::by(selftest.output().unwrap());
     assert_eq!(output.code, Some(DONE), "{output:?}");
     let report = json(&output.out);
     assert_eq!(report["result"], "ok", "{report}");
-    let source_sets = report["lineups"].as_array().unwrap();
+    let source_sets = report["source_sets"].as_array().unwrap();
     assert_eq!(source_sets.len(), 1, "{report}");
-    assert_eq!(source_sets[0]["lineup"], "pidfd");
+    assert_eq!(source_sets[0]["source_set"], "pidfd");
     let cases = source_sets[0]["cases"].as_array().unwrap();
     assert_eq!(cases.len(), reaperd::testkit::conformance::CASES.len());
     let sums = &source_sets[0]["sums"];

@@ -1,50 +1,51 @@
-//! A source dies and comes back: what died unheard is found as it falls, what dies while it is down
-//! is found as it rises, and then it works again. The sweep's own time never comes here.
+//! A source fails and restarts. Deaths whose hints it lost are found by the sweep that the failure
+//! requests, deaths while it is down by the sweep that the restart requests, and then it works
+//! again. The sweep interval is never reached here.
 
-use reaper_tests::wait::eventually;
+use reaper_tests::wait::{eventually, eventually_some};
 use reaperd::Source;
 use reaperd::registry::{SessionId, SourceHealth};
 use reaperd::testkit::fault_injection::{KILLED, Plan};
 use reaperd::testkit::test_process::{Kind, TestProcess};
 
-use crate::harness::{Harness, NO_SWEEP, descriptors};
+use crate::harness::{Harness, NO_SWEEP, lock_descriptors};
 
 #[test]
-fn the_probe_dies_and_comes_back() {
-    dies_and_comes_back(Source::Ebpf);
+fn a_failed_probe_restarts_and_no_death_is_lost() {
+    fails_and_restarts(Source::Ebpf);
 }
 
 #[test]
-fn the_connector_dies_and_comes_back() {
-    dies_and_comes_back(Source::Netlink);
+fn a_failed_connector_restarts_and_no_death_is_lost() {
+    fails_and_restarts(Source::Netlink);
 }
 
 #[test]
-fn the_pidfds_die_and_come_back() {
-    dies_and_comes_back(Source::Pidfd);
+fn a_failed_pidfd_source_restarts_and_no_death_is_lost() {
+    fails_and_restarts(Source::Pidfd);
 }
 
-/// A busy machine may take longer over a kill than the source over its return.
+/// On a busy machine, the kill may take longer than the restart of the source.
 const TRIES: usize = 5;
 
-fn dies_and_comes_back(source: Source) {
+fn fails_and_restarts(source: Source) {
     let Some(harness) = Harness::open(&[source], NO_SWEEP) else {
         return;
     };
-    let died_meanwhile = (0..TRIES).any(|attempt| dies_once(&harness, source, attempt));
-    assert!(died_meanwhile, "nobody died while {source} was down");
+    let died_while_down = (0..TRIES).any(|attempt| fails_once(&harness, source, attempt));
+    assert!(died_while_down, "no process died while {source} was down");
     harness.close();
 }
 
-/// Answers whether somebody has died while it was down.
-fn dies_once(harness: &Harness, source: Source, attempt: usize) -> bool {
-    harness.finds_deaths_again(source);
+/// Returns whether a process died while the source was down.
+fn fails_once(harness: &Harness, source: Source, attempt: usize) -> bool {
+    harness.wait_until_finds_deaths(source);
     let before = harness.record().last();
 
-    // Deaf before it dies, and nobody knows.
-    let (mut unheard, unheard_id) = member(harness, format!("unheard-{attempt}"));
-    let (mut meanwhile, meanwhile_id) = member(harness, format!("meanwhile-{attempt}"));
-    let (_living, living_id) = member(harness, format!("living-{attempt}"));
+    // Mute before it fails, and not reported as such.
+    let (mut unheard, unheard_id) = registered(harness, format!("unheard-{attempt}"));
+    let (mut while_down, while_down_id) = registered(harness, format!("while-down-{attempt}"));
+    let (_control, control_id) = registered(harness, format!("control-{attempt}"));
     let mute = Plan {
         mute: true,
         ..Plan::default()
@@ -52,42 +53,42 @@ fn dies_once(harness: &Harness, source: Source, attempt: usize) -> bool {
     let muted = harness.faults.tally(source).muted;
     harness.faults.plan(source, mute);
     unheard.kill().unwrap();
-    eventually("its death is not heard of", || {
+    eventually("the hint is lost", || {
         harness.faults.tally(source).muted > muted
     });
     assert!(harness.lists(&unheard_id));
 
-    let _ours = descriptors();
+    let _lock = lock_descriptors();
     harness.faults.kill(source);
-    let mut fell = None;
-    eventually("it is reported down", || {
-        fell = harness.record().said(source, SourceHealth::Down, before);
-        fell.is_some()
+    let (down, reason) = eventually_some("the source is reported down", || {
+        harness
+            .record()
+            .state_change(source, SourceHealth::Down, before)
     });
-    let (fell, reason) = fell.unwrap();
     assert_eq!(reason, KILLED);
-    // Found by the look at everybody that its fall has asked for: it has not come back yet.
-    harness.gone([&unheard_id]);
+    // Found by the sweep that the failure requested: the source is still down.
+    harness.wait_until_gone([&unheard_id]);
     assert_eq!(harness.found_by(&unheard_id), Source::Sweep);
     harness.faults.plan(source, Plan::default());
-    meanwhile.kill().unwrap();
-    meanwhile.wait_unreaped().unwrap();
-    let returned = harness.record().said(source, SourceHealth::Up, fell);
-    let mut rose = None;
-    eventually("it is reported up", || {
-        rose = harness.record().said(source, SourceHealth::Up, fell);
-        rose.is_some()
+    while_down.kill().unwrap();
+    while_down.wait_unreaped().unwrap();
+    let already_up = harness
+        .record()
+        .state_change(source, SourceHealth::Up, down);
+    let (up, _) = eventually_some("the source is reported up", || {
+        harness
+            .record()
+            .state_change(source, SourceHealth::Up, down)
     });
-    let (rose, _) = rose.unwrap();
     let removal = harness.record().removals_of(&unheard_id);
-    assert!(removal[0].0.seq < rose, "nobody was looked at as it fell");
-    harness.gone([&meanwhile_id]);
-    harness.finds_deaths_again(source);
-    assert!(harness.lists(&living_id));
-    returned.is_none()
+    assert!(removal[0].0.seq < up, "no sweep ran after the failure");
+    harness.wait_until_gone([&while_down_id]);
+    harness.wait_until_finds_deaths(source);
+    assert!(harness.lists(&control_id));
+    already_up.is_none()
 }
 
-fn member(harness: &Harness, name: String) -> (TestProcess, SessionId) {
+fn registered(harness: &Harness, name: String) -> (TestProcess, SessionId) {
     let test_process = Harness::test_process(Kind::Sleep);
     let id = harness.register(&name, test_process.pid());
     (test_process, id)

@@ -1,4 +1,4 @@
-//! A reaper with chosen sources whose hints are at a test's mercy, and what every test asks of it.
+//! A reaper with chosen sources and injected faults, and the steps and checks common to all tests.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -6,28 +6,26 @@ use std::time::Duration;
 use reaper_tests::daemon::reaperd;
 use reaper_tests::expect;
 use reaper_tests::wait::{eventually, within};
-use reaperd::clock;
-use reaperd::registry::{Authority, Details, Registry, Removal, SessionId, Token, TokenKey, Ttl};
+use reaperd::registry::{Registry, Removal, SessionId, Token, TokenKey};
+use reaperd::testkit::clock;
 use reaperd::testkit::fault_injection::{Faults, Plan};
 use reaperd::testkit::test_process::{Kind, TestProcess};
-use reaperd::{Pid, Reaper, Registration, Settings, Source, SourceStatus, Sources};
+use reaperd::{Pid, Random as _, Reaper, Registration, Source, SourceStatus, Sources};
 use tokio::runtime::Runtime;
 
 use crate::record::{HookCalls, Record};
 
-/// Room for everything that a test tells, so that nothing leaves the log unread.
+/// Large enough for all events of a test, so that none leaves the log unread.
 const EVENTS: usize = 65_536;
-/// A sweep that no test waits for.
+/// So long that no sweep runs during a test.
 pub(crate) const NO_SWEEP: Duration = Duration::from_mins(5);
 
-/// Held while connector sockets and probes of this process come and go, by tests that look for their
-/// own ones among the descriptors.
-pub(crate) fn descriptors() -> MutexGuard<'static, ()> {
-    static COMING_AND_GOING: Mutex<()> = Mutex::new(());
-    // A test that failed meanwhile leaves nothing behind it.
-    COMING_AND_GOING
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
+/// Locks the set of connector sockets and probes of this process. A test that identifies its own
+/// ones among the open descriptors needs it, and so does one that opens or closes some.
+pub(crate) fn lock_descriptors() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    // A failed test closes its descriptors, so a poisoned lock is no problem.
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(crate) fn runtime() -> Runtime {
@@ -38,11 +36,11 @@ pub(crate) fn runtime() -> Runtime {
         .unwrap()
 }
 
-/// Where chance comes from.
+/// The seed of the faults' random numbers.
 pub(crate) fn seed() -> u64 {
-    const USUALLY: u64 = 20_260;
-    let seed = std::env::var("REAPER_SEED").map_or(USUALLY, |seed| seed.parse().unwrap());
-    // libtest shows it if the test fails.
+    const DEFAULT: u64 = 20_260;
+    let seed = std::env::var("REAPER_SEED").map_or(DEFAULT, |seed| seed.parse().unwrap());
+    // libtest shows this if the test fails.
     println!("REAPER_SEED={seed}");
     seed
 }
@@ -50,7 +48,7 @@ pub(crate) fn seed() -> u64 {
 pub(crate) struct Harness {
     pub(crate) reaper: Reaper,
     pub(crate) faults: Faults,
-    /// Those that work here.
+    /// The sources that work here.
     pub(crate) sources: Vec<Source>,
     record: Mutex<Record>,
     hooks: HookCalls,
@@ -58,8 +56,8 @@ pub(crate) struct Harness {
 }
 
 impl Harness {
-    /// `None`, with the reason printed, where these sources do not work and need not. Several are
-    /// whatever works here.
+    /// Starts a reaper. Returns `None` and prints the reason if the source does not work here and
+    /// is not required. Of several sources, one that works is enough.
     pub(crate) fn open(sources: &[Source], sweep_interval: Duration) -> Option<Self> {
         let runtime = runtime();
         let faults = Faults::new(seed());
@@ -67,23 +65,22 @@ impl Harness {
         let registry = hooks
             .listening(Registry::builder(TokenKey::new([7; 16])))
             .event_capacity(EVENTS);
-        let settings = Settings {
-            sources: Sources::only(sources.iter().copied()),
-            sweep_interval,
-            faults: Some(faults.clone()),
-            ..Settings::default()
-        };
-        let _ours = descriptors();
-        let (reaper, reports) = runtime.block_on(async {
-            let reaper = Reaper::start(registry, settings);
-            let reports = reaper.first_reports(sources).await;
-            (reaper, reports)
+        let builder = Reaper::builder(registry)
+            .sources(Sources::only(sources.iter().copied()))
+            .sweep_interval(sweep_interval);
+        let _lock = lock_descriptors();
+        let reaper = runtime.block_on(async {
+            let reaper = faults.reaper(builder).start().await;
+            reaper.settled().await;
+            reaper
         });
+        let mut reports = reaper.status();
+        reports.retain(|report| sources.contains(&report.source));
         let works = |status: &&SourceStatus| expect::source_works(status);
         let working: Vec<_> = reports.iter().filter(works).map(|one| one.source).collect();
         let enough = working.len() == sources.len() || (sources.len() > 1 && !working.is_empty());
         enough.then(|| Self {
-            record: Mutex::new(Record::of(reaper.registry())),
+            record: Mutex::new(Record::of(reaper.events())),
             reaper,
             faults,
             sources: working,
@@ -92,7 +89,7 @@ impl Harness {
         })
     }
 
-    /// This befalls the hints of all its sources.
+    /// Sets the faults of all sources.
     pub(crate) fn plan(&self, plan: Plan) {
         for source in &self.sources {
             self.faults.plan(*source, plan);
@@ -107,41 +104,27 @@ impl Harness {
         TestProcess::spawn(reaperd(), kind).unwrap()
     }
 
-    /// Registers this process, in place of whoever has had the id.
+    /// Registers this process. An earlier session with this id is replaced.
     pub(crate) fn register(&self, id: &str, pid: Pid) -> SessionId {
         let id = SessionId::new(id);
-        let mut token = [0; 32];
-        // Different for each registration; nobody guesses them here.
-        token[..8].copy_from_slice(&clock::monotonic_ns().to_ne_bytes());
-        token[8..12].copy_from_slice(&pid.get().to_ne_bytes());
-        let registration = Registration {
-            id: id.clone(),
-            token: Token::from_bytes(token),
-            pid,
-            owner: 1_000,
-            details: Details::default(),
-            presence: None,
-            ttl: Ttl::Default,
-        };
-        let accept_anybody = |_: &_| Ok::<(), std::convert::Infallible>(());
-        self.reaper
-            .register(registration, Authority::Owner, accept_anybody)
-            .unwrap();
+        let registration = Registration::new(id.clone(), Token::random().unwrap(), pid);
+        self.reaper.register(registration).unwrap();
         id
     }
 
     pub(crate) fn lists(&self, id: &SessionId) -> bool {
-        self.reaper.registry().session_named(id).is_some()
+        self.reaper.session(id).is_some()
     }
 
-    /// Waits until none of these is listed.
-    pub(crate) fn gone<'a>(&self, ids: impl IntoIterator<Item = &'a SessionId>) {
+    /// Waits until none of these sessions is listed.
+    pub(crate) fn wait_until_gone<'a>(&self, ids: impl IntoIterator<Item = &'a SessionId>) {
         for id in ids {
             eventually(&format!("{id} is gone"), || !self.lists(id));
         }
     }
 
-    /// How this one, which must have gone for its death, and but once, was found.
+    /// Returns the source that found the death of this session's process. Fails unless that death
+    /// is its only removal.
     pub(crate) fn found_by(&self, id: &SessionId) -> Source {
         let removals = self.record().removals_of(id);
         let [(_, Removal::Died(death))] = &removals[..] else {
@@ -150,12 +133,12 @@ impl Harness {
         death.source
     }
 
-    /// Waits until two whole sweeps have begun and ended from now on.
+    /// Waits until two whole sweeps have started and finished.
     pub(crate) fn two_sweeps(&self) {
         for _ in 0..2 {
             let now = clock::now().boot;
             eventually("a sweep", || {
-                self.reaper.swept_at().is_some_and(|began| began >= now)
+                self.reaper.swept_at().is_some_and(|start| start >= now)
             });
         }
     }
@@ -165,27 +148,28 @@ impl Harness {
         all.into_iter().find(|one| one.source == source).unwrap()
     }
 
-    /// Kills one after another until a death is found by this source: what was asked for just after
-    /// its start may come first for some of them.
-    pub(crate) fn finds_deaths_again(&self, source: Source) {
-        within(Duration::from_secs(20), "it finds a death again", || {
+    /// Kills one process after another until this source finds a death. Just after a source has
+    /// started, the sweep that its start requests may find some deaths first.
+    pub(crate) fn wait_until_finds_deaths(&self, source: Source) {
+        let what = format!("{source} finds a death");
+        within(Duration::from_secs(20), &what, || {
             let mut test_process = Self::test_process(Kind::Sleep);
             let name = format!("try-{}", self.record().last());
             let id = self.register(&name, test_process.pid());
             test_process.kill().unwrap();
-            self.gone([&id]);
+            self.wait_until_gone([&id]);
             self.found_by(&id) == source
         });
     }
 
-    /// Nothing that was told contradicts itself.
+    /// Checks that events, hooks and state agree.
     pub(crate) fn close(self) {
-        self.record().is_one_true_story(&self.hooks);
-        let registry = self.reaper.registry();
-        assert_eq!((registry.hook_panics(), registry.hooks_lost()), (0, 0));
-        // Each entry lets go of its process, once.
+        self.record().check_against(&self.hooks);
+        let reaper = &self.reaper;
+        assert_eq!((reaper.hook_panics(), reaper.hooks_lost()), (0, 0));
+        // Each removed session released its process once.
         let processes: std::collections::BTreeSet<_> =
-            registry.list().iter().map(|one| one.process.id).collect();
+            reaper.sessions().iter().map(|one| one.process.id).collect();
         assert_eq!(self.reaper.processes(), processes.len());
     }
 }

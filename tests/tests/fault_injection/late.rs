@@ -1,12 +1,12 @@
-//! Events that come after their time: when the number is another process's, and when a source that
-//! was mute speaks again.
+//! Late hints: when the pid already belongs to a successor, and when a mute source sends hints
+//! again.
 
 use std::io;
 use std::time::Duration;
 
 use reaper_tests::daemon::reaperd;
 use reaper_tests::expect::skip;
-use reaper_tests::wait::{Deadline, eventually};
+use reaper_tests::wait::{eventually, throughout};
 use reaperd::Source;
 use reaperd::registry::SessionId;
 use reaperd::testkit::fault_injection::Plan;
@@ -14,9 +14,9 @@ use reaperd::testkit::test_process::{Kind, TestProcess};
 
 use crate::harness::{Harness, NO_SWEEP};
 
-/// All looks that the loop takes at every suspect lie within this time. The later ones, up to four
-/// seconds on, ask the same of the same successor: what spared it at the fifth spares it at the seventh.
-const LOOKED_AGAIN_FOR: Duration = Duration::from_millis(300);
+/// The loop's first rechecks of a suspect lie within this time. The later ones, up to four seconds
+/// on, repeat the same check of the same process: what holds at the fifth holds at the seventh.
+const RECHECKED_FOR: Duration = Duration::from_millis(300);
 const MUTE: Plan = Plan {
     mute: true,
     ..crate::NO_FAULT
@@ -27,15 +27,15 @@ const HOLD: Plan = Plan {
 };
 
 #[test]
-fn an_event_that_outlives_its_number_does_not_touch_the_heir() {
+fn a_late_hint_does_not_remove_the_successor_of_a_reused_pid() {
     for source in crate::ALL {
         let Some(harness) = Harness::open(&[*source], NO_SWEEP) else {
             continue;
         };
-        // Starting, the source has had everybody looked at; the sweep has nothing more to do.
-        harness.finds_deaths_again(*source);
+        // After this, the sweep that the start of the source requested is over.
+        harness.wait_until_finds_deaths(*source);
         for round in 0..3 {
-            if !a_successor_outlives_the_event(&harness, *source, round) {
+            if !successor_survives_late_hint(&harness, *source, round) {
                 return;
             }
         }
@@ -43,60 +43,62 @@ fn an_event_that_outlives_its_number_does_not_touch_the_heir() {
     }
 }
 
-/// False where no process can be started under a chosen number.
-fn a_successor_outlives_the_event(harness: &Harness, source: Source, round: u32) -> bool {
-    let ids = [format!("left-{round}"), format!("taken-over-{round}")];
+/// Returns false where pids cannot be chosen.
+fn successor_survives_late_hint(harness: &Harness, source: Source, round: u32) -> bool {
+    let ids = [format!("first-{round}"), format!("taken-over-{round}")];
     let mut first = Harness::test_process(Kind::Sleep);
-    let [left, _] = ids.each_ref().map(|id| harness.register(id, first.pid()));
+    let [first_id, _] = ids.each_ref().map(|id| harness.register(id, first.pid()));
     let held_before = harness.faults.tally(source).held;
     harness.faults.plan(source, HOLD);
     first.kill().unwrap();
     first.wait().unwrap();
-    eventually("the event is held back", || {
+    eventually("the hint is held back", || {
         harness.faults.tally(source).held > held_before
     });
-    assert!(harness.lists(&left), "{source}: something else has told");
+    assert!(
+        harness.lists(&first_id),
+        "{source}: removed without the hint"
+    );
 
     let successor = match TestProcess::take_pid(reaperd(), Kind::Sleep, first.pid()) {
         Ok(successor) => successor,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            // It went to a unrelated process, which proves nothing.
+            // An unrelated process got the pid, which proves nothing.
             harness.faults.plan(source, Plan::default());
             return true;
         }
         Err(error) => {
-            skip(format_args!("no process under a chosen pid here: {error}"));
+            skip(format_args!("pids cannot be chosen here: {error}"));
             return false;
         }
     };
     let successors =
         [&ids[1], &format!("successor-{round}")].map(|id| harness.register(id, successor.pid()));
-    let heard_before = harness.faults.tally(source).heard;
+    let delivered_before = harness.faults.tally(source).delivered;
     harness.faults.plan(source, Plan::default());
-    eventually("the event is let go", || {
-        harness.faults.tally(source).heard > heard_before
+    eventually("the hint is delivered", || {
+        harness.faults.tally(source).delivered > delivered_before
     });
-    stays(harness, &successors, source);
-    harness.gone([&left]);
-    // The successor's own end is no less an end.
+    check_stay_listed(harness, &successors, source);
+    harness.wait_until_gone([&first_id]);
+    // The successor's own death is found, too.
     drop(successor);
-    harness.gone(&successors);
+    harness.wait_until_gone(&successors);
     true
 }
 
-/// Fails if one of these goes while others, who end later, are found.
-fn stays(harness: &Harness, ids: &[SessionId], source: Source) {
-    let watched = Deadline::after(LOOKED_AGAIN_FOR);
-    while !watched.has_passed() {
-        harness.finds_deaths_again(source);
+/// Fails if one of these sessions is removed while later deaths of other processes are found.
+fn check_stay_listed(harness: &Harness, ids: &[SessionId], source: Source) {
+    throughout(RECHECKED_FOR, || {
+        harness.wait_until_finds_deaths(source);
         for id in ids {
-            assert!(harness.lists(id), "{source}: {id} is the successor's");
+            assert!(harness.lists(id), "{source}: a false death of {id}");
         }
-    }
+    });
 }
 
 #[test]
-fn a_source_that_was_mute_works_again_and_the_sweep_did_meanwhile() {
+fn while_a_source_is_mute_the_sweep_finds_deaths_and_later_the_source_does_again() {
     for source in crate::ALL {
         let Some(harness) = Harness::open(&[*source], Duration::from_millis(200)) else {
             continue;
@@ -107,7 +109,7 @@ fn a_source_that_was_mute_works_again_and_the_sweep_did_meanwhile() {
                 let mut test_process = Harness::test_process(Kind::Sleep);
                 let id = harness.register(&format!("unheard-{number}"), test_process.pid());
                 test_process.kill().unwrap();
-                harness.gone([&id]);
+                harness.wait_until_gone([&id]);
                 id
             })
             .collect();
@@ -115,9 +117,9 @@ fn a_source_that_was_mute_works_again_and_the_sweep_did_meanwhile() {
             assert_eq!(harness.found_by(id), Source::Sweep, "{source} is mute");
         }
         let tally = harness.faults.tally(*source);
-        assert!(tally.muted > 0 && tally.heard == 0, "{tally:?}");
+        assert!(tally.muted > 0 && tally.delivered == 0, "{tally:?}");
         harness.faults.plan(*source, Plan::default());
-        harness.finds_deaths_again(*source);
+        harness.wait_until_finds_deaths(*source);
         harness.close();
     }
 }

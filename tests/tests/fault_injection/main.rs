@@ -1,16 +1,17 @@
-//! Sources that lie by omission: their hints are lost, repeated, late or out of order, and they
-//! themselves fall silent or die. Real processes, the real kernel, and the doors of the library.
+//! Faulty sources: their hints are lost, repeated, late or out of order, or the sources fall silent
+//! or fail. The tests use real processes, the real kernel and the public API of the library.
 //!
-//! What must hold all the same: nobody who is dead stays for longer than one sweep and its own time,
-//! nobody who lives is touched, and everything is told once and in order.
+//! What must hold all the same: a dead process is removed within one sweep interval and the
+//! duration of the sweep, no live process is removed, and every change is reported once and in
+//! order.
 //!
-//! Chance comes from a seed that a failure prints; `REAPER_SEED` sets another one. With
+//! Randomness comes from a seed that a failed test prints; `REAPER_SEED` sets another one. With
 //! `REAPER_TEST_SCALE=full` there are more processes and more rounds.
 #![cfg(target_os = "linux")]
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "steps of tests; measurements and the reasons of skips are printed"
+    reason = "steps of tests; measurements and skip reasons are printed"
 )]
 
 mod down;
@@ -37,7 +38,7 @@ const NO_FAULT: Plan = Plan {
     delay: Duration::ZERO,
 };
 
-/// Each fault, as a test of every event source and of all together.
+/// Defines a test of each fault, for every event source alone and for all of them together.
 macro_rules! faults {
     ($($name:ident: $plan:expr,)*) => {
         faults!(@of ebpf, &[Source::Ebpf], $($name: $plan,)*);
@@ -51,7 +52,7 @@ macro_rules! faults {
 
             $(#[test]
             fn $name() {
-                scenario::the_dead_go_once_and_the_living_stay($sources, $plan);
+                scenario::dead_processes_are_removed_once_and_live_ones_stay($sources, $plan);
             })*
         }
     };
@@ -59,14 +60,14 @@ macro_rules! faults {
 
 faults! {
     without_a_fault: NO_FAULT,
-    with_a_tenth_lost: Plan { lost_percent: 10, ..NO_FAULT },
-    with_half_lost: Plan { lost_percent: 50, ..NO_FAULT },
-    with_everything_lost: Plan { lost_percent: 100, ..NO_FAULT },
-    with_each_up_to_three_times: Plan { repeats: 2, ..NO_FAULT },
-    with_each_late: Plan { delay: Duration::from_millis(400), ..NO_FAULT },
-    with_the_order_lost: Plan { window: 64, ..NO_FAULT },
+    with_10_percent_of_hints_lost: Plan { lost_percent: 10, ..NO_FAULT },
+    with_half_of_hints_lost: Plan { lost_percent: 50, ..NO_FAULT },
+    with_all_hints_lost: Plan { lost_percent: 100, ..NO_FAULT },
+    with_hints_repeated_up_to_three_times: Plan { repeats: 2, ..NO_FAULT },
+    with_late_hints: Plan { delay: Duration::from_millis(400), ..NO_FAULT },
+    with_hints_out_of_order: Plan { window: 64, ..NO_FAULT },
     with_a_mute_source: Plan { mute: true, ..NO_FAULT },
-    with_all_of_it_at_once: Plan {
+    with_all_faults_together: Plan {
         lost_percent: 30,
         repeats: 2,
         window: 64,

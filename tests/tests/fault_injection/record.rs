@@ -1,4 +1,4 @@
-//! What the registry told of its sessions, by events and by hooks, and that it is one true story.
+//! What the registry reported by events and by hooks, and the check that both agree.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use reaper_tests::wait::eventually;
 use reaperd::Source;
 use reaperd::registry::{
-    EntryId, Event, EventKind, Next, Registry, RegistryBuilder, Removal, SessionId, SourceHealth,
-    Subscription,
+    EntryId, Event, EventKind, RegistryBuilder, Removal, SessionId, SourceHealth,
 };
+use reaperd::{EventItem, Events};
 
 /// One call of a hook.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -17,19 +17,19 @@ enum Called {
     Deregistered,
 }
 
-/// Calls of hooks, in the order in which they came.
+/// Hook calls, in order.
 #[derive(Clone, Default)]
 pub(crate) struct HookCalls(Arc<Mutex<Vec<(EntryId, Called)>>>);
 
 impl HookCalls {
     pub(crate) fn listening(&self, registry: RegistryBuilder) -> RegistryBuilder {
-        let (at_first, at_last) = (self.clone(), self.clone());
+        let (registered, deregistered) = (self.clone(), self.clone());
         registry
-            .on_register(move |session| at_first.note(session.entry, Called::Registered))
-            .on_deregister(move |session, _| at_last.note(session.entry, Called::Deregistered))
+            .on_register(move |session| registered.add(session.entry, Called::Registered))
+            .on_deregister(move |session, _| deregistered.add(session.entry, Called::Deregistered))
     }
 
-    fn note(&self, entry: EntryId, called: Called) {
+    fn add(&self, entry: EntryId, called: Called) {
         self.0.lock().unwrap().push((entry, called));
     }
 
@@ -42,27 +42,27 @@ impl HookCalls {
     }
 }
 
-/// All events from the start on.
+/// All events since the start.
 pub(crate) struct Record {
-    subscription: Subscription,
+    unread: Events,
     events: Vec<Arc<Event>>,
 }
 
 impl Record {
-    pub(crate) fn of(registry: &Registry) -> Self {
+    pub(crate) fn of(unread: Events) -> Self {
         Self {
-            subscription: registry.subscribe().1,
+            unread,
             events: Vec::new(),
         }
     }
 
-    /// What has been told so far.
+    /// Returns all events so far.
     pub(crate) fn read(&mut self) -> &[Arc<Event>] {
         loop {
-            match self.subscription.poll_next() {
-                Next::Event(event) => self.events.push(event),
-                Next::Empty => return &self.events,
-                gap @ Next::Gap { .. } => panic!("the log is too small for this test: {gap:?}"),
+            match self.unread.try_next() {
+                Some(EventItem::Event(event)) => self.events.push(event),
+                None => return &self.events,
+                gap => panic!("the log is too small for this test: {gap:?}"),
             }
         }
     }
@@ -85,14 +85,15 @@ impl Record {
         self.read().iter().filter_map(removal).collect()
     }
 
-    /// The first event behind `after` in which this source says that it is so, and its reason.
-    pub(crate) fn said(
+    /// The sequence number and reason of the first event after `after` that reports this health of
+    /// this source.
+    pub(crate) fn state_change(
         &mut self,
         source: Source,
         health: SourceHealth,
         after: u64,
     ) -> Option<(u64, String)> {
-        let said = |event: &Arc<Event>| match &event.kind {
+        let change = |event: &Arc<Event>| match &event.kind {
             EventKind::SourceState(state)
                 if state.source == source && state.health == health && event.seq > after =>
             {
@@ -100,50 +101,52 @@ impl Record {
             }
             _ => None,
         };
-        self.read().iter().find_map(said)
+        self.read().iter().find_map(change)
     }
 
-    /// The number of the last event.
+    /// The sequence number of the last event.
     pub(crate) fn last(&mut self) -> u64 {
         self.read().last().map_or(0, |event| event.seq)
     }
 
-    /// I3: one registration and then at most one removal for each entry, never two live entries of
-    /// one id, and the hooks were called for the same and in the same order.
-    pub(crate) fn is_one_true_story(&mut self, hooks: &HookCalls) {
-        // Hooks run on threads of their own, and whoever ends with the test may be told of meanwhile.
-        eventually("the hooks have been told the same", || {
-            self.told() == hooks.by_entry()
+    /// Checks that each entry has one registration and then at most one removal, that no two live
+    /// entries share an id, and that the hooks were called for the same changes in the same order.
+    pub(crate) fn check_against(&mut self, hooks: &HookCalls) {
+        // Hooks run on other threads, and the end of the test may still end processes.
+        eventually("the hook calls match the events", || {
+            self.expected_calls() == hooks.by_entry()
         });
     }
 
-    /// What the events say that the hooks have to be told.
-    fn told(&mut self) -> HashMap<EntryId, Vec<Called>> {
+    /// The hook calls that the events require.
+    fn expected_calls(&mut self) -> HashMap<EntryId, Vec<Called>> {
         let mut live: HashMap<SessionId, EntryId> = HashMap::new();
-        let mut told: HashMap<EntryId, Vec<Called>> = HashMap::new();
+        let mut expected: HashMap<EntryId, Vec<Called>> = HashMap::new();
         for event in self.read() {
             match &event.kind {
                 EventKind::Registered(session) => {
                     let other = live.insert(session.id.clone(), session.entry);
                     assert_eq!(other, None, "{} is registered twice", session.id);
-                    told.entry(session.entry)
+                    expected
+                        .entry(session.entry)
                         .or_default()
                         .push(Called::Registered);
                 }
                 EventKind::Deregistered(session, removal) => {
                     let live = live.remove(&session.id);
                     assert_eq!(live, Some(session.entry), "{}: {removal:?}", session.id);
-                    told.entry(session.entry)
+                    expected
+                        .entry(session.entry)
                         .or_default()
                         .push(Called::Deregistered);
                 }
                 _ => {}
             }
         }
-        for calls in told.values() {
+        for calls in expected.values() {
             let once = [Called::Registered, Called::Deregistered];
             assert_eq!(calls[..], once[..calls.len()]);
         }
-        told
+        expected
     }
 }

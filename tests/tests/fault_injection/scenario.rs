@@ -1,4 +1,5 @@
-//! Sixty sessions of all kinds, half of which die in waves, whatever befalls the hints.
+//! Sixty sessions of all kinds, half of which die in waves while faults are injected into the
+//! hints.
 
 use std::time::Duration;
 
@@ -12,38 +13,38 @@ use crate::harness::Harness;
 
 /// Long enough for hints to come first, short enough for a test to wait for several.
 const SWEEP: Duration = Duration::from_millis(120);
-const LIVING: usize = 24;
+const CONTROLS: usize = 24;
 const WAVES: usize = 3;
 const WAVE: usize = 10;
-const FORMER: usize = 2;
+const REPLACED: usize = 2;
 
-/// I1, I2 and I3 under this plan for these sources.
-pub(crate) fn the_dead_go_once_and_the_living_stay(sources: &[Source], plan: Plan) {
+/// Runs the scenario with these sources and faults and checks every removal.
+pub(crate) fn dead_processes_are_removed_once_and_live_ones_stay(sources: &[Source], plan: Plan) {
     let rounds = reaper_tests::scale::scaled(10, 1);
     for _ in 0..rounds {
         let Some(harness) = Harness::open(sources, SWEEP) else {
             return;
         };
         harness.plan(plan);
-        let mut cast = Scenario::enter(&harness);
-        cast.play(&harness);
-        // What is late finds nobody any more, or somebody alive.
+        let mut scenario = Scenario::register(&harness);
+        scenario.run(&harness);
+        // Late hints concern processes that are already removed, or alive.
         harness.two_sweeps();
-        the_faults_happened(&harness, plan);
-        each_death_was_found_by_one_who_could(&harness, plan);
-        for id in &cast.living {
-            assert!(harness.lists(id), "{id} lives");
+        check_that_faults_happened(&harness, plan);
+        check_sources_of_removals(&harness, plan);
+        for id in &scenario.controls {
+            assert!(harness.lists(id), "a false death of {id}");
         }
         harness.close();
     }
 }
 
 struct Scenario {
-    living: Vec<SessionId>,
-    _alive: Crowd,
+    controls: Vec<SessionId>,
+    _control_processes: Crowd,
     waves: Vec<(Crowd, Vec<SessionId>)>,
-    /// Their sessions were taken over by two of the living, under the same ids.
-    former: Crowd,
+    /// Controls have taken over the session ids of these processes.
+    replaced: Crowd,
     leaderless: (TestProcess, SessionId),
     executing: (TestProcess, SessionId),
 }
@@ -57,11 +58,11 @@ fn register_all(harness: &Harness, crowd: &Crowd, name: &str) -> Vec<SessionId> 
 }
 
 impl Scenario {
-    fn enter(harness: &Harness) -> Self {
-        let former = Crowd::start(FORMER).unwrap();
-        register_all(harness, &former, "living");
-        let alive = Crowd::start(LIVING).unwrap();
-        let living = register_all(harness, &alive, "living");
+    fn register(harness: &Harness) -> Self {
+        let replaced = Crowd::start(REPLACED).unwrap();
+        register_all(harness, &replaced, "control");
+        let control_processes = Crowd::start(CONTROLS).unwrap();
+        let controls = register_all(harness, &control_processes, "control");
         let wave = |number| {
             let crowd = Crowd::start(WAVE).unwrap();
             let ids = register_all(harness, &crowd, &format!("wave-{number}"));
@@ -74,16 +75,16 @@ impl Scenario {
             (test_process, id)
         };
         Self {
-            living,
-            _alive: alive,
+            controls,
+            _control_processes: control_processes,
             waves,
-            former,
+            replaced,
             leaderless: one(Kind::LeaderFirst, "leaderless"),
             executing: one(Kind::WorkerExec, "executing"),
         }
     }
 
-    fn play(&mut self, harness: &Harness) {
+    fn run(&mut self, harness: &Harness) {
         let (leaderless, leaderless_id) = &mut self.leaderless;
         leaderless.cue().unwrap();
         leaderless.expect("leader left").unwrap();
@@ -92,37 +93,37 @@ impl Scenario {
         executing
             .expect(&format!("ready {}", executing.pid()))
             .unwrap();
-        self.former.kill().unwrap();
+        self.replaced.kill().unwrap();
         for (crowd, ids) in &mut self.waves {
             crowd.kill().unwrap();
-            harness.gone(&*ids);
+            harness.wait_until_gone(&*ids);
         }
         harness.two_sweeps();
-        assert!(harness.lists(leaderless_id), "its other threads run");
-        assert!(harness.lists(executing_id), "it became another program");
+        assert!(harness.lists(leaderless_id), "its other threads are alive");
+        assert!(harness.lists(executing_id), "an exec is not a death");
 
         leaderless.cue().unwrap();
         executing.kill().unwrap();
-        harness.gone([&*leaderless_id, &*executing_id]);
+        harness.wait_until_gone([&*leaderless_id, &*executing_id]);
     }
 }
 
-/// Losses that a plan has to make probable before one is insisted on: that none of ten comes is a chance
-/// of one in twenty thousand, and a run with a tenth lost may have said too little for that.
+/// With this many expected losses, at least one is required: that none of ten happens has a
+/// probability of one in twenty thousand. A run with 10 % lost may send too few hints for that.
 const SURE_LOSSES: u64 = 10;
 
-/// A test of a fault that did not happen shows nothing. Of several sources the quickest may leave
-/// nothing to tell for another.
-fn the_faults_happened(harness: &Harness, plan: Plan) {
+/// A test in which the fault did not happen proves nothing. Of several sources, the quickest may
+/// leave no hint to send for another one, so the sum over all sources counts.
+fn check_that_faults_happened(harness: &Harness, plan: Plan) {
     let tallies: Vec<_> = harness
         .sources
         .iter()
         .map(|one| harness.faults.tally(*one))
         .collect();
     let sum = |part: fn(&Tally) -> u64| tallies.iter().map(part).sum::<u64>();
-    let likely_losses = sum(|tally| tally.said) * u64::from(plan.lost_percent) / 100;
+    let likely_losses = sum(|tally| tally.sent) * u64::from(plan.lost_percent) / 100;
     let happened = [
-        (true, sum(|tally| tally.said)),
+        (true, sum(|tally| tally.sent)),
         (plan.mute, sum(|tally| tally.muted)),
         (likely_losses >= SURE_LOSSES, sum(|tally| tally.lost)),
         (plan.repeats > 0, sum(|tally| tally.repeated)),
@@ -132,17 +133,17 @@ fn the_faults_happened(harness: &Harness, plan: Plan) {
     for (planned, times) in happened {
         assert!(!planned || times > 0, "{plan:?}, {tallies:?}");
     }
-    let heard = sum(|tally| tally.heard);
+    let delivered = sum(|tally| tally.delivered);
     if plan == Plan::default() {
-        assert_eq!(heard, sum(|tally| tally.said), "{tallies:?}");
+        assert_eq!(delivered, sum(|tally| tally.sent), "{tallies:?}");
     }
     if plan.mute || plan.lost_percent == 100 {
-        assert_eq!(heard, 0, "{tallies:?}");
+        assert_eq!(delivered, 0, "{tallies:?}");
     }
 }
 
-fn each_death_was_found_by_one_who_could(harness: &Harness, plan: Plan) {
-    let deaf = plan.mute || plan.lost_percent == 100;
+fn check_sources_of_removals(harness: &Harness, plan: Plan) {
+    let no_hints = plan.mute || plan.lost_percent == 100;
     let (mut by_events, mut replaced) = (0, 0);
     for (event, removal) in harness.record().removals() {
         let EventKind::Deregistered(session, _) = &event.kind else {
@@ -150,23 +151,22 @@ fn each_death_was_found_by_one_who_could(harness: &Harness, plan: Plan) {
         };
         match removal {
             Removal::Died(death) => {
-                assert!(!session.id.as_str().starts_with("living"), "{death:?}");
+                assert!(!session.id.as_str().starts_with("control"), "{death:?}");
                 let by_event = harness.sources.contains(&death.source);
-                let could = match death.source {
+                let is_possible = match death.source {
                     Source::Sweep | Source::Register => true,
-                    _ => by_event && !deaf,
+                    _ => by_event && !no_hints,
                 };
-                assert!(could, "{}: {death:?}", session.id);
+                assert!(is_possible, "{}: {death:?}", session.id);
                 by_events += usize::from(by_event);
             }
-            // The processes of the first two had their sessions taken over.
             Removal::Replaced => replaced += 1,
             other => panic!("{}: {other:?}", session.id),
         }
     }
-    assert_eq!(replaced, FORMER);
-    // Those whose hints come late may all be found by the sweep.
-    if !deaf && plan.delay.is_zero() {
-        assert!(by_events > 0, "no hint has led to anything");
+    assert_eq!(replaced, REPLACED);
+    // If hints are late, the sweep may find all deaths first.
+    if !no_hints && plan.delay.is_zero() {
+        assert!(by_events > 0, "no hint has led to a removal");
     }
 }

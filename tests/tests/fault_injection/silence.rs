@@ -1,5 +1,5 @@
-//! Sources that fall silent without any error, for real: the kernel no longer tells them anything.
-//! Their canaries must notice, and whoever dies meanwhile is the sweep's.
+//! Sources that really fall silent without an error: the kernel no longer sends them events. Their
+//! canaries must notice, and the sweep finds the deaths until then.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
@@ -18,35 +18,36 @@ use rustix::net::{AddressFamily, netlink, sockopt};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use tokio::runtime::Runtime;
 
-use crate::harness::{descriptors, runtime};
+use crate::harness::{lock_descriptors, runtime};
 
-/// Two periods of either canary, its last deadline, and a busy machine.
+/// Two periods of either canary, its last deadline, and some time for a busy machine.
 const NOTICED_WITHIN: Duration = Duration::from_secs(4 + 1 + 5);
 const SWEEP: Duration = Duration::from_millis(200);
 
-struct Watching {
+struct Fixture {
     watcher: ExitWatcher,
     source: Source,
     runtime: Runtime,
 }
 
-impl Watching {
-    fn by(source: Source) -> Option<Self> {
+impl Fixture {
+    /// `None`, with the reason printed, if the source does not work here and is not required.
+    fn with(source: Source) -> Option<Self> {
         let runtime = runtime();
         let builder = ExitWatcher::builder()
             .sources(Sources::only([source]))
-            .sweep_every(SWEEP);
+            .sweep_interval(SWEEP);
         let watcher = runtime.block_on(async {
             let watcher = builder.start().await;
             watcher.settled().await;
             watcher
         });
-        let watching = Self {
+        let fixture = Self {
             watcher,
             source,
             runtime,
         };
-        expect::source_works(&watching.status()).then_some(watching)
+        expect::source_works(&fixture.status()).then_some(fixture)
     }
 
     fn status(&self) -> SourceStatus {
@@ -56,49 +57,55 @@ impl Watching {
             .unwrap()
     }
 
-    fn one_dies(&self) -> ProcessExit {
+    /// Watches a process, kills it and returns its exit as it was reported.
+    fn kill_one(&self) -> ProcessExit {
         let mut test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
         let exit = {
-            let _inside = self.runtime.enter();
+            let _guard = self.runtime.enter();
             self.watcher.watch(test_process.pid()).unwrap()
         };
         test_process.kill().unwrap();
         let limited = async { tokio::time::timeout(Duration::from_secs(20), exit).await };
-        let ended = self.runtime.block_on(limited).expect("it is seen");
+        let ended = self
+            .runtime
+            .block_on(limited)
+            .expect("the exit is reported");
         ended.expect("the watcher runs")
     }
 
-    /// It may need a try or two just after its start, when everybody is being looked at.
-    fn sees_deaths(&self) {
-        let what = format!("{} sees a death", self.source);
+    /// Waits until the source finds a death. Just after its start, the sweep that the start
+    /// requests may find one or two deaths first.
+    fn wait_until_finds_deaths(&self) {
+        let what = format!("{} finds a death", self.source);
         within(Duration::from_secs(20), &what, || {
-            self.one_dies().source() == self.source
+            self.kill_one().source() == self.source
         });
     }
 
-    /// From a source that nobody tells anything to one that works.
-    fn is_noticed_and_mended(&self, words: &str) {
-        let exit = self.one_dies();
-        assert_eq!(exit.source(), Source::Sweep, "it should hear nothing");
+    /// Checks that the silent source is reported down with a reason that contains `words`, comes
+    /// back and works again.
+    fn check_recovery(&self, words: &str) {
+        let exit = self.kill_one();
+        assert_eq!(exit.source(), Source::Sweep, "the source should be silent");
         let mut reason = String::new();
-        let took = within(NOTICED_WITHIN, "it is down", || {
+        let took = within(NOTICED_WITHIN, "the source is reported down", || {
             let status = self.status();
             reason = status.reason;
             status.health == Some(SourceHealth::Down)
         });
         println!("{} down after {took:?}: {reason}", self.source);
         assert!(reason.contains(words), "{reason}");
-        eventually("it comes back", || {
+        eventually("the source is reported up", || {
             self.status().health == Some(SourceHealth::Up)
         });
-        self.sees_deaths();
+        self.wait_until_finds_deaths();
     }
 }
 
-/// The descriptors of this process that are open now, and what is behind each: numbers alone are
-/// used again by other tests.
+/// The open descriptors of this process, each with a description of its file: other tests reuse
+/// descriptor numbers.
 fn open_descriptors() -> Vec<(RawFd, String)> {
-    let told = |number: &str| {
+    let description = |number: &str| {
         let target = fs::read_link(format!("/proc/self/fd/{number}")).ok()?;
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
         Some(format!("{} {info}", target.display()))
@@ -108,23 +115,23 @@ fn open_descriptors() -> Vec<(RawFd, String)> {
         .filter_map(|name| {
             let name = name.unwrap().file_name();
             let number = name.to_str().unwrap();
-            // Closed by now, if nothing is told.
-            Some((number.parse().unwrap(), told(number)?))
+            // `None` if it has been closed in the meantime.
+            Some((number.parse().unwrap(), description(number)?))
         })
         .collect()
 }
 
-/// Those that have come since.
+/// The descriptors that have been opened since.
 fn new_descriptors(before: &[(RawFd, String)]) -> Vec<(RawFd, String)> {
     let mut now = open_descriptors();
     now.retain(|one| !before.contains(one));
     now
 }
 
-/// A second descriptor for what is behind this one, if it is open still.
+/// Duplicates a descriptor if it is still open.
 fn duplicate(descriptor: RawFd) -> Option<OwnedFd> {
-    let ourselves = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
-    pidfd_getfd(ourselves, descriptor, PidfdGetfdFlags::empty()).ok()
+    let this_process = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
+    pidfd_getfd(this_process, descriptor, PidfdGetfdFlags::empty()).ok()
 }
 
 fn is_connector(socket: &OwnedFd) -> bool {
@@ -133,14 +140,14 @@ fn is_connector(socket: &OwnedFd) -> bool {
 }
 
 #[test]
-fn a_connector_that_falls_silent_is_noticed_and_replaced() {
-    let watching = {
-        let _ours = descriptors();
+fn a_silent_connector_is_noticed_and_replaced() {
+    let fixture = {
+        let _lock = lock_descriptors();
         let before = open_descriptors();
-        let Some(watching) = Watching::by(Source::Netlink) else {
+        let Some(fixture) = Fixture::with(Source::Netlink) else {
             return;
         };
-        watching.sees_deaths();
+        fixture.wait_until_finds_deaths();
         let sockets: Vec<_> = new_descriptors(&before)
             .into_iter()
             .filter_map(|(descriptor, _)| duplicate(descriptor))
@@ -150,20 +157,20 @@ fn a_connector_that_falls_silent_is_noticed_and_replaced() {
         for socket in &sockets {
             sys::silence(socket.as_fd()).unwrap();
         }
-        watching
+        fixture
     };
-    watching.is_noticed_and_mended("two of our own threads in a row");
+    fixture.check_recovery("two of our own threads in a row");
 }
 
 #[test]
-fn a_probe_that_was_detached_is_noticed_and_attached_anew() {
-    let watching = {
-        let _ours = descriptors();
+fn a_detached_probe_is_noticed_and_attached_again() {
+    let fixture = {
+        let _lock = lock_descriptors();
         let before = open_descriptors();
-        let Some(watching) = Watching::by(Source::Ebpf) else {
+        let Some(fixture) = Fixture::with(Source::Ebpf) else {
             return;
         };
-        watching.sees_deaths();
+        fixture.wait_until_finds_deaths();
         let links: Vec<_> = new_descriptors(&before)
             .into_iter()
             .filter(|(_, info)| info.contains("sched_process_exit"))
@@ -171,50 +178,50 @@ fn a_probe_that_was_detached_is_noticed_and_attached_anew() {
             .collect();
         let [link] = links[..] else {
             skip(format_args!(
-                "the link to the tracepoint does not show: {links:?}"
+                "the link to the tracepoint is not among the descriptors: {links:?}"
             ));
             return;
         };
         let nothing = File::open("/dev/null").unwrap();
         sys::put_behind(link, nothing.as_fd()).unwrap();
-        watching
+        fixture
     };
-    watching.is_noticed_and_mended("two canaries were missed");
+    fixture.check_recovery("two canaries were missed");
 }
 
-/// Before 6.6 the count of listeners is everybody's, so a unrelated process can deafen us; since then it
-/// cannot. Either way we must be found working in the end.
+/// Before 6.6 all sockets share one count of listeners, so an unrelated process can silence ours by
+/// unsubscribing too often. Since 6.6 it cannot. In both cases our source must work in the end.
 #[test]
-fn a_stranger_who_leaves_too_often_does_not_deafen_us_for_good() {
+fn unsubscribing_too_often_elsewhere_does_not_silence_the_connector_for_good() {
     if !rustix::process::geteuid().is_root() {
         skip("not root");
         return;
     }
-    // On an old kernel it deafens everybody in this process too, for as long.
-    let _ours = descriptors();
-    let Some(watching) = Watching::by(Source::Netlink) else {
+    // Before 6.6 this silences the connectors of the other tests, too.
+    let _lock = lock_descriptors();
+    let Some(fixture) = Fixture::with(Source::Netlink) else {
         return;
     };
-    watching.sees_deaths();
+    fixture.wait_until_finds_deaths();
     let unrelated = Connector::join().unwrap();
-    assert!(unrelated.ask(Operation::Listen).unwrap());
+    assert!(unrelated.request(Operation::Listen).unwrap());
     if kernel_before(6, 6) {
-        // Whoever has gone without leaving still counts, so it takes as many of these.
-        while unrelated.ask(Operation::Ignore).unwrap() {}
-        watching.is_noticed_and_mended("two of our own threads in a row");
+        // Sockets that were closed without unsubscribing still count.
+        while unrelated.request(Operation::Ignore).unwrap() {}
+        fixture.check_recovery("two of our own threads in a row");
         return;
     }
     for _ in 0..3 {
-        unrelated.ask(Operation::Ignore).unwrap();
+        unrelated.request(Operation::Ignore).unwrap();
     }
     let mut canaries = Vec::new();
-    eventually("two more canaries are heard of", || {
-        let status = watching.status();
+    eventually("two more canaries are received", || {
+        let status = fixture.status();
         assert_eq!(status.health, Some(SourceHealth::Up), "{}", status.reason);
         if canaries.last() != Some(&status.detail) {
             canaries.push(status.detail);
         }
         canaries.len() > 2
     });
-    watching.sees_deaths();
+    fixture.wait_until_finds_deaths();
 }

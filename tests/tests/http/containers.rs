@@ -1,8 +1,8 @@
-//! Callers in pid namespaces below the daemon's, with real processes: each knows its processes by
-//! numbers that here mean others or none.
+//! Callers in pid namespaces below the daemon's, with real processes. Their pids denote other
+//! processes, or none, in the daemon's namespace.
 //!
-//! The caller inside is this very test program, run again under `unshare` with one test alone, which
-//! then takes orders line by line.
+//! The caller inside is this test program, started again under `unshare` with the test
+//! [`runs_commands`] alone, which then executes commands line by line.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -11,25 +11,27 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use reaper_tests::daemon::{has_program, reaperd};
 use reaper_tests::expect::skip;
+use reaper_tests::raw_http;
 use reaperd::registry::Token;
 use serde_json::{Value, json};
 
 use super::fixture::{Daemon, Events, TestProcess, eventually};
 
-/// Where the one inside finds the daemon.
+/// Names the daemon's socket for the process inside.
 const SOCKET: &str = "REAPER_TEST_INSIDE";
-/// What its answers begin with, among what the test harness says.
-const ANSWER: &str = "inside: ";
+/// The start of its replies, among the output of the test harness.
+const REPLY: &str = "inside: ";
 
-/// A process with children of its own in a new pid namespace, in which it is pid 1.
+/// A process that is pid 1 of a new pid namespace.
 struct Inside {
     unshare: Child,
     commands: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    replies: BufReader<ChildStdout>,
 }
 
 impl Inside {
-    /// So many namespaces deep; `None`, with the reason printed, where none can be made.
+    /// Starts a process `levels` namespaces deep. Returns `None` and prints the reason where
+    /// namespaces cannot be created.
     fn start(daemon: &Daemon, levels: usize) -> Option<Self> {
         if !can_unshare() {
             return None;
@@ -43,7 +45,7 @@ impl Inside {
         let mut unshare = Command::new(words[0])
             .args(&words[1..])
             .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "containers::takes_orders", "--nocapture"])
+            .args(["--exact", "containers::runs_commands", "--nocapture"])
             .env(SOCKET, daemon.socket())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -51,37 +53,38 @@ impl Inside {
             .unwrap();
         Some(Self {
             commands: unshare.stdin.take().unwrap(),
-            answers: BufReader::new(unshare.stdout.take().unwrap()),
+            replies: BufReader::new(unshare.stdout.take().unwrap()),
             unshare,
         })
     }
 
-    fn order(&mut self, order: &Value) -> Value {
-        writeln!(self.commands, "{order}").unwrap();
+    fn run(&mut self, command: &Value) -> Value {
+        writeln!(self.commands, "{command}").unwrap();
         let mut line = String::new();
         loop {
             line.clear();
-            let count = self.answers.read_line(&mut line).unwrap();
-            assert!(count > 0, "it ended instead of an answer to {order}");
-            if let Some((_, answer)) = line.split_once(ANSWER) {
-                return serde_json::from_str(answer).unwrap();
+            let count = self.replies.read_line(&mut line).unwrap();
+            assert!(count > 0, "it ended without a reply to {command}");
+            if let Some((_, reply)) = line.split_once(REPLY) {
+                return serde_json::from_str(reply).unwrap();
             }
         }
     }
 
-    /// Starts a child; its number in there.
+    /// Starts a child. Returns its pid in the namespace.
     fn spawn(&mut self) -> u64 {
-        self.order(&json!("spawn")).as_u64().unwrap()
+        self.run(&json!("spawn")).as_u64().unwrap()
     }
 
-    /// Registers a process by its number in there; status and code, or the session's number here.
+    /// Registers a process by its pid in the namespace. Returns the session's pid in the daemon's
+    /// namespace, or status and code.
     fn register(&mut self, id: &str, pid: u64) -> Result<u64, (u64, String)> {
-        let answer = self.order(&json!({"session_id": id, "pid": pid}));
-        let status = answer["status"].as_u64().unwrap();
+        let reply = self.run(&json!({"session_id": id, "pid": pid}));
+        let status = reply["status"].as_u64().unwrap();
         if status == 200 {
-            return Ok(answer["body"]["session"]["pid"].as_u64().unwrap());
+            return Ok(reply["body"]["session"]["pid"].as_u64().unwrap());
         }
-        let code = answer["body"]["code"].as_str().unwrap();
+        let code = reply["body"]["code"].as_str().unwrap();
         Err((status, code.to_owned()))
     }
 }
@@ -99,32 +102,32 @@ fn can_unshare() -> bool {
         return false;
     }
     if !has_program("unshare") {
-        skip("no unshare here");
+        skip("unshare is not installed");
     }
     has_program("unshare")
 }
 
-/// Not a test of its own: the process in the namespace, when there is somebody to take orders from.
+/// Not a test, but the process in the namespace. Does nothing unless [`Inside::start`] starts it.
 #[test]
-fn takes_commands() {
+fn runs_commands() {
     let Some(socket) = std::env::var_os(SOCKET) else {
         return;
     };
     let mut children = Vec::new();
-    for order in std::io::stdin().lines() {
-        let order: Value = serde_json::from_str(&order.unwrap()).unwrap();
-        let answer = if order == "spawn" {
+    for command in std::io::stdin().lines() {
+        let command: Value = serde_json::from_str(&command.unwrap()).unwrap();
+        let reply = if command == "spawn" {
             let child = Command::new("sleep").arg("600").spawn().unwrap();
             children.push(child);
             json!(children.last().unwrap().id())
         } else {
-            register_from_inside(Path::new(&socket), order)
+            register_from_inside(Path::new(&socket), command)
         };
-        println!("{ANSWER}{answer}");
+        println!("{REPLY}{reply}");
     }
 }
 
-/// Registers, and on success answers with the session as its token shows it.
+/// Registers a process. On success, returns the session as `/v1/sessions/me` shows it.
 fn register_from_inside(socket: &Path, mut body: Value) -> Value {
     let id = body["session_id"].as_str().unwrap().to_owned();
     let mut bytes = [0; 32];
@@ -133,9 +136,9 @@ fn register_from_inside(socket: &Path, mut body: Value) -> Value {
     body["token"] = token.as_str().into();
     body["mesh"] = "dev".into();
     body["display_name"] = id.into();
-    let (status, answer) = ask(socket, "POST /v1/sessions/register", "", &body.to_string());
+    let (status, response) = ask(socket, "POST /v1/sessions/register", "", &body.to_string());
     if status != 200 {
-        return json!({"status": status, "body": answer});
+        return json!({"status": status, "body": response});
     }
     let field = format!("Authorization: ClaudeMesh-Session {}\r\n", *token);
     let (status, body) = ask(socket, "GET /v1/sessions/me", &field, "");
@@ -144,27 +147,20 @@ fn register_from_inside(socket: &Path, mut body: Value) -> Value {
 
 fn ask(socket: &Path, line: &str, fields: &str, body: &str) -> (u16, Value) {
     let mut stream = UnixStream::connect(socket).unwrap();
-    let length = body.len();
-    let request = format!(
-        "{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\
-         Content-Length: {length}\r\n\r\n{body}"
-    );
+    let request = raw_http::request(line, fields, body);
     stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (
-        head[9..12].parse().unwrap(),
-        serde_json::from_str(body).unwrap(),
-    )
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (status, body) = raw_http::parse(&response).unwrap();
+    (status, serde_json::from_str(body).unwrap())
 }
 
-/// The number of a process in the namespace in which it lives.
-fn number_inside(pid: u64) -> u64 {
+/// The pid of a process in its own namespace.
+fn pid_inside(pid: u64) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-    let own = numbers.unwrap().split_whitespace().last();
-    own.unwrap().parse().unwrap()
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let innermost = pids.unwrap().split_whitespace().last();
+    innermost.unwrap().parse().unwrap()
 }
 
 fn kill(pid: u64) {
@@ -173,27 +169,27 @@ fn kill(pid: u64) {
 }
 
 #[test]
-fn pid_1_of_a_container_registers_itself_and_its_children_by_its_own_numbers() {
+fn pid_1_of_a_container_registers_itself_and_its_children_by_their_inner_pids() {
     for levels in [1, 2] {
         let daemon = Daemon::start();
         let Some(mut inside) = Inside::start(&daemon, levels) else {
             return;
         };
         let init = inside.register("init", 1).unwrap();
-        assert_eq!(number_inside(init), 1);
-        let numbers = [inside.spawn(), inside.spawn()];
-        let [doomed, other] = numbers.map(|number| {
-            let here = inside.register(&number.to_string(), number).unwrap();
-            assert_ne!(here, number);
-            assert_eq!(number_inside(here), number, "{levels} levels");
-            here
+        assert_eq!(pid_inside(init), 1);
+        let inner_pids = [inside.spawn(), inside.spawn()];
+        let [dying, other] = inner_pids.map(|inner| {
+            let outer = inside.register(&inner.to_string(), inner).unwrap();
+            assert_ne!(outer, inner);
+            assert_eq!(pid_inside(outer), inner, "{levels} levels");
+            outer
         });
-        assert_ne!(doomed, other);
+        assert_ne!(dying, other);
         let mut events = Events::open(&daemon, "/v1/events?event=session_deregistered", "");
-        kill(doomed);
+        kill(dying);
         let end = events.until("\"cause\":\"exited\"");
         assert!(
-            end.contains(&format!("\"sessionId\":\"{}\"", numbers[0])),
+            end.contains(&format!("\"sessionId\":\"{}\"", inner_pids[0])),
             "{end}"
         );
         let left = daemon.get("/v1/sessions").1;
@@ -205,7 +201,7 @@ fn pid_1_of_a_container_registers_itself_and_its_children_by_its_own_numbers() {
 }
 
 #[test]
-fn a_number_that_means_another_process_here_is_not_taken_for_it() {
+fn an_inner_pid_is_not_taken_for_the_process_with_this_pid_outside() {
     let daemon = Daemon::start();
     let Some(mut inside) = Inside::start(&daemon, 1) else {
         return;
@@ -216,24 +212,24 @@ fn a_number_that_means_another_process_here_is_not_taken_for_it() {
     let mut sleepers = vec![TestProcess::start()];
     let in_other = other.spawn();
     let child_of_other = other.register("other", in_other).unwrap();
-    // Those that exist here, and that nobody has in there; the first one's is not low by chance.
-    for here in [
+    // Pids that exist here but not inside.
+    for outer in [
         u64::from(sleepers[0].pid()),
         child_of_other,
         u64::from(std::process::id()),
     ] {
-        let refused = inside.register("stolen", here);
-        assert_eq!(refused, Err((422, "process_gone".to_owned())), "{here}");
+        let refused = inside.register("stolen", outer);
+        assert_eq!(refused, Err((422, "process_gone".to_owned())), "{outer}");
     }
-    // Those that exist in there and, mostly, here as well.
+    // Pids that exist inside and mostly here as well.
     let first = inside.register("first", 1).unwrap();
-    assert_eq!(number_inside(first), 1);
+    assert_eq!(pid_inside(first), 1);
     sleepers.push(TestProcess::start());
     let child = inside.spawn();
-    let here = inside.register("child", child).unwrap();
-    assert_ne!(here, child_of_other);
+    let outer = inside.register("child", child).unwrap();
+    assert_ne!(outer, child_of_other);
     drop(other);
-    eventually("the other namespace ends, and with it its session", || {
+    eventually("the other namespace and its session end", || {
         daemon.get("/v1/sessions").1["sessions"]
             .as_array()
             .unwrap()
@@ -244,12 +240,13 @@ fn a_number_that_means_another_process_here_is_not_taken_for_it() {
 }
 
 #[test]
-fn the_machines_init_cannot_be_registered_by_others() {
+fn init_of_the_machine_cannot_be_registered() {
     let daemon = Daemon::start();
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap();
-    // `PROC_PID_INIT_INO` of the kernel's `include/linux/proc_ns.h`.
+    // `PROC_PID_INIT_INO`:
+    // https://elixir.bootlin.com/linux/v6.12/source/include/linux/proc_ns.h
     if namespace.to_str() != Some("pid:[4026531836]") {
-        skip("pid 1 is a container's here");
+        skip("pid 1 belongs to a container here");
         return;
     }
     let (status, problem) = daemon.register(1, "init", 1);
@@ -260,7 +257,7 @@ fn the_machines_init_cannot_be_registered_by_others() {
 }
 
 #[test]
-fn a_command_runs_registered_as_pid_1_of_a_container_and_as_a_later_one() {
+fn run_works_as_pid_1_of_a_container_and_as_a_later_pid() {
     if !can_unshare() {
         return;
     }

@@ -1,21 +1,23 @@
-//! A daemon within the test's own process, and raw connections to it.
+//! A daemon within the test process, and raw connections to it.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use reaper_tests::daemon::sources_of_this_run;
-use reaperd::clock::monotonic_ns;
-use reaperd::daemon::config::DaemonOptions;
-use reaperd::{Source, Sources, StartupError, daemon};
+use reaper_tests::raw_http;
+pub(crate) use reaper_tests::test_process::TestProcess;
+pub(crate) use reaper_tests::wait::eventually;
+use reaperd::testkit::clock::monotonic_ns;
+use reaperd::testkit::daemon::{self, DaemonOptions, StartupError};
+use reaperd::{Source, Sources};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-/// A daemon within this process, on a socket in a folder of its own.
+/// A daemon within this process, with its socket in a temporary folder.
 pub(crate) struct Daemon {
     folder: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
@@ -73,16 +75,16 @@ impl Daemon {
         stream
     }
 
-    /// Sends these bytes and reads until the daemon closes.
+    /// Sends these bytes and reads until the daemon closes the connection.
     pub(crate) fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut stream = self.connect();
         stream.write_all(bytes.as_ref()).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        String::from_utf8(answer).unwrap()
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).unwrap();
+        String::from_utf8(response).unwrap()
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a new connection. Returns the status and the body.
     pub(crate) fn request(
         &self,
         method: &str,
@@ -90,13 +92,9 @@ impl Daemon {
         fields: &str,
         body: &str,
     ) -> (u16, Value) {
-        let length = body.len();
-        let answer = self.raw(format!(
-            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\
-             Content-Length: {length}\r\n\r\n{body}"
-        ));
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head[9..12].parse().unwrap();
+        let line = format!("{method} {target}");
+        let response = self.raw(raw_http::request(&line, fields, body));
+        let (status, body) = raw_http::parse(&response).unwrap();
         (status, serde_json::from_str(body).unwrap())
     }
 
@@ -108,7 +106,7 @@ impl Daemon {
         self.register_with(token, id, pid, json!({}))
     }
 
-    /// With further fields.
+    /// Registers with further fields.
     pub(crate) fn register_with(
         &self,
         token: u64,
@@ -124,39 +122,20 @@ impl Daemon {
         self.request("POST", "/v1/sessions/register", "", &body.to_string())
     }
 
-    /// What the session of this token is answered.
+    /// Requests `/v1/sessions/me` with this token.
     pub(crate) fn me(&self, token: u64) -> (u16, Value) {
         self.request("GET", "/v1/sessions/me", &session_header(token), "")
     }
 
     pub(crate) fn stop(mut self) -> Duration {
-        let began_ns = monotonic_ns();
+        let start_ns = monotonic_ns();
         self.stop.take().unwrap().send(()).unwrap();
         self.thread.take().unwrap().join().unwrap().unwrap();
         assert!(
             !self.socket().exists(),
-            "the socket file leaves with the daemon"
+            "the daemon removes its socket file"
         );
-        Duration::from_nanos(monotonic_ns() - began_ns)
-    }
-}
-
-/// A process that lives until it is dropped.
-pub(crate) struct TestProcess(Child);
-
-impl TestProcess {
-    pub(crate) fn start() -> Self {
-        Self(Command::new("sleep").arg("600").spawn().unwrap())
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for TestProcess {
-    fn drop(&mut self) {
-        let _gone_already = self.0.kill().and_then(|()| self.0.wait()).is_err();
+        Duration::from_nanos(monotonic_ns() - start_ns)
     }
 }
 
@@ -179,12 +158,12 @@ impl Events {
         events
     }
 
-    /// Reads on until this text has come.
+    /// Reads until this text has arrived.
     pub(crate) fn until(&mut self, text: &str) -> &str {
         let mut part = vec![0; 64 * 1024];
         let mut unsearched = 0;
         while !self.text[unsearched..].contains(text) {
-            // Long streams are searched once, and what is cut in two is found with its second half.
+            // Searches only new text, and the end of the old one, where a match may begin.
             unsearched = self
                 .text
                 .floor_char_boundary(self.text.len().saturating_sub(text.len()));
@@ -210,14 +189,6 @@ pub(crate) fn events_in(text: &str) -> Vec<(String, Option<u64>)> {
             Some((line("event: ")?.to_owned(), seq))
         })
         .collect()
-}
-
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline_ns = monotonic_ns() + 10_000_000_000;
-    while !holds() {
-        assert!(monotonic_ns() < deadline_ns, "{what}, but it does not");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 pub(crate) fn session_header(token: u64) -> String {

@@ -1,9 +1,9 @@
-//! How long sessions stay, whose a token is, and what is said of a session that has ended.
+//! How long sessions last, who may use a token, and what a token of an ended session gets.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use reaperd::clock::{Deadline, monotonic_ns};
+use reaperd::testkit::clock::{Deadline, monotonic_ns};
 use reaperd::{Source, Sources};
 use serde_json::{Value, json};
 
@@ -11,8 +11,8 @@ use super::fixture::{Daemon, Events, TestProcess, events_in, eventually};
 
 const TTL: Duration = Duration::from_secs(1);
 
-/// A daemon whose sessions end after a second, unless they ask for something else.
-fn short_lived() -> Daemon {
+/// A daemon with a default ttl of one second.
+fn with_short_ttl() -> Daemon {
     Daemon::with(|options| {
         options.ttl = Some(TTL);
         options.sweep_interval = Duration::from_millis(100);
@@ -26,20 +26,20 @@ fn listed(daemon: &Daemon) -> Vec<String> {
     sessions.iter().map(id).collect()
 }
 
-/// How long it was asked to stay, in milliseconds.
-fn granted_ms(answer: &Value) -> u64 {
-    answer["expires_at"].as_u64().unwrap() - answer["registered_at"].as_u64().unwrap()
+/// The granted ttl in milliseconds.
+fn granted_ms(response: &Value) -> u64 {
+    response["expires_at"].as_u64().unwrap() - response["registered_at"].as_u64().unwrap()
 }
 
 #[test]
-fn a_session_that_asks_to_stay_with_its_process_outlives_the_default_ttl() {
-    let daemon = short_lived();
+fn a_session_with_the_ttl_process_outlasts_the_default_ttl() {
+    let daemon = with_short_ttl();
     let test_process = TestProcess::start();
-    let (_, answer) = daemon.register(1, "default", test_process.pid());
-    assert_eq!(granted_ms(&answer), 1_000);
-    let (_, answer) =
+    let (_, response) = daemon.register(1, "default", test_process.pid());
+    assert_eq!(granted_ms(&response), 1_000);
+    let (_, response) =
         daemon.register_with(2, "stays", test_process.pid(), json!({"ttl": "process"}));
-    assert_eq!(answer["expires_at"], Value::Null);
+    assert_eq!(response["expires_at"], Value::Null);
     let (_, shown) = daemon.me(2);
     assert_eq!(shown["session"]["expiresAt"], Value::Null);
     eventually("the default ttl is over", || listed(&daemon) == ["stays"]);
@@ -47,27 +47,27 @@ fn a_session_that_asks_to_stay_with_its_process_outlives_the_default_ttl() {
     let (status, problem) = daemon.me(1);
     assert_eq!((status, &problem["cause"]), (401, &json!("expired")));
     drop(test_process);
-    eventually("its process ends it", || listed(&daemon).is_empty());
+    eventually("it ends with its process", || listed(&daemon).is_empty());
     daemon.stop();
 }
 
 #[test]
-fn a_session_goes_when_the_time_it_asked_for_is_over() {
-    let daemon = short_lived();
+fn a_session_expires_after_its_requested_ttl() {
+    let daemon = with_short_ttl();
     let test_process = TestProcess::start();
-    let began_ns = monotonic_ns();
-    let (_, answer) = daemon.register_with(1, "s", test_process.pid(), json!({"ttl": 2}));
-    assert_eq!(granted_ms(&answer), 2_000);
+    let start_ns = monotonic_ns();
+    let (_, response) = daemon.register_with(1, "s", test_process.pid(), json!({"ttl": 2}));
+    assert_eq!(granted_ms(&response), 2_000);
     let shown = daemon.me(1).1;
-    assert_eq!(shown["session"]["expiresAt"], answer["expires_at"]);
-    eventually("it is listed no more", || listed(&daemon).is_empty());
-    let lived = Duration::from_nanos(monotonic_ns() - began_ns);
-    assert!(lived >= Duration::from_secs(2), "{lived:?}");
+    assert_eq!(shown["session"]["expiresAt"], response["expires_at"]);
+    eventually("it is not listed any more", || listed(&daemon).is_empty());
+    let lasted = Duration::from_nanos(monotonic_ns() - start_ns);
+    assert!(lasted >= Duration::from_secs(2), "{lasted:?}");
     daemon.stop();
 }
 
 #[test]
-fn the_daemons_ceiling_cuts_what_is_asked_for_and_never_is_no_ceiling() {
+fn the_maximum_ttl_limits_requested_ttls_and_can_be_absent() {
     let daemon = Daemon::with(|options| {
         options.ttl = None;
         options.max_ttl = Some(Duration::from_mins(1));
@@ -79,30 +79,30 @@ fn the_daemons_ceiling_cuts_what_is_asked_for_and_never_is_no_ceiling() {
         (json!(61), 60_000),
         (json!(59), 59_000),
     ] {
-        let (_, answer) = daemon.register_with(1, "s", test_process.pid(), json!({"ttl": ttl}));
-        assert_eq!(granted_ms(&answer), granted, "{ttl}");
+        let (_, response) = daemon.register_with(1, "s", test_process.pid(), json!({"ttl": ttl}));
+        assert_eq!(granted_ms(&response), granted, "{ttl}");
     }
     daemon.stop();
 
     let daemon = Daemon::with(|options| options.ttl = None);
-    let (_, answer) = daemon.register(1, "s", test_process.pid());
-    assert_eq!(answer["expires_at"], Value::Null);
+    let (_, response) = daemon.register(1, "s", test_process.pid());
+    assert_eq!(response["expires_at"], Value::Null);
     let (status, problem) = daemon.register_with(1, "s", test_process.pid(), json!({"ttl": 0}));
     assert_eq!((status, &problem["field"]), (422, &json!("ttl")));
     daemon.stop();
 }
 
 #[test]
-fn the_same_registration_again_renews_the_session_without_an_event() {
-    let daemon = short_lived();
+fn a_repeated_registration_renews_the_session_without_an_event() {
+    let daemon = with_short_ttl();
     let mut events = Events::open(&daemon, "/v1/events", "");
     let test_process = TestProcess::start();
     let register = |more| daemon.register_with(1, "s", test_process.pid(), more).1;
     let first = register(json!({"ttl": 5}));
     assert_eq!(first["renewed"], false);
     let early = Deadline::after(Duration::from_millis(500));
-    eventually("some of its time is over", || early.has_passed());
-    let renewed_at = Deadline::after(Duration::from_secs(5));
+    eventually("some of the ttl is over", || early.has_passed());
+    let renewed_ttl = Deadline::after(Duration::from_secs(5));
     let last = register(json!({"ttl": 5, "role": "renewed"}));
     assert_eq!(last["renewed"], true);
     assert_eq!(granted_ms(&last), 5_000);
@@ -112,7 +112,7 @@ fn the_same_registration_again_renews_the_session_without_an_event() {
     assert_eq!(shown["sessions"][0]["registeredAt"], last["registered_at"]);
     assert_eq!(daemon.get("/v1/sources").1["processes"], 1);
     let text = events.until("session_deregistered").to_owned();
-    assert!(renewed_at.has_passed(), "the ttl began anew");
+    assert!(renewed_ttl.has_passed(), "the ttl was renewed");
     let names: Vec<_> = events_in(&text).into_iter().map(|(name, _)| name).collect();
     let of_sessions = names.iter().filter(|name| name.starts_with("session_"));
     assert!(
@@ -120,14 +120,14 @@ fn the_same_registration_again_renews_the_session_without_an_event() {
         "{names:?}"
     );
     events.until("\"cause\":\"expired\"");
-    eventually("its process is let go of", || {
+    eventually("its process is not watched any more", || {
         daemon.get("/v1/sources").1["processes"] == 0
     });
     daemon.stop();
 }
 
 #[test]
-fn a_token_that_a_child_inherits_stays_its_parents() {
+fn a_child_cannot_register_with_its_parents_token() {
     let daemon = Daemon::start();
     let (outer, nested) = (TestProcess::start(), TestProcess::start());
     daemon.register(1, "outer", outer.pid());
@@ -143,14 +143,14 @@ fn a_token_that_a_child_inherits_stays_its_parents() {
     let own = daemon.register(2, "nested", nested.pid());
     assert_eq!(own.0, 200);
     drop(nested);
-    eventually("the nested one ends", || daemon.me(2).0 == 401);
-    assert_eq!(daemon.me(1).0, 200, "and nothing else does");
+    eventually("the nested session ends", || daemon.me(2).0 == 401);
+    assert_eq!(daemon.me(1).0, 200, "the outer session stays");
     daemon.stop();
 }
 
 #[test]
-fn a_token_is_free_as_soon_as_its_process_has_ended() {
-    // Nobody looks by itself here: what has ended is seen when its token comes again.
+fn a_token_can_be_reused_as_soon_as_its_process_has_ended() {
+    // No source finds the death here, so the daemon checks when the token is used again.
     let daemon = Daemon::with(|options| {
         options.sources = Sources::only([Source::Sweep]);
         options.sweep_interval = Duration::from_hours(1);
@@ -160,11 +160,11 @@ fn a_token_is_free_as_soon_as_its_process_has_ended() {
     daemon.register(1, "s", first.pid());
     drop(first);
     assert_eq!(listed(&daemon), ["s"], "not yet removed");
-    let (status, answer) = daemon.register(1, "s", second.pid());
+    let (status, response) = daemon.register(1, "s", second.pid());
     assert_eq!(
-        (status, &answer["renewed"]),
+        (status, &response["renewed"]),
         (200, &json!(false)),
-        "{answer}"
+        "{response}"
     );
     assert_eq!(daemon.me(1).1["session"]["pid"], second.pid());
     let text = events.until("\"cause\":\"exited\",\"source\":\"register\"");
@@ -174,7 +174,7 @@ fn a_token_is_free_as_soon_as_its_process_has_ended() {
 }
 
 #[test]
-fn the_token_of_an_ended_session_is_told_how_it_ended_as_the_event_tells_it() {
+fn the_token_of_an_ended_session_gets_the_same_cause_as_the_event() {
     let daemon = Daemon::start();
     let mut events = Events::open(&daemon, "/v1/events", "");
     let mut exits = Command::new("sh")
@@ -188,9 +188,9 @@ fn the_token_of_an_ended_session_is_told_how_it_ended_as_the_event_tells_it() {
     let leaves = TestProcess::start();
     daemon.register(3, "leaves", leaves.pid());
     drop(exits.stdin.take());
-    eventually("the first has ended", || daemon.me(1).0 == 401);
+    eventually("the first session has ended", || daemon.me(1).0 == 401);
     drop(killed);
-    eventually("the second has ended", || daemon.me(2).0 == 401);
+    eventually("the second session has ended", || daemon.me(2).0 == 401);
     daemon.request("DELETE", &format!("/v1/sessions/{:064x}", 3), "", "");
     let text = events.until("\"cause\":\"requested\"").to_owned();
     exits.wait().unwrap();

@@ -1,4 +1,4 @@
-//! Event streams: their framing, their scope, replay, gaps and their end.
+//! Event streams: framing, scope, replay, gaps and shutdown.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -13,7 +13,7 @@ fn a_stream_has_no_length_and_no_chunks_and_ends_with_the_daemon() {
     let daemon = Daemon::start();
     let test_process = TestProcess::start();
     let events = Events::open(&daemon, "/v1/events", "");
-    // One that never reads, so that its stream cannot be finished politely.
+    // A client that never reads, so that its stream cannot be finished cleanly.
     let _silent = Events::open(&daemon, "/v1/events", "");
     let _idle = daemon.connect();
     daemon.register(1, "s", test_process.pid());
@@ -37,7 +37,7 @@ fn a_stream_has_no_length_and_no_chunks_and_ends_with_the_daemon() {
 }
 
 #[test]
-fn a_reader_that_comes_back_misses_nothing_and_sees_nothing_twice() {
+fn a_resumed_stream_has_each_missed_event_once() {
     let daemon = Daemon::start();
     let test_process = TestProcess::start();
     let mut first = Events::open(&daemon, "/v1/events", "");
@@ -64,7 +64,7 @@ fn a_reader_that_comes_back_misses_nothing_and_sees_nothing_twice() {
 }
 
 #[test]
-fn a_reader_of_another_run_gets_a_gap_and_then_the_state() {
+fn an_event_id_of_another_run_gets_a_gap_and_a_snapshot() {
     let daemon = Daemon::start();
     let test_process = TestProcess::start();
     daemon.register(1, "a", test_process.pid());
@@ -77,7 +77,7 @@ fn a_reader_of_another_run_gets_a_gap_and_then_the_state() {
             "{body}"
         );
         assert_eq!(events_in(body)[1].0, "snapshot");
-        // The snapshot's own id is a position to come back to.
+        // The id of the snapshot can be resumed from.
         let id = body
             .lines()
             .find_map(|line| line.strip_prefix("id: "))
@@ -94,7 +94,7 @@ fn a_reader_of_another_run_gets_a_gap_and_then_the_state() {
 }
 
 #[test]
-fn a_reader_that_lags_gets_a_gap_and_holds_up_nobody() {
+fn a_slow_reader_gets_a_gap_and_does_not_delay_others() {
     let daemon = Daemon::start();
     let test_process = TestProcess::start();
     let mut lagging = Events::open(&daemon, "/v1/events?event=session_registered", "");
@@ -109,7 +109,7 @@ fn a_reader_that_lags_gets_a_gap_and_holds_up_nobody() {
     };
     let mut stream = daemon.connect();
     let mut part = [0; 4_096];
-    // Each is two events; together they are more than the ring and the socket's buffers hold.
+    // Each registration is two events; together they exceed the event log and the socket's buffers.
     let details = "x".repeat(4_000);
     for round in 0..4_000 {
         let body = json!({
@@ -133,7 +133,7 @@ fn a_reader_that_lags_gets_a_gap_and_holds_up_nobody() {
         assert!(seq > next, "{name} {seq} after {next}");
         next = seq;
     }
-    // Whoever comes back with a number that has left the ring is told so too.
+    // An id that is no longer in the event log gets a gap as well.
     let mut late = Events::open(
         &daemon,
         "/v1/events",
@@ -146,7 +146,7 @@ fn a_reader_that_lags_gets_a_gap_and_holds_up_nobody() {
 }
 
 #[test]
-fn a_session_sees_its_own_events_and_filters_narrow_further() {
+fn a_session_token_limits_a_stream_to_its_session_and_filters_narrow_it() {
     let daemon = Daemon::start();
     let test_process = TestProcess::start();
     daemon.register(0xa, "a", test_process.pid());
@@ -171,11 +171,11 @@ fn a_session_sees_its_own_events_and_filters_narrow_further() {
 }
 
 #[test]
-fn a_daemon_whose_socket_was_removed_is_found_again() {
+fn the_daemon_binds_a_removed_socket_again() {
     let daemon = Daemon::start();
     let mut events = Events::open(&daemon, "/v1/events", "");
     std::fs::remove_file(daemon.socket()).unwrap();
-    eventually("it is bound again", || {
+    eventually("the socket is bound again", || {
         UnixStream::connect(daemon.socket()).is_ok()
     });
     let test_process = TestProcess::start();

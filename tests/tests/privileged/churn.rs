@@ -1,5 +1,5 @@
 //! A registered process that starts and ends threads without pause must cost the daemon little: its
-//! thread exits are merged before each of them costs a wake-up and a look.
+//! thread exits are merged, so that not each of them costs a wake-up and a check.
 
 use std::fs;
 use std::time::Duration;
@@ -11,15 +11,15 @@ use reaperd::testkit::test_process::{Kind, TestProcess};
 
 use super::works;
 
-/// Threads that end in a second, from which on the daemon must merge them. Ordinary machines reach twice
-/// that.
+/// Thread exits per second from which on the daemon must merge them. Ordinary machines reach twice
+/// as many.
 const CHURN: u64 = 20_000;
-/// Thread exits for each wake-up of the daemon, at least.
+/// The least number of thread exits per wake-up of the daemon.
 const MERGED: u64 = 5;
 const WINDOW: Duration = Duration::from_secs(1);
 
 #[test]
-fn thread_exits_of_one_process_do_not_wake_the_daemon_each() {
+fn thread_exits_of_a_watched_process_are_merged() {
     let daemon = TestDaemon::start(&["--sweep-interval", "60s"]);
     if !works(&daemon, "netlink") {
         return daemon.stop();
@@ -38,22 +38,23 @@ fn thread_exits_of_one_process_do_not_wake_the_daemon_each() {
     };
     match found {
         Some((exits, wake_ups)) => {
-            measured("thread churn: exits in a second", exits);
-            measured("thread churn: wake-ups of the daemon", wake_ups);
+            measured("thread churn: exits per second", exits);
+            measured("thread churn: wake-ups of the daemon per second", wake_ups);
             assert!(
                 wake_ups * MERGED < exits,
                 "{wake_ups} wake-ups for {exits} exits"
             );
         }
         None => skip(format_args!(
-            "fewer than {CHURN} threads end in a second here"
+            "this machine ends fewer than {CHURN} threads per second"
         )),
     }
-    assert!(daemon.lists("churning"), "it lives");
+    assert!(daemon.lists("churning"), "a false death");
     daemon.stop();
 }
 
-/// How many threads ended on this machine, by how many started, and how often the daemon was woken.
+/// Returns how many threads were started on this machine during the window, which is about as many
+/// as ended, and how often the daemon was woken up.
 fn over_a_window(daemon: u32) -> (u64, u64) {
     let (started, woken) = (threads_started(), wake_ups_of(daemon));
     let window = Deadline::after(WINDOW);

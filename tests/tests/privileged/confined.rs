@@ -1,11 +1,11 @@
-//! The daemon with less than everything: as nobody, and in namespaces of its own.
+//! The daemon with restrictions: as the user `nobody`, and in new namespaces.
 
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through, reaperd};
-use reaper_tests::wait::within;
+use reaper_tests::wait::some_within;
 use reaperd::testkit::test_process::{Kind, TestProcess};
 use rustix::process::{Signal, kill_process};
 
@@ -26,23 +26,26 @@ const UID_NOBODY: &[&str] = &[
 const PID_NAMESPACE: &[&str] = &["unshare", "--pid", "--fork", "--mount-proc"];
 const NET_NAMESPACE: &[&str] = &["unshare", "--net"];
 
-/// A daemon that sees less still tells of a kill, by what it has.
-fn still_tells_of_a_kill(
+/// Checks that a kill is still reported by one of these sources.
+fn check_kill_is_reported(
     daemon: &TestDaemon,
     mut test_process: TestProcess,
     pid: u32,
     by: &[&str],
 ) {
     let mut events = daemon.events();
-    daemon.register("doomed", pid);
+    daemon.register("dying", pid);
     test_process.kill().unwrap();
-    let told = events.removal_of("doomed").told;
-    assert_eq!(told.cause, "exited");
-    assert!(by.contains(&told.source.as_deref().unwrap()), "{told:?}");
-    assert!(!daemon.lists("doomed"));
+    let removal = events.removal_of("dying").data;
+    assert_eq!(removal.cause, "exited");
+    assert!(
+        by.contains(&removal.source.as_deref().unwrap()),
+        "{removal:?}"
+    );
+    assert!(!daemon.lists("dying"));
 }
 
-/// What `doctor` says of a source when it is run like this: the finding and its remedy.
+/// Runs `doctor` behind this prefix. Returns the finding about the source and its remedy.
 fn doctor_on(source: &str, prefix: &[&str]) -> (String, String) {
     let findings = doctor_through(prefix, Path::new("/nowhere/s.sock"));
     let finding = findings.iter().find(|it| it["subject"] == source).unwrap();
@@ -55,7 +58,7 @@ fn doctor_on(source: &str, prefix: &[&str]) -> (String, String) {
 }
 
 #[test]
-fn as_nobody_pidfd_and_sweep_work_and_doctor_says_what_is_missing() {
+fn as_an_unprivileged_user_pidfd_and_sweep_work_and_doctor_reports_what_is_missing() {
     if !root_with(&["setpriv"]) {
         return;
     }
@@ -67,8 +70,8 @@ fn as_nobody_pidfd_and_sweep_work_and_doctor_says_what_is_missing() {
     assert!(daemon.settled("pidfd").is_ok() && daemon.settled("sweep").is_ok());
     let test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
     let pid = test_process.pid().get();
-    // Since 6.6 the connector asks for no capability.
-    still_tells_of_a_kill(&daemon, test_process, pid, &["pidfd", "netlink"]);
+    // Since 6.6 the connector needs no capability.
+    check_kill_is_reported(&daemon, test_process, pid, &["pidfd", "netlink"]);
     daemon.stop();
 
     let (finding, remedy) = doctor_on("ebpf", UID_NOBODY);
@@ -77,7 +80,7 @@ fn as_nobody_pidfd_and_sweep_work_and_doctor_says_what_is_missing() {
 }
 
 #[test]
-fn in_a_pid_namespace_pidfd_and_sweep_work_and_doctor_says_what_is_missing() {
+fn in_a_pid_namespace_pidfd_and_sweep_work_and_doctor_reports_what_is_missing() {
     if !root_with(&["unshare"]) {
         return;
     }
@@ -86,7 +89,7 @@ fn in_a_pid_namespace_pidfd_and_sweep_work_and_doctor_says_what_is_missing() {
         .start();
     assert!(daemon.settled("netlink").is_err() && daemon.settled("ebpf").is_err());
     assert!(daemon.settled("pidfd").is_ok() && daemon.settled("sweep").is_ok());
-    // Its numbers are others, and the only process in there that we know of is the daemon itself.
+    // Its pids differ from the test's, so the session is registered from inside the namespace.
     let inside = children_of(daemon.pid());
     assert_eq!(inside.len(), 1, "unshare has one child, the daemon");
     let enter = [
@@ -114,18 +117,15 @@ fn in_a_pid_namespace_pidfd_and_sweep_work_and_doctor_says_what_is_missing() {
         .args(&run)
         .spawn()
         .unwrap();
-    let mut session = None;
-    within(Duration::from_secs(20), "it registers from inside", || {
-        session = daemon.list().into_iter().next();
-        session.is_some()
+    let session = some_within(Duration::from_secs(20), "the command is registered", || {
+        daemon.list().into_iter().next()
     });
-    let session = session.unwrap();
     for pid in children_of(inner.id()) {
         kill_process(pid, Signal::KILL).unwrap();
     }
-    let told = events.removal_of(&session.session_id).told;
+    let removal = events.removal_of(&session.session_id).data;
     assert_eq!(
-        (told.cause.as_str(), told.source.as_deref()),
+        (removal.cause.as_str(), removal.source.as_deref()),
         ("exited", Some("pidfd"))
     );
     inner.wait().unwrap();
@@ -148,7 +148,7 @@ fn in_a_pid_namespace_pidfd_and_sweep_work_and_doctor_says_what_is_missing() {
 }
 
 #[test]
-fn a_required_source_that_cannot_be_ends_the_start_with_reason_and_remedy() {
+fn an_unavailable_required_source_fails_the_start_with_reason_and_remedy() {
     if !root_with(&["unshare"]) {
         return;
     }
@@ -162,7 +162,7 @@ fn a_required_source_that_cannot_be_ends_the_start_with_reason_and_remedy() {
     assert!(log.contains("  try: run in the host's network"), "{log}");
     assert!(!daemon.socket().exists());
 
-    // The self-test does not pass over it either.
+    // The selftest fails as well.
     let selftest = Command::new(NET_NAMESPACE[0])
         .args(&NET_NAMESPACE[1..])
         .arg(reaperd())
@@ -170,15 +170,18 @@ fn a_required_source_that_cannot_be_ends_the_start_with_reason_and_remedy() {
         .output()
         .unwrap();
     assert_eq!(selftest.status.code(), Some(1), "{selftest:?}");
-    let said = String::from_utf8_lossy(&selftest.stderr);
-    assert!(said.contains("netlink does not work here"), "{said}");
-    assert!(said.contains("  try: run in the host's network"), "{said}");
+    let stderr = String::from_utf8_lossy(&selftest.stderr);
+    assert!(stderr.contains("netlink does not work here"), "{stderr}");
+    assert!(
+        stderr.contains("  try: run in the host's network"),
+        "{stderr}"
+    );
 
-    // Not required, it is missed by nobody.
+    // If it is not required, the daemon works without it.
     let daemon = Launch::with(&[]).through(NET_NAMESPACE).start();
     assert!(daemon.settled("netlink").is_err());
     let test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
     let pid = test_process.pid().get();
-    still_tells_of_a_kill(&daemon, test_process, pid, &["pidfd", "ebpf"]);
+    check_kill_is_reported(&daemon, test_process, pid, &["pidfd", "ebpf"]);
     daemon.stop();
 }

@@ -1,11 +1,11 @@
-//! One death after another, as `ls` and the event stream tell of it.
+//! Single deaths, as the session list and the event stream report them.
 
 use std::os::fd::OwnedFd;
 use std::thread;
 
 use reaper_tests::daemon::{Launch, TestDaemon, reaperd};
 use reaper_tests::expect::skip;
-use reaperd::clock::monotonic_ns;
+use reaperd::testkit::clock::monotonic_ns;
 use reaperd::testkit::conformance::kernel_before;
 use reaperd::testkit::test_process::{Kind, TestProcess};
 use rustix::event::epoll;
@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::works;
 
 #[test]
-fn a_kill_is_told_with_cause_source_and_time_by_each_source() {
+fn each_source_reports_a_kill_with_cause_source_and_time() {
     for sources in ["netlink", "pidfd", "sweep", "ebpf", "auto"] {
         let sweep = if sources == "sweep" { "50ms" } else { "60s" };
         let flags = ["--sources", sources, "--sweep-interval", sweep];
@@ -25,11 +25,11 @@ fn a_kill_is_told_with_cause_source_and_time_by_each_source() {
         }
         let mut events = daemon.events();
         let mut test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
-        let token = daemon.register("doomed", test_process.pid().get());
-        assert!(daemon.lists("doomed") && daemon.accepts(&token));
+        let token = daemon.register("dying", test_process.pid().get());
+        assert!(daemon.lists("dying") && daemon.accepts(&token));
         test_process.kill().unwrap();
-        let removal = events.removal_of("doomed").told;
-        assert!(!daemon.lists("doomed") && !daemon.accepts(&token));
+        let removal = events.removal_of("dying").data;
+        assert!(!daemon.lists("dying") && !daemon.accepts(&token));
 
         assert_eq!(removal.session.pid, test_process.pid().get());
         assert_eq!(removal.cause, "exited", "{sources}");
@@ -41,7 +41,7 @@ fn a_kill_is_told_with_cause_source_and_time_by_each_source() {
             "pidfd"
         };
         assert!(sources == "auto" || removal.evidence.as_deref() == Some(evidence));
-        // The kernel's time of the exit comes with events that carry it.
+        // Events of these sources carry the kernel's time of the exit.
         if ["netlink", "ebpf"].contains(&sources) {
             assert!(removal.detection_us.is_some(), "{removal:?}");
         }
@@ -52,7 +52,7 @@ fn a_kill_is_told_with_cause_source_and_time_by_each_source() {
 }
 
 #[test]
-fn the_probe_tells_of_a_large_process_and_from_6_16_before_its_pidfd_is_readable() {
+fn the_probe_reports_a_large_process_and_since_6_16_before_its_pidfd_is_readable() {
     let daemon = TestDaemon::start(&["--sources", "ebpf", "--sweep-interval", "60s"]);
     if !works(&daemon, "ebpf") {
         return daemon.stop();
@@ -67,25 +67,25 @@ fn the_probe_tells_of_a_large_process_and_from_6_16_before_its_pidfd_is_readable
         hog.kill().unwrap();
         let removal = events.removal_of(&session);
         let readable_ns = watched.join().unwrap();
-        assert_eq!(removal.told.source.as_deref(), Some("ebpf"));
-        assert_eq!(removal.told.evidence.as_deref(), Some("group_dead"));
+        assert_eq!(removal.data.source.as_deref(), Some("ebpf"));
+        assert_eq!(removal.data.evidence.as_deref(), Some("group_dead"));
         let ahead = i128::from(readable_ns) - i128::from(removal.at_ns);
         println!("{} us ahead of the pidfd", ahead / 1000);
         earlier += i32::from(ahead > 0);
     }
     if kernel_before(6, 16) {
-        // There the hook is behind the teardown of the memory, a few microseconds before the pidfd
-        // becomes readable, and our reader has more to do than the bare one.
+        // There the tracepoint comes after the teardown of the memory, a few microseconds before
+        // the pidfd becomes readable, and the daemon has more to do than the bare reader.
         println!("{earlier} of {rounds} came earlier; nothing is promised before Linux 6.16");
     } else {
-        // A reader that was not scheduled in time is no fault of the probe's.
+        // Not all: the daemon may not be scheduled in time.
         assert!(earlier * 2 > rounds, "{earlier} of {rounds} came earlier");
     }
     drop(events);
     daemon.stop();
 }
 
-/// When an epoll set with its pidfd says that it has ended.
+/// Waits in a thread until the pidfd is readable, and returns the time.
 fn readable_at(pid: u32) -> thread::JoinHandle<u64> {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
@@ -110,7 +110,7 @@ fn readable_at(pid: u32) -> thread::JoinHandle<u64> {
 }
 
 #[test]
-fn a_number_that_was_used_again_while_the_daemon_slept_is_another_process() {
+fn a_pid_reused_while_the_daemon_is_stopped_is_another_process() {
     for sources in ["netlink", "ebpf", "pidfd", "auto"] {
         let flags = ["--sources", sources, "--sweep-interval", "60s"];
         let daemon = Launch::with(&flags).start();
@@ -131,19 +131,16 @@ fn a_number_that_was_used_again_while_the_daemon_slept_is_another_process() {
         match successor {
             Ok(mut successor) => {
                 let token = daemon.register("successor", successor.pid().get());
-                // Another death, told after all that was said of the first one.
-                let mut other = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
-                daemon.register("other", other.pid().get());
-                other.kill().unwrap();
-                events.removal_of("other");
+                // A later death, reported after all events of the first process.
+                events.removal_after_kill(&daemon, "other");
                 assert!(
                     daemon.accepts(&token),
-                    "{sources}: the successor was taken for the first"
+                    "{sources}: the successor was mistaken for the first process"
                 );
                 successor.kill().unwrap();
                 events.removal_of("successor");
             }
-            Err(error) => skip(format_args!("no process under a chosen pid here: {error}")),
+            Err(error) => skip(format_args!("pids cannot be chosen here: {error}")),
         }
         daemon.stop();
     }

@@ -1,5 +1,5 @@
-//! The daemon in a pid namespace of its own with the host's `/proc`, in which its pids are those of
-//! other processes.
+//! The daemon in a new pid namespace with the host's `/proc`, where its pids denote other
+//! processes.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +10,7 @@ use reaper_registry::Token;
 use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through, reaperd};
 use reaper_tests::fork_server::{ForkServer, KEEP_ZOMBIES};
 use reaper_tests::sys::seccomp::deny;
-use reaper_tests::wait::Deadline;
+use reaper_tests::wait::throughout;
 use reaperd::testkit::test_process::{Kind, TestProcess};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,7 +22,7 @@ const SWEEP: Duration = Duration::from_millis(100);
 const SENTENCE: &str = "/proc is that of another pid namespace";
 
 #[test]
-fn in_another_namespace_s_proc_an_unrelated_process_s_death_removes_nothing() {
+fn with_a_foreign_proc_the_death_of_an_unrelated_process_removes_no_session() {
     if !root_with(&["unshare", "nsenter"]) {
         return;
     }
@@ -44,30 +44,30 @@ fn unrelated_death_removes_nothing(sources: &str, with_pidfds: bool) {
     );
     let mut fork_server = fork_server_in(inside);
     let mut events = daemon.events();
-    // Two processes of one pid: one on the host, whose entry the daemon could read, and the one
-    // that is registered.
+    // Two processes with the same pid: one on the host, which the daemon sees in `/proc`, and the
+    // registered one in the namespace.
     let mut unrelated = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
-    let number = unrelated.pid().get();
+    let shared_pid = unrelated.pid().get();
     let token = Token::from_bytes([7; 32]);
-    let (pid, answer) = fork_server
-        .start_registered(Some(number), &daemon.socket(), &token, "inner")
+    let (pid, response) = fork_server
+        .start_registered(Some(shared_pid), &daemon.socket(), &token, "inner")
         .unwrap();
-    assert_eq!((pid, answer.status), (number, 200), "{}", answer.body);
-    let identity = answer.body["identity"].as_str().unwrap();
+    let body = &response.body;
+    assert_eq!((pid, response.status), (shared_pid, 200), "{body}");
+    let identity = body["identity"].as_str().unwrap();
     assert_eq!(identity, if with_pidfds { "pidfd" } else { "pid" });
-    assert!(answer.body["start_time"].is_null(), "{}", answer.body);
+    assert!(body["start_time"].is_null(), "{body}");
 
     unrelated.kill().unwrap();
     unrelated.wait().unwrap();
-    let some_sweeps = Deadline::after(6 * SWEEP);
-    while !some_sweeps.has_passed() {
+    throughout(6 * SWEEP, || {
         assert!(daemon.lists("inner"), "a false death\n{}", daemon.log());
-    }
-    says_so(&daemon);
+    });
+    check_warnings(&daemon);
 
-    fork_server.end(number).unwrap();
-    let told = events.removal_of("inner").told;
-    assert_eq!(told.cause, "exited");
+    fork_server.end(shared_pid).unwrap();
+    let removal = events.removal_of("inner").data;
+    assert_eq!(removal.cause, "exited");
     assert!(!daemon.accepts(&token));
     drop(events);
     drop(fork_server);
@@ -75,8 +75,8 @@ fn unrelated_death_removes_nothing(sources: &str, with_pidfds: bool) {
     daemon.stopped();
 }
 
-/// The log at the start, and the state of the sweep.
-fn says_so(daemon: &TestDaemon) {
+/// Checks the warning in the log and the state of the sweep.
+fn check_warnings(daemon: &TestDaemon) {
     let log = daemon.log();
     assert!(log.contains("WARN") && log.contains(SENTENCE), "{log}");
     let report = daemon.sources();
@@ -88,17 +88,17 @@ fn says_so(daemon: &TestDaemon) {
 }
 
 #[test]
-fn in_another_namespace_s_proc_no_caller_is_taken_for_the_owner_of_a_process() {
+fn with_a_foreign_proc_no_caller_may_register_a_process() {
     if !root_with(&["unshare", "nsenter"]) {
         return;
     }
     for with_pidfds in [true, false] {
         let (daemon, inside) = start(&[], with_pidfds);
         let mut fork_server = fork_server_in(inside);
-        let (_, answer) = fork_server
+        let (_, response) = fork_server
             .start_registered(None, &daemon.socket(), &Token::from_bytes([7; 32]), "inner")
             .unwrap();
-        assert_eq!(answer.status, 403, "{}", answer.body);
+        assert_eq!(response.status, 403, "{}", response.body);
         assert!(daemon.list().is_empty());
         drop(fork_server);
         kill_process(inside, Signal::TERM).unwrap();
@@ -107,7 +107,7 @@ fn in_another_namespace_s_proc_no_caller_is_taken_for_the_owner_of_a_process() {
 }
 
 #[test]
-fn doctor_says_that_proc_is_another_namespace_s() {
+fn doctor_reports_a_foreign_proc() {
     if !root_with(&["unshare"]) {
         return;
     }
@@ -119,7 +119,7 @@ fn doctor_says_that_proc_is_another_namespace_s() {
     assert!(finding["remedy"].as_str().unwrap().contains("--mount-proc"));
 }
 
-/// The daemon, and its own pid here.
+/// Starts a daemon. Returns it with its pid in the test's namespace.
 fn start(flags: &[&str], with_pidfds: bool) -> (TestDaemon, Pid) {
     let sweep = format!("{}ms", SWEEP.as_millis());
     let flags = [flags, &["--sweep-interval", &sweep]].concat();
@@ -135,7 +135,7 @@ fn start(flags: &[&str], with_pidfds: bool) -> (TestDaemon, Pid) {
     (daemon, inside[0])
 }
 
-/// A filter stays on its thread, so that one ends when the program has been started.
+/// A thread cannot remove its seccomp filter, so the thread ends when the program has been started.
 fn without_pidfds(command: &mut Command) -> io::Result<Child> {
     std::thread::scope(|scope| {
         let started = scope.spawn(|| {

@@ -1,14 +1,13 @@
-//! The daemon on the real kernel, with everything that root may use: each source by itself, storms,
-//! stops and short rations.
+//! The daemon as root on the real kernel: each source alone, many deaths at once, a stopped daemon
+//! and restricted environments.
 //!
-//! Meant to be run as root with `REAPER_REQUIRE=netlink,ebpf`, which forbids to skip. Elsewhere a
-//! test says what it lacks and passes. How many processes take part can be raised:
-//! `REAPER_VICTIMS` (killed at once), `REAPER_LIVING` and `REAPER_STRANGERS` (of the stopped daemon).
+//! Run it as root with `REAPER_REQUIRE=netlink,ebpf`, so that a missing source fails a test.
+//! Otherwise a test prints what it lacks and passes.
 #![cfg(target_os = "linux")]
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "steps of tests; the reason of a skip is printed"
+    reason = "steps of tests; skip reasons are printed"
 )]
 
 mod churn;
@@ -21,7 +20,8 @@ mod time_namespaces;
 use reaper_tests::daemon::{TestDaemon, has_program};
 use reaper_tests::expect::{self, State, skip};
 
-/// Whether this source works for the daemon; a skip says why not, and fails where it is required.
+/// Whether this source works for the daemon. If not, skips with the reason, or fails if the source
+/// is required.
 fn works(daemon: &TestDaemon, source: &str) -> bool {
     let state = match daemon.settled(source) {
         Ok(()) => State::Up,
@@ -30,7 +30,7 @@ fn works(daemon: &TestDaemon, source: &str) -> bool {
     expect::available(source, &state)
 }
 
-/// Whether we are root and have these programs.
+/// Whether the test runs as root and has these programs. If not, skips with the reason.
 fn root_with(programs: &[&str]) -> bool {
     if !rustix::process::geteuid().is_root() {
         skip("not root");
@@ -38,17 +38,7 @@ fn root_with(programs: &[&str]) -> bool {
     }
     let missing: Vec<_> = programs.iter().filter(|name| !has_program(name)).collect();
     if !missing.is_empty() {
-        skip(format_args!("no {missing:?} here"));
+        skip(format_args!("not installed: {missing:?}"));
     }
     missing.is_empty()
-}
-
-/// A count that the environment may raise.
-fn count(variable: &str, usually: usize) -> usize {
-    match std::env::var(variable) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|error| panic!("{variable}: {error}")),
-        Err(_) => usually,
-    }
 }

@@ -1,4 +1,4 @@
-//! The second choice, on the classic tracepoint.
+//! The fallback: the probe on the classic tracepoint.
 
 use std::{io, path::Path, thread};
 
@@ -13,8 +13,8 @@ use super::{
 };
 
 #[test]
-fn the_classic_tracepoint_marks_as_well() {
-    // In a thread of its own, whose mounts nobody else sees.
+fn the_probe_on_the_classic_tracepoint_marks_a_kill() {
+    // A new thread, so that its mounts stay private.
     thread::spawn(|| {
         if !Path::new("/sys/kernel/tracing/events").exists()
             && let Err(error) = mount_tracefs()
@@ -29,7 +29,7 @@ fn the_classic_tracepoint_marks_as_well() {
     .unwrap();
 }
 
-/// A private mount of tracefs, which the host may not have.
+/// Mounts tracefs privately: the host may not have mounted it.
 fn mount_tracefs() -> io::Result<()> {
     unshare_namespaces(false, false, true)?;
     mount_change(

@@ -1,4 +1,4 @@
-//! The filter on a real proc connector socket, and which capability each object asks for.
+//! The filter on a real proc connector socket, and the capabilities that each object needs.
 
 use std::{collections::HashSet, env, process::Command, thread};
 
@@ -32,7 +32,7 @@ fn program(ebpf: &mut Ebpf) -> &mut SocketFilter {
 }
 
 #[test]
-fn only_watched_exits_and_acks_pass() {
+fn only_exits_of_watched_processes_and_acknowledgements_pass_the_filter() {
     let mut ebpf = match loaded(std::process::id()) {
         Ok(ebpf) => ebpf,
         Err(reason) => return skip_without("ebpf", reason),
@@ -42,8 +42,8 @@ fn only_watched_exits_and_acks_pass() {
         Err(error) => return skip_without("netlink", format_args!("no connector socket: {error}")),
     };
     program(&mut ebpf).attach(&connector).unwrap();
-    match connector.ask(Operation::Listen) {
-        Ok(acknowledged) => assert!(acknowledged, "the ack has not passed"),
+    match connector.request(Operation::Listen) {
+        Ok(acknowledged) => assert!(acknowledged, "the acknowledgement did not pass"),
         Err(error) => return skip_without("netlink", format_args!("cannot subscribe: {error}")),
     }
 
@@ -65,7 +65,7 @@ fn only_watched_exits_and_acks_pass() {
         while let Some(event) = connector.receive() {
             match event {
                 ProcEvent::Exited(tgid) => drop(seen.insert(tgid)),
-                // Other listeners' subscriptions are acknowledged to everybody.
+                // The kernel multicasts acknowledgements of other listeners' subscriptions, too.
                 ProcEvent::Acknowledged(_) => {}
                 other => panic!("{other:?} has passed"),
             }
@@ -78,12 +78,12 @@ fn only_watched_exits_and_acks_pass() {
     );
 }
 
-/// Which capabilities the copy of this test that runs in a process of its own keeps.
+/// Set in the new process that [`in_new_process`] starts.
 const KEEP: &str = "REAPER_TEST_KEEP";
 
-/// Runs one test of this binary again in a new process, because aya looks at the kernel once per
-/// process and must do so with the few capabilities. True in that process.
-fn alone(test: &str, keep: CapabilitySet) -> bool {
+/// Runs this test again in a new process with fewer capabilities: aya detects the kernel's features
+/// once per process, and must do so with these capabilities. Returns true in the new process.
+fn in_new_process(test: &str, keep: CapabilitySet) -> bool {
     if env::var_os(KEEP).is_some() {
         let sets = CapabilitySets {
             effective: keep,
@@ -102,7 +102,7 @@ fn alone(test: &str, keep: CapabilitySet) -> bool {
     false
 }
 
-/// Whether this process can hand out capabilities at all.
+/// Whether this process has the capabilities that the tests need.
 fn privileged() -> bool {
     let effective = rustix::thread::capabilities(None).unwrap().effective;
     let needed = CapabilitySet::BPF | CapabilitySet::PERFMON;
@@ -116,7 +116,7 @@ fn privileged() -> bool {
 #[test]
 fn the_filter_needs_cap_bpf_alone() {
     let test = "filter::the_filter_needs_cap_bpf_alone";
-    if !privileged() || !alone(test, CapabilitySet::BPF) {
+    if !privileged() || !in_new_process(test, CapabilitySet::BPF) {
         return;
     }
     let mut ebpf = loaded(0).unwrap();
@@ -130,7 +130,7 @@ fn the_filter_needs_cap_bpf_alone() {
 #[test]
 fn the_probe_needs_cap_bpf_and_cap_perfmon() {
     let test = "filter::the_probe_needs_cap_bpf_and_cap_perfmon";
-    if !privileged() || !alone(test, CapabilitySet::BPF | CapabilitySet::PERFMON) {
+    if !privileged() || !in_new_process(test, CapabilitySet::BPF | CapabilitySet::PERFMON) {
         return;
     }
     Probe::try_attached(Variant::Btf, probe::DEFAULT_WAKEUP_BYTES).unwrap();

@@ -1,6 +1,6 @@
-//! A loaded probe, test processes to watch with it, and waiting.
+//! A loaded probe, and test processes to watch with it.
 
-use std::{fs, io::Error, time::Instant};
+use std::{fs, time::Instant};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -8,11 +8,10 @@ use aya::{
     programs::{BtfTracePoint, TracePoint},
 };
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
-use reaper_tests::daemon::reaperd;
 use reaper_tests::expect::skip_without;
-use reaperd::sources::ebpf::btf;
-use reaperd::sources::ebpf::misses::Misses;
-use reaperd::testkit::test_process::{self, Kind};
+pub(crate) use reaper_tests::test_process::{TestProcess, stat_field};
+use reaperd::testkit::btf;
+use reaperd::testkit::misses::Misses;
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(crate) enum Variant {
@@ -25,12 +24,13 @@ pub(crate) struct Probe {
     pub(crate) wakeup: RingBuf<MapData>,
     counters: PerCpuArray<MapData, u64>,
     misses: Misses,
-    /// Holds program and link.
+    /// Owns program and link.
     _ebpf: Ebpf,
 }
 
 impl Probe {
-    /// The probe, attached; `None`, with the reason printed, where this machine does not allow it.
+    /// Loads and attaches the probe. Returns `None` and prints the reason where this is not
+    /// permitted.
     pub(crate) fn attached(variant: Variant, wakeup_bytes: u32) -> Option<Self> {
         match Self::try_attached(variant, wakeup_bytes) {
             Ok(probe) => Some(probe),
@@ -41,7 +41,7 @@ impl Probe {
         }
     }
 
-    /// As above, with the reason for the caller. Prints what each step took.
+    /// As above, but returns the reason. Prints the duration of each step.
     pub(crate) fn try_attached(variant: Variant, wakeup_bytes: u32) -> Result<Self, String> {
         let mut watch = Stopwatch::start();
         let blob = fs::read(btf::VMLINUX).map_err(|e| format!("{}: {e}", btf::VMLINUX))?;
@@ -94,8 +94,8 @@ impl Probe {
         .collect()
     }
 
-    /// The exits, anybody's, for which the kernel did not run it; before 5.12, when it tells nothing,
-    /// there are none.
+    /// The number of exits of any process for which the kernel did not run the probe. Zero before
+    /// 5.12, which has no such count.
     pub(crate) fn misses(&self) -> u64 {
         self.misses.read().unwrap_or(0)
     }
@@ -107,7 +107,7 @@ impl Probe {
 
 fn attach_btf(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<Misses, String> {
     let kernel = Btf::from_sys_fs().map_err(|e| chain(&e))?;
-    watch.lap("kernel BTF for the hook's id");
+    watch.lap("kernel BTF for the tracepoint's id");
     let program: &mut BtfTracePoint = ebpf
         .program_mut(probe::PROGRAM_BTF)
         .unwrap()
@@ -150,10 +150,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 struct Stopwatch(Instant);
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "times printed for the reader, nothing depends on them"
-)]
+#[expect(clippy::disallowed_methods, reason = "the times are only printed")]
 impl Stopwatch {
     fn start() -> Self {
         Self(Instant::now())
@@ -163,55 +160,4 @@ impl Stopwatch {
         println!("{:>9.3} ms {what}", self.0.elapsed().as_secs_f64() * 1e3);
         self.0 = Instant::now();
     }
-}
-
-/// A test process, and its start time as the probe has to know it.
-pub(crate) struct TestProcess {
-    inner: test_process::TestProcess,
-    pub(crate) start_ticks: u64,
-}
-
-impl TestProcess {
-    pub(crate) fn spawn(kind: Kind) -> Self {
-        let inner = test_process::TestProcess::spawn(reaperd(), kind).unwrap();
-        let start_ticks = stat_field(inner.pid().get(), 22).unwrap().parse().unwrap();
-        Self { inner, start_ticks }
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.inner.pid().get()
-    }
-
-    /// Lets it do its trick.
-    pub(crate) fn cue(&mut self) {
-        self.inner.cue().unwrap();
-    }
-
-    /// Waits until it says that it has done it.
-    pub(crate) fn expect(&mut self, line: &str) {
-        self.inner.expect(line).unwrap();
-    }
-
-    /// Lets it end by itself, and reaps it.
-    pub(crate) fn finish(&mut self) {
-        self.cue();
-        self.reap();
-    }
-
-    /// Reaps it once it has ended, by when the probe has been run for it.
-    pub(crate) fn reap(&mut self) {
-        self.inner.wait().unwrap();
-    }
-
-    /// Kills it without reaping it.
-    pub(crate) fn kill(&mut self) {
-        self.inner.kill().unwrap();
-    }
-}
-
-/// A field of `/proc/PID/stat`, counted as proc(5) does, from the third on.
-pub(crate) fn stat_field(pid: u32, number: usize) -> Result<String, Error> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, after_name) = stat.rsplit_once(") ").unwrap();
-    Ok(after_name.split(' ').nth(number - 3).unwrap().to_owned())
 }

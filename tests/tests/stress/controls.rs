@@ -1,4 +1,4 @@
-//! Processes that live and look as if they did not.
+//! Controls: processes that stay alive through changes that resemble an exit.
 
 use reaper_tests::daemon::{Events, TestDaemon};
 use reaper_tests::fork_server::{CUE, ForkServer, Kind, signal};
@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::tracker::Tracker;
 use crate::{line_of, test_processes};
 
-/// Registers one of each kind and then does to it what looks like an end.
+/// Registers one process of each kind, then stops it, ends its leader, and so on.
 pub(crate) fn register(
     fork_server: &mut ForkServer,
     daemon: &TestDaemon,
@@ -26,26 +26,26 @@ pub(crate) fn register(
     one("thread churn without a leader", Kind::LeaderlessChurn);
     let stopped = one("stopped", Kind::Idle { megabytes: 0 });
     signal(stopped, Signal::STOP).unwrap();
-    eventually("it is stopped", || {
+    eventually("the process is stopped", || {
         line_of(stopped, "status", "State:").is_some_and(|state| state.starts_with('T'))
     });
-    let executed = one("a worker has executed", Kind::WorkerExec);
+    let executed = one("exec by a worker", Kind::WorkerExec);
     signal(executed, CUE).unwrap();
-    eventually("a worker executes", || {
+    eventually("the worker has executed", || {
         line_of(executed, "comm", "").is_some_and(|name| name == "sleep" || name == "busybox")
     });
-    let leaderless = one("its leader has left", Kind::LeaderFirst);
+    let leaderless = one("exited leader", Kind::LeaderFirst);
     signal(leaderless, CUE).unwrap();
-    test_processes::leader_has_left(leaderless);
+    test_processes::wait_for_leader_exit(leaderless);
 
     let family = fork_server.start(1, Kind::ParentFirst).unwrap();
     let [parent, child] = family[..] else {
-        panic!("a parent and its child, not {family:?}")
+        panic!("expected a parent and its child, got {family:?}")
     };
     tracker.register(daemon, "parent of a control", parent);
     tracker.register(daemon, "control: orphan", child);
-    tracker.doom("parent of a control", Some(0));
+    tracker.expect_end("parent of a control", Some(0));
     signal(parent, CUE).unwrap();
-    tracker.settle(events);
-    tracker.agree(daemon);
+    tracker.wait_for_removals(events);
+    tracker.check_against(daemon);
 }

@@ -1,4 +1,4 @@
-//! Ten thousand deaths, mixed: no leak and no false death.
+//! Ten thousand deaths of all kinds: no leak and no false death.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,45 +10,46 @@ use reaper_tests::wait::{Deadline, eventually};
 use reaperd::client::ClientError;
 use serde_json::Value;
 
-use crate::test_processes::{Racer, WAYS, Way, last_thread_ends, leader_has_left};
+use crate::test_processes::{Racer, WAYS, Way, end_last_thread, wait_for_leader_exit};
 use crate::tracker::Tracker;
 use crate::{
     controls, daemon_without_pidfds, fork_server, fork_server_keeping_zombies, line_of, scaled,
     working,
 };
 
-/// Alive at a time, beside the controls.
+/// Processes alive at a time, beside the controls.
 const WAVE: usize = 500;
 const SMALL_WAVE: usize = 100;
 /// The daemon's resident memory in KiB, with ten thousand sessions in its history.
 const RESIDENT_LIMIT: u64 = 64 << 10;
 
-/// So long that it makes up for nothing.
+/// So long that the sweep cannot hide what a source misses.
 const NO_SWEEP: [&str; 2] = ["--sweep-interval", "60s"];
 
 #[test]
-fn of_ten_thousand_deaths_none_is_missed_and_nobody_else_is_removed() {
+fn ten_thousand_deaths_are_all_reported_and_no_live_session_is_removed() {
     let daemon = TestDaemon::start(&NO_SWEEP);
     let sources = working(&daemon, &["netlink", "ebpf", "pidfd"]);
     println!("beside the sweep: {}", sources.join(", "));
-    Toll::of(daemon).take("deaths", scaled(10_000, 600));
+    StressRun::of(daemon).run("deaths", scaled(10_000, 600));
 }
 
 #[test]
-fn without_pidfds_none_is_missed_either() {
+fn without_pidfds_all_deaths_are_reported() {
     // Enough for a descriptor of every process's entry in /proc.
     let daemon = daemon_without_pidfds(&NO_SWEEP, 4_096);
     if working(&daemon, &["netlink", "ebpf"]).is_empty() {
-        skip("without pidfds there is no source of events here");
+        skip("no event source works here without pidfds");
         return;
     }
-    Toll::of(daemon).take("deaths without pidfds", scaled(2_000, 200));
+    StressRun::of(daemon).run("deaths without pidfds", scaled(2_000, 200));
 }
 
-/// With a pidfd, or with the connector's filter open, somebody else tells of an end that falls
-/// between the steps of a registration. With the probe alone nobody does but its last step.
+/// With a pidfd, or while the connector's filter is open, another source reports a death between
+/// the steps of a registration. With the probe alone, only the last step of the registration finds
+/// it.
 #[test]
-fn with_one_source_alone_no_end_during_registration_is_forgotten() {
+fn with_one_source_alone_no_death_during_registration_is_lost() {
     for source in ["ebpf", "netlink"] {
         let flags = ["--sources", source, NO_SWEEP[0], NO_SWEEP[1]];
         let daemon = daemon_without_pidfds(&flags, 4_096);
@@ -56,35 +57,38 @@ fn with_one_source_alone_no_end_during_registration_is_forgotten() {
             skip(format_args!("{source} does not work here"));
             continue;
         }
-        let mut toll = Toll::of(daemon);
+        let mut run = StressRun::of(daemon);
         for _ in 0..scaled(50, 5) {
-            for pid in Way::DuringRegistration.start(20, &mut toll.collected, &mut toll.kept) {
-                toll.register_while_it_dies(pid);
+            for pid in
+                Way::DuringRegistration.start(20, &mut run.auto_reaping, &mut run.keeping_zombies)
+            {
+                run.register_while_it_dies(pid);
             }
-            toll.tracker.settle(&mut toll.events);
-            // The numbers may come again.
-            toll.waves += 1;
+            run.tracker.wait_for_removals(&mut run.events);
+            // Pids may be reused, so the next round needs new ids.
+            run.waves += 1;
         }
-        let name = format!("ends during registration, {source} alone");
-        measured(&name, toll.tracker.removed);
-        measured(&format!("{name}: refused as gone"), toll.tracker.refused);
-        toll.close(&name);
+        let name = format!("deaths during registration, {source} alone");
+        measured(&name, run.tracker.removed);
+        measured(&format!("{name}: refused as gone"), run.tracker.refused);
+        run.close(&name);
     }
 }
 
-/// A daemon, its books, and what it had open in the beginning.
-struct Toll {
+/// A daemon under test and its test processes.
+struct StressRun {
     daemon: TestDaemon,
     tracker: Tracker,
     events: Events,
+    /// Descriptors that the daemon had open at the start.
     descriptors: Option<usize>,
-    collected: ForkServer,
-    kept: ForkServer,
+    auto_reaping: ForkServer,
+    keeping_zombies: ForkServer,
     racer: Racer,
     waves: usize,
 }
 
-impl Toll {
+impl StressRun {
     fn of(daemon: TestDaemon) -> Self {
         let descriptors = least_descriptors(&daemon);
         Self {
@@ -92,122 +96,127 @@ impl Toll {
             events: daemon.events(),
             descriptors,
             daemon,
-            collected: fork_server(),
-            kept: fork_server_keeping_zombies(),
+            auto_reaping: fork_server(),
+            keeping_zombies: fork_server_keeping_zombies(),
             racer: Racer::new(),
             waves: 0,
         }
     }
 
-    fn take(mut self, name: &str, deaths: usize) {
+    fn run(mut self, name: &str, deaths: usize) {
         controls::register(
-            &mut self.collected,
+            &mut self.auto_reaping,
             &self.daemon,
             &mut self.tracker,
             &mut self.events,
         );
-        let living = self.tracker.living();
-        let goal = self.tracker.doomed() + deaths;
+        let controls = self.tracker.live();
+        let goal = self.tracker.ended() + deaths;
         let size = if deaths < 10 * SMALL_WAVE {
             SMALL_WAVE
         } else {
             WAVE
         };
-        while self.tracker.doomed() + self.tracker.refused < goal {
+        while self.tracker.ended() + self.tracker.refused < goal {
             self.wave(size);
-            assert_eq!(self.tracker.living(), living, "the controls");
+            assert_eq!(self.tracker.live(), controls, "only the controls are alive");
         }
-        let died = self.tracker.doomed() + self.tracker.refused;
+        let died = self.tracker.ended() + self.tracker.refused;
         measured(name, died);
         measured(
-            &format!("{name}: before the registration"),
+            &format!("{name}: before registration"),
             self.tracker.refused,
         );
         measured(
             &format!("{name}: leaked sessions"),
-            self.tracker.doomed() - self.tracker.removed,
+            self.tracker.ended() - self.tracker.removed,
         );
         measured(
             &format!("{name}: false deaths"),
-            living.len() - self.daemon.list().len(),
+            controls.len() - self.daemon.list().len(),
         );
         measured(
-            &format!("{name}: exit status told"),
-            share_of(self.tracker.told, self.tracker.removed),
+            &format!("{name}: with exit status"),
+            percentage(self.tracker.with_status, self.tracker.removed),
         );
         measured(
-            &format!("{name}: credited to"),
-            credits(&self.tracker.sources),
+            &format!("{name}: attributed to"),
+            by_source(&self.tracker.sources),
         );
         self.close(name);
     }
 
     fn wave(&mut self, size: usize) {
         self.waves += 1;
-        let mut cast: Vec<(Way, Vec<u32>)> = Vec::new();
+        let mut groups: Vec<(Way, Vec<u32>)> = Vec::new();
         for way in WAYS {
-            let pids = way.start(size / WAYS.len(), &mut self.collected, &mut self.kept);
+            let pids = way.start(
+                size / WAYS.len(),
+                &mut self.auto_reaping,
+                &mut self.keeping_zombies,
+            );
             if way != Way::DuringRegistration {
                 for pid in &pids {
                     let id = self.id(*pid);
                     self.tracker.register(&self.daemon, &id, *pid);
                 }
             }
-            cast.push((way, pids));
+            groups.push((way, pids));
         }
-        self.first_blows(&cast);
-        // At this point some have lost their first thread, some their parent, and all of them live.
-        self.tracker.settle(&mut self.events);
-        self.tracker.agree(&self.daemon);
-        self.last_blows(&cast);
-        self.tracker.settle(&mut self.events);
-        self.tracker.agree(&self.daemon);
-        let unreaped = cast.iter().filter(|(way, _)| *way == Way::Unreaped);
+        self.first_step(&groups);
+        // The remaining processes are alive; some have lost their leader thread or their parent.
+        self.tracker.wait_for_removals(&mut self.events);
+        self.tracker.check_against(&self.daemon);
+        self.last_step(&groups);
+        self.tracker.wait_for_removals(&mut self.events);
+        self.tracker.check_against(&self.daemon);
+        let unreaped = groups.iter().filter(|(way, _)| *way == Way::Unreaped);
         for pid in unreaped.flat_map(|(_, pids)| pids) {
             assert_eq!(
-                self.kept.reap(*pid).unwrap(),
+                self.keeping_zombies.reap(*pid).unwrap(),
                 9,
-                "it was there to be reaped"
+                "it was still a zombie"
             );
         }
     }
 
-    /// One of each way after another, so that the ways are mixed in time too.
-    fn first_blows(&mut self, cast: &[(Way, Vec<u32>)]) {
-        let most = cast.iter().map(|(_, pids)| pids.len()).max().unwrap_or(0);
-        for turn in 0..most {
-            for (way, pids) in cast {
+    /// Triggers one process of each way in turn, so that the ways are mixed in time too.
+    fn first_step(&mut self, groups: &[(Way, Vec<u32>)]) {
+        let turns = groups.iter().map(|(_, pids)| pids.len()).max().unwrap_or(0);
+        for turn in 0..turns {
+            for (way, pids) in groups {
                 let Some(pid) = pids.get(turn).copied() else {
                     continue;
                 };
-                // Behind each parent its child.
+                // Each parent is followed by its child.
                 let is_child = *way == Way::ParentFirst && turn % 2 == 1;
                 if *way == Way::DuringRegistration {
                     self.register_while_it_dies(pid);
                 } else if !is_child {
-                    if !way.survives_the_first() {
+                    if !way.survives_trigger() {
                         let id = self.id(pid);
-                        self.tracker.doom(&id, way.ends());
+                        self.tracker.expect_end(&id, way.status());
                     }
-                    way.first_blow(pid);
+                    way.trigger(pid);
                 }
             }
         }
-        let leaderless = cast.iter().filter(|(way, _)| way.survives_the_first());
+        let leaderless = groups.iter().filter(|(way, _)| way.survives_trigger());
         leaderless
             .flat_map(|(_, pids)| pids)
-            .for_each(|pid| leader_has_left(*pid));
+            .for_each(|pid| wait_for_leader_exit(*pid));
     }
 
-    fn last_blows(&mut self, cast: &[(Way, Vec<u32>)]) {
-        for (way, pids) in cast {
+    /// Ends the processes that survived the first step.
+    fn last_step(&mut self, groups: &[(Way, Vec<u32>)]) {
+        for (way, pids) in groups {
             for (turn, pid) in pids.iter().enumerate() {
                 let id = self.id(*pid);
                 if *way == Way::LeaderFirst {
-                    self.tracker.doom(&id, way.ends());
-                    last_thread_ends(*pid);
+                    self.tracker.expect_end(&id, way.status());
+                    end_last_thread(*pid);
                 } else if *way == Way::ParentFirst && turn % 2 == 1 {
-                    self.tracker.doom(&id, Some(-9));
+                    self.tracker.expect_end(&id, Some(-9));
                     kill(*pid).unwrap();
                 }
             }
@@ -216,11 +225,12 @@ impl Toll {
 
     fn register_while_it_dies(&mut self, pid: u32) {
         let id = self.id(pid);
-        let answer = self.racer.race(pid, || self.daemon.try_register(&id, pid));
-        match answer {
+        let registered = self.racer.race(pid, || self.daemon.try_register(&id, pid));
+        match registered {
             Ok(token) => {
-                self.tracker.open(&id, pid, token);
-                self.tracker.doom(&id, Way::DuringRegistration.ends());
+                self.tracker.add(&id, pid, token);
+                self.tracker
+                    .expect_end(&id, Way::DuringRegistration.status());
             }
             Err(ClientError::Problem {
                 status: 422, code, ..
@@ -231,15 +241,15 @@ impl Toll {
         }
     }
 
-    /// The controls go too, and then nothing may be left of anybody.
+    /// Ends the controls and checks that the daemon has kept nothing.
     fn close(mut self, name: &str) {
-        for id in self.tracker.living() {
-            let pid = self.tracker.doom(&id, None);
+        for id in self.tracker.live() {
+            let pid = self.tracker.expect_end(&id, None);
             kill(pid).unwrap();
         }
-        self.tracker.settle(&mut self.events);
+        self.tracker.wait_for_removals(&mut self.events);
         assert_eq!(self.tracker.registered(), self.tracker.removed);
-        self.tracker.agree(&self.daemon);
+        self.tracker.check_against(&self.daemon);
         let report: Value = self.daemon.get("/v1/sources").unwrap();
         assert_eq!(
             (&report["processes"], &report["sessions"]),
@@ -249,12 +259,12 @@ impl Toll {
 
         drop(self.events);
         if let Some(before) = self.descriptors {
-            eventually("as many descriptors are open as in the beginning", || {
+            eventually("no more descriptors are open than at the start", || {
                 open_descriptors(&self.daemon).is_some_and(|now| now <= before)
             });
             measured(&format!("{name}: leaked descriptors"), 0);
         } else {
-            println!("only root may count the daemon's descriptors");
+            println!("only root can count the daemon's descriptors");
         }
         let resident = line_of(self.daemon.pid(), "status", "VmRSS:").unwrap();
         let resident: u64 = resident.trim_end_matches(" kB").parse().unwrap();
@@ -266,13 +276,13 @@ impl Toll {
         self.daemon.stop();
     }
 
-    /// Numbers come again, names do not.
+    /// Unlike pids, session ids are never reused.
     fn id(&self, pid: u32) -> String {
         format!("{}-{pid}", self.waves)
     }
 }
 
-/// While nothing happens: the last question's connection may still be closing at first.
+/// The lowest count over a short time: the connection of the last request may still be closing.
 fn least_descriptors(daemon: &TestDaemon) -> Option<usize> {
     let quiet = Deadline::after(Duration::from_millis(100));
     let mut least = open_descriptors(daemon)?;
@@ -282,19 +292,19 @@ fn least_descriptors(daemon: &TestDaemon) -> Option<usize> {
     Some(least)
 }
 
-/// `None` where it may not be counted: the daemon cannot be looked into by its own user.
+/// `None` without root: the daemon is not dumpable, so its own user cannot list its descriptors.
 fn open_descriptors(daemon: &TestDaemon) -> Option<usize> {
     let folder = format!("/proc/{}/fd", daemon.pid());
     Some(std::fs::read_dir(folder).ok()?.count())
 }
 
-fn share_of(part: usize, whole: usize) -> String {
+fn percentage(part: usize, whole: usize) -> String {
     format!("{} %", (part * 1_000 / whole.max(1)).div_ceil(10))
 }
 
-fn credits(sources: &BTreeMap<String, usize>) -> String {
-    let credits = sources
+fn by_source(sources: &BTreeMap<String, usize>) -> String {
+    let counts = sources
         .iter()
-        .map(|(source, number)| format!("{source} {number}"));
-    credits.collect::<Vec<_>>().join(", ")
+        .map(|(source, count)| format!("{source} {count}"));
+    counts.collect::<Vec<_>>().join(", ")
 }

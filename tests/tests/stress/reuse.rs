@@ -1,119 +1,120 @@
-//! A thousand numbers that go to somebody else within one tick of the clock in which start times
-//! are told. With a pidfd nobody is confused. With the number and the start time alone such an successor
-//! can pass for the dead: that is the declared weaker mode, and here is how often it happens.
+//! A thousand pids that are reused within one clock tick, so that both owners have the same start
+//! time. With a pidfd, no successor is mistaken for its predecessor. With the pid and the start
+//! time alone it can be: that is the documented weaker mode, and these tests measure how often it
+//! happens.
 
 use reaper_tests::daemon::TestDaemon;
 use reaper_tests::expect::{measured, skip};
 use reaper_tests::wait::eventually;
 
-use crate::play::{Life, Play, When};
+use crate::reuse_run::{ReuseRun, ReusedPid, When};
 use crate::{daemon_without_pidfds, scaled, working};
 
 /// How many reuses may miss the tick for each that does not.
 const MISSED_TICKS: usize = 40;
-/// The descriptors of a daemon that is to have hardly one for processes.
+/// The descriptor limit of a daemon with hardly any descriptor for processes.
 const FEW_DESCRIPTORS: u64 = 64;
 const QUICK_SWEEP: &str = "50ms";
 
 #[test]
-fn where_a_pidfd_is_held_no_heir_is_taken_for_the_dead() {
-    let mut play = Play::new(TestDaemon::start(&["--sweep-interval", "60s"]));
+fn with_a_pidfd_no_successor_is_mistaken_for_its_predecessor() {
+    let mut run = ReuseRun::new(TestDaemon::start(&["--sweep-interval", "60s"]));
     let wanted = scaled(1_000, 20);
     let mut count = Count::default();
     while count.reuses < wanted {
-        let Some(lives) = play.batch(When::WithinTheTick) else {
+        let Some(reused) = run.batch(When::SameTick) else {
             return;
         };
-        for life in &lives {
-            assert_eq!(life.identity, "pidfd");
-            assert_eq!(play.register(&life.successor(), life.pid), "pidfd");
+        for one in &reused {
+            assert_eq!(one.identity, "pidfd");
+            assert_eq!(run.register(&one.successor(), one.pid), "pidfd");
         }
-        // Every first owner is told of once, and then every successor is listed and its token taken.
-        play.settle();
-        play.looked_at_for_the_last_time();
-        play.tracker.agree(&play.daemon);
-        for life in &lives {
-            play.tracker.doom(&life.successor(), Some(-9));
+        // Each first owner is removed once; then each successor is listed and its token accepted.
+        run.wait_for_removals();
+        run.wait_for_rechecks();
+        run.tracker.check_against(&run.daemon);
+        for one in &reused {
+            run.tracker.expect_end(&one.successor(), Some(-9));
         }
-        play.end(&lives);
-        count.add(&lives, When::WithinTheTick, 0);
-        count.is_possible(wanted);
+        run.end(&reused);
+        count.add(&reused, When::SameTick, 0);
+        count.check_progress(wanted);
     }
-    measured("reuses within a tick, pidfd held", count.reuses);
-    measured("reuses within a tick, pidfd held: confusions", 0);
-    play.daemon.stop();
+    measured("reuses within a tick, with pidfd", count.reuses);
+    measured("reuses within a tick, with pidfd: mistaken", 0);
+    run.daemon.stop();
 }
 
 #[test]
-fn with_the_number_alone_an_heir_of_a_later_tick_is_never_taken_for_the_dead() {
+fn with_pid_and_start_time_no_successor_of_a_later_tick_is_mistaken_for_its_predecessor() {
     for sources in ["sweep", "netlink", "ebpf"] {
-        number_only(sources, When::TwoTicksLater, true);
+        without_descriptors(sources, When::TwoTicksLater, true);
     }
 }
 
 #[test]
-fn with_the_number_alone_the_probe_still_tells_an_heir_of_the_same_tick_from_the_dead() {
-    // The kernel's own word for a death has a time, and the successor was not yet born then.
-    number_only("ebpf", When::WithinTheTick, true);
+fn with_pid_and_start_time_the_probe_distinguishes_a_successor_of_the_same_tick() {
+    // The probe reports a time of death, and the successor was started after it.
+    without_descriptors("ebpf", When::SameTick, true);
 }
 
 #[test]
-fn how_often_an_heir_of_the_same_tick_passes_for_the_dead_is_measured() {
+fn how_often_a_successor_of_the_same_tick_is_mistaken_is_measured() {
     for sources in ["sweep", "netlink"] {
-        number_only(sources, When::WithinTheTick, false);
+        without_descriptors(sources, When::SameTick, false);
     }
 }
 
-/// Has a daemon that knows processes by number and start time alone live through many reuses, and
-/// counts the first owners that are still listed when all has been looked at.
-fn number_only(sources: &str, when: When, must_see_all: bool) {
+/// Forces many reuses with a daemon that identifies processes by pid and start time alone. Counts
+/// the first owners that are still listed after all rechecks.
+fn without_descriptors(sources: &str, when: When, must_detect_all: bool) {
     let flags = ["--sources", sources, "--sweep-interval", QUICK_SWEEP];
     let daemon = daemon_without_pidfds(&flags, FEW_DESCRIPTORS);
     if working(&daemon, &[sources]).is_empty() {
         skip(format_args!("{sources} does not work here"));
         return;
     }
-    let mut play = Play::new(daemon);
-    play.use_up_descriptors();
-    // Enough for a rate, and for the probe to be caught at a mistake that it makes at all often.
+    let mut run = ReuseRun::new(daemon);
+    run.use_up_descriptors();
+    // Enough for a rate, and to catch the probe at a mistake that it makes at all often.
     let wanted = scaled(200, 20);
     let mut count = Count::default();
     while count.reuses < wanted {
-        let Some(lives) = play.batch(when) else {
+        let Some(reused) = run.batch(when) else {
             return;
         };
-        assert!(lives.iter().all(|life| life.identity == "start_time"));
-        let (counted, others) = split(&lives, when);
-        if must_see_all {
+        assert!(reused.iter().all(|one| one.identity == "start_time"));
+        let (counted, others) = split(&reused, when);
+        if must_detect_all {
             eventually("no first owner is listed", || {
-                play.probe_health(&counted).is_empty()
+                run.still_listed(&counted).is_empty()
             });
         } else {
-            play.looked_at_for_the_last_time();
+            run.wait_for_rechecks();
         }
-        if when == When::WithinTheTick {
-            eventually("those are gone whose start times differ", || {
-                play.probe_health(&others).is_empty()
+        if when == When::SameTick {
+            eventually("first owners with another start time are gone", || {
+                run.still_listed(&others).is_empty()
             });
         }
-        let missed = play.probe_health(&counted);
-        let is_accepted = |first: &String| play.tracker.is_accepted(&play.daemon, first);
+        let missed = run.still_listed(&counted);
+        let is_accepted = |first: &String| run.tracker.is_accepted(&run.daemon, first);
         assert!(
             missed.iter().all(is_accepted),
-            "listed, so its token is taken"
+            "the token of a listed session is accepted"
         );
-        play.end(&lives);
-        count.add(&lives, when, missed.len());
-        count.is_possible(wanted);
+        run.end(&reused);
+        count.add(&reused, when, missed.len());
+        count.check_progress(wanted);
     }
     let what = match when {
-        When::WithinTheTick => "within a tick",
+        When::SameTick => "within a tick",
         When::TwoTicksLater => "across ticks",
     };
     let beside = if sources == "sweep" { "" } else { " and sweep" };
-    let name = format!("reuses {what}, number only, {sources}{beside}: missed");
+    let name = format!("reuses {what}, pid and start time, {sources}{beside}: mistaken");
     measured(&name, format!("{} of {}", count.missed, count.reuses));
-    play.daemon.stop();
+    run.daemon.stop();
 }
 
 #[derive(Default)]
@@ -125,14 +126,15 @@ struct Count {
 }
 
 impl Count {
-    fn add(&mut self, lives: &[Life], when: When, missed: usize) {
-        let (counted, others) = split(lives, when);
+    fn add(&mut self, reused: &[ReusedPid], when: When, missed: usize) {
+        let (counted, others) = split(reused, when);
         self.reuses += counted.len();
         self.others += others.len();
         self.missed += missed;
     }
 
-    fn is_possible(&self, wanted: usize) {
+    /// Fails if too many reuses miss the tick.
+    fn check_progress(&self, wanted: usize) {
         let Self { reuses, others, .. } = self;
         assert!(
             *others < MISSED_TICKS * wanted,
@@ -141,9 +143,9 @@ impl Count {
     }
 }
 
-/// Those that were replaced as they were meant to be, and the others.
-fn split(lives: &[Life], when: When) -> (Vec<&Life>, Vec<&Life>) {
-    lives
+/// Splits off the reuses that happened at another time than intended.
+fn split(reused: &[ReusedPid], when: When) -> (Vec<&ReusedPid>, Vec<&ReusedPid>) {
+    reused
         .iter()
-        .partition(|life| life.same_tick == (when == When::WithinTheTick))
+        .partition(|one| one.same_tick == (when == When::SameTick))
 }

@@ -1,4 +1,4 @@
-//! The ways to die, mixed.
+//! The ways in which the test processes die.
 
 use std::time::Duration;
 
@@ -10,28 +10,28 @@ use crate::line_of;
 /// A way to die.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Way {
-    ExitWell,
-    ExitBadly,
+    ExitZero,
+    ExitNonZero,
     Killed,
     Fault,
     Abort,
-    /// Its first thread leaves, and later its last one ends it.
+    /// The leader thread exits first; later the last thread ends the process.
     LeaderFirst,
     /// Killed with several threads.
     Threads,
     /// Killed while it is being registered.
     DuringRegistration,
-    /// Killed, and nobody collects it until the end of the wave.
+    /// Killed, and not reaped before the end of the wave.
     Unreaped,
-    /// Two deaths: its parent's, and later its own.
+    /// Two deaths: the parent's and later the child's.
     ParentFirst,
 }
 
 pub(crate) const WAYS: [Way; 10] = [
-    Way::ExitWell,
+    Way::ExitZero,
     Way::Killed,
     Way::LeaderFirst,
-    Way::ExitBadly,
+    Way::ExitNonZero,
     Way::Unreaped,
     Way::Fault,
     Way::ParentFirst,
@@ -43,8 +43,8 @@ pub(crate) const WAYS: [Way; 10] = [
 impl Way {
     fn kind(self) -> Kind {
         match self {
-            Self::ExitWell => Kind::Exit { code: 0 },
-            Self::ExitBadly => Kind::Exit { code: 7 },
+            Self::ExitZero => Kind::Exit { code: 0 },
+            Self::ExitNonZero => Kind::Exit { code: 7 },
             Self::Killed | Self::DuringRegistration | Self::Unreaped => Kind::Idle { megabytes: 0 },
             Self::Fault => Kind::Fault,
             Self::Abort => Kind::Abort,
@@ -54,27 +54,28 @@ impl Way {
         }
     }
 
-    /// So many processes of this way.
+    /// Starts `count` processes.
     pub(crate) fn start(
         self,
-        number: usize,
-        collected: &mut ForkServer,
-        kept: &mut ForkServer,
+        count: usize,
+        auto_reaping: &mut ForkServer,
+        keeping_zombies: &mut ForkServer,
     ) -> Vec<u32> {
         match self {
-            Self::Unreaped => kept.start(number, self.kind()),
-            Self::ParentFirst => collected.start(number / 2, self.kind()),
-            _ => collected.start(number, self.kind()),
+            Self::Unreaped => keeping_zombies.start(count, self.kind()),
+            Self::ParentFirst => auto_reaping.start(count / 2, self.kind()),
+            _ => auto_reaping.start(count, self.kind()),
         }
         .unwrap()
     }
 
-    /// How it ends: a code, or a signal behind a minus. Whose word counts where the first thread left
-    /// first differs between kernels; the suite `contract` holds the daemon to what the parent is told.
-    pub(crate) fn ends(self) -> Option<i32> {
+    /// The exit status: a code, or a signal as a negative number. Which thread sets it where the
+    /// leader exited first differs between kernels; the suite `conformance` compares the daemon's
+    /// report with what the parent gets from wait(2).
+    pub(crate) fn status(self) -> Option<i32> {
         match self {
-            Self::ExitWell | Self::ParentFirst => Some(0),
-            Self::ExitBadly => Some(7),
+            Self::ExitZero | Self::ParentFirst => Some(0),
+            Self::ExitNonZero => Some(7),
             Self::Fault => Some(-11),
             Self::Abort => Some(-6),
             Self::LeaderFirst => None,
@@ -82,15 +83,15 @@ impl Way {
         }
     }
 
-    /// Whether [`Self::first_blow`] leaves it alive.
-    pub(crate) fn survives_the_first(self) -> bool {
+    /// Whether the process is alive after [`Self::trigger`].
+    pub(crate) fn survives_trigger(self) -> bool {
         self == Self::LeaderFirst
     }
 
-    pub(crate) fn first_blow(self, pid: u32) {
+    pub(crate) fn trigger(self, pid: u32) {
         let done = match self {
-            Self::ExitWell
-            | Self::ExitBadly
+            Self::ExitZero
+            | Self::ExitNonZero
             | Self::Fault
             | Self::Abort
             | Self::LeaderFirst
@@ -101,20 +102,20 @@ impl Way {
     }
 }
 
-/// The first thread of a process has left and is a zombie, while the others run.
-pub(crate) fn leader_has_left(pid: u32) {
-    eventually("its first thread leaves", || {
+/// Waits until the leader thread has exited and is a zombie, while the other threads run.
+pub(crate) fn wait_for_leader_exit(pid: u32) {
+    eventually("the leader thread has exited", || {
         line_of(pid, "status", "State:").is_some_and(|state| state.starts_with('Z'))
     });
 }
 
-/// Ends what is left of [`Way::LeaderFirst`].
-pub(crate) fn last_thread_ends(pid: u32) {
+/// Ends what is left of a [`Way::LeaderFirst`] process.
+pub(crate) fn end_last_thread(pid: u32) {
     signal(pid, LAST_CUE).unwrap();
 }
 
-/// Kills that hit every stage of a registration. The pause before each is spread over twice the time
-/// that a registration takes here.
+/// Kills a process while it is being registered, so that every stage of the registration is hit.
+/// The delay before the kill is spread over twice the time that a registration takes here.
 pub(crate) struct Racer {
     round: u32,
     registration: Duration,
@@ -128,27 +129,27 @@ impl Racer {
         }
     }
 
-    /// Runs `register` while its process is killed.
+    /// Runs `register` while the process is killed.
     pub(crate) fn race<T>(&mut self, pid: u32, register: impl FnOnce() -> T) -> T {
-        /// Different pauses.
+        /// How many different delays there are.
         const STAGES: u32 = 32;
-        /// An outlier shall not make the next pauses long.
-        const LONGEST: Duration = Duration::from_millis(20);
+        /// Keeps an outlier from lengthening the next delays.
+        const MAX_REGISTRATION: Duration = Duration::from_millis(20);
         self.round += 1;
-        let pause = self.registration * 2 / STAGES * (self.round % STAGES);
+        let delay = self.registration * 2 / STAGES * (self.round % STAGES);
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                let began = Deadline::after(pause);
-                while !began.has_passed() {
+                let delay = Deadline::after(delay);
+                while !delay.has_passed() {
                     std::thread::yield_now();
                 }
                 kill(pid).unwrap();
             });
-            let began = Deadline::after(LONGEST);
-            let answer = register();
-            // What it took last time is a fair guess of what it takes next time.
-            self.registration = began.elapsed().min(LONGEST);
-            answer
+            let clock = Deadline::after(MAX_REGISTRATION);
+            let result = register();
+            // The last duration is a fair estimate of the next one.
+            self.registration = clock.elapsed().min(MAX_REGISTRATION);
+            result
         })
     }
 }

@@ -1,12 +1,12 @@
-//! Pids that are used again at once, watched by a daemon in a time namespace: the probe's times are
-//! the host's, and a death before the registration must not pass for one after it.
+//! Pids that are reused at once, with a daemon in a time namespace. The probe's times are those of
+//! the host's clocks. A death before a registration must not be taken for one after it.
 
 use std::collections::BTreeSet;
 
 use reaper_registry::Token;
 use reaper_tests::daemon::{Events, Launch, TestDaemon, children_of};
 use reaper_tests::expect::{self, measured, skip};
-use reaper_tests::fork_server::{Answer, ForkServer};
+use reaper_tests::fork_server::{ForkServer, Response};
 use reaper_tests::time_namespace::Offsets;
 use reaper_tests::wait::eventually;
 use reaperd::client::Deregistered;
@@ -16,15 +16,16 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{fork_server_keeping_zombies, fork_server_program, scaled, working};
 
-/// More than any detection takes; the offsets are larger, or lead to a time before the death.
+/// More than any detection takes. A wrong offset gives a larger time, or one before the death.
 const DETECTED_WITHIN_US: u64 = 10_000_000;
 /// How many reuses may miss the tick for each that does not.
 const MISSED_TICKS: usize = 40;
-/// An emulated machine may need more than a tick for each reuse. Then the other reuses count.
+/// An emulated machine may need more than a tick for every reuse. The test then runs with reuses
+/// across ticks.
 const MISSED_TICKS_EMULATED: usize = 5;
 
 #[test]
-fn in_a_time_namespace_no_successor_of_a_pid_is_taken_for_the_dead() {
+fn in_a_time_namespace_no_successor_is_mistaken_for_its_predecessor() {
     if !rustix::process::geteuid().is_root() {
         return skip("not root");
     }
@@ -33,15 +34,15 @@ fn in_a_time_namespace_no_successor_of_a_pid_is_taken_for_the_dead() {
     }
     for offsets in Offsets::all().into_iter().take(scaled(4, 2)) {
         for sources in ["auto", "ebpf", "netlink"].into_iter().take(scaled(3, 2)) {
-            reuses_in(offsets, sources);
+            reuse_pids_in(offsets, sources);
         }
     }
 }
 
-fn reuses_in(offsets: Offsets, sources: &str) {
-    let entrance = offsets.through(&fork_server_program());
+fn reuse_pids_in(offsets: Offsets, sources: &str) {
+    let prefix = offsets.through(&fork_server_program());
     let daemon = Launch::with(&["--sources", sources, "--sweep-interval", "60s"])
-        .through(&entrance.each_ref().map(String::as_str))
+        .through(&prefix.each_ref().map(String::as_str))
         .start();
     if sources != "auto" && working(&daemon, &[sources]).is_empty() {
         return println!("{sources} does not work here");
@@ -70,12 +71,13 @@ fn reuses_in(offsets: Offsets, sources: &str) {
         "reuses within a tick, monotonic clock {monotonic}, boottime {boottime}, {sources}"
     );
     measured(&what, format!("{reuses}, {others} across ticks"));
-    measured(&format!("{what}: confusions and false deaths"), 0);
+    measured(&format!("{what}: mistaken"), 0);
+    measured(&format!("{what}: false deaths"), 0);
 }
 
 struct Fixture {
     daemon: TestDaemon,
-    /// The daemon itself; its parent put it into the namespace.
+    /// The daemon itself, a child of the process that made the namespace.
     inner: Pid,
     events: Events,
     fork_server: ForkServer,
@@ -89,7 +91,7 @@ struct Fixture {
 impl Fixture {
     fn new(daemon: TestDaemon) -> Self {
         let inside = children_of(daemon.pid());
-        assert_eq!(inside.len(), 1, "its parent has one child");
+        assert_eq!(inside.len(), 1, "the daemon is the only child");
         Self {
             events: daemon.events(),
             inner: inside[0],
@@ -107,7 +109,8 @@ impl Fixture {
         Token::parse(&format!("{:064x}", self.tokens)).unwrap()
     }
 
-    /// One pid, two processes: the first is removed, the second lives until it is ended here.
+    /// Registers two processes of one pid. The first is removed; the second lives until it is ended
+    /// here.
     fn reuse(&mut self) {
         let (first_token, token) = (self.token(), self.token());
         let round = self.tokens;
@@ -120,48 +123,48 @@ impl Fixture {
             [&first, &second],
         );
         self.ended.insert(first.clone());
-        let (pid, answers) = match replaced {
+        let (pid, responses) = match replaced {
             Ok(replaced) => replaced,
             Err(error) if Errno::from_io_error(&error) == Some(Errno::EXIST) => {
-                self.removed(&first);
+                self.wait_for_removal(&first);
                 return;
             }
             Err(error) => panic!("{error}\n{}", self.daemon.log()),
         };
-        for Answer { status, body } in &answers {
+        for Response { status, body } in &responses {
             assert_eq!(*status, 200, "{body}");
             assert_eq!(body["identity"], "pidfd", "{body}");
         }
-        let told = self.removed(&first);
-        assert!(!self.daemon.accepts(&first_token), "{told:?}");
+        let removal = self.wait_for_removal(&first);
+        assert!(!self.daemon.accepts(&first_token), "{removal:?}");
         assert!(
             self.daemon.accepts(&token),
             "a false death: {second}\n{}",
             self.daemon.log()
         );
-        if answers[0].body["start_time"] == answers[1].body["start_time"] {
+        if responses[0].body["start_time"] == responses[1].body["start_time"] {
             self.reuses += 1;
         } else {
             self.others += 1;
         }
         self.ended.insert(second.clone());
         assert_eq!(self.fork_server.end(pid).unwrap(), 9);
-        self.removed(&second);
+        self.wait_for_removal(&second);
     }
 
-    fn removed(&mut self, session: &str) -> Deregistered {
-        let told = self.events.removal_of(session).told;
+    fn wait_for_removal(&mut self, session: &str) -> Deregistered {
+        let removal = self.events.removal_of(session).data;
         assert!(
-            told.cause == "exited" || told.cause == "pid_reused",
-            "{told:?}"
+            removal.cause == "exited" || removal.cause == "pid_reused",
+            "{removal:?}"
         );
-        if let Some(took_us) = told.detection_us {
-            assert!((1..DETECTED_WITHIN_US).contains(&took_us), "{told:?}");
+        if let Some(took_us) = removal.detection_us {
+            assert!((1..DETECTED_WITHIN_US).contains(&took_us), "{removal:?}");
         }
-        told
+        removal
     }
 
-    /// Every removal was of a process that had ended, and each was told once.
+    /// Checks that each ended process was removed exactly once, and no other one.
     fn end(self) {
         let Self {
             daemon,
@@ -170,11 +173,11 @@ impl Fixture {
             ended,
             ..
         } = self;
-        eventually("nobody is listed", || daemon.list().is_empty());
+        eventually("no session is listed", || daemon.list().is_empty());
         kill_process(inner, Signal::TERM).unwrap();
         daemon.stopped();
         let removals = events.to_end();
-        let told: BTreeSet<_> = removals.iter().map(|it| it.session().to_owned()).collect();
-        assert_eq!((removals.len(), told), (ended.len(), ended));
+        let removed: BTreeSet<_> = removals.iter().map(|it| it.session().to_owned()).collect();
+        assert_eq!((removals.len(), removed), (ended.len(), ended));
     }
 }

@@ -1,6 +1,6 @@
-//! Processes under a debugger when they are killed. What a tracer does not wait for stays a zombie
-//! for as long as the tracer likes, and no pidfd becomes readable; the process is dead all the same,
-//! because none of its threads can run again. A thread in a stop of its tracer can, and lives.
+//! Processes that are killed under a debugger. Until its tracer waits for it, such a process stays
+//! a zombie and its pidfd does not become readable. It is dead all the same, because none of its
+//! threads can run again. A thread in a ptrace stop can run again, so it is alive.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,24 +16,24 @@ use reaper_tests::wait::eventually;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::test_processes::leader_has_left;
+use crate::test_processes::wait_for_leader_exit;
 use crate::{fork_server, is_root, line_of, working};
 
-/// Beside the first.
+/// Threads beside the leader.
 const THREADS: usize = 3;
 const NO_SWEEP: &str = "60s";
 const QUICK_SWEEP: &str = "200ms";
 
-/// Has a daemon of each set of sources meet a scene. Sources without an event at the moment in
-/// question are given a sweep that comes soon; the others must do without.
-fn each(with_an_event: &[&str], mut fixture: impl FnMut(&mut Harness)) {
+/// Runs a scenario with a daemon of each set of sources. Sources that get no event for this death
+/// run with a quick sweep; the others run without one.
+fn with_each_source(with_event: &[&str], mut scenario: impl FnMut(&mut Harness)) {
     for sources in ["ebpf", "netlink", "pidfd", "sweep", "auto"] {
-        let sees = sources == "auto" || with_an_event.contains(&sources);
-        let sweep = if sees { NO_SWEEP } else { QUICK_SWEEP };
+        let has_event = sources == "auto" || with_event.contains(&sources);
+        let sweep = if has_event { NO_SWEEP } else { QUICK_SWEEP };
         let flags = ["--sources", sources, "--sweep-interval", sweep];
         let daemon = TestDaemon::start(&flags);
         let needed = match sources {
-            "auto" => with_an_event,
+            "auto" => with_event,
             one => &[one],
         };
         if working(&daemon, needed).is_empty() {
@@ -46,12 +46,30 @@ fn each(with_an_event: &[&str], mut fixture: impl FnMut(&mut Harness)) {
             events: daemon.events(),
             daemon,
             fork_server: fork_server(),
-            others: 0,
+            controls: 0,
         };
-        fixture(&mut harness);
+        scenario(&mut harness);
         drop(harness.events);
         harness.daemon.stop();
     }
+}
+
+/// Runs a scenario with a daemon of each set of sources and a process under this debugger.
+fn under(
+    name: &str,
+    attach: fn(u32) -> Tracer,
+    mut scenario: impl FnMut(&mut Harness, u32, &mut Tracer),
+) {
+    if !can_trace_with(name) {
+        return;
+    }
+    with_each_source(&["ebpf", "netlink"], |harness| {
+        let kind = Kind::Threads { number: THREADS };
+        let process = harness.fork_server.start_one(kind).unwrap();
+        harness.daemon.register("traced", process);
+        let mut debugger = attach(process);
+        scenario(harness, process, &mut debugger);
+    });
 }
 
 struct Harness {
@@ -59,7 +77,7 @@ struct Harness {
     daemon: TestDaemon,
     events: Events,
     fork_server: ForkServer,
-    others: usize,
+    controls: usize,
 }
 
 impl Harness {
@@ -68,41 +86,59 @@ impl Harness {
         both.try_into().expect("a tracer and a process")
     }
 
-    /// Waits for the removal and says what it was by.
-    fn removed(&mut self, session: &str) -> Removal {
+    /// Waits for the removal and prints its evidence and source.
+    fn wait_for_removal(&mut self, session: &str) -> Removal {
         let removal = self.events.removal_of(session);
-        let Removal { told, .. } = &removal;
-        assert_eq!(told.cause, "exited", "{}: {told:?}", self.sources);
-        println!("gone by {:?}, credited to {:?}", told.evidence, told.source);
+        let Removal { data: details, .. } = &removal;
+        assert_eq!(details.cause, "exited", "{}: {details:?}", self.sources);
+        println!(
+            "evidence {:?}, source {:?}",
+            details.evidence, details.source
+        );
         removal
     }
 
-    /// Others end and are removed, a sweep apart where there is one: each has looked at everybody.
-    fn stands(&mut self, session: &str) {
+    /// Checks that the session stays while other processes end and are removed. With a quick sweep,
+    /// each of these removals takes a whole sweep.
+    fn stays_listed(&mut self, session: &str) {
         for _ in 0..3 {
-            self.others += 1;
-            let other = format!("other {}", self.others);
+            self.controls += 1;
+            let control = format!("control {}", self.controls);
             let pid = self
                 .fork_server
                 .start_one(Kind::Idle { megabytes: 0 })
                 .unwrap();
-            self.daemon.register(&other, pid);
+            self.daemon.register(&control, pid);
             kill(pid).unwrap();
-            self.events.removal_of(&other);
+            self.events.removal_of(&control);
         }
-        assert!(self.daemon.lists(session), "{}: it lives", self.sources);
+        assert!(
+            self.daemon.lists(session),
+            "a false death with {}",
+            self.sources
+        );
+    }
+
+    /// Checks that the session of a traced process stays when the leader exits, and is removed when
+    /// the other threads are killed.
+    fn check_leader_exit(&mut self, process: u32) {
+        signal(process, CUE).unwrap();
+        wait_for_leader_exit(process);
+        self.stays_listed("traced");
+        kill(process).unwrap();
+        self.wait_for_removal("traced");
     }
 }
 
 #[test]
-fn a_killed_process_is_gone_though_its_tracer_never_waits() {
-    each(&["ebpf", "netlink"], |harness| {
+fn a_killed_process_is_removed_though_its_tracer_never_waits() {
+    with_each_source(&["ebpf", "netlink"], |harness| {
         let [tracer, process] = harness.traced(Kind::Traced { threads: THREADS });
         harness.daemon.register("traced", process);
         kill(process).unwrap();
-        harness.removed("traced");
-        // The end may be seen before the threads are zombies, and these then stay.
-        eventually("all threads are zombies, and none was waited for", || {
+        harness.wait_for_removal("traced");
+        // The removal may come before the threads are zombies. They stay zombies.
+        eventually("all threads are zombies", || {
             states_of(process) == ["Z"; THREADS + 1]
         });
         kill(tracer).unwrap();
@@ -110,112 +146,83 @@ fn a_killed_process_is_gone_though_its_tracer_never_waits() {
 }
 
 #[test]
-fn a_process_lives_while_its_traced_threads_do_though_its_first_has_left() {
-    each(&["ebpf", "netlink"], |harness| {
+fn a_process_stays_while_its_traced_threads_live_though_its_leader_has_exited() {
+    with_each_source(&["ebpf", "netlink"], |harness| {
         let [tracer, process] = harness.traced(Kind::Traced { threads: THREADS });
         harness.daemon.register("traced", process);
-        signal(process, CUE).unwrap();
-        leader_has_left(process);
-        harness.stands("traced");
-        kill(process).unwrap();
-        harness.removed("traced");
+        harness.check_leader_exit(process);
         kill(tracer).unwrap();
     });
 }
 
 #[test]
-fn under_gdb_at_its_prompt_a_killed_process_is_gone() {
-    if !has("gdb") {
-        return;
-    }
-    each(&["ebpf", "netlink"], |harness| {
-        let kind = Kind::Threads { number: THREADS };
-        let process = harness.fork_server.start_one(kind).unwrap();
-        harness.daemon.register("traced", process);
-        let gdb = Tracer::gdb(process);
+fn under_gdb_at_its_prompt_a_killed_process_is_removed() {
+    under("gdb", Tracer::gdb, |harness, process, _gdb| {
         kill(process).unwrap();
-        harness.removed("traced");
-        drop(gdb);
+        harness.wait_for_removal("traced");
     });
 }
 
 #[test]
-fn under_gdb_a_process_lives_while_its_threads_do_though_its_first_has_left() {
-    if !has("gdb") {
-        return;
-    }
-    each(&["ebpf", "netlink"], |harness| {
-        let kind = Kind::Threads { number: THREADS };
-        let process = harness.fork_server.start_one(kind).unwrap();
-        harness.daemon.register("traced", process);
-        let mut gdb = Tracer::gdb(process);
+fn under_gdb_a_process_stays_while_its_threads_live_though_its_leader_has_exited() {
+    under("gdb", Tracer::gdb, |harness, process, gdb| {
         gdb.type_in("handle SIGUSR1 nostop noprint pass");
         gdb.type_in("continue");
-        eventually("it runs under its debugger", || {
+        eventually("the process runs under gdb", || {
             !states_of(process).contains(&"t".into())
         });
-        signal(process, CUE).unwrap();
-        leader_has_left(process);
-        harness.stands("traced");
-        kill(process).unwrap();
-        harness.removed("traced");
-        drop(gdb);
+        harness.check_leader_exit(process);
     });
 }
 
-/// A thread that was killed stops once more on its way out where its tracer asks for that. Before
-/// it goes on it has not ended, and its tracer may have it wait for as long as it likes.
+/// A killed thread stops once more before it exits if its tracer requested exit stops. Until the
+/// tracer continues it, the thread has not ended.
 #[test]
-fn under_strace_that_is_stopped_a_killed_process_is_gone_when_strace_is() {
-    if !has("strace") {
-        return;
-    }
-    each(&["ebpf", "netlink"], |harness| {
-        let kind = Kind::Threads { number: THREADS };
-        let process = harness.fork_server.start_one(kind).unwrap();
-        harness.daemon.register("traced", process);
-        let strace = Tracer::strace(process);
+fn under_a_stopped_strace_a_killed_process_is_removed_when_strace_continues() {
+    under("strace", Tracer::strace, |harness, process, strace| {
         signal(strace.pid(), Signal::STOP).unwrap();
         eventually("strace is stopped", || {
             line_of(strace.pid(), "status", "State:").is_some_and(|it| it.starts_with('T'))
         });
         kill(process).unwrap();
-        let on_the_way = |state: &String| ["t", "Z", "X"].contains(&state.as_str());
+        let is_exiting = |state: &String| ["t", "Z", "X"].contains(&state.as_str());
         eventually("no thread runs", || {
-            states_of(process).iter().all(on_the_way)
+            states_of(process).iter().all(is_exiting)
         });
         let in_exit_stop = states_of(process).iter().filter(|it| *it == "t").count();
-        println!("{in_exit_stop} threads in their exit stop");
+        println!("{in_exit_stop} threads in an exit stop");
         if in_exit_stop > 0 {
-            harness.stands("traced");
+            harness.stays_listed("traced");
         }
         signal(strace.pid(), Signal::CONT).unwrap();
-        harness.removed("traced");
-        drop(strace);
+        harness.wait_for_removal("traced");
     });
 }
 
-/// The first process of a pid namespace kills all others at its end and waits until they are
-/// reaped. Until then it is no zombie, and only the probe has an event for it; but no thread of it
-/// can run any more, which `/proc` shows as well: the thread is exiting and has no memory.
+/// When the init process of a pid namespace exits, it kills all other processes there and waits
+/// until they are reaped. Until then it is not a zombie, and only the probe has an event for it.
+/// But none of its threads can run any more, which `/proc` shows as well: the thread is exiting and
+/// has no memory.
 #[test]
-fn a_killed_first_process_of_a_pid_namespace_is_gone_though_it_waits_for_a_traced_one() {
+fn a_killed_init_of_a_pid_namespace_is_removed_though_it_waits_for_a_traced_process() {
     let makes_namespaces = thread::spawn(|| unshare_namespaces(true, false, false));
     if let Err(error) = makes_namespaces.join().unwrap() {
-        skip(format_args!("no pid namespace can be made here: {error}"));
+        skip(format_args!(
+            "pid namespaces cannot be created here: {error}"
+        ));
         return;
     }
     for threads in [0, THREADS] {
-        each(&["ebpf"], |harness| {
-            let [tracer, first] = harness.traced(Kind::TracedInNamespace { threads });
-            harness.daemon.register("first", first);
-            harness.stands("first");
-            kill(first).unwrap();
-            let removal = harness.removed("first");
+        with_each_source(&["ebpf"], |harness| {
+            let [tracer, init] = harness.traced(Kind::TracedInNamespace { threads });
+            harness.daemon.register("init", init);
+            harness.stays_listed("init");
+            kill(init).unwrap();
+            let removal = harness.wait_for_removal("init");
             eventually("a thread of it waits", || {
-                states_of(first).contains(&"S".into())
+                states_of(init).contains(&"S".into())
             });
-            if let Some(exit) = removal.told.exit {
+            if let Some(exit) = removal.data.exit {
                 assert_eq!(exit.signal, Some(9));
             }
             kill(tracer).unwrap();
@@ -223,8 +230,8 @@ fn a_killed_first_process_of_a_pid_namespace_is_gone_though_it_waits_for_a_trace
     }
 }
 
-/// Whether the program is here and may trace; where it is required, it must be here.
-fn has(name: &str) -> bool {
+/// Whether the debugger is installed and may trace. Fails if it is required and not installed.
+fn can_trace_with(name: &str) -> bool {
     if !has_program(name) {
         skip_without(
             name,
@@ -232,8 +239,8 @@ fn has(name: &str) -> bool {
         );
         return false;
     }
-    // Yama, in Documentation/admin-guide/LSM/Yama.rst: only zero lets a user trace a process that
-    // is no descendant.
+    // Only scope 0 lets a user trace a process that is not a descendant:
+    // https://www.kernel.org/doc/html/v6.12/admin-guide/LSM/Yama.html
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
     let may_trace = is_root() || ["", "0"].contains(&scope.trim());
     if !may_trace {
@@ -242,7 +249,7 @@ fn has(name: &str) -> bool {
     may_trace
 }
 
-/// The state letter of each thread that is listed.
+/// The state letters of the threads.
 fn states_of(pid: u32) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let state = |folder: fs::DirEntry| {
@@ -255,14 +262,14 @@ fn states_of(pid: u32) -> Vec<String> {
         .collect()
 }
 
-/// A program that traces a process. Dropped, it is killed, and lets go of all.
+/// A running debugger; killed on drop, which detaches it from its process.
 struct Tracer {
     process: Child,
     folder: TempDir,
 }
 
 impl Tracer {
-    /// At its prompt.
+    /// Attaches gdb and waits for its prompt.
     fn gdb(pid: u32) -> Self {
         let pid = pid.to_string();
         let quiet = [
@@ -274,7 +281,7 @@ impl Tracer {
             &pid,
         ];
         let gdb = Self::start("gdb", &quiet);
-        eventually("gdb is at its prompt", || gdb.said().ends_with("(gdb) "));
+        eventually("gdb is at its prompt", || gdb.output().ends_with("(gdb) "));
         gdb
     }
 
@@ -288,8 +295,8 @@ impl Tracer {
             let ids = threads.filter_map(|it| it.unwrap().file_name().to_str()?.parse().ok());
             ids.map(|id| line_of(id, "status", "TracerPid:")).collect()
         };
-        let its_own = BTreeSet::from([Some(strace.pid().to_string())]);
-        eventually("strace traces each thread", || tracers() == its_own);
+        let only_strace = BTreeSet::from([Some(strace.pid().to_string())]);
+        eventually("strace traces each thread", || tracers() == only_strace);
         strace
     }
 
@@ -310,7 +317,7 @@ impl Tracer {
         self.process.id()
     }
 
-    fn said(&self) -> String {
+    fn output(&self) -> String {
         let output = fs::read(self.folder.path().join("output")).unwrap();
         String::from_utf8_lossy(&output).into_owned()
     }

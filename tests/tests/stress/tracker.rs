@@ -1,4 +1,4 @@
-//! The books: every session, what was done to its process, and every removal that was told of.
+//! Bookkeeping: every session, whether its process was ended, and every removal that was reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -6,169 +6,169 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use reaper_registry::Token;
 use reaper_tests::daemon::{Arrived, Events, Removal, TestDaemon};
 
-/// What is known of one session.
-struct Account {
+/// One session of the daemon.
+struct Entry {
     token: Token,
     pid: u32,
-    /// Somebody has set out to end its process.
-    doomed: bool,
-    /// How its process ends, where that is certain: a code, or a signal behind a minus.
-    ends: Option<i32>,
+    /// The test has begun to end its process.
+    ending: bool,
+    /// The exit status, where it is certain: a code, or a signal as a negative number.
+    status: Option<i32>,
     removals: usize,
 }
 
 /// All sessions of one daemon.
 #[derive(Default)]
 pub(crate) struct Tracker {
-    accounts: BTreeMap<String, Account>,
-    looked_at: usize,
-    /// Numbers of the dead are given to others here, and removals may say so.
-    is_of_successors: bool,
+    entries: BTreeMap<String, Entry>,
+    /// Events of the stream that have been recorded.
+    events_read: usize,
+    /// Pids are reused in this test, so removals may have that cause.
+    allows_pid_reuse: bool,
     pub(crate) refused: usize,
     pub(crate) removed: usize,
-    /// Removals that told how the process ended.
-    pub(crate) told: usize,
-    /// By the source that is credited.
+    /// Removals that carried an exit status.
+    pub(crate) with_status: usize,
+    /// Removals by the source they are attributed to.
     pub(crate) sources: BTreeMap<String, usize>,
 }
 
 impl Tracker {
-    pub(crate) fn of_successors() -> Self {
+    pub(crate) fn allowing_pid_reuse() -> Self {
         Self {
-            is_of_successors: true,
+            allows_pid_reuse: true,
             ..Self::default()
         }
     }
 
-    /// Opens an account for a process that lives.
+    /// Registers a live process and adds it.
     pub(crate) fn register(&mut self, daemon: &TestDaemon, id: &str, pid: u32) {
         let token = daemon.register(id, pid);
-        self.open(id, pid, token);
+        self.add(id, pid, token);
     }
 
-    pub(crate) fn open(&mut self, id: &str, pid: u32, token: Token) {
-        let account = Account {
+    /// Adds a session that is already registered.
+    pub(crate) fn add(&mut self, id: &str, pid: u32, token: Token) {
+        let entry = Entry {
             token,
             pid,
-            doomed: false,
-            ends: None,
+            ending: false,
+            status: None,
             removals: 0,
         };
-        let before = self.accounts.insert(id.to_owned(), account);
+        let before = self.entries.insert(id.to_owned(), entry);
         assert!(before.is_none(), "{id} is taken");
     }
 
-    /// Its process is about to be ended, and ends like this.
-    pub(crate) fn doom(&mut self, id: &str, ends: Option<i32>) -> u32 {
-        let account = self.accounts.get_mut(id).expect("it has an account");
-        account.doomed = true;
-        account.ends = ends;
-        account.pid
+    /// Expects the end of this session's process, which is about to be ended. Returns its pid.
+    pub(crate) fn expect_end(&mut self, id: &str, status: Option<i32>) -> u32 {
+        let entry = self.entries.get_mut(id).expect("it was added");
+        entry.ending = true;
+        entry.status = status;
+        entry.pid
     }
 
-    /// Waits until each of those who are doomed was told of.
-    pub(crate) fn settle(&mut self, events: &mut Events) {
-        // Whoever is missed is named, or nobody could find out why.
-        let is_missed = |account: &Account| account.doomed && account.removals == 0;
-        let mut missed: BTreeSet<String> = self
-            .accounts
+    /// Waits until every expected removal has been reported.
+    pub(crate) fn wait_for_removals(&mut self, events: &mut Events) {
+        let is_missing = |entry: &Entry| entry.ending && entry.removals == 0;
+        let mut missing: BTreeSet<String> = self
+            .entries
             .iter()
-            .filter(|(_, account)| is_missed(account))
+            .filter(|(_, entry)| is_missing(entry))
             .map(|(id, _)| id.clone())
             .collect();
-        let settled = catch_unwind(AssertUnwindSafe(|| {
-            events.until("the removal of all that died", |arrived| {
-                for event in &arrived[self.looked_at..] {
-                    self.enter(event);
+        let waited = catch_unwind(AssertUnwindSafe(|| {
+            events.until("the removal of all ended sessions", |arrived| {
+                for event in &arrived[self.events_read..] {
+                    self.record(event);
                 }
-                self.looked_at = arrived.len();
-                missed.retain(|id| is_missed(&self.accounts[id]));
-                missed.is_empty()
+                self.events_read = arrived.len();
+                missing.retain(|id| is_missing(&self.entries[id]));
+                missing.is_empty()
             });
         }));
-        if let Err(panic) = settled {
-            println!("missed: {missed:?}");
+        if let Err(panic) = waited {
+            println!("missing: {missing:?}");
             resume_unwind(panic);
         }
     }
 
-    /// Waits until this one was told of.
-    pub(crate) fn settle_one(&mut self, events: &mut Events, id: &str) {
+    /// Waits until the removal of this session has been reported.
+    pub(crate) fn wait_for_removal_of(&mut self, events: &mut Events, id: &str) {
         events.until(&format!("the removal of {id}"), |arrived| {
-            for event in &arrived[self.looked_at..] {
-                self.enter(event);
+            for event in &arrived[self.events_read..] {
+                self.record(event);
             }
-            self.looked_at = arrived.len();
-            self.accounts[id].removals > 0
+            self.events_read = arrived.len();
+            self.entries[id].removals > 0
         });
     }
 
     pub(crate) fn is_accepted(&self, daemon: &TestDaemon, id: &str) -> bool {
-        daemon.accepts(&self.accounts[id].token)
+        daemon.accepts(&self.entries[id].token)
     }
 
-    fn enter(&mut self, event: &Arrived) {
+    fn record(&mut self, event: &Arrived) {
         assert_ne!(event.frame.event, "gap", "{}", event.frame.data);
         let Some(removal) = Removal::of(event) else {
             return;
         };
-        let (id, told) = (removal.session(), &removal.told);
-        let account = self.accounts.get_mut(id).expect("it was registered");
-        account.removals += 1;
-        assert!(account.doomed, "a false death: {id} lives: {told:?}");
-        assert_eq!(account.removals, 1, "removed twice: {told:?}");
-        let is_reused = self.is_of_successors && told.cause == "pid_reused";
-        assert!(told.cause == "exited" || is_reused, "{told:?}");
-        if let Some(exit) = &told.exit {
-            let seen = exit
+        let (id, details) = (removal.session(), &removal.data);
+        let entry = self.entries.get_mut(id).expect("it was registered");
+        entry.removals += 1;
+        assert!(entry.ending, "a false death of {id}: {details:?}");
+        assert_eq!(entry.removals, 1, "removed twice: {details:?}");
+        let is_reused = self.allows_pid_reuse && details.cause == "pid_reused";
+        assert!(details.cause == "exited" || is_reused, "{details:?}");
+        if let Some(exit) = &details.exit {
+            let reported = exit
                 .signal
                 .map(|signal| -i32::from(signal))
                 .or(exit.code.map(i32::from));
             assert!(
-                account.ends.is_none() || account.ends == seen,
-                "it ended with {:?}: {told:?}",
-                account.ends
+                entry.status.is_none() || entry.status == reported,
+                "expected the status {:?}: {details:?}",
+                entry.status
             );
-            self.told += 1;
+            self.with_status += 1;
         }
         self.removed += 1;
-        let source = told.source.clone().expect("a death has a source");
+        let source = details.source.clone().expect("a death has a source");
         *self.sources.entry(source).or_default() += 1;
     }
 
-    /// The daemon lists exactly those who live, knows their tokens, and none of some of the dead.
-    pub(crate) fn agree(&self, daemon: &TestDaemon) {
-        /// Each question is a connection of its own.
-        const ASKED_OF_THE_DEAD: usize = 16;
-        let living = |account: &&Account| !account.doomed;
-        let expected: BTreeSet<&str> = self
-            .accounts
-            .iter()
-            .filter(|(_, account)| living(account))
-            .map(|(id, _)| id.as_str())
-            .collect();
+    /// Checks that the daemon lists exactly the live sessions, accepts their tokens, and accepts
+    /// none of a sample of the removed ones.
+    pub(crate) fn check_against(&self, daemon: &TestDaemon) {
+        /// Each check opens a connection.
+        const REMOVED_SAMPLE: usize = 16;
         let listed = daemon.list();
         let listed: BTreeSet<&str> = listed.iter().map(|it| it.session_id.as_str()).collect();
-        assert_eq!(listed, expected, "listed (left), living (right)");
-        for (id, account) in &self.accounts {
-            assert!(account.doomed || daemon.accepts(&account.token), "{id}");
+        let live: BTreeSet<&str> = self.live_entries().map(|(id, _)| id.as_str()).collect();
+        assert_eq!(listed, live, "listed (left), live (right)");
+        for (id, entry) in self.live_entries() {
+            assert!(daemon.accepts(&entry.token), "{id}");
         }
-        let dead = self.accounts.iter().rev().filter(|(_, it)| it.doomed);
-        for (id, account) in dead.take(ASKED_OF_THE_DEAD) {
-            assert!(!daemon.accepts(&account.token), "{id} is dead");
+        let removed = self.entries.iter().rev().filter(|(_, it)| it.ending);
+        for (id, entry) in removed.take(REMOVED_SAMPLE) {
+            assert!(!daemon.accepts(&entry.token), "{id} was removed");
         }
     }
 
-    pub(crate) fn living(&self) -> Vec<String> {
-        let living = self.accounts.iter().filter(|(_, account)| !account.doomed);
-        living.map(|(id, _)| id.clone()).collect()
+    fn live_entries(&self) -> impl Iterator<Item = (&String, &Entry)> {
+        self.entries.iter().filter(|(_, entry)| !entry.ending)
+    }
+
+    pub(crate) fn live(&self) -> Vec<String> {
+        self.live_entries().map(|(id, _)| id.clone()).collect()
     }
 
     pub(crate) fn registered(&self) -> usize {
-        self.accounts.len()
+        self.entries.len()
     }
 
-    pub(crate) fn doomed(&self) -> usize {
-        self.accounts.values().filter(|it| it.doomed).count()
+    /// How many processes have been ended, or are about to be.
+    pub(crate) fn ended(&self) -> usize {
+        self.entries.values().filter(|it| it.ending).count()
     }
 }

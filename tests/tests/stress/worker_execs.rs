@@ -1,6 +1,6 @@
-//! Processes that live while a thread that is not their first executes a program over and over. A
-//! look that meets such an exec sees the first thread end and another one take its place. However
-//! often they execute, no process may be removed, and none refused as gone.
+//! Processes in which a worker thread executes a program over and over. A check during such an exec
+//! sees the leader thread end and another thread take its place. However often they execute, no
+//! process may be removed, and no registration refused as `process_gone`.
 
 use std::os::unix::process::CommandExt as _;
 
@@ -10,30 +10,30 @@ use reaper_tests::expect::{self, measured, skip};
 use reaper_tests::fork_server::{ForkServer, Kind};
 use reaper_tests::wait::{Deadline, TIMEOUT, eventually};
 use reaperd::client::{ClientError, SourceReport};
-use reaperd::clock::monotonic_ns;
+use reaperd::testkit::clock::monotonic_ns;
 
 use crate::{UID_NOBODY, daemon_without_pidfds, fork_server, is_root, scaled, working};
 
-/// Processes with a session that is registered again and again.
-const KEPT: usize = 2;
-/// Processes without one, except for a moment: each registration pins anew.
-const PASSED: usize = 2;
+/// Processes whose session is renewed again and again.
+const RENEWED: usize = 2;
+/// Processes that take turns in one session: each registration pins a process anew.
+const ALTERNATING: usize = 2;
 const NO_SWEEP: &str = "60s";
 const QUICK_SWEEP: &str = "20ms";
-/// The descriptors of a daemon that has hardly one for processes.
+/// The descriptor limit of a daemon with hardly any descriptor for processes.
 const FEW_DESCRIPTORS: u64 = 128;
 
 #[test]
-fn no_worker_exec_is_taken_for_an_end_by_the_usual_sources() {
+fn default_sources_do_not_take_a_worker_exec_for_a_death() {
     let daemon = TestDaemon::start(&[]);
     assert_eq!(
-        Harness::of(daemon, "usual sources").play(wanted_of_the_usual()),
+        Harness::of(daemon, "default sources").run(execs_with_default_sources()),
         0
     );
 }
 
 #[test]
-fn no_worker_exec_is_taken_for_an_end_by_one_source_alone() {
+fn one_source_alone_does_not_take_a_worker_exec_for_a_death() {
     let mut faults = 0;
     for source in ["ebpf", "netlink", "pidfd", "sweep"] {
         let sweep = if source == "sweep" {
@@ -47,69 +47,71 @@ fn no_worker_exec_is_taken_for_an_end_by_one_source_alone() {
             skip(format_args!("{source} does not work here"));
             continue;
         }
-        faults += Harness::of(daemon, &format!("{source} alone")).play(wanted());
+        faults += Harness::of(daemon, &format!("{source} alone")).run(execs());
     }
     assert_eq!(faults, 0);
 }
 
 #[test]
-fn no_worker_exec_is_taken_for_an_end_without_privileges() {
+fn without_privileges_a_worker_exec_is_not_taken_for_a_death() {
     if !is_root() {
-        skip("not root, so the other tests run without privileges");
+        skip("not root; the other tests already run without privileges");
         return;
     }
     let launch = Launch::with(&["--sweep-interval", QUICK_SWEEP]).for_user(UID_NOBODY);
     let mut daemon = launch.spawn_by(|command| command.uid(UID_NOBODY).gid(UID_NOBODY).spawn());
     daemon.serves();
-    assert_eq!(Harness::of(daemon, "without privileges").play(wanted()), 0);
+    assert_eq!(Harness::of(daemon, "without privileges").run(execs()), 0);
 }
 
 #[test]
-fn no_worker_exec_is_taken_for_an_end_without_pidfds() {
+fn without_pidfds_a_worker_exec_is_not_taken_for_a_death() {
     let flags = ["--sweep-interval", QUICK_SWEEP];
     let daemon = daemon_without_pidfds(&flags, 4_096);
-    assert_eq!(Harness::of(daemon, "stat descriptors").play(wanted()), 0);
+    assert_eq!(Harness::of(daemon, "stat descriptors").run(execs()), 0);
     let daemon = daemon_without_pidfds(&flags, FEW_DESCRIPTORS);
-    let mut harness = Harness::of(daemon, "number and start time");
+    let mut harness = Harness::of(daemon, "pid and start time");
     let _fillers = harness.use_up_descriptors();
-    assert_eq!(harness.play(wanted()), 0);
+    assert_eq!(harness.run(execs()), 0);
 }
 
-/// Beyond the descriptor budget a process is known by its pidfd's inode number, and each look opens
-/// a pidfd for its length. Halfway there is room again, and the daemon takes a pidfd to keep.
+/// Beyond the descriptor budget, the daemon identifies a process by the inode number of its pidfd
+/// and opens a pidfd only during each check. Halfway through, descriptors become free, and the
+/// daemon keeps a pidfd again.
 #[test]
-fn no_worker_exec_is_taken_for_an_end_where_descriptors_are_few() {
+fn with_few_descriptors_a_worker_exec_is_not_taken_for_a_death() {
     let limited = format!("ulimit -n {FEW_DESCRIPTORS}; exec \"$@\"");
     let launch = Launch::with(&["--sweep-interval", QUICK_SWEEP]);
     let daemon = launch.through(&["sh", "-c", &limited, "sh"]).start();
     let mut harness = Harness::of(daemon, "few descriptors");
     let fillers = harness.use_up_descriptors();
-    harness.execute(wanted() / 2);
+    harness.execute(execs() / 2);
     drop(fillers);
-    eventually("a pidfd is taken where there is room again", || {
+    eventually("pidfds are kept once descriptors are free", || {
         harness
             .identities()
             .iter()
             .all(|identity| identity == "pidfd")
     });
-    assert_eq!(harness.play(wanted() / 2), 0);
+    assert_eq!(harness.run(execs() / 2), 0);
 }
 
-/// Execs with the usual sources. An emulated machine makes some hundred a second.
-fn wanted_of_the_usual() -> u64 {
+/// How many execs to wait for with the default sources. An emulated machine makes a few hundred per
+/// second.
+fn execs_with_default_sources() -> u64 {
     match expect::role() {
         Some(_) => scaled(100_000, 500).try_into().unwrap(),
-        None => wanted(),
+        None => execs(),
     }
 }
 
-/// Execs with every other set of sources.
-fn wanted() -> u64 {
-    let wanted = match expect::role() {
+/// How many execs to wait for with every other set of sources.
+fn execs() -> u64 {
+    let execs = match expect::role() {
         Some(_) => scaled(10_000, 500),
         None => scaled(1_000_000, 4_000),
     };
-    wanted.try_into().unwrap()
+    execs.try_into().unwrap()
 }
 
 struct Harness {
@@ -118,7 +120,7 @@ struct Harness {
     events: Events,
     loops: Vec<ExecLoop>,
     _program: Option<ExecProgram>,
-    /// Registrations that found the process gone.
+    /// Registrations that were refused as `process_gone`.
     refused: usize,
     registrations: usize,
 }
@@ -129,7 +131,10 @@ impl Harness {
         if program.is_none() {
             skip("the program that executes itself is written for x86-64");
         }
-        let start = |program: &ExecProgram| (0..KEPT + PASSED).map(|_| program.start()).collect();
+        let start = |program: &ExecProgram| {
+            let count = RENEWED + ALTERNATING;
+            (0..count).map(|_| program.start()).collect()
+        };
         Self {
             name: name.to_owned(),
             events: daemon.events(),
@@ -141,8 +146,8 @@ impl Harness {
         }
     }
 
-    /// Registers idle processes until the daemon has no descriptor left to pin one with; they hold
-    /// these as long as they live.
+    /// Registers idle processes until the daemon has no descriptor left to pin one with. They use
+    /// these descriptors as long as they live.
     fn use_up_descriptors(&mut self) -> ForkServer {
         let mut fillers = fork_server();
         let mut number = 0;
@@ -157,22 +162,22 @@ impl Harness {
         fillers
     }
 
-    /// Registers while the processes execute, until they have done so this often more.
-    fn execute(&mut self, wanted: u64) {
-        let goal = self.execs() + wanted;
+    /// Registers processes over and over until they have executed `execs` more times.
+    fn execute(&mut self, execs: u64) {
+        let goal = self.execs() + execs;
         let mut stalled = Deadline::after(TIMEOUT);
         let mut before = 0;
         while !self.loops.is_empty() && self.execs() < goal {
-            for turn in 0..KEPT {
-                self.register(&format!("kept-{turn}"), turn);
+            for turn in 0..RENEWED {
+                self.register(&format!("renewed-{turn}"), turn);
             }
-            // The session's former process is let go of, so that it is pinned anew in its turn.
-            self.register("passed on", KEPT + self.registrations % PASSED);
+            // This releases the session's former process, so its next registration pins it anew.
+            self.register("alternating", RENEWED + self.registrations % ALTERNATING);
             if self.execs() > before {
                 before = self.execs();
                 stalled = Deadline::after(TIMEOUT);
             }
-            assert!(!stalled.has_passed(), "{}: no exec any more", self.name);
+            assert!(!stalled.has_passed(), "{}: no more execs", self.name);
         }
     }
 
@@ -189,18 +194,18 @@ impl Harness {
         self.loops.iter_mut().map(ExecLoop::execs).sum()
     }
 
-    /// Of the processes that execute, as far as they have a session.
+    /// The identities of the executing processes that have a session.
     fn identities(&self) -> Vec<String> {
         let pids: Vec<u32> = self.loops.iter().map(ExecLoop::pid).collect();
         let listed = self.daemon.list().into_iter();
-        let of_them = listed.filter(|session| pids.contains(&session.pid));
-        of_them.filter_map(|session| session.identity).collect()
+        let of_loops = listed.filter(|session| pids.contains(&session.pid));
+        of_loops.filter_map(|session| session.identity).collect()
     }
 
-    /// Executes, prints the figures, and returns how often a living process was taken for an ended
-    /// one.
-    fn play(mut self, wanted: u64) -> usize {
-        self.execute(wanted);
+    /// Runs `execs` execs, prints the figures, and returns how often a live process was taken for a
+    /// dead one.
+    fn run(mut self, execs: u64) -> usize {
+        self.execute(execs);
         let (execs, identities) = (self.execs(), self.identities());
         let false_deaths = self.end();
         let Self {
@@ -220,7 +225,7 @@ impl Harness {
             println!("{name}: {source} is {state}: {detail}");
         }
         for removal in &false_deaths {
-            println!("{name}: a false death: {:?}", removal.told);
+            println!("{name}: false death: {:?}", removal.data);
         }
         let what = format!("worker execs, {name}");
         measured(&what, execs);
@@ -232,33 +237,33 @@ impl Harness {
         faults
     }
 
-    /// Ends the processes and waits until each of their sessions is removed. Returns the removals that
-    /// came before.
+    /// Ends the processes and waits until all of their sessions are removed. Returns the removals
+    /// that came earlier.
     fn end(&mut self) -> Vec<Removal> {
         let pids: Vec<u32> = self.loops.iter().map(ExecLoop::pid).collect();
         let listed = self.daemon.list().into_iter();
-        let of_them = listed.filter(|session| pids.contains(&session.pid));
-        let mut left: Vec<String> = of_them.map(|session| session.session_id).collect();
+        let of_loops = listed.filter(|session| pids.contains(&session.pid));
+        let mut left: Vec<String> = of_loops.map(|session| session.session_id).collect();
         let ended_at_ns = monotonic_ns();
         self.loops.drain(..).for_each(ExecLoop::end);
         let mut early = Vec::new();
-        let mut looked_at = 0;
-        let what = "the removal of all that were ended";
+        let mut events_read = 0;
+        let what = "the removal of all ended processes";
         self.events.until(what, |arrived| {
-            for event in &arrived[looked_at..] {
+            for event in &arrived[events_read..] {
                 assert_ne!(event.frame.event, "gap", "{}", event.frame.data);
                 let Some(removal) = Removal::of(event) else {
                     continue;
                 };
-                let is_death = ["exited", "pid_reused"].contains(&removal.told.cause.as_str());
-                let is_of_them = pids.contains(&removal.told.session.pid);
-                if is_death && is_of_them && removal.at_ns < ended_at_ns {
+                let is_death = ["exited", "pid_reused"].contains(&removal.data.cause.as_str());
+                let is_of_loops = pids.contains(&removal.data.session.pid);
+                if is_death && is_of_loops && removal.at_ns < ended_at_ns {
                     early.push(removal);
                 } else if is_death {
                     left.retain(|id| id != removal.session());
                 }
             }
-            looked_at = arrived.len();
+            events_read = arrived.len();
             left.is_empty()
         });
         early

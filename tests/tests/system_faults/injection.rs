@@ -1,6 +1,7 @@
-//! One fault for one daemon: the Nth of some calls fails, or all from the Nth on, counted over all
-//! its threads. Nothing in the daemon knows of it: a seccomp filter, inherited from the thread that
-//! starts it, has each of these calls wait for the word of a supervising thread.
+//! Injects one fault into one daemon: the Nth of some calls fails, or all from the Nth on, counted
+//! over all its threads. The daemon needs no test support: it inherits a seccomp filter from the
+//! thread that starts it, and the filter makes each of these calls wait for a supervisor thread
+//! (`seccomp_unotify(2)`).
 
 use std::io;
 use std::process::{Child, Command};
@@ -15,37 +16,38 @@ use reaper_tests::sys::seccomp::{Call, Listener, Received, Waiting, deny, listen
 use reaperd::testkit::conformance::kernel_before;
 use rustix::io::Errno;
 
-/// The option of prctl(2) with which the daemon gives up rights: the first call that it makes by
-/// itself. What the loader and the language's runtime did until then is not ours to break.
+/// The option of prctl(2) with which the daemon gives up rights. It is the first call of its own
+/// code; earlier calls, of the loader and the Rust runtime, are not failed.
 const NO_NEW_PRIVS: u32 = libc::PR_SET_NO_NEW_PRIVS.cast_unsigned();
-/// How often the supervisor looks whether it is still needed.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often the supervisor checks whether it is still needed.
+const CHECK_EVERY: Duration = Duration::from_millis(50);
 
-/// From when on calls are counted.
+/// The phase of the run from which on calls are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Since {
     Start,
-    /// The test says when it has come to these: [`Injection::reached`].
+    /// The test reports these with [`Injection::reached`].
     Serving,
     Watching,
 }
 
-/// What is to fail.
+/// The calls that fail.
 #[derive(Clone, Debug)]
 pub(crate) struct Fault {
     pub(crate) calls: Vec<Call>,
     pub(crate) errno: Errno,
     pub(crate) since: Since,
-    /// From 1.
+    /// Counted from 1.
     pub(crate) nth: usize,
-    /// All that follow fail too, until it is lifted.
+    /// All later calls fail too, until the fault is lifted.
     pub(crate) lasts: bool,
 }
 
-/// A call that is never made, and what it is answered with; `None`: success.
+/// A call that is never executed, and the error that it returns; `None`: it returns success.
 pub(crate) type Denied = (Call, Option<Errno>);
 
-/// The fault in force, and its supervisor.
+/// An active fault and its supervisor. Declare it before the daemon, so that it is dropped after
+/// it.
 pub(crate) struct Injection {
     shared: Arc<Shared>,
     to_supervisor: Option<SyncSender<Listener>>,
@@ -56,9 +58,9 @@ struct Shared {
     fault: Fault,
     counting: AtomicBool,
     lifted: AtomicBool,
-    over: AtomicBool,
+    stopped: AtomicBool,
     /// Calls since counting began.
-    made: AtomicUsize,
+    calls: AtomicUsize,
 }
 
 impl Injection {
@@ -67,11 +69,11 @@ impl Injection {
             fault,
             counting: AtomicBool::new(false),
             lifted: AtomicBool::new(false),
-            over: AtomicBool::new(false),
-            made: AtomicUsize::new(0),
+            stopped: AtomicBool::new(false),
+            calls: AtomicUsize::new(0),
         });
-        // With room for the listener: the thread that sends it may allocate nothing any more, as
-        // the call for that could be one that waits for the supervisor.
+        // Bounded and preallocated: the thread that sends the listener must not allocate any more,
+        // because the call for that could be one that waits for the supervisor.
         let (to_supervisor, listener) = sync_channel(1);
         let supervisor = thread::spawn({
             let shared = shared.clone();
@@ -84,56 +86,49 @@ impl Injection {
         }
     }
 
-    /// Starts a program under it, one for which these calls are always denied as well.
+    /// Starts a program with this fault. The calls in `denied` always fail as well.
     pub(crate) fn spawn(&mut self, command: &mut Command, denied: &[Denied]) -> io::Result<Child> {
-        let to_supervisor = self.to_supervisor.take().expect("one program a fault");
+        let to_supervisor = self.to_supervisor.take().expect("one program per fault");
         let mut calls = self.shared.fault.calls.clone();
         calls.push(Call::from(libc::SYS_prctl).with(0, NO_NEW_PRIVS));
-        on_a_thread_of_its_own(|| {
+        on_new_thread(|| {
             deny_all(denied)?;
             let listener = listen(&calls)?;
             to_supervisor
                 .send(listener)
-                .expect("the supervisor waits for it");
+                .expect("the supervisor waits for the listener");
             command.spawn()
         })
     }
 
-    /// The daemon has come so far.
-    pub(crate) fn reached(&self, harness: Since) {
-        if self.shared.fault.since == harness {
+    /// Reports that the daemon has reached this phase.
+    pub(crate) fn reached(&self, phase: Since) {
+        if self.shared.fault.since == phase {
             self.shared.counting.store(true, Ordering::Release);
         }
     }
 
-    /// From here on nothing fails.
+    /// Ends the fault: no later call fails.
     pub(crate) fn lift(&self) {
         self.shared.lifted.store(true, Ordering::Release);
     }
 
-    /// Calls since counting began.
-    pub(crate) fn made(&self) -> usize {
-        self.shared.made.load(Ordering::Acquire)
-    }
-
-    /// Whether calls are counted as they should be by now: a fault since the start begins with a
-    /// call that the daemon must make, or it would never strike and look harmless.
+    /// Whether calls are counted by now. A fault since the start counts from a call that the daemon
+    /// must make; without it the fault would never be injected and would look harmless.
     pub(crate) fn is_counting(&self) -> bool {
         let since_start = self.shared.fault.since == Since::Start;
         !since_start || self.shared.counting.load(Ordering::Acquire)
     }
 
-    /// Whether the call that was to fail was made.
-    pub(crate) fn has_struck(&self) -> bool {
-        self.made() >= self.shared.fault.nth
+    /// Whether the fault has been injected, so that at least one call has failed.
+    pub(crate) fn has_happened(&self) -> bool {
+        self.shared.calls.load(Ordering::Acquire) >= self.shared.fault.nth
     }
 }
 
-/// The daemon has ended, or is about to be killed: to be declared before the daemon, so that it is
-/// dropped after it.
 impl Drop for Injection {
     fn drop(&mut self) {
-        self.shared.over.store(true, Ordering::Release);
+        self.shared.stopped.store(true, Ordering::Release);
         self.to_supervisor.take();
         let ended = self.supervisor.take().map(JoinHandle::join);
         if !thread::panicking() {
@@ -147,27 +142,27 @@ impl Drop for Injection {
 
 impl Shared {
     fn supervise(&self, listener: &Receiver<Listener>) {
-        // None: the program was never started.
+        // An error means that the program was never started.
         let Ok(listener) = listener.recv() else {
             return;
         };
-        while !self.over.load(Ordering::Acquire) {
-            match listener.receive(LOOK_EVERY).expect("calls are received") {
-                Received::Call(call) if self.is_to_fail(call) => {
+        while !self.stopped.load(Ordering::Acquire) {
+            match listener.receive(CHECK_EVERY).expect("calls are received") {
+                Received::Call(call) if self.must_fail(call) => {
                     listener.fail(call, self.fault.errno)
                 }
                 Received::Call(call) => listener.let_pass(call),
                 Received::Nothing => Ok(()),
                 Received::Over => return,
             }
-            .expect("calls are answered");
+            .expect("the reply is sent");
         }
     }
 
-    fn is_to_fail(&self, call: Waiting) -> bool {
-        let is_sign =
+    fn must_fail(&self, call: Waiting) -> bool {
+        let is_first_call =
             call.number == libc::SYS_prctl && call.arguments[0] == u64::from(NO_NEW_PRIVS);
-        if is_sign && self.fault.since == Since::Start {
+        if is_first_call && self.fault.since == Since::Start {
             self.counting.store(true, Ordering::Release);
         }
         let is_of_fault = self.fault.calls.iter().any(|it| it.number == call.number);
@@ -177,15 +172,15 @@ impl Shared {
         if !self.counting.load(Ordering::Acquire) {
             return false;
         }
-        let made = self.made.fetch_add(1, Ordering::AcqRel) + 1;
-        let is_meant = made == self.fault.nth || self.fault.lasts && made > self.fault.nth;
-        is_meant && !self.lifted.load(Ordering::Acquire)
+        let count = self.calls.fetch_add(1, Ordering::AcqRel) + 1;
+        let is_due = count == self.fault.nth || self.fault.lasts && count > self.fault.nth;
+        is_due && !self.lifted.load(Ordering::Acquire)
     }
 }
 
 /// Starts a program for which these calls are denied, from its first instruction on.
 pub(crate) fn spawn_denied(command: &mut Command, denied: &[Denied]) -> io::Result<Child> {
-    on_a_thread_of_its_own(|| {
+    on_new_thread(|| {
         deny_all(denied)?;
         command.spawn()
     })
@@ -198,20 +193,21 @@ fn deny_all(denied: &[Denied]) -> io::Result<()> {
     })
 }
 
-/// A filter stays on its thread; so that thread ends when the program has been started.
-fn on_a_thread_of_its_own<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+/// A thread cannot remove its seccomp filter, so the thread ends when the program has been started.
+fn on_new_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(work).join().expect("it does not panic"))
 }
 
-/// Whether faults can be injected here; says why not.
+/// Whether faults can be injected here. If not, skips with the reason.
 pub(crate) fn is_possible() -> bool {
-    let tried = on_a_thread_of_its_own(|| listen(&[libc::SYS_pidfd_open.into()]).map(drop));
-    // The listener has come with 5.0 and "go on" with 5.5. The latter has no probe of its own.
-    let answers = !kernel_before(5, 5);
+    let tried = on_new_thread(|| listen(&[libc::SYS_pidfd_open.into()]).map(drop));
+    // The listener came with 5.0 and SECCOMP_USER_NOTIF_FLAG_CONTINUE with 5.5. The latter cannot
+    // be detected separately.
+    let can_continue = !kernel_before(5, 5);
     match tried {
-        Ok(()) if answers => true,
+        Ok(()) if can_continue => true,
         Ok(()) => {
-            skip("this kernel's seccomp cannot let a call pass after a look");
+            skip("this kernel's seccomp cannot let a call continue");
             false
         }
         Err(error) => {

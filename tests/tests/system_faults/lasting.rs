@@ -1,5 +1,5 @@
-//! Calls that fail every time: from the start and for good, as a seccomp profile or an old kernel has
-//! it, or for a while, as a host does that has run out of something.
+//! Calls that fail every time: for good, as under a seccomp profile or on an old kernel, or for a
+//! while, as on a host that has run out of something.
 
 use libc::c_long;
 use reaper_tests::crowd::Crowd;
@@ -9,7 +9,7 @@ use reaperd::client::ClientError;
 use rustix::io::Errno;
 
 use crate::injection::{Fault, Injection, Since, is_possible};
-use crate::life::{Footing, Outcome, SocketFile, outlives, under};
+use crate::scenario::{Outcome, PinnedBy, SocketFile, run_with_fault, run_with_lifted_fault};
 use crate::table::{self, Row};
 
 fn lasting(calls: Vec<Call>, errno: Errno, since: Since) -> Fault {
@@ -23,7 +23,7 @@ fn lasting(calls: Vec<Call>, errno: Errno, since: Since) -> Fault {
 }
 
 #[test]
-fn what_fails_from_the_start_is_done_without() {
+fn a_call_that_always_fails_is_done_without() {
     use Errno as E;
     if !is_possible() {
         return;
@@ -42,19 +42,20 @@ fn what_fails_from_the_start_is_done_without() {
         for &errno in errnos {
             println!("call {call}: {errno}");
             let fault = lasting(vec![call.into()], errno, Since::Start);
-            let outcome = under(fault, Footing::Pidfd, &[], SocketFile::Removed);
+            let outcome = run_with_fault(fault, PinnedBy::Pidfd, &[], SocketFile::Removed);
             assert_eq!(outcome, Outcome::Survived);
         }
     }
-    // The exit status of a pidfd; before that, a socket is made ready by the same call.
+    // PIDFD_GET_INFO returns the exit status. Only since `Serving`, because preparing the socket
+    // needs an ioctl, too.
     let fault = lasting(vec![libc::SYS_ioctl.into()], E::PERM, Since::Serving);
-    let outcome = under(fault, Footing::Pidfd, &[], SocketFile::Removed);
+    let outcome = run_with_fault(fault, PinnedBy::Pidfd, &[], SocketFile::Removed);
     assert_eq!(outcome, Outcome::Survived);
 }
 
-/// The first errors of a host in need are tried on every way to look at a process.
+/// Tries the first error of each call with everything that processes can be pinned by.
 #[test]
-fn what_fails_for_a_while_costs_no_living_session_and_is_made_up_for() {
+fn while_checks_fail_no_live_session_is_removed_and_later_all_dead_ones_are() {
     if !is_possible() {
         return;
     }
@@ -62,25 +63,25 @@ fn what_fails_for_a_while_costs_no_living_session_and_is_made_up_for() {
         name,
         calls,
         errnos,
-        footings,
+        pinned_by,
         ..
-    } in table::looks()
+    } in table::process_checks()
     {
-        let mut has_struck = false;
-        for &footing in footings {
-            println!("{name}: {} on {footing:?}", errnos[0]);
+        let mut has_happened = false;
+        for &pinned_by in pinned_by {
+            println!("{name}: {}, pinned by {pinned_by:?}", errnos[0]);
             let fault = lasting(calls.clone(), errnos[0], Since::Watching);
-            // Some ways to look do without this call.
-            has_struck |= outlives(fault, footing);
+            // Some checks do not make this call.
+            has_happened |= run_with_lifted_fault(fault, pinned_by);
         }
-        let are_all_had = footings.iter().all(|footing| footing.is_to_be_had());
-        assert!(has_struck || !are_all_had, "{name} is never called");
+        let all_available = pinned_by.iter().all(|pinned_by| pinned_by.is_available());
+        assert!(has_happened || !all_available, "{name} is never called");
     }
 }
 
-/// The lowest one that systems come with.
+/// 256 is the lowest default limit of any system.
 #[test]
-fn a_limit_of_descriptors_that_cannot_be_read_is_taken_for_a_low_one() {
+fn an_unreadable_descriptor_limit_is_assumed_to_be_256() {
     if !is_possible() {
         return;
     }
@@ -94,7 +95,7 @@ fn a_limit_of_descriptors_that_cannot_be_read_is_taken_for_a_low_one() {
     let pidfd = sources.iter().find(|one| one.source == "pidfd").unwrap();
     let log = daemon.log();
     assert!(log.contains("descriptors: limit 256, "), "{log}");
-    // Less what the daemon needs, which is more with every thread.
+    // Minus what the daemon needs, which grows with its number of threads.
     let budget = pidfd.detail.strip_prefix("budget of ").unwrap();
     let budget: usize = budget
         .strip_suffix(" descriptors")
@@ -105,9 +106,9 @@ fn a_limit_of_descriptors_that_cannot_be_read_is_taken_for_a_low_one() {
     daemon.stop();
 }
 
-/// Once told "that is not your process" a client would not ask again.
+/// After "that is not your process" a client would not try again.
 #[test]
-fn a_shortage_refuses_a_registration_for_now_and_not_for_good() {
+fn without_descriptors_a_registration_is_refused_as_not_now_and_succeeds_later() {
     if !is_possible() {
         return;
     }
@@ -116,8 +117,8 @@ fn a_shortage_refuses_a_registration_for_now_and_not_for_good() {
     let launch = Launch::with(&["--sources", "sweep"]);
     let mut daemon = launch.spawn_by(|command| injection.spawn(command, &[]));
     daemon.serves();
-    let living = Crowd::start(1).unwrap();
-    let pid = living.pids().next().unwrap();
+    let crowd = Crowd::start(1).unwrap();
+    let pid = crowd.pids().next().unwrap();
     injection.reached(Since::Serving);
     match daemon.try_register("s", pid).map(drop) {
         Err(ClientError::Problem { status, code, .. }) => {

@@ -1,5 +1,5 @@
-//! What happens to the whole machine: its clock is set, it sleeps, its memory is short, its kernel
-//! keeps a core waiting. In a guest of `cargo xtask vm`, and on no machine that somebody uses.
+//! Faults of the whole machine: its clock is set, it is suspended, its memory is short, a core dump
+//! takes long. These run only in a guest of `cargo xtask vm`, never on a machine in use.
 
 mod clock;
 mod cores;
@@ -8,15 +8,15 @@ mod suspend;
 
 use reaper_tests::expect::{self, skip};
 
-/// Whether this machine is thrown away afterwards and is root's, so that a test may change what
-/// belongs to all of it. A skip says why not.
-fn is_ours(what: &str) -> bool {
+/// Whether this process is root in a guest that is discarded afterwards, so that a test may change
+/// `what`, which belongs to the whole machine. If not, skips with the reason.
+fn may_change(what: &str) -> bool {
     let role = expect::role();
     match role.as_deref() {
         Some("root") => return true,
-        Some(_) => skip(format_args!("only root changes {what}")),
+        Some(_) => skip(format_args!("only root can change {what}")),
         None => skip(format_args!(
-            "{what} is changed in a guest of `cargo xtask vm` alone"
+            "{what} may be changed only in a guest of `cargo xtask vm`"
         )),
     }
     false

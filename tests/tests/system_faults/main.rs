@@ -1,23 +1,23 @@
-//! Faults of the environment, put upon the daemon as it is shipped: nothing in it knows that it is
-//! being tested. Which source may do what on a sound system is left to the other suites.
+//! Faults of the environment, injected into the daemon as it is shipped, without any test support
+//! inside it. What each source must do on a sound system is left to the other suites.
 //!
-//! As it stands this takes under a minute; `REAPER_TEST_SCALE=full` tries everything and takes an
-//! hour or so. What needs root, a program or a machine of its own says so and passes without it.
+//! A bounded run takes less than a minute; `REAPER_TEST_SCALE=full` tries everything and takes
+//! about an hour. A test that lacks root, a program or a dedicated machine prints that and passes.
 #![cfg(target_os = "linux")]
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "steps of tests; what was tried and why something was not is printed"
+    reason = "steps of tests; cases and skip reasons are printed"
 )]
 
 mod descriptors;
 mod injection;
 mod lasting;
-mod life;
 mod machine;
 mod overrun;
 mod proc;
 mod restart;
+mod scenario;
 mod states;
 mod stopped;
 mod system_calls;
@@ -27,10 +27,10 @@ use reaper_tests::daemon::TestDaemon;
 use reaper_tests::expect;
 use reaper_tests::scale::scaled;
 
-/// How much is tried.
+/// How many cases are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extent {
-    /// What fits into an ordinary run of all tests.
+    /// As many as fit into an ordinary run of all tests.
     Bounded,
     Whole,
 }
@@ -39,7 +39,8 @@ fn extent() -> Extent {
     scaled(Extent::Whole, Extent::Bounded)
 }
 
-/// Whether this source works for the daemon; a skip says why not, and fails where it is required.
+/// Whether this source works for the daemon. If not, skips with the reason, or fails if the source
+/// is required.
 fn works(daemon: &TestDaemon, source: &str) -> bool {
     let settled = daemon.settled(source);
     if let Err(reason) = &settled {

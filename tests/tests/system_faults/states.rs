@@ -1,5 +1,5 @@
-//! What happens to a process without ending it: its group is frozen, it becomes another user. The
-//! session stays until the end is really there, and then it goes.
+//! Changes that do not end a process: its cgroup is frozen, its user changes. The session stays
+//! until the process really dies, and is then removed.
 
 use std::fs;
 use std::io::Write as _;
@@ -9,19 +9,20 @@ use reaper_tests::cgroup::Cgroup;
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{TestDaemon, program, session_of};
 use reaper_tests::expect::skip;
-use reaper_tests::wait::{Deadline, eventually, within};
+use reaper_tests::wait::{eventually, throughout, within};
 
-use crate::life::{GONE_WITHIN, SWEEP};
+use crate::scenario::{REMOVED_WITHIN, SWEEP};
 
 const UID_NOBODY: &str = "65534";
-/// Daemons that watch one process, each with its own sources.
-pub(crate) struct Watchers {
+
+/// Daemons that watch one process, each with other sources.
+pub(crate) struct Daemons {
     daemons: Vec<TestDaemon>,
     session: String,
 }
 
-impl Watchers {
-    pub(crate) fn of(pid: u32) -> Self {
+impl Daemons {
+    pub(crate) fn watching(pid: u32) -> Self {
         let sweep = format!("{}ms", SWEEP.as_millis());
         let daemons = ["auto", "pidfd", "sweep"].map(|sources| {
             let daemon = TestDaemon::start(&["--sources", sources, "--sweep-interval", &sweep]);
@@ -34,19 +35,20 @@ impl Watchers {
         }
     }
 
-    pub(crate) fn it_stays(&self) {
-        let some_sweeps = Deadline::after(6 * SWEEP);
-        while !some_sweeps.has_passed() {
+    /// Checks for some sweeps that the session stays listed.
+    pub(crate) fn check_stays(&self) {
+        throughout(6 * SWEEP, || {
             for daemon in &self.daemons {
                 let lists = daemon.lists(&self.session);
                 assert!(lists, "a false death\n{}", daemon.log());
             }
-        }
+        });
     }
 
-    pub(crate) fn it_goes(self) {
+    /// Checks that the session is removed.
+    pub(crate) fn check_removed(self) {
         for daemon in self.daemons {
-            within(GONE_WITHIN, "the dead is gone", || {
+            within(REMOVED_WITHIN, "the session is removed", || {
                 !daemon.lists(&self.session)
             });
             daemon.stop();
@@ -55,35 +57,35 @@ impl Watchers {
 }
 
 #[test]
-fn who_is_frozen_stays_and_who_is_killed_while_frozen_goes() {
+fn a_frozen_process_stays_and_is_removed_when_killed() {
     let group = match Cgroup::new("frozen") {
         Ok(group) => group,
         Err(reason) => return skip(reason),
     };
     if !group.can_be_frozen() {
-        return skip("this kernel does not freeze groups");
+        return skip("this kernel cannot freeze cgroups");
     }
     let mut test_process = Crowd::start(1).unwrap();
     let pid = test_process.pids().next().unwrap();
     group.add(pid).unwrap();
-    let watchers = Watchers::of(pid);
+    let daemons = Daemons::watching(pid);
     group.freeze().unwrap();
-    watchers.it_stays();
+    daemons.check_stays();
     test_process.kill().unwrap();
-    watchers.it_goes();
+    daemons.check_removed();
 }
 
 #[test]
-fn who_becomes_another_user_stays_until_its_end() {
+fn a_process_that_changes_its_user_stays_until_it_dies() {
     let setpriv = match program("setpriv") {
         _ if !rustix::process::geteuid().is_root() => return skip("not root"),
-        None => return skip("no setpriv here"),
+        None => return skip("setpriv is not installed"),
         Some(setpriv) => setpriv,
     };
-    let become_uid_nobody =
+    let change_user =
         "read cue; exec \"$0\" --reuid \"$1\" --regid \"$1\" --clear-groups sleep 600";
     let mut test_process = Command::new("sh")
-        .args(["-c", become_uid_nobody])
+        .args(["-c", change_user])
         .arg(setpriv)
         .arg(UID_NOBODY)
         .stdin(Stdio::piped())
@@ -91,14 +93,14 @@ fn who_becomes_another_user_stays_until_its_end() {
         .unwrap();
     let (pid, mut cue) = (test_process.id(), test_process.stdin.take().unwrap());
     let mut test_process = Crowd::of(test_process);
-    let watchers = Watchers::of(pid);
+    let daemons = Daemons::watching(pid);
     cue.write_all(b"go\n").unwrap();
     let status = format!("/proc/{pid}/status");
-    eventually("it is another user", || {
+    eventually("the user has changed", || {
         let status = fs::read_to_string(&status).unwrap();
         status.contains(&format!("\nUid:\t{UID_NOBODY}\t{UID_NOBODY}\t"))
     });
-    watchers.it_stays();
+    daemons.check_stays();
     test_process.kill().unwrap();
-    watchers.it_goes();
+    daemons.check_removed();
 }

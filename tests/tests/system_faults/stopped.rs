@@ -1,5 +1,5 @@
-//! The daemon itself does not run for a while, as under SIGSTOP or in a frozen group, while processes
-//! go on living and dying.
+//! The daemon is stopped for a while, as by SIGSTOP or in a frozen cgroup, while processes start
+//! and end.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,104 +8,104 @@ use reaper_tests::crowd::{Crowd, storm};
 use reaper_tests::daemon::{Events, TestDaemon, session_of};
 use reaper_tests::wait::{Deadline, within};
 
-use crate::life::GONE_WITHIN;
+use crate::scenario::REMOVED_WITHIN;
 use crate::{Extent, extent};
 
-/// A daemon that is stopped, and those it watches.
+/// A stopped daemon and the processes that it watches.
 struct Harness {
     daemon: TestDaemon,
     events: Events,
-    living: Crowd,
+    controls: Crowd,
     dying: Crowd,
 }
 
 impl Harness {
-    fn set(flags: &[&str]) -> Self {
+    fn stopped(flags: &[&str]) -> Self {
         let daemon = TestDaemon::start(flags);
-        let (living, dying) = (Crowd::start(10).unwrap(), Crowd::start(10).unwrap());
+        let (controls, dying) = (Crowd::start(10).unwrap(), Crowd::start(10).unwrap());
         let events = daemon.events();
-        daemon.register_all(living.pids().chain(dying.pids()));
+        daemon.register_all(controls.pids().chain(dying.pids()));
         daemon.suspend();
         Self {
             daemon,
             events,
-            living,
+            controls,
             dying,
         }
     }
 
-    fn goes_on(self, dead: &BTreeSet<String>) {
+    fn resume_and_check(self, dead: &BTreeSet<String>) {
         let Self {
             daemon,
             events,
-            living,
+            controls,
             dying: _reaped,
         } = self;
         daemon.resume();
-        within(GONE_WITHIN, "the dead are gone", || {
+        within(REMOVED_WITHIN, "the dead are removed", || {
             let left: BTreeSet<_> = daemon.list().into_iter().map(|it| it.session_id).collect();
-            assert!(left.is_superset(&living.sessions()), "a false death");
-            left == living.sessions()
+            assert!(left.is_superset(&controls.sessions()), "a false death");
+            left == controls.sessions()
         });
         daemon.stop();
-        events.told_once_each(dead);
+        events.check_each_removed_once(dead);
     }
 }
 
-fn how_long() -> Duration {
+fn stop_duration() -> Duration {
     match extent() {
         Extent::Bounded => Duration::from_secs(3),
         Extent::Whole => Duration::from_mins(1),
     }
 }
 
-/// Strangers come and go meanwhile.
-fn until_passed(deadline: Deadline) {
+/// Starts and ends unrelated processes until the deadline.
+fn churn_until(deadline: Deadline) {
     while !deadline.has_passed() {
         storm(1).unwrap();
     }
 }
 
 #[test]
-fn deaths_during_a_stop_are_told_after_it_and_nobody_living_is_dropped() {
-    // All are stopped at once, and each wakes up late for many sweeps.
-    let mut stages: Vec<_> = ["auto", "pidfd", "netlink", "ebpf", "sweep"]
+fn deaths_during_a_stop_are_reported_after_it_and_live_sessions_stay() {
+    // All daemons are stopped together, and each misses many sweeps.
+    let mut harnesses: Vec<_> = ["auto", "pidfd", "netlink", "ebpf", "sweep"]
         .map(|sources| ["--sources", sources, "--sweep-interval", "500ms"])
         .iter()
-        .map(|flags| Harness::set(flags))
+        .map(|flags| Harness::stopped(flags))
         .collect();
-    let stopped = Deadline::after(how_long());
+    let stop = Deadline::after(stop_duration());
     let mut dead = Vec::new();
-    for harness in &mut stages {
+    for harness in &mut harnesses {
         dead.push(harness.dying.sessions());
         harness.dying.kill().unwrap();
     }
-    until_passed(stopped);
-    for (harness, dead) in stages.into_iter().zip(&dead) {
-        harness.goes_on(dead);
+    churn_until(stop);
+    for (harness, dead) in harnesses.into_iter().zip(&dead) {
+        harness.resume_and_check(dead);
     }
 }
 
 #[test]
-fn a_stop_is_part_of_a_sessions_age() {
-    let age = how_long() * 2 / 3;
-    let ttl = format!("{}ms", age.as_millis());
-    let young = TestDaemon::start(&["--ttl", "10m", "--sweep-interval", "200ms"]);
-    let old = TestDaemon::start(&["--ttl", &ttl, "--sweep-interval", "200ms"]);
+fn the_ttl_runs_while_the_daemon_is_stopped() {
+    let ttl = stop_duration() * 2 / 3;
+    let ttl = format!("{}ms", ttl.as_millis());
+    let long_ttl = TestDaemon::start(&["--ttl", "10m", "--sweep-interval", "200ms"]);
+    let short_ttl = TestDaemon::start(&["--ttl", &ttl, "--sweep-interval", "200ms"]);
     let crowd = Crowd::start(1).unwrap();
     let session = session_of(crowd.pids().next().unwrap());
-    let mut of_old = old.events();
-    for daemon in [&young, &old] {
+    let mut events = short_ttl.events();
+    for daemon in [&long_ttl, &short_ttl] {
         daemon.register_all(crowd.pids());
         daemon.suspend();
     }
-    until_passed(Deadline::after(how_long()));
-    young.resume();
-    old.resume();
-    let removal = of_old.removal_of(&session);
-    assert_eq!(removal.told.cause, "expired");
-    assert!(young.lists(&session), "it is not of age there");
-    drop(of_old);
-    young.stop();
-    old.stop();
+    churn_until(Deadline::after(stop_duration()));
+    long_ttl.resume();
+    short_ttl.resume();
+    let removal = events.removal_of(&session);
+    assert_eq!(removal.data.cause, "expired");
+    assert!(long_ttl.lists(&session), "its ttl is not over");
+    drop(events);
+    long_ttl.stop();
+    short_ttl.stop();
 }

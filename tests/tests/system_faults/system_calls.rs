@@ -1,26 +1,26 @@
-//! Each system call of the daemon fails at its first, second, third .. time, with each error that it
-//! may come back with, until a run in which there was no such time; and some fail for good.
+//! Each system call of the daemon fails at its first, second, third .. time, with each error that
+//! it can return, until a run in which the call is not made that often.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustix::io::Errno;
 
 use crate::injection::{Fault, Since, is_possible};
-use crate::life::{self, Footing, Outcome};
+use crate::scenario::{self, Outcome, PinnedBy};
 use crate::table::{self, Row};
 use crate::{Extent, extent};
 
-/// From when on calls are counted, and how many of a kind each fail once in a whole run and in a
-/// short one. What is called thousands of times, such as `read`, is cut off there.
-const STAGES: [(Since, usize, usize); 3] = [
+/// From which phase on calls are counted, and up to which call one fails in a whole run and in a
+/// bounded one. This cuts off calls that are made thousands of times, such as `read`.
+const PHASES: [(Since, usize, usize); 3] = [
     (Since::Start, 48, 2),
     (Since::Serving, 24, 2),
     (Since::Watching, 24, 3),
 ];
 
 #[test]
-fn any_call_that_looks_at_processes_may_fail() {
-    each_fails_once(table::looks());
+fn any_call_of_a_process_check_may_fail() {
+    each_fails_once(table::process_checks());
 }
 
 #[test]
@@ -29,13 +29,13 @@ fn any_call_of_the_sources_may_fail() {
 }
 
 #[test]
-fn any_call_that_the_process_is_made_of_may_fail() {
-    each_fails_once(table::process());
+fn any_call_of_the_runtime_may_fail() {
+    each_fails_once(table::runtime());
 }
 
 #[test]
-fn any_call_that_the_socket_needs_may_fail() {
-    each_fails_once(table::serving());
+fn any_call_of_the_socket_may_fail() {
+    each_fails_once(table::socket());
 }
 
 fn each_fails_once(rows: Vec<Row>) {
@@ -44,41 +44,45 @@ fn each_fails_once(rows: Vec<Row>) {
     }
     let mut failures = Vec::new();
     for row in &rows {
-        let (errnos, footings) = match extent() {
-            Extent::Whole => (row.errnos, row.footings),
-            Extent::Bounded => (&row.errnos[..1], &row.footings[..1]),
+        let (errnos, pinned_by) = match extent() {
+            Extent::Whole => (row.errnos, row.pinned_by),
+            Extent::Bounded => (&row.errnos[..1], &row.pinned_by[..1]),
         };
-        for (&errno, &footing) in errnos
+        for (&errno, &pinned_by) in errnos
             .iter()
-            .flat_map(|e| footings.iter().map(move |f| (e, f)))
+            .flat_map(|errno| pinned_by.iter().map(move |by| (errno, by)))
         {
-            let mut has_struck = !footing.is_to_be_had();
-            for (since, whole, bounded) in STAGES {
+            let mut has_happened = !pinned_by.is_available();
+            for (since, whole, bounded) in PHASES {
                 let cap = match extent() {
                     Extent::Whole => whole,
                     Extent::Bounded => bounded,
                 };
-                match until_clean(row, errno, footing, since, cap) {
-                    Ok(struck) => has_struck |= struck > 0,
+                match fail_each_in_turn(row, errno, pinned_by, since, cap) {
+                    Ok(failed) => has_happened |= failed > 0,
                     Err(failure) => {
-                        has_struck = true;
+                        has_happened = true;
                         failures.push(failure);
                     }
                 }
             }
-            if !has_struck {
-                failures.push(format!("{} on {footing:?} is never called", row.name));
+            if !has_happened {
+                failures.push(format!(
+                    "{} is never called, pinned by {pinned_by:?}",
+                    row.name
+                ));
             }
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// Has the first call fail, then the second ..; answers how many have, or what went wrong.
-fn until_clean(
+/// Lets the first call fail, then the second, and so on. Returns how many failed, or what went
+/// wrong.
+fn fail_each_in_turn(
     row: &Row,
     errno: Errno,
-    footing: Footing,
+    pinned_by: PinnedBy,
     since: Since,
     cap: usize,
 ) -> Result<usize, String> {
@@ -91,30 +95,30 @@ fn until_clean(
             lasts: false,
         };
         let case = format!(
-            "{} {errno} on {footing:?}, no. {nth} since {since:?}",
+            "{} {errno}, pinned by {pinned_by:?}, no. {nth} since {since:?}",
             row.name
         );
-        // All are tried: one run shows all that is wrong.
-        let run = || life::under(fault, footing, &row.denied, row.file);
+        // Catches panics, so that one run shows all failures.
+        let run = || scenario::run_with_fault(fault, pinned_by, &row.denied, row.file);
         match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Outcome::Survived) => {}
             Ok(Outcome::Refused) if row.may_refuse => {}
-            Ok(Outcome::Refused) => return Err(format!("{case}: it would not start")),
-            Ok(Outcome::NotStruck) => {
-                println!("{case}: clean");
+            Ok(Outcome::Refused) => return Err(format!("{case}: refused to start")),
+            Ok(Outcome::NotInjected) => {
+                println!("{case}: not reached");
                 return Ok(nth - 1);
             }
-            Err(panic) => return Err(format!("{case}: {}", words_of(&*panic))),
+            Err(panic) => return Err(format!("{case}: {}", message_of(&*panic))),
         }
     }
     println!(
-        "{} {errno} on {footing:?} since {since:?}: not tried beyond no. {cap}",
+        "{} {errno}, pinned by {pinned_by:?}, since {since:?}: not tried beyond no. {cap}",
         row.name
     );
     Ok(cap)
 }
 
-fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
+fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
         .unwrap_or_default()

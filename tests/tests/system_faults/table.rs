@@ -1,16 +1,19 @@
-//! Every system call that the daemon makes after its loader is done, with the errors that it may
-//! come back with: by its manual page, by the limits that a host sets, or by a seccomp profile.
+//! Every system call that the daemon makes after its loader is done, with the errors that it can
+//! return according to its manual page, because of a host's limits, or because of a seccomp
+//! profile.
 //!
-//! What is not in here, because it would be a lie that no kernel tells:
-//! - `ESRCH` from `pidfd_open`, `kill` and the reads of a stat file *is* the kernel's word for a
-//!   death, and the daemon is right to believe it. `ENOENT` for a path below `/proc` is not, and is.
-//! - `EAGAIN` where something is ready: edge-triggered readiness comes once, and whoever is told
-//!   "not yet" after it waits for the next.
-//! - `EINTR` from a call that does not block; another error than that from `epoll_wait`.
+//! Not included, because no kernel does it:
+//! - `ESRCH` from `pidfd_open`, `kill` and reads of a stat file for a live process: it means that
+//!   the process is gone, and the daemon relies on that. `ENOENT` for a path below `/proc` does not
+//!   mean that, and is included.
+//! - `EAGAIN` where something is ready: edge-triggered readiness is reported once, so after
+//!   `EAGAIN` a program waits for the next report.
+//! - `EINTR` from a call that does not block, and other errors than `EINTR` from `epoll_wait`.
 //! - A `close` that fails and leaves the descriptor open.
-//! - Memory of the process itself (`mmap`, `brk`, `mprotect`, `madvise`): a Rust program that gets
-//!   none is aborted by design, and whoever restarts it finds an empty registry. Shared mappings,
-//!   which the BPF ring needs, are in.
+//!
+//! Not included either: memory of the process itself (`mmap`, `brk`, `mprotect`, `madvise`). A Rust
+//! program without memory aborts by design, and a restarted daemon has an empty registry. Shared
+//! mappings, which the BPF ring needs, are included.
 
 use std::path::Path;
 
@@ -19,36 +22,37 @@ use reaper_tests::sys::seccomp::Call;
 use rustix::io::Errno;
 
 use crate::injection::Denied;
-use crate::life::{Footing, SocketFile};
+use crate::scenario::{PinnedBy, SocketFile};
 
-/// A call, and how it may fail.
+/// A call, and how it can fail.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) calls: Vec<Call>,
-    /// The first is the one that a short run takes.
+    /// A bounded run tries only the first.
     pub(crate) errnos: &'static [Errno],
-    /// Through what processes are looked at while it fails. The first as above.
-    pub(crate) footings: &'static [Footing],
-    /// What fails throughout, so that the call is made at all.
+    /// What processes are pinned by while the call fails. A bounded run tries only the first.
+    pub(crate) pinned_by: &'static [PinnedBy],
+    /// Calls that fail throughout, so that this call is made at all.
     pub(crate) denied: Vec<Denied>,
     pub(crate) file: SocketFile,
     pub(crate) may_refuse: bool,
 }
 
-const ALL: &[Footing] = &[
-    Footing::Inode,
-    Footing::Number,
-    Footing::Stat,
-    Footing::Pidfd,
+// The order matters: a bounded run tries only the first.
+const ALL: &[PinnedBy] = &[
+    PinnedBy::PidfdInode,
+    PinnedBy::StartTime,
+    PinnedBy::StatFile,
+    PinnedBy::Pidfd,
 ];
-const LOOKS: &[Footing] = &[
-    Footing::Number,
-    Footing::Stat,
-    Footing::Inode,
-    Footing::Pidfd,
+const START_TIME_FIRST: &[PinnedBy] = &[
+    PinnedBy::StartTime,
+    PinnedBy::StatFile,
+    PinnedBy::PidfdInode,
+    PinnedBy::Pidfd,
 ];
-const PIDFDS: &[Footing] = &[Footing::Inode, Footing::Pidfd];
-const USUAL: &[Footing] = &[Footing::Pidfd];
+const PIDFDS: &[PinnedBy] = &[PinnedBy::PidfdInode, PinnedBy::Pidfd];
+const DEFAULT: &[PinnedBy] = &[PinnedBy::Pidfd];
 
 impl Row {
     fn new(name: &'static str, calls: &[c_long], errnos: &'static [Errno]) -> Self {
@@ -56,18 +60,18 @@ impl Row {
             name,
             calls: calls.iter().copied().map(Call::from).collect(),
             errnos,
-            footings: USUAL,
+            pinned_by: DEFAULT,
             denied: Vec::new(),
             file: SocketFile::Removed,
             may_refuse: false,
         }
     }
 
-    fn on(self, footings: &'static [Footing]) -> Self {
-        Self { footings, ..self }
+    fn pinned_by(self, pinned_by: &'static [PinnedBy]) -> Self {
+        Self { pinned_by, ..self }
     }
 
-    /// Only calls with this argument.
+    /// Restricts the row to calls with this argument.
     fn with(mut self, argument: u8, value: u32) -> Self {
         for call in &mut self.calls {
             *call = call.with(argument, value);
@@ -80,7 +84,7 @@ impl Row {
         Self { denied, ..self }
     }
 
-    /// Without this call there is no daemon: it may refuse to start.
+    /// The daemon may refuse to start without this call.
     fn may_refuse(self) -> Self {
         Self {
             may_refuse: true,
@@ -88,7 +92,7 @@ impl Row {
         }
     }
 
-    /// The socket file may stay behind: that it goes needs this very call.
+    /// The socket file may be left behind: removing it needs this call.
     fn file_may_stay(self) -> Self {
         let file = SocketFile::MayStay;
         Self { file, ..self }
@@ -100,8 +104,8 @@ pub(crate) fn open() -> Vec<Call> {
     OPEN.iter().copied().map(Call::from).collect()
 }
 
-/// What looks at processes.
-pub(crate) fn looks() -> Vec<Row> {
+/// The calls that check processes.
+pub(crate) fn process_checks() -> Vec<Row> {
     use Errno as E;
     vec![
         Row::new(
@@ -117,40 +121,41 @@ pub(crate) fn looks() -> Vec<Row> {
                 E::PERM,
             ],
         )
-        .on(PIDFDS),
+        .pinned_by(PIDFDS),
         Row::new(
             "open",
             OPEN,
             &[E::MFILE, E::NOENT, E::ACCESS, E::NFILE, E::NOMEM, E::PERM],
         )
-        // The lock file among them.
+        // This includes the lock file.
         .may_refuse()
-        .on(ALL),
-        Row::new("pread64", &[libc::SYS_pread64], &[E::NOMEM, E::INTR, E::IO]).on(LOOKS),
-        Row::new("poll", POLL, &[E::NOMEM, E::INTR]).on(PIDFDS),
+        .pinned_by(ALL),
+        Row::new("pread64", &[libc::SYS_pread64], &[E::NOMEM, E::INTR, E::IO])
+            .pinned_by(START_TIME_FIRST),
+        Row::new("poll", POLL, &[E::NOMEM, E::INTR]).pinned_by(PIDFDS),
         Row::new(
             "fstatfs",
             &[libc::SYS_fstatfs],
             &[E::INTR, E::NOSYS, E::NOMEM, E::PERM],
         )
-        .on(PIDFDS),
-        // The lock file is looked at as well, and there is no start without it.
+        .pinned_by(PIDFDS),
+        // The lock file needs this call as well, and the daemon does not start without it.
         Row::new("fstat", FSTAT, &[E::NOMEM, E::PERM, E::ACCESS])
             .may_refuse()
-            .on(PIDFDS)
+            .pinned_by(PIDFDS)
             .file_may_stay(),
-        // The others know without asking whether the number is in use.
-        Row::new("kill", &[libc::SYS_kill], &[E::PERM, E::NOSYS]).on(&[Footing::Number]),
+        // With the other identities, the daemon need not check whether the pid is in use.
+        Row::new("kill", &[libc::SYS_kill], &[E::PERM, E::NOSYS]).pinned_by(&[PinnedBy::StartTime]),
         Row::new("ioctl", &[libc::SYS_ioctl], &[E::NOTTY, E::PERM, E::INVAL])
             .may_refuse()
-            .on(PIDFDS),
+            .pinned_by(PIDFDS),
     ]
 }
 
-/// What the sources do beside that.
+/// The other calls of the sources.
 pub(crate) fn sources() -> Vec<Row> {
     use Errno as E;
-    // By their lengths: of a datagram's buffer, and of a netlink address.
+    // These calls are recognized by the length of a datagram's buffer and of a netlink address.
     let (datagram, address) = (4_096, 12);
     let map_shared = libc::MAP_SHARED.cast_unsigned();
     let mut rows = vec![
@@ -205,7 +210,7 @@ pub(crate) fn sources() -> Vec<Row> {
     rows
 }
 
-/// The probe's second way to be attached, where the first is not to be had.
+/// The second way to attach the probe, used where the first fails.
 fn perf_event_open() -> Row {
     use Errno as E;
     // BPF_RAW_TRACEPOINT_OPEN of linux/bpf.h.
@@ -218,8 +223,8 @@ fn perf_event_open() -> Row {
     .while_denied(first_way)
 }
 
-/// What the process and its runtime are made of.
-pub(crate) fn process() -> Vec<Row> {
+/// The calls of the process and its runtime.
+pub(crate) fn runtime() -> Vec<Row> {
     use Errno as E;
     vec![
         Row::new("clone3", &[libc::SYS_clone3], &[E::AGAIN, E::NOMEM]).may_refuse(),
@@ -235,7 +240,7 @@ pub(crate) fn process() -> Vec<Row> {
             &[E::MFILE, E::NFILE, E::NOMEM],
         )
         .may_refuse(),
-        // Tokens are kept under a random key.
+        // Tokens are hashed with a random key.
         Row::new("getrandom", &[libc::SYS_getrandom], &[E::NOSYS, E::PERM]).may_refuse(),
         Row::new("prctl", &[libc::SYS_prctl], &[E::PERM, E::INVAL]),
         Row::new(
@@ -254,8 +259,8 @@ pub(crate) fn process() -> Vec<Row> {
     ]
 }
 
-/// What the socket needs, and those who call on it.
-pub(crate) fn serving() -> Vec<Row> {
+/// The calls for the socket, its connections and the log.
+pub(crate) fn socket() -> Vec<Row> {
     use Errno as E;
     vec![
         Row::new(
@@ -291,8 +296,8 @@ pub(crate) fn serving() -> Vec<Row> {
         Row::new("flock", &[libc::SYS_flock], &[E::NOLCK, E::INTR, E::AGAIN]).may_refuse(),
         Row::new("ftruncate", &[libc::SYS_ftruncate], &[E::IO, E::ROFS]).may_refuse(),
         Row::new("lseek", &[libc::SYS_lseek], &[E::INVAL]).may_refuse(),
-        // By what is written: the log, and the end of the line in the lock file. A wake-up of the
-        // runtime, which is eight bytes to an eventfd, does not fail.
+        // Recognized by descriptor 2 (the log) and by length 1 (the end of the line in the lock
+        // file). A wake-up of the runtime, eight bytes to an eventfd, does not fail.
         Row::new(
             "write to the log",
             &[libc::SYS_write],
@@ -316,7 +321,7 @@ pub(crate) fn serving() -> Vec<Row> {
     ]
 }
 
-// One name in the manual, two numbers on older architectures.
+// Some calls have one manual page but several numbers on older architectures.
 #[cfg(target_arch = "x86_64")]
 const OPEN: &[c_long] = &[libc::SYS_openat, libc::SYS_open];
 #[cfg(target_arch = "x86_64")]

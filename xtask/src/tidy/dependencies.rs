@@ -1,5 +1,5 @@
-//! The manifests: which crate may depend on which, and that every member takes the workspace's
-//! lints. It reads direct dependencies only; the WebAssembly check covers what those pull in.
+//! Checks the manifests: which crate may depend on which, and that every member uses the workspace's
+//! lints. Reads direct dependencies only; the WebAssembly check covers the indirect ones.
 
 use std::fs;
 
@@ -8,21 +8,21 @@ use serde_json::Value;
 
 use crate::command::{command, output};
 
-/// Crates whose mandatory dependencies are all listed here; development dependencies are free.
+/// All dependencies that these crates may have, and why; optional and development ones are not limited.
 const ALLOWED: &[(&str, &[&str], &str)] = &[
     (
         "reaper-registry",
         &["hashbrown", "secrecy", "siphasher", "thiserror", "zeroize"],
-        "the registry is pure: no I/O, clock, runtime or wire format can reach it",
+        "the registry has no I/O, clock, runtime or wire format",
     ),
     (
         "reaper-ebpf",
         &[],
-        "the records are read inside the kernel too, where no crate follows",
+        "the records are also compiled into the BPF programs",
     ),
 ];
 
-/// Of the workspace's own crates, the daemon may use these only.
+/// The only crates of the workspace that the daemon may depend on.
 const BELOW_THE_DAEMON: &[&str] = &["reaper-ebpf", "reaper-registry"];
 
 pub(super) fn check(problems: &mut Vec<String>) -> Result<()> {
@@ -56,8 +56,8 @@ fn check_dependencies(package: &Value, problems: &mut Vec<String>) {
         let points_up = name == "reaperd" && !BELOW_THE_DAEMON.contains(&dependency_name);
         if is_ours && (points_up || dependency_name == "xtask") {
             problems.push(format!(
-                "{name} must not depend on {dependency_name}: dependencies point one way, \
-                 so that each crate can be read without those above it"
+                "{name} must not depend on {dependency_name}: dependencies must point one way, \
+                 so that each crate can be read without the ones above it"
             ));
         }
     }
@@ -71,7 +71,7 @@ fn check_lints(name: &str, manifest: &str, problems: &mut Vec<String>) {
         .skip(1);
     if lines.next() != Some("workspace = true") {
         problems.push(format!(
-            "{name}: Cargo.toml lacks `[lints] workspace = true`: without it no lint applies to it"
+            "{name}: Cargo.toml lacks `[lints] workspace = true`, so no lint applies to the crate"
         ));
     }
 }
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_registry_may_use_its_list_only() {
+    fn the_registry_may_depend_on_listed_crates_only() {
         for forbidden in ["tokio", "libc", "nix", "rustix", "serde", "procfs"] {
             assert_eq!(
                 problems("reaper-registry", &json!({ "name": forbidden })),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_records_of_the_probe_have_optional_dependencies_only() {
+    fn reaper_ebpf_may_have_optional_dependencies_only() {
         assert_eq!(problems("reaper-ebpf", &json!({ "name": "aya-ebpf" })), 1);
         assert_eq!(
             problems(

@@ -1,5 +1,5 @@
-//! Markdown links to files of this repository. Links to other sites are left to readers: a gate
-//! must not fail because somebody else's server does.
+//! Checks Markdown links to files of this repository. Links to other sites are not checked: this check must
+//! not fail when a server does.
 
 use std::collections::HashSet;
 
@@ -19,14 +19,14 @@ pub(super) fn check(files: &[File], problems: &mut Vec<String>) {
         for (number, target) in targets(text) {
             if !known.contains(&resolve(path, target)) {
                 problems.push(format!(
-                    "{path}:{number}: no such file: `{target}`: a dead link stops a reader"
+                    "{path}:{number}: dead link: there is no file `{target}`"
                 ));
             }
         }
     }
 }
 
-/// The links to files, with their line numbers; none in fenced or inline code.
+/// Returns the links to files with their line numbers, without those in fenced or inline code.
 fn targets(text: &str) -> Vec<(usize, &str)> {
     let mut found = Vec::new();
     let mut fenced = false;
@@ -34,9 +34,9 @@ fn targets(text: &str) -> Vec<(usize, &str)> {
         if line.trim_start().starts_with("```") {
             fenced = !fenced;
         } else if !fenced {
-            // Every second piece lies between backquotes.
+            // Every second piece is between backquotes.
             let prose = line.split('`').step_by(2);
-            // A link's text may itself be code: its `](` then starts the next piece of prose.
+            // If the text of a link is code, its `](` starts the next piece of prose.
             let inline = prose.flat_map(|piece| piece.split("](").skip(1));
             let reference = line
                 .strip_prefix('[')
@@ -49,7 +49,7 @@ fn targets(text: &str) -> Vec<(usize, &str)> {
     found
 }
 
-/// Without a title, the closing parenthesis, and the place inside the file.
+/// Returns the target without title, closing parenthesis and anchor.
 fn file_part(target: &str) -> &str {
     target
         .split([')', ' ', '#'])
@@ -65,7 +65,7 @@ fn resolve(from: &str, target: &str) -> String {
     for part in base.split('/').chain(target.split('/')) {
         match part {
             "" | "." => {}
-            // Above the root nothing is ours: keep the dots, which match no file.
+            // A path above the root: keep the dots, which match no file.
             ".." if parts.last().is_some_and(|last| *last != "..") => drop(parts.pop()),
             part => parts.push(part),
         }

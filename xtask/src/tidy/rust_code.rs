@@ -1,7 +1,7 @@
-//! Rust source without its comments and literals, so that a rule about code does not trip over
-//! prose. No parser: it knows only where comments and literals start and end.
+//! Removes comments and literals from Rust source, so that a rule about code does not match prose. Not a
+//! parser: it finds only where comments and literals start and end.
 
-/// `text` with comments and the insides of literals left out. Lines keep their numbers.
+/// Returns `text` without comments and literals. Line numbers stay the same.
 pub(super) fn without_comments_and_literals(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
@@ -19,12 +19,12 @@ pub(super) fn without_comments_and_literals(text: &str) -> String {
     code
 }
 
-/// Identifiers and keywords.
+/// Returns the identifiers and keywords.
 pub(super) fn words(code: &str) -> impl Iterator<Item = &str> {
     code.split(|c: char| !c.is_alphanumeric() && c != '_')
 }
 
-/// The length of the comment or literal that `rest` starts with, else 0.
+/// Returns the length of the comment or literal at the start of `rest`; 0 if there is none.
 fn skipped_len(rest: &str, before: Option<char>) -> usize {
     let after_word = before.is_some_and(|c| c.is_alphanumeric() || c == '_');
     if rest.starts_with("//") {
@@ -75,7 +75,7 @@ fn quoted_len(rest: &str, quote: char) -> usize {
     rest.len()
 }
 
-/// A lifetime is no literal: only an escape or a quote right after one character makes it one.
+/// Distinguishes a character from a lifetime: it has an escape, or a quote after one character.
 fn char_len(rest: &str) -> usize {
     let mut inside = rest.chars().skip(1);
     match (inside.next(), inside.next()) {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_literals_are_left_out() {
+    fn comments_and_literals_are_removed() {
         check("a // b\nc", "a  \nc");
         check("a /* b /* c */ d\n */ e", "a \n  e");
         check(r#"a("b \" c", d)"#, "a( , d)");
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn code_that_looks_like_a_literal_stays() {
+    fn lifetimes_and_raw_identifiers_are_kept() {
         check(
             "fn a<'b>(c: &'b str, r#d: u8) -> &'static str",
             "fn a<'b>(c: &'b str, r#d: u8) -> &'static str",
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_end_is_left_out_to_the_end() {
+    fn an_unterminated_literal_is_removed_up_to_the_end() {
         check("a \"b", "a  ");
         check("a /* b", "a  ");
         check("a r#\"b\"", "a  ");

@@ -1,4 +1,4 @@
-//! Builds what goes into a guest and finds the results in cargo's messages.
+//! Builds the programs of a guest and finds them in cargo's messages.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,17 +16,17 @@ pub(crate) struct Built {
     pub(crate) tests: Vec<TestBinary>,
 }
 
-/// A libtest binary, its name in verdicts, and where it is run.
+/// A libtest binary, its name in verdicts, and the roles in which it runs.
 pub(crate) struct TestBinary {
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     pub(crate) roles: &'static [Role],
 }
 
-/// Builds the daemon, the init and the suites of the matrix, or those of them that are `wanted`;
-/// `instead` replaces the suites.
+/// Builds the daemon, the init, the fork server and the suites of the matrix. If `wanted` is not empty, only
+/// those suites; if `instead` is not empty, these test binaries replace the suites.
 pub(crate) fn build(root: &Path, wanted: &[String], instead: &[PathBuf]) -> anyhow::Result<Built> {
-    // The very build of README's test command, so that whoever ran that builds nothing here.
+    // The same build as README's test command, so that it is reused.
     let artifacts = cargo(root, &["test", "--release", "--no-run"])?;
     let program = |name: &str| find(&artifacts, name, false);
     let tests = if instead.is_empty() {
@@ -45,7 +45,7 @@ pub(crate) fn build(root: &Path, wanted: &[String], instead: &[PathBuf]) -> anyh
 fn suites(artifacts: &[Artifact], wanted: &[String]) -> anyhow::Result<Vec<TestBinary>> {
     for name in wanted {
         let is_known = SUITES.iter().any(|suite| suite.name == name.as_str());
-        ensure!(is_known, "the matrix has no suite {name}");
+        ensure!(is_known, "unknown suite {name}");
     }
     let binary = |suite: &Suite| {
         Ok(TestBinary {
@@ -117,7 +117,7 @@ fn cargo(root: &Path, arguments: &[&str]) -> anyhow::Result<Vec<Artifact>> {
     Ok(artifacts)
 }
 
-/// The executable that a message announces, if it announces one.
+/// Returns the executable in a message of cargo, if it contains one.
 fn artifact(message: &Value) -> Option<Artifact> {
     Some(Artifact {
         path: message.get("executable")?.as_str()?.into(),
@@ -126,7 +126,7 @@ fn artifact(message: &Value) -> Option<Artifact> {
     })
 }
 
-/// `guest-1b6e795807770095` is `guest` to everybody.
+/// Returns `probe` for `probe-1b6e795807770095`.
 fn without_hash(file: &str) -> String {
     match file.rsplit_once('-') {
         Some((name, hash)) if hash.len() == 16 => name.to_owned(),
@@ -149,8 +149,8 @@ mod tests {
     }
 
     #[test]
-    fn cargos_hash_is_no_part_of_a_name() {
+    fn the_hash_of_cargo_is_removed_from_a_name() {
         assert_eq!(without_hash("guest-1b6e795807770095"), "guest");
-        assert_eq!(without_hash("ipc-contract"), "ipc-contract");
+        assert_eq!(without_hash("http-contract"), "http-contract");
     }
 }

@@ -1,5 +1,5 @@
-//! What tests in the guests counted and measured, as `docs/kernel-figures.md`. A figure is a line
-//! `measured: NAME = VALUE` in a test's output; `tests/src/expect.rs` prints it.
+//! Writes the figures that tests have measured in the guests to `docs/kernel-figures.md`. A figure is a line
+//! `measured: NAME = VALUE` in the output of a test; `tests/src/harness/expect.rs` prints it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use super::matrix::Role;
 use super::qemu::{Guest, Outcome};
 use super::report::table_head;
 
-/// The page, of the one role in which every test can run; `None` where nothing was measured.
+/// Returns the page for role `root`, in which every test can run; `None` if nothing was measured.
 pub(crate) fn page(guests: &[Guest<'_>], outcomes: &[Outcome]) -> Option<String> {
     let as_root: Vec<_> = guests
         .iter()
@@ -17,14 +17,14 @@ pub(crate) fn page(guests: &[Guest<'_>], outcomes: &[Outcome]) -> Option<String>
         .collect();
     let table = table(&as_root)?;
     Some(format!(
-        "# What was counted on every kernel\n\nWritten by `cargo xtask vm --full`, of the guests \
-         that run as root; which kernels these are is in [kernel-matrix.md](kernel-matrix.md). \
-         What each figure is, is said where its test prints it, in `tests/tests/stress`. The guests \
-         are emulated: their counts are as good as any, their times are not.\n\n{table}"
+        "# Figures measured on every kernel\n\nWritten by `cargo xtask vm --full` from the guests that \
+         run as root; [kernel-matrix.md](kernel-matrix.md) lists their kernels. The tests in \
+         `tests/tests/stress` define each figure. The guests are emulated: their counts are \
+         representative, their times are not.\n\n{table}"
     ))
 }
 
-/// Names as rows, kernels as columns.
+/// Returns a table with names as rows and kernels as columns.
 fn table(kernels: &[(&str, BTreeMap<&str, &str>)]) -> Option<String> {
     let names: BTreeSet<&str> = kernels
         .iter()

@@ -1,29 +1,32 @@
-//! The root file system of a guest: an uncompressed cpio archive ("newc", the kernel's
-//! Documentation/driver-api/early-userspace/buffer-format.rst). Uncompressed, because unpacking
-//! under emulation costs more than reading it. Distribution kernels need no module for it.
+//! The root file system of a guest: a cpio archive in the format "newc" ([1]). It is not compressed,
+//! because unpacking under emulation takes longer than reading. Kernels need no module for it.
+//!
+//! [1]: https://elixir.bootlin.com/linux/v6.12/source/Documentation/driver-api/early-userspace/buffer-format.rst
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
+use cpio::newc;
 
 use super::binaries::{Built, TestBinary};
 use super::matrix::Role;
 
-/// Which archive each role boots. Roles with the same test binaries share one.
+/// The archive for each role. Roles with the same test binaries share one.
 pub(crate) type Images = BTreeMap<Role, PathBuf>;
 
 const BUSYBOX: [&str; 2] = ["/usr/bin/busybox", "/bin/busybox"];
 
-/// Small tools that tests and shell hooks expect to find.
+/// Tools of busybox that tests and shell hooks use.
 const APPLETS: [&str; 15] = [
     "cat", "chmod", "echo", "env", "false", "id", "kill", "ls", "mkdir", "mount", "ps", "sh",
     "sleep", "true", "umount",
 ];
 
-/// This machine's own, of util-linux: what busybox has under these names knows too few options.
+/// Tools of util-linux, copied from this machine: those of busybox lack options that the tests use.
 const TOOLS: [&str; 2] = ["setpriv", "unshare"];
 
 const EMPTY_FOLDERS: [&str; 6] = ["dev", "proc", "sys", "tmp", "run", "tests"];
@@ -31,7 +34,11 @@ const EMPTY_FOLDERS: [&str; 6] = ["dev", "proc", "sys", "tmp", "run", "tests"];
 const TEXTS: [(&str, &str); 3] = [
     (
         "etc/passwd",
-        "root:x:0:0::/tmp:/bin/sh\nnobody:x:65534:65534::/tmp:/bin/sh\n",
+        concat!(
+            "root:x:0:0::/tmp:/bin/sh\n",
+            "nobody",
+            ":x:65534:65534::/tmp:/bin/sh\n"
+        ),
     ),
     ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
     ("etc/hosts", "127.0.0.1 localhost\n"),
@@ -89,19 +96,19 @@ fn archive(built: &Built, tests: &[&TestBinary]) -> anyhow::Result<Vec<u8>> {
 
     let mut archive = Archive::default();
     for folder in folders(files.keys().map(String::as_str)) {
-        archive.entry(&folder, 0o40755, &[]);
+        archive.add(&folder, DIRECTORY, &[])?;
     }
     for (inside, outside) in &files {
         let content = fs::read(outside).with_context(|| outside.display().to_string())?;
-        archive.entry(inside, 0o100_755, &content);
+        archive.add(inside, EXECUTABLE, &content)?;
     }
     for (inside, content) in TEXTS {
-        archive.entry(inside, 0o100_644, content.as_bytes());
+        archive.add(inside, TEXT, content.as_bytes())?;
     }
     for applet in APPLETS {
-        archive.entry(&format!("bin/{applet}"), 0o120_777, b"busybox");
+        archive.add(&format!("bin/{applet}"), SYMLINK, b"busybox")?;
     }
-    Ok(archive.finish())
+    archive.finish()
 }
 
 fn find_tool(name: &str) -> anyhow::Result<PathBuf> {
@@ -112,7 +119,7 @@ fn find_tool(name: &str) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("{name} is missing: run .ci/install-vm-tools"))
 }
 
-/// Every folder above these files, parents first, and those that are mount points.
+/// Returns the parent folders of these files and the empty folders, parents first.
 fn folders<'path>(files: impl Iterator<Item = &'path str>) -> BTreeSet<String> {
     let mut folders: BTreeSet<String> = EMPTY_FOLDERS.map(str::to_owned).into();
     for file in files.chain(TEXTS.map(|(path, _)| path)) {
@@ -126,7 +133,7 @@ fn folders<'path>(files: impl Iterator<Item = &'path str>) -> BTreeSet<String> {
     folders
 }
 
-/// The shared libraries and the loader of a program; none if it is static.
+/// Returns the shared libraries and the loader of a program; none if it is static.
 fn libraries(program: &Path) -> anyhow::Result<Vec<String>> {
     let output = Command::new("ldd").arg(program).output().context("ldd")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -145,7 +152,8 @@ fn libraries(program: &Path) -> anyhow::Result<Vec<String>> {
     Ok(paths_in(&text))
 }
 
-/// `libc.so.6 => /lib/libc.so.6 (0x..)` and `/lib64/ld-linux-x86-64.so.2 (0x..)`.
+/// Returns the paths in lines such as `libc.so.6 => /lib/libc.so.6 (0x..)` and
+/// `/lib64/ld-linux-x86-64.so.2 (0x..)`.
 fn paths_in(ldd: &str) -> Vec<String> {
     let words = ldd.lines().filter_map(|line| {
         let path = line.split_once("=> ").map_or(line, |(_, path)| path);
@@ -157,6 +165,12 @@ fn paths_in(ldd: &str) -> Vec<String> {
         .collect()
 }
 
+/// File type and permissions, as in `st_mode`.
+const DIRECTORY: u32 = 0o040_755;
+const EXECUTABLE: u32 = 0o100_755;
+const TEXT: u32 = 0o100_644;
+const SYMLINK: u32 = 0o120_777;
+
 #[derive(Default)]
 struct Archive {
     bytes: Vec<u8>,
@@ -164,48 +178,67 @@ struct Archive {
 }
 
 impl Archive {
-    /// All fields that could differ between two builds of the same content are zero.
-    fn entry(&mut self, name: &str, mode: u32, content: &[u8]) {
+    /// Adds a file. Owner, times and devices are zero, so that the same content gives the same archive.
+    fn add(&mut self, name: &str, mode: u32, content: &[u8]) -> anyhow::Result<()> {
         self.inode += 1;
-        let size = u32::try_from(content.len()).unwrap_or(u32::MAX);
-        let name_size = u32::try_from(name.len() + 1).unwrap_or(u32::MAX);
-        let (uid, gid, links, mtime, devices, check) = (0, 0, 1, 0, [0; 4], 0);
-        self.bytes.extend_from_slice(b"070701");
-        let head = [self.inode, mode, uid, gid, links, mtime, size];
-        for field in head.into_iter().chain(devices).chain([name_size, check]) {
-            self.bytes
-                .extend_from_slice(format!("{field:08X}").as_bytes());
-        }
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.push(0);
-        self.pad();
-        self.bytes.extend_from_slice(content);
-        self.pad();
+        let size = u32::try_from(content.len()).with_context(|| format!("{name} is too large"))?;
+        let head = newc::Builder::new(name).ino(self.inode).mode(mode);
+        let mut file = head.write(&mut self.bytes, size);
+        file.write_all(content)?;
+        file.finish()?;
+        Ok(())
     }
 
-    fn pad(&mut self) {
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-    }
-
-    fn finish(mut self) -> Vec<u8> {
-        self.entry("TRAILER!!!", 0, &[]);
-        self.bytes
+    fn finish(mut self) -> anyhow::Result<Vec<u8>> {
+        newc::trailer(&mut self.bytes)?;
+        Ok(self.bytes)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     #[test]
     fn an_entry_has_a_header_of_110_bytes_and_is_padded() {
         let mut archive = Archive::default();
-        archive.entry("a", 0o100_644, b"hello");
-        let text = String::from_utf8_lossy(&archive.bytes);
+        archive.add("a", TEXT, b"hello").unwrap();
+        let text = String::from_utf8_lossy(&archive.bytes).to_uppercase();
         assert!(text.starts_with("07070100000001000081A4"), "{text}");
         assert_eq!(&archive.bytes[110..112], b"a\0");
         assert_eq!(&archive.bytes[112..120], b"hello\0\0\0");
         assert_eq!(archive.bytes.len(), 120);
+    }
+
+    #[test]
+    fn an_archive_contains_its_entries_and_a_trailer() {
+        let mut archive = Archive::default();
+        archive.add("d", DIRECTORY, &[]).unwrap();
+        archive.add("d/link", SYMLINK, b"busybox").unwrap();
+        let bytes = archive.finish().unwrap();
+        let mut rest = &bytes[..];
+        let mut found = Vec::new();
+        while !rest.is_empty() {
+            let mut entry = newc::Reader::new(rest).unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            let head = entry.entry();
+            found.push((head.name().to_owned(), head.mode(), head.ino(), content));
+            if head.is_trailer() {
+                break;
+            }
+            rest = entry.finish().unwrap();
+        }
+        let expected = [
+            ("d", DIRECTORY, 1, ""),
+            ("d/link", SYMLINK, 2, "busybox"),
+            ("TRAILER!!!", 0, 0, ""),
+        ];
+        let expected = expected
+            .map(|(name, mode, inode, content)| (name.to_owned(), mode, inode, content.into()));
+        assert_eq!(found, expected);
     }
 
     #[test]

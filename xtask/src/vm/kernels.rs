@@ -1,6 +1,6 @@
-//! Distribution kernels for the guests: Debian's cloud images, found through a private apt
-//! configuration beside the machine's own, unpacked and never installed, kept in a cache outside
-//! the tree. Nothing here touches the machine's package lists.
+//! The kernels of the guests: Debian's cloud images. They are downloaded with a separate apt configuration,
+//! unpacked but not installed, and cached outside the repository. The machine's package lists are not
+//! changed.
 
 mod apt;
 
@@ -15,11 +15,11 @@ use anyhow::{Context as _, ensure};
 use self::apt::Apt;
 use super::matrix::Version;
 
-/// The kernels that `--kernel` knows.
+/// The values of `--kernel`.
 pub(crate) const ALIASES: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "newest"];
 
-/// What no test could do without, built in: a guest loads no modules.
-const NEEDED: [&str; 13] = [
+/// Options that the tests need, built in: a guest loads no modules.
+const REQUIRED_OPTIONS: [&str; 13] = [
     "CONFIG_PROC_EVENTS",
     "CONFIG_BPF_SYSCALL",
     "CONFIG_BPF_EVENTS",
@@ -35,14 +35,14 @@ const NEEDED: [&str; 13] = [
     "CONFIG_RTC_DRV_CMOS",
 ];
 
-/// A kernel image and what it says of itself.
+/// A kernel image, and its name and versions.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     pub(crate) alias: String,
     pub(crate) image: PathBuf,
-    /// What `uname -r` will say.
+    /// The output of `uname -r`.
     pub(crate) release: String,
-    /// The distribution's package version, or the release where it names none.
+    /// The distribution's package version; the release if there is none.
     pub(crate) package: String,
     pub(crate) version: Version,
 }
@@ -50,7 +50,8 @@ pub(crate) struct Kernel {
 impl Kernel {
     pub(crate) fn from_image(alias: &str, image: &Path) -> anyhow::Result<Self> {
         let bytes = fs::read(image).with_context(|| image.display().to_string())?;
-        let banner = banner(&bytes).with_context(|| format!("{}: no bzImage", image.display()))?;
+        let banner =
+            banner(&bytes).with_context(|| format!("{} is not a bzImage", image.display()))?;
         let release = banner.split(' ').next().unwrap_or_default().to_owned();
         let package = banner
             .split_once(" Debian ")
@@ -59,29 +60,31 @@ impl Kernel {
             alias: alias.to_owned(),
             image: image.to_owned(),
             package: package.unwrap_or(&release).to_owned(),
-            version: series(&release).with_context(|| format!("odd release {release}"))?,
+            version: series(&release)
+                .with_context(|| format!("cannot parse the release {release}"))?,
             release,
         })
     }
 }
 
-/// The cached kernel of that name, or the newest of its series from the distribution.
+/// Returns the cached kernel of that name, or fetches the newest of its series.
 pub(crate) fn fetch(alias: &str, refresh: bool) -> anyhow::Result<Kernel> {
-    let suites = suites(alias).with_context(|| format!("known are {}", ALIASES.join(", ")))?;
+    let suites = suites(alias)
+        .with_context(|| format!("unknown kernel; known are {}", ALIASES.join(", ")))?;
     let cache = cache_dir()?;
     let image = cache.join(alias).join("vmlinuz");
     if refresh || !image.exists() {
-        // Others may fetch the same kernel at the same time; the last rename wins.
+        // Another run may fetch the same kernel at the same time; the last rename wins.
         let work = cache.join(format!("{alias}.{}.tmp", std::process::id()));
         let fetched = fetch_into(&work, alias, suites);
-        let kept = fetched.and_then(|()| keep(&work.join("vmlinuz"), &image));
+        let stored = fetched.and_then(|()| store(&work.join("vmlinuz"), &image));
         fs::remove_dir_all(&work).with_context(|| work.display().to_string())?;
-        kept?;
+        stored?;
     }
     Kernel::from_image(alias, &image)
 }
 
-/// Where a series is to be had.
+/// Returns the Debian suites that contain a series.
 fn suites(alias: &str) -> Option<&'static [&'static str]> {
     Some(match alias {
         "5.10" => &["bullseye", "bullseye-security"],
@@ -99,7 +102,10 @@ fn fetch_into(work: &Path, alias: &str, suites: &[&str]) -> anyhow::Result<()> {
     let names = apt.run("apt-cache", &["pkgnames", "linux-image-"])?;
     let mut madison = vec!["madison"];
     madison.extend(names.lines().filter(|name| is_image(name)));
-    ensure!(madison.len() > 1, "the lists name no cloud kernel");
+    ensure!(
+        madison.len() > 1,
+        "the package lists contain no cloud kernel"
+    );
     let offered = apt.run("apt-cache", &madison)?;
     let (name, version) = choose(alias, &offered)
         .with_context(|| format!("no {alias} kernel in {}", suites.join(", ")))?;
@@ -117,7 +123,7 @@ fn fetch_into(work: &Path, alias: &str, suites: &[&str]) -> anyhow::Result<()> {
     unpack(work)
 }
 
-/// A kernel itself: the packages that merely depend on the newest one have no third number.
+/// Returns whether a package contains a kernel. Metapackages have only two version numbers.
 fn is_image(package: &str) -> bool {
     let version = package.strip_prefix("linux-image-").unwrap_or_default();
     version
@@ -125,7 +131,7 @@ fn is_image(package: &str) -> bool {
         .is_some_and(|version| version.matches('.').count() >= 2)
 }
 
-/// The newest offer of the series, or for 6.18 of the nearest series.
+/// Returns the newest package of the series; for 6.18, of the nearest series.
 fn choose<'list>(alias: &str, madison: &'list str) -> Option<(&'list str, &'list str)> {
     let offers = madison.lines().filter_map(|line| {
         let mut fields = line.split('|').map(str::trim);
@@ -152,8 +158,8 @@ fn choose<'list>(alias: &str, madison: &'list str) -> Option<(&'list str, &'list
         })
 }
 
-/// Since 7.2 the package of the kernel is empty and depends on one with the image and one with
-/// its configuration.
+/// Returns the packages that contain image and configuration, on which the package of the kernel depends
+/// since 7.2.
 fn parts(image: &str, apt: &Apt<'_>) -> anyhow::Result<Vec<String>> {
     let release = image.trim_start_matches("linux-image-");
     let mut parts = Vec::new();
@@ -165,7 +171,7 @@ fn parts(image: &str, apt: &Apt<'_>) -> anyhow::Result<Vec<String>> {
     Ok(parts)
 }
 
-/// Leaves the image as `vmlinuz`, if it can carry the tests.
+/// Unpacks the image to `vmlinuz`, if it has the required options.
 fn unpack(work: &Path) -> anyhow::Result<()> {
     let root = work.join("unpacked");
     for package in files(work, ".deb") {
@@ -180,9 +186,9 @@ fn unpack(work: &Path) -> anyhow::Result<()> {
             package.display()
         );
     }
-    let config = fs::read_to_string(one_of_kernel(&root, "config")?)?;
+    let config = fs::read_to_string(kernel_file(&root, "config")?)?;
     let is_built_in = |option: &&&str| config.lines().any(|line| line == format!("{option}=y"));
-    let missing: Vec<_> = NEEDED
+    let missing: Vec<_> = REQUIRED_OPTIONS
         .iter()
         .filter(|option| !is_built_in(option))
         .copied()
@@ -192,11 +198,11 @@ fn unpack(work: &Path) -> anyhow::Result<()> {
         "the kernel lacks {}",
         missing.join(", ")
     );
-    fs::rename(one_of_kernel(&root, "vmlinuz")?, work.join("vmlinuz")).context("vmlinuz")
+    fs::rename(kernel_file(&root, "vmlinuz")?, work.join("vmlinuz")).context("vmlinuz")
 }
 
-/// `boot/NAME-RELEASE`, or since 7.2 `usr/lib/modules/RELEASE/NAME`.
-fn one_of_kernel(root: &Path, name: &str) -> anyhow::Result<PathBuf> {
+/// Finds `boot/NAME-RELEASE`, or since 7.2 `usr/lib/modules/RELEASE/NAME`.
+fn kernel_file(root: &Path, name: &str) -> anyhow::Result<PathBuf> {
     let is_named = |path: &PathBuf| {
         let file = path.file_name().unwrap_or_default().to_string_lossy();
         file.starts_with(&format!("{name}-"))
@@ -210,18 +216,18 @@ fn one_of_kernel(root: &Path, name: &str) -> anyhow::Result<PathBuf> {
     };
     in_boot
         .or_else(beside_modules)
-        .with_context(|| format!("the packages hold no {name}"))
+        .with_context(|| format!("the packages contain no {name}"))
 }
 
-/// What is in a folder; nothing if there is no such folder.
+/// Returns the files in a folder; none if there is no such folder.
 fn files(folder: &Path, suffix: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let fits = |path: &PathBuf| path.to_string_lossy().ends_with(suffix);
     entries.map(|entry| entry.path()).filter(fits).collect()
 }
 
-fn keep(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let folder = to.parent().context("the cache has a folder")?;
+fn store(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let folder = to.parent().context("the path has no folder")?;
     fs::create_dir_all(folder)?;
     fs::rename(from, to).with_context(|| to.display().to_string())
 }
@@ -237,7 +243,9 @@ fn cache_dir() -> anyhow::Result<PathBuf> {
     Ok(cache.join("reaperd/kernels"))
 }
 
-/// The version text of a bzImage: Documentation/arch/x86/boot.rst, field `kernel_version`.
+/// Returns the version text of a bzImage, field [`kernel_version`][1].
+///
+/// [1]: https://elixir.bootlin.com/linux/v6.12/source/Documentation/arch/x86/boot.rst
 fn banner(image: &[u8]) -> Option<String> {
     if image.get(0x202..0x206)? != b"HdrS" {
         return None;
@@ -248,7 +256,7 @@ fn banner(image: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(&text[..end]).into_owned())
 }
 
-/// The first two numbers of a version.
+/// Returns the first two numbers of a version.
 fn series(version: &str) -> Option<Version> {
     let mut numbers = version.split(['.', '-', '+', '~']);
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
@@ -265,7 +273,7 @@ mod tests {
         linux-image-7.3.4+deb13-cloud-amd64 | 7.3.4-1~bpo13+1 | debian\n";
 
     #[test]
-    fn the_newest_of_a_series_is_chosen_by_number() {
+    fn the_newest_version_of_a_series_is_chosen() {
         let version = |alias| choose(alias, OFFERED).map(|(_, version)| version);
         assert_eq!(version("6.18"), Some("6.18.15-1~bpo13+1"));
         assert_eq!(version("newest"), Some("7.3.4-1~bpo13+1"));
@@ -279,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn metapackages_and_unsigned_kernels_are_no_images() {
+    fn metapackages_and_unsigned_kernels_are_not_images() {
         assert!(is_image("linux-image-5.10.0-46-cloud-amd64"));
         assert!(!is_image("linux-image-5.10.0-46-cloud-amd64-unsigned"));
         assert!(!is_image("linux-image-6.1-cloud-amd64"));

@@ -1,15 +1,15 @@
-//! What is expected of each kernel and role: the table that every guest is held to. The guest's
-//! tests get their cell through `REAPER_EXPECT` and `REAPER_REQUIRE` and fail when the kernel
-//! offers less, more, or fails for another reason than is written here.
+//! The expected features of each kernel in each role. The tests in a guest receive them in
+//! `REAPER_EXPECT` and `REAPER_REQUIRE`, and fail if a feature is missing, unexpectedly available, or
+//! missing for another reason than stated here.
 //!
-//! Measured facts behind the table, on 5.10, 6.1, 6.12 and 6.18: before 6.6 the process connector
-//! wants `CAP_NET_ADMIN`, since then nothing; it never acknowledges a listener outside the initial
-//! pid namespace and refuses one outside the initial network namespace. Since 6.6 it filters by
-//! event. Loading the probe wants `CAP_BPF` and `CAP_PERFMON` and no tracefs. A pidfd wants nothing.
+//! The table was measured on 5.10, 6.1, 6.12 and 6.18. Before 6.6 the process connector needs
+//! `CAP_NET_ADMIN`, since then no capability. It never acknowledges a listener outside the initial pid
+//! namespace, and refuses one outside the initial network namespace. Since 6.6 it can filter by event.
+//! Loading the probe needs `CAP_BPF` and `CAP_PERFMON`, but no tracefs. A pidfd needs no capability.
 
 use clap::ValueEnum;
 
-/// How a test binary is started in the guest: `tests/src/guest/roles.rs` knows the same names.
+/// How a test binary is started in a guest. `tests/src/vm_guest/roles.rs` has the same names.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, ValueEnum)]
 pub(crate) enum Role {
     Root,
@@ -25,23 +25,23 @@ pub(crate) enum Role {
     ForeignProc,
 }
 
-/// One test binary of the package `reaper-tests` and the roles it is run in.
+/// A test binary of the package `reaper-tests`, and the roles in which it runs.
 pub(crate) struct Suite {
     pub(crate) name: &'static str,
     pub(crate) roles: &'static [Role],
 }
 
-/// What runs in the guests. A suite must not need the source tree: its files are compiled in.
+/// The suites that run in the guests. They must not need the source tree at run time.
 pub(crate) const SUITES: &[Suite] = &[
     suite("kernel_features", Role::ALL),
     suite("roles", Role::ALL),
-    // Minutes a guest under emulation, so in the one role in which every source works.
+    // Takes minutes per guest, so it runs only in the role in which every source works.
     suite("conformance", &[Role::Root]),
-    // Not in the role `bpf`: before 5.11 its limit of locked memory is too low for the maps.
+    // Not in role `bpf`: before 5.11 its limit of locked memory is too low for the maps.
     suite("probe", &[Role::Root]),
-    // Only there can numbers be chosen.
+    // Only root can choose pids.
     suite("stress", &[Role::Root]),
-    // Only there can clocks be set, /proc be taken away and buffers be made small.
+    // Only root can set clocks, unmount /proc and shrink buffers.
     suite("system_faults", &[Role::Root]),
     suite("fault_injection", &[Role::Root]),
 ];
@@ -50,24 +50,24 @@ const fn suite(name: &'static str, roles: &'static [Role]) -> Suite {
     Suite { name, roles }
 }
 
-/// Whether this suite is run in this role; one that the matrix does not know is run where it is asked for.
+/// Returns whether a suite runs in a role. A suite that is not in the matrix runs in every role.
 pub(crate) fn is_for(suite: &str, role: Role) -> bool {
-    let known = SUITES.iter().find(|one| one.name == suite);
+    let known = SUITES.iter().find(|listed| listed.name == suite);
     known.is_none_or(|suite| suite.roles.contains(&role))
 }
 
-/// Whether a test may be skipped in this role. Root can do all, but no emulated machine starts a
-/// program twice within a tick; the toll forces a thousand such reuses with processes that are only
-/// forked. And there are no debuggers in a guest, where a tracer of the tests' own takes their part.
+/// Returns whether a test may be skipped in a role. Root may skip two kinds of tests: an emulated machine
+/// cannot start a program twice within a clock tick (the stress suite forces 1,000 such pid reuses with
+/// forked processes), and a guest has no debuggers (other tests use a tracer of the test suite).
 pub(crate) fn may_skip(role: Role, test: &str) -> bool {
     role != Role::Root
-        || test.ends_with("::a_number_used_again_at_once_is_another_process")
+        || test.ends_with("::a_pid_reused_at_once_is_another_process")
         || ["::under_gdb_", "::under_strace_"]
             .iter()
             .any(|part| test.contains(part))
 }
 
-/// The expected state of a feature, with the reason where it is down.
+/// The expected state of a feature, and the reason if it is down.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Expected {
     Up,
@@ -79,7 +79,7 @@ pub(crate) type Version = (u32, u32);
 
 type Rule = fn(Version, Role) -> Expected;
 
-/// Each feature, and what it is expected to be on this kernel in this role.
+/// Each feature and its expected state on a kernel in a role.
 const FEATURES: &[(&str, Rule)] = &[
     ("netlink", netlink),
     ("netlink-mask", netlink_mask),
@@ -94,7 +94,7 @@ const FEATURES: &[(&str, Rule)] = &[
     ("tracefs", tracefs),
 ];
 
-/// The features that are sources: the rest only shapes how well these work.
+/// The features that are sources; the others affect how well these work.
 const SOURCES: &[&str] = &["netlink", "ebpf", "pidfd"];
 
 impl Role {
@@ -134,19 +134,19 @@ impl Role {
             Self::NetAdmin => "uid 65534 with `CAP_NET_ADMIN` only",
             Self::Bpf => "uid 65534 with `CAP_BPF` and `CAP_PERFMON` only",
             Self::None => "uid 65534 without capabilities",
-            Self::Pidns => "root in a pid namespace of its own, with its own /proc",
-            Self::Netns => "root in a network namespace of its own",
+            Self::Pidns => "root in a new pid namespace with a /proc of that namespace",
+            Self::Netns => "root in a new network namespace",
             Self::Hidepid => "uid 65534 without capabilities, /proc mounted hidepid=2",
             Self::NoTracefs => "root where tracefs is not mounted",
             Self::TimensMinus => {
-                "root in a time namespace whose clocks are behind the host's, each by another offset"
+                "root in a time namespace whose clocks are behind the host's by different offsets"
             }
             Self::TimensPlus => {
                 "root in a time namespace, 1,000 s ahead by `CLOCK_MONOTONIC` and 2,000 s by \
                  `CLOCK_BOOTTIME`"
             }
             Self::ForeignProc => {
-                "root in a pid namespace of its own, with the /proc of the namespace above"
+                "root in a new pid namespace with the /proc of the parent namespace"
             }
         }
     }
@@ -165,7 +165,7 @@ impl Role {
     }
 }
 
-/// The value of `REAPER_EXPECT`.
+/// Returns the value of `REAPER_EXPECT`.
 pub(crate) fn expectations(kernel: Version, role: Role) -> String {
     let cells = FEATURES
         .iter()
@@ -176,7 +176,7 @@ pub(crate) fn expectations(kernel: Version, role: Role) -> String {
     cells.collect::<Vec<_>>().join(",")
 }
 
-/// The value of `REAPER_REQUIRE`: everything that is expected to be there.
+/// Returns the value of `REAPER_REQUIRE`: the features that are expected to be up.
 pub(crate) fn required(kernel: Version, role: Role) -> String {
     let up = FEATURES
         .iter()
@@ -184,7 +184,7 @@ pub(crate) fn required(kernel: Version, role: Role) -> String {
     up.map(|(name, _)| *name).collect::<Vec<_>>().join(",")
 }
 
-/// In words: the sources that work, and why the others do not.
+/// Returns a text with the sources that work and the reasons why the others do not.
 pub(crate) fn summary(kernel: Version, role: Role) -> String {
     let mut up = Vec::new();
     let mut down = Vec::new();
@@ -229,8 +229,8 @@ fn bpf(_: Version, role: Role) -> Expected {
     up_if(role.is_root() || role == Role::Bpf, "EPERM")
 }
 
-/// The source, which declines where the probe's numbers would be other people's. Before 5.11 maps
-/// count as locked memory, of which a user may have too little for the source's own.
+/// The source does not start in another pid namespace, because the probe reports pids of the initial one.
+/// Before 5.11 maps count as locked memory, and the limit of role `bpf` is too low for them.
 fn ebpf(kernel: Version, role: Role) -> Expected {
     match role {
         Role::Pidns | Role::ForeignProc => Expected::Down("pid-namespace"),
@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_say_both_the_state_and_the_reason() {
+    fn expectations_contain_state_and_reason() {
         let none = expectations((6, 1), Role::None);
         assert!(
             none.starts_with("netlink=down:EPERM,netlink-mask=down:netlink,"),
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn role_names_are_those_of_the_command_line() {
+    fn role_names_equal_those_of_the_command_line() {
         for role in Role::ALL {
             let value = role.to_possible_value().expect("no role is hidden");
             assert_eq!(value.get_name(), role.name());

@@ -1,4 +1,4 @@
-//! One guest: starts QEMU, waits for its end or ends it, and reads what it said.
+//! One guest: starts QEMU, waits until it ends or the time limit passes, and reads the verdicts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,31 +11,31 @@ use anyhow::Context as _;
 use super::kernels::Kernel;
 use super::matrix::{self, Role};
 
-/// How often to look whether a guest has ended.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often to check whether a guest has ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long a kernel may take to reach our init: two seconds on an idle machine.
+/// How long a kernel may take to start our init. It takes two seconds on an idle machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
 
-/// Everything that the emulator has, but cmpxchg16b: with it, a quarter of the 6.12 guests died of
-/// random faults, mostly in the slab allocator just after that instruction and with garbage in the
-/// flags (10 of 40 boots under QEMU 7.2; none such of 280 without it).
+/// All features of the emulated processor except cmpxchg16b. With it, a quarter of the 6.12 guests crashed
+/// at random, mostly in the slab allocator right after that instruction, with wrong flags (10 of 40 boots
+/// under QEMU 7.2; none of 280 without it).
 const CPU: &str = "max,cx16=off";
 
-/// How many console lines a report of a dead guest shows.
+/// How many console lines the report of a failed guest contains.
 const TAIL_LINES: usize = 25;
 
-/// A kernel, a role, and what to run there.
+/// A kernel, a role, and what to run in them.
 pub(crate) struct Guest<'run> {
     pub(crate) kernel: &'run Kernel,
     pub(crate) role: Role,
     pub(crate) initrd: PathBuf,
     pub(crate) filter: Option<String>,
-    /// All of the long suites, and not a share.
+    /// Whether the long suites run at full scale.
     pub(crate) full: bool,
     pub(crate) time_limit: Duration,
     pub(crate) accel: String,
-    /// The console; the verdicts are beside it.
+    /// The file for the console output; the verdicts are in a file beside it.
     pub(crate) log: PathBuf,
 }
 
@@ -46,19 +46,19 @@ pub(crate) enum Verdict {
     Failed(String),
 }
 
-/// What became of a guest.
+/// The result of a guest.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// By `suite::test`.
     pub(crate) verdicts: BTreeMap<String, Verdict>,
-    /// What tests printed.
+    /// The output of tests, by `suite::test`.
     pub(crate) output: BTreeMap<String, String>,
-    /// What is wrong with the guest itself, beyond its tests.
+    /// Problems of the guest itself, beyond its tests.
     pub(crate) problems: Vec<String>,
     pub(crate) seconds: f64,
-    /// Whether the kernel came as far as our init.
-    pub(crate) init_spoke: bool,
-    /// What ended the first attempt, if this is the second.
+    /// Whether our init has written anything.
+    pub(crate) init_started: bool,
+    /// The problems of the first boot, if this is the second.
     pub(crate) failed_boot: Option<String>,
 }
 
@@ -68,11 +68,11 @@ enum End {
     Killed(Duration),
 }
 
-/// Runs a guest. One whose kernel never got as far as our init is booted once more: what failed
-/// then is the emulated boot and not anything under test. Whatever happens later is never repeated.
+/// Runs a guest. If our init has not started, boots it once more: the emulated boot failed, and nothing
+/// was tested. Failures after that are never repeated.
 pub(crate) fn run(guest: &Guest<'_>) -> Outcome {
     let first = run_once(guest);
-    if first.init_spoke {
+    if first.init_started {
         return first;
     }
     let mut second = run_once(guest);
@@ -85,8 +85,8 @@ fn run_once(guest: &Guest<'_>) -> Outcome {
     let started = now();
     let verdicts = guest.log.with_extension("verdicts");
     let ended = start(guest, &verdicts).and_then(|child| wait(child, guest, &verdicts));
-    let said = fs::read(&verdicts).unwrap_or_default();
-    let mut outcome = read_verdicts(&String::from_utf8_lossy(&said));
+    let written = fs::read(&verdicts).unwrap_or_default();
+    let mut outcome = read_verdicts(&String::from_utf8_lossy(&written));
     outcome.seconds = started.elapsed().as_secs_f64();
     match ended {
         Ok(End::Exited(status)) if status.success() => {}
@@ -127,8 +127,8 @@ fn start(guest: &Guest<'_>, verdicts: &Path) -> anyhow::Result<Child> {
         .context("qemu-system-x86_64: run .ci/install-vm-tools")
 }
 
-/// A panic or an oops ends the guest at once: `-no-reboot` turns the reboot into an exit. The
-/// timer check counts ticks against a loop, which a busy host makes it lose.
+/// A panic or an oops ends the guest at once, because `-no-reboot` turns the reboot into an exit. The timer
+/// check is off, because it compares ticks with a loop and fails on a busy host.
 fn command_line(guest: &Guest<'_>) -> String {
     let Guest {
         kernel,
@@ -166,20 +166,20 @@ fn wait(mut child: Child, guest: &Guest<'_>, verdicts: &Path) -> anyhow::Result<
             child.wait().context("wait for qemu")?;
             return Ok(End::Killed(started.elapsed()));
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// Reads the lines that `tests/src/guest/suites.rs` writes.
-fn read_verdicts(said: &str) -> Outcome {
+/// Reads the lines that `tests/src/vm_guest/suites.rs` writes.
+fn read_verdicts(text: &str) -> Outcome {
     let mut outcome = Outcome::default();
     let mut running = None;
     let mut has_ended = false;
-    for line in said
+    for line in text
         .lines()
         .filter_map(|line| line.trim_end().strip_prefix("REAPER-VM "))
     {
-        outcome.init_spoke = true;
+        outcome.init_started = true;
         if let Some(name) = line.strip_prefix("start=") {
             running = Some(name.to_owned());
         } else if let Some(verdict) = line.strip_prefix("test=") {
@@ -191,7 +191,9 @@ fn read_verdicts(said: &str) -> Outcome {
             all.push_str(text);
             all.push('\n');
         } else if let Some(suite) = line.strip_prefix("suite=") {
-            outcome.problems.extend(odd_end(suite, &outcome.verdicts));
+            outcome
+                .problems
+                .extend(unexplained_failure(suite, &outcome.verdicts));
         } else if let Some(error) = line.strip_prefix("error=") {
             outcome.problems.push(format!("init: {error}"));
         }
@@ -202,18 +204,16 @@ fn read_verdicts(said: &str) -> Outcome {
         outcome.verdicts.insert(name, Verdict::Failed(why));
     }
     if !has_ended {
-        outcome
-            .problems
-            .push("the guest did not come to its end".to_owned());
+        outcome.problems.push("the guest did not finish".to_owned());
     }
     outcome
 }
 
-/// `NAME verdict=WORD reason=REST`
+/// Parses `NAME verdict=VERDICT reason=REASON`.
 fn verdict_of(text: &str) -> Option<(String, Verdict)> {
     let (name, rest) = text.split_once(" verdict=")?;
-    let (word, reason) = rest.split_once(" reason=").unwrap_or((rest, ""));
-    let verdict = match word {
+    let (verdict, reason) = rest.split_once(" reason=").unwrap_or((rest, ""));
+    let verdict = match verdict {
         "ok" => Verdict::Ok,
         "skipped" => Verdict::Skipped(reason.to_owned()),
         _ => Verdict::Failed(reason.to_owned()),
@@ -221,15 +221,15 @@ fn verdict_of(text: &str) -> Option<(String, Verdict)> {
     Some((name.to_owned(), verdict))
 }
 
-/// `SUITE ended=STATUS`: a binary that fails where none of its tests did.
-fn odd_end(text: &str, verdicts: &BTreeMap<String, Verdict>) -> Option<String> {
+/// Parses `SUITE ended=STATUS`. Returns a problem if the binary failed and none of its tests did.
+fn unexplained_failure(text: &str, verdicts: &BTreeMap<String, Verdict>) -> Option<String> {
     let (suite, status) = text.split_once(" ended=")?;
     let is_own = |name: &str| name.split_once("::").is_some_and(|(of, _)| of == suite);
     let has_failed = verdicts
         .iter()
         .any(|(name, verdict)| is_own(name) && matches!(verdict, Verdict::Failed(_)));
-    let is_odd = status != "exit status: 0" && !has_failed;
-    is_odd.then(|| format!("{suite} ended with {status}, though none of its tests failed"))
+    let is_unexplained = status != "exit status: 0" && !has_failed;
+    is_unexplained.then(|| format!("{suite} ended with {status}, but none of its tests failed"))
 }
 
 fn tail(log: &Path) -> String {
@@ -246,7 +246,7 @@ fn tail(log: &Path) -> String {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the suspend of a developer's machine is no matter"
+    reason = "suspend does not matter to the task runner"
 )]
 fn now() -> Instant {
     Instant::now()
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_stops_in_a_test_fails_that_test() {
+    fn a_test_during_which_the_guest_ends_has_failed() {
         let outcome = read_verdicts(&format!("{GOOD}REAPER-VM start=g::c\r\n"));
         assert!(matches!(outcome.verdicts["g::c"], Verdict::Failed(_)));
         assert_eq!(outcome.problems.len(), 1);
@@ -283,8 +283,8 @@ mod tests {
 
     #[test]
     fn a_binary_that_fails_without_a_failed_test_is_a_problem() {
-        let odd = GOOD.replace("exit status: 0", "signal: 11 (SIGSEGV)");
-        let outcome = read_verdicts(&format!("{odd}REAPER-VM end\r\n"));
+        let crashed = GOOD.replace("exit status: 0", "signal: 11 (SIGSEGV)");
+        let outcome = read_verdicts(&format!("{crashed}REAPER-VM end\r\n"));
         assert_eq!(outcome.problems.len(), 1);
     }
 }

@@ -1,12 +1,13 @@
-//! What the guests said, for a reader: verdict lines, failures, and `docs/kernel-matrix.md`.
+//! The results of the guests: verdict lines, failures, and `docs/kernel-matrix.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::kernels::Kernel;
 use super::matrix::{self, Role};
 use super::qemu::{Guest, Outcome, Verdict};
+use crate::text::count;
 
-/// How many tests of one guest went which way.
+/// The numbers of tests of one guest by verdict.
 #[derive(Default)]
 struct Count {
     ok: usize,
@@ -34,16 +35,16 @@ impl Count {
             failed,
         } = self;
         let mut text = format!("{ok} ok");
-        for (number, word) in [(skipped, "skipped"), (failed, "FAILED")] {
-            if *number > 0 {
-                text += &format!(", {number} {word}");
+        for (tests, verdict) in [(skipped, "skipped"), (failed, "FAILED")] {
+            if *tests > 0 {
+                text += &format!(", {tests} {verdict}");
             }
         }
         text
     }
 }
 
-/// A line to follow the run by.
+/// Returns a progress line for a guest.
 pub(crate) fn one_guest(guest: &Guest<'_>, outcome: &Outcome) -> String {
     let count = Count::of(outcome.verdicts.values()).text();
     let problem = if outcome.problems.is_empty() {
@@ -56,14 +57,15 @@ pub(crate) fn one_guest(guest: &Guest<'_>, outcome: &Outcome) -> String {
         "guest {kernel} {role}: {count}{problem} in {:.1} s",
         outcome.seconds
     );
-    // Never silent: a kernel that often fails to boot is something to look into.
+    // Always printed: a kernel that often fails to boot needs attention.
     if let Some(why) = &outcome.failed_boot {
-        line += &format!("\nguest {kernel} {role}: this was the second boot; the first: {why}");
+        line +=
+            &format!("\nguest {kernel} {role}: this was the second boot; the first failed: {why}");
     }
     line
 }
 
-/// Prints one verdict for each kernel, role and test, and collects all that went wrong.
+/// Prints one verdict for each kernel, role and test. Returns the failures.
 pub(crate) fn verdicts(guests: &[Guest<'_>], outcomes: &[Outcome]) -> Vec<String> {
     let mut failures = Vec::new();
     for (guest, outcome) in guests.iter().zip(outcomes) {
@@ -75,7 +77,7 @@ pub(crate) fn verdicts(guests: &[Guest<'_>], outcomes: &[Outcome]) -> Vec<String
                     println!("{place} {name} skipped ({reason})");
                     if !matrix::may_skip(guest.role, name) {
                         failures.push(format!(
-                            "{place} {name}: skipped ({reason}); root can do all"
+                            "{place} {name}: skipped ({reason}), which is a failure as root"
                         ));
                     }
                 }
@@ -102,7 +104,7 @@ pub(crate) fn verdicts(guests: &[Guest<'_>], outcomes: &[Outcome]) -> Vec<String
 
 type Cells<'run> = BTreeMap<(&'run str, Role), &'run Outcome>;
 
-/// The page of the matrix; the same kernels and verdicts give the same bytes.
+/// Returns the page of the matrix. It depends only on kernels and verdicts.
 pub(crate) fn page(guests: &[Guest<'_>], outcomes: &[Outcome], failures: &[String]) -> String {
     let mut kernels: Vec<&Kernel> = Vec::new();
     let mut cells = Cells::new();
@@ -122,14 +124,17 @@ pub(crate) fn page(guests: &[Guest<'_>], outcomes: &[Outcome], failures: &[Strin
         .collect();
 
     let mut page = "# Kernel matrix\n\nWritten by `cargo xtask vm`; the expectations are in \
-         `xtask/src/vm/matrix.rs`. Every guest is one kernel in one role. What was counted and \
-         measured in them is in [kernel-figures.md](kernel-figures.md).\n\n"
+         `xtask/src/vm/matrix.rs`. Every guest is one kernel in one role. Figures measured in \
+         them are in [kernel-figures.md](kernel-figures.md).\n\n"
         .to_owned();
     page += &match failures.len() {
         0 => "**Every cell is as expected.**\n\n".to_owned(),
-        number => format!("**{number} failures: not every cell is as expected.**\n\n"),
+        failures => format!(
+            "**{}: not every cell is as expected.**\n\n",
+            count(failures, "failure")
+        ),
     };
-    page += "## Kernels\n\n| asked for | release | package |\n|---|---|---|\n";
+    page += "## Kernels\n\n| kernel | release | package |\n|---|---|---|\n";
     for Kernel {
         alias,
         release,
@@ -139,7 +144,7 @@ pub(crate) fn page(guests: &[Guest<'_>], outcomes: &[Outcome], failures: &[Strin
     {
         page += &format!("| {alias} | {release} | {package} |\n");
     }
-    page += "\n## Roles\n\n| role | who |\n|---|---|\n";
+    page += "\n## Roles\n\n| role | meaning |\n|---|---|\n";
     for role in Role::ALL {
         page += &format!("| {} | {} |\n", role.name(), role.meaning());
     }
@@ -163,13 +168,13 @@ pub(crate) fn page(guests: &[Guest<'_>], outcomes: &[Outcome], failures: &[Strin
     page
 }
 
-/// The first two lines of a table whose rows have names.
+/// Returns the first two lines of a table with named rows.
 pub(super) fn table_head(columns: &[&str]) -> String {
     let rule = "---|".repeat(columns.len());
     format!("| | {} |\n|---|{rule}\n", columns.join(" | "))
 }
 
-/// Kernels as columns, roles as rows.
+/// Returns a table with kernels as columns and roles as rows.
 fn table(kernels: &[&Kernel], cell: impl Fn(&Kernel, Role) -> String) -> String {
     let heads: Vec<_> = kernels.iter().map(|kernel| kernel.alias.as_str()).collect();
     let mut table = table_head(&heads);
@@ -180,7 +185,7 @@ fn table(kernels: &[&Kernel], cell: impl Fn(&Kernel, Role) -> String) -> String 
     table
 }
 
-/// Every test once, with the places where it was not simply ok.
+/// Returns a list of the tests, with the guests in which they were skipped or failed.
 fn tests_of(suite: &str, cells: &Cells<'_>) -> String {
     let mut exceptions: BTreeMap<&str, BTreeMap<String, Vec<String>>> = BTreeMap::new();
     for ((alias, role), outcome) in cells {

@@ -1,4 +1,4 @@
-//! The demo's own daemon: a child process in a temporary folder that leaves nothing.
+//! The demo's daemon: a child process with a temporary directory that is removed at the end.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,39 +14,39 @@ use tempfile::TempDir;
 use crate::cli::failure::Failure;
 use crate::cli::values::SourceChoice;
 use crate::client::{Client, SourceReport, SourcesReport, Version};
-use crate::clock::monotonic_ns;
+use crate::clock::Deadline;
 use crate::daemon::socket_path;
 
-/// How long it may take to answer for the first time.
-const START: Duration = Duration::from_secs(5);
-/// How long it may take to stop.
-const STOP: Duration = Duration::from_secs(2);
-/// Between two looks at something that is expected.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
-/// Of what the daemon said, what is shown if it fails.
-const LAST_LINES: usize = 5;
+/// How long the daemon and its sources may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the daemon may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause between two polls.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// How many lines of the log an error message includes.
+const LOG_TAIL_LINES: usize = 5;
 
 pub(super) struct PrivateDaemon {
     child: Child,
-    folder: TempDir,
+    dir: TempDir,
 }
 
 impl PrivateDaemon {
-    /// Starts it and waits until it answers.
+    /// Starts the daemon and waits until it responds.
     pub(super) async fn start(
         program: &Path,
         sources: &SourceChoice,
         sweep: Duration,
     ) -> Result<Self, Failure> {
-        let folder = tempfile::Builder::new()
+        let dir = tempfile::Builder::new()
             .prefix("reaperd-demo-")
             .permissions(Permissions::from_mode(0o700))
             .tempdir()?;
-        let log = File::create(folder.path().join("log"))?;
+        let log = File::create(dir.path().join("log"))?;
         let child = Command::new(program)
             .arg("daemon")
             .arg("--socket")
-            .arg(folder.path().join("s.sock"))
+            .arg(dir.path().join("s.sock"))
             .args(["--sources", &sources.to_string()])
             .args([
                 "--sweep-interval",
@@ -57,62 +57,60 @@ impl PrivateDaemon {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // Ctrl-C at the terminal is for the demo, which then stops the daemon in order.
+            // Ctrl-C then reaches the demo alone, which stops the daemon in order.
             .process_group(0)
             .spawn()?;
-        let mut daemon = Self { child, folder };
-        daemon.answers().await?;
+        let mut daemon = Self { child, dir };
+        daemon.wait_until_ready().await?;
         Ok(daemon)
     }
 
     pub(super) fn socket(&self) -> PathBuf {
-        self.folder.path().join("s.sock")
+        self.dir.path().join("s.sock")
     }
 
-    async fn answers(&mut self) -> Result<(), Failure> {
+    async fn wait_until_ready(&mut self) -> Result<(), Failure> {
         let client = Client::new(self.socket());
-        let start_ns = monotonic_ns();
+        let deadline = Deadline::after(START_TIMEOUT);
         loop {
             let error = match client.get::<Version>("/v1/version").await {
                 Ok(_version) => return Ok(()),
                 Err(error) => error,
             };
-            let ended = self.child.try_wait()?;
-            let waited = Duration::from_nanos(monotonic_ns() - start_ns);
-            if ended.is_some() || waited > START {
+            if self.child.try_wait()?.is_some() || deadline.has_passed() {
                 let message = format!(
-                    "the private daemon does not answer ({error}){}",
-                    self.said()
+                    "the private daemon does not respond ({error}){}",
+                    self.log_tail()
                 );
                 return Err(Failure::new(message, "reaperd daemon"));
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// How its sources are, once each has said so; some take longer to start than the daemon does.
+    /// Returns the state of the sources. Waits until none is starting, because some start later
+    /// than the daemon responds.
     pub(super) async fn sources(&self) -> Result<SourcesReport, Failure> {
         let client = Client::new(self.socket());
-        let start_ns = monotonic_ns();
+        let deadline = Deadline::after(START_TIMEOUT);
         loop {
             let report: SourcesReport = client.get("/v1/sources").await?;
-            let waited = Duration::from_nanos(monotonic_ns() - start_ns);
-            if waited > START || !report.sources.iter().any(SourceReport::is_starting) {
+            if deadline.has_passed() || !report.sources.iter().any(SourceReport::is_starting) {
                 return Ok(report);
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// The end of what it said, for a failure's message.
-    fn said(&self) -> String {
-        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+    /// The last lines of the log, for an error message.
+    fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
-        let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+        let last = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
         last.iter().flat_map(|line| ["\n  | ", line]).collect()
     }
 
-    /// Has it not run, and returns when it really does not.
+    /// Stops the process with `SIGSTOP` and returns once it is stopped.
     pub(super) fn suspend(&self) -> io::Result<()> {
         kill_process(self.pid(), Signal::STOP)?;
         let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
@@ -120,36 +118,37 @@ impl PrivateDaemon {
         if status.is_some_and(|status| status.stopped()) {
             return Ok(());
         }
-        Err(io::Error::other("the private daemon ended by itself"))
+        Err(io::Error::other("the private daemon exited unexpectedly"))
     }
 
     pub(super) fn resume(&self) -> io::Result<()> {
         Ok(kill_process(self.pid(), Signal::CONT)?)
     }
 
-    /// Stops it as a service manager does; an error says what it did wrong then.
+    /// Stops the daemon with `SIGTERM`, as a service manager does. The error describes what the
+    /// daemon did wrong.
     pub(super) fn stop(&mut self) -> Result<(), String> {
         kill_process(self.pid(), Signal::TERM).map_err(|error| error.to_string())?;
-        let start_ns = monotonic_ns();
+        let deadline = Deadline::after(STOP_TIMEOUT);
         let status = loop {
             match self.child.try_wait().map_err(|error| error.to_string())? {
                 Some(status) => break status,
-                None if monotonic_ns() - start_ns > super::nanos(STOP) => {
-                    return Err(format!("still running {STOP:?} after it was told to stop"));
+                None if deadline.has_passed() => {
+                    return Err(format!("still running {STOP_TIMEOUT:?} after SIGTERM"));
                 }
-                None => thread::sleep(LOOK_EVERY),
+                None => thread::sleep(POLL_INTERVAL),
             }
         };
         if !status.success() {
-            return Err(format!("ended with {status}{}", self.said()));
+            return Err(format!("exited with {status}{}", self.log_tail()));
         }
         if self.socket().exists() {
-            return Err("left its socket behind".to_owned());
+            return Err("did not remove its socket".to_owned());
         }
         Ok(())
     }
 
-    /// Ours until it is waited for, so the number cannot be anybody else's.
+    /// The pid of the child. It cannot be reused before the child is reaped.
     fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
@@ -157,7 +156,7 @@ impl PrivateDaemon {
 
 impl Drop for PrivateDaemon {
     fn drop(&mut self) {
-        // An interrupted play may leave it suspended, and then it can be killed all the same.
+        // An interrupted demo may leave the daemon suspended. SIGKILL works even then.
         if matches!(self.child.try_wait(), Ok(None)) && self.stop().is_err() {
             self.child.kill().unwrap_or_default();
             self.child.wait().map(drop).unwrap_or_default();

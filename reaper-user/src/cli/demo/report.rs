@@ -1,4 +1,4 @@
-//! What the demo says, to people and to programs.
+//! The demo's output: a table as the demo runs, or one JSON object at the end.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -7,11 +7,19 @@ use reaper_registry::{ExitStatus, Pid};
 use serde::Serialize;
 use serde_json::json;
 
-use super::observer::Seen;
-use crate::cli::output::{escape, exit_status, milliseconds};
+use super::events::Removal;
+use crate::cli::output::{Progress, escape, exit_status, micros, milliseconds};
 use crate::client::{ExitSeen, SourceReport, SourcesReport};
 
-/// How one test process ended and what became of its session.
+/// What the removal of a session must look like.
+pub(super) struct Expected {
+    pub(super) ended_ns: u64,
+    pub(super) max_delay: Duration,
+    /// The exit status, where a source reports one.
+    pub(super) status: ExitStatus,
+}
+
+/// How a test process ended and how its session was removed.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     session: &'static str,
@@ -21,7 +29,6 @@ pub(super) struct Row {
     source: Option<String>,
     evidence: Option<String>,
     gone_after_us: Option<u64>,
-    /// What is wrong with it.
     pub(super) problem: Option<String>,
 }
 
@@ -39,40 +46,37 @@ impl Row {
         }
     }
 
-    /// Compares what was reported with what was done.
-    pub(super) fn judge(
-        &mut self,
-        seen: Option<&Seen>,
-        ended_ns: u64,
-        limit: Duration,
-        status: ExitStatus,
-    ) {
-        let Some(Seen { at_ns, removal }) = seen else {
-            self.problem = Some("its session was not removed in time".to_owned());
+    /// Fills in the removal and compares it with what is expected.
+    pub(super) fn check(&mut self, removal: Option<&Removal>, expected: &Expected) {
+        let Some(Removal { received_ns, event }) = removal else {
+            self.problem = Some("the session was not removed in time".to_owned());
             return;
         };
-        let after = Duration::from_nanos(at_ns.saturating_sub(ended_ns));
-        let exit = removal.exit.as_ref().and_then(ExitSeen::status);
-        let words = exit.map(exit_status);
-        self.reported = words.or_else(|| Some(removal.cause.replace('_', " ")));
-        self.source.clone_from(&removal.source);
-        self.evidence.clone_from(&removal.evidence);
-        self.gone_after_us = Some(u64::try_from(after.as_micros()).unwrap_or(u64::MAX));
-        self.problem = if *at_ns < ended_ns {
-            Some("its session was removed before it ended".to_owned())
-        } else if !matches!(removal.cause.as_str(), "exited" | "pid_reused") {
-            Some(format!("the cause was given as {:?}", removal.cause))
-        } else if exit.is_some_and(|exit| !same(exit, status)) {
-            Some(format!("it ended with {}", exit_status(status)))
-        } else if after > limit {
-            Some(format!("later than {limit:?}"))
+        let delay = Duration::from_nanos(received_ns.saturating_sub(expected.ended_ns));
+        let status = event.exit.as_ref().and_then(ExitSeen::status);
+        let text = status.map(exit_status);
+        self.reported = text.or_else(|| Some(event.cause.replace('_', " ")));
+        self.source.clone_from(&event.source);
+        self.evidence.clone_from(&event.evidence);
+        self.gone_after_us = Some(micros(delay));
+        self.problem = if *received_ns < expected.ended_ns {
+            Some("the session was removed before the process ended".to_owned())
+        } else if !matches!(event.cause.as_str(), "exited" | "pid_reused") {
+            Some(format!("unexpected cause {:?}", event.cause))
+        } else if status.is_some_and(|status| !same(status, expected.status)) {
+            Some(format!(
+                "wrong exit status; expected {}",
+                exit_status(expected.status)
+            ))
+        } else if delay > expected.max_delay {
+            Some(format!("removed later than {:?}", expected.max_delay))
         } else {
             None
         };
     }
 }
 
-/// Whether both are the same ending; a core dump beside it is none of our business.
+/// Whether both statuses are equal, apart from a core dump.
 fn same(a: ExitStatus, b: ExitStatus) -> bool {
     match (a, b) {
         (ExitStatus::Signal { signal: a, .. }, ExitStatus::Signal { signal: b, .. }) => a == b,
@@ -80,14 +84,13 @@ fn same(a: ExitStatus, b: ExitStatus) -> bool {
     }
 }
 
-/// Everything that is to be told.
 pub(super) struct Report {
-    json: bool,
+    progress: Progress,
     sources: Vec<serde_json::Value>,
     rows: Vec<Row>,
     skipped: Vec<String>,
     problems: Vec<String>,
-    untouched: usize,
+    unaffected: usize,
     controls: usize,
     took: Duration,
 }
@@ -95,49 +98,58 @@ pub(super) struct Report {
 impl Report {
     pub(super) fn new(json: bool) -> Self {
         Self {
-            json,
+            progress: Progress { json },
             sources: Vec::new(),
             rows: Vec::new(),
             skipped: Vec::new(),
             problems: Vec::new(),
-            untouched: 0,
+            unaffected: 0,
             controls: 0,
             took: Duration::ZERO,
         }
     }
 
-    pub(super) fn open(&self) -> io::Result<()> {
-        self.say("reaperd demo: a private daemon in a temporary folder; nothing is installed")
+    pub(super) fn start(&self) -> io::Result<()> {
+        self.progress.line(
+            "Starting a private daemon and test processes in a temporary directory. \
+             Nothing is installed.",
+        )
     }
 
-    pub(super) fn sources(&mut self, report: &SourcesReport, sweep: Duration) -> io::Result<()> {
+    /// Prints the sources and the head of the table.
+    pub(super) fn set_sources(
+        &mut self,
+        report: &SourcesReport,
+        sweep: Duration,
+    ) -> io::Result<()> {
         self.sources = report
             .sources
             .iter()
             .map(|s| json!({ "source": s.source, "state": s.state, "reason": s.reason }))
             .collect();
-        self.say(&sources_line(&report.sources, sweep))?;
-        self.say(&line([
+        self.progress.line(&sources_line(&report.sources, sweep))?;
+        self.progress.line("")?;
+        self.progress.line(&table_line([
             "SESSION",
             "PID",
-            "HOW IT ENDED",
+            "ENDED BY",
             "REPORTED AS",
-            "LEARNED FROM",
-            "GONE AFTER",
+            "SOURCE",
+            "REMOVED AFTER",
         ]))
     }
 
-    pub(super) fn row(&mut self, row: Row) -> io::Result<()> {
+    pub(super) fn add(&mut self, row: Row) -> io::Result<()> {
         let after = row
             .gone_after_us
             .map_or_else(|| "never".to_owned(), milliseconds);
-        self.say(&line([
+        self.progress.line(&table_line([
             row.session,
             &row.pid.to_string(),
             row.ended,
             row.reported.as_deref().unwrap_or("-"),
             row.source.as_deref().unwrap_or("-"),
-            &format!("{after:>10}"),
+            &format!("{after:>13}"),
         ]))?;
         if let Some(problem) = &row.problem {
             self.problems.push(format!("{}: {problem}", row.session));
@@ -146,141 +158,128 @@ impl Report {
         Ok(())
     }
 
-    pub(super) fn skipped(&mut self, what: &str, why: &str) {
-        self.skipped.push(format!("{what}: {why}"));
+    pub(super) fn skip(&mut self, step: &str, reason: &str) {
+        self.skipped.push(format!("{step}: {reason}"));
     }
 
-    pub(super) fn problem(&mut self, who: &str, what: &str) {
-        self.problems.push(format!("{who}: {what}"));
+    pub(super) fn problem(&mut self, subject: &str, text: &str) {
+        self.problems.push(format!("{subject}: {text}"));
     }
 
-    pub(super) fn untouched(&mut self) {
-        self.untouched += 1;
-    }
-
-    pub(super) fn controls(&mut self, count: usize) {
-        self.controls = count;
-    }
-
-    pub(super) fn took(&mut self, took: Duration) {
+    /// Sets how many controls there were, how many kept their sessions, and the duration.
+    pub(super) fn set_controls(&mut self, controls: usize, unaffected: usize, took: Duration) {
+        self.controls = controls;
+        self.unaffected = unaffected;
         self.took = took;
     }
 
-    pub(super) fn is_good(&self) -> bool {
+    pub(super) fn is_ok(&self) -> bool {
         self.problems.is_empty()
     }
 
-    /// The summary.
+    /// Prints the summary, or the JSON object.
     pub(super) fn finish(&self) -> io::Result<()> {
         let Self {
-            json,
+            progress,
             sources,
             rows,
             skipped,
             problems,
-            untouched,
+            unaffected,
             controls,
             took,
         } = self;
-        if *json {
+        if progress.json {
             let report = json!({
                 "schema": 1,
-                "ok": self.is_good(),
+                "ok": self.is_ok(),
                 "sources": sources,
                 "test_processes": rows,
                 "skipped": skipped,
                 "problems": problems,
                 "controls": controls,
-                "untouched": untouched,
+                "untouched": unaffected,
                 "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             });
             return writeln!(io::stdout(), "{report}");
         }
+        progress.line("")?;
         for skipped in skipped {
-            self.say(&format!("skipped  {skipped}"))?;
+            progress.line(&format!("skipped  {skipped}"))?;
         }
         for problem in problems {
-            self.say(&format!("WRONG    {}", escape(problem)))?;
+            progress.line(&format!("failed   {}", escape(problem)))?;
         }
         let removed = rows
             .iter()
             .filter(|row| row.gone_after_us.is_some())
             .count();
-        self.say(&format!(
-            "{removed} of {} removed and their tokens refused, \
-             {untouched} of {controls} living sessions untouched, in {:.1} s",
+        progress.line(&format!(
+            "{removed} of {} sessions removed after their processes ended, \
+             {unaffected} of {controls} sessions of running processes kept ({:.1} s)",
             rows.len(),
             took.as_secs_f64(),
         ))?;
-        self.say(
-            "compare: reaperd demo --sources sweep      \
-             next: reaperd daemon &  reaperd run -- sleep 30",
-        )
-    }
-
-    fn say(&self, line: &str) -> io::Result<()> {
-        if self.json {
-            return Ok(());
-        }
-        writeln!(io::stdout(), "{}", line.trim_end())
+        progress.line("")?;
+        progress.line("To compare with polling alone:  reaperd demo --sources sweep")?;
+        progress.line("To start a daemon of your own:  reaperd daemon")
     }
 }
 
-fn line([session, pid, ended, reported, source, after]: [&str; 6]) -> String {
+fn table_line([session, pid, ended, reported, source, after]: [&str; 6]) -> String {
     let reported = escape(reported);
-    format!("  {session:12} {pid:8} {ended:25} {reported:18} {source:13} {after}")
+    format!("{session:12} {pid:>8}  {ended:24} {reported:18} {source:8} {after}")
 }
 
 fn sources_line(sources: &[SourceReport], sweep: Duration) -> String {
     let one = |source: &SourceReport| match (source.source.as_str(), source.state.as_str()) {
-        ("sweep", "up") => format!("sweep {}", humantime::format_duration(sweep)),
-        (name, "up") => format!("{name} ok"),
+        ("sweep", "up") => format!("sweep every {}", humantime::format_duration(sweep)),
         (name, state) => format!("{name} {state}"),
     };
     let all: Vec<_> = sources.iter().map(one).collect();
-    let hint = if sources
-        .iter()
-        .any(|source| matches!(source.state.as_str(), "down" | "degraded"))
-    {
-        "   (reaperd doctor says why)"
+    let is_impaired = |source: &SourceReport| matches!(source.state.as_str(), "down" | "degraded");
+    let hint = if sources.iter().any(is_impaired) {
+        " (see `reaperd doctor`)"
     } else {
         ""
     };
-    format!("sources  {}{hint}", all.join(" | "))
+    format!("Sources: {}{hint}", all.join(", "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn seen(data: &str) -> Seen {
+    fn removal(data: &str) -> Removal {
         let data = format!(r#"{{"session":{{"sessionId":"s","pid":7}},{data}}}"#);
-        Seen {
-            at_ns: 5_000_000,
-            removal: serde_json::from_str(&data).unwrap(),
+        Removal {
+            received_ns: 5_000_000,
+            event: serde_json::from_str(&data).unwrap(),
         }
     }
 
-    fn judged(seen: Option<&Seen>, ended_ns: u64) -> Row {
+    fn checked(removal: Option<&Removal>, ended_ns: u64) -> Row {
         let mut row = Row::new("s", Pid::new(7).unwrap(), "exit 7");
-        row.judge(
-            seen,
-            ended_ns,
-            Duration::from_millis(3),
-            ExitStatus::Code(7),
+        row.check(
+            removal,
+            &Expected {
+                ended_ns,
+                max_delay: Duration::from_millis(3),
+                status: ExitStatus::Code(7),
+            },
         );
         row
     }
 
     #[test]
-    fn right_and_soon_is_good_even_without_a_status() {
-        let row = judged(
-            Some(&seen(r#""cause":"exited","source":"sweep""#)),
+    fn a_correct_removal_in_time_passes_with_and_without_an_exit_status() {
+        let row = checked(
+            Some(&removal(r#""cause":"exited","source":"sweep""#)),
             4_000_000,
         );
         assert_eq!((row.problem, row.gone_after_us), (None, Some(1_000)));
-        let row = judged(
-            Some(&seen(r#""cause":"exited","exit":{"code":7}"#)),
+        let row = checked(
+            Some(&removal(r#""cause":"exited","exit":{"code":7}"#)),
             4_000_000,
         );
         assert_eq!(
@@ -290,11 +289,11 @@ mod tests {
     }
 
     #[test]
-    fn missed_wrong_early_and_late_are_all_told() {
-        let exited = seen(r#""cause":"exited""#);
-        let wrong_status = seen(r#""cause":"exited","exit":{"code":0}"#);
-        let wrong_cause = seen(r#""cause":"expired""#);
-        for (seen, ended_ns) in [
+    fn missing_wrong_early_and_late_removals_are_problems() {
+        let exited = removal(r#""cause":"exited""#);
+        let wrong_status = removal(r#""cause":"exited","exit":{"code":0}"#);
+        let wrong_cause = removal(r#""cause":"expired""#);
+        for (removal, ended_ns) in [
             (None, 4_000_000),
             (Some(&wrong_status), 4_000_000),
             (Some(&wrong_cause), 4_000_000),
@@ -302,8 +301,8 @@ mod tests {
             (Some(&exited), 1_000_000),
         ] {
             assert!(
-                judged(seen, ended_ns).problem.is_some(),
-                "{seen:?} {ended_ns}"
+                checked(removal, ended_ns).problem.is_some(),
+                "{removal:?} {ended_ns}"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Who appears in the demo, and how each ends.
+//! The demo's scenario: its test processes and how each of them ends.
 
 use std::io;
 use std::path::Path;
@@ -7,26 +7,27 @@ use reaper_registry::{ExitStatus, Pid};
 
 use crate::testkit::test_process::{Kind, TestProcess};
 
-/// How a test process is brought to its end.
+/// How a test process is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// It is told to exit.
-    Cue,
+    /// It exits on its cue.
+    Exit,
     /// It is killed.
     Kill,
-    /// It is killed, and another process gets its number at once.
-    Recycle,
+    /// It is killed, and another process gets its pid at once.
+    KillAndReusePid,
 }
 
-/// One test process's part.
+/// One step: a test process that is registered as a session and then ended.
 #[derive(Debug)]
 pub(super) struct Step {
-    pub(super) name: &'static str,
-    /// How it ended, in words.
+    /// The name and id of the session.
+    pub(super) session: &'static str,
+    /// How the process ended, as printed.
     pub(super) title: &'static str,
     pub(super) kind: Kind,
     pub(super) ending: Ending,
-    /// What a source that sees the status has to see.
+    /// The exit status that a source which reports one must report.
     pub(super) status: ExitStatus,
 }
 
@@ -37,21 +38,21 @@ const KILLED: ExitStatus = ExitStatus::Signal {
 
 pub(super) const STEPS: [Step; 6] = [
     Step {
-        name: "quiet-otter",
+        session: "quiet-otter",
         title: "exit 0",
         kind: Kind::Exit { code: 0 },
-        ending: Ending::Cue,
+        ending: Ending::Exit,
         status: ExitStatus::Code(0),
     },
     Step {
-        name: "brave-finch",
+        session: "brave-finch",
         title: "exit 7",
         kind: Kind::Exit { code: 7 },
-        ending: Ending::Cue,
+        ending: Ending::Exit,
         status: ExitStatus::Code(7),
     },
     Step {
-        name: "calm-heron",
+        session: "calm-heron",
         title: "killed by SIGKILL",
         kind: Kind::Sleep,
         ending: Ending::Kill,
@@ -59,38 +60,38 @@ pub(super) const STEPS: [Step; 6] = [
     },
     #[cfg(target_os = "linux")]
     Step {
-        name: "sly-badger",
-        title: "leader thread first",
+        session: "sly-badger",
+        title: "main thread exits first",
         kind: Kind::LeaderFirst,
-        ending: Ending::Cue,
+        ending: Ending::Exit,
         status: ExitStatus::Code(7),
     },
-    // So that the count is the same everywhere.
+    // Keeps the number of steps the same on every system.
     #[cfg(not(target_os = "linux"))]
     Step {
-        name: "sly-badger",
+        session: "sly-badger",
         title: "exit 9",
         kind: Kind::Exit { code: 9 },
-        ending: Ending::Cue,
+        ending: Ending::Exit,
         status: ExitStatus::Code(9),
     },
     Step {
-        name: "proud-lynx",
-        title: "parent gone first",
+        session: "proud-lynx",
+        title: "parent exits first",
         kind: Kind::ParentFirst,
-        ending: Ending::Cue,
+        ending: Ending::Exit,
         status: ExitStatus::Code(0),
     },
     Step {
-        name: "swift-mole",
-        title: "pid reused",
+        session: "swift-mole",
+        title: "killed, pid reused",
         kind: Kind::Sleep,
-        ending: Ending::Recycle,
+        ending: Ending::KillAndReusePid,
         status: KILLED,
     },
 ];
 
-/// Those who live to the end, whatever they look like in between.
+/// The controls: sessions whose processes run until the demo ends.
 pub(super) const CONTROLS: [(&str, Kind); 5] = [
     ("still-owl", Kind::Sleep),
     ("still-carp", Kind::Sleep),
@@ -103,13 +104,13 @@ pub(super) const CONTROLS: [(&str, Kind); 5] = [
 ];
 
 impl Step {
-    /// Whether something happens to it before its end.
-    pub(super) fn has_prelude(&self) -> bool {
+    /// Whether the process first loses its main thread or its parent.
+    pub(super) fn has_first_stage(&self) -> bool {
         matches!(self.kind, Kind::LeaderFirst | Kind::ParentFirst)
     }
 
-    /// Lets that happen.
-    pub(super) fn prelude(&self, test_process: &mut TestProcess) -> io::Result<()> {
+    /// Runs that first stage, if there is one. The process survives it.
+    pub(super) fn run_first_stage(&self, test_process: &mut TestProcess) -> io::Result<()> {
         let done = match self.kind {
             Kind::LeaderFirst => "leader left",
             Kind::ParentFirst => "orphaned",
@@ -119,16 +120,16 @@ impl Step {
         test_process.expect(done)
     }
 
-    /// Brings it to its end, without waiting for that.
+    /// Ends the process. Does not wait for it.
     pub(super) fn end(&self, test_process: &mut TestProcess) -> io::Result<()> {
         match self.ending {
-            Ending::Cue => test_process.cue(),
-            Ending::Kill | Ending::Recycle => test_process.kill(),
+            Ending::Exit => test_process.cue(),
+            Ending::Kill | Ending::KillAndReusePid => test_process.kill(),
         }
     }
 }
 
-/// Has a control become another program, if it is of that kind.
+/// Lets a control execute another program, if it is of that kind.
 pub(super) fn replace_program(kind: Kind, test_process: &mut TestProcess) -> io::Result<()> {
     if !matches!(kind, Kind::SelfExec | Kind::WorkerExec) {
         return Ok(());
@@ -137,16 +138,18 @@ pub(super) fn replace_program(kind: Kind, test_process: &mut TestProcess) -> io:
     test_process.expect(&format!("ready {}", test_process.pid()))
 }
 
-/// Starts a test process under the number of one that is gone, or says why that cannot be.
+/// Starts a test process with the pid of a reaped one. The error is the reason why it cannot.
 #[cfg(target_os = "linux")]
 pub(super) fn take_pid(program: &Path, kind: Kind, pid: Pid) -> Result<TestProcess, String> {
     use rustix::io::Errno;
 
     TestProcess::spawn_at_pid(program, kind, pid).map_err(|error| {
         match Errno::from_io_error(&error) {
-            Some(Errno::PERM) => "to choose a pid takes root or CAP_CHECKPOINT_RESTORE".to_owned(),
-            Some(Errno::EXIST) => "another process was quicker to get the number".to_owned(),
-            Some(Errno::NOSYS | Errno::INVAL) => "to choose a pid takes Linux 5.5".to_owned(),
+            Some(Errno::PERM) => {
+                "choosing a pid requires root or CAP_CHECKPOINT_RESTORE".to_owned()
+            }
+            Some(Errno::EXIST) => "another process took the pid first".to_owned(),
+            Some(Errno::NOSYS | Errno::INVAL) => "choosing a pid requires Linux 5.5".to_owned(),
             _ => error.to_string(),
         }
     })
@@ -154,5 +157,5 @@ pub(super) fn take_pid(program: &Path, kind: Kind, pid: Pid) -> Result<TestProce
 
 #[cfg(not(target_os = "linux"))]
 pub(super) fn take_pid(_program: &Path, _kind: Kind, _pid: Pid) -> Result<TestProcess, String> {
-    Err("a pid can be chosen on Linux alone".to_owned())
+    Err("choosing a pid is possible only on Linux".to_owned())
 }

@@ -1,17 +1,17 @@
-//! When sources that say they work deserve doubt: `doctor` then recommends the self-test, which
-//! does not ask but looks.
+//! Sources that report success but may still miss exits. `doctor` then recommends the self-test,
+//! which checks them with real processes.
 
 use super::{Finding, Verdict};
 use crate::client::SourceReport;
 
-/// Kernels on which a send to nobody zeroed the connector's count of listeners, so that a filtered
-/// or overrun listener went silent without an error: `c46bfba1337d`, shipped in 6.6.13 and 6.7.1 and
-/// reverted by `8929f95b2b58` in 6.6.18 and 6.7.6 (the first from the stable review, the others by
-/// their dates).
+/// Kernels on which a send without a receiver zeroes the connector's count of listeners. A listener
+/// with a filter or a full buffer then receives nothing more, without an error. Commit
+/// `c46bfba1337d` introduced this in 6.6.13 and 6.7.1; commit `8929f95b2b58` reverted it in 6.6.18
+/// and 6.7.6. The first version is from the stable review, the others are from the commit dates.
 const SILENT_CONNECTOR: [((u32, u32), std::ops::Range<u32>); 2] =
     [((6, 6), 13..18), ((6, 7), 1..6)];
 
-/// What is doubtful about this kernel and these sources, in sentences.
+/// Returns the reasons to doubt these sources on this kernel.
 pub(super) fn doubts(release: &str, reports: &[SourceReport]) -> Vec<String> {
     let mut doubts = Vec::new();
     let netlink_works = reports
@@ -19,21 +19,22 @@ pub(super) fn doubts(release: &str, reports: &[SourceReport]) -> Vec<String> {
         .any(|report| report.source == "netlink" && report.works());
     if netlink_works && has_silent_connector(release) {
         doubts.push(format!(
-            "Linux {release} can silence the proc connector without an error (8929f95b2b58 mends it)"
+            "on Linux {release} the proc connector can stop without an error \
+             (fixed by kernel commit 8929f95b2b58)"
         ));
     }
     for SourceReport { source, lost, .. } in reports {
         if *lost > 0 {
-            doubts.push(format!("{source} has lost {lost} events"));
+            doubts.push(format!("{source} lost {lost} events"));
         }
     }
-    // The daemon's sources may say the same as ours.
+    // The daemon's sources may have the same problems as those of this process.
     doubts.sort();
     doubts.dedup();
     doubts
 }
 
-/// The recommendation, where there is any doubt.
+/// Returns a finding that recommends the self-test, if there is any doubt.
 pub(super) fn finding(doubts: &[String]) -> Option<Finding> {
     (!doubts.is_empty()).then(|| Finding {
         verdict: Verdict::Warn,
@@ -43,8 +44,8 @@ pub(super) fn finding(doubts: &[String]) -> Option<Finding> {
     })
 }
 
-/// Whether this is one of [`SILENT_CONNECTOR`]. A distribution's release may hide its patch level
-/// behind the first version of a series (`6.6.0-13-generic`), and then it is not one.
+/// Whether the release is one of [`SILENT_CONNECTOR`]. Returns `false` for a distribution's release
+/// without a patch level (`6.6.0-13-generic`).
 fn has_silent_connector(release: &str) -> bool {
     let version = release.split(['-', '+']).next().unwrap_or_default();
     let mut numbers = version.split('.').map(|number| number.parse().ok());
@@ -72,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_that_silence_the_connector_are_known_by_their_patch_level() {
+    fn affected_kernels_are_recognized_by_their_patch_level() {
         for (release, is_one) in [
             ("6.6.12", false),
             ("6.6.13", true),
@@ -89,16 +90,16 @@ mod tests {
     }
 
     #[test]
-    fn doubt_needs_a_reason() {
+    fn there_is_a_finding_only_with_a_reason() {
         let well = [report("netlink", "up", 0), report("ebpf", "down", 0)];
         assert_eq!(doubts("6.18.44", &well), Vec::<String>::new());
         assert_eq!(finding(&[]), None);
-        // Where it does not run, its faults are nobody's.
+        // A source that is down cannot miss exits unnoticed.
         assert!(doubts("6.6.14", &[report("netlink", "down", 0)]).is_empty());
         assert_eq!(doubts("6.6.14", &well).len(), 1);
         let reports = [report("netlink", "up", 3), report("pidfd", "degraded", 0)];
         let doubts = doubts("6.18.44", &reports);
-        assert_eq!(doubts, ["netlink has lost 3 events"]);
+        assert_eq!(doubts, ["netlink lost 3 events"]);
         let finding = finding(&doubts).unwrap();
         assert_eq!(finding.remedy, "reaperd selftest");
     }

@@ -1,4 +1,5 @@
-//! The process in the name of a token file, by which a later `run` knows whether the file is still needed.
+//! The process in the name of a token file. A later `run` uses it to find files that are no longer
+//! needed.
 
 use std::fmt;
 use std::fs;
@@ -9,11 +10,10 @@ use reaper_registry::Pid;
 
 use crate::sys::process_table::{self, ProcessTable};
 
-/// Stands between the session id and the process.
-pub(super) const OWNER_AFTER: char = '@';
+/// Separates the session id from the process.
+pub(super) const OWNER_SEPARATOR: char = '@';
 
-/// A process, as seen from the namespaces whose inode numbers go with it: in others its pid, or its start
-/// time, is another one.
+/// A process: pid and start time, and the namespaces in which these are valid, by inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
     pid: Pid,
@@ -23,7 +23,7 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// `None` where the system does not show it.
+    /// Returns this process, or `None` if `/proc` does not show it.
     pub(super) fn this_process() -> Option<Self> {
         let pid = Pid::new(std::process::id()).ok()?;
         let start_time = process_table::of_this_system().stat(pid).ok()?.start_time.0;
@@ -36,21 +36,22 @@ impl Owner {
         })
     }
 
-    /// The one in the name of a token file.
+    /// Parses the owner in the name of a token file.
     pub(super) fn of_file(name: &str) -> Option<Self> {
-        name.split_once(OWNER_AFTER)?.1.parse().ok()
+        name.split_once(OWNER_SEPARATOR)?.1.parse().ok()
     }
 
-    /// Whether this process is gone for certain.
-    pub(super) fn is_gone(self) -> bool {
-        let is_seen_from_here = own_namespaces() == Some((self.pid_namespace, self.time_namespace));
-        is_seen_from_here && self.is_gone_from(process_table::of_this_system().as_ref())
+    /// Whether the process has certainly exited. Always `false` for other namespaces.
+    pub(super) fn has_exited(self) -> bool {
+        let is_in_our_namespaces =
+            own_namespaces() == Some((self.pid_namespace, self.time_namespace));
+        is_in_our_namespaces && self.has_exited_by(process_table::of_this_system().as_ref())
     }
 
-    fn is_gone_from(self, table: &dyn ProcessTable) -> bool {
+    fn has_exited_by(self, table: &dyn ProcessTable) -> bool {
         match table.stat(self.pid) {
             Ok(stat) => stat.start_time.0 != self.start_time,
-            // Hidden entries prove nothing.
+            // The entry may be hidden, so the pid must be unused too.
             Err(_) => matches!(table.pid_in_use(self.pid), Ok(false)),
         }
     }
@@ -84,13 +85,13 @@ impl FromStr for Owner {
     }
 }
 
-/// Inode numbers of our pid and time namespaces; zero for a kind that this system does not have.
+/// Returns the inode numbers of our pid and time namespaces; zero for a kind that does not exist.
 fn own_namespaces() -> Option<(u64, u64)> {
     let inode = |kind: &str| {
         let namespace = fs::metadata(format!("/proc/self/ns/{kind}"));
         namespace.map_or(0, |namespace| namespace.ino())
     };
-    // Without a process table nothing is known, of nobody.
+    // Without `/proc` no process can be checked.
     fs::metadata("/proc/self").ok()?;
     Some((inode("pid"), inode("time")))
 }
@@ -101,10 +102,10 @@ mod tests {
     use crate::testing::Sleeper;
 
     #[test]
-    fn a_name_says_whose_file_it_is() {
+    fn the_owner_is_parsed_from_a_file_name() {
         let owner = Owner::this_process().unwrap();
         assert_eq!(
-            Owner::of_file(&format!("run-1{OWNER_AFTER}{owner}")),
+            Owner::of_file(&format!("run-1{OWNER_SEPARATOR}{owner}")),
             Some(owner)
         );
         for name in [
@@ -120,25 +121,28 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_gone_once_it_is_reaped_or_its_pid_is_anothers() {
+    fn an_owner_has_exited_once_it_is_reaped_or_its_pid_is_reused() {
         let mut sleeper = Sleeper::start();
         let mut owner = Owner::this_process().unwrap();
-        assert!(!owner.is_gone());
+        assert!(!owner.has_exited());
         owner.start_time += 1;
-        assert!(owner.is_gone(), "the pid is another process's");
+        assert!(owner.has_exited(), "the pid belongs to another process");
         owner.pid = sleeper.pid();
         owner.start_time = process_table::of_this_system()
             .stat(owner.pid)
             .unwrap()
             .start_time
             .0;
-        assert!(!owner.is_gone());
+        assert!(!owner.has_exited());
         let elsewhere = Owner {
             pid_namespace: 1,
             ..owner
         };
         sleeper.end();
-        assert!(owner.is_gone());
-        assert!(!elsewhere.is_gone(), "another namespace's pids say nothing");
+        assert!(owner.has_exited());
+        assert!(
+            !elsewhere.has_exited(),
+            "pids of another namespace prove nothing"
+        );
     }
 }

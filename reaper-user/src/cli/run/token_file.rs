@@ -1,11 +1,12 @@
-//! The file in which a command finds its token: in a private folder below the user's runtime folder,
-//! named by the session id and the process. Session ids are random, so a path that outlives its session
-//! never names the file of another one.
+//! The file with the command's token. It lies in a private directory below the user's runtime
+//! directory and is named by the session id and the process. Session ids are random, so a path that
+//! outlives its session never names the file of another one.
 //!
-//! It is an ordinary file and no inherited descriptor: a command may close or reuse any descriptor,
-//! and may itself be of a kind whose `/proc/PID/fd` nobody reads (not dumpable, in a user namespace).
-//! The daemon removes it when the session ends, if it runs as the same user. What it does not remove, a
-//! later `run` does, once the process is gone.
+//! It is a file and not an inherited descriptor, because a command may close or reuse any descriptor,
+//! and its `/proc/PID/fd` may be unreadable (not dumpable, in a user namespace).
+//!
+//! The daemon removes the file when the session ends, if it runs as the same user. Other files are
+//! removed by a later `run`, once the process has exited.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
@@ -18,48 +19,48 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, chmodat, fchmod, fstat, mkdirat, op
 use rustix::io::Errno;
 
 use super::super::failure::Failure;
-use super::owner::{OWNER_AFTER, Owner};
+use super::owner::{OWNER_SEPARATOR, Owner};
 use crate::daemon::socket_path::{RuntimeFolder, Surroundings, runtime_folder};
 use crate::daemon::token_files::open_folder;
 
-/// What the names of all token files of `run` start with, because all its session ids do.
+/// The start of all session ids of `run`, and so of the names of its token files.
 pub(super) const PREFIX: &str = "run-";
-/// How many other files one `run` looks at, at some 5 µs each: the command waits for that.
-const LEFTOVERS: usize = 256;
-/// How many names are read in search of them.
-const NAMES: usize = 4_096;
-/// Others can put files into such a folder, and take them away.
+/// How many other files one `run` checks. Each takes about 5 µs, which delays the command.
+const MAX_CHECKED: usize = 256;
+/// How many directory entries are read to find them.
+const MAX_NAMES: usize = 4_096;
+/// Mode bits with which others can create and remove files in a directory.
 const WRITABLE: Mode = Mode::WGRP.union(Mode::WOTH);
-/// Others can do something in such a folder.
+/// Mode bits with which others have any access to a directory.
 const OPEN: Mode = Mode::RWXG.union(Mode::RWXO);
 
-/// A token file of this process.
+/// The token file of this process.
 pub(super) struct TokenFile {
-    folder: OwnedFd,
-    folder_path: PathBuf,
+    dir: OwnedFd,
+    dir_path: PathBuf,
     name: String,
 }
 
 impl TokenFile {
-    /// Writes the token to a new file of this session and this process.
+    /// Creates the file for this session and this process, with the token as its content.
     pub(super) fn create(
         surroundings: &Surroundings,
         session_id: &str,
         token: &Token,
     ) -> Result<Self, Failure> {
         let base = runtime_folder(surroundings);
-        let folder = open_private(&base, OsStr::new("tokens"), surroundings.uid)?;
+        let dir = open_private(&base, OsStr::new("tokens"), surroundings.uid)?;
         let file = Self {
-            folder,
-            folder_path: base.path.join("tokens"),
+            dir,
+            dir_path: base.path.join("tokens"),
             name: Owner::this_process().map_or_else(
                 || session_id.to_owned(),
-                |owner| format!("{session_id}{OWNER_AFTER}{owner}"),
+                |owner| format!("{session_id}{OWNER_SEPARATOR}{owner}"),
             ),
         };
         file.write(token).map_err(|error| {
             file.remove();
-            refused(
+            error_for(
                 &base,
                 &format!("cannot write {}: {error}", file.path().display()),
             )
@@ -71,79 +72,79 @@ impl TokenFile {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let file = openat(&self.folder, &self.name, flags, mode)?;
-        // Whatever the umask says.
+        let file = openat(&self.dir, &self.name, flags, mode)?;
+        // Independent of the umask.
         fchmod(&file, mode)?;
         std::fs::File::from(file).write_all(token.reveal().as_bytes())
     }
 
-    /// Where the command finds it.
+    /// The path for the command's environment.
     pub(super) fn path(&self) -> PathBuf {
-        self.folder_path.join(&self.name)
+        self.dir_path.join(&self.name)
     }
 
-    /// Removes it, if the daemon has not done so.
+    /// Removes the file, unless the daemon has already removed it.
     pub(super) fn remove(&self) {
-        unlinkat(&self.folder, &self.name, AtFlags::empty()).unwrap_or_default();
+        unlinkat(&self.dir, &self.name, AtFlags::empty()).unwrap_or_default();
     }
 
-    /// Removes some of the files beside it whose processes are gone.
+    /// Removes other token files whose processes have exited, up to a limit.
     pub(super) fn remove_leftovers(&self, start: u32) {
         for name in self.others(start) {
             let owner = name.to_str().and_then(Owner::of_file);
-            if owner.is_some_and(Owner::is_gone) {
-                unlinkat(&self.folder, &name, AtFlags::empty()).unwrap_or_default();
+            if owner.is_some_and(Owner::has_exited) {
+                unlinkat(&self.dir, &name, AtFlags::empty()).unwrap_or_default();
             }
         }
     }
 
-    /// The names of other files, from any of them on: so that files of live processes do not always come
-    /// first.
+    /// Returns the names of other token files, beginning at a varying one, so that files of running
+    /// processes do not always use up the limit.
     fn others(&self, start: u32) -> Vec<OsString> {
-        let Ok(entries) = Dir::read_from(&self.folder) else {
+        let Ok(entries) = Dir::read_from(&self.dir) else {
             return Vec::new();
         };
         let mut names: Vec<OsString> = entries
             .filter_map(Result::ok)
             .map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned())
             .filter(|name| name.as_bytes().starts_with(PREFIX.as_bytes()) && **name != *self.name)
-            .take(NAMES)
+            .take(MAX_NAMES)
             .collect();
         if !names.is_empty() {
             let start = usize::try_from(start).unwrap_or_default() % names.len();
             names.rotate_left(start);
         }
-        names.truncate(LEFTOVERS);
+        names.truncate(MAX_CHECKED);
         names
     }
 }
 
-/// Opens the runtime folder and those below it, and creates what is absent, for this user alone.
+/// Opens the runtime directory and the one below it. Creates missing ones with mode 0700.
 fn open_private(base: &RuntimeFolder, below: &OsStr, uid: u32) -> Result<OwnedFd, Failure> {
     let (Some(place), Some(name)) = (base.path.parent(), base.path.file_name()) else {
-        return Err(refused(base, "it has no folder"));
+        return Err(error_for(base, "the path has no parent directory"));
     };
     let cannot_open = |path: &Path, error: io::Error| {
-        refused(base, &format!("cannot open {}: {error}", path.display()))
+        error_for(base, &format!("cannot open {}: {error}", path.display()))
     };
-    let folder = open_folder(place).map_err(|error| cannot_open(place, error))?;
-    let stat = fstat(&folder).map_err(|error| cannot_open(place, error.into()))?;
+    let dir = open_folder(place).map_err(|error| cannot_open(place, error))?;
+    let stat = fstat(&dir).map_err(|error| cannot_open(place, error.into()))?;
     let mode = Mode::from_raw_mode(stat.st_mode);
     let is_shared = mode.intersects(WRITABLE) && !mode.contains(Mode::SVTX);
     if is_shared || ![0, uid].contains(&stat.st_uid) {
-        return Err(refused(base, &whose(place, stat.st_uid, mode, uid)));
+        return Err(error_for(base, &wrong_owner(place, stat.st_uid, mode, uid)));
     }
-    // The daemon's socket may lie in the first one, and other users may have the right to reach it.
+    // The first directory may contain the daemon's socket, which other users may be allowed to reach.
     let mut path = base.path.clone();
-    let mut folder = step(&folder, name, WRITABLE, uid)
-        .map_err(|error| refused(base, &error.about(&path, uid)))?;
+    let mut dir = open_or_create(&dir, name, WRITABLE, uid)
+        .map_err(|error| error_for(base, &error.about(&path, uid)))?;
     path.push(below);
-    folder =
-        step(&folder, below, OPEN, uid).map_err(|error| refused(base, &error.about(&path, uid)))?;
-    Ok(folder)
+    dir = open_or_create(&dir, below, OPEN, uid)
+        .map_err(|error| error_for(base, &error.about(&path, uid)))?;
+    Ok(dir)
 }
 
-/// Why a folder cannot hold tokens.
+/// Why a directory cannot be used.
 enum Unfit {
     System(Errno),
     NotOurs { owner: u32, mode: Mode },
@@ -153,12 +154,12 @@ impl Unfit {
     fn about(&self, path: &Path, uid: u32) -> String {
         match *self {
             Self::System(Errno::NOTDIR | Errno::LOOP) => {
-                format!("{} is a link or not a folder", path.display())
+                format!("{} is not a directory", path.display())
             }
             Self::System(errno) => {
                 format!("cannot open {}: {}", path.display(), io::Error::from(errno))
             }
-            Self::NotOurs { owner, mode } => whose(path, owner, mode, uid),
+            Self::NotOurs { owner, mode } => wrong_owner(path, owner, mode, uid),
         }
     }
 }
@@ -169,18 +170,24 @@ impl From<Errno> for Unfit {
     }
 }
 
-/// Opens the folder of this name, which may be no link, be another user's or give others these rights.
-fn step(inside: impl AsFd, name: &OsStr, forbidden: Mode, uid: u32) -> Result<OwnedFd, Unfit> {
+/// Opens a directory, or creates it. Rejects a link, a directory of another user and one whose mode
+/// has a forbidden bit.
+fn open_or_create(
+    inside: impl AsFd,
+    name: &OsStr,
+    forbidden: Mode,
+    uid: u32,
+) -> Result<OwnedFd, Unfit> {
     let inside: BorrowedFd<'_> = inside.as_fd();
     match mkdirat(inside, name, Mode::RWXU) {
-        // Whatever the umask says.
+        // Independent of the umask.
         Ok(()) => chmodat(inside, name, Mode::RWXU, AtFlags::empty())?,
         Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno.into()),
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = openat(inside, name, flags, Mode::empty())?;
-    let stat = fstat(&folder)?;
+    let dir = openat(inside, name, flags, Mode::empty())?;
+    let stat = fstat(&dir)?;
     let mode = Mode::from_raw_mode(stat.st_mode);
     if stat.st_uid != uid || mode.intersects(forbidden) {
         return Err(Unfit::NotOurs {
@@ -188,26 +195,26 @@ fn step(inside: impl AsFd, name: &OsStr, forbidden: Mode, uid: u32) -> Result<Ow
             mode,
         });
     }
-    Ok(folder)
+    Ok(dir)
 }
 
-fn whose(path: &Path, owner: u32, mode: Mode, uid: u32) -> String {
+fn wrong_owner(path: &Path, owner: u32, mode: Mode, uid: u32) -> String {
     format!(
-        "{} belongs to user {owner} with mode {:04o}, and this is user {uid}",
+        "{} is not private to user {uid}: it belongs to user {owner} with mode {:04o}",
         path.display(),
         mode.bits()
     )
 }
 
-/// Names the variable that leads there, and what to set instead.
-fn refused(base: &RuntimeFolder, why: &str) -> Failure {
+/// Creates the error. It names the environment variable that has the path.
+fn error_for(base: &RuntimeFolder, reason: &str) -> Failure {
     let place = base.path.parent().unwrap_or(&base.path);
     let variable = base.variable.map_or_else(String::new, |variable| {
         format!(" ({variable} is {})", place.display())
     });
     Failure::new(
-        format!("no place for the token file: {why}{variable}"),
-        "set XDG_RUNTIME_DIR to a folder of this user's own that others cannot write to",
+        format!("cannot create the token file: {reason}{variable}"),
+        "set XDG_RUNTIME_DIR to a directory that only this user can write to",
     )
 }
 
@@ -236,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_the_token_and_nothing_else() {
+    fn the_file_contains_only_the_token() {
         let runtime_dir = tempfile::tempdir().unwrap();
         let file = create(runtime_dir.path(), "run-1").unwrap();
         let path = file.path();
@@ -245,24 +252,29 @@ mod tests {
         let name = path.file_name().unwrap().to_str().unwrap();
         assert!(name.starts_with("run-1"), "{name}");
         assert_eq!(mode(&path), 0o600);
-        for folder in path.ancestors().skip(1).take(2) {
-            assert_eq!(mode(folder), 0o700, "{folder:?}");
+        for dir in path.ancestors().skip(1).take(2) {
+            assert_eq!(mode(dir), 0o700, "{dir:?}");
         }
-        assert!(create(runtime_dir.path(), "run-1").is_err(), "it exists");
+        assert!(
+            create(runtime_dir.path(), "run-1").is_err(),
+            "the file exists"
+        );
         file.remove();
         assert!(!path.exists());
         file.remove();
     }
 
-    /// The sentence that refuses this runtime folder.
+    /// The error message for this runtime directory.
     fn refusal(runtime_dir: &Path) -> String {
-        let failure = create(runtime_dir, "run-1").err().expect("refused");
+        let failure = create(runtime_dir, "run-1")
+            .err()
+            .expect("the directory is rejected");
         assert!(failure.remedy.contains("XDG_RUNTIME_DIR"), "{failure:?}");
         failure.message
     }
 
     #[test]
-    fn a_folder_that_others_could_change_is_refused_with_the_variable_that_names_it() {
+    fn a_directory_that_others_can_change_is_rejected_with_the_name_of_the_variable() {
         let place = tempfile::tempdir().unwrap();
         let inside = |name: &str| place.path().join(name);
         assert!(refusal(&inside("absent")).contains("(XDG_RUNTIME_DIR is "));
@@ -273,19 +285,19 @@ mod tests {
 
         fs::create_dir_all(inside("open/reaperd/tokens")).unwrap();
         fs::set_permissions(inside("open/reaperd/tokens"), Permissions::from_mode(0o755)).unwrap();
-        assert!(refusal(&inside("open")).contains("tokens belongs to user"));
+        assert!(refusal(&inside("open")).contains("tokens is not private to user"));
 
         fs::create_dir(inside("linked")).unwrap();
         symlink(inside("open"), inside("linked/reaperd")).unwrap();
-        assert!(refusal(&inside("linked")).contains("is a link or not a folder"));
+        assert!(refusal(&inside("linked")).contains("is not a directory"));
 
         fs::create_dir(inside("file")).unwrap();
         fs::write(inside("file/reaperd"), "").unwrap();
-        assert!(refusal(&inside("file")).contains("is a link or not a folder"));
+        assert!(refusal(&inside("file")).contains("is not a directory"));
     }
 
     #[test]
-    fn a_socket_folder_that_others_may_enter_is_none_they_can_change() {
+    fn others_may_search_the_socket_directory() {
         let runtime_dir = tempfile::tempdir().unwrap();
         fs::create_dir(runtime_dir.path().join("reaperd")).unwrap();
         fs::set_permissions(

@@ -1,5 +1,5 @@
-//! May this caller register this process? Answered from what the system says about the process once
-//! it is pinned, and pinned still after the answer.
+//! Decides whether a caller may register a process. The record of the process is read after it is
+//! pinned, and the process is checked once more after that.
 
 #[cfg(target_os = "linux")]
 mod nested;
@@ -11,6 +11,8 @@ use reaper_registry::Pid;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+#[cfg(target_os = "linux")]
+use self::nested::NestedPid;
 use super::{Peer, PidNs};
 use crate::daemon::config::RegisterPolicy;
 use crate::sys::process_table::ProcessTable;
@@ -22,7 +24,7 @@ use crate::watch::identity::AlreadyGone;
 use crate::watch::set::Watched;
 use crate::watch::verdict::Verdict;
 
-/// Why not.
+/// Why a caller may not register a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
     #[error(transparent)]
@@ -31,72 +33,74 @@ pub(crate) enum Refused {
     ThreadId { process: Pid },
     #[error("this is a thread of the kernel; register a process")]
     KernelThread,
-    #[error("this is the daemon itself; register the process that the session is about")]
+    #[error("this is the daemon itself; register the process of the session")]
     OwnPid,
     #[error(
-        "pid 1 is this machine's init, which it alone can register; register the process that the \
-         session is about"
+        "pid 1 is this machine's init, which only init itself can register; register the process of \
+         the session"
     )]
     Init,
-    #[error("the process belongs to another user; register one of your own, or do it as root")]
+    #[error(
+        "the process belongs to another user; register a process of this user, or register as root"
+    )]
     OtherUser,
     #[error(
-        "a process may only register itself here; a daemon with --register-policy same-uid allows more"
+        "a process may only register itself here; a daemon with --register-policy same-uid allows \
+         more"
     )]
     NotSelf,
-    #[error("the system does not show whose process this is; a daemon run as root sees it")]
+    #[error("the system does not show the user of this process; run the daemon as root")]
     Hidden,
     #[error(
-        "the caller lives in a pid namespace whose numbers this daemon cannot translate; run the daemon \
-         in the host's pid namespace (--pid=host) as root, or one in the caller's own"
+        "this daemon cannot translate pids of the caller's pid namespace; run the daemon in the \
+         host's pid namespace (--pid=host) as root, or run one in the caller's pid namespace"
     )]
     ForeignPidNamespace,
     #[error(
-        "no process of the caller's pid namespace has the number {number}; name a process by the pid that \
-         it has where the caller lives"
+        "no process of the caller's pid namespace has the pid {pid}; register a process by its pid \
+         in the caller's pid namespace"
     )]
     #[cfg_attr(
         not(target_os = "linux"),
-        expect(dead_code, reason = "elsewhere there is one numbering for all")
+        expect(dead_code, reason = "other systems have no pid namespaces")
     )]
-    NotThere { number: Pid },
-    #[error("the process that connected has ended; connect from the one that registers")]
+    NotThere { pid: Pid },
+    #[error("the process that connected has ended; connect from the process that registers")]
     PeerGone,
-    #[error(
-        "the system has too few descriptors or too little memory left for a look at the process"
-    )]
+    #[error("the system has too few descriptors or too little memory left to check the process")]
     NotNow,
 }
 
-/// How long a caller in a nested pid namespace waits until its pid is translated, while others' are.
-const TURN_WITHIN: Duration = Duration::from_secs(1);
+/// How long a caller in a nested pid namespace waits while the pids of other callers are
+/// translated.
+const TRANSLATION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The process that a caller named, by its number here, before it is pinned.
+/// The pid of a process in the daemon's pid namespace, before the process is pinned.
 #[derive(Debug)]
-pub(crate) struct Claimed {
+pub(crate) struct ResolvedPid {
     pub(crate) pid: Pid,
-    /// By which number the caller knows it, where that is another.
+    /// Its pid in the caller's pid namespace, if that is another one.
     #[cfg(target_os = "linux")]
-    inner: Option<nested::Inner>,
+    nested: Option<NestedPid>,
 }
 
-impl From<Pid> for Claimed {
+impl From<Pid> for ResolvedPid {
     fn from(pid: Pid) -> Self {
         Self {
             pid,
             #[cfg(target_os = "linux")]
-            inner: None,
+            nested: None,
         }
     }
 }
 
-impl Claimed {
-    /// Whether the process that is pinned under this number is the one that was named.
+impl ResolvedPid {
+    /// Checks that the pinned process with this pid is the one that the caller named.
     #[cfg(target_os = "linux")]
     fn check_pinned(&self) -> Result<(), Refused> {
-        self.inner
+        self.nested
             .as_ref()
-            .map_or(Ok(()), |inner| inner.check(self.pid))
+            .map_or(Ok(()), |nested| nested.check(self.pid))
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -106,49 +110,50 @@ impl Claimed {
     }
 }
 
-/// What can be said without a look at the process: first what it is called here, then whether this
-/// caller may register a process of this name.
+/// Translates a pid and checks whether this caller may register it. The process itself is checked
+/// later, by [`check_process`].
 ///
-/// A caller in a pid namespace below ours that names another process than itself may have all of
-/// `/proc` searched on older kernels, so this is done where it holds up no other request.
-pub(crate) async fn claim(
+/// For a caller in a nested pid namespace that names another process than itself, older kernels
+/// require a search of all of `/proc`. That is done on a blocking thread, so that it delays no
+/// other request.
+pub(crate) async fn authorize_pid(
     named: Pid,
     peer: Peer,
     policy: RegisterPolicy,
     table: Arc<dyn ProcessTable>,
-) -> Result<Claimed, Refused> {
-    /// One search at a time: a caller that asks again and again must not keep more than one core, or
-    /// one thread, busy.
-    static TURN: Semaphore = Semaphore::const_new(1);
+) -> Result<ResolvedPid, Refused> {
+    /// One search at a time: repeated requests of a caller must not keep more than one core, or one
+    /// thread, busy.
+    static SEARCHES: Semaphore = Semaphore::const_new(1);
     match peer.pid_ns {
-        PidNs::Nested { own, .. } if own != named.as_raw() => {
-            // A request that is given up leaves the queue.
-            let turn = timeout(TURN_WITHIN, TURN.acquire()).await;
-            let Ok(Ok(turn)) = turn else {
+        PidNs::Nested { peer_pid, .. } if peer_pid != named.as_raw() => {
+            // A dropped request leaves the queue.
+            let search = timeout(TRANSLATION_TIMEOUT, SEARCHES.acquire()).await;
+            let Ok(Ok(search)) = search else {
                 return Err(Refused::NotNow);
             };
             let checking = tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                check_claim(named, peer, policy, &*table)
+                let _search = search;
+                resolve_and_check(named, peer, policy, &*table)
             });
             checking.await.unwrap_or(Err(Refused::NotNow))
         }
-        _ => check_claim(named, peer, policy, &*table),
+        _ => resolve_and_check(named, peer, policy, &*table),
     }
 }
 
-fn check_claim(
+fn resolve_and_check(
     named: Pid,
     peer: Peer,
     policy: RegisterPolicy,
     table: &dyn ProcessTable,
-) -> Result<Claimed, Refused> {
-    // Zero is how the kernel shows a peer whose number does not exist here. It is never a wildcard.
+) -> Result<ResolvedPid, Refused> {
+    // The kernel shows a peer without a pid in this namespace as zero. It is never a wildcard.
     if peer.pid == Some(0) {
         return Err(Refused::ForeignPidNamespace);
     }
-    let claimed = translate(named, peer, policy)?;
-    let pid = claimed.pid;
+    let resolved = translate(named, peer, policy)?;
+    let pid = resolved.pid;
     let is_itself = peer.pid == Some(pid.as_raw());
     if std::process::id() == pid.get() {
         return Err(Refused::OwnPid);
@@ -162,30 +167,33 @@ fn check_claim(
     if !is_itself && has_ended(peer, table) {
         return Err(Refused::PeerGone);
     }
-    Ok(claimed)
+    Ok(resolved)
 }
 
-/// The process that this caller means by this number.
-fn translate(named: Pid, peer: Peer, policy: RegisterPolicy) -> Result<Claimed, Refused> {
+/// Translates a pid of the caller's pid namespace.
+fn translate(named: Pid, peer: Peer, policy: RegisterPolicy) -> Result<ResolvedPid, Refused> {
     match peer.pid_ns {
-        PidNs::Ours => Ok(named.into()),
+        PidNs::Same => Ok(named.into()),
         PidNs::Unknown | PidNs::NotNow if policy == RegisterPolicy::Any => Ok(named.into()),
         PidNs::NotNow => Err(Refused::NotNow),
         PidNs::Unknown => Err(Refused::ForeignPidNamespace),
         #[cfg(target_os = "linux")]
-        PidNs::Nested { own, namespace } => {
+        PidNs::Nested {
+            peer_pid,
+            namespace,
+        } => {
             let caller = peer.pid.and_then(|pid| Pid::try_from(pid).ok());
             let caller = caller.ok_or(Refused::ForeignPidNamespace)?;
-            let (pid, inner) = if own == named.as_raw() {
-                (caller, nested::Inner::of_caller(named, namespace))
+            let (pid, nested) = if peer_pid == named.as_raw() {
+                (caller, NestedPid::of_caller(named, namespace))
             } else if policy == RegisterPolicy::SelfOnly && !peer.is_root() {
                 return Err(Refused::NotSelf);
             } else {
-                nested::Inner::find(named, caller, namespace)?
+                NestedPid::find(named, caller, namespace)?
             };
-            Ok(Claimed {
+            Ok(ResolvedPid {
                 pid,
-                inner: Some(inner),
+                nested: Some(nested),
             })
         }
         #[cfg(not(target_os = "linux"))]
@@ -193,7 +201,7 @@ fn translate(named: Pid, peer: Peer, policy: RegisterPolicy) -> Result<Claimed, 
     }
 }
 
-/// Whether pid 1 is the machine's and not a container's, in which it is an ordinary process.
+/// Returns whether pid 1 is the init of the machine. In a container, pid 1 is an ordinary process.
 fn is_machines_init() -> bool {
     #[cfg(target_os = "linux")]
     return crate::sources::namespaces::in_initial_pid();
@@ -201,7 +209,7 @@ fn is_machines_init() -> bool {
     return true;
 }
 
-/// Whether the process that connected is known to have ended.
+/// Returns whether the process that connected is known to have ended.
 fn has_ended(peer: Peer, table: &dyn ProcessTable) -> bool {
     let Some(pid) = peer.pid.and_then(|pid| Pid::try_from(pid).ok()) else {
         return false;
@@ -212,17 +220,17 @@ fn has_ended(peer: Peer, table: &dyn ProcessTable) -> bool {
     }
 }
 
-/// By which numbers this peer names processes.
+/// Returns the pid namespace of the peer.
 #[cfg(target_os = "linux")]
 pub(crate) fn pid_ns_of(peer: Option<i32>) -> PidNs {
     let Some(peer) = peer else {
         return PidNs::Unknown;
     };
     match status_of(peer).map(|status| status.and_then(|status| status.nspid)) {
-        Ok(numbers) => match numbers.as_deref() {
-            Some([_]) => PidNs::Ours,
-            Some([.., own]) => PidNs::Nested {
-                own: *own,
+        Ok(nspid) => match nspid.as_deref() {
+            Some([_]) => PidNs::Same,
+            Some([.., peer_pid]) => PidNs::Nested {
+                peer_pid: *peer_pid,
                 namespace: nested::namespace_of(peer),
             },
             Some([]) | None => PidNs::Unknown,
@@ -231,90 +239,90 @@ pub(crate) fn pid_ns_of(peer: Option<i32>) -> PidNs {
     }
 }
 
-/// `/proc/PID/status`; `None` where it is hidden or gone.
+/// Reads `/proc/PID/status`. `None` if it is hidden or gone.
 #[cfg(target_os = "linux")]
 fn status_of(pid: i32) -> Result<Option<procfs::process::Status>, Refused> {
     use procfs::ProcError::Io;
     match sys::status_of(pid) {
         Ok(status) => Ok(Some(status)),
-        // It ended under our eyes, which the look that follows will see as well.
+        // It ended while it was read. The check that follows finds that as well.
         Err(Io(error, _)) if is_no_such_process(&error) => Ok(None),
         Err(Io(..)) => Err(Refused::NotNow),
         Err(_) => Ok(None),
     }
 }
 
-/// Elsewhere there is one numbering for all.
+/// Other systems have no pid namespaces.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn pid_ns_of(_peer: Option<i32>) -> PidNs {
-    PidNs::Ours
+    PidNs::Same
 }
 
-/// Elsewhere the process table of this program does not say whose a process is. Who may connect is
-/// checked there as well, so what is lost is that a caller can tie its own session to the life of
-/// another user's process.
-const TELLS_USERS_APART: bool = cfg!(target_os = "linux");
+/// On other systems the process table does not report the user of a process. The peer's uid is
+/// checked there as well, so the only loss is that a caller can tie its session to a process of
+/// another user.
+const HAS_PROCESS_UIDS: bool = cfg!(target_os = "linux");
 
-/// What is read of the pinned process, and then whether it is still the one that was read.
+/// Checks the record of the pinned process, and then that the process still lives.
 pub(crate) fn check_process(
     watched: &Watched,
-    claimed: &Claimed,
+    resolved: &ResolvedPid,
     peer: Peer,
     policy: RegisterPolicy,
     table: &dyn ProcessTable,
 ) -> Result<(), Refused> {
     let verdict = stat_of(watched).and_then(|stat| {
-        claimed.check_pinned()?;
-        if TELLS_USERS_APART {
-            admit(stat, watched.pid, peer, policy)?;
+        resolved.check_pinned()?;
+        if HAS_PROCESS_UIDS {
+            check_record(stat, watched.pid, peer, policy)?;
         }
-        // Only root's processes can be threads of the kernel, so only they are asked.
-        let may_be_kernels = stat.is_some_and(|stat| stat.real_uid == 0);
-        if may_be_kernels && watched.is_kernel_thread(table) {
+        // All kernel threads belong to root, so only processes of root are checked.
+        let may_be_kernel_thread = stat.is_some_and(|stat| stat.real_uid == 0);
+        if may_be_kernel_thread && watched.is_kernel_thread(table) {
             return Err(Refused::KernelThread);
         }
         Ok(())
     });
-    // What was read is true of the pinned process only if that still lives; otherwise the number
-    // may have been somebody else's already.
+    // The record is that of the pinned process only if this still lives; otherwise the pid may
+    // already have been reused.
     if let Verdict::Gone { .. } = watched.judge(None, table) {
         return Err(AlreadyGone.into());
     }
     verdict
 }
 
-/// What the system says about a process beside its life.
+/// Process and user of a pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ProcessRecord {
-    /// The process that this number belongs to: another number for a mere thread. Pinning asks that
-    /// already; this is for when the system did not answer then.
+    /// The thread group id: another pid if this is a thread. Pinning checks that too; this is for
+    /// when the system could not report it then.
     process: Pid,
     real_uid: u32,
 }
 
-fn admit(
+fn check_record(
     stat: Option<ProcessRecord>,
     pid: Pid,
     peer: Peer,
     policy: RegisterPolicy,
 ) -> Result<(), Refused> {
-    let anybodys = peer.is_root() || policy == RegisterPolicy::Any;
+    let any_user = peer.is_root() || policy == RegisterPolicy::Any;
     match stat {
         Some(stat) if stat.process != pid => Err(Refused::ThreadId {
             process: stat.process,
         }),
-        Some(stat) if !anybodys && stat.real_uid != peer.uid => Err(Refused::OtherUser),
-        None if !anybodys => Err(Refused::Hidden),
+        Some(stat) if !any_user && stat.real_uid != peer.uid => Err(Refused::OtherUser),
+        None if !any_user => Err(Refused::Hidden),
         Some(_) | None => Ok(()),
     }
 }
 
-/// From the pidfd where it tells, because that is one system call; a registration should not wait
-/// for the kernel to write out, and for us to read, the sixty lines of `/proc/PID/status`.
+/// Reads the record from the pidfd if the kernel supports it, because that is one system call.
+/// Formatting and parsing the sixty lines of `/proc/PID/status` takes longer.
 #[cfg(target_os = "linux")]
 fn stat_of(watched: &Watched) -> Result<Option<ProcessRecord>, Refused> {
-    let told = watched.with_pidfd(|pidfd| pidfd.and_then(pidfd_info::tgid_and_ruid));
-    if let Some((tgid, real_uid)) = told {
+    let from_pidfd = watched.with_pidfd(|pidfd| pidfd.and_then(pidfd_info::tgid_and_ruid));
+    if let Some((tgid, real_uid)) = from_pidfd {
         return Ok(Pid::new(tgid)
             .ok()
             .map(|process| ProcessRecord { process, real_uid }));
@@ -325,7 +333,7 @@ fn stat_of(watched: &Watched) -> Result<Option<ProcessRecord>, Refused> {
 #[cfg(target_os = "linux")]
 fn stat_by_pid(pid: Pid) -> Result<Option<ProcessRecord>, Refused> {
     let status = status_of(pid.as_raw())?;
-    // Zero once it is no longer in the table.
+    // The tgid is zero once the process has left the table.
     Ok(status.and_then(|status| {
         Some(ProcessRecord {
             process: Pid::try_from(status.tgid).ok()?,

@@ -1,7 +1,8 @@
-//! `GET /v1/events`: the history as it happens, from a position of the reader's choice.
+//! `GET /v1/events`: events as they happen, from a position that the reader chooses.
 //!
-//! A stream is a position in the registry's ring and nothing more: no task, no queue. It writes when
-//! its connection has room, so a reader that stops costs the ring's length and then gets a `gap`.
+//! A stream is only a position in the registry's ring: it has no task and no queue. It writes when
+//! its connection is writable. A reader that stops reading gets a `gap` once it lags behind the
+//! ring.
 //!
 //! The body has no length and is not chunked: it ends with the connection. So the end of a stream
 //! looks the same to a client whether the daemon stopped or was killed.
@@ -26,34 +27,34 @@ use super::{App, Peer};
 use crate::daemon::http::problem::Problem;
 use crate::daemon::http::query;
 
-/// How often a quiet stream says that it is there.
+/// The interval of comments on a stream without events.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
-/// What is written in one go; a snapshot of 100,000 sessions goes out in pieces of this size.
-const PIECE: usize = 32 * 1024;
+/// The size of one frame. A snapshot of 100,000 sessions is sent in frames of this size.
+const FRAME_SIZE: usize = 32 * 1024;
 
-/// The body of the answer.
+/// The body of the response.
 pub(crate) struct EventStream {
     app: Arc<App>,
     filter: Filter,
     position: Subscription,
     snapshot: Option<Snapshot>,
     out: Vec<u8>,
-    rung: Pin<Box<OwnedNotified>>,
+    notified: Pin<Box<OwnedNotified>>,
     keepalive: Interval,
     ended: bool,
     _permit: OwnedSemaphorePermit,
 }
 
-/// The rest of a snapshot that is being written.
+/// The unwritten rest of a snapshot.
 struct Snapshot {
     sessions: std::vec::IntoIter<Arc<Session>>,
     any_written: bool,
 }
 
-/// What this reader is shown.
+/// The events that this reader sees.
 struct Filter {
     peer: Peer,
-    /// `None`: all names. What tells of holes and of the end is always shown.
+    /// `None`: all names. `gap`, `snapshot` and `shutdown` are always sent.
     names: Option<BTreeSet<&'static str>>,
     sessions: Vec<SessionId>,
 }
@@ -69,7 +70,7 @@ impl Filter {
                 by_name && self.shows_session(session)
             }
             EventKind::Shutdown => true,
-            // Of no session in particular.
+            // Events that belong to no session.
             _ => by_name && self.sessions.is_empty(),
         }
     }
@@ -80,7 +81,7 @@ impl Filter {
 }
 
 impl EventStream {
-    /// Opens a stream. `own` is the session that the reader presented: it sees no other then.
+    /// Opens a stream. `own` is the session that the reader presented; it then sees no other.
     pub(super) fn open(
         app: &Arc<App>,
         peer: Peer,
@@ -115,7 +116,7 @@ impl EventStream {
             position,
             snapshot: None,
             out: sse::PREAMBLE.to_vec(),
-            rung: Box::pin(app.events.clone().notified_owned()),
+            notified: Box::pin(app.events.clone().notified_owned()),
             keepalive,
             ended: false,
             _permit: permit,
@@ -135,8 +136,8 @@ impl EventStream {
         Ok(stream)
     }
 
-    /// Goes on behind the event that the reader saw last; or tells it what it will never see, and
-    /// then how things stand.
+    /// Continues behind the last event that the reader saw. If events in between are no longer in
+    /// the ring, writes a gap and a snapshot first.
     fn resume(&mut self, last_seen: &str, sessions: Vec<Arc<Session>>) {
         let position = EventId::parse(last_seen)
             .filter(|id| id.epoch == self.app.epoch)
@@ -178,12 +179,12 @@ impl EventStream {
         }
     }
 
-    /// Writes what there is, up to one piece.
+    /// Writes what is available, up to about one frame.
     fn fill(&mut self) {
-        while self.out.len() < PIECE && self.snapshot.is_some() {
+        while self.out.len() < FRAME_SIZE && self.snapshot.is_some() {
             self.continue_snapshot();
         }
-        while self.out.len() < PIECE && !self.ended {
+        while self.out.len() < FRAME_SIZE && !self.ended {
             match self.position.poll_next() {
                 Next::Event(event) => self.write(&event),
                 Next::Gap {
@@ -240,7 +241,7 @@ fn parse_names(names: &str) -> Result<BTreeSet<&'static str>, Problem> {
             sse::NAMES
                 .into_iter()
                 .find(|name| *name == wanted)
-                .ok_or_else(|| Problem::query("event", "event names no kind of event"))
+                .ok_or_else(|| Problem::query("event", "event contains an unknown event name"))
         })
         .collect()
 }
@@ -254,14 +255,14 @@ impl Body for EventStream {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
-        // Listening comes before reading: what is appended in between rings.
-        while this.rung.as_mut().poll(cx).is_ready() {
-            this.rung.set(this.app.events.clone().notified_owned());
+        // Registered before the ring is read: an event in between notifies.
+        while this.notified.as_mut().poll(cx).is_ready() {
+            this.notified.set(this.app.events.clone().notified_owned());
         }
         this.fill();
         if !this.out.is_empty() {
-            let piece = Bytes::from(std::mem::take(&mut this.out));
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
+            let frame = Bytes::from(std::mem::take(&mut this.out));
+            return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
         if this.ended {
             return Poll::Ready(None);

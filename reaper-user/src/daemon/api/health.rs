@@ -1,4 +1,4 @@
-//! How well the daemon works, for people and for programs.
+//! The state of the daemon: `/v1/sources`, `/v1/health` and `/v1/version`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub(super) const ABOUT: About = About {
     schema_version: 1,
 };
 
-/// The state behind `/v1/sources`.
+/// The data of `/v1/sources`.
 pub(super) struct SourcesNow {
     statuses: Vec<SourceStatus>,
     overall: &'static str,
@@ -69,12 +69,13 @@ pub(super) fn health(app: &App) -> Health {
     }
 }
 
-/// Degraded is whatever falls short of what was asked for: of "what works here", one source of
-/// events beside the sweep, and whatever has worked before; of a list, all of it; of a requirement,
-/// that source.
+/// Returns `degraded` or `ok`. Degraded means that a source is degraded, the sweep or a required
+/// source is down, or:
+/// - with the default sources, a source that has worked is down, or none but the sweep works;
+/// - with a list of sources, one of them is down.
 fn overall(statuses: &[SourceStatus], options: &DaemonOptions) -> &'static str {
     let is_auto = options.sources == engine::Sources::default();
-    let falls_short = |status: &SourceStatus| match status.health {
+    let is_degraded = |status: &SourceStatus| match status.health {
         None | Some(SourceHealth::Up) => false,
         Some(SourceHealth::Degraded) => true,
         Some(SourceHealth::Down) => {
@@ -85,15 +86,16 @@ fn overall(statuses: &[SourceStatus], options: &DaemonOptions) -> &'static str {
         }
     };
     let delivers_events = |status: &SourceStatus| status.source != Source::Sweep && status.works();
-    let is_blind = is_auto && !statuses.iter().any(delivers_events);
-    if is_blind || statuses.iter().any(falls_short) {
+    let only_sweep_works = is_auto && !statuses.iter().any(delivers_events);
+    if only_sweep_works || statuses.iter().any(is_degraded) {
         "degraded"
     } else {
         "ok"
     }
 }
 
-/// When the session's process was last known to live: at the last whole sweep or at registration.
+/// Returns when the session's process was last found alive: at the last complete sweep or at
+/// registration.
 pub(super) fn verified_at(app: &App, session: &Session) -> u64 {
     let at_registration = session.registered_at.wall_ms;
     let at_sweep = app
@@ -121,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn degraded_is_what_falls_short_of_what_was_asked_for() {
+    fn the_state_depends_on_default_listed_and_required_sources() {
         use SourceHealth::{Degraded, Down, Up};
         let auto = DaemonOptions::on("/x");
         let require = DaemonOptions {
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_worked_and_died_is_missed_though_others_work() {
+    fn a_source_that_worked_and_is_down_degrades_the_daemon() {
         let mut statuses = [
             status(Source::Netlink, Some(SourceHealth::Down)),
             status(Source::Pidfd, Some(SourceHealth::Up)),

@@ -1,15 +1,18 @@
-//! The socket file: whose folder it lies in, which daemon owns it, and that it stays there.
+//! The socket file.
 //!
-//! - The folder is private and ours, and is no link. So nobody else can swap what lies in it.
-//! - A lock file beside the socket is held for life. Only under that lock is a stale socket taken
-//!   away, so two daemons that start at once cannot both do it. The lock file stays behind: removing
-//!   it would let one daemon lock the old file and another the new one.
-//! - The socket has its final mode from its first instant, without touching the umask, which belongs
-//!   to the whole process. On Linux `bind` creates the file with the mode of the unbound socket
-//!   (`unix_bind_bsd` in `net/unix/af_unix.c`), so that is set before.
-//!   Elsewhere it is set right after `bind`, and until then the private folder keeps others out.
-//! - A socket file that somebody took away is noticed and bound again (W8); at the end only a file
-//!   that is still our own is removed.
+//! - Its folder is private, belongs to the daemon's user and is not a link, so that other users
+//!   cannot replace the files in it.
+//! - The daemon keeps a lock file beside the socket locked until it ends. A stale socket is removed
+//!   only under that lock, so two daemons that start at once cannot both do it. The lock file is
+//!   never removed: otherwise one daemon could lock the old file and another the new one.
+//! - The socket file has its final mode from the start, without a change of the umask, which
+//!   belongs to the whole process. On Linux `bind` creates the file with the mode of the unbound
+//!   socket ([`unix_bind_bsd`]), so that mode is set first. On other systems it is set right after
+//!   `bind`, and until then the private folder keeps other users out.
+//! - A socket file that was removed is bound again. At the end a file is removed only if the daemon
+//!   created it.
+//!
+//! [`unix_bind_bsd`]: https://elixir.bootlin.com/linux/v6.12/source/net/unix/af_unix.c
 
 mod lock;
 
@@ -28,16 +31,16 @@ use tokio::net::UnixListener;
 
 use lock::Lock;
 
-/// What `sun_path` holds, without the NUL at its end: unix(7), and 104 bytes in all on the BSDs.
+/// The size of `sun_path` without its final NUL: unix(7); on the BSDs it has 104 bytes in all.
 const PATH_MAX: usize = if cfg!(any(target_os = "linux", target_os = "android")) {
     107
 } else {
     103
 };
-/// Connections that wait to be accepted. More than any burst of ours; the kernel caps it anyway.
+/// Connections that wait to be accepted: more than any burst of clients. The kernel caps it.
 const BACKLOG: i32 = 4_096;
 
-/// Why there is no socket to listen on.
+/// Why the daemon cannot listen on its socket.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
@@ -70,18 +73,18 @@ fn by_pid(pid: Option<u32>) -> String {
 }
 
 impl ListenError {
-    /// The one thing to do about it.
+    /// Returns the remedy.
     pub fn remedy(&self) -> String {
         match self {
             Self::PathTooLong { .. } => "use a shorter --socket path".to_owned(),
-            Self::NoFileName(_) => "give --socket the path of a file to be".to_owned(),
+            Self::NoFileName(_) => "give --socket the path of a new file in a folder".to_owned(),
             Self::NotAFolder(path) => format!("remove {}, or use another --socket", path.display()),
-            Self::NotOurFolder { .. } => "use a --socket in a folder of this user's own".to_owned(),
+            Self::NotOurFolder { .. } => "use a --socket in a folder of this user".to_owned(),
             Self::OpenFolder { path, .. } => {
-                // Never "chmod" here: it may be /tmp.
+                // Not a chmod: the folder may be /tmp.
                 let own = path.join("reaperd/reaperd.sock");
                 format!(
-                    "use a folder that only this user enters, such as --socket {}",
+                    "use a folder that only this user can enter, such as --socket {}",
                     own.display()
                 )
             }
@@ -89,7 +92,7 @@ impl ListenError {
             Self::InUse(_) => "stop that program, or use another --socket".to_owned(),
             Self::NotASocket(path) => {
                 format!(
-                    "remove {} if nobody needs it, or use another --socket",
+                    "remove {} if it is not needed, or use another --socket",
                     path.display()
                 )
             }
@@ -103,12 +106,12 @@ impl ListenError {
     }
 }
 
-/// Who is to get as far as the check of their user id.
+/// Which users can connect at all. The uid of each is checked after that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SocketAccess {
-    /// Ourselves and root.
+    /// The daemon's own user and root.
     Private,
-    /// Everybody, because some other users are let in.
+    /// All users, because some others are allowed.
     Shared,
 }
 
@@ -127,7 +130,8 @@ impl SocketAccess {
         }
     }
 
-    /// What others may not have in the folder: anything, or the right to swap files in it.
+    /// The mode bits that the folder must not have: any access for others, or the right to replace
+    /// files.
     const fn folder_forbidden(self) -> u32 {
         match self {
             Self::Private => 0o077,
@@ -136,7 +140,7 @@ impl SocketAccess {
     }
 }
 
-/// A file, whatever its name is by now.
+/// Identifies a file independently of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileId {
     device: u64,
@@ -163,12 +167,12 @@ pub(crate) struct Socket {
     access: SocketAccess,
     file: FileId,
     lock: Lock,
-    /// So that a lasting trouble is told once.
+    /// So that a lasting failure is logged once.
     rebind_failed: bool,
 }
 
 impl Socket {
-    /// Takes the path for this daemon. To be called within a tokio runtime.
+    /// Locks the path for this daemon and listens on it. Must be called within a tokio runtime.
     pub(crate) fn claim(path: &Path, access: SocketAccess) -> Result<Self, ListenError> {
         let path = std::path::absolute(path).map_err(ListenError::system("resolve", path))?;
         check_length(&path)?;
@@ -189,30 +193,33 @@ impl Socket {
         &self.path
     }
 
-    /// The mode of the socket file.
+    /// Returns the mode of the socket file.
     pub(crate) fn mode(&self) -> u32 {
         self.access.socket_mode()
     }
 
-    /// Binds again if the file is no longer there. Connections that were made stay.
-    pub(crate) fn stay(&mut self) {
+    /// Binds again if the file was removed. Accepted connections are kept.
+    pub(crate) fn restore(&mut self) {
         if FileId::at(&self.path) == Some(self.file) {
             return;
         }
-        match self.bind_again() {
+        match self.rebind() {
             Ok(()) => {
-                log::warn!("{} was taken away; bound it again", self.path.display());
+                log::warn!("{} was removed; bound it again", self.path.display());
                 self.rebind_failed = false;
             }
             Err(error) if !self.rebind_failed => {
-                log::error!("{} was taken away: {error}", self.path.display());
+                log::error!(
+                    "{} was removed and cannot be bound again: {error}",
+                    self.path.display()
+                );
                 self.rebind_failed = true;
             }
-            Err(_as_before) => {}
+            Err(_already_logged) => {}
         }
     }
 
-    fn bind_again(&mut self) -> Result<(), ListenError> {
+    fn rebind(&mut self) -> Result<(), ListenError> {
         prepare_folder(&self.path, self.access)?;
         if !self.lock.is_in_place() {
             self.lock = Lock::take(&self.path)?;
@@ -221,10 +228,10 @@ impl Socket {
         Ok(())
     }
 
-    /// Stops listening and removes the file, if it is still ours.
+    /// Stops listening and removes the file, if it is still this socket.
     pub(crate) fn remove(self) {
         if FileId::at(&self.path) == Some(self.file) {
-            // Nobody but a daemon replaces it, and that would need the lock that is still held.
+            // Only a daemon replaces it, and for that it needs the lock.
             if let Err(error) = std::fs::remove_file(&self.path) {
                 log::warn!("cannot remove {}: {error}", self.path.display());
             }
@@ -279,7 +286,7 @@ fn prepare_folder(socket: &Path, access: SocketAccess) -> Result<(), ListenError
     Ok(())
 }
 
-/// As the system's own type, whose width differs between systems.
+/// Converts to the type of the system, which differs in width between systems.
 fn permissions(mode: u32) -> Mode {
     let set = |bit: u32, flag: Mode| if mode & bit == 0 { Mode::empty() } else { flag };
     [
@@ -295,19 +302,19 @@ fn permissions(mode: u32) -> Mode {
     .collect()
 }
 
-/// Binds and listens, over a stale socket if there is one. The lock is held.
+/// Replaces a stale socket if there is one, binds and listens. Called under the lock.
 fn bind(path: &Path, access: SocketAccess) -> Result<(UnixListener, FileId), ListenError> {
     let system = |call| move |errno: Errno| ListenError::system(call, path)(errno.into());
     let address = SocketAddrUnix::new(path).map_err(system("address"))?;
     clear_stale(path, &address)?;
     let socket = unix_socket().map_err(system("open a socket for"))?;
     let mode = permissions(access.socket_mode());
-    // Not possible before `bind` on the BSDs and macOS, where the folder is the protection.
+    // On the BSDs and macOS this is impossible before `bind`; there the folder protects the socket.
     if cfg!(any(target_os = "linux", target_os = "android")) {
         rustix::fs::fchmod(&socket, mode).map_err(system("set the mode of"))?;
     }
     rustix::net::bind(&socket, &address).map_err(system("bind"))?;
-    // Under a stricter umask the mode is narrower than asked for; whoever else is to connect needs it.
+    // A strict umask may have removed bits that other users need to connect.
     rustix::fs::chmod(path, mode).map_err(system("set the mode of"))?;
     rustix::net::listen(&socket, BACKLOG).map_err(system("listen on"))?;
     let file = path
@@ -318,7 +325,7 @@ fn bind(path: &Path, access: SocketAccess) -> Result<(UnixListener, FileId), Lis
     Ok((listener, FileId::of(&file)))
 }
 
-/// Removes a socket on which nobody listens. Anything else that is there stays and is an error.
+/// Removes a socket without a listener. Any other file is kept and is an error.
 fn clear_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ListenError> {
     let found = match path.symlink_metadata() {
         Ok(found) => found,
@@ -331,19 +338,19 @@ fn clear_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ListenError>
     let system = |call| move |errno: Errno| ListenError::system(call, path)(errno.into());
     let probe = unix_socket().map_err(system("open a socket for"))?;
     match rustix::net::connect(&probe, address) {
-        // Nobody listens, whether or not somebody ever did.
+        // No listener, now or ever.
         Err(Errno::CONNREFUSED) => {
             std::fs::remove_file(path).map_err(ListenError::system("remove", path))
         }
-        // Somebody does, if so slowly that its queue is full.
+        // EAGAIN: there is a listener with a full queue.
         Ok(()) | Err(Errno::AGAIN) => Err(ListenError::InUse(path.to_owned())),
         Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(system("connect to")(errno)),
     }
 }
 
-/// Non-blocking and not inherited. Set in a second step, which every system has; nothing here
-/// starts a process in between.
+/// Opens a socket that is non-blocking and not inherited. The flags are set in a second step, which
+/// works on every system; no process is started in between.
 fn unix_socket() -> Result<OwnedFd, Errno> {
     let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;

@@ -1,44 +1,34 @@
-//! The body of a registration, read strictly and in the order in which the origin answers.
+//! Parses the body of a registration. Errors come in the order of the claudemesh daemon.
 //!
-//! Each field is kept as the raw text of its JSON value until its turn comes, so that the first bad
-//! one is named, a field that is given twice is refused, and the token and the secret key are
-//! decoded straight out of the body's buffer without a copy in between.
+//! Each field is first kept as the raw text of its JSON value. So the first invalid field is named,
+//! a duplicate field is refused, and the token and the secret key are decoded directly from the
+//! body's buffer, without a copy in between.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use hyper::StatusCode;
 use reaper_registry::{
-    Attestation, Details, Pid, Presence, SecretKey, SessionId, Token, TokenMalformed, Ttl,
+    Attestation, Authority, Details, Pid, Presence, SecretKey, SessionId, Token, TokenMalformed,
+    Ttl,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::daemon::http::problem::Problem;
+use crate::reaper::Registration;
 use crate::text::{self, GROUP_MAX, GROUPS_MAX, NAME_MAX, PATH_MAX};
 
-/// Keys and signatures in hex are 64 to 128 bytes long; their content is not ours to check.
+/// Keys and signatures in hex are 64 to 128 bytes long. Their content is not checked.
 const ATTESTATION_TEXT_MAX: usize = 1_024;
-/// 136 years; in milliseconds, exact in every reader of JSON.
+/// 136 years. In milliseconds it is exact in every JSON parser.
 const TTL_SECONDS_MAX: u32 = u32::MAX;
-/// Asks to stay as long as the process lives.
+/// The ttl of a session that lasts as long as its process.
 const TTL_OF_PROCESS: &str = "process";
 
 const REQUIRED: &str = "session_id, mesh, display_name, pid all required";
 
-/// A registration as it was asked for. What is still open is whether the process may be.
-pub(crate) struct Asked {
-    pub(crate) id: SessionId,
-    pub(crate) token: Token,
-    pub(crate) pid: Pid,
-    pub(crate) details: Details,
-    pub(crate) presence: Option<Presence>,
-    /// Whether nothing is to be stored unless the answer reaches the caller.
-    pub(crate) if_answered: bool,
-    pub(crate) ttl: Ttl,
-}
-
-/// The fields that are known; others are ignored.
+/// The known fields. Others are ignored.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow)]
@@ -86,8 +76,9 @@ struct AttestationFields<'a> {
     expires_at: f64,
 }
 
-/// Reads a body.
-pub(crate) fn parse(body: &[u8]) -> Result<Asked, Problem> {
+/// Parses a body into a registration for this owner, and the flag `if_answered`: whether the
+/// session is stored only if its response reaches the caller. The process is not checked here.
+pub(crate) fn parse(body: &[u8], owner: u32) -> Result<(Registration, bool), Problem> {
     let body = str::from_utf8(body).map_err(|_not_text| invalid_json("the body is not UTF-8"))?;
     let Fields {
         token,
@@ -118,10 +109,11 @@ pub(crate) fn parse(body: &[u8]) -> Result<Asked, Problem> {
         token_file: None,
     };
     let pid = required_pid(pid)?;
-    Ok(Asked {
+    let registration = Registration {
         id: SessionId::new(&id),
         token,
         pid,
+        owner,
         details: Details {
             cwd: optional_text("cwd", cwd, PATH_MAX)?,
             role: optional_text("role", role, NAME_MAX)?,
@@ -130,12 +122,13 @@ pub(crate) fn parse(body: &[u8]) -> Result<Asked, Problem> {
             ..details
         },
         ttl: parse_ttl(ttl)?,
+        authority: Authority::Owner,
         presence: present(presence).and_then(parse_presence),
-        if_answered: optional_flag("if_answered", if_answered)?,
-    })
+    };
+    Ok((registration, optional_flag("if_answered", if_answered)?))
 }
 
-/// The known fields of the object; what is not an object is answered as the origin does.
+/// Returns the known fields of the object. Other values get the errors of the claudemesh daemon.
 fn fields(body: &str) -> Result<Fields<'_>, Problem> {
     if body.trim_ascii().is_empty() {
         return Err(missing_body());
@@ -144,7 +137,7 @@ fn fields(body: &str) -> Result<Fields<'_>, Problem> {
         serde_json::from_str(body).map_err(|error| invalid_json(&error.to_string()))?;
     if let Some(fields) = object(whole) {
         return fields.map_err(|error| {
-            // Each value was well-formed a moment ago, so what is wrong is a field given twice.
+            // The values are valid JSON, so the error is a duplicate field.
             Problem::field(
                 duplicate_field(&error.to_string()),
                 "duplicate_field",
@@ -157,18 +150,18 @@ fn fields(body: &str) -> Result<Fields<'_>, Problem> {
     if is_zero || matches!(whole.get(), "null" | "false" | "\"\"") {
         return Err(missing_body());
     }
-    // Arrays and the rest fall through to the first thing an object would have needed.
+    // Arrays and other values: the error for the first required field.
     Err(TokenMalformed.into())
 }
 
-/// Reads a struct from a JSON object, and from nothing else: a derived reader takes arrays too.
+/// Deserialises a struct from a JSON object only. A derived `Deserialize` also accepts arrays.
 fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<serde_json::Result<T>> {
     raw.get()
         .starts_with('{')
         .then(|| serde_json::from_str(raw.get()))
 }
 
-/// The field that serde's message names, as a name of our own.
+/// Returns the field that is named in an error text of serde.
 fn duplicate_field(message: &str) -> &'static str {
     const NAMES: [&str; 12] = [
         "token",
@@ -190,12 +183,12 @@ fn duplicate_field(message: &str) -> &'static str {
         .unwrap_or("body")
 }
 
-/// A string without escapes, as it lies in the body.
+/// Returns a string without escapes, borrowed from the body.
 fn borrowed_text(raw: &RawValue) -> Option<&str> {
     serde_json::from_str(raw.get()).ok()
 }
 
-/// `null` is as good as absent.
+/// Treats `null` as absent.
 fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
     raw.filter(|raw| raw.get() != "null")
 }
@@ -246,7 +239,8 @@ fn optional_flag(field: &'static str, raw: Option<&RawValue>) -> Result<bool, Pr
 
 fn required_pid(raw: Option<&RawValue>) -> Result<Pid, Problem> {
     let raw = present(raw).ok_or_else(|| required("pid"))?.get();
-    // Whether the caller may register it is a question for later: in a container, 1 is an ordinary one.
+    // Whether the caller may register it is checked later. In a container, 1 is an ordinary
+    // process.
     plain_integer(raw)
         .and_then(|pid| Pid::new(pid).ok())
         .ok_or_else(|| {
@@ -255,7 +249,7 @@ fn required_pid(raw: Option<&RawValue>) -> Result<Pid, Problem> {
         })
 }
 
-/// Digits alone: `1.0`, `1e3` and `"12"` are numbers to some readers and not to others.
+/// Parses digits only: JSON parsers disagree about whether `1.0` and `1e3` are integers.
 fn plain_integer(raw: &str) -> Option<u32> {
     let all_digits = raw.bytes().all(|byte| byte.is_ascii_digit());
     raw.parse().ok().filter(|_| all_digits)
@@ -298,7 +292,7 @@ fn parse_groups(raw: Option<&RawValue>) -> Result<Box<[Box<str>]>, Problem> {
     Ok(groups.into())
 }
 
-/// All or nothing, and never a reason to refuse the session.
+/// Returns `None` if any part is invalid. The session is then registered without presence.
 fn parse_presence(raw: &RawValue) -> Option<Presence> {
     let presence: PresenceFields<'_> = object(raw)?.ok()?;
     let attestation: AttestationFields<'_> = object(presence.parent_attestation)?.ok()?;
@@ -357,8 +351,8 @@ fn required(field: &'static str) -> Problem {
 }
 
 fn invalid(field: &'static str, rule: &str) -> Problem {
-    let words = format!("{field} {rule}");
-    Problem::field(field, "invalid_field", words.clone(), words)
+    let detail = format!("{field} {rule}");
+    Problem::field(field, "invalid_field", detail.clone(), detail)
 }
 
 #[cfg(test)]

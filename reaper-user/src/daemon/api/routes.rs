@@ -1,4 +1,4 @@
-//! One flat match from method and path to what answers it.
+//! Routing: one flat match from method and path to a handler.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,39 +11,40 @@ use tokio::time::sleep;
 
 use super::events::EventStream;
 use super::sessions::list;
-use super::unanswered::Unanswered;
-use super::wire::{Me, RegisterAnswer, Removed, SessionView};
+use super::undelivered::UndeliveredSessions;
+use super::wire::{Me, RegisterResponse, Removed, SessionView};
 use super::{App, Peer, PidNs, authorize, health, register};
 use crate::clock;
-use crate::daemon::http::body::{Answer, event_stream, json, problem, read_body};
+use crate::daemon::http::body::{ResponseBody, event_stream, json, problem, read_body};
 use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
 use crate::daemon::http::policy::{self, Claim};
 use crate::daemon::http::problem::{NOT_NOW, Problem};
 use crate::daemon::http::query;
 use crate::reaper::Registration;
 use crate::sources;
+use crate::watch::identity::IdentityStrength;
 
-/// How often a registration looks at its process in all before it is refused for a shortage, and the
-/// pause between: half a second together, within what a client waits for an answer.
+/// How often a registration is tried in all while descriptors or memory are short, and the pause
+/// between: half a second together, less than the timeout of clients.
 const NOT_NOW_TRIES: u32 = 11;
 const NOT_NOW_PAUSE: Duration = Duration::from_millis(50);
 
-/// Answers one request.
-pub(super) async fn answer(
+/// Returns the response to a request.
+pub(super) async fn respond(
     app: Arc<App>,
     peer: Peer,
     request: Request<Incoming>,
-) -> Response<Answer> {
+) -> Response<ResponseBody> {
     let (head, body) = request.into_parts();
     let refused = head.headers.get(REFUSAL_FIELD);
     if let Some(refusal) = refused.and_then(|code| Refusal::from_code(code.as_bytes())) {
         return problem(&refusal.into());
     }
-    let answered = match policy::admit(&head, peer.transport) {
+    let result = match policy::check(&head, peer.transport) {
         Ok(claim) => route(&app, peer, &head, body, claim).await,
         Err(refused) => Err(refused),
     };
-    answered.unwrap_or_else(|refused| {
+    result.unwrap_or_else(|refused| {
         log::debug!("{} {}", refused.status().as_u16(), refused.code());
         problem(&refused)
     })
@@ -55,7 +56,7 @@ async fn route(
     head: &request::Parts,
     body: Incoming,
     claim: Claim,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     match (&head.method, head.uri.path()) {
         (&Method::POST, "/v1/sessions/register") => register(app, peer, head, body).await,
         (&Method::GET, "/v1/sessions") => list(app, peer, head.uri.query()).await,
@@ -76,7 +77,7 @@ async fn route(
         (&Method::DELETE, path) if path.starts_with("/v1/sessions/") => {
             delete(app, peer, &path["/v1/sessions/".len()..])
         }
-        (method, path) => match backing_part(method, path) {
+        (method, path) => match broker_route(method, path) {
             Some(error) => {
                 session(app, &claim)?;
                 Err(Problem::new(
@@ -91,9 +92,9 @@ async fn route(
     }
 }
 
-/// The routes of a message broker (A5), which answer as if theirs were not running, so that its
-/// clients degrade as they do there.
-fn backing_part(method: &Method, path: &str) -> Option<&'static str> {
+/// Returns the error of a route of the claudemesh daemon's message broker. It is the one that
+/// daemon sends while its broker is not running, so that clients degrade in the same way.
+fn broker_route(method: &Method, path: &str) -> Option<&'static str> {
     let is_skill = path
         .strip_prefix("/v1/skills/")
         .is_some_and(|name| !name.is_empty() && !name.contains('/'));
@@ -112,29 +113,30 @@ fn backing_part(method: &Method, path: &str) -> Option<&'static str> {
     }
 }
 
-/// A look at a process takes descriptors from the reserve; where the whole system has none left
-/// (ENFILE), it tries again a few times before it gives the registration up.
+/// Checking a process takes descriptors from the reserve. If the whole system has none left
+/// (ENFILE), the registration is retried a few times before it is refused.
 async fn register(
     app: &App,
     mut peer: Peer,
     head: &request::Parts,
     body: Incoming,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     let body = read_body(body).await?;
     let mut tries_left = NOT_NOW_TRIES;
     loop {
-        let asked = register::parse(&body)?;
-        let unanswered = head.extensions.get::<Unanswered>();
-        let unanswered = unanswered.filter(|_| asked.if_answered);
-        if unanswered.is_some() {
-            // In this turn hyper looks whether the caller has left, and drops the request if so.
+        // For each try, because it is consumed and its secret key cannot be cloned.
+        let (registration, if_answered) = register::parse(&body, peer.uid)?;
+        let undelivered = head.extensions.get::<UndeliveredSessions>();
+        let undelivered = undelivered.filter(|_| if_answered);
+        if undelivered.is_some() {
+            // Lets hyper check whether the caller has left; it then drops the request.
             tokio::task::yield_now().await;
         }
-        let answered = try_register(app, peer, asked, unanswered).await;
+        let result = try_register(app, peer, registration, undelivered).await;
         tries_left -= 1;
-        match answered {
+        match result {
             Err(refused) if tries_left > 0 && refused.code() == NOT_NOW => {}
-            _ => return answered,
+            _ => return result,
         }
         sleep(NOT_NOW_PAUSE).await;
         if peer.pid_ns == PidNs::NotNow {
@@ -146,59 +148,55 @@ async fn register(
 async fn try_register(
     app: &App,
     peer: Peer,
-    asked: register::Asked,
-    unanswered: Option<&Unanswered>,
-) -> Result<Response<Answer>, Problem> {
+    registration: Registration,
+    undelivered: Option<&UndeliveredSessions>,
+) -> Result<Response<ResponseBody>, Problem> {
     let policy = app.options.register_policy;
     let table = app.table.clone();
-    let claimed = authorize::claim(asked.pid, peer, policy, table).await?;
-    let presence_accepted = asked.presence.is_some();
+    let resolved = authorize::authorize_pid(registration.pid, peer, policy, table).await?;
+    let presence_accepted = registration.presence.is_some();
     let authority = if peer.is_root() {
         Authority::Any
     } else {
         Authority::Owner
     };
     let registration = Registration {
-        id: asked.id,
-        token: asked.token,
-        pid: claimed.pid,
-        owner: peer.uid,
-        details: asked.details,
-        presence: asked.presence,
-        ttl: asked.ttl,
+        pid: resolved.pid,
+        authority,
+        ..registration
     };
-    let registered = app.reaper.register(registration, authority, |watched| {
-        authorize::check_process(watched, &claimed, peer, policy, app.table.as_ref())
+    let registered = app.reaper.register_if(registration, |process| {
+        authorize::check_process(process.watched, &resolved, peer, policy, app.table.as_ref())
     })?;
     let session = &registered.session;
-    // Taking a renewal back would end a session that lived before.
-    if let Some(unanswered) = unanswered.filter(|_| !registered.renewed) {
-        unanswered.note(session.clone());
+    // Not for a renewal: undoing it would remove a session that existed before.
+    if let Some(undelivered) = undelivered.filter(|_| !registered.renewed) {
+        undelivered.add(session.clone());
     }
-    Ok(json(&RegisterAnswer {
+    Ok(json(&RegisterResponse {
         ok: true,
         registered_at: session.registered_at.wall_ms,
         expires_at: session.expires_at.map(|last| last.wall_ms),
         renewed: registered.renewed,
         presence_accepted,
         start_time: session.process.start_time().map(|time| time.0),
-        identity: registered.identity,
+        identity: registered.identity.name(),
         sources: watching(app, registered.identity),
     }))
 }
 
-/// Which sources will notice the end of a process that is pinned like this.
-fn watching(app: &App, identity: &str) -> Vec<&'static str> {
+/// Returns the sources that will notice the end of a process with this identity.
+fn watching(app: &App, identity: IdentityStrength) -> Vec<&'static str> {
     sources::ALL
         .into_iter()
         .filter(|source| app.reaper.works(*source))
-        .filter(|source| *source != Source::Pidfd || identity == "pidfd")
+        .filter(|source| *source != Source::Pidfd || identity == IdentityStrength::Pidfd)
         .map(Source::name)
         .collect()
 }
 
-fn delete_me(app: &App, claim: &Claim) -> Result<Response<Answer>, Problem> {
-    // Resolved first, so that each kind of absence has its own answer.
+fn delete_me(app: &App, claim: &Claim) -> Result<Response<ResponseBody>, Problem> {
+    // Resolved first, so that each kind of missing session has its own error.
     required_session(app, claim)?;
     let Claim::Token(token) = claim else {
         return Err(no_token());
@@ -206,11 +204,11 @@ fn delete_me(app: &App, claim: &Claim) -> Result<Response<Answer>, Problem> {
     remove_by_token(app, token).ok_or_else(|| unknown(app, token))
 }
 
-/// By token, as clients of the origin do it, or by name.
-fn delete(app: &App, peer: Peer, tail: &str) -> Result<Response<Answer>, Problem> {
+/// Removes by token, as clients of the claudemesh daemon do, or by name.
+fn delete(app: &App, peer: Peer, tail: &str) -> Result<Response<ResponseBody>, Problem> {
     if let Some(id) = tail.strip_prefix("by-id/") {
         let id = query::decode_segment(id)
-            .ok_or_else(|| Problem::query("session_id", "the session id has a broken escape"))?;
+            .ok_or_else(|| Problem::query("session_id", "the session id has a malformed escape"))?;
         return delete_named(app, peer, &SessionId::new(&id));
     }
     if tail.is_empty() || tail.contains('/') {
@@ -224,7 +222,7 @@ fn delete(app: &App, peer: Peer, tail: &str) -> Result<Response<Answer>, Problem
             "a token is 64 hex digits",
         )
     })?;
-    // As typed; that it is a token makes these bytes hex digits.
+    // As in the request. Since it parses as a token, these bytes are hex digits.
     let prefix = &tail[..8];
     let removed = app.reaper.registry().deregister(&token, clock::now());
     match removed {
@@ -242,11 +240,11 @@ fn delete(app: &App, peer: Peer, tail: &str) -> Result<Response<Answer>, Problem
     }
 }
 
-fn delete_named(app: &App, peer: Peer, id: &SessionId) -> Result<Response<Answer>, Problem> {
+fn delete_named(app: &App, peer: Peer, id: &SessionId) -> Result<Response<ResponseBody>, Problem> {
     let registry = app.reaper.registry();
     registry
         .session_named(id)
-        // Another user's session is as unknown here as it is in the list.
+        // Sessions of other users are unknown here, as they are absent from the list.
         .filter(|session| peer.sees(session.owner))
         .and_then(|session| registry.remove_entry(session.entry, Removal::Requested, clock::now()))
         .map(|session| removed(&session))
@@ -260,19 +258,19 @@ fn delete_named(app: &App, peer: Peer, id: &SessionId) -> Result<Response<Answer
         })
 }
 
-fn remove_by_token(app: &App, token: &Token) -> Option<Response<Answer>> {
+fn remove_by_token(app: &App, token: &Token) -> Option<Response<ResponseBody>> {
     let session = app.reaper.registry().deregister(token, clock::now())?;
     Some(removed(&session))
 }
 
-fn removed(session: &Session) -> Response<Answer> {
+fn removed(session: &Session) -> Response<ResponseBody> {
     json(&Removed {
         ok: true,
         token_prefix: session.token_prefix.to_string(),
     })
 }
 
-/// The session that was presented. One that is not good is an error on every route that asks.
+/// Returns the session that was presented. An invalid one is an error on every route that reads it.
 fn session(app: &App, claim: &Claim) -> Result<Option<Arc<Session>>, Problem> {
     match claim {
         Claim::None => Ok(None),

@@ -1,4 +1,4 @@
-//! Accepts connections and serves them until it is told to stop.
+//! Accepts connections and serves them until the daemon stops.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,98 +17,102 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::connection_budget::{ConnectionBudget, ConnectionSlot};
 use super::listener::Socket;
-use super::places::{Place, Places};
-use super::unanswered::{Answering, Unanswered};
+use super::undelivered::{DeliveryTracker, UndeliveredSessions};
 use super::{App, Peer, Transport, authorize, routes};
-use crate::daemon::http::framing::Guard;
+use crate::daemon::http::framing::FramingFilter;
 
 /// How long a head may take, and how long a connection may idle between two requests.
-const HEAD_TIME: Duration = Duration::from_secs(5);
-/// Holds the largest head that the guard lets through, and bounds what waits for a slow reader.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Larger than the largest head that the framing filter passes. Bounds what is buffered for a slow
+/// reader.
 const BUFFER: usize = 64 * 1024;
-/// After an accept that failed for want of descriptors or memory: the connection that is closed then
-/// takes a moment to end, and trying at once would only burn the processor.
+/// The pause after a failed accept, for lack of descriptors or memory. The connection that is
+/// closed then takes a moment to end; retrying at once would only use the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How often the socket file is looked for.
-const LOOK_FOR_SOCKET_EVERY: Duration = Duration::from_secs(1);
-/// What connections get to end by themselves once told; the rest is cut off.
+/// How often the socket file is checked.
+const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long connections may take to end at shutdown. The others are aborted.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
 
 /// Serves until `stop` turns true, ends every connection and removes the socket.
 pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
     let mut acceptor = Acceptor::new(app.descriptors.connections);
     let mut connections = JoinSet::new();
-    let mut looks = interval(LOOK_FOR_SOCKET_EVERY);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut socket_checks = interval(SOCKET_CHECK_INTERVAL);
+    socket_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stopping = stop.clone();
     loop {
         tokio::select! {
-            () = told(&mut stop) => break,
-            _ = looks.tick() => socket.stay(),
+            () = stop_requested(&mut stop) => break,
+            _ = socket_checks.tick() => socket.restore(),
             Some(ended) = connections.join_next() => report_panic(ended),
-            (stream, place) = acceptor.next(&socket.listener) => {
-                if let Some(peer) = admit(&app, &stream) {
-                    let connection = connection(app.clone(), stream, peer, stopping.clone(), place);
+            (stream, slot) = acceptor.next(&socket.listener) => {
+                if let Some(peer) = authorize_peer(&app, &stream) {
+                    let connection = connection(app.clone(), stream, peer, stopping.clone(), slot);
                     connections.spawn(connection);
                 }
             }
         }
     }
-    // Nobody finds us any more from here on, and whoever comes after us can take the path.
+    // From here on no client can connect, and another daemon can take the path.
     socket.remove();
     app.reaper.registry().publish_shutdown(crate::clock::now());
     let all_ended = async { while connections.join_next().await.is_some() {} };
     if timeout(SHUTDOWN_GRACE, all_ended).await.is_err() {
-        log::debug!("{} connections are cut off", connections.len());
+        log::debug!("{} connections are aborted", connections.len());
         connections.shutdown().await;
     }
 }
 
-/// Waits for the word to stop. The sender is dropped only with the daemon, which is an end too.
-async fn told(stop: &mut watch::Receiver<bool>) {
-    let _either = stop.wait_for(|stop| *stop).await.is_ok();
+/// Waits for the request to stop. A dropped sender counts as one: the daemon is gone.
+async fn stop_requested(stop: &mut watch::Receiver<bool>) {
+    let _result = stop.wait_for(|stop| *stop).await.is_ok();
 }
 
-/// Accepts connections and finds places for them.
+/// Accepts connections and takes slots for them.
 struct Acceptor {
-    places: Arc<Places>,
-    /// Accepted, and without a place as yet.
-    at_the_door: Option<UnixStream>,
-    /// Attempts in a row that failed.
+    budget: Arc<ConnectionBudget>,
+    /// Accepted, and without a slot yet.
+    accepted: Option<UnixStream>,
+    /// Consecutive failed attempts.
     failures: u64,
-    /// Connections that were closed during these.
+    /// Idle connections closed during these.
     closed: u64,
 }
 
 impl Acceptor {
     fn new(connections: usize) -> Self {
         Self {
-            places: Places::new(connections),
-            at_the_door: None,
+            budget: ConnectionBudget::new(connections),
+            accepted: None,
             failures: 0,
             closed: 0,
         }
     }
 
-    /// The next connection, with its place. Cancel-safe: what was accepted is kept for the next call.
-    async fn next(&mut self, listener: &UnixListener) -> (UnixStream, Place) {
+    /// Returns the next connection and its slot. Cancel-safe: an accepted connection is kept for
+    /// the next call.
+    async fn next(&mut self, listener: &UnixListener) -> (UnixStream, ConnectionSlot) {
         loop {
-            // After the place is found, because this may be dropped while it waits for one.
-            if self.at_the_door.is_some() {
-                let place = self.places.take().await;
-                if let Some(stream) = self.at_the_door.take() {
-                    return (stream, place);
+            // Moved out only after the slot is taken: this future may be dropped while it waits for
+            // one.
+            if self.accepted.is_some() {
+                let slot = self.budget.take().await;
+                if let Some(stream) = self.accepted.take() {
+                    return (stream, slot);
                 }
             }
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    self.at_the_door = Some(stream);
+                    self.accepted = Some(stream);
                     self.recovered();
                 }
                 Err(error) => {
-                    // The kernel takes a number before it looks whether anybody waits
-                    // (`__sys_accept4_file` in `net/socket.c`, v6.12), so that it may fail for nobody.
+                    // The kernel allocates the descriptor before it checks for a connection
+                    // (`__sys_accept4_file`), so this may fail without one.
+                    // https://elixir.bootlin.com/linux/v6.12/source/net/socket.c
                     if is_readable(listener) {
                         self.failed(&error);
                     }
@@ -118,8 +122,8 @@ impl Acceptor {
         }
     }
 
-    /// The limit of this process (EMFILE) or of the system (ENFILE), accept(2), passes once something
-    /// is closed, and waiting alone need not bring that about.
+    /// EMFILE (limit of this process) and ENFILE (limit of the system), accept(2), end only once a
+    /// file is closed. Waiting alone may not achieve that, so an idle connection is closed.
     fn failed(&mut self, error: &io::Error) {
         // Logged once, however long it lasts.
         if self.failures == 0 {
@@ -128,7 +132,7 @@ impl Acceptor {
         self.failures += 1;
         let errno = Errno::from_io_error(error);
         let is_short = matches!(errno, Some(Errno::MFILE | Errno::NFILE));
-        if is_short && self.places.close_longest_idle() {
+        if is_short && self.budget.close_longest_idle() {
             self.closed += 1;
         }
     }
@@ -139,32 +143,34 @@ impl Acceptor {
                 failures, closed, ..
             } = self;
             log::info!(
-                "connections are accepted again, after {failures} failures; {closed} idle ones were closed"
+                "connections are accepted again, after {failures} failures; {closed} idle ones were \
+                 closed"
             );
             (self.failures, self.closed) = (0, 0);
         }
     }
 }
 
-/// Whether a connection waits to be accepted. One that cannot be asked about is taken to wait.
+/// Returns whether a connection waits to be accepted. If poll(2) fails, one is assumed.
 fn is_readable(listener: &UnixListener) -> bool {
-    let mut asked = [PollFd::new(listener, PollFlags::IN)];
-    poll(&mut asked, Some(&Timespec::default())).is_err() || !asked[0].revents().is_empty()
+    let mut fds = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_err() || !fds[0].revents().is_empty()
 }
 
-/// Who it is, if it may come in. Others are closed before a byte is read or written.
-fn admit(app: &App, stream: &UnixStream) -> Option<Peer> {
+/// Returns the peer, if it may connect. Other connections are closed before a byte is read or
+/// written.
+fn authorize_peer(app: &App, stream: &UnixStream) -> Option<Peer> {
     let credentials = stream
         .peer_cred()
-        .inspect_err(|error| log::warn!("a peer without credentials: {error}"))
+        .inspect_err(|error| log::warn!("cannot read the credentials of a peer: {error}"))
         .ok()?;
     let uid = credentials.uid();
     let is_ours = uid == rustix::process::geteuid().as_raw();
     if !is_ours && uid != 0 && !app.options.allow_uids.contains(&uid) {
-        log::debug!("user {uid} was turned away");
+        log::debug!("a connection of user {uid} was refused");
         return None;
     }
-    // Only now: for users who may not come in, nothing is looked at.
+    // Read last, so that refused users cause no work.
     Some(Peer {
         transport: Transport::Unix,
         uid,
@@ -178,52 +184,53 @@ async fn connection(
     stream: UnixStream,
     peer: Peer,
     mut stop: watch::Receiver<bool>,
-    place: Place,
+    slot: ConnectionSlot,
 ) {
-    let place = Arc::new(place);
-    let working = place.clone();
-    let unanswered = Unanswered::default();
+    let slot = Arc::new(slot);
+    let request_slot = slot.clone();
+    let undelivered = UndeliveredSessions::default();
     let registry = app.reaper.registry().clone();
-    let noted = unanswered.clone();
+    let for_requests = undelivered.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let work = working.work();
-        request.extensions_mut().insert(noted.clone());
-        let answered = routes::answer(app.clone(), peer, request);
+        let busy = request_slot.busy();
+        request.extensions_mut().insert(for_requests.clone());
+        let responding = routes::respond(app.clone(), peer, request);
         async {
-            let answer = answered.await;
-            Ok::<_, Infallible>(answer.map(|body| work.until_written(body)))
+            let response = responding.await;
+            Ok::<_, Infallible>(response.map(|body| busy.until_written(body)))
         }
     });
-    let io = Answering {
-        inner: Guard::new(stream),
-        unanswered: unanswered.clone(),
+    let io = DeliveryTracker {
+        inner: FramingFilter::new(stream),
+        undelivered: undelivered.clone(),
     };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
+        .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = told(&mut stop) => {
+        () = stop_requested(&mut stop) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
-        // Between two requests this closes at once; a request that has come meanwhile is answered.
-        () = place.leave() => {
+        // An idle connection closes at once. A request that has arrived meanwhile gets its
+        // response.
+        () = slot.close_requested() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     if let Err(error) = ended {
-        // A slow or broken peer; hyper's words hold nothing that it sent.
+        // A slow or broken peer. The text is hyper's and contains nothing that the peer sent.
         log::debug!("a connection ended: {error}");
     }
-    unanswered.take_back(&registry);
+    undelivered.remove_all(&registry);
 }
 
-/// A panic ends its own connection and nothing else.
+/// Logs a panic. It ends only its own connection.
 fn report_panic(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()

@@ -1,6 +1,5 @@
-//! `GET /v1/sessions`: the sessions that the caller may see, as one text. A reader that takes its time
-//! has it wait here, so there is room for so much of it and no more: 64 MiB, or two lists that are longer
-//! than half of that.
+//! `GET /v1/sessions`: the sessions that the caller may see, as one text. Slow readers keep such
+//! texts in memory, so their total is limited: 64 MiB, or two lists of more than half of that.
 
 use std::sync::Arc;
 
@@ -11,23 +10,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::wire::SessionView;
 use super::{App, Peer, health, sse};
-use crate::daemon::http::body::{Answer, whole};
+use crate::daemon::http::body::{ResponseBody, whole};
 use crate::daemon::http::problem::Problem;
 use crate::daemon::http::query;
 
-/// Sessions written between two pauses: a list of 100,000 must not hold up a look-up.
+/// Sessions written between two yields: a list of 100,000 must not delay a look-up.
 const SLICE: usize = 512;
-/// Lists that are written at once; others wait for their turn.
+/// Lists that are written concurrently; others wait.
 const WRITERS: usize = 4;
-/// For lists that wait for their readers, all together.
+/// The budget of all lists that wait for their readers.
 const LIST_BUDGET_KIB: u32 = 64 * 1_024;
-/// A longer list takes no more of the room, so that the longest can be had, and by two at once.
+/// A longer list is charged no more, so that even the longest can be read, by two readers at once.
 const CHARGED_MAX_KIB: u32 = LIST_BUDGET_KIB / 2;
-/// Takes no room: as much is buffered for any connection, and whoever has few sessions must not wait for
-/// those who have many.
+/// Shorter lists are free: as much is buffered for any connection, and a user with few sessions
+/// must not wait for one with many.
 const FREE_KIB: u32 = 64;
 
-/// What lists may cost at once.
+/// The budget of concurrent lists.
 pub(crate) struct ListBudget {
     writers: Semaphore,
     kib: Arc<Semaphore>,
@@ -43,7 +42,7 @@ impl Default for ListBudget {
 }
 
 impl ListBudget {
-    /// None where it has to be refused for now.
+    /// Charges a list. Returns `None` if the budget is used up.
     fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let kib = u32::try_from(bytes / 1_024).unwrap_or(u32::MAX);
         let charged = match kib {
@@ -54,10 +53,10 @@ impl ListBudget {
     }
 }
 
-/// A list and its place, given back when the last of it is sent or its connection has ended.
+/// A list and its charge, which is released when it is sent or its connection has ended.
 struct BudgetedBody {
     text: Vec<u8>,
-    _place: OwnedSemaphorePermit,
+    _charge: OwnedSemaphorePermit,
 }
 
 impl AsRef<[u8]> for BudgetedBody {
@@ -70,7 +69,7 @@ pub(super) async fn list(
     app: &App,
     peer: Peer,
     query: Option<&str>,
-) -> Result<Response<Answer>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     let pid = query::value(query, "pid")
         .map(|pid| pid.parse::<u32>())
         .transpose()
@@ -84,21 +83,21 @@ pub(super) async fn list(
                 .as_deref()
                 .is_none_or(|mesh| *session.details.mesh == *mesh)
     };
-    let turn = app.lists.writers.acquire().await;
-    let _turn = turn.expect("the semaphore is never closed");
-    let mut text = written(app, is_verbose, shown).await;
-    // It may have grown to twice what it holds.
+    let writer = app.lists.writers.acquire().await;
+    let _writer = writer.expect("the semaphore is never closed");
+    let mut text = write_list(app, is_verbose, shown).await;
+    // Its capacity may be twice its length.
     text.shrink_to_fit();
-    let place = app.lists.take(text.len());
-    let place = place.ok_or_else(Problem::too_many_lists)?;
+    let charge = app.lists.take(text.len());
+    let charge = charge.ok_or_else(Problem::too_many_lists)?;
     let body = Bytes::from_owner(BudgetedBody {
         text,
-        _place: place,
+        _charge: charge,
     });
     Ok(whole(StatusCode::OK, "application/json", body))
 }
 
-async fn written(app: &App, is_verbose: bool, shown: impl Fn(&Arc<Session>) -> bool) -> Vec<u8> {
+async fn write_list(app: &App, is_verbose: bool, shown: impl Fn(&Arc<Session>) -> bool) -> Vec<u8> {
     let mut text = b"{\"sessions\":[".to_vec();
     let sessions = app.reaper.registry().list();
     let mut any_written = false;
@@ -127,17 +126,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_lists_always_have_room_and_the_longest_has_it_twice() {
-        let room = ListBudget::default();
+    fn short_lists_are_never_refused_and_two_of_the_longest_fit() {
+        let budget = ListBudget::default();
         let longest = usize::MAX;
-        let first = room.take(longest);
-        let second = room.take(longest);
+        let first = budget.take(longest);
+        let second = budget.take(longest);
         assert!(first.is_some() && second.is_some());
-        assert!(room.take(longest).is_none());
+        assert!(budget.take(longest).is_none());
         let free = FREE_KIB as usize * 1_024;
-        assert!(room.take(free).is_none());
-        assert!(room.take(free - 1).is_some(), "refused for other's sake");
+        assert!(budget.take(free).is_none());
+        assert!(
+            budget.take(free - 1).is_some(),
+            "a short list must not be refused"
+        );
         drop(first);
-        assert!(room.take(free).is_some(), "the room is not given back");
+        assert!(budget.take(free).is_some(), "the charge must be released");
     }
 }

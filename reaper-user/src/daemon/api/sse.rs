@@ -1,4 +1,4 @@
-//! Server-sent events as bytes: the framing of `text/event-stream` and what each event carries.
+//! Server-sent events as bytes: the format of `text/event-stream` and the data of each event.
 
 use std::fmt;
 
@@ -8,13 +8,14 @@ use serde::Serialize;
 use super::wire::{
     DeregisteredData, EventHead, GapData, RegisteredData, SessionView, SourceStateData,
 };
+use crate::watch::identity::IdentityStrength;
 
-/// The first bytes of every stream, and how soon a reader that lost it should come back.
+/// The first bytes of every stream, with the delay after which a reader reconnects.
 pub(super) const PREAMBLE: &[u8] = b": connected\n\nretry: 1000\n\n";
-/// What keeps a quiet stream open.
+/// The comment on a stream without events.
 pub(super) const KEEPALIVE: &[u8] = b": keepalive\n\n";
 
-/// The names under which events go out.
+/// The names of events.
 pub(super) const NAMES: [&str; 6] = [
     "session_registered",
     "session_deregistered",
@@ -24,7 +25,7 @@ pub(super) const NAMES: [&str; 6] = [
     "shutdown",
 ];
 
-/// `<epoch>.<seq>`: a position in the history of one run of the daemon.
+/// `<epoch>.<seq>`: the position of an event in one run of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EventId {
     pub(super) epoch: u64,
@@ -34,7 +35,7 @@ pub(crate) struct EventId {
 impl EventId {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (epoch, seq) = text.split_once('.')?;
-        // As it is written and in no other way: no sign, no capitals, no shorter form.
+        // Only the form in which it is written: no sign, no capitals, no shorter form.
         let id = Self {
             epoch: u64::from_str_radix(epoch, 16).ok()?,
             seq: seq.parse().ok()?,
@@ -49,24 +50,24 @@ impl fmt::Display for EventId {
     }
 }
 
-/// The name of an event of the history.
+/// Returns the name of an event.
 pub(super) fn name_of(event: &Event) -> &'static str {
     match event.kind {
         EventKind::Registered(_) => "session_registered",
         EventKind::Deregistered(..) => "session_deregistered",
         EventKind::SourceState(_) => "source_state",
         EventKind::Shutdown => "shutdown",
-        // The enum may grow; a name that nobody knows is ignored by every reader.
+        // The enum may grow. Readers ignore unknown names.
         _ => "other",
     }
 }
 
-/// Writes an event of the history.
+/// Writes an event.
 pub(super) fn write_event(
     out: &mut Vec<u8>,
     epoch: u64,
     event: &Event,
-    identity: Option<&'static str>,
+    identity: Option<IdentityStrength>,
 ) {
     let seq = event.seq;
     begin(out, Some(EventId { epoch, seq }), name_of(event));
@@ -86,8 +87,9 @@ pub(super) fn write_event(
     end(out);
 }
 
-/// Writes a gap. Within a stream it moves the reader's position behind the gap; at the beginning
-/// the snapshot behind it does, so that a reader cut off between the two is not left with neither.
+/// Writes a gap. Within a stream it has an id, which moves the reader's position behind the gap. At
+/// the beginning it has none: the following snapshot moves the position, so that a reader that
+/// loses its connection between the two gets both again.
 pub(super) fn write_gap(out: &mut Vec<u8>, id: Option<EventId>, gap: &GapData) {
     begin(out, id, "gap");
     write_json(out, gap);
@@ -106,7 +108,7 @@ pub(super) fn end_snapshot(out: &mut Vec<u8>) {
     end(out);
 }
 
-/// Writes one line of JSON. `serde_json` escapes every line end within strings.
+/// Writes one line of JSON. `serde_json` escapes line ends within strings.
 pub(crate) fn write_json(out: &mut Vec<u8>, data: &impl Serialize) {
     serde_json::to_writer(out, data).expect("strings and numbers always serialise into memory");
 }
@@ -140,12 +142,17 @@ mod tests {
             wall_ms: 1_795_324_800_007,
         };
         let mut out = Vec::new();
-        write_event(&mut out, 0xab, &Event { seq: 7, at, kind }, Some("pidfd"));
+        write_event(
+            &mut out,
+            0xab,
+            &Event { seq: 7, at, kind },
+            Some(IdentityStrength::Pidfd),
+        );
         String::from_utf8(out).unwrap()
     }
 
     #[test]
-    fn an_event_is_three_lines_and_an_empty_one() {
+    fn an_event_has_three_lines_and_an_empty_one() {
         let text = written(EventKind::SourceState(SourceState {
             source: Source::Pidfd,
             health: SourceHealth::Degraded,
@@ -159,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_death_carries_its_evidence() {
+    fn the_event_of_a_death_has_its_evidence() {
         let death = Death {
             source: Source::Netlink,
             evidence: Evidence::Pidfd,
@@ -182,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_died_the_evidence_is_null() {
+    fn without_a_death_the_evidence_is_null() {
         let text = written(EventKind::Deregistered(session(), Removal::Expired));
         assert!(text.ends_with(
             "\"cause\":\"expired\",\"source\":null,\"evidence\":null,\"exit\":null,\
@@ -191,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_read_as_they_are_written() {
+    fn an_id_is_parsed_only_in_the_form_in_which_it_is_written() {
         let id = EventId {
             epoch: 0x1f,
             seq: 9,
@@ -212,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn no_data_breaks_a_line() {
+    fn data_is_always_one_line() {
         for kind in [EventKind::Registered(session()), EventKind::Shutdown] {
             let text = written(kind);
             assert_eq!(text.lines().count(), 4, "{text}");

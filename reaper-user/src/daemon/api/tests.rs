@@ -1,4 +1,4 @@
-//! What several tests of this module need.
+//! Shared by several tests of this module.
 
 use std::sync::Arc;
 

@@ -1,5 +1,4 @@
-//! What goes out as JSON. The only types of this program that serialise, and none of them has a
-//! place for a token or a secret key.
+//! The JSON types of responses and events. None of them has a field for a token or a secret key.
 
 use jiff::Timestamp;
 use reaper_registry::{
@@ -7,9 +6,10 @@ use reaper_registry::{
 };
 use serde::{Serialize, Serializer};
 
+use crate::watch::identity::IdentityStrength;
 use crate::watch::status::SourceStatus;
 
-/// A session as its owner sees it: the record of the origin in camel case, and ours.
+/// A session as its owner sees it, in camel case as the claudemesh daemon has it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SessionView<'a> {
@@ -26,15 +26,15 @@ pub(crate) struct SessionView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     presence: Option<PresenceView<'a>>,
     registered_at: u64,
-    /// Milliseconds since 1970; null: as long as its process lives.
+    /// Milliseconds since 1970; null: as long as the process lives.
     expires_at: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     start_time: Option<String>,
-    /// The one name in snake case, as the origin has it.
+    /// In snake case, as the claudemesh daemon has it.
     #[serde(rename = "token_prefix")]
     token_prefix: String,
     uid: u32,
-    /// Null once its process is no longer watched.
+    /// Null once the process is no longer watched.
     identity: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verified_at: Option<u64>,
@@ -57,7 +57,7 @@ struct AttestationView<'a> {
 }
 
 impl<'a> SessionView<'a> {
-    pub(crate) fn new(session: &'a Session, identity: Option<&'static str>) -> Self {
+    pub(crate) fn new(session: &'a Session, identity: Option<IdentityStrength>) -> Self {
         let details = &session.details;
         Self {
             session_id: session.id.as_str(),
@@ -84,32 +84,32 @@ impl<'a> SessionView<'a> {
             start_time: session.process.start_time().map(|time| time.to_string()),
             token_prefix: session.token_prefix.to_string(),
             uid: session.owner,
-            identity,
+            identity: identity.map(IdentityStrength::name),
             verified_at: None,
         }
     }
 
-    /// With the time of the last look that found its process alive.
+    /// Adds the time of the last check that found the process alive.
     pub(crate) fn verified_at(mut self, wall_ms: u64) -> Self {
         self.verified_at = Some(wall_ms);
         self
     }
 }
 
-/// The answer to a look-up.
+/// The response to a look-up.
 #[derive(Serialize)]
 pub(crate) struct Me<'a> {
     pub(crate) session: SessionView<'a>,
 }
 
-/// The answer to a registration.
+/// The response to a registration.
 #[derive(Serialize)]
-pub(crate) struct RegisterAnswer {
+pub(crate) struct RegisterResponse {
     pub(crate) ok: bool,
     pub(crate) registered_at: u64,
-    /// Milliseconds since 1970; null: as long as its process lives.
+    /// Milliseconds since 1970; null: as long as the process lives.
     pub(crate) expires_at: Option<u64>,
-    /// Whether it lived before: same token, id and process.
+    /// Whether the session existed before: same token, id and process.
     pub(crate) renewed: bool,
     pub(crate) presence_accepted: bool,
     pub(crate) start_time: Option<u64>,
@@ -117,7 +117,7 @@ pub(crate) struct RegisterAnswer {
     pub(crate) sources: Vec<&'static str>,
 }
 
-/// The answer to a removal.
+/// The response to a removal.
 #[derive(Serialize)]
 pub(crate) struct Removed {
     pub(crate) ok: bool,
@@ -153,7 +153,7 @@ impl<'a> From<&'a SourceStatus> for SourceView<'a> {
 pub(crate) struct SourceReport<'a> {
     pub(crate) schema: u8,
     pub(crate) status: &'static str,
-    /// The longest that a death stays unnoticed if every event about it is lost.
+    /// The longest time until an exit is noticed if every event about it is lost.
     pub(crate) worst_case_delay_ms: u64,
     pub(crate) sources: Vec<SourceView<'a>>,
     pub(crate) processes: usize,
@@ -165,11 +165,11 @@ pub(crate) struct SourceReport<'a> {
 pub(crate) struct Health {
     pub(crate) ok: bool,
     pub(crate) pid: u32,
-    /// There are none; clients of the origin look for the field.
+    /// Always empty. Clients of the claudemesh daemon require the field.
     pub(crate) brokers: Nothing,
     pub(crate) status: &'static str,
     pub(crate) sources: std::collections::BTreeMap<&'static str, &'static str>,
-    /// How often the loop that removes dead processes panicked and was started again.
+    /// How often the reap loop panicked and was restarted.
     pub(crate) reap_loop_restarts: u64,
 }
 
@@ -218,7 +218,7 @@ impl<'a> DeregisteredData<'a> {
     }
 }
 
-/// How a session ended, in the event and in the answer to its token afterwards.
+/// How a session ended, in its event and in later errors for its token.
 #[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct EndView {
     cause: &'static str,
@@ -284,7 +284,7 @@ impl<'a> SourceStateData<'a> {
     }
 }
 
-/// What every event of the history begins with, and all that `shutdown` has.
+/// The first fields of every event, and the only ones of `shutdown`.
 #[derive(Clone, Copy, Serialize)]
 pub(crate) struct EventHead {
     ts: IsoTime,
@@ -304,9 +304,9 @@ impl From<&Event> for EventHead {
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum GapData {
-    /// Numbers that this reader will not be sent.
+    /// Event numbers that are not sent to this reader.
     Missed { missed_from: u64, missed_to: u64 },
-    /// The reader's numbers are of another run of the daemon.
+    /// The reader's position is of another run of the daemon.
     Reason { reason: &'static str },
 }
 
@@ -316,7 +316,7 @@ struct IsoTime(u64);
 
 impl Serialize for IsoTime {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // A clock past the year 9999 shows the epoch; nothing is decided by it.
+        // A clock past the year 9999 shows the epoch. The text is for display only.
         let time = i64::try_from(self.0)
             .ok()
             .and_then(|ms| Timestamp::from_millisecond(ms).ok())
@@ -325,12 +325,12 @@ impl Serialize for IsoTime {
     }
 }
 
-/// A number that is written without the `.0` that clients of the origin never sent.
+/// A number that is written without `.0`, as clients of the claudemesh daemon send it.
 struct Number(f64);
 
 impl Serialize for Number {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // Up to 2^53 every whole number is exact, so the text is the number.
+        // Up to 2^53 every whole number is exact.
         if self.0.fract() == 0.0 && self.0.abs() < 9e15 {
             let whole: i64 = format!("{:.0}", self.0)
                 .parse()
@@ -342,7 +342,7 @@ impl Serialize for Number {
     }
 }
 
-/// The wall-clock time of a boot-clock instant, seen from `now`.
+/// Converts a boot-clock time to wall-clock time, relative to `now`.
 pub(crate) fn wall_ms_of(boot_ns: u64, now: Moment) -> u64 {
     let ago_ns = now.boot.as_nanos().saturating_sub(boot_ns);
     now.wall_ms.saturating_sub(ago_ns / 1_000_000)

@@ -1,12 +1,9 @@
-//! Bodies in and out: what a request brings is read here, and what goes back is dressed here.
+//! Reads request bodies and builds responses.
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::BodyExt as _;
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use http_body_util::{BodyExt as _, Either, Full};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode, Version};
 use serde::Serialize;
@@ -18,15 +15,13 @@ use super::problem::Problem;
 use crate::daemon::api::events::EventStream;
 use crate::daemon::api::sse;
 
-/// How long a body may take.
-const BODY_TIME: Duration = Duration::from_secs(10);
-/// The body of an answer.
-pub(crate) enum Answer {
-    Whole(Option<Bytes>),
-    Events(Box<EventStream>),
-}
+/// How long a request body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The whole body, in a buffer that never moves and is wiped.
+/// The body of a response.
+pub(crate) type ResponseBody = Either<Full<Bytes>, Box<EventStream>>;
+
+/// Reads the whole body into a buffer that never moves and is zeroized on drop.
 pub(crate) async fn read_body(body: Incoming) -> Result<Zeroizing<Vec<u8>>, Problem> {
     let announced = body.size_hint().upper().unwrap_or(BODY_MAX);
     let max = usize::try_from(BODY_MAX).unwrap_or(usize::MAX);
@@ -49,13 +44,13 @@ pub(crate) async fn read_body(body: Incoming) -> Result<Zeroizing<Vec<u8>>, Prob
         }
         Ok(())
     };
-    match timeout(BODY_TIME, reading).await {
+    match timeout(BODY_TIMEOUT, reading).await {
         Ok(read) => read.map(|()| whole),
         Err(_elapsed) => Err(Problem::new(
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",
             "body timeout",
-            format!("the body took longer than {} s", BODY_TIME.as_secs()),
+            format!("the body took longer than {} s", BODY_TIMEOUT.as_secs()),
         )
         .closing()),
     }
@@ -66,18 +61,18 @@ fn broken_body() -> Problem {
         StatusCode::BAD_REQUEST,
         "broken_body",
         "Error: invalid_json",
-        "the body is cut off or not properly chunked",
+        "the body is truncated or not properly chunked",
     )
     .closing()
 }
 
-pub(crate) fn json(body: &impl Serialize) -> Response<Answer> {
+pub(crate) fn json(body: &impl Serialize) -> Response<ResponseBody> {
     let mut bytes = Vec::with_capacity(512);
     sse::write_json(&mut bytes, body);
     whole(StatusCode::OK, "application/json", bytes)
 }
 
-pub(crate) fn problem(problem: &Problem) -> Response<Answer> {
+pub(crate) fn problem(problem: &Problem) -> Response<ResponseBody> {
     let mut response = whole(
         problem.status(),
         "application/problem+json",
@@ -97,8 +92,8 @@ pub(crate) fn whole(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,
-) -> Response<Answer> {
-    let mut response = Response::new(Answer::Whole(Some(body.into())));
+) -> Response<ResponseBody> {
+    let mut response = Response::new(Either::Left(Full::new(body.into())));
     *response.status_mut() = status;
     let content_type = HeaderValue::from_static(content_type);
     response
@@ -107,9 +102,9 @@ pub(crate) fn whole(
     response
 }
 
-pub(crate) fn event_stream(stream: EventStream) -> Response<Answer> {
-    let mut response = Response::new(Answer::Events(Box::new(stream)));
-    // The version without chunks: the body then ends with the connection.
+pub(crate) fn event_stream(stream: EventStream) -> Response<ResponseBody> {
+    let mut response = Response::new(Either::Right(Box::new(stream)));
+    // HTTP/1.0 has no chunks: the body then ends with the connection.
     *response.version_mut() = Version::HTTP_10;
     let headers = response.headers_mut();
     for (name, value) in [
@@ -121,32 +116,4 @@ pub(crate) fn event_stream(stream: EventStream) -> Response<Answer> {
     }
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.get_mut() {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Events(stream) => Pin::new(stream.as_mut()).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
-            Self::Events(_) => SizeHint::default(),
-        }
-    }
 }

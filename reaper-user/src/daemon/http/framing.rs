@@ -1,14 +1,14 @@
-//! The first reader of every connection: it lets bytes through to hyper only after the head they
-//! belong to has passed [`head::check`].
+//! Checks the framing of every connection before hyper reads it: bytes are passed on only after
+//! their head has passed [`head::check`].
 //!
-//! Hyper accepts some shapes that another reader would delimit differently, and it answers what it
-//! refuses without a body. So each head is held back until it is complete and checked. A bad one is
-//! replaced by a small head of our own that names the refusal; hyper hands that to the service in
-//! its turn, behind the answers to the requests before it, and the service answers it. No client can
-//! send such a head, because the guard refuses the field that marks it.
+//! Hyper accepts some messages that another parser would delimit differently, and it refuses others
+//! with a response without a body. So each head is kept back until it is complete and checked. A
+//! bad head is replaced by a small head that names the refusal. Hyper passes that to the service in
+//! its turn, behind the responses to earlier requests, and the service sends the error. No client
+//! can send such a head, because the filter refuses the field that marks it.
 //!
-//! Absent here: the time limit on heads (hyper's, since only it knows whether a response is still
-//! under way) and the one on bodies (the route's).
+//! Not here: the timeout of heads (hyper's, because only hyper has the state of the response
+//! before) and that of bodies (the route's).
 
 pub(crate) mod chunks;
 pub(crate) mod head;
@@ -26,30 +26,31 @@ use self::chunks::Chunks;
 pub(crate) use self::head::{BODY_MAX, REFUSAL_FIELD, Refusal};
 use self::head::{BodyFraming, HEAD_MAX};
 
-/// How long a peer may leave what we write unread before the connection ends: long enough for a
-/// reader that was stopped for a moment, short enough that silent ones do not hold all places.
-const WRITE_STALL_MAX: Duration = Duration::from_mins(1);
-/// How long and how much of the rest of a refused message is read away, so that the peer can read
-/// the refusal: closing over unread bytes would reset the connection under it.
+/// How long a peer may leave written bytes unread before the connection ends: long enough for a
+/// reader that was stopped for a moment, short enough that silent peers do not use up all
+/// connections.
+const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
+/// For how long, and how much of, the rest of a refused message is read and discarded. Closing with
+/// unread bytes would reset the connection before the peer has read the error.
 const LINGER_TIME: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 1024 * 1024;
 
-/// A connection behind the guard.
-pub(crate) struct Guard<S> {
+/// A connection from which only well-framed messages can be read.
+pub(crate) struct FramingFilter<S> {
     inner: S,
-    /// `start..cleared` may be handed on, `cleared..end` is still to be checked. Wiped whenever it
-    /// is empty, because tokens and keys pass through.
+    /// `start..cleared` is checked and can be read, `cleared..end` is not checked yet. Zeroized
+    /// whenever it is empty, because tokens and keys pass through it.
     buffer: Zeroizing<Box<[u8]>>,
     start: usize,
     cleared: usize,
     end: usize,
     state: State,
-    write_stall: Option<Pin<Box<Sleep>>>,
+    write_timeout: Option<Pin<Box<Sleep>>>,
     linger: Option<Linger>,
 }
 
 enum State {
-    /// In a head; its bytes up to here hold no complete empty line.
+    /// In a head; the first `scanned` bytes of it contain no empty line.
     Head {
         scanned: usize,
     },
@@ -57,10 +58,10 @@ enum State {
         left: u64,
     },
     Chunked(Chunks),
-    /// The bytes of our own head, and how many of them hyper has.
+    /// The head that replaces a refused one, and how many of its bytes hyper has read.
     Refused {
         head: Vec<u8>,
-        given: usize,
+        read: usize,
     },
 }
 
@@ -69,7 +70,7 @@ struct Linger {
     bytes_left: usize,
 }
 
-impl<S> Guard<S> {
+impl<S> FramingFilter<S> {
     pub(crate) fn new(inner: S) -> Self {
         Self {
             inner,
@@ -78,13 +79,13 @@ impl<S> Guard<S> {
             cleared: 0,
             end: 0,
             state: State::Head { scanned: 0 },
-            write_stall: None,
+            write_timeout: None,
             linger: None,
         }
     }
 
-    /// Checks what has arrived. Afterwards either something is cleared, or more bytes are needed,
-    /// or the state is `Refused`.
+    /// Checks the bytes that have arrived. Afterwards some are cleared, or more are needed, or the
+    /// state is `Refused`.
     fn clear(&mut self) -> io::Result<()> {
         match &mut self.state {
             State::Head { scanned } => match scan(&self.buffer[self.start..self.end], scanned) {
@@ -134,13 +135,13 @@ impl<S> Guard<S> {
                  {code}\r\n\r\n"
             )
             .into_bytes(),
-            given: 0,
+            read: 0,
         };
         self.linger = Some(Linger::new());
     }
 
-    /// Hands on as much as is cleared and fits.
-    fn hand_on(&mut self, out: &mut ReadBuf<'_>) {
+    /// Copies as many cleared bytes as fit.
+    fn read_cleared(&mut self, out: &mut ReadBuf<'_>) {
         let count = (self.cleared - self.start).min(out.remaining());
         out.put_slice(&self.buffer[self.start..self.start + count]);
         self.start += count;
@@ -150,8 +151,8 @@ impl<S> Guard<S> {
         }
     }
 
-    /// Moves what is unchecked to the front. Nothing cleared is left when this is called.
-    fn make_room(&mut self) {
+    /// Moves the unchecked bytes to the front. Must be called without cleared bytes.
+    fn compact(&mut self) {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -159,25 +160,26 @@ impl<S> Guard<S> {
         }
     }
 
-    fn stalled<T>(
+    /// Returns an error once writing has been blocked for [`WRITE_TIMEOUT`].
+    fn with_write_timeout<T>(
         &mut self,
         cx: &mut Context<'_>,
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.write_stall = None;
+            self.write_timeout = None;
             return written;
         }
-        let stall = self
-            .write_stall
-            .get_or_insert_with(|| Box::pin(sleep(WRITE_STALL_MAX)));
-        ready!(stall.as_mut().poll(cx));
+        let blocked = self
+            .write_timeout
+            .get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
+        ready!(blocked.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-/// Looks for the end of the head in `bytes`, from where the last look ended, and checks the head
-/// once it is there. A bare line feed is refused at once: it may be the end to somebody else.
+/// Searches `bytes` for the end of the head, from `scanned` on, and checks the head once it is
+/// complete. A bare line feed is refused at once, because other parsers may take it for the end.
 pub(crate) fn scan(
     bytes: &[u8],
     scanned: &mut usize,
@@ -209,7 +211,7 @@ impl Linger {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for FramingFilter<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -218,29 +220,29 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
         let this = self.get_mut();
         loop {
             if this.start < this.cleared {
-                // Never beyond one message at a time, so that a refusal keeps its place.
-                this.hand_on(out);
+                // At most one message at a time, so that a refusal keeps its place.
+                this.read_cleared(out);
                 return Poll::Ready(Ok(()));
             }
             this.clear()?;
-            if let State::Refused { head, given } = &mut this.state {
-                if *given == head.len() {
-                    // Not the end of the stream: hyper would take that for the peer's leaving and
-                    // drop the answer. It closes by itself, because our head told it to.
+            if let State::Refused { head, read } = &mut this.state {
+                if *read == head.len() {
+                    // Not the end of the stream: hyper would take that for a disconnect and drop
+                    // the response. It closes the connection because of the `connection` field.
                     return Poll::Pending;
                 }
-                let count = (head.len() - *given).min(out.remaining());
-                out.put_slice(&head[*given..*given + count]);
-                *given += count;
+                let count = (head.len() - *read).min(out.remaining());
+                out.put_slice(&head[*read..*read + count]);
+                *read += count;
                 return Poll::Ready(Ok(()));
             }
             if this.start < this.cleared {
                 continue;
             }
-            this.make_room();
-            let mut room = ReadBuf::new(&mut this.buffer[this.end..]);
-            ready!(Pin::new(&mut this.inner).poll_read(cx, &mut room))?;
-            let arrived = room.filled().len();
+            this.compact();
+            let mut free = ReadBuf::new(&mut this.buffer[this.end..]);
+            ready!(Pin::new(&mut this.inner).poll_read(cx, &mut free))?;
+            let arrived = free.filled().len();
             if arrived == 0 {
                 return Poll::Ready(Ok(()));
             }
@@ -249,7 +251,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FramingFilter<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -257,7 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
-        this.stalled(cx, written)
+        this.with_write_timeout(cx, written)
     }
 
     fn poll_write_vectored(
@@ -267,7 +269,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.inner).poll_write_vectored(cx, slices);
-        this.stalled(cx, written)
+        this.with_write_timeout(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -277,7 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.inner).poll_flush(cx);
-        this.stalled(cx, flushed)
+        this.with_write_timeout(cx, flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,5 +1,5 @@
-//! What every request passes before its path is looked at, always in the same order (A2, B2). A
-//! request that is refused here has reached nothing.
+//! The checks that every request passes before routing, always in the same order. A refused request
+//! reaches no handler.
 
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HOST, ORIGIN};
@@ -10,19 +10,19 @@ use super::problem::Problem;
 use super::query;
 use crate::daemon::api::Transport;
 
-/// The scheme that presents a session; its case is free.
+/// The authentication scheme that presents a session, in any case.
 const SESSION_SCHEME: &str = "claudemesh-session";
 
-/// The session that a request says it comes from; whether there is one is the route's question.
+/// The session that a request presents. Whether it is live is checked by the route.
 pub(crate) enum Claim {
     None,
-    /// A session was presented, and what stands there is no token.
+    /// A session was presented with a malformed token.
     Malformed,
     Token(Token),
 }
 
-/// The gate.
-pub(crate) fn admit(head: &request::Parts, transport: Transport) -> Result<Claim, Problem> {
+/// Checks one request. Returns the session that it presents.
+pub(crate) fn check(head: &request::Parts, transport: Transport) -> Result<Claim, Problem> {
     let has_token_key = |text| query::pairs(text).any(|(key, _)| key == "token");
     if head.uri.query().is_some_and(has_token_key) {
         return Err(bad_request(
@@ -48,7 +48,7 @@ pub(crate) fn admit(head: &request::Parts, transport: Transport) -> Result<Claim
         ));
     }
     match transport {
-        // The kernel has already said who this is.
+        // The peer is already authenticated by the kernel.
         Transport::Unix => Ok(first.map_or(Claim::None, |value| claim(value.as_bytes()))),
     }
 }
@@ -58,34 +58,34 @@ fn check_host(head: &request::Parts) -> Result<(), Problem> {
         .headers
         .get(HOST)
         .map_or(Some(""), |host| host.to_str().ok());
-    // A target in absolute form names a host of its own, which the Host field must not hide.
-    let in_target = head
+    // A target in absolute form contains a host too, which must also be local.
+    let host_in_target = head
         .uri
         .authority()
         .map(hyper::http::uri::Authority::as_str);
-    if host.is_some_and(is_local) && in_target.is_none_or(is_local) {
+    if host.is_some_and(is_local) && host_in_target.is_none_or(is_local) {
         return Ok(());
     }
     Err(forbidden("forbidden host", "forbidden_host"))
 }
 
-/// As the origin has it, cut at the first colon; and the IPv6 loopback, which that cut could never
-/// let in.
+/// Returns whether the host is local. As in the claudemesh daemon, it is cut at the first colon;
+/// the IPv6 loopback, which that cut would refuse, is accepted too.
 fn is_local(host: &str) -> bool {
-    if let Some(behind) = host.strip_prefix("[::1]") {
-        return behind.is_empty() || behind.starts_with(':');
+    if let Some(rest) = host.strip_prefix("[::1]") {
+        return rest.is_empty() || rest.starts_with(':');
     }
     let name = host.split(':').next().unwrap_or_default();
     name.is_empty() || name.eq_ignore_ascii_case("localhost") || name == "127.0.0.1"
 }
 
 fn claim(authorization: &[u8]) -> Claim {
-    let mut words = authorization.splitn(2, |byte| *byte == b' ');
-    let scheme = words.next().unwrap_or_default();
+    let mut parts = authorization.splitn(2, |byte| *byte == b' ');
+    let scheme = parts.next().unwrap_or_default();
     if !scheme.eq_ignore_ascii_case(SESSION_SCHEME.as_bytes()) {
         return Claim::None;
     }
-    let value = words.next().unwrap_or_default().trim_ascii();
+    let value = parts.next().unwrap_or_default().trim_ascii();
     str::from_utf8(value)
         .ok()
         .and_then(|text| Token::parse(text).ok())
@@ -101,7 +101,7 @@ fn forbidden(error: &'static str, code: &'static str) -> Problem {
         StatusCode::FORBIDDEN,
         code,
         error,
-        "only local programs are served, and no pages of a browser",
+        "only local programs are served, not pages in a browser",
     )
 }
 
@@ -111,13 +111,13 @@ mod tests {
 
     use super::*;
 
-    fn gate(target: &str, fields: &[(&str, &str)]) -> Result<Claim, (u16, String)> {
+    fn check(target: &str, fields: &[(&str, &str)]) -> Result<Claim, (u16, String)> {
         let mut request = Request::builder().uri(target);
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
         let head = request.body(()).unwrap().into_parts().0;
-        admit(&head, Transport::Unix).map_err(|problem| {
+        super::check(&head, Transport::Unix).map_err(|problem| {
             let json: serde_json::Value = serde_json::from_slice(&problem.to_json()).unwrap();
             (
                 problem.status().as_u16(),
@@ -127,11 +127,11 @@ mod tests {
     }
 
     fn refusal(target: &str, fields: &[(&str, &str)]) -> Option<(u16, String)> {
-        gate(target, fields).err()
+        check(target, fields).err()
     }
 
     #[test]
-    fn hosts() {
+    fn only_local_hosts_are_accepted() {
         for host in [
             "",
             "localhost",
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_in_absolute_form_has_a_host_too() {
+    fn the_host_in_an_absolute_target_is_checked_too() {
         let local = ("host", "localhost");
         assert_eq!(refusal("http://localhost/v1/health", &[local]), None);
         assert_eq!(refusal("http://[::1]:9/v1/health", &[local]), None);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn origins() {
+    fn any_origin_is_refused() {
         assert_eq!(refusal("/", &[("origin", "")]), None);
         for origin in ["null", "http://localhost", "https://evil.example"] {
             let expected = Some((403, "forbidden origin".to_owned()));
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_in_the_query_wins_over_everything() {
+    fn a_token_in_the_query_is_refused_before_any_other_check() {
         let evil = [("host", "evil.example"), ("origin", "null")];
         for target in [
             "/?token=x",
@@ -201,14 +201,14 @@ mod tests {
             "//?token=",
             "http://localhost/?token=x",
         ] {
-            let words = "token must be in Authorization header, not query string".to_owned();
-            assert_eq!(refusal(target, &evil), Some((400, words)), "{target}");
+            let error = "token must be in Authorization header, not query string".to_owned();
+            assert_eq!(refusal(target, &evil), Some((400, error)), "{target}");
         }
         assert_eq!(refusal("/?tokens=x&Token=y", &[]), None);
     }
 
     #[test]
-    fn the_host_comes_before_the_origin_and_both_before_authorization() {
+    fn the_host_is_checked_before_the_origin_and_both_before_authorization() {
         let two = [("authorization", "a"), ("authorization", "b")];
         let status = |more: &[(&str, &str)]| refusal("/", &[&two[..], more].concat()).unwrap();
         assert_eq!(status(&[]).0, 400);
@@ -220,8 +220,8 @@ mod tests {
     }
 
     #[test]
-    fn claims() {
-        let of = |value: &str| gate("/", &[("authorization", value)]).ok().unwrap();
+    fn a_session_is_presented_by_its_scheme_and_a_token() {
+        let of = |value: &str| check("/", &[("authorization", value)]).ok().unwrap();
         let hex = "aB".repeat(32);
         for value in [
             format!("ClaudeMesh-Session {hex}"),
@@ -252,6 +252,6 @@ mod tests {
         ] {
             assert!(matches!(of(value), Claim::None), "{value}");
         }
-        assert!(matches!(gate("/", &[]), Ok(Claim::None)));
+        assert!(matches!(check("/", &[]), Ok(Claim::None)));
     }
 }

@@ -1,5 +1,5 @@
-//! Every way in which a request can fail, as RFC 9457 problem details. The one file where errors of
-//! the domain become statuses, codes and words for outsiders.
+//! Errors of requests, as RFC 9457 problem details. The only file that maps domain errors to
+//! statuses, codes and texts for clients.
 
 use std::borrow::Cow;
 
@@ -15,12 +15,12 @@ use crate::daemon::api::wire::EndView;
 use crate::reaper::RegistrationError;
 use crate::watch::identity::AlreadyGone;
 
-/// How long a caller should wait before it tries again where a limit was met.
+/// How long a client should wait before it retries after a limit was reached.
 const RETRY_AFTER_SECONDS: u32 = 5;
-/// The code of what a shortage of descriptors or memory kept from being looked at.
+/// The code of a process that could not be checked for lack of descriptors or memory.
 pub(crate) const NOT_NOW: &str = "not_now";
 
-/// A refused or failed request. Boxed, because it is the rare half of every result.
+/// A refused or failed request. Boxed, because it is the rare case of every result.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Problem(Box<Parts>);
 
@@ -39,7 +39,7 @@ struct Body {
     status: u16,
     detail: String,
     code: &'static str,
-    /// What Part A of the contract calls it.
+    /// The text of the claudemesh daemon.
     error: Cow<'static, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'static str>,
@@ -78,7 +78,7 @@ impl Problem {
         }))
     }
 
-    /// A field of the request that cannot be used.
+    /// An invalid field of the body.
     pub(crate) fn field(
         field: &'static str,
         code: &'static str,
@@ -90,7 +90,7 @@ impl Problem {
         problem
     }
 
-    /// A part of the query that cannot be used.
+    /// An invalid parameter of the query.
     pub(crate) fn query(field: &'static str, detail: &'static str) -> Self {
         let mut problem = Self::new(StatusCode::BAD_REQUEST, "invalid_query", detail, detail);
         problem.0.body.field = Some(field);
@@ -107,11 +107,11 @@ impl Problem {
     }
 
     pub(crate) fn no_session(code: &'static str, detail: impl Into<String>) -> Self {
-        // One `error` for all, as Part A has it; the code tells them apart.
+        // One `error` for all, as in the claudemesh daemon. The codes differ.
         Self::new(StatusCode::UNAUTHORIZED, code, "no session token", detail)
     }
 
-    /// The session of this token ended a moment ago.
+    /// The session of this token ended recently.
     pub(crate) fn session_gone(end: &Event, now: Moment) -> Self {
         let age = now.boot.since(end.at.boot).as_secs();
         let removal = match &end.kind {
@@ -140,12 +140,12 @@ impl Problem {
             StatusCode::SERVICE_UNAVAILABLE,
             "too_many_lists",
             "too_many_lists",
-            "too much is waiting to be read of lists that were asked for before",
+            "earlier list responses are still being read; retry later",
         )
         .retry_later()
     }
 
-    /// The connection serves nothing after this: where the next message begins is not certain, or
+    /// Closes the connection after this response: the start of the next message is uncertain, or
     /// the peer is too slow.
     pub(crate) fn closing(mut self) -> Self {
         self.0.close = true;
@@ -157,7 +157,7 @@ impl Problem {
         self
     }
 
-    /// What a failed deletion by token has beside the error.
+    /// Adds the fields of a failed deletion by token.
     pub(crate) fn not_ok(mut self, token_prefix: &str) -> Self {
         self.0.body.ok = Some(false);
         self.0.body.token_prefix = Some(token_prefix.to_owned());
@@ -185,14 +185,14 @@ impl Problem {
     }
 }
 
-/// The rest of a sentence, in which every name is the one of the fields beside it.
+/// Returns the end of a sentence. It uses the same names as the fields of the error.
 fn how_it_ended(removal: &Removal) -> String {
     let cause = removal.cause();
     let Some(death) = removal.death() else {
         let because = match removal {
             Removal::Expired => "its ttl was over",
             Removal::Replaced => "another registration took its place",
-            Removal::Requested | Removal::Died(_) => "its removal was asked for",
+            Removal::Requested | Removal::Died(_) => "its removal was requested",
         };
         return format!(": {because} (cause {cause})");
     };
@@ -202,7 +202,7 @@ fn how_it_ended(removal: &Removal) -> String {
             let dumped = if core { " and dumped core" } else { "" };
             format!("its process was ended by signal {signal}{dumped}")
         }
-        None => "its process ended, and how is not known".to_owned(),
+        None => "its process ended, with unknown status".to_owned(),
     };
     let (source, evidence) = (death.source, death.evidence.name());
     format!(": {how} (cause {cause}, source {source}, evidence {evidence})")
@@ -221,8 +221,8 @@ impl From<Refusal> for Problem {
 
 impl From<TokenMalformed> for Problem {
     fn from(error: TokenMalformed) -> Self {
-        let words = error.to_string();
-        Self::field("token", "invalid_token", words.clone(), words)
+        let detail = error.to_string();
+        Self::field("token", "invalid_token", detail.clone(), detail)
     }
 }
 
@@ -279,13 +279,11 @@ impl From<RegisterError> for Problem {
             RegisterError::NotOwner => (StatusCode::FORBIDDEN, "not_owner"),
             RegisterError::TokenInUse => (StatusCode::CONFLICT, "token_in_use"),
             RegisterError::NeedsOldToken => (StatusCode::CONFLICT, "needs_old_token"),
-            // The enum may grow; whatever it is, nothing was stored.
+            // The enum may grow. Nothing is stored on any error.
             _ => (StatusCode::CONFLICT, "refused"),
         };
         let remedy = match error {
-            RegisterError::TokenInUse => {
-                ": register with a token of your own, as `reaperd token` makes"
-            }
+            RegisterError::TokenInUse => ": register with a new token, made by `reaperd token`",
             _ => "",
         };
         let problem = Self::new(status, code, code, format!("{error}{remedy}"));
@@ -319,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_speaks_both_dialects() {
+    fn a_problem_has_its_code_and_the_error_of_the_claudemesh_daemon() {
         assert_eq!(
             json_of(&Problem::not_found()),
             json!({
@@ -334,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_field_is_named() {
+    fn an_invalid_field_is_named() {
         let problem = json_of(&TokenMalformed.into());
         assert_eq!(problem["status"], 422);
         assert_eq!(problem["field"], "token");
@@ -342,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_say_when_to_come_back() {
+    fn a_limit_has_a_retry_time_and_a_refusal_has_none() {
         let error = RegisterError::TooManyForOwner { owner: 1, limit: 2 };
         let problem = Problem::from(error);
         assert_eq!(problem.status(), StatusCode::TOO_MANY_REQUESTS);
@@ -355,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_session_is_told_in_words_too() {
+    fn the_detail_describes_the_end_of_a_session() {
         use reaper_registry::{Death, Evidence, Exit, Source};
         let death = |status: Option<ExitStatus>| {
             Removal::Died(Death {
@@ -371,7 +369,7 @@ mod tests {
         };
         let signal = |core| ExitStatus::Signal { signal: 6, core };
         let by = "(cause exited, source netlink, evidence pidfd)";
-        for (removal, words) in [
+        for (removal, text) in [
             (
                 death(Some(ExitStatus::Code(3))),
                 format!(": its process exited with code 3 {by}"),
@@ -386,19 +384,19 @@ mod tests {
             ),
             (
                 death(None),
-                format!(": its process ended, and how is not known {by}"),
+                format!(": its process ended, with unknown status {by}"),
             ),
             (
                 Removal::Expired,
                 ": its ttl was over (cause expired)".to_owned(),
             ),
         ] {
-            assert_eq!(how_it_ended(&removal), words);
+            assert_eq!(how_it_ended(&removal), text);
         }
     }
 
     #[test]
-    fn a_refused_head_closes() {
+    fn a_refused_head_closes_the_connection() {
         assert!(Problem::from(Refusal::BothLengths).closes());
         assert_eq!(Problem::from(Refusal::HeadTooLarge).status(), 431);
         assert_eq!(Problem::from(Refusal::BodyTooLarge).status(), 413);

@@ -1,23 +1,21 @@
-//! Where the exit probe finds its few fields: member offsets out of the running kernel's BTF.
+//! Finds the struct offsets that the exit probe needs, in the running kernel's BTF.
 //!
-//! Pure: the caller reads the blob from [`VMLINUX`] and hands the offsets to the loader. Any other
-//! bytes end in an error, never in a panic or an endless walk.
+//! Pure: the caller reads the blob from [`VMLINUX`] and passes the offsets to the loader. Any other
+//! bytes result in an error, never in a panic or an endless loop.
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "cli"))]
 pub(crate) mod blob;
 mod walk;
 
 use reaper_ebpf::probe::globals;
 use thiserror::Error;
 
-#[cfg(any(test, fuzzing))]
-pub(crate) use walk::kind;
 use walk::{Btf, Wanted};
 
-/// Where a kernel publishes its own types: readable by everyone, since 5.4.
+/// Where a kernel publishes its types, since 5.4. Any user may read it.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-/// Byte offsets of everything that the probe loads.
+/// Byte offsets of the fields that the probe reads.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Offsets {
     /// `task_struct.signal`
@@ -39,7 +37,7 @@ pub struct Offsets {
 }
 
 impl Offsets {
-    /// Each offset with the name of the probe's global that takes it.
+    /// Returns each offset with the name of the probe's global for it.
     pub fn globals(&self) -> [(&'static str, u32); 8] {
         let Self {
             task_signal,
@@ -64,28 +62,28 @@ impl Offsets {
     }
 }
 
-/// Why no offsets came out of a blob.
+/// Why a blob has no usable offsets.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum BtfError {
-    /// Not BTF, or another machine's.
+    /// Not BTF, or of another byte order.
     #[error("no BTF of this machine's byte order")]
     NotBtf,
-    /// A header, type, member or name reaches out of the blob.
+    /// A header, type, member or name extends beyond the blob.
     #[error("BTF is cut off or inconsistent at type {type_id}")]
     Truncated {
         /// The type being read; 0 is the header.
         type_id: u32,
     },
-    /// A kind of type that this reader cannot step over: newer than 6.18.
+    /// A kind of type that this reader cannot skip: newer than 6.18.
     #[error("BTF type {type_id} is of the unknown kind {kind}")]
     UnknownKind {
-        /// The type's number.
+        /// The id of the type.
         type_id: u32,
         /// Its kind.
         kind: u32,
     },
-    /// The kernel describes no such structure.
+    /// The kernel has no such structure.
     #[error("BTF has no struct {structure}")]
     NoStruct {
         /// Name of the structure.
@@ -99,19 +97,19 @@ pub enum BtfError {
         /// Name of the member.
         member: &'static str,
     },
-    /// The member is not the plain number or pointer that the probe loads.
+    /// The member is not the plain integer or pointer that the probe reads.
     #[error("{structure}.{member} is not a plain field of {expected} bytes")]
     Unexpected {
         /// Name of the structure.
         structure: &'static str,
         /// Name of the member.
         member: &'static str,
-        /// The size that the probe loads.
+        /// The size that the probe reads.
         expected: u32,
     },
 }
 
-/// Finds everything that the probe loads.
+/// Finds all offsets.
 pub fn offsets(btf: &[u8]) -> Result<Offsets, BtfError> {
     let [mut task, mut signal] = [Wanted::named("task_struct"), Wanted::named("signal_struct")];
     let btf = Btf::parse(btf, &mut [&mut task, &mut signal])?;

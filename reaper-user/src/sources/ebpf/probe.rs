@@ -1,4 +1,4 @@
-//! The probe as aya loads it: the object, its maps, and the reasons why a kernel refuses it.
+//! The probe as aya loads it: the object, its maps, and the errors of kernels that refuse it.
 
 use std::collections::{BTreeSet, HashMap as StdHashMap};
 use std::fmt;
@@ -20,7 +20,7 @@ use crate::sources::time_namespace::TimeNamespace;
 use crate::sources::{SourceError, namespaces};
 use crate::watch::set::{Arm, Watched};
 
-/// The limit matters because BPF maps counted against it then.
+/// Before 5.11 BPF maps count against the limit of locked memory.
 const GRANT: &str = "give the daemon CAP_BPF and CAP_PERFMON (setcap, or AmbientCapabilities= \
      under systemd), and before Linux 5.11 unlimited locked memory (LimitMEMLOCK=infinity)";
 
@@ -31,11 +31,11 @@ pub(super) struct Probe {
     pub(super) counters: Counters,
     pub(super) misses: Misses,
     pub(super) variant: Variant,
-    /// Program and link: dropping it detaches.
+    /// Program and link. Dropping it detaches.
     pub(super) program: Ebpf,
 }
 
-/// Which of the two hooks is in force.
+/// Which of the two hooks is attached.
 #[derive(Clone, Copy)]
 pub(super) enum Variant {
     BtfTracepoint,
@@ -63,10 +63,7 @@ impl Probe {
         })?;
         let offsets = btf::offsets(&blob)
             .map_err(|error| {
-                SourceError::new(
-                    format!("this kernel's types are not understood: {error}"),
-                    "",
-                )
+                SourceError::new(format!("this kernel's types cannot be read: {error}"), "")
             })?
             .globals();
         let mut loader = EbpfLoader::new();
@@ -86,7 +83,7 @@ impl Probe {
             .map_err(|error| refused(&error))?;
         let (variant, misses) = match attach_btf(&mut program) {
             Ok(misses) => (Variant::BtfTracepoint, misses),
-            // The first refusal tells more than the second one would.
+            // The first error is more informative than the second.
             Err(first) => attach_classic(&mut program)
                 .map(|misses| (Variant::ClassicTracepoint, misses))
                 .map_err(|_second| first)?,
@@ -149,7 +146,7 @@ fn incomplete(name: &str) -> SourceError {
     )
 }
 
-/// Words a refusal: what was tried, and with which error number the kernel answered.
+/// Describes a refusal: what was tried, and the kernel's error number.
 fn refused(error: &(dyn std::error::Error + 'static)) -> SourceError {
     let mut text = error.to_string();
     let mut errno = None;
@@ -160,28 +157,28 @@ fn refused(error: &(dyn std::error::Error + 'static)) -> SourceError {
             .downcast_ref::<io::Error>()
             .and_then(io::Error::raw_os_error));
         at_load |= matches!(error.downcast_ref(), Some(ProgramError::LoadError { .. }));
-        // Some errors say what their cause says, others leave it to the reader.
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
+        // Some errors include the text of their cause, others do not.
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
         }
         cause = error.source();
     }
-    // The verifier's log can be long, and its first line says it.
+    // The verifier's log can be long, and its first line has the reason.
     let text = text.lines().next().unwrap_or_default();
     match errno {
         Some(libc::EPERM | libc::EACCES) if in_confidentiality_lockdown() => SourceError::new(
             format!("kernel lockdown (confidentiality) forbids it: {text}"),
             "boot without lockdown=confidentiality",
         ),
-        Some(errno) => answered(errno, at_load, lacks_capabilities(), text),
+        Some(errno) => refused_with(errno, at_load, lacks_capabilities(), text),
         None => SourceError::new(text, ""),
     }
 }
 
-/// The kernel says EPERM for a missing capability. The verifier says EACCES for a program that it
-/// does not like, and then no capability mends it; files of tracefs say EACCES too.
-fn answered(errno: i32, at_load: bool, lacks_capabilities: bool, text: &str) -> SourceError {
+/// The kernel returns EPERM for a missing capability. The verifier returns EACCES for a program
+/// that it rejects, and then no capability helps. Files of tracefs return EACCES too.
+fn refused_with(errno: i32, at_load: bool, lacks_capabilities: bool, text: &str) -> SourceError {
     match errno {
         libc::EACCES if at_load && !lacks_capabilities => SourceError::new(
             format!("this kernel refuses the program: {text}"),
@@ -192,7 +189,7 @@ fn answered(errno: i32, at_load: bool, lacks_capabilities: bool, text: &str) -> 
     }
 }
 
-/// Whether it shows that we lack what the probe needs. `CAP_SYS_ADMIN` includes both.
+/// Returns whether we are known to lack what the probe needs. `CAP_SYS_ADMIN` includes both.
 fn lacks_capabilities() -> bool {
     let needed = CapabilitySet::BPF | CapabilitySet::PERFMON;
     capabilities(None).is_ok_and(|held| {
@@ -205,15 +202,15 @@ fn in_confidentiality_lockdown() -> bool {
         .is_ok_and(|modes| modes.contains("[confidentiality]"))
 }
 
-/// The watch map and whom each number is armed for: a number can be armed for a successor while
-/// its predecessor is still being removed.
+/// The watch map, and the processes for which each pid is armed. A pid can be armed for a successor
+/// while its predecessor is still being removed.
 pub(super) struct Armed(Mutex<ArmedState>);
 
 struct ArmedState {
     map: HashMap<MapData, u32, [u8; WatchEntry::SIZE]>,
-    /// Under each number, in the order in which they came; the map holds the entry of the last.
+    /// Per pid, in the order of arming. The map has the entry of the last.
     owners: StdHashMap<u32, Vec<Owner>>,
-    /// Numbers whose entry the map did not take.
+    /// Pids whose entry the map did not take.
     refused: BTreeSet<u32>,
 }
 
@@ -226,26 +223,27 @@ impl Owner {
     fn of(watched: &Watched) -> Self {
         Self {
             process: watched.id,
-            // Without a start time nothing can be marked, but the wake-up rings all the same.
+            // Without a start time nothing can be marked dead, but the wake-up is sent all the
+            // same.
             start_ticks: watched.start_time().map_or(0, |start_time| start_time.0),
         }
     }
 }
 
 impl Armed {
-    /// The death that the probe has marked under this number.
+    /// Returns the death that the probe has marked under this pid.
     pub(super) fn death_of(&self, pid: Pid) -> Option<GroupDeath> {
         let value = self.state().map.get(&pid.get(), 0).ok()?;
         WatchEntry::from_bytes(&value)?.death(pid.get())
     }
 
-    /// How many processes the map did not take.
+    /// Returns how many processes the map did not take.
     pub(super) fn refused(&self) -> usize {
         self.state().refused.len()
     }
 
-    /// Tries once more to put those into the map that it did not take. Returns the numbers that are in it
-    /// now: their processes must be looked at, because the probe has not watched them until here.
+    /// Retries the processes that the map did not take. Returns the pids that are in it now. Their
+    /// processes must be checked, because the probe has not watched them until now.
     pub(super) fn retry(&self) -> Vec<u32> {
         let mut state = self.state();
         let refused = std::mem::take(&mut state.refused);
@@ -261,7 +259,8 @@ impl Armed {
 }
 
 impl ArmedState {
-    /// Has the map hold the last owner's entry. Returns whether it took it; [`Armed::retry`] tries again.
+    /// Puts the last owner's entry into the map. Returns whether the map took it; [`Armed::retry`]
+    /// retries.
     fn put_last(&mut self, tgid: u32) -> bool {
         let Some(last) = self.owners.get(&tgid).and_then(|owners| owners.last()) else {
             return false;
@@ -291,7 +290,7 @@ impl Arm for Armed {
             .iter_mut()
             .find(|other| other.process == owner.process)
         {
-            // Armed already: writing the same entry again would wipe a mark.
+            // Armed already: writing the same entry again would erase a mark.
             Some(known) if known.start_ticks == owner.start_ticks => return,
             Some(known) => *known = owner,
             None => owners.push(owner),
@@ -325,28 +324,28 @@ impl Arm for Armed {
 pub(super) struct Wakeup(RingBuf<MapData>);
 
 impl Wakeup {
-    /// The next record, without waiting.
+    /// Returns the next record, without waiting.
     pub(super) fn next(&mut self) -> Option<GroupDeath> {
         loop {
             let record = GroupDeath::from_bytes(&self.0.next()?);
-            // A record of another length is none of ours; there are none.
+            // The probe writes no records of another length.
             if record.is_some() {
                 return record;
             }
         }
     }
 
-    /// A descriptor that becomes readable when the bell rings.
+    /// Returns a descriptor that becomes readable when the probe wakes us.
     pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
         self.0.as_fd().try_clone_to_owned()
     }
 }
 
-/// What the probe counts.
+/// The probe's counters.
 pub(super) struct Counters(PerCpuArray<MapData, u64>);
 
 impl Counters {
-    /// The sum over all CPUs; only rises.
+    /// Returns the sum over all CPUs; it only rises.
     pub(super) fn read(&self, counter: Counter) -> io::Result<u64> {
         let per_cpu = self.0.get(&counter.index(), 0).map_err(io::Error::other)?;
         Ok(per_cpu.iter().sum())
@@ -358,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_capability_and_the_verifiers_no_are_told_apart() {
+    fn a_missing_capability_is_distinguished_from_a_rejected_program() {
         for (errno, at_load, lacks_capabilities, words, grants) in [
             (libc::EPERM, true, true, "not permitted", true),
             // The limit of locked memory, before 5.11.
@@ -368,7 +367,7 @@ mod tests {
             (libc::EACCES, true, false, "refuses the program", false),
             (libc::EINVAL, true, true, "the call", false),
         ] {
-            let error = answered(errno, at_load, lacks_capabilities, "the call");
+            let error = refused_with(errno, at_load, lacks_capabilities, "the call");
             assert!(error.reason.contains(words), "{errno}: {error}");
             assert_eq!(error.remedy == GRANT, grants, "{errno}: {}", error.remedy);
         }

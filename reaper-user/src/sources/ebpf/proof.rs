@@ -1,4 +1,4 @@
-//! The proof that the probe counts: a canary's exit must show in its counter.
+//! Proves that the probe counts: a canary's exit must raise its counter.
 
 use std::io;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use tokio::time::{Instant, sleep};
 use crate::sources::SourceError;
 use crate::sources::canary::Canary;
 
-/// How long a canary's exit may stay uncounted; it takes microseconds.
-const COUNTED_WITHIN: Duration = Duration::from_millis(500);
-/// How often the counter is read while a canary is waited for.
+/// How long a canary's exit may stay uncounted. It takes microseconds.
+const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often the counter is read during the wait for a canary.
 const POLL: Duration = Duration::from_millis(1);
-/// One miss can be a machine that did not run the last steps of an exit; two in a row are too many.
-const MISSES_MAX: u32 = 2;
+/// How many misses end the source. One can come from a machine that did not run the end of an exit.
+const MAX_MISSES: u32 = 2;
 
-/// What a round of canaries tells.
+/// The result of a round of canaries.
 #[derive(Debug)]
 pub(super) enum Proof {
     /// The probe counts.
@@ -24,27 +24,27 @@ pub(super) enum Proof {
     NoThread(io::Error),
 }
 
-/// After `pause`, lets threads of our own end until the probe has counted one or missed too many.
+/// After `pause`, starts canaries until the probe has counted one or missed too many.
 pub(super) async fn prove(
     pause: Duration,
     counted: impl Fn() -> Result<u64, SourceError>,
     launch: impl Fn() -> io::Result<Canary>,
 ) -> Result<Proof, SourceError> {
     sleep(pause).await;
-    for _ in 0..MISSES_MAX {
+    for _ in 0..MAX_MISSES {
         let before = counted()?;
         let canary = match launch() {
             Ok(canary) => canary,
             Err(error) => return Ok(Proof::NoThread(error)),
         };
         let mut since = Instant::now();
-        while since.elapsed() < COUNTED_WITHIN {
+        while since.elapsed() < COUNT_TIMEOUT {
             if counted()? != before {
                 return Ok(Proof::Counted);
             }
             sleep(POLL).await;
             if !canary.ran() {
-                // The machine has not got round to running it, which says nothing about the probe.
+                // The machine has not scheduled it yet, which means nothing for the probe.
                 since = Instant::now();
             }
         }
@@ -63,11 +63,11 @@ mod tests {
 
     use super::*;
 
-    /// Longer than all misses that are one too many.
+    /// Longer than all misses that end the source.
     const LONG: Duration = Duration::from_mins(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_canary_that_was_not_run_yet_is_no_miss() {
+    async fn a_canary_that_has_not_run_is_no_miss() {
         let launched = Cell::new(0);
         let run_later = Cell::new(None);
         let launch = || {
@@ -80,16 +80,16 @@ mod tests {
         let mut proof = Box::pin(prove(Duration::ZERO, || Ok(counter.get()), launch));
         assert!(
             timeout(LONG, &mut proof).await.is_err(),
-            "took it for a miss"
+            "counted as a miss"
         );
-        assert_eq!(launched.get(), 1, "one that waits for a CPU is enough");
+        assert_eq!(launched.get(), 1, "a second one was started");
         (run_later.take().unwrap())();
         counter.set(8);
         assert!(matches!(proof.await, Ok(Proof::Counted)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn two_canaries_that_ran_and_were_not_counted_are_the_end() {
+    async fn two_uncounted_canaries_end_the_source() {
         let launched = Cell::new(0);
         let launch = || {
             launched.set(launched.get() + 1);
@@ -101,7 +101,7 @@ mod tests {
         let failure = prove(Duration::ZERO, || Ok(7), launch).await.unwrap_err();
         assert!(failure.reason.contains("two canaries"), "{failure}");
         assert_eq!(launched.get(), 2);
-        assert!(began.elapsed() < COUNTED_WITHIN * 3);
+        assert!(began.elapsed() < COUNT_TIMEOUT * 3);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! The source by its parts, and against the kernel that runs the tests.
+//! Parts of the source, and the source on the kernel that runs the tests.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,21 +15,21 @@ use crate::watch::status::StatusBoard;
 
 /// For what takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(20);
-/// Bytes of a record in the ring with its header, and so at most how many find room in a page.
+/// Bytes of a record in the ring with its header, which bounds how many fit into a page.
 const RECORD: usize = GroupDeath::SIZE + 8;
 
 #[tokio::test(start_paused = true)]
-async fn misses_that_the_kernel_counts_are_told_and_have_everybody_looked_at() {
+async fn misses_counted_by_the_kernel_are_reported_and_request_sweeps() {
     let board = StatusBoard::new(|_| {});
     let (hints, _receiver) = hint::channel();
-    let asked = hints.clone();
+    let observer = hints.clone();
     let mut probe_health = ProbeHealth {
         hints,
         reporter: board.reporter(Source::Ebpf),
         variant: Variant::BtfTracepoint,
         overflows: 0,
         missed: 7,
-        looks_left: 0,
+        rechecks_left: 0,
         refused: 0,
         proven: true,
     };
@@ -37,12 +37,12 @@ async fn misses_that_the_kernel_counts_are_told_and_have_everybody_looked_at() {
     assert_eq!(board.get(Source::Ebpf).lost, 0);
     probe_health.missed(40);
     assert_eq!(board.get(Source::Ebpf).lost, 33);
-    let asked = timeout(Duration::from_secs(1), asked.sweep_requested());
-    assert!(asked.await.is_ok(), "nobody is asked to look");
+    let requested = timeout(Duration::from_secs(1), observer.sweep_requested());
+    assert!(requested.await.is_ok(), "no sweep is requested");
     probe_health.recheck_after_a_miss();
     let again = probe_health.hints.clone();
     let again = timeout(Duration::from_secs(1), again.sweep_requested());
-    assert!(again.await.is_ok(), "looked at too early, and never again");
+    assert!(again.await.is_ok(), "no further sweep is requested");
 }
 
 #[test]
@@ -55,13 +55,13 @@ fn without_a_canary_it_is_degraded_and_an_overflow_does_not_make_it_up() {
         variant: Variant::BtfTracepoint,
         overflows: 0,
         missed: 0,
-        looks_left: 0,
+        rechecks_left: 0,
         refused: 0,
         proven: false,
     };
     let health = || board.get(Source::Ebpf).health;
     probe_health.overflowed(1);
-    assert_eq!(health(), None, "nothing is proved yet");
+    assert_eq!(health(), None, "nothing is proven yet");
     probe_health.take(&Proof::Counted);
     assert_eq!(health(), Some(SourceHealth::Up));
     probe_health.take(&Proof::NoThread(io::ErrorKind::WouldBlock.into()));
@@ -71,11 +71,11 @@ fn without_a_canary_it_is_degraded_and_an_overflow_does_not_make_it_up() {
     assert_eq!(health(), Some(SourceHealth::Up));
 }
 
-/// A test of one thread: while it does not wait, the source does not read.
+/// Runs on one thread: while the test does not wait, the source does not read.
 #[tokio::test]
-async fn whom_a_full_doorbell_could_not_tell_is_found_in_the_map() {
+async fn deaths_that_did_not_fit_the_ring_are_found_in_the_map() {
     let board = StatusBoard::new(|_| {});
-    let (hints, mut told) = hint::channel();
+    let (hints, mut received) = hint::channel();
     let table = process_table::of_this_system();
     let watched = WatchSet::new(table, FdBudget::new(0), hints.clone());
     let context = Context {
@@ -90,47 +90,48 @@ async fn whom_a_full_doorbell_could_not_tell_is_found_in_the_map() {
             assert_eq!(board.get(Source::Ebpf).health, None, "{refused}");
             skip_without("ebpf", refused);
         }
-        () = overrun(page as usize / RECORD, &board, &watched, &mut told) => {}
+        () = overrun(page as usize / RECORD, &board, &watched, &mut received) => {}
     }
 }
 
 async fn overrun(
-    room: usize,
+    capacity: usize,
     board: &StatusBoard,
     watched: &Arc<WatchSet>,
-    told: &mut HintReceiver,
+    received: &mut HintReceiver,
 ) {
     let status = board.first_report(Source::Ebpf).await;
     assert_eq!(status.health, Some(SourceHealth::Up), "{}", status.reason);
     let mut crowd: Vec<_> = std::iter::repeat_with(Sleeper::start)
-        .take(2 * room)
+        .take(2 * capacity)
         .collect();
     let pids: BTreeSet<Pid> = crowd.iter().map(Sleeper::pid).collect();
-    let _held: Vec<_> = pids
+    let guards: Vec<_> = pids
         .iter()
         .map(|&pid| watched.watch(pid).unwrap())
         .collect();
+    let processes: BTreeSet<_> = guards.iter().map(|guard| guard.watched.id).collect();
     crowd.iter_mut().for_each(Sleeper::kill);
     crowd.iter_mut().for_each(Sleeper::end);
     let mut seen = BTreeSet::new();
-    // A kernel that preempts tracepoints does not run the probe for all, and says for how many.
+    // A kernel that preempts tracepoints does not run the probe for all exits, and counts those.
     let lost = || usize::try_from(board.get(Source::Ebpf).lost).unwrap();
     while seen.len() + lost() < pids.len() {
-        let hint = timeout(SOON, told.recv()).await;
-        let hint = hint.unwrap_or_else(|_| panic!("{} of {} are told", seen.len(), pids.len()));
+        let hint = timeout(SOON, received.recv()).await;
+        let hint = hint.unwrap_or_else(|_| panic!("{} of {} arrived", seen.len(), pids.len()));
         if let Some(Hint {
-            target: Target::Pid(pid),
+            process,
             group_dead: Some(_),
             ..
         }) = hint
-            && pids.contains(&pid)
+            && processes.contains(&process)
         {
-            seen.insert(pid);
+            seen.insert(process);
         }
     }
     assert!(
-        seen.len() > room,
-        "a ring with room for {room} could tell of {}",
+        seen.len() > capacity,
+        "a ring of {capacity} records reported {} deaths",
         seen.len()
     );
     let has_overflowed = || {
@@ -139,12 +140,12 @@ async fn overrun(
             .detail
             .contains(" overflowed 0 times")
     };
-    let until_said = async {
+    let until_reported = async {
         while !has_overflowed() {
             tokio::task::yield_now().await;
         }
     };
-    timeout(SOON, until_said)
+    timeout(SOON, until_reported)
         .await
-        .expect("the wake-up had room for all");
+        .expect("the ring never overflowed");
 }

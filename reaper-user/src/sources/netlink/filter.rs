@@ -1,22 +1,26 @@
-//! Whose exits reach our queue: the watched thread groups, kept in the socket's filter.
+//! The filter of the socket: it passes the exits of watched thread groups only.
 //!
-//! The promise of [`ExitFilter::add`]: when it returns, every EXIT of that thread group from then on
-//! passes. Registration is insert -> add -> look at the process once more, so no death is missed:
+//! The guarantee of [`ExitFilter::add`]: once it returns, every later EXIT of that thread group
+//! passes. Registration is insert, add, recheck the process, so no death is missed:
 //!
 //! * A task becomes a zombie, and the last of its group makes the group dead, *before* its EXIT is
-//!   built and filtered (`do_exit`: `exit_notify` comes before `proc_exit_connector`).
-//! * The filter is replaced in one step under RCU. An EXIT that still met the old one was on its way
-//!   before `add` returned; its task was dead by then, and the look that follows sees it.
-//! * An EXIT that met the new one passes, and the watch set already holds its process.
+//!   built and filtered (`do_exit` in [`kernel/exit.c`] calls `exit_notify` before
+//!   `proc_exit_connector`).
+//! * The filter is replaced in one step under RCU. An EXIT that met the old filter was sent before
+//!   `add` returned; its task was dead by then, and the recheck sees that.
+//! * An EXIT that meets the new filter passes, and the watch set already has its process.
 //!
-//! Attaching costs in proportion to the set, so not every newcomer gets an exact filter at once. If
-//! the last one is too recent or took too long, `add` attaches the cheapest program that passes *all* exits; while
-//! that is in force further newcomers cost nothing, because the promise holds for everybody. Once
-//! registrations pause, or the filter has been wide for long enough, [`ExitFilter::keep_tidy`]
-//! attaches an exact one: under the same lock under which `add` inserts, so it holds everyone whom
-//! the promise was given to. Meanwhile unrelated processes' exits cost a wake-up each and are dropped by us.
+//! The cost of attaching grows with the set, so not every addition attaches an exact filter. If the
+//! last attachment was too recent or took too long, `add` attaches the cheapest program, which
+//! passes *all* exits. While that is in force, further additions cost nothing, because the
+//! guarantee holds for every thread group. Once registrations pause, or after [`MAX_WIDE`],
+//! [`ExitFilter::keep_tidy`] attaches an exact filter. It does so under the lock under which `add`
+//! inserts, so the filter has every thread group that was added. Meanwhile each exit of an
+//! unwatched process costs a wake-up and is dropped here.
 //!
-//! Removal only lags: a thread group that stays in the filter costs at most a wake-up.
+//! Removal is lazy: a thread group that stays in the filter costs wake-ups at most.
+//!
+//! [`kernel/exit.c`]: https://elixir.bootlin.com/linux/v6.12/source/kernel/exit.c
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -30,55 +34,57 @@ use crate::clock::monotonic_ns;
 use crate::sys::cbpf;
 use crate::sys::netlink::ConnectorSocket;
 
-/// Attaching takes at most one part in so many of the time.
-const SHARE: u64 = 50;
-/// Registrations have paused if there was none for so long.
+/// The pause after attaching is at least this many times as long as attaching took.
+const MIN_PAUSE_FACTOR: u64 = 50;
+/// Registrations have paused if there was none for this long.
 const QUIET: Duration = Duration::from_millis(20);
 /// A wide filter is narrowed after this time even if they do not pause.
-const WIDE_AT_MOST: Duration = Duration::from_millis(250);
-/// Above this, `add` leaves it to [`ExitFilter::keep_tidy`]: a registration should not wait for it.
-const PROMPT: Duration = Duration::from_micros(200);
-/// Thread groups that may stay in the filter after they have been removed, at least.
-const STALE: usize = 64;
+const MAX_WIDE: Duration = Duration::from_millis(250);
+/// If attaching took longer, `add` leaves it to [`ExitFilter::keep_tidy`], so that registration is
+/// fast.
+const MAX_PROMPT: Duration = Duration::from_micros(200);
+/// Removed thread groups that may stay in the filter, at least.
+const MIN_STALE: usize = 64;
 /// The smaller bitmap, for kernels whose `net.core.optmem_max` is 20 KiB (before 6.7).
 const SMALL_BUCKET_BITS: u32 = 11;
 
-/// What keeps unrelated processes' exits out of our queue. The one here is classic BPF, which needs no
-/// privilege; an eBPF program with a map, where it may be loaded, can take its place.
+/// Keeps exits of unwatched processes out of the socket's queue. This file has the classic BPF one,
+/// which needs no privilege. Where it may be loaded, an eBPF program with a map replaces it.
 pub(super) trait ExitFilter: Send + Sync {
-    /// Works on this socket from now on. All that has been added passes on return.
+    /// Filters this socket from now on. When it returns, everything that was added passes.
     fn install(&self, socket: &Arc<ConnectorSocket>);
 
-    /// On return all exits of this thread group pass. A process may be added twice.
+    /// When it returns, all exits of this thread group pass. A process may be added twice.
     fn add(&self, tgid: u32, process: ProcessId);
 
-    /// The process is of no interest any more. Another one may have the same number.
+    /// Removes a process. Another one may have the same pid.
     fn remove(&self, tgid: u32, process: ProcessId);
 
-    /// Narrows the filter whenever it has become wider than need be. Cancel-safe: `install` leaves
-    /// nothing to narrow.
+    /// Narrows the filter when it is wider than necessary. Cancel-safe: `install` leaves nothing to
+    /// narrow.
     fn keep_tidy(&self) -> impl Future<Output = Infallible> + Send;
 
-    /// How it filters, in a few words.
+    /// Describes the filter in a few words.
     fn describe(&self) -> String;
 }
 
-/// Generated classic BPF.
+/// The filter as generated classic BPF.
 pub(super) struct ClassicFilter {
-    /// Our own thread group, for the canaries.
+    /// Our thread group, for the canaries.
     own: Option<u32>,
     state: Mutex<State>,
-    /// There is something to narrow.
+    /// Notified when there is something to narrow.
     untidy: Notify,
 }
 
 #[derive(Default)]
 pub(super) struct State {
-    /// Who is watched under each number, mostly one; none: still in the filter. Every key passes.
+    /// The watched processes under each pid, mostly one. None: removed, but still in the filter.
+    /// Exits of every key pass.
     pub(super) tgids: HashMap<u32, Vec<ProcessId>>,
     pub(super) stale: usize,
     in_force: InForce,
-    /// Not ours to keep open.
+    /// Weak, so that the filter does not keep the socket open.
     socket: Weak<ConnectorSocket>,
     added_ns: u64,
     widened_ns: u64,
@@ -100,7 +106,7 @@ enum InForce {
 }
 
 impl ClassicFilter {
-    /// `own`: a thread group that always passes.
+    /// Creates the filter. `own` is a thread group that always passes.
     pub(super) fn new(own: Option<u32>) -> Self {
         Self {
             own,
@@ -113,7 +119,7 @@ impl ClassicFilter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Attaches the tightest filter now.
+    /// Attaches the narrowest filter now.
     #[cfg(test)]
     pub(super) fn install_again(&self) {
         self.state().narrow(self.own);
@@ -123,7 +129,7 @@ impl ClassicFilter {
         let mut state = self.state();
         let now = monotonic_ns();
         let paused = now - state.added_ns >= nanos(QUIET);
-        let long = now - state.widened_ns >= nanos(WIDE_AT_MOST);
+        let long = now - state.widened_ns >= nanos(MAX_WIDE);
         let due = state.may_attach(now) && (paused || long);
         if due {
             state.narrow(self.own);
@@ -155,7 +161,7 @@ impl ExitFilter for ClassicFilter {
         if state.passes(tgid) {
             return;
         }
-        if state.may_attach(now) && state.attaching_took_ns <= nanos(PROMPT) {
+        if state.may_attach(now) && state.attaching_took_ns <= nanos(MAX_PROMPT) {
             state.narrow(self.own);
         } else {
             state.widen(now);
@@ -172,7 +178,7 @@ impl ExitFilter for ClassicFilter {
         processes.retain(|other| *other != process);
         if before > 0 && processes.is_empty() {
             state.stale += 1;
-            if state.stale > STALE.max(state.tgids.len() / 4) {
+            if state.stale > MIN_STALE.max(state.tgids.len() / 4) {
                 self.untidy.notify_one();
             }
         }
@@ -205,7 +211,7 @@ impl ExitFilter for ClassicFilter {
 }
 
 impl State {
-    /// Whether the filter in force passes a thread group that has just been added.
+    /// Returns whether the filter in force passes a thread group that has just been added.
     fn passes(&self, tgid: u32) -> bool {
         match &self.in_force {
             InForce::None | InForce::AllExits => true,
@@ -215,10 +221,10 @@ impl State {
     }
 
     fn may_attach(&self, now: u64) -> bool {
-        now - self.attached_ns >= self.attaching_took_ns * SHARE
+        now - self.attached_ns >= self.attaching_took_ns * MIN_PAUSE_FACTOR
     }
 
-    /// Attaches the tightest program that the kernel takes.
+    /// Attaches the narrowest program that the kernel accepts.
     fn narrow(&mut self, own: Option<u32>) {
         let Some(socket) = self.socket.upgrade() else {
             return;
@@ -227,7 +233,7 @@ impl State {
         self.stale = 0;
         let tgids = || self.tgids.keys().copied().chain(own);
         let started = monotonic_ns();
-        // Beyond its quota of option memory the kernel refuses a program; a smaller one may do.
+        // The kernel refuses a program beyond its quota of option memory. A smaller one may fit.
         let exact = tgids().count() <= cbpf::MAX_EXACT
             && socket.attach_classic(&cbpf::exact(tgids())).is_ok();
         let buckets = |bits: u32| {
@@ -249,7 +255,7 @@ impl State {
         self.attaching_took_ns = self.attached_ns - started;
     }
 
-    /// Lets all exits pass.
+    /// Passes all exits.
     fn widen(&mut self, now: u64) {
         let Some(socket) = self.socket.upgrade() else {
             return;
@@ -259,7 +265,7 @@ impl State {
             Ok(()) => InForce::AllExits,
             Err(refused) => {
                 if let Err(error) = socket.detach_filter() {
-                    // Only for a locked filter, and nobody locks ours.
+                    // Possible only for a locked filter, and no code locks this one.
                     log::error!(
                         "cannot change the filter of the proc connector: {refused}, {error}"
                     );

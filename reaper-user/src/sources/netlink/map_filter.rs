@@ -1,8 +1,9 @@
-//! The filter as an eBPF program with a map of thread groups: exact at any size, and a newcomer
-//! costs one system call instead of a program. Needs `CAP_BPF`, and nothing else.
+//! The filter as an eBPF program with a map of thread groups: exact at any size, and an addition
+//! costs one system call instead of a new program. Needs `CAP_BPF` only.
 
 use std::collections::HashMap as StdHashMap;
 use std::convert::Infallible;
+use std::error::Error;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -15,40 +16,40 @@ use reaper_registry::ProcessId;
 use super::filter::ExitFilter;
 use crate::sys::netlink::ConnectorSocket;
 
-/// The program, loaded, and its map.
+/// The loaded program and its map.
 pub(super) struct MapFilter {
     program: ProgramFd,
     state: Mutex<State>,
-    /// Holds what was loaded.
+    /// Keeps the loaded object alive.
     _object: Ebpf,
 }
 
 struct State {
     map: HashMap<MapData, u32, u32>,
-    /// Who is watched under each number, mostly one.
+    /// The watched processes under each pid, mostly one.
     processes: StdHashMap<u32, Vec<ProcessId>>,
-    /// Not ours to keep open.
+    /// Weak, so that the filter does not keep the socket open.
     socket: Weak<ConnectorSocket>,
-    /// The map took everybody so far. Once it did not, nothing is filtered any more.
+    /// Whether the map has taken every addition. After a failure the socket has no filter.
     complete: bool,
 }
 
 impl MapFilter {
-    /// Loads it; `own` is a thread group whose exits always pass. Blocks for tens of milliseconds,
-    /// which the loader spends on reading the kernel's types.
-    pub(super) fn load(own: u32) -> anyhow::Result<Self> {
+    /// Loads the program. `own` is a thread group that always passes. Blocks for tens of
+    /// milliseconds, in which the loader reads the kernel's types.
+    pub(super) fn load(own: u32) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let mut object = EbpfLoader::new()
             .override_global(filter::globals::CANARY_TGID, &own, true)
             .load(objects::FILTER)?;
         let program: &mut SocketFilter = object
             .program_mut(filter::PROGRAM)
-            .ok_or_else(|| anyhow::anyhow!("the built object lacks its program"))?
+            .ok_or("the built object lacks its program")?
             .try_into()?;
         program.load()?;
         let program = program.fd()?.try_clone()?;
         let map = object
             .take_map(filter::MAP_WATCHED)
-            .ok_or_else(|| anyhow::anyhow!("the built object lacks its map"))?;
+            .ok_or("the built object lacks its map")?;
         let state = State {
             map: HashMap::try_from(map)?,
             processes: StdHashMap::new(),
@@ -75,7 +76,7 @@ impl ExitFilter for MapFilter {
             return;
         }
         if let Err(error) = socket.attach_bpf(self.program.as_fd()) {
-            // Strangers' exits cost a wake-up then, and are dropped by us.
+            // Each exit of an unwatched process costs a wake-up then, and is dropped here.
             log::warn!("the proc connector's filter is refused: {error}");
             state.complete = false;
         }
@@ -110,7 +111,7 @@ impl ExitFilter for MapFilter {
         }
     }
 
-    /// It never gets wider than need be.
+    /// Does nothing: the filter is always exact.
     async fn keep_tidy(&self) -> Infallible {
         std::future::pending().await
     }
@@ -127,7 +128,8 @@ impl ExitFilter for MapFilter {
 }
 
 impl State {
-    /// Lets everything pass: the promise to those who are in holds, and it holds for this one too.
+    /// Detaches the filter: everything passes, so the guarantee of `add` holds for every thread
+    /// group.
     fn give_up(&mut self) {
         self.complete = false;
         if let Some(socket) = self.socket.upgrade()

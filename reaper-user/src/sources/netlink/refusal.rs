@@ -1,10 +1,10 @@
-//! Why the connector does not work here, in words: which call failed how, and what would mend it.
+//! Error texts of the connector: which call failed and how, and what would fix it.
 
 use std::io;
 
 use crate::sources::{SourceError, namespaces};
 
-/// The socket could not be had.
+/// The socket could not be opened.
 pub(super) fn socket(error: &io::Error) -> SourceError {
     match error.raw_os_error() {
         Some(libc::EPROTONOSUPPORT) => SourceError::new(
@@ -30,35 +30,35 @@ pub(super) fn bind(error: &io::Error) -> SourceError {
 
 /// The request could not be sent.
 pub(super) fn send(error: &io::Error) -> SourceError {
-    // The kernel's end of the connector exists in the initial network namespace alone.
+    // The kernel's end of the connector exists only in the initial network namespace.
     if error.raw_os_error() == Some(libc::ECONNREFUSED) {
         return misplaced(std::iter::once("network").chain(private_namespaces()));
     }
     failed("send", error)
 }
 
-/// The request was answered with this error number.
-pub(super) fn answer(error: u32) -> SourceError {
+/// The kernel acknowledged the request with this error number.
+pub(super) fn error_ack(error: u32) -> SourceError {
     match i32::try_from(error) {
         Ok(libc::EPERM) => unprivileged(),
         Ok(number) => failed("LISTEN", &io::Error::from_raw_os_error(number)),
-        Err(_) => SourceError::new(format!("LISTEN was answered with error {error}"), ""),
+        Err(_) => SourceError::new(format!("LISTEN was refused with error {error}"), ""),
     }
 }
 
-/// The request was not answered at all.
-pub(super) fn silence() -> SourceError {
+/// The kernel did not acknowledge the request.
+pub(super) fn no_ack() -> SourceError {
     let mut private = private_namespaces().peekable();
     if private.peek().is_some() {
         return misplaced(private);
     }
     SourceError::new(
-        "the kernel does not answer the subscription",
+        "the kernel does not acknowledge the subscription",
         "use a kernel with CONFIG_PROC_EVENTS=y",
     )
 }
 
-/// It was answered, and yet exits do not arrive.
+/// The request was acknowledged, but exits do not arrive.
 pub(super) fn canaries_missed() -> SourceError {
     SourceError::new(
         "the exits of two of our own threads in a row were not reported",
@@ -66,14 +66,14 @@ pub(super) fn canaries_missed() -> SourceError {
     )
 }
 
-/// Anything else that a call answered.
+/// Any other failure of a call.
 pub(super) fn failed(call: &str, error: &io::Error) -> SourceError {
     SourceError::new(format!("{call}: {error}"), "")
 }
 
 fn unprivileged() -> SourceError {
     SourceError::new(
-        "CAP_NET_ADMIN is missing, which kernels before 6.6 ask for",
+        "CAP_NET_ADMIN is missing, which kernels before 6.6 require",
         "grant CAP_NET_ADMIN, or use Linux 6.6 or newer",
     )
 }
@@ -82,7 +82,7 @@ fn misplaced<'a>(namespaces: impl Iterator<Item = &'a str>) -> SourceError {
     let names: Vec<_> = namespaces.collect();
     SourceError::new(
         format!(
-            "not in the initial {} namespace, and the kernel tells no other",
+            "not in the initial {} namespace, and the kernel sends exits to no other",
             names.join(", ")
         ),
         "run in the host's network, pid and user namespaces (PrivateNetwork=no, PrivateUsers=no; \
@@ -90,7 +90,7 @@ fn misplaced<'a>(namespaces: impl Iterator<Item = &'a str>) -> SourceError {
     )
 }
 
-/// Those of ours that are not the initial ones; the network's shows in another way.
+/// Returns our private namespaces. The network namespace is checked in another way.
 fn private_namespaces() -> impl Iterator<Item = &'static str> {
     let pid = (!namespaces::in_initial_pid()).then_some("pid");
     let user = (!namespaces::in_initial_user()).then_some("user");

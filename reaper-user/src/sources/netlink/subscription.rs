@@ -1,4 +1,4 @@
-//! One subscription to the proc connector: from the socket to the acknowledgement, and its datagrams.
+//! One subscription to the proc connector: the socket, the acknowledgement, and the datagrams.
 
 use std::io;
 use std::sync::Arc;
@@ -15,22 +15,24 @@ use crate::sources::SourceError;
 use crate::sys::cn_proc::{self, Event, Request, WHAT_EXIT};
 use crate::sys::netlink::ConnectorSocket;
 
-/// How often LISTEN is sent before silence counts as refusal. Before 6.6 any client's IGNORE lowers
-/// the count of listeners, even below zero, and then the kernel answers nobody until it is raised.
+/// How often LISTEN is sent before the lack of an acknowledgement is an error. Before 6.6 any
+/// client's IGNORE lowers the count of listeners, even below zero, and then the kernel acknowledges
+/// nothing until the count is positive again.
 const ATTEMPTS: u32 = 4;
-/// How long each waits. The kernel answers from within `send`, so this is for a busy machine.
-const ANSWER_WITHIN: Duration = Duration::from_millis(50);
-/// Messages handled before other tasks get their turn.
+/// How long each attempt waits. The kernel replies from within `send`, so this is for a busy
+/// machine.
+const ACK_TIMEOUT: Duration = Duration::from_millis(50);
+/// Messages handled before other tasks run.
 const BATCH: usize = 512;
-/// Room for a datagram; those of the connector are 76 bytes long.
+/// The size of the receive buffer. The connector's datagrams are 76 bytes long.
 const DATAGRAM: usize = 4096;
-/// The first kernel on which IGNORE touches nobody else.
+/// The first kernel on which IGNORE does not affect other clients.
 const GUARDED_IGNORE: procfs::KernelVersion = procfs::KernelVersion {
     major: 6,
     minor: 6,
     patch: 0,
 };
-/// Errors are named because pure error readiness need not wake a reader.
+/// Includes errors, because an error alone need not wake a reader.
 pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// A socket's registration with the runtime.
@@ -39,12 +41,12 @@ pub(super) type Readiness = AsyncFd<Arc<ConnectorSocket>>;
 /// An acknowledged subscription.
 pub(super) struct Subscription {
     socket: Arc<ConnectorSocket>,
-    /// `None` while messages are left to collect.
+    /// `None` while messages are being collected.
     readiness: Option<Arc<Readiness>>,
-    /// What the kernel granted.
+    /// The size that the kernel granted.
     pub(super) receive_buffer: usize,
     pub(super) acknowledged_in: Duration,
-    /// Whether the last canary was heard.
+    /// Whether the last canary arrived.
     pub(super) proven: bool,
     drops_reported: u32,
 }
@@ -52,17 +54,17 @@ pub(super) struct Subscription {
 /// How far [`Subscription::drain`] got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drained {
-    /// Nothing is left.
+    /// The queue is empty.
     Empty,
     /// There may be more.
     Partly,
-    /// The queue has overflowed. What it held before is still in it, and until all of that is read,
-    /// the kernel drops everything new.
+    /// The queue has overflowed. What it had before is still in it, and the kernel drops everything
+    /// new until all of that is read.
     Overrun,
 }
 
 impl Subscription {
-    /// Subscribes, with this filter in force.
+    /// Subscribes with this filter in force.
     pub(super) async fn open(
         filter: &impl ExitFilter,
         receive_buffer: usize,
@@ -73,8 +75,8 @@ impl Subscription {
             .map_err(|error| refusal::failed("SO_RCVBUF", &error))?;
         socket.join().map_err(|error| refusal::bind(&error))?;
         let socket = Arc::new(socket);
-        // Before anything can arrive, and with it everything but answers and watched exits is kept
-        // out of the queue while we wait. Answers pass every filter.
+        // Before anything can arrive. Only acknowledgements and watched exits enter the queue while
+        // we wait. Acknowledgements pass every filter.
         filter.install(&socket);
         let mut subscription = Self {
             socket,
@@ -88,59 +90,62 @@ impl Subscription {
         Ok(subscription)
     }
 
-    /// Puts this filter in force, which may have served another socket meanwhile.
+    /// Installs this filter, which may have been installed on another socket meanwhile.
     pub(super) fn install(&self, filter: &impl ExitFilter) {
         filter.install(&self.socket);
     }
 
-    /// LISTEN, the matched answer, then the mask. The mask cannot come first: kernels before 6.6 drop
-    /// such a request, and newer ones then filter the answer away as well.
+    /// Sends LISTEN, waits for its acknowledgement, then sends the mask. The mask cannot come
+    /// first: kernels before 6.6 drop such a request, and newer ones then filter out the
+    /// acknowledgement.
     async fn listen(&mut self) -> Result<(), SourceError> {
         let started_ns = monotonic_ns();
         for _ in 0..ATTEMPTS {
-            let number = getrandom::u32()
+            let seq = getrandom::u32()
                 .map_err(|error| SourceError::new(format!("getrandom: {error}"), ""))?;
-            self.send(Request::Listen, number)?;
-            let answer = timeout(ANSWER_WITHIN, self.answer_to(number)).await;
-            match answer {
+            self.send(Request::Listen, seq)?;
+            let ack = timeout(ACK_TIMEOUT, self.ack_of(seq)).await;
+            match ack {
                 Err(_elapsed) => {}
                 Ok(Ok(0)) => {
                     self.acknowledged_in = Duration::from_nanos(monotonic_ns() - started_ns);
-                    return self.send(Request::ListenTo(WHAT_EXIT), number.wrapping_add(2));
+                    return self.send(Request::ListenTo(WHAT_EXIT), seq.wrapping_add(2));
                 }
-                Ok(Ok(error)) => return Err(refusal::answer(error)),
+                Ok(Ok(error)) => return Err(refusal::error_ack(error)),
                 Ok(Err(error)) => return Err(refusal::failed("recv", &error)),
             }
         }
-        Err(refusal::silence())
+        Err(refusal::no_ack())
     }
 
-    fn send(&self, request: Request, number: u32) -> Result<(), SourceError> {
+    fn send(&self, request: Request, seq: u32) -> Result<(), SourceError> {
         self.socket
-            .send(&request.encode(number))
+            .send(&request.encode(seq))
             .map_err(|error| refusal::send(&error))
     }
 
-    /// Exits that arrive meanwhile are dropped: nothing has been promised yet.
-    async fn answer_to(&mut self, number: u32) -> io::Result<u32> {
-        let mut answer = None;
+    /// Waits for the acknowledgement. Exits that arrive meanwhile are dropped: none is guaranteed
+    /// yet.
+    async fn ack_of(&mut self, seq: u32) -> io::Result<u32> {
+        let mut received = None;
         let readiness = self.readiness()?;
         loop {
             let mut ready = readiness.ready(INTEREST).await?;
             let drained = self.drain(|event| match event {
-                Event::Ack { ack, error } if ack == number.wrapping_add(1) => answer = Some(error),
+                Event::Ack { ack, error } if ack == seq.wrapping_add(1) => received = Some(error),
                 _ => {}
             })?;
             if drained == Drained::Empty {
                 ready.clear_ready();
             }
-            if let Some(error) = answer {
+            if let Some(error) = received {
                 return Ok(error);
             }
         }
     }
 
-    /// Its registration with the runtime, which becomes ready when there is something to drain.
+    /// Returns the registration with the runtime, which becomes ready when there is something to
+    /// drain.
     pub(super) fn readiness(&mut self) -> io::Result<Arc<Readiness>> {
         let readiness = match self.readiness.take() {
             Some(readiness) => readiness,
@@ -149,13 +154,13 @@ impl Subscription {
         Ok(self.readiness.insert(readiness).clone())
     }
 
-    /// Lets messages collect: they wake the runtime no more until [`Self::readiness`] is called, once
-    /// its earlier registrations are dropped.
-    pub(super) fn rest(&mut self) {
+    /// Lets messages collect. They do not wake the runtime until the next call of
+    /// [`Self::readiness`], provided that its earlier results are dropped.
+    pub(super) fn pause(&mut self) {
         self.readiness = None;
     }
 
-    /// Hands on what has arrived, at most [`BATCH`] datagrams of it. Does not wait.
+    /// Passes on what has arrived, at most [`BATCH`] datagrams. Does not wait.
     pub(super) fn drain(&self, mut handle: impl FnMut(Event)) -> io::Result<Drained> {
         let mut buffer = [0; DATAGRAM];
         for _ in 0..BATCH {
@@ -173,13 +178,13 @@ impl Subscription {
         Ok(Drained::Partly)
     }
 
-    /// Drains to the end, overrun or not.
+    /// Drains until the queue is empty, even after an overrun.
     pub(super) fn drain_all(&self, mut handle: impl FnMut(Event)) -> io::Result<()> {
         while self.drain(&mut handle)? != Drained::Empty {}
         Ok(())
     }
 
-    /// Messages dropped since this was asked last.
+    /// Returns how many messages were dropped since the last call.
     pub(super) fn new_drops(&mut self) -> io::Result<u32> {
         let drops = self.socket.drops()?;
         let new = drops.wrapping_sub(self.drops_reported);
@@ -188,17 +193,17 @@ impl Subscription {
     }
 }
 
-/// IGNORE at the end, so that the kernel stops building messages for nobody: only where we are known
-/// to be counted (our LISTEN was answered and its exits still arrive) and where the kernel checks
-/// that too. Before 6.6 the count is everybody's; one IGNORE too many deafens all listeners of the
-/// host, and one too few costs it a microsecond a fork. So there it is never sent.
+/// Sends IGNORE, so that the kernel stops building messages without a listener. Only if the kernel
+/// counts us (LISTEN was acknowledged and exits still arrive) and checks that too. Before 6.6 all
+/// clients share the count: one IGNORE too many silences all listeners of the host, and one too few
+/// costs a microsecond per fork. So on those kernels it is never sent.
 impl Drop for Subscription {
     fn drop(&mut self) {
         if !self.proven || !procfs::KernelVersion::current().is_ok_and(|v| v >= GUARDED_IGNORE) {
             return;
         }
         if let Err(error) = self.socket.send(&Request::Ignore.encode(0)) {
-            log::debug!("the proc connector was not told that we leave: {error}");
+            log::debug!("IGNORE could not be sent to the proc connector: {error}");
         }
     }
 }

@@ -23,10 +23,11 @@ use crate::watch::status::StatusBoard;
 
 /// For what takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(20);
-/// Room for about twenty messages.
+/// Space for about twenty messages.
 const TINY_BUFFER: usize = 8 * 1024;
 
-/// Whether the connector can be tested here. Prints why not; fails if it was asked for.
+/// Returns whether the connector can be tested here. Prints why not, and fails where it is
+/// required.
 async fn available() -> bool {
     let filter = ClassicFilter::new(None);
     let Err(SourceError { reason, remedy }) = Subscription::open(&filter, TINY_BUFFER).await else {
@@ -36,25 +37,30 @@ async fn available() -> bool {
     false
 }
 
-/// Polls until this holds. A parent learns of an exit before the connector tells of it.
+/// Polls until this holds. A parent sees an exit before the connector reports it.
 async fn eventually(mut holds: impl FnMut() -> bool) {
     let polling = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(SOON, polling).await.expect("it never came to be");
+    timeout(SOON, polling).await.expect("it never held");
 }
 
-/// A child that exits on cue.
+/// The id of a process in the plain watch set.
+fn id_of(pid: u32) -> ProcessId {
+    ProcessId(u64::from(pid))
+}
+
+/// A child that exits when its input ends.
 struct TestProcess(Child);
 
 impl TestProcess {
     fn new() -> Self {
-        Self::running("read cue; exit 3")
+        Self::running("read line; exit 3")
     }
 
-    /// The shell that runs this is the process; its input ends on cue.
+    /// Starts a shell that runs this script; its input ends on [`Self::exit`].
     fn running(script: &str) -> Self {
         let mut shell = Command::new("sh");
         Self(
@@ -66,10 +72,10 @@ impl TestProcess {
         )
     }
 
-    /// `None`, with the reason printed, where we may not make one.
+    /// Returns `None`, with the reason printed, where none can be made.
     fn in_a_network_namespace() -> Option<Self> {
         let mut unshare = Command::new("unshare");
-        unshare.args(["--net", "sh", "-c", "echo there; read cue"]);
+        unshare.args(["--net", "sh", "-c", "echo there; read line"]);
         let mut child = unshare
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -85,6 +91,10 @@ impl TestProcess {
 
     fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    fn id(&self) -> ProcessId {
+        id_of(self.pid())
     }
 
     fn exit(&mut self) {
@@ -106,7 +116,7 @@ impl Drop for TestProcess {
     }
 }
 
-/// A running listener whose watch set is a plain one.
+/// A running listener with a plain watch set.
 struct Fixture {
     hints: HintReceiver,
     sender: HintSender,
@@ -127,10 +137,10 @@ impl Fixture {
             hints: sender.clone(),
             reporter: board.reporter(Source::Netlink),
             filter: Arc::clone(&filter),
-            is_watched: move |pid: Pid| {
-                set.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .contains(&pid.get())
+            processes_with: move |pid: Pid| {
+                let set = set.lock().unwrap_or_else(PoisonError::into_inner);
+                let is_watched = set.contains(&pid.get());
+                is_watched.then(|| id_of(pid.get())).into_iter().collect()
             },
             receive_buffer,
             clocks: TimeNamespace::of_this_process().unwrap(),
@@ -154,22 +164,21 @@ impl Fixture {
             .unwrap();
         assert_eq!(status.health, Some(SourceHealth::Up), "{}", status.reason);
         println!("{}", status.detail);
-        fixture.everyone_is_looked_at().await;
+        fixture.expect_sweep_request().await;
         fixture
     }
 
-    async fn everyone_is_looked_at(&self) {
+    async fn expect_sweep_request(&self) {
         timeout(SOON, self.sender.sweep_requested()).await.unwrap();
     }
 
     fn watch(&self, test_process: &TestProcess) {
         self.watched.lock().unwrap().insert(test_process.pid());
-        self.filter
-            .add(test_process.pid(), ProcessId(u64::from(test_process.pid())));
+        self.filter.add(test_process.pid(), test_process.id());
     }
 
-    /// The exit of a new test process is told. With a tiny buffer unrelated processes may crowd it out again, and
-    /// then everyone is looked at again, and another one has to show it.
+    /// Checks that the exit of a new test process arrives. With a tiny buffer, unrelated processes
+    /// may fill the queue again. Then a sweep is requested again, and another process is tried.
     async fn works(&mut self) {
         for _ in 0..20 {
             while self.hints.try_recv().is_ok() {}
@@ -177,17 +186,17 @@ impl Fixture {
             self.watch(&test_process);
             self.filter.install_again();
             test_process.exit();
-            let told = tokio::select! {
+            let exited = tokio::select! {
                 biased;
-                hint = self.hints.recv() => hint.map(|hint| hint.target),
+                hint = self.hints.recv() => hint.map(|hint| hint.process),
                 () = self.sender.sweep_requested() => None,
-                () = tokio::time::sleep(SOON) => panic!("neither a hint nor a look at everyone"),
+                () = tokio::time::sleep(SOON) => panic!("neither a hint nor a request for a sweep"),
             };
-            if told == Some(Target::Pid(Pid::new(test_process.pid()).unwrap())) {
+            if exited == Some(test_process.id()) {
                 return;
             }
         }
-        panic!("twenty test processes in a row were crowded out");
+        panic!("the exits of twenty test processes in a row were dropped");
     }
 
     async fn next_hint(&mut self) -> Hint {
@@ -213,7 +222,7 @@ async fn the_exit_of_a_watched_process_is_a_hint_with_its_status() {
     let before = crate::clock::monotonic_ns();
     leaves.exit();
     let hint = fixture.next_hint().await;
-    assert_eq!(hint.target, Target::Pid(Pid::new(leaves.pid()).unwrap()));
+    assert_eq!(hint.process, leaves.id());
     assert_eq!(
         (hint.source, hint.exit, hint.group_dead),
         (Source::Netlink, Some(WaitStatus::MainThread(0x300)), None)
@@ -222,11 +231,8 @@ async fn the_exit_of_a_watched_process_is_a_hint_with_its_status() {
     killed.kill();
     let hint = fixture.next_hint().await;
     assert_eq!(
-        (hint.target, hint.exit),
-        (
-            Target::Pid(Pid::new(killed.pid()).unwrap()),
-            Some(WaitStatus::MainThread(9))
-        )
+        (hint.process, hint.exit),
+        (killed.id(), Some(WaitStatus::MainThread(9)))
     );
 }
 
@@ -251,20 +257,17 @@ async fn the_watch_set_arms_the_source() {
         .await
         .unwrap();
     let held_after = watched.watch(Pid::new(late.pid()).unwrap()).unwrap();
-    for test_process in [&mut early, &mut late] {
+    for (test_process, guard) in [(&mut early, &held_before), (&mut late, &held_after)] {
         test_process.exit();
         let hint = timeout(SOON, hints.recv()).await.unwrap().unwrap();
-        assert_eq!(
-            hint.target,
-            Target::Pid(Pid::new(test_process.pid()).unwrap())
-        );
+        assert_eq!(hint.process, guard.watched.id);
     }
     drop((held_before, held_after));
     running.abort();
 }
 
 #[tokio::test]
-async fn what_did_not_fit_is_counted_exactly() {
+async fn dropped_exits_are_counted_exactly() {
     if !available().await {
         return;
     }
@@ -287,12 +290,12 @@ async fn what_did_not_fit_is_counted_exactly() {
         read + dropped >= 40
     })
     .await;
-    assert!(read > 0, "what was queued before can still be read");
+    assert!(read > 0, "what was queued before could not be read");
     assert_eq!(read + dropped, 40);
 }
 
 #[tokio::test]
-async fn an_overrun_is_reported_and_everyone_looked_at_and_then_it_works_again() {
+async fn an_overrun_is_reported_and_requests_a_sweep_and_then_the_source_works() {
     if !available().await {
         return;
     }
@@ -301,10 +304,10 @@ async fn an_overrun_is_reported_and_everyone_looked_at_and_then_it_works_again()
     for test_process in &test_processes {
         fixture.watch(test_process);
     }
-    // The listener shares this thread, so it reads nothing until all of them are gone.
+    // The listener shares this thread, so it reads nothing until all of them have exited.
     test_processes.iter_mut().for_each(TestProcess::exit);
     let began = crate::clock::monotonic_ns();
-    fixture.everyone_is_looked_at().await;
+    fixture.expect_sweep_request().await;
     println!(
         "recovered in {} us",
         (crate::clock::monotonic_ns() - began) / 1_000
@@ -312,7 +315,7 @@ async fn an_overrun_is_reported_and_everyone_looked_at_and_then_it_works_again()
     let status = fixture.board.get(Source::Netlink);
     assert_eq!(status.health, Some(SourceHealth::Up), "{}", status.reason);
     assert!(status.lost > 0, "none of forty lost");
-    // What was queued before is passed on, unless threads of other tests had filled the queue.
+    // What was queued before is passed on, unless threads of other tests filled the queue.
     while let Ok(hint) = fixture.hints.try_recv() {
         assert_eq!(hint.exit, Some(WaitStatus::MainThread(0x300)));
     }
@@ -320,12 +323,12 @@ async fn an_overrun_is_reported_and_everyone_looked_at_and_then_it_works_again()
 }
 
 #[tokio::test]
-async fn the_old_socket_stays_where_no_new_one_can_be_had() {
+async fn the_old_socket_stays_if_no_new_one_can_be_opened() {
     if !available().await {
         return;
     }
     let mut fixture = Fixture::up(TINY_BUFFER).await;
-    // From here on, sockets of this thread are in a network namespace without a connector.
+    // From here on, new sockets of this thread are in a network namespace without a connector.
     let Some(private) = TestProcess::in_a_network_namespace() else {
         return;
     };
@@ -341,7 +344,7 @@ async fn the_old_socket_stays_where_no_new_one_can_be_had() {
         fixture.watch(test_process);
     }
     test_processes.iter_mut().for_each(TestProcess::exit);
-    fixture.everyone_is_looked_at().await;
+    fixture.expect_sweep_request().await;
     assert_eq!(
         fixture.board.get(Source::Netlink).health,
         Some(SourceHealth::Up)
@@ -354,7 +357,7 @@ async fn two_missed_canaries_end_the_source() {
     if !available().await {
         return;
     }
-    // A filter without our own thread group stands in for a kernel that has gone silent.
+    // A filter without our thread group has the effect of a kernel that sends nothing.
     let mut fixture = Fixture::start(ClassicFilter::new(None), RECEIVE_BUFFER);
     let error = timeout(SOON, &mut fixture.running)
         .await

@@ -1,53 +1,62 @@
-//! Exits of threads that do not lead their group, merged before they cost a look: a process may start and
-//! end tens of thousands of threads per second, and only its last one's exit matters.
+//! Merges exits of threads other than the main one before each costs a check. A process may start
+//! and end tens of thousands of threads per second, and only the exit of its last one matters.
 
 use std::time::Duration;
 
 use crate::clock::monotonic_ns;
 use crate::watch::hint::{Hint, HintSender, WaitStatus};
 
-/// So many such exits within [`WINDOW_NS`] are churn.
+/// This many such exits within [`WINDOW_NS`] are churn.
 const CHURN: u32 = 64;
 const WINDOW_NS: u64 = 10_000_000;
-/// How long exits are left to collect during churn. The timer makes it two to three milliseconds. The
-/// smallest receive buffer holds 256 exits, and is overrun from 85,000 a second on, with the pause or without.
+/// How long exits are collected during churn. The timer makes it two to three milliseconds. The
+/// smallest receive buffer has space for 256 exits and overruns from 85,000 per second on, with the
+/// pause or without.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What was seen of them lately.
+/// The recent thread exits.
 #[derive(Default)]
 pub(super) struct ThreadExits {
-    /// The last one, if the next one may still replace it.
-    pending: Option<Hint>,
+    /// The hints of the last one, if the next one may still replace it: one for each watched process
+    /// with that pid.
+    pending: Vec<Hint>,
     window_began_ns: u64,
     in_window: u32,
 }
 
 impl ThreadExits {
-    /// Passes a hint on. Of thread exits of one process in a row, only the last one is.
-    pub(super) fn pass_on(&mut self, hint: Hint, hints: &HintSender) {
-        let is_thread = matches!(hint.exit, Some(WaitStatus::Worker(_)));
-        if let Some(pending) = self.pending.take()
-            && !(is_thread && pending.target == hint.target)
-        {
-            hints.send(pending);
+    /// Sends the hints of one exit. Of consecutive thread exits of one process, only the last one is
+    /// sent.
+    pub(super) fn pass_on(&mut self, exit: Vec<Hint>, hints: &HintSender) {
+        let Some(first) = exit.first() else { return };
+        let is_thread = matches!(first.exit, Some(WaitStatus::Worker(_)));
+        let processes = |hints: &[Hint]| hints.iter().map(|hint| hint.process).collect::<Vec<_>>();
+        if !is_thread || processes(&self.pending) != processes(&exit) {
+            self.send_pending(hints);
         }
+        self.pending = exit;
         if is_thread {
             self.count();
-            self.pending = Some(hint);
         } else {
+            self.send_pending(hints);
+        }
+    }
+
+    /// Sends the pending hint, because nothing more has arrived. During churn, returns how long the
+    /// next exits should be collected.
+    pub(super) fn flush(&mut self, hints: &HintSender) -> Option<Duration> {
+        let had_pending = !self.pending.is_empty();
+        self.send_pending(hints);
+        (had_pending && self.in_window >= CHURN).then_some(PAUSE)
+    }
+
+    fn send_pending(&mut self, hints: &HintSender) {
+        for hint in self.pending.drain(..) {
             hints.send(hint);
         }
     }
 
-    /// Passes on what is pending: nothing more has arrived. Returns how long the next ones should be left
-    /// to collect, if there are that many of them.
-    pub(super) fn flush(&mut self, hints: &HintSender) -> Option<Duration> {
-        let pending = self.pending.take()?;
-        hints.send(pending);
-        (self.in_window >= CHURN).then_some(PAUSE)
-    }
-
-    /// Counts one more, in a window of its own if the last one is over.
+    /// Counts one exit. Starts a new window if the last one is over.
     fn count(&mut self) {
         let now_ns = monotonic_ns();
         if now_ns.saturating_sub(self.window_began_ns) > WINDOW_NS {
@@ -60,20 +69,20 @@ impl ThreadExits {
 
 #[cfg(test)]
 mod tests {
-    use reaper_registry::{Pid, Source};
+    use reaper_registry::{ProcessId, Source};
 
     use super::*;
-    use crate::watch::hint::{self, Target};
+    use crate::watch::hint;
 
-    fn exit(pid: u32, exit: WaitStatus) -> Hint {
+    fn exit(process: u64, exit: WaitStatus) -> Hint {
         Hint {
             exit: Some(exit),
-            ..Hint::check(Target::Pid(Pid::new(pid).unwrap()), Source::Netlink)
+            ..Hint::check(ProcessId(process), Source::Netlink)
         }
     }
 
     #[test]
-    fn of_thread_exits_in_a_row_the_last_is_passed_on_and_of_the_others_each() {
+    fn only_the_last_of_consecutive_thread_exits_is_sent() {
         let (hints, mut received) = hint::channel();
         let mut exits = ThreadExits::default();
         let sent = [
@@ -85,27 +94,45 @@ mod tests {
             exit(8, WaitStatus::Worker(6)),
         ];
         for hint in sent {
-            exits.pass_on(hint, &hints);
+            exits.pass_on(vec![hint], &hints);
         }
         assert_eq!(exits.flush(&hints), None);
         let passed: Vec<_> = std::iter::from_fn(|| received.try_recv().ok()).collect();
         assert_eq!(passed, [sent[1], sent[2], sent[3], sent[5]]);
         assert_eq!(exits.flush(&hints), None);
-        assert!(received.try_recv().is_err(), "nothing is passed on twice");
+        assert!(received.try_recv().is_err(), "nothing is sent twice");
     }
 
     #[test]
-    fn only_churn_is_left_to_collect() {
+    fn exits_of_a_pid_with_two_watched_processes_are_merged_as_well() {
+        let (hints, mut received) = hint::channel();
+        let mut exits = ThreadExits::default();
+        let of_both = |status| {
+            [7, 8]
+                .map(|id| exit(id, WaitStatus::Worker(status)))
+                .to_vec()
+        };
+        for status in 0..100 {
+            exits.pass_on(of_both(status), &hints);
+        }
+        assert_eq!(exits.in_window, 100, "an exit counts once");
+        exits.flush(&hints);
+        let passed: Vec<_> = std::iter::from_fn(|| received.try_recv().ok()).collect();
+        assert_eq!(passed, of_both(99));
+    }
+
+    #[test]
+    fn exits_are_collected_only_during_churn() {
         let (hints, _received) = hint::channel();
         let mut exits = ThreadExits {
             window_began_ns: u64::MAX,
             ..ThreadExits::default()
         };
         for _ in 1..CHURN {
-            exits.pass_on(exit(7, WaitStatus::Worker(0)), &hints);
+            exits.pass_on(vec![exit(7, WaitStatus::Worker(0))], &hints);
             assert_eq!(exits.flush(&hints), None);
         }
-        exits.pass_on(exit(7, WaitStatus::Worker(0)), &hints);
+        exits.pass_on(vec![exit(7, WaitStatus::Worker(0))], &hints);
         assert_eq!(exits.flush(&hints), Some(PAUSE));
     }
 }

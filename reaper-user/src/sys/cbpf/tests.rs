@@ -1,4 +1,5 @@
-//! The programs, run by a small interpreter; that the kernel agrees is the netlink source's test.
+//! The programs, run by a small interpreter. The tests of the netlink source run them in the
+//! kernel.
 
 use std::collections::BTreeSet;
 
@@ -69,7 +70,7 @@ fn datagram(what: u32, tgid: u32) -> Vec<u8> {
     datagram
 }
 
-/// Whole or not at all: a program must never cut a message.
+/// Returns whether the whole message passes. A program must never truncate a message.
 fn passes(program: &[sock_filter], what: u32, tgid: u32) -> bool {
     match run(program, &datagram(what, tgid)) {
         0 => false,
@@ -84,7 +85,7 @@ fn check(program: &[sock_filter], watched: &BTreeSet<u32>, unrelated: impl Fn(u3
         "{} instructions",
         program.len()
     );
-    assert!(passes(program, WHAT_ACK, 1), "an answer must pass");
+    assert!(passes(program, WHAT_ACK, 1), "an acknowledgement must pass");
     for what in [1, 2, 4, 0x40, 0x80, 0x100, 0x200, 0x4000_0000] {
         assert!(
             !passes(program, what, *watched.first().unwrap_or(&1)),
@@ -111,7 +112,7 @@ fn check(program: &[sock_filter], watched: &BTreeSet<u32>, unrelated: impl Fn(u3
     assert_eq!(run(program, &datagram(WHAT_EXIT, 1)[..39]), 0, "too short");
 }
 
-fn numbers(count: usize, step: u32) -> BTreeSet<u32> {
+fn tgids(count: usize, step: u32) -> BTreeSet<u32> {
     (1..)
         .step_by(step as usize)
         .take(count)
@@ -131,7 +132,7 @@ fn exact_programs_pass_exactly_the_watched() {
         (700, 3),
         (3_200, 1),
     ] {
-        let watched = numbers(count, step);
+        let watched = tgids(count, step);
         check(&exact(watched.iter().copied()), &watched, |_| false);
     }
 }
@@ -148,7 +149,7 @@ fn exact_programs_fit_at_every_size() {
 }
 
 #[test]
-fn bucket_programs_pass_the_watched_and_those_who_share_a_bucket() {
+fn bucket_programs_pass_all_of_a_used_bucket() {
     for (count, step, bits) in [
         (0, 1, 6),
         (1, 1, 15),
@@ -157,7 +158,7 @@ fn bucket_programs_pass_the_watched_and_those_who_share_a_bucket() {
         (20_000, 201, 15),
         (40_000, 3, 11),
     ] {
-        let watched = numbers(count, step);
+        let watched = tgids(count, step);
         let full: BTreeSet<u32> = watched.iter().map(|tgid| bucket(*tgid, bits)).collect();
         let program = buckets(watched.iter().copied(), bits);
         check(&program, &watched, |near| {
@@ -184,7 +185,7 @@ fn the_worst_bitmap_fits() {
 }
 
 #[test]
-fn all_exits_pass_where_the_filter_is_wide() {
+fn all_exits_pass_a_wide_filter() {
     let program = all_exits();
     assert!(passes(&program, WHAT_EXIT, 7) && passes(&program, WHAT_ACK, 7));
     assert!(!passes(&program, 1, 7));

@@ -1,11 +1,11 @@
-//! The codec against bytes taken from a kernel, and against anything at all.
+//! The codec on datagrams captured from a kernel, and on arbitrary bytes.
 #![cfg(target_endian = "little")]
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Taken from Linux 6.18, x86-64, with a plain listener.
+/// Captured on Linux 6.18, x86-64, with a plain listener.
 mod captured {
     pub(super) const ACK: &str = "4c000000030000000000000000000000010000000100000000000000453322112800\
         000000000000000000008119ecc59d010000000000000000000000000000000000000000000000000000";
@@ -39,7 +39,7 @@ fn only(hex: &str) -> Event {
 }
 
 #[test]
-fn requests_are_what_the_kernel_takes() {
+fn requests_have_the_kernels_format() {
     let listen = from_hex(
         "28000000030000000000000000000000010000000100000000000000443322110400000001000000",
     );
@@ -56,7 +56,7 @@ fn requests_are_what_the_kernel_takes() {
 }
 
 #[test]
-fn captured_events_are_read() {
+fn captured_events_are_decoded() {
     assert_eq!(
         only(captured::ACK),
         Event::Ack {
@@ -92,7 +92,7 @@ fn captured_events_are_read() {
 }
 
 #[test]
-fn several_messages_in_one_datagram_are_all_read() {
+fn all_messages_of_a_datagram_are_decoded() {
     let both = [from_hex(captured::EXIT_3), from_hex(captured::KILLED)].concat();
     let pids: Vec<_> = decode(&both)
         .map(|event| match event {
@@ -104,7 +104,7 @@ fn several_messages_in_one_datagram_are_all_read() {
 }
 
 #[test]
-fn a_message_of_another_type_or_channel_is_skipped_and_the_next_one_read() {
+fn a_message_of_another_type_or_channel_is_skipped() {
     for (at, value, expected) in [
         (4, 1, Malformed::Type(1)),
         (4, 2, Malformed::Type(2)),
@@ -126,7 +126,7 @@ fn a_message_of_another_type_or_channel_is_skipped_and_the_next_one_read() {
 }
 
 #[test]
-fn a_length_that_cannot_be_true_ends_the_datagram() {
+fn an_invalid_length_ends_the_datagram() {
     for length in [0_u32, 4, 15, 77, u32::MAX] {
         let mut datagram = from_hex(captured::EXIT_3);
         datagram[..4].copy_from_slice(&length.to_ne_bytes());
@@ -136,7 +136,7 @@ fn a_length_that_cannot_be_true_ends_the_datagram() {
 }
 
 #[test]
-fn every_cut_of_a_datagram_is_an_error_and_no_panic() {
+fn every_truncated_datagram_is_an_error() {
     let whole = from_hex(captured::EXIT_3);
     for cut in 1..whole.len() {
         assert!(
@@ -148,12 +148,12 @@ fn every_cut_of_a_datagram_is_an_error_and_no_panic() {
 
 proptest! {
     #[test]
-    fn arbitrary_bytes_end(datagram in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn decoding_arbitrary_bytes_terminates(datagram in prop::collection::vec(any::<u8>(), 0..400)) {
         prop_assert!(decode(&datagram).count() <= datagram.len() / 16 + 1);
     }
 
     #[test]
-    fn a_captured_datagram_with_some_bytes_changed_ends(
+    fn decoding_a_modified_datagram_terminates(
         changes in prop::collection::vec((0_usize..152, any::<u8>()), 0..12),
     ) {
         let mut datagram = [from_hex(captured::EXIT_3), from_hex(captured::ACK)].concat();
@@ -167,7 +167,7 @@ proptest! {
     fn every_request_is_a_connector_message(mask in any::<u32>(), ack in any::<u32>()) {
         for request in [Request::Listen, Request::ListenTo(mask), Request::Ignore] {
             let datagram = request.encode(ack);
-            // No `proc_event` in it: what must be right is the framing.
+            // It has no `proc_event`, so only the framing is checked.
             prop_assert!(!matches!(
                 decode(&datagram).next(),
                 Some(Err(Malformed::Length | Malformed::Type(_) | Malformed::Channel(..)))

@@ -1,4 +1,4 @@
-//! How processes end.
+//! The ways in which processes end.
 
 use reaper_registry::ExitStatus;
 use rustix::process::Signal;
@@ -10,12 +10,12 @@ use crate::testkit::test_process::Kind;
 pub(super) fn exit_code(harness: &Harness) -> Result<(), Fault> {
     for code in [0, 7, 255] {
         let mut test_process = harness.test_process(Kind::Exit { code })?;
-        let mut watching = harness.watch(&test_process)?;
-        watching.order(|| test_process.cue())?;
-        let exit = harness.end_of(watching, ExitStatus::Code(code))?;
-        if exit.pid != test_process.pid() {
-            return Err(Fault::Untrue(format!(
-                "{exit}, and it was {}",
+        let mut watch = harness.watch(&test_process)?;
+        watch.end_by(|| test_process.cue())?;
+        let exit = harness.expect_exit(watch, ExitStatus::Code(code))?;
+        if exit.pid() != test_process.pid() {
+            return Err(Fault::WrongReport(format!(
+                "{exit}; expected pid {}",
                 test_process.pid()
             )));
         }
@@ -26,43 +26,45 @@ pub(super) fn exit_code(harness: &Harness) -> Result<(), Fault> {
 pub(super) fn signal(harness: &Harness) -> Result<(), Fault> {
     for (signal, number) in [(Signal::KILL, 9), (Signal::TERM, 15)] {
         let test_process = harness.test_process(Kind::Sleep)?;
-        let mut watching = harness.watch(&test_process)?;
-        watching.order(|| test_process.signal(signal))?;
+        let mut watch = harness.watch(&test_process)?;
+        watch.end_by(|| test_process.signal(signal))?;
         let status = ExitStatus::Signal {
             signal: number,
             core: false,
         };
-        harness.end_of(watching, status)?;
+        harness.expect_exit(watch, status)?;
     }
     Ok(())
 }
 
 pub(super) fn many_at_once(harness: &Harness) -> Result<(), Fault> {
     let control = harness.test_process(Kind::Sleep)?;
-    let living = harness.watch(&control)?;
+    let control_watch = harness.watch(&control)?;
     let mut watched = Vec::new();
     for _ in 0..200 {
         let test_process = harness.test_process(Kind::Sleep)?;
         watched.push((harness.watch(&test_process)?, test_process));
     }
-    for (watching, test_process) in &mut watched {
-        watching.order(|| test_process.kill())?;
+    for (watch, test_process) in &mut watched {
+        watch.end_by(|| test_process.kill())?;
     }
-    for (watching, _test_process) in watched {
-        harness.end_of(watching, KILLED)?;
+    for (watch, _test_process) in watched {
+        harness.expect_exit(watch, KILLED)?;
     }
-    harness.lives(&living, "it was beside two hundred that died")
+    harness.expect_alive(&control_watch, "200 other processes died")
 }
 
 pub(super) fn zombie(harness: &Harness) -> Result<(), Fault> {
     let mut test_process = harness.test_process(Kind::Sleep)?;
-    let mut watching = harness.watch(&test_process)?;
-    watching.order(|| test_process.kill())?;
-    harness.end_of(watching, KILLED)?;
-    // It can still be reaped, so it was told of without that.
+    let mut watch = harness.watch(&test_process)?;
+    watch.end_by(|| test_process.kill())?;
+    harness.expect_exit(watch, KILLED)?;
+    // It can still be reaped, so the exit was reported before that.
     let reaped = test_process.wait()?;
     if reaped == KILLED {
         return Ok(());
     }
-    Err(Fault::Untrue(format!("killed, and reaped as {reaped:?}")))
+    Err(Fault::WrongReport(format!(
+        "killed, but reaped as {reaped:?}"
+    )))
 }

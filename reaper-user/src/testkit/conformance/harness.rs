@@ -1,5 +1,5 @@
-//! A watcher with the sources of one lineup, and what every case needs of it. What it observes is
-//! kept for whoever plays the cases.
+//! A watcher with one set of sources, and the helpers of the cases. It records what it observes for the
+//! caller.
 
 use std::io;
 use std::path::PathBuf;
@@ -20,44 +20,44 @@ pub(super) const KILLED: ExitStatus = ExitStatus::Signal {
     core: false,
 };
 
-/// So long that it makes up for nothing, however slow the machine.
+/// Too long to hide a missed exit, however slow the machine is.
 const NO_SWEEP: Duration = Duration::from_hours(1);
 const QUICK_SWEEP: Duration = Duration::from_millis(50);
-/// An end that takes longer was missed: far longer than a source takes on an emulated machine.
-const SEEN_WITHIN: Duration = Duration::from_secs(25);
-/// So long after its start a source may still have everybody looked at.
-const STARTED_WITHIN: Duration = Duration::from_secs(1);
-/// All looks that the loop takes at every suspect lie within this time. Two more, up to four seconds
-/// later, are for those whom the connector did not point at; they are not waited for: each look asks
-/// the same of the same process, so who lives by the fifth and lives on does so by the seventh.
-const LOOKED_AGAIN_FOR: Duration = Duration::from_millis(200);
+/// After this time an exit counts as missed. A source on an emulated machine needs far less.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(25);
+/// The sweep that a source requests at its start is over after this time.
+const START_SWEEP_TIME: Duration = Duration::from_secs(1);
+/// All rechecks that follow every hint are over after this time. Hints that are not from the connector get
+/// two more, up to four seconds later. The harness does not wait for these: every recheck is the same, so a
+/// process that passed the fifth and still lives passes the seventh.
+const RECHECK_TIME: Duration = Duration::from_millis(200);
 
-/// An end that was seen.
+/// A detected exit.
 #[derive(Clone, Copy, Debug)]
 pub struct Observed {
-    /// Whose hint it was.
+    /// The source that sent the hint.
     pub source: Source,
-    /// What passed from just before the process was told to end until the end was told; none where
-    /// several things ended it or nobody waited for it.
-    pub late: Option<Duration>,
+    /// The time from just before the end of the process was requested until its exit was reported. `None`
+    /// if several watches share the exit or the time was not measured.
+    pub delay: Option<Duration>,
 }
 
-/// A watcher whose sources have said how they are.
+/// A watcher whose sources have started or failed.
 pub struct Harness {
     source_set: SourceSet,
-    /// The `reaperd` binary, which the test processes are.
+    /// The `reaperd` binary, which also runs the test processes.
     program: PathBuf,
     watcher: ExitWatcher,
     runtime: Runtime,
-    /// Until then the sweep that follows the start of a source may be the first to see an end.
-    started: Deadline,
+    /// Until then the sweep that follows the start of a source may be the first to detect an exit.
+    start_sweep: Deadline,
     observed: Mutex<Vec<Observed>>,
 }
 
 impl Harness {
-    /// Starts the sources of a lineup and waits until each has said how it is. Not to be called
-    /// within a tokio runtime: it brings its own.
-    pub fn open(source_set: SourceSet, program: PathBuf) -> io::Result<Self> {
+    /// Starts the sources of a set and waits until each has started or failed. Creates its own tokio
+    /// runtime, so it must not be called within another one.
+    pub fn start(source_set: SourceSet, program: PathBuf) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -69,7 +69,7 @@ impl Harness {
         };
         let builder = ExitWatcher::builder()
             .sources(Sources::only(source_set.sources()))
-            .sweep_every(interval);
+            .sweep_interval(interval);
         let watcher = runtime.block_on(async {
             let watcher = builder.start().await;
             watcher.settled().await;
@@ -80,19 +80,19 @@ impl Harness {
             program,
             watcher,
             runtime,
-            started: Deadline::after(STARTED_WITHIN),
+            start_sweep: Deadline::after(START_SWEEP_TIME),
             observed: Mutex::default(),
         })
     }
 
-    /// How the sources of the lineup are.
-    pub fn reports(&self) -> Vec<SourceStatus> {
-        let mut reports = self.watcher.status();
-        reports.retain(|status| self.source_set.sources().contains(&status.source));
-        reports
+    /// Returns the status of the sources in the set.
+    pub fn status(&self) -> Vec<SourceStatus> {
+        let mut status = self.watcher.status();
+        status.retain(|status| self.source_set.sources().contains(&status.source));
+        status
     }
 
-    /// What was seen since this was last asked.
+    /// Returns the exits that were detected since the last call.
     pub fn take_observed(&self) -> Vec<Observed> {
         std::mem::take(&mut *self.observed())
     }
@@ -105,129 +105,131 @@ impl Harness {
         TestProcess::spawn(&self.program, kind)
     }
 
-    /// A test process under a number of our choice.
+    /// Starts a test process with a chosen pid.
     #[cfg(target_os = "linux")]
-    pub(super) fn test_process_at(&self, number: Pid, kind: Kind) -> io::Result<TestProcess> {
-        TestProcess::take_pid(&self.program, kind, number)
+    pub(super) fn test_process_at(&self, pid: Pid, kind: Kind) -> io::Result<TestProcess> {
+        TestProcess::take_pid(&self.program, kind, pid)
     }
 
     #[cfg(not(target_os = "linux"))]
     #[expect(clippy::unused_self, reason = "as on Linux")]
-    pub(super) fn test_process_at(&self, _number: Pid, _kind: Kind) -> io::Result<TestProcess> {
+    pub(super) fn test_process_at(&self, _pid: Pid, _kind: Kind) -> io::Result<TestProcess> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// The watch itself, where the process may have ended already.
-    pub(super) fn try_watch(&self, pid: Pid) -> Option<Watching> {
+    /// Watches a process. Returns `None` if the watcher refuses the process as dead.
+    pub(super) fn try_watch(&self, pid: Pid) -> Option<PendingWatch> {
         let _inside = self.runtime.enter();
         let watch = self.watcher.watch(pid).ok()?;
-        let told = self.runtime.spawn(async {
+        let reported = self.runtime.spawn(async {
             let exit = watch.await.map_err(io::Error::other)?;
             Ok((exit, monotonic_ns()))
         });
-        Some(Watching {
-            told,
-            ordered_ns: None,
+        Some(PendingWatch {
+            reported,
+            end_requested_ns: None,
         })
     }
 
-    pub(super) fn watch(&self, test_process: &TestProcess) -> Result<Watching, Fault> {
-        let refused =
-            || Fault::FalseDeath("it was refused as gone when it was to be watched".into());
+    /// Watches a process that is alive.
+    pub(super) fn watch(&self, test_process: &TestProcess) -> Result<PendingWatch, Fault> {
+        let refused = || Fault::FalseDeath("its registration was refused".into());
         self.try_watch(test_process.pid()).ok_or_else(refused)
     }
 
-    /// Waits until the end is seen, and holds it to what the sources of this lineup can know.
-    pub(super) fn end_of(
+    /// Waits until the exit is reported. Fails if the status differs, or if it is missing and the sources
+    /// of this set always report it.
+    pub(super) fn expect_exit(
         &self,
-        watching: Watching,
+        watch: PendingWatch,
         status: ExitStatus,
     ) -> Result<ProcessExit, Fault> {
-        let exit = self.seen_end(watching)?;
-        let is_true = match exit.status() {
-            Some(told) => told == status,
-            None => !self.source_set.tells_status(),
+        let exit = self.wait_for_exit(watch)?;
+        let is_right = match exit.status() {
+            Some(reported) => reported == status,
+            None => !self.source_set.reports_status(),
         };
-        if is_true {
+        if is_right {
             return Ok(exit);
         }
-        Err(Fault::Untrue(format!("{exit}, and it was {status:?}")))
+        Err(Fault::WrongReport(format!("{exit}; expected {status:?}")))
     }
 
-    /// The same for one of whose status nothing is expected.
-    pub(super) fn seen_end(&self, watching: Watching) -> Result<ProcessExit, Fault> {
-        let Watching { told, ordered_ns } = watching;
-        let limited = async { tokio::time::timeout(SEEN_WITHIN, told).await };
-        let (exit, told_ns) = match self.runtime.block_on(limited) {
-            Ok(Ok(told)) => told?,
+    /// Waits until the exit is reported, with any status. Fails if a source outside the set reports it.
+    pub(super) fn wait_for_exit(&self, watch: PendingWatch) -> Result<ProcessExit, Fault> {
+        let PendingWatch {
+            reported,
+            end_requested_ns,
+        } = watch;
+        let limited = async { tokio::time::timeout(EXIT_TIMEOUT, reported).await };
+        let (exit, reported_ns) = match self.runtime.block_on(limited) {
+            Ok(Ok(reported)) => reported?,
             Ok(Err(panicked)) => return Err(io::Error::other(panicked).into()),
-            Err(_) => return Err(Fault::Missed(SEEN_WITHIN)),
+            Err(_) => return Err(Fault::Missed(EXIT_TIMEOUT)),
         };
         let source = exit.source();
-        let late = ordered_ns.map(|ordered| Duration::from_nanos(told_ns.saturating_sub(ordered)));
-        self.observed().push(Observed { source, late });
-        let known = source == Source::Register || self.source_set.sources().contains(&source);
-        let of_the_start = source == Source::Sweep && !self.started.has_passed();
-        if known || of_the_start || source == Source::Sweep && self.has_lost() {
+        let delay = end_requested_ns
+            .map(|requested| Duration::from_nanos(reported_ns.saturating_sub(requested)));
+        self.observed().push(Observed { source, delay });
+        let in_set = source == Source::Register || self.source_set.sources().contains(&source);
+        // Long before the next regular sweep, so a source requested this one.
+        let requested_sweep =
+            source == Source::Sweep && (!self.start_sweep.has_passed() || self.has_lost_events());
+        if in_set || requested_sweep {
             return Ok(exit);
         }
-        // Long before the sweep beneath was due: its own source had everybody looked at.
-        Err(Fault::Untrue(format!(
-            "{exit}, which was not in the lineup"
+        Err(Fault::WrongReport(format!(
+            "{exit}; this source is not under test"
         )))
     }
 
-    /// A source of the lineup says that it lost events, and so had everybody looked at.
-    fn has_lost(&self) -> bool {
-        let sources = self.source_set.sources();
-        let status = self.watcher.status();
-        status
-            .iter()
-            .any(|one| sources.contains(&one.source) && one.lost > 0)
+    /// Returns whether a source of the set lost events, for which it requests a sweep.
+    fn has_lost_events(&self) -> bool {
+        self.status().iter().any(|status| status.lost > 0)
     }
 
-    /// Returns when whatever has happened so far has been seen and looked at for the last time:
-    /// others have ended later and were reported, until no look is left that could say anything new.
-    fn settle(&self) -> Result<(), Fault> {
-        let began = Deadline::after(LOOKED_AGAIN_FOR);
-        while !began.has_passed() {
+    /// Waits until all events so far have been handled and rechecked: other processes die and are reported
+    /// until no recheck is left that could find anything new.
+    fn drain_events(&self) -> Result<(), Fault> {
+        let rechecks = Deadline::after(RECHECK_TIME);
+        while !rechecks.has_passed() {
             let mut other = self.test_process(Kind::Sleep)?;
-            let mut watching = self.watch(&other)?;
-            watching.order(|| other.kill())?;
-            self.seen_end(watching)?;
+            let mut watch = self.watch(&other)?;
+            watch.end_by(|| other.kill())?;
+            self.wait_for_exit(watch)?;
         }
         Ok(())
     }
 
-    /// Fails if anybody takes this living process for a dead one.
-    pub(super) fn lives(&self, watching: &Watching, what: &str) -> Result<(), Fault> {
-        self.all_live([watching], what)
+    /// Fails if this living process is reported as dead. `what` describes what happened to it.
+    pub(super) fn expect_alive(&self, watch: &PendingWatch, what: &str) -> Result<(), Fault> {
+        self.expect_all_alive([watch], what)
     }
 
-    /// The same for several.
-    pub(super) fn all_live<'watch>(
+    /// Fails if one of these living processes is reported as dead.
+    pub(super) fn expect_all_alive<'watch>(
         &self,
-        watchings: impl IntoIterator<Item = &'watch Watching>,
+        watches: impl IntoIterator<Item = &'watch PendingWatch>,
         what: &str,
     ) -> Result<(), Fault> {
-        self.settle()?;
-        if watchings.into_iter().any(|one| one.told.is_finished()) {
+        self.drain_events()?;
+        if watches.into_iter().any(|one| one.reported.is_finished()) {
             return Err(Fault::FalseDeath(what.to_owned()));
         }
         Ok(())
     }
 }
 
-/// A watch that is being waited for.
-pub(super) struct Watching {
-    told: JoinHandle<io::Result<(ProcessExit, u64)>>,
-    ordered_ns: Option<u64>,
+/// A watch whose exit may be reported at any time.
+pub(super) struct PendingWatch {
+    reported: JoinHandle<io::Result<(ProcessExit, u64)>>,
+    end_requested_ns: Option<u64>,
 }
 
-impl Watching {
-    /// Gives the order that ends the process: how late its end is told counts from here.
-    pub(super) fn order(&mut self, order: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        self.ordered_ns = Some(monotonic_ns());
-        order()
+impl PendingWatch {
+    /// Runs the action that ends the process. The delay of the report counts from here.
+    pub(super) fn end_by(&mut self, end: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.end_requested_ns = Some(monotonic_ns());
+        end()
     }
 }

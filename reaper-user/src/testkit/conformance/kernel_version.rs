@@ -1,6 +1,6 @@
-//! What some kernels cannot do, by their version, where nothing better tells.
+//! The kernel version, for limits of old kernels that cannot be detected otherwise.
 
-/// Whether this kernel is older than that; no where it does not say.
+/// Returns whether this kernel is older than the given version; false if the version is unknown.
 pub fn kernel_before(major: u32, minor: u32) -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split(['.', '-', '+']).map(|part| part.parse().ok());

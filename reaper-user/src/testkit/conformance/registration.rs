@@ -1,4 +1,4 @@
-//! What happens around the moment at which a watch begins.
+//! Events around the moment at which a watch starts.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,104 +6,106 @@ use std::thread;
 use std::time::Duration;
 
 use super::Fault;
-use super::harness::{Harness, KILLED, Watching};
+use super::harness::{Harness, KILLED, PendingWatch};
 use crate::clock::Deadline;
 use crate::testkit::test_process::{Kind, TestProcess};
 
-/// Times that the pauses are doubled: at last they are longer than a turn on a single processor.
-const SLOWEST: u32 = 6;
+/// How often the pauses are doubled. The longest exceed a time slice on a single processor.
+const DOUBLINGS: u32 = 6;
 
 pub(super) fn ended_before(harness: &Harness) -> Result<(), Fault> {
     let mut reaped = harness.test_process(Kind::Sleep)?;
     reaped.kill()?;
     reaped.wait()?;
-    refused(harness, &reaped, "reaped")?;
+    expect_refused(harness, &reaped, "a reaped process")?;
 
-    // Its number is taken until somebody reaps it, but every thread has ended. The probe tells of
-    // the end before that, so that alone is not waited for.
+    // A zombie keeps its pid, but all its threads have ended. The probe reports the exit before that, so
+    // its report alone is not enough to wait for.
     let mut zombie = harness.test_process(Kind::Sleep)?;
     let mut first = harness.watch(&zombie)?;
-    first.order(|| zombie.kill())?;
-    harness.end_of(first, KILLED)?;
+    first.end_by(|| zombie.kill())?;
+    harness.expect_exit(first, KILLED)?;
     zombie.wait_unreaped()?;
-    refused(harness, &zombie, "a zombie")
+    expect_refused(harness, &zombie, "a zombie")
 }
 
-fn refused(harness: &Harness, test_process: &TestProcess, what: &str) -> Result<(), Fault> {
+fn expect_refused(harness: &Harness, test_process: &TestProcess, what: &str) -> Result<(), Fault> {
     match harness.try_watch(test_process.pid()) {
         None => Ok(()),
-        Some(_watching) => Err(Fault::Untrue(format!("{what} was accepted as living"))),
+        Some(_watch) => Err(Fault::WrongReport(format!("{what} was accepted as alive"))),
     }
 }
 
-/// Kills that hit every stage of a registration: before it, between its steps, after it. How long a
-/// death and a registration take is the machine's affair, so the pauses grow until both have won.
+/// Kills processes at every stage of a registration: before it, between its steps, and after it. How long
+/// a death and a registration take depends on the machine, so the pauses grow until each was first at
+/// least once.
 pub(super) fn ends_during(harness: &Harness) -> Result<(), Fault> {
-    let (mut refused, mut overtaken) = (0, 0);
-    for slower in 0..SLOWEST {
+    let (mut refused, mut accepted_late) = (0, 0);
+    for doubling in 0..DOUBLINGS {
         let mut watched = Vec::new();
         for round in 0..150 {
-            let race = race(harness, round, 1 << slower)?;
-            match race.watching {
-                Some(watching) => {
-                    overtaken += usize::from(race.ordered);
-                    // Unreaped until its end is seen.
-                    watched.push((watching, race.test_process));
+            let race = race(harness, round, 1 << doubling)?;
+            match race.watch {
+                Some(watch) => {
+                    accepted_late += usize::from(race.killed_before_reply);
+                    // Stays unreaped until its exit is reported.
+                    watched.push((watch, race.test_process));
                 }
-                None if race.ordered => refused += 1,
+                None if race.killed_before_reply => refused += 1,
                 None => return Err(Fault::FalseDeath("refused before it was killed".into())),
             }
         }
-        for (watching, _zombie) in watched {
-            harness.seen_end(watching)?;
+        for (watch, _zombie) in watched {
+            harness.wait_for_exit(watch)?;
         }
-        if refused > 0 && overtaken > 0 {
+        if refused > 0 && accepted_late > 0 {
             return Ok(());
         }
     }
-    // Not one end fell near a registration, so nothing was shown.
-    Err(Fault::Staging(std::io::Error::other(format!(
-        "{refused} were refused, {overtaken} accepted with the kill on its way: both kinds are needed"
+    // No death was close to a registration, so nothing was tested.
+    Err(Fault::Setup(std::io::Error::other(format!(
+        "{refused} processes were refused and {accepted_late} accepted after the kill began: the case \
+         needs both"
     ))))
 }
 
-/// A registration and a kill that set out at the same time.
+/// The result of a registration and a kill that started at the same time.
 struct Race {
     test_process: TestProcess,
-    watching: Option<Watching>,
-    /// The kill had been ordered when the registration was answered.
-    ordered: bool,
+    watch: Option<PendingWatch>,
+    /// Whether the kill began before the registration returned.
+    killed_before_reply: bool,
 }
 
-fn race(harness: &Harness, round: u64, slower: u64) -> Result<Race, Fault> {
+fn race(harness: &Harness, round: u64, factor: u64) -> Result<Race, Fault> {
     let mut test_process = harness.test_process(Kind::Sleep)?;
     let pid = test_process.pid();
     let start = Barrier::new(2);
-    let is_ordered = AtomicBool::new(false);
-    let (done, watching, ordered) = thread::scope(|scope| {
+    let kill_began = AtomicBool::new(false);
+    let (killed, watch, killed_before_reply) = thread::scope(|scope| {
         let killer = scope.spawn(|| {
             start.wait();
-            // Some microseconds more each time, up to what a registration takes.
-            pause(Duration::from_micros(slower * 2 * (round % 50)));
-            is_ordered.store(true, Ordering::SeqCst);
+            // Some microseconds more in each round, up to the duration of a registration.
+            pause(Duration::from_micros(factor * 2 * (round % 50)));
+            kill_began.store(true, Ordering::SeqCst);
             test_process.kill()
         });
         start.wait();
-        // And the other way round: what takes longer is mostly the death.
-        pause(Duration::from_micros(slower * 4 * (round % 75)));
-        let watching = harness.try_watch(pid);
-        let ordered = is_ordered.load(Ordering::SeqCst);
-        (killer.join(), watching, ordered)
+        // Longer pauses on this side, because a death usually takes longer than a registration.
+        pause(Duration::from_micros(factor * 4 * (round % 75)));
+        let watch = harness.try_watch(pid);
+        let killed_before_reply = kill_began.load(Ordering::SeqCst);
+        (killer.join(), watch, killed_before_reply)
     });
-    done.map_err(|_panic| std::io::Error::other("the killer panicked"))??;
+    killed.map_err(|_panic| std::io::Error::other("the killer panicked"))??;
     Ok(Race {
         test_process,
-        watching,
-        ordered,
+        watch,
+        killed_before_reply,
     })
 }
 
-/// Shorter than a sleep can be.
+/// Spins, because a sleep cannot be this short.
 fn pause(length: Duration) {
     let pause = Deadline::after(length);
     while !pause.has_passed() {
@@ -119,8 +121,8 @@ pub(super) fn several_watches(harness: &Harness) -> Result<(), Fault> {
         harness.watch(&test_process)?,
     ];
     test_process.kill()?;
-    for watching in watches {
-        harness.end_of(watching, KILLED)?;
+    for watch in watches {
+        harness.expect_exit(watch, KILLED)?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ fn pid() -> Pid {
 }
 
 #[test]
-fn the_dead_cannot_be_pinned() {
+fn a_dead_process_cannot_be_pinned() {
     for pidfd_open in [
         None,
         Some(Errno::NOSYS),
@@ -48,7 +48,7 @@ fn the_dead_cannot_be_pinned() {
 }
 
 #[test]
-fn einval_of_a_number_that_lives_is_not_gone() {
+fn einval_for_a_pid_in_use_does_not_mean_gone() {
     let table = FakeTable::default();
     table.spawn(pid(), STARTED);
     table.refuse(Refusals {
@@ -56,7 +56,7 @@ fn einval_of_a_number_that_lives_is_not_gone() {
         ..Refusals::default()
     });
     let identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
-    assert_eq!(identity.strength(), "stat");
+    assert_eq!(identity.strength(), IdentityStrength::Stat);
 }
 
 #[test]
@@ -71,11 +71,14 @@ fn a_freed_slot_promotes_the_same_process_and_never_a_successor() {
         let budget = FdBudget::new(1);
         let slot = budget.take().unwrap();
         let mut spilled = Identity::pin(&table, &budget, pid()).unwrap();
-        assert_ne!(spilled.strength(), "pidfd");
+        assert_ne!(spilled.strength(), IdentityStrength::Pidfd);
         assert!(!spilled.promote(&table, &budget), "no slot");
         drop(slot);
         assert!(spilled.promote(&table, &budget));
-        assert_eq!((spilled.strength(), budget.used()), ("pidfd", 1));
+        assert_eq!(
+            (spilled.strength(), budget.used()),
+            (IdentityStrength::Pidfd, 1)
+        );
         drop(spilled);
 
         let slot = budget.take().unwrap();
@@ -93,37 +96,37 @@ fn a_freed_slot_promotes_the_same_process_and_never_a_successor() {
 }
 
 #[test]
-fn an_identity_taken_in_need_is_completed_and_then_promoted() {
+fn an_incomplete_identity_is_completed_and_then_promoted() {
     let table = FakeTable::default();
     table.spawn(pid(), STARTED);
     table.set_now(STARTED);
     table.refuse(Refusals {
         pidfd_open: Some(Errno::MFILE),
-        look: Some(Errno::MFILE),
+        stat: Some(Errno::MFILE),
         ..Refusals::default()
     });
     let budget = FdBudget::new(1);
     let mut identity = Identity::pin(&table, &budget, pid()).unwrap();
-    assert_eq!(identity.strength(), "pid");
-    assert!(!identity.complete(&table), "there is still need");
+    assert_eq!(identity.strength(), IdentityStrength::Pid);
+    assert!(!identity.complete(&table), "there are still no descriptors");
     table.refuse(Refusals::default());
     assert!(identity.complete(&table));
-    assert_eq!(identity.strength(), "start_time");
+    assert_eq!(identity.strength(), IdentityStrength::StartTime);
     assert!(identity.promote(&table, &budget));
-    assert_eq!(identity.strength(), "pidfd");
+    assert_eq!(identity.strength(), IdentityStrength::Pidfd);
 }
 
 #[test]
-fn one_untrue_poll_does_not_refuse_a_live_process() {
+fn a_spurious_poll_does_not_refuse_a_live_process() {
     let table = FakeTable::default();
     table.spawn(pid(), STARTED);
-    table.poll_untruly(1);
+    table.poll_falsely(1);
     let identity = Identity::pin(&table, &FdBudget::new(1), pid()).unwrap();
-    assert_eq!(identity.strength(), "pidfd");
+    assert_eq!(identity.strength(), IdentityStrength::Pidfd);
 }
 
 #[test]
-fn the_number_of_a_mere_thread_is_refused_with_that_of_its_process() {
+fn the_id_of_a_thread_is_refused_with_the_pid_of_its_process() {
     for pidfd_open in [Errno::INVAL, Errno::NOENT, Errno::NOSYS, Errno::PERM] {
         for descriptors in [0, 10] {
             let table = FakeTable::default();
@@ -137,7 +140,7 @@ fn the_number_of_a_mere_thread_is_refused_with_that_of_its_process() {
             let budget = FdBudget::new(descriptors);
             assert_eq!(
                 Identity::pin(&table, &budget, thread).err(),
-                Some(NotPinned::ThreadId { process: pid() }),
+                Some(WatchError::ThreadId { process: pid() }),
                 "{pidfd_open}"
             );
             assert_eq!(budget.used(), 0);
@@ -146,25 +149,26 @@ fn the_number_of_a_mere_thread_is_refused_with_that_of_its_process() {
     }
 }
 
-/// A watch on a thread told of an end while the process lived on.
+/// A regression: a watch on a thread reported an end while the process was alive.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_real_thread_is_not_watched_as_a_process() {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
-        tell.send(rustix::thread::gettid().as_raw_nonzero().get())
+        sender
+            .send(rustix::thread::gettid().as_raw_nonzero().get())
             .unwrap();
         stopped.recv().unwrap();
     });
-    let number = Pid::try_from(told.recv().unwrap()).unwrap();
+    let thread_id = Pid::try_from(receiver.recv().unwrap()).unwrap();
     let watcher = crate::ExitWatcher::builder()
         .sources(crate::Sources::only([]))
         .start()
         .await;
-    let refused = watcher.watch(number).map(drop);
+    let refused = watcher.watch(thread_id).map(drop);
     stop.send(()).unwrap();
     thread.join().unwrap();
     let process = Pid::try_from(std::process::id()).unwrap();
-    assert_eq!(refused, Err(NotPinned::ThreadId { process }));
+    assert_eq!(refused, Err(WatchError::ThreadId { process }));
 }

@@ -17,21 +17,22 @@ use crate::sources::{Context, sweep};
 use crate::testkit::fake_table::{FakeTable, Refusals};
 use crate::watch::fd_budget::FdBudget;
 use crate::watch::hint::{self, HintSender};
+use crate::watch::identity::IdentityStrength;
 use crate::watch::set::WatchGuard;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Commits as a registry does: once, and the process is let go of.
+/// Commits as a registry does: once, and then drops the guard.
 #[derive(Clone, Default)]
 struct Committed {
     deaths: Arc<Mutex<Vec<(ProcessId, Death)>>>,
-    holds: Arc<Mutex<HashMap<ProcessId, WatchGuard>>>,
+    guards: Arc<Mutex<HashMap<ProcessId, WatchGuard>>>,
 }
 
 impl Commit for Committed {
     fn commit(&self, process: ProcessId, death: Death) {
         self.deaths.lock().unwrap().push((process, death));
-        self.holds.lock().unwrap().remove(&process);
+        self.guards.lock().unwrap().remove(&process);
     }
 }
 
@@ -86,8 +87,8 @@ impl Fixture {
         self
     }
 
-    /// The system does not tell how a process ended; only sources may.
-    fn keeping_no_status(self) -> Self {
+    /// Makes the system report no wait status; only sources may.
+    fn without_wait_status(self) -> Self {
         self.table.refuse(Refusals {
             wait_status: true,
             ..Refusals::default()
@@ -95,37 +96,40 @@ impl Fixture {
         self
     }
 
-    fn watch(&self, number: u32, start_time: u64) -> ProcessId {
-        self.table.spawn(pid(number), start_time);
-        let guard = self.watched.watch(pid(number)).unwrap();
+    fn watch(&self, raw_pid: u32, start_time: u64) -> ProcessId {
+        self.table.spawn(pid(raw_pid), start_time);
+        let guard = self.watched.watch(pid(raw_pid)).unwrap();
         let process = guard.watched.id;
-        self.committed.holds.lock().unwrap().insert(process, guard);
+        self.committed.guards.lock().unwrap().insert(process, guard);
         process
     }
 
-    /// Registers a process to which this happens between the two last steps of it.
-    fn watch_while(&self, number: u32, happens: impl FnOnce(&FakeTable)) {
-        self.table.spawn(pid(number), 100);
-        let guard = self.watched.watch(pid(number)).unwrap();
+    /// Registers a process; `happens` runs before the last step.
+    fn watch_while(&self, raw_pid: u32, happens: impl FnOnce(&FakeTable)) {
+        self.table.spawn(pid(raw_pid), 100);
+        let guard = self.watched.watch(pid(raw_pid)).unwrap();
         happens(&self.table);
         guard.recheck();
         let process = guard.watched.id;
-        self.committed.holds.lock().unwrap().insert(process, guard);
+        self.committed.guards.lock().unwrap().insert(process, guard);
     }
 
-    fn exit_event(&self, number: u32, wait_status: u32) {
-        self.hints.send(Hint {
-            exit: Some(WaitStatus::MainThread(wait_status)),
-            died_at_ns: Some(monotonic_ns()),
-            ..Hint::check(Target::Pid(pid(number)), Source::Netlink)
-        });
+    fn exit_event(&self, raw_pid: u32, wait_status: u32) {
+        let died_at_ns = Some(monotonic_ns());
+        for process in self.watched.ids_with_pid(pid(raw_pid)) {
+            self.hints.send(Hint {
+                exit: Some(WaitStatus::MainThread(wait_status)),
+                died_at_ns,
+                ..Hint::check(process, Source::Netlink)
+            });
+        }
     }
 
     fn deaths(&self) -> Vec<(ProcessId, Death)> {
         self.committed.deaths.lock().unwrap().clone()
     }
 
-    /// Lets everybody run for this long; the clock is paused, so it costs nothing.
+    /// Lets the tasks run for this long; the clock is paused, so it takes no time.
     async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
         for task in &self.tasks {
@@ -134,15 +138,15 @@ impl Fixture {
     }
 }
 
-fn pid(number: u32) -> Pid {
-    Pid::new(number).unwrap()
+fn pid(raw_pid: u32) -> Pid {
+    Pid::new(raw_pid).unwrap()
 }
 
 const A_MOMENT: Duration = Duration::from_micros(10);
 
 #[tokio::test(start_paused = true)]
-async fn an_exit_event_of_a_dead_process_removes_it_at_once_with_its_status() {
-    let fixture = Fixture::new(10).keeping_no_status();
+async fn an_exit_event_removes_a_dead_process_at_once_with_its_status() {
+    let fixture = Fixture::new(10).without_wait_status();
     let process = fixture.watch(7, 100);
     fixture.table.die(pid(7), 0x300);
     fixture.exit_event(7, 0x300);
@@ -161,11 +165,11 @@ async fn an_exit_event_of_a_dead_process_removes_it_at_once_with_its_status() {
     };
     assert_eq!(death.exit, Some(exit));
     assert!(death.detection.is_some());
-    assert!(fixture.watched.is_empty());
+    assert_eq!(fixture.watched.len(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_exit_of_a_leader_is_a_hint_and_the_last_threads_status_counts() {
+async fn a_main_thread_exit_is_only_a_hint_and_the_last_status_counts() {
     let fixture = Fixture::new(10);
     fixture.watch(7, 100);
     fixture.table.leader_leaves(pid(7), 2);
@@ -185,7 +189,7 @@ async fn the_exit_of_a_leader_is_a_hint_and_the_last_threads_status_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_dies_just_after_its_hint_is_looked_at_again() {
+async fn a_process_that_dies_just_after_its_hint_is_rechecked() {
     let fixture = Fixture::new(10);
     fixture.watch(7, 100);
     fixture.exit_event(7, 9);
@@ -206,18 +210,14 @@ async fn a_process_that_dies_just_after_its_hint_is_looked_at_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn several_sources_seeing_one_death_make_one_removal_with_what_each_knows() {
-    let fixture = Fixture::new(10).keeping_no_status();
+async fn hints_of_several_sources_about_one_death_are_merged() {
+    let fixture = Fixture::new(10).without_wait_status();
     let process = fixture.watch(7, 100);
     fixture.table.die(pid(7), 0);
-    fixture
-        .hints
-        .send(Hint::check(Target::Process(process), Source::Pidfd));
+    fixture.hints.send(Hint::check(process, Source::Pidfd));
     fixture.exit_event(7, 0x100);
     fixture.exit_event(7, 0x200);
-    fixture
-        .hints
-        .send(Hint::check(Target::Process(process), Source::Sweep));
+    fixture.hints.send(Hint::check(process, Source::Sweep));
     fixture.pass(Duration::from_secs(1)).await;
     let [(_, death)] = fixture.deaths()[..] else {
         panic!("{:?}", fixture.deaths())
@@ -231,15 +231,15 @@ async fn several_sources_seeing_one_death_make_one_removal_with_what_each_knows(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_workers_own_word_is_not_taken_for_the_process() {
-    let worker_returned = Hint {
+async fn a_worker_status_is_not_the_process_status() {
+    let worker_returned = |process| Hint {
         exit: Some(WaitStatus::Worker(0)),
-        ..Hint::check(Target::Pid(pid(7)), Source::Netlink)
+        ..Hint::check(process, Source::Netlink)
     };
-    let fixture = Fixture::new(10).keeping_no_status();
-    fixture.watch(7, 100);
+    let fixture = Fixture::new(10).without_wait_status();
+    let process = fixture.watch(7, 100);
     fixture.table.die(pid(7), 0x300);
-    fixture.hints.send(worker_returned);
+    fixture.hints.send(worker_returned(process));
     fixture.pass(A_MOMENT).await;
     let [(_, death)] = fixture.deaths()[..] else {
         panic!("{:?}", fixture.deaths())
@@ -247,15 +247,15 @@ async fn a_workers_own_word_is_not_taken_for_the_process() {
     assert_eq!(death.exit, None, "the process returned 3");
 
     let fixture = Fixture::new(10);
-    fixture.watch(7, 100);
+    let process = fixture.watch(7, 100);
     fixture.table.die(pid(7), 0x300);
-    fixture.hints.send(worker_returned);
+    fixture.hints.send(worker_returned(process));
     fixture.pass(A_MOMENT).await;
     let [(_, death)] = fixture.deaths()[..] else {
         panic!("{:?}", fixture.deaths())
     };
     let status = death.exit.map(|exit| exit.status);
-    assert_eq!(status, Some(ExitStatus::Code(3)), "the system still knew");
+    assert_eq!(status, Some(ExitStatus::Code(3)), "the system still had it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -275,23 +275,21 @@ async fn a_late_event_of_the_predecessor_does_not_remove_the_successor() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_kernels_word_for_the_group_needs_no_look_and_only_fits_its_process() {
+async fn a_group_dead_report_needs_no_check_and_fits_only_its_process() {
     let fixture = Fixture::new(10);
     let process = fixture.watch(7, 100);
-    let word = |start_time| Hint {
+    let report = |start_time| Hint {
         group_dead: Some(GroupDead {
             start_time: StartTime(start_time),
             at_ns: monotonic_ns(),
         }),
-        ..Hint::check(Target::Process(process), Source::Ebpf)
+        ..Hint::check(process, Source::Ebpf)
     };
-    fixture.hints.send(word(99));
+    fixture.hints.send(report(99));
     fixture.pass(Duration::from_secs(1)).await;
     assert_eq!(fixture.deaths(), []);
-    fixture
-        .hints
-        .send(Hint::check(Target::Process(process), Source::Pidfd));
-    fixture.hints.send(word(100));
+    fixture.hints.send(Hint::check(process, Source::Pidfd));
+    fixture.hints.send(report(100));
     fixture.pass(A_MOMENT).await;
     let [(_, death)] = fixture.deaths()[..] else {
         panic!("not removed")
@@ -303,20 +301,20 @@ async fn the_kernels_word_for_the_group_needs_no_look_and_only_fits_its_process(
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_every_event_lost_the_sweep_removes_the_dead_and_only_them() {
+async fn with_all_events_lost_the_sweep_removes_exactly_the_dead() {
     for descriptors in [2_000, 300, 0] {
         let fixture = Fixture::new(descriptors).with_sweep();
-        for number in 1..=1_000 {
-            fixture.watch(number, 100);
+        for raw_pid in 1..=1_000 {
+            fixture.watch(raw_pid, 100);
         }
         fixture.pass(A_MOMENT).await;
-        for number in 1..=1_000 {
-            match number % 4 {
-                0 => fixture.table.die(pid(number), 0),
-                1 => fixture.table.leader_leaves(pid(number), 1),
+        for raw_pid in 1..=1_000 {
+            match raw_pid % 4 {
+                0 => fixture.table.die(pid(raw_pid), 0),
+                1 => fixture.table.leader_leaves(pid(raw_pid), 1),
                 2 => {
-                    fixture.table.die(pid(number), 9);
-                    fixture.table.reap(pid(number));
+                    fixture.table.die(pid(raw_pid), 9);
+                    fixture.table.reap(pid(raw_pid));
                 }
                 _ => {}
             }
@@ -336,45 +334,42 @@ async fn with_every_event_lost_the_sweep_removes_the_dead_and_only_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn hints_beyond_the_channel_are_made_up_for_by_a_sweep() {
+async fn a_sweep_makes_up_for_hints_that_did_not_fit() {
     let fixture = Fixture::new(0).with_sweep();
     let count = 20_000;
-    for number in 1..=count {
-        fixture.watch(number, 100);
+    for raw_pid in 1..=count {
+        fixture.watch(raw_pid, 100);
     }
     fixture.pass(A_MOMENT).await;
-    for number in 1..=count {
-        fixture.table.die(pid(number), 0);
-        fixture.exit_event(number, 0);
+    for raw_pid in 1..=count {
+        fixture.table.die(pid(raw_pid), 0);
+        fixture.exit_event(raw_pid, 0);
     }
-    assert!(
-        fixture.hints.overflowed() > 0,
-        "nothing overflowed, so nothing is shown"
-    );
+    assert!(fixture.hints.overflowed() > 0, "nothing overflowed");
     fixture.pass(Duration::from_millis(500)).await;
     assert_eq!(fixture.deaths().len(), count as usize);
 }
 
 #[tokio::test(start_paused = true)]
-async fn processes_beyond_the_descriptor_budget_are_promoted_when_there_is_room() {
+async fn processes_beyond_the_budget_are_promoted_when_it_allows() {
     let fixture = Fixture::new(64).with_sweep();
-    for number in 1..=100 {
-        fixture.watch(number, 100);
+    for raw_pid in 1..=100 {
+        fixture.watch(raw_pid, 100);
     }
     let pinned = || {
         (1..=100)
-            .filter(|id| strength(&fixture, *id) == Some("pidfd"))
+            .filter(|id| strength(&fixture, *id) == Some(IdentityStrength::Pidfd))
             .count()
     };
     assert_eq!(pinned(), 64);
-    for number in 1..=50 {
-        fixture.table.die(pid(number), 0);
+    for raw_pid in 1..=50 {
+        fixture.table.die(pid(raw_pid), 0);
     }
     fixture.pass(INTERVAL * 2).await;
     assert_eq!((fixture.watched.len(), pinned()), (50, 50));
 }
 
-fn strength(fixture: &Fixture, id: u64) -> Option<&'static str> {
+fn strength(fixture: &Fixture, id: u64) -> Option<IdentityStrength> {
     fixture
         .watched
         .get(ProcessId(id))
@@ -382,19 +377,19 @@ fn strength(fixture: &Fixture, id: u64) -> Option<&'static str> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_dies_while_it_is_registered_is_noticed_by_the_last_look() {
+async fn a_process_that_dies_during_registration_is_found_by_the_recheck() {
     let fixture = Fixture::new(10);
     fixture.watch_while(7, |table| table.die(pid(7), 0));
     fixture.pass(A_MOMENT).await;
     let [(_, death)] = fixture.deaths()[..] else {
-        panic!("stored and forgotten")
+        panic!("its death was missed")
     };
     assert_eq!(death.source, Source::Register);
 }
 
-/// The probe had fired before it was armed, and a busy machine lets the rest of an end take long.
+/// The probe fired before it was armed, and on a busy machine the rest of an exit takes long.
 #[tokio::test(start_paused = true)]
-async fn one_that_is_registered_on_its_way_out_is_looked_at_for_seconds() {
+async fn a_process_registered_while_exiting_is_rechecked_for_seconds() {
     let fixture = Fixture::new(10);
     fixture.watch_while(7, |table| table.begin_to_die(pid(7)));
     fixture.pass(Duration::from_secs(2)).await;
@@ -402,29 +397,29 @@ async fn one_that_is_registered_on_its_way_out_is_looked_at_for_seconds() {
     fixture.table.die(pid(7), 0);
     fixture.pass(Duration::from_secs(2)).await;
     let [(_, death)] = fixture.deaths()[..] else {
-        panic!("forgotten on its way out")
+        panic!("its death was missed")
     };
     assert_eq!(death.source, Source::Register);
 }
 
-/// Seen on 6.1, emulated, once in a thousand: between two looks of the last step the process ended
-/// and was reaped. It lived by the first, and that the second found nobody was taken for "not
-/// ending".
+/// Seen on 6.1, emulated, once in a thousand: the process ended and was reaped between two checks
+/// of the last step. The first found it alive, and that the second found no record was taken for
+/// "not exiting".
 #[tokio::test(start_paused = true)]
-async fn one_whose_entry_is_gone_at_the_last_step_is_not_taken_for_living() {
+async fn a_missing_record_at_the_recheck_is_not_taken_for_alive() {
     let fixture = Fixture::new(10);
     let hidden = Refusals {
-        look: Some(Errno::NOENT),
+        stat: Some(Errno::NOENT),
         ..Refusals::default()
     };
     fixture.watch_while(7, |table| table.refuse(hidden));
     fixture.table.die(pid(7), 0);
     fixture.pass(Duration::from_secs(1)).await;
-    assert_eq!(fixture.deaths().len(), 1, "stored and forgotten");
+    assert_eq!(fixture.deaths().len(), 1, "its death was missed");
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_process_is_one_entry_until_its_last_holder_lets_go() {
+async fn a_process_is_one_entry_until_its_last_guard_is_dropped() {
     let fixture = Fixture::new(10);
     fixture.table.spawn(pid(7), 100);
     let first = fixture.watched.watch(pid(7)).unwrap();

@@ -1,4 +1,4 @@
-//! The verdict, row by row of what kernels were seen to do.
+//! The verdict for each observed behaviour of kernels.
 
 use std::sync::Arc;
 
@@ -8,25 +8,26 @@ use rustix::io::Errno;
 use super::*;
 use crate::testkit::fake_table::{FakeTable, Refusals, Unread};
 use crate::watch::fd_budget::FdBudget;
+use crate::watch::identity::IdentityStrength as Strength;
 
 const PID: u32 = 4242;
 const STARTED: u64 = 1_000;
 
-/// What a system offers, from the strongest identity to the weakest.
+/// What a system offers, strongest identity first.
 #[derive(Clone, Copy, Debug)]
 enum System {
     Pidfds,
-    /// Pidfds with inodes, but no descriptor to spare for holding one.
+    /// Pidfds with inodes, but no descriptor may stay open.
     InodesOnly,
     StatFilesOnly,
-    NumbersOnly,
+    PidsOnly,
 }
 
 const SYSTEMS: [System; 4] = [
     System::Pidfds,
     System::InodesOnly,
     System::StatFilesOnly,
-    System::NumbersOnly,
+    System::PidsOnly,
 ];
 
 struct Fixture {
@@ -46,7 +47,7 @@ fn live_process(system: System) -> Fixture {
         System::Pidfds => (10, None),
         System::InodesOnly => (0, None),
         System::StatFilesOnly => (10, Some(Errno::NOSYS)),
-        System::NumbersOnly => (0, Some(Errno::NOSYS)),
+        System::PidsOnly => (0, Some(Errno::NOSYS)),
     };
     let refusals = Refusals {
         pidfd_open,
@@ -55,10 +56,10 @@ fn live_process(system: System) -> Fixture {
     table.refuse(refusals);
     let identity = Identity::pin(&table, &FdBudget::new(budget), pid()).unwrap();
     let strength = match system {
-        System::Pidfds => "pidfd",
-        System::InodesOnly => "pidfd_inode",
-        System::StatFilesOnly => "stat",
-        System::NumbersOnly => "start_time",
+        System::Pidfds => Strength::Pidfd,
+        System::InodesOnly => Strength::PidfdInode,
+        System::StatFilesOnly => Strength::Stat,
+        System::PidsOnly => Strength::StartTime,
     };
     assert_eq!(identity.strength(), strength);
     Fixture {
@@ -81,7 +82,7 @@ impl Fixture {
             } => format!("reused by {}", evidence.name()),
             Verdict::Alive => "alive".into(),
             Verdict::Unknown(Doubt::Hidden) => "unknown: hidden".into(),
-            Verdict::Unknown(Doubt::LookFailed(error)) => {
+            Verdict::Unknown(Doubt::CheckFailed(error)) => {
                 format!(
                     "unknown: {}",
                     Errno::from_io_error(&error).unwrap().raw_os_error()
@@ -105,7 +106,7 @@ fn a_running_process_is_alive() {
 }
 
 #[test]
-fn a_process_whose_leader_left_is_alive_until_its_last_thread_ends() {
+fn a_process_whose_main_thread_left_is_alive_until_its_last_thread_ends() {
     for system in SYSTEMS {
         let fixture = live_process(system);
         fixture.table.leader_leaves(pid(), 2);
@@ -118,40 +119,40 @@ fn a_process_whose_leader_left_is_alive_until_its_last_thread_ends() {
 }
 
 #[test]
-fn a_look_that_meets_a_workers_exec_does_not_bury_the_process() {
+fn a_check_during_a_workers_exec_finds_the_process_alive() {
     for system in SYSTEMS {
         let fixture = live_process(system);
-        fixture.table.look_torn(pid());
+        fixture.table.show_torn_stat(pid());
         assert_eq!(fixture.verdict(), "alive", "{system:?}");
     }
 }
 
-/// A poll that meets a worker's exec can say "readable" for a live process (6.15, 6.12 by backport).
+/// A poll during a worker's exec can report a live process as readable (6.15, 6.12 by backport).
 #[test]
-fn one_untrue_poll_does_not_make_a_live_process_dead() {
+fn a_spurious_poll_does_not_make_a_live_process_dead() {
     for system in [System::Pidfds, System::InodesOnly] {
         for hidden in [None, Some(Errno::NOENT)] {
             let fixture = live_process(system);
-            fixture.refuse(|refusals| refusals.look = hidden);
-            fixture.table.poll_untruly(1);
+            fixture.refuse(|refusals| refusals.stat = hidden);
+            fixture.table.poll_falsely(1);
             assert_eq!(fixture.verdict(), "alive", "{system:?} {hidden:?}");
             fixture.refuse(|_| {});
             fixture.table.leader_leaves(pid(), 1);
-            fixture.table.poll_untruly(1);
+            fixture.table.poll_falsely(1);
             assert_eq!(
                 fixture.verdict(),
                 "alive",
-                "{system:?}, its leader has left"
+                "{system:?}, its main thread has left"
             );
         }
     }
 }
 
-/// A filter forbids the signal that would show that it was reaped.
+/// A filter forbids the signal that would show that the process was reaped.
 #[test]
-fn a_successor_is_not_taken_for_a_process_whose_pidfd_is_readable() {
+fn a_successor_is_not_taken_for_a_process_with_a_readable_pidfd() {
     let fixture = live_process(System::Pidfds);
-    fixture.refuse(|refusals| refusals.number = Some(Errno::PERM));
+    fixture.refuse(|refusals| refusals.pid_lookup = Some(Errno::PERM));
     fixture.table.die(pid(), 0);
     fixture.table.reap(pid());
     fixture.table.spawn(pid(), STARTED + 3);
@@ -159,7 +160,7 @@ fn a_successor_is_not_taken_for_a_process_whose_pidfd_is_readable() {
 }
 
 #[test]
-fn a_process_whose_dead_threads_are_not_collected_is_gone() {
+fn a_process_with_unreaped_dead_threads_is_gone() {
     for why in [Unread::Traced, Unread::NamespaceInit] {
         for system in SYSTEMS {
             let fixture = live_process(system);
@@ -170,7 +171,7 @@ fn a_process_whose_dead_threads_are_not_collected_is_gone() {
 }
 
 #[test]
-fn a_zombie_that_nobody_reaps_is_gone() {
+fn an_unreaped_zombie_is_gone() {
     let expected = [
         "gone by pidfd",
         "gone by pidfd",
@@ -201,7 +202,7 @@ fn a_reaped_process_is_gone() {
 }
 
 #[test]
-fn a_successor_under_the_same_number_is_not_the_process() {
+fn a_successor_under_the_same_pid_is_not_the_process() {
     let expected = [
         "gone by pidfd",
         "reused by pidfd",
@@ -218,7 +219,7 @@ fn a_successor_under_the_same_number_is_not_the_process() {
 }
 
 #[test]
-fn only_the_number_mode_is_fooled_by_a_successor_of_the_same_tick() {
+fn only_the_pid_mode_mistakes_a_successor_of_the_same_tick() {
     let expected = ["gone by pidfd", "reused by pidfd", "gone by stat", "alive"];
     for (system, expected) in SYSTEMS.into_iter().zip(expected) {
         let fixture = live_process(system);
@@ -230,9 +231,9 @@ fn only_the_number_mode_is_fooled_by_a_successor_of_the_same_tick() {
 }
 
 #[test]
-fn a_hidden_entry_proves_nothing_while_the_number_is_in_use() {
-    let fixture = live_process(System::NumbersOnly);
-    fixture.refuse(|refusals| refusals.look = Some(Errno::NOENT));
+fn a_hidden_entry_proves_nothing_while_the_pid_is_in_use() {
+    let fixture = live_process(System::PidsOnly);
+    fixture.refuse(|refusals| refusals.stat = Some(Errno::NOENT));
     assert_eq!(fixture.verdict(), "unknown: hidden");
     fixture.table.die(pid(), 0);
     fixture.table.reap(pid());
@@ -240,10 +241,10 @@ fn a_hidden_entry_proves_nothing_while_the_number_is_in_use() {
 }
 
 #[test]
-fn a_hidden_proc_is_no_loss_to_a_pidfd() {
+fn a_hidden_proc_does_not_affect_a_pidfd() {
     for system in [System::Pidfds, System::InodesOnly] {
         let fixture = live_process(system);
-        fixture.refuse(|refusals| refusals.look = Some(Errno::NOENT));
+        fixture.refuse(|refusals| refusals.stat = Some(Errno::NOENT));
         assert_eq!(fixture.verdict(), "alive", "{system:?}");
         fixture.table.die(pid(), 0);
         assert_eq!(fixture.verdict(), "gone by pidfd", "{system:?}");
@@ -251,7 +252,7 @@ fn a_hidden_proc_is_no_loss_to_a_pidfd() {
 }
 
 #[test]
-fn every_refusal_of_a_look_keeps_the_process() {
+fn every_failed_check_keeps_the_process() {
     for errno in [
         Errno::MFILE,
         Errno::NFILE,
@@ -268,20 +269,20 @@ fn every_refusal_of_a_look_keeps_the_process() {
         let fixture = live_process(System::InodesOnly);
         fixture.refuse(|refusals| {
             refusals.pidfd_open = Some(errno);
-            refusals.look = Some(errno);
+            refusals.stat = Some(errno);
         });
         assert_eq!(fixture.verdict(), unknown);
 
-        for system in [System::StatFilesOnly, System::NumbersOnly] {
+        for system in [System::StatFilesOnly, System::PidsOnly] {
             let fixture = live_process(system);
-            fixture.refuse(|refusals| refusals.look = Some(errno));
+            fixture.refuse(|refusals| refusals.stat = Some(errno));
             assert_eq!(fixture.verdict(), unknown, "{system:?}");
         }
     }
 }
 
 #[test]
-fn without_descriptors_an_inode_falls_back_to_number_and_start_time() {
+fn without_descriptors_an_inode_falls_back_to_pid_and_start_time() {
     let fixture = live_process(System::InodesOnly);
     fixture.refuse(|refusals| refusals.pidfd_open = Some(Errno::MFILE));
     assert_eq!(fixture.verdict(), "alive");
@@ -290,7 +291,7 @@ fn without_descriptors_an_inode_falls_back_to_number_and_start_time() {
 }
 
 #[test]
-fn an_inode_that_the_system_will_not_tell_is_not_another_ones() {
+fn an_unreadable_inode_does_not_mean_another_process() {
     let fixture = live_process(System::InodesOnly);
     fixture.refuse(|refusals| refusals.no_inode = true);
     assert_eq!(fixture.verdict(), "alive");
@@ -299,11 +300,11 @@ fn an_inode_that_the_system_will_not_tell_is_not_another_ones() {
 }
 
 #[test]
-fn a_number_that_cannot_even_be_asked_about_is_kept() {
-    let fixture = live_process(System::NumbersOnly);
+fn a_pid_that_cannot_be_checked_is_kept() {
+    let fixture = live_process(System::PidsOnly);
     fixture.refuse(|refusals| {
-        refusals.look = Some(Errno::NOENT);
-        refusals.number = Some(Errno::INVAL);
+        refusals.stat = Some(Errno::NOENT);
+        refusals.pid_lookup = Some(Errno::INVAL);
     });
     assert_eq!(
         fixture.verdict(),
@@ -312,15 +313,13 @@ fn a_number_that_cannot_even_be_asked_about_is_kept() {
 }
 
 #[test]
-fn group_dead_is_believed_for_the_process_that_started_then_and_for_no_other() {
+fn a_group_dead_report_fits_only_its_start_time() {
     let fixture = live_process(System::Pidfds);
     let alive_at_ns = fixture.identity.alive_at_ns;
     let judged = |start_time, at_ns| {
-        let word = GroupDead {
-            start_time: StartTime(start_time),
-            at_ns,
-        };
-        judge(&fixture.identity, Some(word), &fixture.table)
+        let start_time = StartTime(start_time);
+        let report = GroupDead { start_time, at_ns };
+        judge(&fixture.identity, Some(report), &fixture.table)
     };
     assert!(matches!(
         judged(STARTED + 1, alive_at_ns + 1),
@@ -336,49 +335,49 @@ fn group_dead_is_believed_for_the_process_that_started_then_and_for_no_other() {
 }
 
 #[test]
-fn group_dead_of_a_predecessor_in_the_same_tick_is_not_about_the_successor() {
+fn a_group_dead_report_of_a_predecessor_in_the_same_tick_is_ignored() {
     let fixture = live_process(System::Pidfds);
-    let word = GroupDead {
+    let report = GroupDead {
         start_time: StartTime(STARTED),
         at_ns: fixture.identity.alive_at_ns - 1,
     };
     assert!(matches!(
-        judge(&fixture.identity, Some(word), &fixture.table),
+        judge(&fixture.identity, Some(report), &fixture.table),
         Verdict::Alive
     ));
 }
 
 #[test]
-fn group_dead_says_nothing_of_a_process_whose_start_is_unknown() {
+fn a_group_dead_report_is_ignored_if_the_start_time_is_unknown() {
     let table = FakeTable::default();
     table.spawn(pid(), STARTED);
     table.refuse(Refusals {
-        look: Some(Errno::NOENT),
+        stat: Some(Errno::NOENT),
         ..Refusals::default()
     });
     let identity = Identity::pin(&table, &FdBudget::new(1), pid()).unwrap();
     assert!(identity.start_time.is_none());
-    let word = GroupDead {
+    let report = GroupDead {
         start_time: StartTime(STARTED),
         at_ns: u64::MAX,
     };
     assert!(matches!(
-        judge(&identity, Some(word), &table),
+        judge(&identity, Some(report), &table),
         Verdict::Alive
     ));
 }
 
 #[test]
-fn bare_liveness_guards_a_process_of_which_nothing_can_be_read() {
+fn an_unreadable_process_is_alive_while_its_pid_is_in_use() {
     let table = FakeTable::default();
     table.spawn(pid(), STARTED);
     table.refuse(Refusals {
         pidfd_open: Some(Errno::PERM),
-        look: Some(Errno::NOENT),
+        stat: Some(Errno::NOENT),
         ..Refusals::default()
     });
     let identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
-    assert_eq!(identity.strength(), "pid");
+    assert_eq!(identity.strength(), Strength::Pid);
     assert!(matches!(judge(&identity, None, &table), Verdict::Alive));
     table.die(pid(), 0);
     table.reap(pid());
@@ -392,18 +391,18 @@ fn bare_liveness_guards_a_process_of_which_nothing_can_be_read() {
 }
 
 #[test]
-fn a_process_of_unknown_start_is_told_from_a_later_one_with_its_number() {
+fn a_process_of_unknown_start_time_is_distinguished_from_a_successor() {
     let table = FakeTable::default();
     table.spawn(pid(), STARTED);
     table.set_now(STARTED + 5);
     let hidden = Refusals {
         pidfd_open: Some(Errno::MFILE),
-        look: Some(Errno::MFILE),
+        stat: Some(Errno::MFILE),
         ..Refusals::default()
     };
     table.refuse(hidden);
     let mut identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
-    assert_eq!(identity.strength(), "pid");
+    assert_eq!(identity.strength(), Strength::Pid);
     table.refuse(Refusals::default());
     assert!(matches!(judge(&identity, None, &table), Verdict::Alive));
 
@@ -421,15 +420,11 @@ fn a_process_of_unknown_start_is_told_from_a_later_one_with_its_number() {
 }
 
 #[test]
-fn the_real_table_of_this_system_sees_ourselves_alive_and_a_child_gone() {
+fn the_real_table_shows_this_process_alive_and_a_child_gone() {
     let table: Arc<dyn ProcessTable> = crate::sys::process_table::of_this_system();
     let budget = FdBudget::from_limits();
-    let ourselves = Identity::pin(
-        table.as_ref(),
-        &budget,
-        Pid::new(std::process::id()).unwrap(),
-    )
-    .unwrap();
+    let own_pid = Pid::new(std::process::id()).unwrap();
+    let ourselves = Identity::pin(table.as_ref(), &budget, own_pid).unwrap();
     assert!(matches!(
         judge(&ourselves, None, table.as_ref()),
         Verdict::Alive

@@ -1,8 +1,8 @@
-//! Fuzz target: query strings, escaped path segments and event positions. What must hold of it stands in `reaper-user/src/fuzzing/query.rs`.
+//! Fuzz target: query strings, escaped path segments and event positions. The oracle is in `src/oracles/query.rs`.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| reaperd::fuzzing::query(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| reaper_fuzz::oracles::query(bytes));
 
 #[cfg(not(fuzzing))]
 fn main() {}

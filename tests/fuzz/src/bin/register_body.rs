@@ -1,8 +1,8 @@
-//! Fuzz target: bodies of registrations. What must hold of it stands in `reaper-user/src/fuzzing/register.rs`.
+//! Fuzz target: bodies of registrations. The oracle is in `src/oracles/register.rs`.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| reaperd::fuzzing::register_body(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| reaper_fuzz::oracles::register_body(bytes));
 
 #[cfg(not(fuzzing))]
 fn main() {}

@@ -1,4 +1,4 @@
-//! A command that went on without a session does not get one later.
+//! A command that was started without a session does not get one later.
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
@@ -11,23 +11,23 @@ use reaper_tests::wait::Deadline;
 
 use super::*;
 
-/// The sessions whose registrations have been told of, up to that of `last`.
+/// The sessions whose registrations have been reported, up to that of `last`.
 fn registered_up_to(events: &mut Events, last: &str) -> Vec<String> {
-    let mut told = Vec::new();
+    let mut registered = Vec::new();
     events.until("the last registration", |arrived| {
-        told = arrived
+        registered = arrived
             .iter()
             .filter(|event| event.frame.event == "session_registered")
             .map(|event| super::super::json(&event.frame.data))
             .map(|data| data["session"]["sessionId"].as_str().unwrap().to_owned())
             .collect();
-        told.iter().any(|id| id == last)
+        registered.iter().any(|id| id == last)
     });
-    told
+    registered
 }
 
 #[test]
-fn a_daemon_that_hung_and_goes_on_stores_nothing_for_a_command_that_runs_unregistered() {
+fn a_daemon_that_resumes_stores_nothing_for_a_command_that_runs_unregistered() {
     let harness = Harness::new();
     let mut events = harness.daemon.events();
     harness.daemon.suspend();
@@ -51,11 +51,12 @@ fn a_daemon_that_hung_and_goes_on_stores_nothing_for_a_command_that_runs_unregis
 }
 
 #[test]
-fn at_the_limit_of_its_time_a_command_is_registered_exactly_if_it_is_told_so() {
+fn near_the_time_limit_a_command_is_registered_exactly_if_it_got_a_session_id() {
     const LAUNCHES: usize = 40;
     let harness = Harness::new();
     harness.daemon.suspend();
-    // The client's limit; the launches are spread around it, so some of them are over it.
+    // The client's time limit. The launches are spread over some time, so when the daemon resumes,
+    // some of them are past their limit and some are not.
     let limit = Deadline::after(Duration::from_secs(5));
     let script = "echo \"$REAPERD_SESSION_ID\"; exec sleep 600";
     let mut launched: Vec<_> = (0..LAUNCHES)
@@ -67,24 +68,27 @@ fn at_the_limit_of_its_time_a_command_is_registered_exactly_if_it_is_told_so() {
     let spread = limit.elapsed() / 2;
     std::thread::sleep(limit.left() + spread);
     harness.daemon.resume();
-    let told: Vec<_> = launched.iter_mut().map(Launched::line).collect();
-    // Whatever else was waiting has been dealt with when this one has.
+    let printed: Vec<_> = launched.iter_mut().map(Launched::line).collect();
+    // All earlier requests have been handled once this one has.
     harness.daemon.register("later", std::process::id());
-    let told: BTreeSet<_> = told.into_iter().filter(|id| !id.is_empty()).collect();
-    eventually("what is listed is what was told", || {
-        let listed = harness.daemon.list().into_iter().map(|it| it.session_id);
-        listed.filter(|id| id != "later").collect::<BTreeSet<_>>() == told
-    });
-    assert_eq!(harness.files().len(), told.len());
+    let printed: BTreeSet<_> = printed.into_iter().filter(|id| !id.is_empty()).collect();
+    eventually(
+        "the listed sessions are those that commands printed",
+        || {
+            let listed = harness.daemon.list().into_iter().map(|it| it.session_id);
+            listed.filter(|id| id != "later").collect::<BTreeSet<_>>() == printed
+        },
+    );
+    assert_eq!(harness.files().len(), printed.len());
     launched.iter_mut().for_each(Launched::kill);
     eventually("no token file is left", || harness.files().is_empty());
     harness.daemon.stop();
 }
 
-/// The moment between the client's giving up and the end of its connection, which the daemon must
-/// not mistake for a client that waits.
+/// Between the moment when the client gives up and the end of its connection, the daemon must not
+/// take it for a client that waits.
 #[test]
-fn a_registration_whose_answer_cannot_be_delivered_is_taken_back() {
+fn a_registration_whose_response_cannot_be_delivered_is_undone() {
     let harness = Harness::new();
     let mut events = harness.daemon.events();
     harness.daemon.suspend();
@@ -116,26 +120,29 @@ fn a_registration_whose_answer_cannot_be_delivered_is_taken_back() {
     careless.shutdown(Shutdown::Read).unwrap();
     harness.daemon.resume();
     let removal = events.removal_of("given-up");
-    assert_eq!(removal.told.cause, "requested");
+    assert_eq!(removal.data.cause, "requested");
     registered_up_to(&mut events, "careless");
     assert!(!harness.daemon.lists("given-up"));
-    assert!(harness.daemon.lists("careless"), "it did not ask for that");
+    assert!(
+        harness.daemon.lists("careless"),
+        "it did not set if_answered"
+    );
     drop(events);
     harness.daemon.stop();
 }
 
 #[test]
-fn a_registration_that_is_answered_stays_after_its_connection() {
+fn a_registration_with_a_delivered_response_outlasts_its_connection() {
     let harness = Harness::new();
     let body = serde_json::json!({"if_answered": true});
     let daemon = &harness.daemon;
     let token = daemon
         .try_register_with("answered", std::process::id(), body)
         .unwrap();
-    // Another request, on another connection, comes after the end of the first one.
-    eventually("it is listed", || daemon.lists("answered"));
+    // The connection of the registration has ended before this request.
+    eventually("the session is listed", || daemon.lists("answered"));
     assert!(daemon.accepts(&token));
-    // On one connection, with more behind it.
+    // Also after a request on another connection.
     let mut client = UnixStream::connect(daemon.socket()).unwrap();
     let me = format!(
         "GET /v1/sessions/me HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
@@ -143,9 +150,9 @@ fn a_registration_that_is_answered_stays_after_its_connection() {
         token.reveal().as_str()
     );
     client.write_all(me.as_bytes()).unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut response = String::new();
+    client.read_to_string(&mut response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     assert!(daemon.lists("answered"));
     harness.daemon.stop();
 }

@@ -1,7 +1,8 @@
-//! Commands of every kind through `run`: each is registered, its children can read its token, the
-//! session goes with it, and nothing is left in any folder.
+//! Unusual commands through `run`: each is registered, its children can read its token, the session
+//! ends with it, and no file is left behind.
 //!
-//! Some of each as it stands; `REAPER_TEST_SCALE=full` starts 200 of each and prints how many.
+//! A bounded run starts a few of each kind; `REAPER_TEST_SCALE=full` starts 200. The number is
+//! printed.
 
 use std::os::unix::fs::symlink;
 use std::sync::OnceLock;
@@ -18,26 +19,27 @@ fn count() -> usize {
 }
 
 /// A kind of launch.
-struct Row<'a> {
+struct LaunchKind<'a> {
     name: &'a str,
-    /// What stands in front of `reaperd run`.
-    outside: &'a [&'a str],
+    /// The words before `reaperd run`.
+    prefix: &'a [&'a str],
     command: Vec<String>,
     folder: &'a Path,
-    /// The command takes a cue, and the line that it prints then.
+    /// For a command that waits for a cue: the start of the line that it prints before and after
+    /// it.
     cue: Option<&'a str>,
 }
 
-impl Row<'_> {
+impl LaunchKind<'_> {
     fn launch(&self, harness: &Harness) {
         let words = [
-            self.outside,
+            self.prefix,
             &["env", reaperd().to_str().unwrap(), "run", "--"],
         ]
         .concat();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).args(&self.command);
-        harness.surround(&mut command);
+        harness.set_environment(&mut command);
         let mut launched = Launched::start(command.current_dir(self.folder));
         let (token, id) = launched.session();
         assert!(harness.daemon.accepts(&token), "{}: {id}", self.name);
@@ -59,7 +61,7 @@ impl Row<'_> {
         if pid == launched.child.id() {
             launched.kill();
         } else {
-            // Started through a command that stays: the process is its child.
+            // The prefix stays as the parent of the process.
             let children = children_of(launched.child.id());
             let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).unwrap();
             assert!(children.contains(&pid), "{}: {children:?}", self.name);
@@ -67,10 +69,10 @@ impl Row<'_> {
             launched.child.wait().unwrap();
         }
         eventually("the session ends", || !harness.daemon.accepts(&token));
-        eventually("its file goes", || harness.files().is_empty());
+        eventually("the token file is removed", || harness.files().is_empty());
     }
 
-    fn play(&self, harness: &Harness) {
+    fn run(&self, harness: &Harness) {
         for _ in 0..count() {
             self.launch(harness);
         }
@@ -83,57 +85,57 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
-/// A shell that says which session it is and does this.
+/// A shell that prints its session and then executes `then`.
 fn shell(then: &str) -> Vec<String> {
-    words(&["sh", "-c", &format!("{SAY_TOKEN}; {then}")])
+    words(&["sh", "-c", &format!("{PRINT_SESSION}; {then}")])
 }
 
-/// Whether `unshare` can do this here; why not is said as a skip.
+/// Whether `unshare` works with these arguments. If not, skips with the reason.
 fn can_unshare(arguments: &[&str]) -> bool {
-    static OUTPUT: OnceLock<()> = OnceLock::new();
+    static SKIPPED: OnceLock<()> = OnceLock::new();
     let tried = Command::new("unshare").args(arguments).arg("true").output();
     match tried {
         Ok(output) if output.status.success() => true,
         Ok(output) => {
-            OUTPUT.get_or_init(|| skip(String::from_utf8_lossy(&output.stderr)));
+            SKIPPED.get_or_init(|| skip(String::from_utf8_lossy(&output.stderr)));
             false
         }
         Err(error) => {
-            OUTPUT.get_or_init(|| skip(format_args!("unshare: {error}")));
+            SKIPPED.get_or_init(|| skip(format_args!("unshare: {error}")));
             false
         }
     }
 }
 
 #[test]
-fn a_program_whose_worker_thread_executes_another_keeps_its_session() {
+fn a_command_keeps_its_session_when_a_worker_thread_executes_a_program() {
     let harness = Harness::new();
-    Row {
+    LaunchKind {
         name: "worker exec",
-        outside: &[],
+        prefix: &[],
         command: shell("exec \"$REAPERD\" test-process worker-exec"),
         folder: Path::new("/"),
         cue: Some("ready "),
     }
-    .play(&harness);
+    .run(&harness);
     harness.leaves_nothing();
 }
 
 #[test]
-fn a_shell_that_uses_low_descriptors_for_itself_keeps_its_token() {
+fn a_shell_that_redirects_low_descriptors_keeps_its_token() {
     let harness = Harness::new();
     let folder = tempfile::tempdir().unwrap();
     let script = format!(
-        "exec 3>lock 4>lock 5>lock 6>lock 7>lock 8>lock 9>lock; {SAY_TOKEN}; exec sleep 600"
+        "exec 3>lock 4>lock 5>lock 6>lock 7>lock 8>lock 9>lock; {PRINT_SESSION}; exec sleep 600"
     );
-    Row {
+    LaunchKind {
         name: "shell with exec 9>",
-        outside: &[],
+        prefix: &[],
         command: words(&["sh", "-c", &script]),
         folder: folder.path(),
         cue: None,
     }
-    .play(&harness);
+    .run(&harness);
     harness.leaves_nothing();
 }
 
@@ -145,55 +147,55 @@ fn a_command_in_a_user_namespace_reads_its_token() {
     let harness = Harness::new();
     let mut command = words(&["unshare", "-Ur"]);
     command.extend(shell("exec sleep 600"));
-    Row {
+    LaunchKind {
         name: "user namespace",
-        outside: &[],
+        prefix: &[],
         command,
         folder: Path::new("/"),
         cue: None,
     }
-    .play(&harness);
+    .run(&harness);
     harness.leaves_nothing();
 }
 
 #[test]
 fn a_long_name_in_a_folder_with_a_line_feed_is_launched() {
     let harness = Harness::new();
-    let place = tempfile::tempdir().unwrap();
-    let folder = place.path().join("line\nfeed");
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("line\nfeed");
     fs::create_dir(&folder).unwrap();
-    // 300 bytes of path, of which a name can have 255.
+    // A path of 301 bytes; each name in it may have at most 255.
     let program = format!("./{}/{}", "d".repeat(46), "é".repeat(126));
     fs::create_dir(folder.join("d".repeat(46))).unwrap();
     symlink("/bin/sh", folder.join(&program)).unwrap();
     let mut command = shell("exec sleep 600");
     program.clone_into(&mut command[0]);
     assert_eq!(command[0].len(), 301);
-    Row {
+    LaunchKind {
         name: "long name, odd folder",
-        outside: &[],
+        prefix: &[],
         command,
         folder: &folder,
         cue: None,
     }
-    .play(&harness);
+    .run(&harness);
     harness.leaves_nothing();
 }
 
 #[test]
 fn the_first_process_of_a_pid_namespace_is_launched() {
-    let outside = ["unshare", "-pf", "--kill-child", "--mount-proc"];
-    if !can_unshare(&outside[1..]) {
+    let prefix = ["unshare", "-pf", "--kill-child", "--mount-proc"];
+    if !can_unshare(&prefix[1..]) {
         return;
     }
     let harness = Harness::new();
-    Row {
+    LaunchKind {
         name: "process 1 of a pid namespace",
-        outside: &outside,
+        prefix: &prefix,
         command: shell("exec sleep 600"),
         folder: Path::new("/"),
         cue: None,
     }
-    .play(&harness);
+    .run(&harness);
     harness.leaves_nothing();
 }

@@ -1,13 +1,13 @@
-//! Nothing about a command, its folder or its surroundings keeps it from being run; what the user
-//! typed is refused where it cannot be used.
+//! Every command can be run, whatever its name, folder and environment. Flag values that cannot be
+//! used are refused.
 
 use std::os::unix::fs::symlink;
 
 use super::*;
 
-/// A shell under a name of 254 bytes, in a folder with a line feed in its name.
-fn oddly_named_shell(place: &Path) -> (PathBuf, PathBuf) {
-    let folder = place.join("line\nfeed");
+/// A shell with a long name, in a folder with a line feed in its name.
+fn oddly_named_shell(parent: &Path) -> (PathBuf, PathBuf) {
+    let folder = parent.join("line\nfeed");
     fs::create_dir(&folder).unwrap();
     let shell = folder.join(format!("\u{1b}[31m\u{202e}{}", "é".repeat(120)));
     symlink("/bin/sh", &shell).unwrap();
@@ -15,11 +15,11 @@ fn oddly_named_shell(place: &Path) -> (PathBuf, PathBuf) {
 }
 
 #[test]
-fn an_odd_name_in_an_odd_folder_is_run_and_shown_as_far_as_it_can_be() {
+fn a_command_with_an_odd_name_is_run_and_its_name_shown_sanitized() {
     let harness = Harness::new();
-    let place = tempfile::tempdir().unwrap();
-    let (folder, shell) = oddly_named_shell(place.path());
-    let script = format!("{SAY_TOKEN}; exec sleep 600");
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, shell) = oddly_named_shell(parent.path());
+    let script = format!("{PRINT_SESSION}; exec sleep 600");
     let mut run = harness.run(&["--", shell.to_str().unwrap(), "-c", &script]);
     let mut launched = Launched::start(run.current_dir(&folder));
     let (token, id) = launched.session();
@@ -27,23 +27,23 @@ fn an_odd_name_in_an_odd_folder_is_run_and_shown_as_far_as_it_can_be() {
     let listed = harness.daemon.list();
     assert_eq!(listed[0].session_id, id);
     let name = &*listed[0].display_name;
-    // Cut between two characters: 122 of 128 bytes are left for those of two bytes.
+    // Cut between two characters of two bytes each, for which 122 of 128 bytes are left.
     assert_eq!(name, format!("_[31m_{}", "é".repeat(61)));
     assert!(name.len() <= 128);
     let list: serde_json::Value = harness.daemon.get("/v1/sessions").unwrap();
     let cwd = &list["sessions"][0]["cwd"];
-    assert!(cwd.is_null(), "a changed path names another folder: {cwd}");
+    assert!(cwd.is_null(), "a sanitized path is another folder: {cwd}");
     launched.kill();
     harness.leaves_nothing();
 }
 
 #[test]
-fn a_command_without_a_name_to_show_has_a_name_all_the_same() {
+fn a_command_with_an_empty_sanitized_name_gets_a_default_name() {
     let harness = Harness::new();
-    let place = tempfile::tempdir().unwrap();
-    let shell = place.path().join(" ");
+    let folder = tempfile::tempdir().unwrap();
+    let shell = folder.path().join(" ");
     symlink("/bin/sh", &shell).unwrap();
-    let script = format!("{SAY_TOKEN}; exec sleep 600");
+    let script = format!("{PRINT_SESSION}; exec sleep 600");
     let mut run = harness.run(&["--", shell.to_str().unwrap(), "-c", &script]);
     let mut launched = Launched::start(&mut run);
     launched.session();
@@ -53,19 +53,19 @@ fn a_command_without_a_name_to_show_has_a_name_all_the_same() {
 }
 
 #[test]
-fn a_folder_that_was_deleted_keeps_nothing_from_being_run() {
+fn a_command_runs_in_a_deleted_folder() {
     let harness = Harness::new();
     let script = "mkdir gone && cd gone && rmdir ../gone && exec \"$REAPERD\" run -- /bin/echo ran";
-    let place = tempfile::tempdir().unwrap();
+    let parent = tempfile::tempdir().unwrap();
     let mut shell = Command::new("sh");
-    shell.args(["-c", script]).current_dir(place.path());
-    harness.surround(&mut shell);
+    shell.args(["-c", script]).current_dir(parent.path());
+    harness.set_environment(&mut shell);
     assert_eq!(CommandOutput::by(shell.output().unwrap()).done(), "ran\n");
     harness.leaves_nothing();
 }
 
 #[test]
-fn flags_that_cannot_be_used_are_refused_by_name() {
+fn unusable_flag_values_are_refused_with_the_name_of_the_flag() {
     let harness = Harness::new();
     let long = "x".repeat(129);
     let group = "g".repeat(65);
@@ -99,7 +99,7 @@ fn flags_that_cannot_be_used_are_refused_by_name() {
 }
 
 #[test]
-fn no_token_from_outside_reaches_the_command() {
+fn a_command_does_not_inherit_the_token_of_an_outer_session() {
     let harness = Harness::new();
     let script = "echo \"${CLAUDEMESH_IPC_TOKEN-none}\"; echo \"${REAPERD_TOKEN_FILE-none}\"; \
                   echo \"${CLAUDEMESH_IPC_TOKEN_FILE-none}\"; echo \"${REAPERD_SESSION_ID-none}\"";
@@ -126,17 +126,17 @@ fn no_token_from_outside_reaches_the_command() {
 }
 
 #[test]
-fn a_run_within_a_run_has_a_session_of_its_own_and_the_outer_one_stays() {
+fn a_nested_run_has_another_session_and_the_outer_session_stays() {
     let harness = Harness::new();
     let script = format!(
-        "{SAY_TOKEN}; \"$REAPERD\" run -- sh -c '{SAY_TOKEN}'; {SAY_TOKEN}; exec sleep 600"
+        "{PRINT_SESSION}; \"$REAPERD\" run -- sh -c '{PRINT_SESSION}'; {PRINT_SESSION}; exec sleep 600"
     );
     let mut launched = Launched::start(&mut harness.run(&["--", "sh", "-c", &script]));
     let [(outer, outer_id), (inner, inner_id), (_, again)] = [(); 3].map(|()| launched.session());
     assert_eq!(outer_id, again);
     assert_ne!(outer_id, inner_id);
     eventually("the inner session ends", || !harness.daemon.accepts(&inner));
-    eventually("its file goes", || harness.files().len() == 1);
+    eventually("its file is removed", || harness.files().len() == 1);
     assert!(harness.daemon.accepts(&outer));
     assert!(is_of(&harness.files()[0], &outer_id));
     launched.kill();

@@ -1,4 +1,4 @@
-//! Where the token lies, who can read it, and who removes it.
+//! Where the token file is, who can read it, and when it is removed.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
@@ -7,9 +7,9 @@ use reaper_tests::expect::skip;
 
 use super::*;
 
-/// Starts a command that stays and has said which session it is.
+/// Starts a command that prints its session and then sleeps.
 fn start(harness: &Harness) -> (Launched, Token, PathBuf) {
-    let script = format!("{SAY_TOKEN}; exec sleep 600");
+    let script = format!("{PRINT_SESSION}; exec sleep 600");
     let mut launched = Launched::start(&mut harness.run(&["--", "sh", "-c", &script]));
     let (token, id) = launched.session();
     let files = harness.files();
@@ -18,7 +18,7 @@ fn start(harness: &Harness) -> (Launched, Token, PathBuf) {
 }
 
 #[test]
-fn a_token_lies_in_a_private_file_named_by_its_session() {
+fn a_token_file_is_private_and_named_after_its_session() {
     let harness = Harness::new();
     let (mut launched, token, file) = start(&harness);
     assert!(harness.daemon.accepts(&token));
@@ -37,23 +37,23 @@ fn a_token_lies_in_a_private_file_named_by_its_session() {
 }
 
 #[test]
-fn the_file_goes_with_its_session_whatever_ends_that() {
+fn the_token_file_is_removed_when_its_session_ends() {
     let harness = Harness::new();
-    // By its own exit.
+    // By an exit of the command.
     let output = CommandOutput::by(
         harness
-            .run(&["--", "sh", "-c", SAY_TOKEN])
+            .run(&["--", "sh", "-c", PRINT_SESSION])
             .output()
             .unwrap(),
     );
     assert_eq!(output.done().lines().count(), 2);
-    eventually("the file goes", || harness.files().is_empty());
-    // At request, while the process lives on.
+    eventually("the file is removed", || harness.files().is_empty());
+    // By request, while the process stays alive.
     let (mut launched, _, file) = start(&harness);
     let name = file.file_name().unwrap().to_str().unwrap();
     let (id, _process) = name.split_once('@').unwrap();
     super::super::run(&harness.daemon, &["rm", id]).done();
-    eventually("the file goes", || !file.exists());
+    eventually("the file is removed", || !file.exists());
     assert_eq!(launched.child.try_wait().unwrap(), None);
     launched.kill();
     harness.leaves_nothing();
@@ -67,7 +67,7 @@ fn a_command_that_does_not_run_leaves_no_file() {
         output.failed(code, &format!("cannot run {program}"));
         assert_eq!(harness.files(), Vec::<PathBuf>::new());
     }
-    // Refused: the daemon is at its limit.
+    // Refused, because the daemon is at its limit.
     let full = Harness {
         daemon: TestDaemon::start(&["--sources", "pidfd", "--max-sessions", "1"]),
         runtime_dir: tempfile::tempdir().unwrap(),
@@ -86,7 +86,7 @@ fn a_command_that_does_not_run_leaves_no_file() {
 }
 
 #[test]
-fn what_a_killed_daemon_left_is_removed_by_a_later_run() {
+fn a_later_run_removes_the_files_that_a_killed_daemon_left() {
     let mut harness = Harness::new();
     let [mut dead, mut alive] = [(); 2].map(|()| start(&harness));
     harness.daemon = harness
@@ -105,9 +105,9 @@ fn what_a_killed_daemon_left_is_removed_by_a_later_run() {
     assert!(!dead.2.exists(), "its process is gone");
     assert!(
         alive.2.exists(),
-        "its process lives, and may register again"
+        "its process is alive and may register again"
     );
-    assert!(other.exists(), "it is no file of a session");
+    assert!(other.exists(), "it is not a token file");
     fs::remove_file(other).unwrap();
     alive.0.kill();
     CommandOutput::by(harness.run(&["--", "true"]).output().unwrap()).done();
@@ -115,28 +115,32 @@ fn what_a_killed_daemon_left_is_removed_by_a_later_run() {
 }
 
 #[test]
-fn a_runtime_folder_that_is_no_place_for_a_token_is_refused_by_name() {
+fn an_unusable_runtime_folder_is_refused_by_name() {
     let harness = Harness::new();
     let shared = tempfile::tempdir().unwrap();
     fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let socket = harness.daemon.socket();
-    for place in [shared.path(), Path::new("/nowhere/at-all")] {
+    for folder in [shared.path(), Path::new("/nowhere/at-all")] {
         let mut run = harness.run(&["--socket", socket.to_str().unwrap(), "--", "true"]);
-        let output = CommandOutput::by(run.env("XDG_RUNTIME_DIR", place).output().unwrap());
-        let sentence = format!("(XDG_RUNTIME_DIR is {})", place.display());
+        let output = CommandOutput::by(run.env("XDG_RUNTIME_DIR", folder).output().unwrap());
+        let sentence = format!("(XDG_RUNTIME_DIR is {})", folder.display());
         output.failed(super::super::FAILED, &sentence);
         let mut run = harness.run(&["--best-effort", "--", "true"]);
-        let output = CommandOutput::by(run.env("XDG_RUNTIME_DIR", place).output().unwrap());
+        let output = CommandOutput::by(run.env("XDG_RUNTIME_DIR", folder).output().unwrap());
         assert_eq!(output.code, Some(0), "{output:?}");
-        assert!(output.err.contains("running it unregistered"), "{output:?}");
+        assert!(
+            output.err.contains("running the command without a session"),
+            "{output:?}"
+        );
     }
     harness.leaves_nothing();
 }
 
-/// A session's helper outlives it, and its process number goes to another session's process. In a
-/// pid namespace of its own, where the next number can be chosen (`ns_last_pid`, proc(5)).
+/// A background process outlives its session, and the pid of that session is reused by the process
+/// of another one. The test runs in a new pid namespace, where it can choose the next pid
+/// (`ns_last_pid`, proc(5)).
 #[test]
-fn a_helper_that_outlives_its_session_never_finds_the_token_of_another() {
+fn a_child_that_outlives_its_session_never_reads_the_token_of_another() {
     const SCRIPT: &str = r#"
         tries=0
         "$REAPERD" daemon --sources pidfd 2>"$D/log" & daemon=$!
@@ -175,9 +179,9 @@ fn a_helper_that_outlives_its_session_never_finds_the_token_of_another() {
     };
     let output = CommandOutput::by(output);
     let lines: Vec<_> = output.out.lines().collect();
-    let [said_by_helper, its] = lines[..] else {
+    let [by_child, by_other] = lines[..] else {
         panic!("{output:?}");
     };
-    assert_eq!(said_by_helper, "said:", "nothing, least of all {its}");
-    assert_eq!(its.len(), "its:".len() + 64, "{output:?}");
+    assert_eq!(by_child, "said:", "the child must read nothing: {by_other}");
+    assert_eq!(by_other.len(), "its:".len() + 64, "{output:?}");
 }

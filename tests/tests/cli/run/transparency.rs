@@ -1,11 +1,11 @@
-//! The command is what it would have been without `run`: what it inherits is what `run` was given.
+//! A command behaves as without `run`: it inherits exactly what `run` inherited.
 
 use reaper_tests::expect::skip;
 
 use super::*;
 
-/// What a process has inherited, apart from its environment. By a shell, which leaves alone what it
-/// finds ignored.
+/// A script that prints what a process has inherited, apart from its environment. A shell does not
+/// change signals that it finds ignored.
 const INHERITED: &str = "ls /proc/$$/fd; \
     for fd in 0 1 2 5 7 8 9; do readlink /proc/$$/fd/$fd; done; \
     grep -E '^(SigBlk|SigIgn|SigCgt|SigPnd|Umask|NoNewPrivs|Seccomp|Cap|Uid|Gid|Groups)' \
@@ -13,7 +13,7 @@ const INHERITED: &str = "ls /proc/$$/fd; \
     cat /proc/$$/limits; nice; umask; pwd; tr '\\0' '|' </proc/$$/cmdline; echo; \
     cat /proc/$$/oom_score_adj; echo \"$@\"";
 
-/// What the shell says when it is started behind these words, with and without `run`.
+/// The output of the script after these preparations, with or without `run`.
 fn output(harness: &Harness, surroundings: &[&str], through_run: bool) -> String {
     let run: &[&str] = if through_run {
         &["$REAPERD", "run", "--"]
@@ -21,7 +21,7 @@ fn output(harness: &Harness, surroundings: &[&str], through_run: bool) -> String
         &[]
     };
     let run = run.join(" ");
-    // The words in front set the stage in a shell of their own, and exec what follows.
+    // The preparations run in an outer shell, which then executes the script.
     let script = format!(
         "{}; exec {run} sh -c \"$INHERITED\" zero 'one two' ''",
         surroundings[0]
@@ -32,15 +32,15 @@ fn output(harness: &Harness, surroundings: &[&str], through_run: bool) -> String
         .args(["sh", "-c", &script])
         .env("INHERITED", INHERITED)
         .stdin(Stdio::null());
-    harness.surround(&mut command);
+    harness.set_environment(&mut command);
     let output = CommandOutput::by(command.output().unwrap());
     assert_eq!(output.err, "", "{surroundings:?}");
     output.out.lines().map(comparable).collect()
 }
 
-/// Without what differs between any two starts. Signals 32 and 33 are the C library's own: it sets an
-/// action for them when a program starts its first thread (`nptl/pthread_create.c`, glibc 2.36), so no
-/// program with threads passes on what was set before.
+/// Removes what differs between any two starts. Signals 32 and 33 are used by the C library: it
+/// sets actions for them when a program starts its first thread (`nptl/pthread_create.c`, glibc
+/// 2.36), so no program with threads passes on their former actions.
 fn comparable(line: &str) -> String {
     if line.starts_with("pipe:") {
         return "a pipe\n".to_owned();
@@ -53,11 +53,11 @@ fn comparable(line: &str) -> String {
 }
 
 #[test]
-fn a_command_inherits_what_run_was_given_and_nothing_else() {
+fn a_command_inherits_what_run_inherited_and_nothing_else() {
     let block = "--block-signal=USR1,TERM";
-    let knows_signals = Command::new("env").args([block, "true"]).output().unwrap();
-    if !knows_signals.status.success() {
-        return skip("env here does not block signals (coreutils 8.31)");
+    let blocks_signals = Command::new("env").args([block, "true"]).output().unwrap();
+    if !blocks_signals.status.success() {
+        return skip("env cannot block signals here (needs coreutils 8.31)");
     }
     let harness = Harness::new();
     for surroundings in [

@@ -1,19 +1,19 @@
-//! The wall clock is set by ten years, forth and back. What depends on an age or on an order of
-//! events goes by other clocks.
+//! The wall clock is set forward and back by ten years. Ages and the order of events do not depend
+//! on it.
 
 use std::time::Duration;
 
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{TestDaemon, session_of};
-use reaperd::clock::{monotonic_ns, now};
+use reaperd::testkit::clock::{monotonic_ns, now};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
-use super::is_ours;
-use crate::life::the_dead_go_and_the_living_stays;
+use super::may_change;
+use crate::scenario::check_removals;
 
 const TEN_YEARS: Duration = Duration::from_hours(24 * 3_652);
 
-/// Puts the clock back to what it would show.
+/// Sets the clock to what it would show without the test, on drop.
 struct Clock {
     wall_ns: u64,
     read_at_ns: u64,
@@ -29,7 +29,7 @@ impl Clock {
         }
     }
 
-    /// So far from the true time.
+    /// Sets the clock to a function of the true time.
     fn set(&self, change: impl FnOnce(Duration) -> Duration) {
         let true_ns = self.wall_ns + (monotonic_ns() - self.read_at_ns);
         let wall = change(Duration::from_nanos(true_ns));
@@ -45,8 +45,8 @@ impl Drop for Clock {
 }
 
 #[test]
-fn ten_years_forth_and_back_end_no_session_and_hide_no_death() {
-    if !is_ours("the clock") {
+fn setting_the_clock_by_ten_years_removes_no_live_session_and_hides_no_death() {
+    if !may_change("the clock") {
         return;
     }
     let daemon = TestDaemon::start(&["--ttl", "1h", "--sweep-interval", "200ms"]);
@@ -64,8 +64,8 @@ fn ten_years_forth_and_back_end_no_session_and_hide_no_death() {
     let changes: [fn(Duration) -> Duration; 3] = [later, earlier, |time| time];
     for change in changes {
         clock.set(change);
-        the_dead_go_and_the_living_stays(&daemon, &old, || {});
-        // Who comes now comes by this clock; who was there keeps the time that was told before.
+        check_removals(&daemon, &old, || {});
+        // A new session gets its time from this clock; the old ones keep theirs.
         let new = Crowd::start(1).unwrap();
         let before = now().wall_ms;
         daemon.register_all(new.pids());

@@ -1,4 +1,4 @@
-//! A core is written, which takes its time.
+//! A slow core dump.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,18 +8,18 @@ use reaper_tests::crowd::Crowd;
 use reaper_tests::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::is_ours;
-use crate::states::Watchers;
+use super::may_change;
+use crate::states::Daemons;
 
-/// Writes no core: it lets the kernel wait with one until it is told to go on.
+/// Writes no core dump. It makes the kernel wait until the test creates the file `go-on`.
 const SLOW_HANDLER: &str = "#!/bin/sh
 : > \"${0%/*}/begun\"
 until [ -e \"${0%/*}/go-on\" ] || [ ! -e \"$0\" ]; do sleep 0.1; done
 ";
-/// Whom the kernel starts for a core: `|` and a program.
+/// `|` and a program that the kernel starts for each core dump: core(5).
 const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
 
-/// What the kernel does with cores, as it was before.
+/// The original pattern, restored on drop.
 struct CorePattern(String);
 
 impl CorePattern {
@@ -36,10 +36,10 @@ impl Drop for CorePattern {
     }
 }
 
-/// Until its core is written, a process has not ended, and its number is its own.
+/// A process ends, and its pid becomes free, only after its core has been dumped.
 #[test]
-fn whose_core_is_being_written_stays_until_that_is_done() {
-    if !is_ours("the handling of cores") {
+fn a_process_whose_core_is_being_dumped_stays_until_the_dump_is_done() {
+    if !may_change("the handling of core dumps") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -49,17 +49,16 @@ fn whose_core_is_being_written_stays_until_that_is_done() {
     let pattern = CorePattern::replaced_by(&handler);
     let test_process = Crowd::start(1).unwrap();
     let pid = test_process.pids().next().unwrap();
-    let watchers = Watchers::of(pid);
-    let number = Pid::from_raw(pid.cast_signed()).unwrap();
-    kill_process(number, Signal::QUIT).unwrap();
-    eventually("the core is being written", || {
+    let daemons = Daemons::watching(pid);
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::QUIT).unwrap();
+    eventually("the core is being dumped", || {
         folder.path().join("begun").exists()
     });
-    watchers.it_stays();
+    daemons.check_stays();
     let status = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status().contains("\nCoreDumping:\t1\n"), "{}", status());
     fs::write(folder.path().join("go-on"), "").unwrap();
-    watchers.it_goes();
+    daemons.check_removed();
     assert!(status().contains("\nState:\tZ"), "{}", status());
     drop(pattern);
 }

@@ -1,7 +1,7 @@
-//! Memory is short. As many sessions as this daemon allows, each with a long folder and many groups,
-//! come and go; as many follow the events as may, and none of them reads. What the daemon holds then
-//! is bounded, and a limit a little above that bound does not kill it. Lists that nobody reads have a
-//! bound of their own and are not among it.
+//! Little memory. As many sessions as the daemon allows, each with a long folder and many groups,
+//! are registered and removed, while as many event streams as allowed are open and not read. The
+//! memory of the daemon is bounded, and a limit a little above that bound does not kill it. List
+//! responses that are not read have a separate bound and are not part of this test.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -13,29 +13,34 @@ use reaper_tests::expect::{measured, skip};
 use reaper_tests::wait::eventually;
 use serde_json::json;
 
-use super::is_ours;
-use crate::life::the_dead_go_and_the_living_stays;
+use super::may_change;
+use crate::scenario::check_removals;
 
-/// What it is told to allow: a tenth of the usual, so that the rounds are short.
+/// The limit of sessions that the daemon is started with: a tenth of the default, so that the
+/// rounds are short.
 const SESSIONS: usize = 1_024;
-/// Those that are listed, and those of the 4,096 events that are kept: each came and went.
-const SESSIONS_HELD: u64 = 1_024 + 4_096 / 2;
+/// The listed sessions, and those in the log of 4,096 events, two events each.
+const SESSIONS_IN_MEMORY: u64 = 1_024 + 4_096 / 2;
 /// The longest folder, 64 groups of 64 bytes and 2 KiB for everything else.
 const SESSION_BYTES: u64 = 4_096 + 64 * 64 + 2_048;
-/// Who follows the events and never reads one.
-const DEAF: usize = 64;
-/// What is buffered for each, by us and by its socket (`net.core.wmem_default`).
-const DEAF_BYTES: u64 = 64 * 1_024 + 212_992;
+/// Event streams that are never read.
+const UNREAD_STREAMS: usize = 64;
+/// The buffers of each stream, in the daemon and in its socket (`net.core.wmem_default`).
+const STREAM_BYTES: u64 = 64 * 1_024 + 212_992;
 /// The whole list as text, in a buffer that grows by doubling.
-const LIST: u64 = SESSIONS as u64 * SESSION_BYTES * 2;
-/// What the daemon needs by itself: most at its start, when it reads the kernel's types.
-const ITSELF: u64 = 48 << 20;
-/// Enough that all that is kept of the past has been replaced by what came later. Whether more is kept
-/// would take many rounds to show here; the table's and the event log's own tests look for it.
+const LIST_BYTES: u64 = SESSIONS as u64 * SESSION_BYTES * 2;
+/// The daemon without sessions. It needs most of this at the start, when it reads the kernel's BTF.
+const BASE_BYTES: u64 = 48 << 20;
+/// Enough to replace the whole event log. A leak would take many more rounds to show here; the
+/// tests of the table and of the event log check for that.
 const ROUNDS: usize = 4;
-const BOUND: u64 = SESSIONS_HELD * SESSION_BYTES + DEAF as u64 * DEAF_BYTES + LIST + ITSELF;
+const BOUND: u64 = SESSIONS_IN_MEMORY * SESSION_BYTES
+    + UNREAD_STREAMS as u64 * STREAM_BYTES
+    + LIST_BYTES
+    + BASE_BYTES;
 
-fn registers_as_much_as_it_may(daemon: &TestDaemon, round: usize, pid: u32) {
+/// Registers as many sessions as the daemon allows, each as large as allowed.
+fn register_all(daemon: &TestDaemon, round: usize, pid: u32) {
     let details = json!({
         "cwd": format!("/{}", "x".repeat(4_095)),
         "groups": vec!["g".repeat(64); 64],
@@ -46,7 +51,7 @@ fn registers_as_much_as_it_may(daemon: &TestDaemon, round: usize, pid: u32) {
     }
 }
 
-fn deaf(daemon: &TestDaemon) -> UnixStream {
+fn open_stream(daemon: &TestDaemon) -> UnixStream {
     let mut stream = UnixStream::connect(daemon.socket()).unwrap();
     let request = "GET /v1/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
@@ -57,39 +62,46 @@ fn deaf(daemon: &TestDaemon) -> UnixStream {
 }
 
 #[test]
-fn a_limit_a_fifth_above_the_bound_kills_nobody() {
-    if !is_ours("the memory of groups") {
+fn a_memory_limit_a_fifth_above_the_bound_does_not_kill_the_daemon() {
+    if !may_change("the memory limit of cgroups") {
         return;
     }
     let group = match Cgroup::with_memory("memory", BOUND * 6 / 5) {
         Ok(group) => group,
         Err(reason) => return skip(reason),
     };
-    let oracle = group.oracle();
+    let procs_file = group.procs_file();
     let enter = [
         "sh",
         "-c",
         "echo $$ > \"$0\" && exec \"$@\"",
-        oracle.to_str().unwrap(),
+        procs_file.to_str().unwrap(),
     ];
-    let most = SESSIONS.to_string();
-    let daemon = Launch::with(&["--sweep-interval", "500ms", "--max-sessions-per-uid", &most])
-        .through(&enter)
-        .start();
-    let deaf: Vec<_> = (0..DEAF).map(|_| deaf(&daemon)).collect();
+    let limit = SESSIONS.to_string();
+    let daemon = Launch::with(&[
+        "--sweep-interval",
+        "500ms",
+        "--max-sessions-per-uid",
+        &limit,
+    ])
+    .through(&enter)
+    .start();
+    let streams: Vec<_> = (0..UNREAD_STREAMS).map(|_| open_stream(&daemon)).collect();
     for round in 0..ROUNDS {
         let mut one = Crowd::start(1).unwrap();
-        registers_as_much_as_it_may(&daemon, round, one.pids().next().unwrap());
+        register_all(&daemon, round, one.pids().next().unwrap());
         assert_eq!(daemon.list().len(), SESSIONS);
         one.kill().unwrap();
-        eventually("all of its sessions are gone", || daemon.list().is_empty());
+        eventually("all of its sessions are removed", || {
+            daemon.list().is_empty()
+        });
     }
-    drop(deaf);
-    the_dead_go_and_the_living_stays(&daemon, &Crowd::start(0).unwrap(), || {});
-    // Since 5.19.
+    drop(streams);
+    check_removals(&daemon, &Crowd::start(0).unwrap(), || {});
+    // `memory.peak` exists since 5.19.
     if let Some(peak) = group.count("memory.peak", "") {
         measured(
-            "memory at most, of a bound of",
+            "peak memory, of the computed bound",
             format_args!("{peak} of {BOUND} bytes"),
         );
     }

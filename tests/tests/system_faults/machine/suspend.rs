@@ -1,4 +1,4 @@
-//! The machine sleeps for a while. Timers stand still meanwhile, and ages do not.
+//! The machine is suspended for a while. Timers stand still meanwhile, but a session's ttl goes on.
 
 use std::fs;
 use std::io;
@@ -6,25 +6,26 @@ use std::time::Duration;
 
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{TestDaemon, session_of};
-use reaperd::clock::{monotonic_ns, now};
+use reaperd::testkit::clock::{monotonic_ns, now};
 
-use super::is_ours;
-use crate::life::the_dead_go_and_the_living_stays;
+use super::may_change;
+use crate::scenario::check_removals;
 
-/// Longer than the age of the old, and whole seconds: the alarm clock has no others.
-const SLEEP: Duration = Duration::from_secs(20);
-const AGE: Duration = Duration::from_secs(15);
+/// Longer than the short ttl, and whole seconds: the alarm clock knows no fractions.
+const SUSPENDED: Duration = Duration::from_secs(20);
+const TTL: Duration = Duration::from_secs(15);
 
-/// Has the machine sleep, and returns when it is awake. Answers how much of it no timer has seen.
-fn sleep() -> io::Result<Duration> {
+/// Suspends the machine until the alarm. Returns by how much `CLOCK_BOOTTIME` advanced more than
+/// `CLOCK_MONOTONIC`.
+fn suspend() -> io::Result<Duration> {
     set_alarm("0")?;
-    set_alarm(&format!("+{}", SLEEP.as_secs()))?;
-    let (boot, timers) = (now().boot.as_nanos(), monotonic_ns());
-    let slept = fs::write("/sys/power/state", "mem");
-    let passed = now().boot.as_nanos() - boot;
-    let run = monotonic_ns() - timers;
+    set_alarm(&format!("+{}", SUSPENDED.as_secs()))?;
+    let (boottime, monotonic) = (now().boot.as_nanos(), monotonic_ns());
+    let result = fs::write("/sys/power/state", "mem");
+    let boottime_passed = now().boot.as_nanos() - boottime;
+    let monotonic_passed = monotonic_ns() - monotonic;
     set_alarm("0")?;
-    slept.map(|()| Duration::from_nanos(passed.saturating_sub(run)))
+    result.map(|()| Duration::from_nanos(boottime_passed.saturating_sub(monotonic_passed)))
 }
 
 fn set_alarm(when: &str) -> io::Result<()> {
@@ -32,29 +33,29 @@ fn set_alarm(when: &str) -> io::Result<()> {
 }
 
 #[test]
-fn a_sleep_is_part_of_a_sessions_age_and_no_end_of_a_process() {
-    if !is_ours("the machine's sleep") {
+fn the_ttl_runs_while_the_machine_is_suspended_and_no_live_session_is_removed() {
+    if !may_change("the power state") {
         return;
     }
-    let age = format!("{}s", AGE.as_secs());
-    let old = TestDaemon::start(&["--ttl", &age, "--sweep-interval", "500ms"]);
-    let young = TestDaemon::start(&["--ttl", "10m"]);
-    let mut of_old = old.events();
+    let ttl = format!("{}s", TTL.as_secs());
+    let short_ttl = TestDaemon::start(&["--ttl", &ttl, "--sweep-interval", "500ms"]);
+    let long_ttl = TestDaemon::start(&["--ttl", "10m"]);
+    let mut events = short_ttl.events();
     let crowd = Crowd::start(1).unwrap();
     let session = session_of(crowd.pids().next().unwrap());
-    for daemon in [&old, &young] {
+    for daemon in [&short_ttl, &long_ttl] {
         daemon.register_all(crowd.pids());
     }
-    let awake_since = monotonic_ns();
-    let slept = sleep().unwrap();
-    assert!(slept > SLEEP / 2, "it slept for {slept:?}");
-    let removal = of_old.removal_of(&session);
-    assert_eq!(removal.told.cause, "expired");
-    // By the clock that stands still in between it was not of age yet.
-    let awake = Duration::from_nanos(removal.at_ns - awake_since);
-    assert!(awake < AGE, "it took {awake:?} without the sleep");
-    the_dead_go_and_the_living_stays(&young, &crowd, || {});
-    drop(of_old);
-    old.stop();
-    young.stop();
+    let registered_ns = monotonic_ns();
+    let suspended = suspend().unwrap();
+    assert!(suspended > SUSPENDED / 2, "suspended for {suspended:?}");
+    let removal = events.removal_of(&session);
+    assert_eq!(removal.data.cause, "expired");
+    // By the clock that stands still during suspension, the ttl was not over yet.
+    let awake = Duration::from_nanos(removal.at_ns - registered_ns);
+    assert!(awake < TTL, "it took {awake:?} without the suspension");
+    check_removals(&long_ttl, &crowd, || {});
+    drop(events);
+    short_ttl.stop();
+    long_ttl.stop();
 }

@@ -1,5 +1,5 @@
-//! A private apt beside the machine's own: its own lists, sources and cache, derived from the
-//! machine's sources with other suite names. The machine's lists stay as they are.
+//! A separate apt configuration: lists, sources and cache in a work folder. Its sources are those of the
+//! machine with other suite names. The machine's lists are not changed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::process::Command;
 
 use anyhow::{Context as _, anyhow, bail};
 
-/// Seconds for one call of apt: a package is 30 MB, a list 10 MB.
-const APT_LIMIT: &str = "240";
+/// The time limit of one call of apt, in seconds: a package has 30 MB, a list 10 MB.
+const APT_TIMEOUT: &str = "240";
 
-/// Keeps the machine's keys and proxies, and nothing else of it.
+/// Uses only the keys and proxies of the machine's configuration.
 pub(super) struct Apt<'work> {
     work: &'work Path,
 }
@@ -36,7 +36,7 @@ impl<'work> Apt<'work> {
         Ok(Self { work })
     }
 
-    /// One bounded call, once more if it fails.
+    /// Runs a program of apt with a time limit; retries once if it fails.
     pub(super) fn run(&self, program: &str, args: &[&str]) -> anyhow::Result<String> {
         self.try_run(program, args)
             .or_else(|_first| self.try_run(program, args))
@@ -45,7 +45,7 @@ impl<'work> Apt<'work> {
     fn try_run(&self, program: &str, args: &[&str]) -> anyhow::Result<String> {
         let output = Command::new("timeout")
             .current_dir(self.work)
-            .args([APT_LIMIT, program, "--quiet", "--config-file", "apt.conf"])
+            .args([APT_TIMEOUT, program, "--quiet", "--config-file", "apt.conf"])
             .args(args)
             .output()
             .context(program.to_owned())?;
@@ -57,18 +57,18 @@ impl<'work> Apt<'work> {
             .lines()
             .rev()
             .find(|line| line.starts_with("E: "))
-            .unwrap_or("no reason");
+            .unwrap_or("no error message");
         Err(anyhow!("{program} {}: {}: {last}", args[0], output.status))
     }
 }
 
-/// The machine's own Debian sources with other suite names, in both of apt's forms.
+/// Returns the machine's Debian sources with other suite names, in both formats of apt.
 fn private_sources(suites: &[&str]) -> anyhow::Result<(String, String)> {
     let os_release = fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
     let codename = os_release
         .lines()
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
-        .context("this machine's release has no code name")?;
+        .context("/etc/os-release has no VERSION_CODENAME")?;
     let mut old_form = String::new();
     let mut new_form = String::new();
     for path in source_files() {
@@ -85,7 +85,7 @@ fn private_sources(suites: &[&str]) -> anyhow::Result<(String, String)> {
         }
     }
     if old_form.is_empty() && new_form.is_empty() {
-        bail!("no apt source of {codename} to derive one from; give --kernel-image instead");
+        bail!("no apt source for {codename}; use --kernel-image instead");
     }
     Ok((old_form, new_form))
 }
@@ -104,12 +104,13 @@ fn source_files() -> Vec<PathBuf> {
     files
 }
 
-/// deb822: each stanza that serves the machine's release serves the wanted suites of its kind.
+/// Converts sources in deb822 format: a stanza for the machine's release gets the wanted suites of the
+/// same archive.
 fn stanzas(text: &str, codename: &str, suites: &[&str]) -> String {
     let mut result = String::new();
     for stanza in text.split("\n\n") {
         let own = stanza.lines().find_map(|line| line.strip_prefix("Suites:"));
-        let wanted = same_kind(own.unwrap_or_default(), codename, suites);
+        let wanted = suites_of_same_archive(own.unwrap_or_default(), codename, suites);
         if wanted.is_empty() {
             continue;
         }
@@ -125,7 +126,7 @@ fn stanzas(text: &str, codename: &str, suites: &[&str]) -> String {
     result
 }
 
-/// `deb [options] URI SUITE COMPONENT..`
+/// Converts sources in one-line format: `deb [options] URI SUITE COMPONENT..`.
 fn one_lines(text: &str, codename: &str, suites: &[&str]) -> String {
     let mut result = String::new();
     for line in text.lines().filter(|line| line.starts_with("deb ")) {
@@ -138,7 +139,7 @@ fn one_lines(text: &str, codename: &str, suites: &[&str]) -> String {
             continue;
         };
         let own = words.get(at).copied().unwrap_or_default();
-        for suite in same_kind(own, codename, suites) {
+        for suite in suites_of_same_archive(own, codename, suites) {
             let (head, tail) = (words[..at].join(" "), words[at + 1..].join(" "));
             result += &format!("{head} {suite} {tail}\n");
         }
@@ -146,9 +147,13 @@ fn one_lines(text: &str, codename: &str, suites: &[&str]) -> String {
     result
 }
 
-/// Of the wanted suites those that stand in the same archive as one of `own`: the security
-/// archive for that of this release, the main archive for the release itself.
-fn same_kind<'suite>(own: &str, codename: &str, suites: &[&'suite str]) -> Vec<&'suite str> {
+/// Returns the wanted suites of the same archive as `own`: those in the security archive if `own` contains
+/// the security suite of this release, those in the main archive if it contains the release.
+fn suites_of_same_archive<'suite>(
+    own: &str,
+    codename: &str,
+    suites: &[&'suite str],
+) -> Vec<&'suite str> {
     let own: Vec<_> = own.split_whitespace().collect();
     let is_main = own.contains(&codename);
     let is_security = own
@@ -169,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sources_keep_everything_but_their_suites() {
+    fn only_the_suites_of_a_source_are_replaced() {
         let own = "Types: deb\n# a comment\nURIs: http://a/debian\nSuites: bookworm bookworm-updates\n\
                    Signed-By: /k\n\nTypes: deb\nURIs: http://a/sec\nSuites: bookworm-security\n";
         let derived = stanzas(own, "bookworm", &["bullseye", "bullseye-security"]);

@@ -1,4 +1,4 @@
-//! The rules about who may register which process.
+//! Tests of the rules about callers and processes.
 
 use rustix::io::Errno;
 
@@ -14,18 +14,18 @@ fn peer(uid: u32, pid: impl Into<Option<i32>>) -> Peer {
         transport: Transport::Unix,
         uid,
         pid: pid.into(),
-        pid_ns: PidNs::Ours,
+        pid_ns: PidNs::Same,
     }
 }
 
 #[test]
-fn the_facts_decide() {
+fn the_record_of_the_process_decides() {
     use RegisterPolicy::{Any, SameUid};
     let pid = Pid::new(4242).unwrap();
     let thread = Err(Refused::ThreadId {
         process: Pid::new(4000).unwrap(),
     });
-    // Process and real user, where the system shows them.
+    // Process and real uid, if the system shows them.
     for (shown, uid, policy, expected) in [
         (Some((4242, USER)), USER, SameUid, Ok(())),
         (Some((4242, ROOT)), USER, SameUid, Err(Refused::OtherUser)),
@@ -42,22 +42,22 @@ fn the_facts_decide() {
             process: Pid::new(process).unwrap(),
             real_uid,
         });
-        let admitted = admit(stat, pid, peer(uid, 7), policy);
-        assert_eq!(admitted, expected, "{shown:?} {uid}");
+        let checked = check_record(stat, pid, peer(uid, 7), policy);
+        assert_eq!(checked, expected, "{shown:?} {uid}");
     }
 }
 
-/// What the claim comes to in a system where the peer lives.
+/// Checks a pid in a system in which the peer lives.
 fn checked(named: Pid, peer: Peer, policy: RegisterPolicy) -> Result<Pid, Refused> {
     let table = FakeTable::default();
     if let Some(pid @ 1..) = peer.pid {
         table.spawn(Pid::try_from(pid).unwrap(), 1);
     }
-    check_claim(named, peer, policy, &table).map(|claimed| claimed.pid)
+    resolve_and_check(named, peer, policy, &table).map(|resolved| resolved.pid)
 }
 
 #[test]
-fn the_claim_is_checked_before_anybody_is_looked_at() {
+fn the_pid_is_checked_before_the_process() {
     use RegisterPolicy::{Any, SameUid, SelfOnly};
     let own = Pid::new(std::process::id()).unwrap();
     let other = Pid::new(own.get() ^ 1).unwrap();
@@ -83,11 +83,11 @@ fn the_claim_is_checked_before_anybody_is_looked_at() {
 }
 
 #[test]
-fn the_machines_init_is_registered_by_itself_alone() {
+fn the_init_of_the_machine_is_registered_only_by_itself() {
     let init = Pid::new(1).unwrap();
     let by_init = checked(init, peer(ROOT, 1), RegisterPolicy::SelfOnly);
     assert_eq!(by_init, Ok(init));
-    // Where these tests run in a container, its pid 1 is a process like any other.
+    // In a container, pid 1 is an ordinary process.
     let by_others = if is_machines_init() {
         Err(Refused::Init)
     } else {
@@ -100,42 +100,42 @@ fn the_machines_init_is_registered_by_itself_alone() {
 }
 
 #[test]
-fn a_peer_that_has_ended_registers_nobody_else() {
+fn a_peer_that_has_ended_registers_no_other_process() {
     let (named, caller) = (Pid::new(4242).unwrap(), Pid::new(77).unwrap());
     let table = FakeTable::default();
     let check = |named| {
-        let checked = check_claim(named, peer(USER, 77), RegisterPolicy::SameUid, &table);
-        checked.map(|claimed| claimed.pid)
+        let checked = resolve_and_check(named, peer(USER, 77), RegisterPolicy::SameUid, &table);
+        checked.map(|resolved| resolved.pid)
     };
     table.spawn(caller, 1);
     assert_eq!(check(named), Ok(named));
     table.die(caller, 0);
-    assert_eq!(check(named), Err(Refused::PeerGone), "nobody has reaped it");
+    assert_eq!(check(named), Err(Refused::PeerGone), "a zombie has ended");
     table.reap(caller);
     assert_eq!(check(named), Err(Refused::PeerGone));
-    assert_eq!(check(caller), Ok(caller), "pinning says this better");
+    assert_eq!(check(caller), Ok(caller), "pinning finds this");
     table.spawn(caller, 2);
     table.refuse(Refusals {
-        look: Some(Errno::ACCESS),
+        stat: Some(Errno::ACCESS),
         ..Refusals::default()
     });
-    assert_eq!(check(named), Ok(named), "hidden is not ended");
+    assert_eq!(check(named), Ok(named), "a hidden process has not ended");
 }
 
 #[test]
-fn numbers_that_nobody_can_translate_are_not_taken_for_ours() {
+fn pids_that_cannot_be_translated_are_refused() {
     use RegisterPolicy::{Any, SameUid};
     let host = Pid::new(4242).unwrap();
-    let untold = Peer {
+    let unknown = Peer {
         pid_ns: PidNs::Unknown,
         ..peer(USER, host.as_raw())
     };
     let foreign = Err(Refused::ForeignPidNamespace);
-    assert_eq!(checked(host, untold, SameUid), foreign);
-    assert_eq!(checked(host, untold, Any), Ok(host));
+    assert_eq!(checked(host, unknown, SameUid), foreign);
+    assert_eq!(checked(host, unknown, Any), Ok(host));
     let short = Peer {
         pid_ns: PidNs::NotNow,
-        ..untold
+        ..unknown
     };
     assert_eq!(checked(host, short, SameUid), Err(Refused::NotNow));
     assert_eq!(checked(host, short, Any), Ok(host));
@@ -148,7 +148,7 @@ fn a_caller_in_a_nested_namespace_is_translated_before_it_is_checked() {
     let host = Pid::new(4242).unwrap();
     let nested = |uid| Peer {
         pid_ns: PidNs::Nested {
-            own: 1,
+            peer_pid: 1,
             namespace: None,
         },
         ..peer(uid, host.as_raw())
@@ -157,14 +157,15 @@ fn a_caller_in_a_nested_namespace_is_translated_before_it_is_checked() {
     for policy in [Any, SameUid, SelfOnly] {
         assert_eq!(checked(init, nested(USER), policy), Ok(host));
     }
-    // A number of ours is not one of theirs, and theirs are not looked for where only oneself counts.
+    // A pid of the daemon's namespace is not one of the caller's. With SelfOnly no other is
+    // searched.
     let not_self = checked(host, nested(USER), SelfOnly);
     assert_eq!(not_self, Err(Refused::NotSelf));
     let vanished = Pid::MAX.cast_signed();
     let vanished = Peer {
         pid: Some(vanished),
         pid_ns: PidNs::Nested {
-            own: 1,
+            peer_pid: 1,
             namespace: Some(7),
         },
         ..nested(USER)
@@ -174,7 +175,7 @@ fn a_caller_in_a_nested_namespace_is_translated_before_it_is_checked() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_thread_id_and_a_process_are_told_apart_by_the_system() {
+fn a_thread_id_is_resolved_to_its_process() {
     let own = i32::try_from(std::process::id()).unwrap();
     let (to_main, from_thread) = std::sync::mpsc::channel();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();

@@ -1,5 +1,5 @@
-//! The lock beside the socket: one daemon a path, for as long as it lives. The kernel lets go of it
-//! however the daemon ends.
+//! The lock file beside the socket: one daemon per path. The kernel releases the lock however the
+//! daemon ends.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -9,11 +9,11 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{FileId, ListenError};
 
-/// The right to the socket path.
+/// The lock on a socket path.
 pub(super) struct Lock {
     path: PathBuf,
     file_id: FileId,
-    _held: File,
+    _file: File,
 }
 
 impl Lock {
@@ -29,7 +29,7 @@ impl Lock {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
                 let mut pid = String::new();
-                // Only for the message.
+                // For the error text only.
                 let pid = file
                     .read_to_string(&mut pid)
                     .ok()
@@ -54,12 +54,12 @@ impl Lock {
         Ok(Self {
             file_id: FileId::of(&metadata),
             path,
-            _held: file,
+            _file: file,
         })
     }
 
-    /// Whether the file is still under its name. With the folder it may have gone, and then the lock
-    /// excludes nobody any more.
+    /// Returns whether the file still has its name. It may have been removed with its folder, and
+    /// then the lock no longer excludes other daemons.
     pub(super) fn is_in_place(&self) -> bool {
         FileId::at(&self.path) == Some(self.file_id)
     }

@@ -1,4 +1,4 @@
-//! The socket file against real files, links, daemons and leftovers.
+//! Tests with real files, links, daemons and stale sockets.
 
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 
@@ -24,7 +24,7 @@ fn mode_of(path: &Path) -> u32 {
 }
 
 #[tokio::test]
-async fn the_socket_is_private_and_leaves_with_us() {
+async fn the_socket_is_private_and_removed_at_the_end() {
     let folder = folder();
     let path = folder.path().join("made/reaperd.sock");
     let socket = claim(&path).unwrap();
@@ -42,8 +42,8 @@ async fn the_socket_is_private_and_leaves_with_us() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_mode_is_there_before_anybody_can_look() {
-    // What `bind` relies on: the file is created with the mode of the unbound socket.
+fn the_socket_file_has_its_mode_from_the_start() {
+    // `bind` relies on this: the file is created with the mode of the unbound socket.
     let folder = folder();
     let path = folder.path().join("s");
     let socket = unix_socket().unwrap();
@@ -53,13 +53,13 @@ fn the_mode_is_there_before_anybody_can_look() {
 }
 
 #[tokio::test]
-async fn a_path_is_as_long_as_the_system_allows() {
+async fn a_path_may_be_as_long_as_the_system_allows() {
     let folder = folder();
-    let room = PATH_MAX - folder.path().as_os_str().len() - 1;
-    claim(&folder.path().join("x".repeat(room)))
+    let longest = PATH_MAX - folder.path().as_os_str().len() - 1;
+    claim(&folder.path().join("x".repeat(longest)))
         .unwrap()
         .remove();
-    let error = refusal(&folder.path().join("x".repeat(room + 1)));
+    let error = refusal(&folder.path().join("x".repeat(longest + 1)));
     assert!(
         matches!(error, ListenError::PathTooLong { length: 108, .. }),
         "{error}"
@@ -67,7 +67,7 @@ async fn a_path_is_as_long_as_the_system_allows() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_not_private_or_not_ours_or_a_link_is_refused() {
+async fn a_folder_that_is_not_private_or_of_another_user_or_a_link_is_refused() {
     let folder = folder();
     let open = folder.path().join("open");
     std::fs::create_dir(&open).unwrap();
@@ -94,12 +94,12 @@ async fn a_folder_that_is_not_private_or_not_ours_or_a_link_is_refused() {
             "{error}"
         );
     } else {
-        println!("skipped: another user's folder needs root to make");
+        println!("skipped: a folder of another user needs root");
         assert!(!crate::testing::is_required("root"));
     }
-    let nowhere = refusal(&folder.path().join("no/such/s"));
+    let missing = refusal(&folder.path().join("no/such/s"));
     assert!(matches!(
-        nowhere,
+        missing,
         ListenError::System {
             call: "create folder",
             ..
@@ -129,10 +129,10 @@ async fn a_live_daemon_is_not_disturbed() {
 }
 
 #[tokio::test]
-async fn a_stale_socket_is_taken_over_and_nothing_else_is() {
+async fn only_a_stale_socket_is_replaced() {
     let folder = folder();
     let path = folder.path().join("s");
-    // Killed while it listened, and killed between bind and listen.
+    // A daemon killed while it listened, and one killed between bind and listen.
     drop(StdListener::bind(&path).unwrap());
     assert!(path.exists());
     drop(claim(&path).unwrap());
@@ -151,31 +151,31 @@ async fn a_stale_socket_is_taken_over_and_nothing_else_is() {
 }
 
 #[tokio::test]
-async fn a_socket_that_was_taken_away_is_bound_again() {
+async fn a_removed_socket_is_bound_again() {
     let folder = folder();
     let path = folder.path().join("in/s");
     let mut socket = claim(&path).unwrap();
     let before = socket.file;
-    socket.stay();
-    assert_eq!(socket.file, before, "nothing to do");
+    socket.restore();
+    assert_eq!(socket.file, before, "unchanged while it exists");
 
     std::fs::remove_file(&path).unwrap();
-    socket.stay();
+    socket.restore();
     UnixStream::connect(&path).unwrap();
 
     std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
-    socket.stay();
+    socket.restore();
     UnixStream::connect(&path).unwrap();
     assert!(
         matches!(refusal(&path), ListenError::Locked { .. }),
-        "with its lock"
+        "the lock must be restored too"
     );
     socket.remove();
     assert!(!path.exists());
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_ours_stays_at_the_end() {
+async fn a_replaced_socket_file_is_not_removed_at_the_end() {
     let folder = folder();
     let path = folder.path().join("s");
     let socket = claim(&path).unwrap();
@@ -187,14 +187,14 @@ async fn a_file_that_is_not_ours_stays_at_the_end() {
 }
 
 #[test]
-fn of_many_starters_one_wins_and_the_losers_leave_its_socket_alone() {
+fn of_several_starting_daemons_one_gets_the_socket_and_the_others_leave_it_alone() {
     let folder = folder();
     let path = folder.path().join("s");
     for _ in 0..50 {
         drop(StdListener::bind(&path));
         let barrier = std::sync::Barrier::new(4);
         let outcomes: Vec<_> = std::thread::scope(|scope| {
-            let starter = || {
+            let start = || {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()
@@ -203,11 +203,11 @@ fn of_many_starters_one_wins_and_the_losers_leave_its_socket_alone() {
                 barrier.wait();
                 let claimed = claim(&path);
                 barrier.wait();
-                UnixStream::connect(&path).expect("the winner is reachable");
+                UnixStream::connect(&path).expect("the daemon that got the socket is reachable");
                 barrier.wait();
                 claimed.map(Socket::remove)
             };
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(starter)).collect();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
             threads
                 .into_iter()
                 .map(|thread| thread.join().unwrap())

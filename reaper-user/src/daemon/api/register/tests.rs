@@ -1,9 +1,11 @@
-//! Every rule for a registration's body, as a table.
+//! The rules for the body of a registration, as tables.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+
+const OWNER: u32 = 1000;
 
 fn good() -> Value {
     json!({
@@ -21,32 +23,36 @@ fn with(field: &str, value: Value) -> Value {
     body
 }
 
-fn answer(body: &str) -> (u16, Value) {
-    let problem = parse(body.as_bytes()).err().expect("refused");
+fn parse(body: &str) -> Result<Registration, Problem> {
+    super::parse(body.as_bytes(), OWNER).map(|(registration, _)| registration)
+}
+
+fn refusal(body: &str) -> (u16, Value) {
+    let problem = parse(body).expect_err("refused");
     let json = serde_json::from_slice(&problem.to_json()).unwrap();
     (problem.status().as_u16(), json)
 }
 
 #[test]
-fn a_full_body_is_read() {
+fn a_body_with_every_field_is_parsed() {
     let mut body = good();
     body["cwd"] = json!("/home/é");
     body["role"] = json!("lead");
     body["groups"] = json!(["@a", "@b:role"]);
     body["unknown"] = json!({"token": 1});
-    let asked = parse(body.to_string().as_bytes()).ok().unwrap();
-    assert_eq!(asked.id.as_str(), "s-1");
-    assert_eq!(asked.pid.get(), 4242);
-    assert_eq!(asked.token.prefix().to_string(), "abababab");
-    assert_eq!(&*asked.details.mesh, "dev");
-    assert_eq!(asked.details.cwd.as_deref(), Some("/home/é"));
-    assert_eq!(asked.details.role.as_deref(), Some("lead"));
-    assert_eq!(asked.details.groups.len(), 2);
-    assert!(asked.presence.is_none());
+    let parsed = parse(&body.to_string()).unwrap();
+    assert_eq!(parsed.id.as_str(), "s-1");
+    assert_eq!(parsed.pid.get(), 4242);
+    assert_eq!(parsed.token.prefix().to_string(), "abababab");
+    assert_eq!(&*parsed.details.mesh, "dev");
+    assert_eq!(parsed.details.cwd.as_deref(), Some("/home/é"));
+    assert_eq!(parsed.details.role.as_deref(), Some("lead"));
+    assert_eq!(parsed.details.groups.len(), 2);
+    assert!(parsed.presence.is_none());
 }
 
 #[test]
-fn what_is_no_object_is_answered_as_the_origin_does() {
+fn a_body_that_is_not_an_object_gets_the_error_of_the_claudemesh_daemon() {
     for (body, status, error) in [
         ("{", 400, "Error: invalid_json"),
         ("{}x", 400, "Error: invalid_json"),
@@ -65,29 +71,27 @@ fn what_is_no_object_is_answered_as_the_origin_does() {
         ("\"x\"", 422, "token must be 64 hex chars"),
         ("{}", 422, "token must be 64 hex chars"),
     ] {
-        let (got, problem) = answer(body);
+        let (got, problem) = refusal(body);
         assert_eq!(
             (got, problem["error"].as_str()),
             (status, Some(error)),
             "{body:?}"
         );
     }
-    assert_eq!(
-        parse(b"{\"token\":\"\xff\"}").err().unwrap().code(),
-        "invalid_json"
-    );
+    let not_utf8 = super::parse(b"{\"token\":\"\xff\"}", OWNER);
+    assert_eq!(not_utf8.err().unwrap().code(), "invalid_json");
 }
 
 #[test]
-fn an_array_of_the_right_values_is_no_registration() {
+fn an_array_of_valid_values_is_refused() {
     let values: Vec<_> = ["token", "session_id", "mesh", "display_name", "pid"]
         .map(|field| good()[field].clone())
         .into();
-    assert_eq!(answer(&json!(values).to_string()).1["field"], "token");
+    assert_eq!(refusal(&json!(values).to_string()).1["field"], "token");
 }
 
 #[test]
-fn each_bad_field_is_named() {
+fn each_invalid_field_is_named_in_the_error() {
     let long = |length: usize| json!("x".repeat(length));
     for (field, value, code) in [
         ("token", json!("AB".repeat(31)), "invalid_token"),
@@ -135,7 +139,7 @@ fn each_bad_field_is_named() {
         ("ttl", json!([1]), "invalid_field"),
         ("ttl", json!(true), "invalid_field"),
     ] {
-        let (status, problem) = answer(&with(field, value.clone()).to_string());
+        let (status, problem) = refusal(&with(field, value.clone()).to_string());
         assert_eq!(status, 422, "{field}: {value}");
         assert_eq!(problem["field"], field, "{field}: {value}");
         assert_eq!(problem["code"], code, "{field}: {value}");
@@ -143,7 +147,7 @@ fn each_bad_field_is_named() {
 }
 
 #[test]
-fn what_is_just_within_the_limits_passes() {
+fn values_at_the_limits_are_accepted() {
     for (field, value) in [
         ("session_id", json!("x".repeat(128))),
         ("display_name", json!("שלום\u{200f}")),
@@ -156,7 +160,7 @@ fn what_is_just_within_the_limits_passes() {
         ("pid", json!(4_194_304)),
     ] {
         let body = with(field, value.clone()).to_string();
-        assert!(parse(body.as_bytes()).is_ok(), "{field}: {value}");
+        assert!(parse(&body).is_ok(), "{field}: {value}");
     }
 }
 
@@ -181,14 +185,14 @@ fn a_pid_is_a_plain_integer_in_range() {
         "{}",
     ] {
         let body = good().to_string().replace("4242", pid);
-        let (status, problem) = answer(&body);
+        let (status, problem) = refusal(&body);
         assert_eq!(
             (status, problem["field"].as_str()),
             (422, Some("pid")),
             "{pid}"
         );
     }
-    let (_, problem) = answer(&with("pid", json!(null)).to_string());
+    let (_, problem) = refusal(&with("pid", json!(null)).to_string());
     assert_eq!(problem["error"], REQUIRED);
 }
 
@@ -202,22 +206,22 @@ fn a_ttl_is_seconds_or_the_process_or_absent() {
         (json!(u32::MAX), Ttl::For(u32::MAX * second)),
         (json!("process"), Ttl::Process),
     ] {
-        let asked = parse(with("ttl", value).to_string().as_bytes());
-        assert_eq!(asked.ok().unwrap().ttl, ttl);
+        let parsed = parse(&with("ttl", value).to_string());
+        assert_eq!(parsed.unwrap().ttl, ttl);
     }
-    let asked = parse(good().to_string().as_bytes());
-    assert_eq!(asked.ok().unwrap().ttl, Ttl::Default);
+    let parsed = parse(&good().to_string());
+    assert_eq!(parsed.unwrap().ttl, Ttl::Default);
 }
 
 #[test]
-fn the_first_bad_field_wins_in_the_order_of_the_origin() {
+fn the_first_invalid_field_is_reported_in_the_order_of_the_claudemesh_daemon() {
     let mut body = json!({"token": "short", "pid": 0});
     assert_eq!(
-        answer(&body.to_string()).1["error"],
+        refusal(&body.to_string()).1["error"],
         "token must be 64 hex chars"
     );
     body["token"] = good()["token"].clone();
-    let problem = answer(&body.to_string()).1;
+    let problem = refusal(&body.to_string()).1;
     assert_eq!(
         (&problem["error"], &problem["field"]),
         (&json!(REQUIRED), &json!("session_id"))
@@ -225,7 +229,7 @@ fn the_first_bad_field_wins_in_the_order_of_the_origin() {
 }
 
 #[test]
-fn a_field_given_twice_is_refused() {
+fn a_duplicate_field_is_refused() {
     for (field, value) in [
         ("token", "\"x\""),
         ("pid", "4242"),
@@ -234,21 +238,21 @@ fn a_field_given_twice_is_refused() {
         ("ttl", "1"),
     ] {
         let twice = format!("{},\"{field}\":{value},\"{field}\":{value}}}", r#"{"a":1"#);
-        let (status, problem) = answer(&twice);
+        let (status, problem) = refusal(&twice);
         assert_eq!((status, problem["field"].as_str()), (422, Some(field)));
         assert_eq!(problem["code"], "duplicate_field");
     }
 }
 
 #[test]
-fn a_token_file_is_an_absolute_path_of_clean_text() {
-    let file = |value: Value| parse(with("token_file", value).to_string().as_bytes());
+fn a_token_file_is_an_absolute_path_of_valid_text() {
+    let file = |value: Value| parse(&with("token_file", value).to_string());
     let longest = format!("/{}", "x".repeat(4_095));
     for path in ["/run/user/7/a b", "/", &longest] {
-        let asked = file(json!(path)).ok().unwrap();
-        assert_eq!(asked.details.token_file.as_deref(), Some(path));
+        let parsed = file(json!(path)).unwrap();
+        assert_eq!(parsed.details.token_file.as_deref(), Some(path));
     }
-    assert!(file(json!(null)).is_ok_and(|asked| asked.details.token_file.is_none()));
+    assert!(file(json!(null)).is_ok_and(|parsed| parsed.details.token_file.is_none()));
     for wrong in [
         json!("relative"),
         json!(""),
@@ -256,29 +260,27 @@ fn a_token_file_is_an_absolute_path_of_clean_text() {
         json!(format!("{longest}x")),
         json!(["/a"]),
     ] {
-        let (status, problem) = answer(&with("token_file", wrong).to_string());
+        let (status, problem) = refusal(&with("token_file", wrong).to_string());
         assert_eq!((status, &problem["field"]), (422, &json!("token_file")));
     }
 }
 
 #[test]
-fn whether_the_answer_matters_is_a_boolean() {
-    for (value, if_answered) in [
-        (json!(true), true),
-        (json!(false), false),
+fn if_answered_is_a_boolean() {
+    let if_answered = |body: Value| {
+        let parsed = super::parse(body.to_string().as_bytes(), OWNER);
+        parsed.unwrap().1
+    };
+    for (value, expected) in [
+        (true.into(), true),
+        (false.into(), false),
         (json!(null), false),
     ] {
-        let asked = parse(with("if_answered", value).to_string().as_bytes());
-        assert_eq!(asked.ok().unwrap().if_answered, if_answered);
+        assert_eq!(if_answered(with("if_answered", value)), expected);
     }
-    assert!(
-        !parse(good().to_string().as_bytes())
-            .ok()
-            .unwrap()
-            .if_answered
-    );
+    assert!(!if_answered(good()));
     for wrong in [json!(1), json!("true"), json!([])] {
-        let (status, problem) = answer(&with("if_answered", wrong).to_string());
+        let (status, problem) = refusal(&with("if_answered", wrong).to_string());
         assert_eq!((status, &problem["field"]), (422, &json!("if_answered")));
     }
 }
@@ -297,13 +299,10 @@ fn presence() -> Value {
 }
 
 #[test]
-fn presence_is_all_or_nothing() {
+fn presence_is_dropped_if_a_part_of_it_is_invalid() {
     let accepted = |presence: Value| {
-        let asked = parse(with("presence", presence).to_string().as_bytes());
-        let Ok(asked) = asked else {
-            panic!("never a reason to refuse")
-        };
-        asked.presence
+        let parsed = parse(&with("presence", presence).to_string());
+        parsed.expect("bad presence is not refused").presence
     };
     let whole = accepted(presence()).unwrap();
     assert_eq!(&*whole.session_pubkey, "cd".repeat(32));
@@ -332,7 +331,7 @@ fn presence_is_all_or_nothing() {
 }
 
 #[test]
-fn no_refusal_repeats_a_secret() {
+fn an_error_never_contains_a_secret() {
     let secret = "EF".repeat(64);
     for body in [
         with("token", json!(secret)).to_string(),
@@ -342,27 +341,27 @@ fn no_refusal_repeats_a_secret() {
         format!("{{\"token\":\"{secret}\",\"token\":\"{secret}\"}}"),
         format!("{{\"token\":\"{secret}\" {secret}"),
     ] {
-        let problem = answer(&body).1.to_string();
+        let problem = refusal(&body).1.to_string();
         assert!(!problem.contains(&secret[..16]), "{problem}");
     }
 }
 
 proptest! {
     #[test]
-    fn no_text_makes_it_panic(body: String) {
-        let _either = parse(body.as_bytes()).is_ok();
+    fn any_text_is_parsed_without_a_panic(body: String) {
+        let _result = parse(&body).is_ok();
     }
 
     #[test]
-    fn any_number_is_a_pid_or_refused(number: f64) {
+    fn a_float_is_never_a_pid(number: f64) {
         let body = with("pid", json!(number)).to_string();
-        // Written by serde_json, a float always has a point or an exponent.
-        prop_assert!(parse(body.as_bytes()).is_err());
+        // serde_json writes every float with a point or an exponent.
+        prop_assert!(parse(&body).is_err());
     }
 
     #[test]
-    fn integers_pass_exactly_in_range(number: i64) {
-        let passes = parse(with("pid", json!(number)).to_string().as_bytes()).is_ok();
+    fn an_integer_is_accepted_exactly_if_in_range(number: i64) {
+        let passes = parse(&with("pid", json!(number)).to_string()).is_ok();
         prop_assert_eq!(passes, (1..=4_194_304).contains(&number));
     }
 }

@@ -1,12 +1,12 @@
-//! Where a chunked body ends. Strict: no extensions, no trailers, no blanks, because nothing that
-//! speaks to us sends them and readers disagree about them.
+//! Finds the end of a chunked body. Extensions, trailers and blanks are refused: no client sends
+//! them, and parsers disagree about them.
 
 use super::head::BODY_MAX;
 
-/// Digits enough for a size past every limit.
+/// Enough digits for a size above every limit.
 const SIZE_DIGITS_MAX: u8 = 8;
 
-/// The bytes are not a chunked body as this daemon reads it.
+/// The bytes are not a chunked body that this daemon accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed chunk")]
 pub(crate) struct Malformed;
@@ -37,12 +37,13 @@ impl Chunks {
         }
     }
 
-    /// Whether the chunks so far announce more than a body may hold.
+    /// Returns whether the chunks so far are larger than a body may be.
     pub(crate) const fn is_too_large(&self) -> bool {
         self.total > BODY_MAX
     }
 
-    /// Walks over `bytes`: how many of them belong to this body, and whether it is complete.
+    /// Advances over `bytes`. Returns how many of them belong to this body, and whether it is
+    /// complete.
     pub(crate) fn walk(&mut self, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
@@ -67,7 +68,7 @@ impl Chunks {
                 }
                 (Expecting::Data { left }, _) => {
                     let here = (bytes.len() - at).min(usize::try_from(left).unwrap_or(usize::MAX));
-                    // The common step below takes one byte; this one takes all that are here.
+                    // All available data at once; the last byte is counted below.
                     at += here - 1;
                     match left - here as u64 {
                         0 => Expecting::DataReturn,
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_is_found_whatever_the_pieces() {
+    fn the_end_is_found_in_pieces_of_any_size() {
         let body = b"5\r\nhello\r\n1A\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\nGET /next";
         let end = body.len() - b"GET /next".len();
         for piece in 1..=body.len() {
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_unusual_is_malformed() {
+    fn extensions_trailers_and_blanks_are_malformed() {
         for body in [
             "\r\n",
             "5\nhello\r\n",
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sum_is_what_is_limited() {
+    fn the_sum_of_the_chunks_is_limited() {
         let mut chunks = Chunks::new();
         chunks.walk(b"10000\r\n").unwrap();
         assert!(!chunks.is_too_large());

@@ -1,16 +1,17 @@
-//! The rules for one request head, over plain bytes. Whatever two readers of HTTP could understand
-//! differently is refused here, so that hyper behind us and any program before us agree on where
-//! each message ends.
+//! The rules for one request head, as bytes. Everything that two HTTP parsers could read
+//! differently is refused, so that hyper and any proxy before the daemon agree on where each
+//! message ends.
 
 use hyper::Uri;
 
-/// Heads are refused past this size. A2 has 16 KiB.
+/// The largest size of a head, as in the claudemesh daemon.
 pub(crate) const HEAD_MAX: usize = 16 * 1024;
-/// Bodies are refused past this size; a body of exactly this size passes.
+/// The largest size of a body.
 pub(crate) const BODY_MAX: u64 = 64 * 1024;
-/// More fields than any client of ours sends; each costs a look-up in every later step.
+/// The largest number of fields. No client sends as many, and each costs time in every later step.
 const FIELDS_MAX: usize = 64;
-/// The field by which the guard hands a refusal to the service. No client's head may carry it.
+/// The field by which the framing filter passes a refusal to the service. Refused in heads of
+/// clients.
 pub(crate) const REFUSAL_FIELD: &str = "reaperd-refusal";
 
 /// Why a head was refused.
@@ -22,9 +23,9 @@ pub(crate) enum Refusal {
     FoldedLine,
     #[error("the request line is not METHOD, one space, target, one space, HTTP/1.0 or HTTP/1.1")]
     RequestLine,
-    #[error("a field name is empty, holds a blank or is followed by one")]
+    #[error("a field name is empty, contains a blank or is followed by one")]
     FieldName,
-    #[error("a field value holds a control byte")]
+    #[error("a field value contains a control byte")]
     FieldValue,
     #[error("the content length is not a plain decimal number")]
     Length,
@@ -32,7 +33,7 @@ pub(crate) enum Refusal {
     TwoLengths,
     #[error("there is both a content length and a transfer encoding")]
     BothLengths,
-    #[error("the only transfer encoding understood is chunked, once, in HTTP/1.1")]
+    #[error("the only supported transfer encoding is chunked, once, in HTTP/1.1")]
     TransferEncoding,
     #[error("HTTP/1.1 needs exactly one Host field")]
     Host,
@@ -58,7 +59,7 @@ const ALL: [Refusal; 12] = [
 ];
 
 impl Refusal {
-    /// The machine code in the answer.
+    /// Returns the `code` of the error.
     pub(crate) const fn code(self) -> &'static str {
         match self {
             Self::BareLineFeed => "bare_line_feed",
@@ -76,7 +77,7 @@ impl Refusal {
         }
     }
 
-    /// The refusal that the guard wrote under [`REFUSAL_FIELD`].
+    /// Returns the refusal that the framing filter wrote into [`REFUSAL_FIELD`].
     pub(crate) fn from_code(code: &[u8]) -> Option<Self> {
         ALL.into_iter()
             .find(|refusal| refusal.code().as_bytes() == code)
@@ -90,7 +91,7 @@ pub(crate) enum BodyFraming {
     Chunked,
 }
 
-/// What the length fields have said so far.
+/// What the fields so far contain.
 #[derive(Default)]
 struct Seen {
     fields: usize,
@@ -99,7 +100,7 @@ struct Seen {
     chunked: bool,
 }
 
-/// Checks a whole head, its last empty line included. Every line feed in it is known to follow a
+/// Checks a whole head, including its final empty line. Every line feed in it must follow a
 /// carriage return.
 pub(crate) fn check(head: &[u8]) -> Result<BodyFraming, Refusal> {
     let mut lines = head
@@ -119,7 +120,7 @@ pub(crate) fn check(head: &[u8]) -> Result<BodyFraming, Refusal> {
     if fields > FIELDS_MAX {
         return Err(Refusal::HeadTooLarge);
     }
-    // HTTP/1.0 knew no Host; two of them are two opinions in any version.
+    // HTTP/1.0 has no Host. Two of them are ambiguous in any version.
     if hosts > 1 || (is_1_1 && hosts == 0) {
         return Err(Refusal::Host);
     }
@@ -132,7 +133,7 @@ pub(crate) fn check(head: &[u8]) -> Result<BodyFraming, Refusal> {
     }
 }
 
-/// Answers whether the version is 1.1.
+/// Returns whether the version is 1.1.
 fn request_line(line: &[u8]) -> Result<bool, Refusal> {
     let mut parts = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
@@ -143,7 +144,7 @@ fn request_line(line: &[u8]) -> Result<bool, Refusal> {
     let well_formed = !method.is_empty()
         && method.iter().copied().all(is_token_byte)
         && target.iter().all(u8::is_ascii_graphic)
-        // Hyper answers a target that it cannot read by itself, without a body that says why.
+        // Hyper refuses a target that it cannot parse with a response without a body.
         && Uri::try_from(target).is_ok();
     match version {
         b"HTTP/1.1" if well_formed => Ok(true),
@@ -167,7 +168,7 @@ fn field(line: &[u8], seen: &mut Seen) -> Result<(), Refusal> {
     {
         return Err(Refusal::FieldName);
     }
-    // A carriage return is among these: the one that ends the line has been cut off.
+    // This includes a carriage return: the one at the end of the line is already removed.
     if value
         .iter()
         .any(|byte| byte.is_ascii_control() && *byte != b'\t')
@@ -191,10 +192,10 @@ fn field(line: &[u8], seen: &mut Seen) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Digits behind at most the one blank that everybody writes: no sign, no list, no further blank.
+/// Parses digits after at most the one usual blank: no sign, no list, no further blank.
 fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     let digits = value.strip_prefix(b" ").unwrap_or(value);
-    // Nineteen digits always fit; what does not is too large in any case.
+    // Nineteen digits always fit into u64, and longer numbers are too large in any case.
     if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
         return Err(Refusal::Length);
     }
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_heads_pass() {
+    fn ordinary_heads_are_accepted() {
         for (fields, expected) in [
             ("", BodyFraming::Length(0)),
             ("Content-Length: 12\r\n", BodyFraming::Length(12)),
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shape_that_two_readers_could_read_differently_is_refused() {
+    fn every_ambiguous_head_is_refused() {
         for (fields, expected) in [
             (
                 "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn request_lines_are_exact() {
+    fn a_request_line_must_match_exactly() {
         for line in [
             "",
             "GET /",
@@ -329,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn host_is_needed_from_1_1_on_and_counted_in_any() {
+    fn one_host_is_required_in_1_1_and_two_are_refused_in_any_version() {
         assert_eq!(check(b"GET / HTTP/1.1\r\n\r\n"), Err(Refusal::Host));
         assert_eq!(
             check(b"GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n"),
@@ -342,14 +343,14 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_counted() {
+    fn too_many_fields_are_refused() {
         let fields = |count: usize| "X: y\r\n".repeat(count);
         assert!(framing(&fields(FIELDS_MAX - 1)).is_ok());
         assert_eq!(framing(&fields(FIELDS_MAX)), Err(Refusal::HeadTooLarge));
     }
 
     #[test]
-    fn each_refusal_finds_its_way_back() {
+    fn each_refusal_is_parsed_from_its_code() {
         for refusal in ALL {
             assert_eq!(Refusal::from_code(refusal.code().as_bytes()), Some(refusal));
         }
@@ -357,8 +358,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-            let _either = check(&bytes).is_ok();
+        fn any_bytes_are_checked_without_a_panic(bytes: Vec<u8>) {
+            let _result = check(&bytes).is_ok();
         }
     }
 }

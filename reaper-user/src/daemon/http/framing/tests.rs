@@ -1,13 +1,13 @@
-//! The guard between a sender that cuts its bytes anywhere and a reader like hyper.
+//! Tests of the filter between a sender of arbitrary pieces and a reader like hyper.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 
-/// What hyper would see of these bytes when they come in pieces of this size.
-async fn through(bytes: &[u8], piece: usize) -> io::Result<Vec<u8>> {
+/// Returns what hyper reads if these bytes arrive in pieces of this size.
+async fn filtered(bytes: &[u8], piece: usize) -> io::Result<Vec<u8>> {
     let (mut client, server) = tokio::io::duplex(piece);
-    let mut guard = Guard::new(server);
+    let mut filter = FramingFilter::new(server);
     let bytes = bytes.to_vec();
     let sender = tokio::spawn(async move {
         client.write_all(&bytes).await.unwrap();
@@ -17,8 +17,8 @@ async fn through(bytes: &[u8], piece: usize) -> io::Result<Vec<u8>> {
     let mut seen = Vec::new();
     let mut part = [0; 100];
     loop {
-        // A refused connection never ends by itself: hyper ends it.
-        let reading = tokio::time::timeout(Duration::from_millis(50), guard.read(&mut part));
+        // Hyper ends a refused connection; the filter does not.
+        let reading = tokio::time::timeout(Duration::from_millis(50), filter.read(&mut part));
         match reading.await {
             Ok(Ok(0)) | Err(_) => break,
             Ok(Ok(count)) => seen.extend_from_slice(&part[..count]),
@@ -30,19 +30,19 @@ async fn through(bytes: &[u8], piece: usize) -> io::Result<Vec<u8>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn good_messages_pass_unchanged_in_any_pieces() {
+async fn good_messages_are_passed_on_unchanged_in_pieces_of_any_size() {
     let bytes = b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n\
         POST /b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhe\n\nl\
         POST /c HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
         3\r\n\n\n\n\r\n0\r\n\r\n\
         GET /d HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for piece in [1, 2, 3, 7, 50, 1_000] {
-        assert_eq!(through(bytes, piece).await.unwrap(), bytes, "{piece}");
+        assert_eq!(filtered(bytes, piece).await.unwrap(), bytes, "{piece}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bad_head_is_replaced_in_its_place_and_nothing_behind_it_runs() {
+async fn a_bad_head_is_replaced_and_nothing_behind_it_is_passed_on() {
     let good = "GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for (bad, code) in [
         ("GET /b HTTP/1.1\nHost: localhost\n\n", "bare_line_feed"),
@@ -58,9 +58,11 @@ async fn a_bad_head_is_replaced_in_its_place_and_nothing_behind_it_runs() {
             "both_length_fields",
         ),
     ] {
-        let seen = through(format!("{good}{bad}{good}").as_bytes(), 64).await;
+        let seen = filtered(format!("{good}{bad}{good}").as_bytes(), 64).await;
         let seen = String::from_utf8(seen.unwrap()).unwrap();
-        let rest = seen.strip_prefix(good).expect("the first request passes");
+        let rest = seen
+            .strip_prefix(good)
+            .expect("the first request is passed on");
         assert!(
             rest.contains(&format!("{REFUSAL_FIELD}: {code}\r\n\r\n")),
             "{rest}"
@@ -70,32 +72,32 @@ async fn a_bad_head_is_replaced_in_its_place_and_nothing_behind_it_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_may_fill_the_buffer_and_no_more() {
+async fn a_head_may_fill_the_buffer_but_not_exceed_it() {
     let head = |size: usize| {
         let frame = "GET / HTTP/1.1\r\nHost: localhost\r\nX: \r\n\r\n";
         frame.replace("X: ", &format!("X: {}", "y".repeat(size - frame.len())))
     };
     let fits = head(HEAD_MAX);
     assert_eq!(
-        through(fits.as_bytes(), 999).await.unwrap(),
+        filtered(fits.as_bytes(), 999).await.unwrap(),
         fits.as_bytes()
     );
-    let seen = through(head(HEAD_MAX + 1).as_bytes(), 999).await.unwrap();
+    let seen = filtered(head(HEAD_MAX + 1).as_bytes(), 999).await.unwrap();
     assert!(String::from_utf8(seen).unwrap().contains("head_too_large"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_malformed_chunk_ends_the_reading() {
+async fn a_malformed_chunk_is_a_read_error() {
     let bytes = b"POST /c HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
         3;x\r\nabc\r\n0\r\n\r\n";
-    let error = through(bytes, 64).await.unwrap_err();
+    let error = filtered(bytes, 64).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_never_reads_is_given_up() {
+async fn writing_to_a_peer_that_never_reads_times_out() {
     let (_client, server) = tokio::io::duplex(16);
-    let mut guard = Guard::new(server);
-    let error = guard.write_all(&[0; 64]).await.unwrap_err();
+    let mut filter = FramingFilter::new(server);
+    let error = filter.write_all(&[0; 64]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 }

@@ -1,5 +1,5 @@
-//! Writes small BTF blobs, for tests and the fuzz oracles: types in the order in which they are pushed,
-//! numbered from 1. It checks nothing, so that lies can be written too.
+//! Writes small BTF blobs for tests and fuzz oracles: types in the order in which they are added,
+//! numbered from 1. It checks nothing, so that wrong blobs can be written too.
 
 use super::walk::MAGIC;
 
@@ -11,7 +11,9 @@ pub(crate) struct Blob {
     count: u32,
 }
 
+#[cfg(test)]
 pub(crate) const PLAIN: bool = false;
+#[cfg(test)]
 pub(crate) const BIT_FIELDS: bool = true;
 
 /// Enough for the offsets of every blob here.
@@ -25,7 +27,7 @@ impl Blob {
         }
     }
 
-    /// A type without members.
+    /// Adds a type without members.
     pub(crate) fn simple(&mut self, kind: u32, size_or_type: u32, trailer: &[u32]) -> u32 {
         self.push(&[0, kind << 24, size_or_type]);
         self.push(trailer);
@@ -33,7 +35,7 @@ impl Blob {
         self.count
     }
 
-    /// Members are name, type and offset as the format has it.
+    /// Adds a type with members: name, type and offset as in the format.
     pub(crate) fn composite(
         &mut self,
         kind: u32,
@@ -42,7 +44,7 @@ impl Blob {
         members: &[(&str, u32, u32)],
     ) -> u32 {
         let count = u32::try_from(members.len()).expect("a few members");
-        // Any size that holds the offsets will do, except for the one counter.
+        // Any size with space for the offsets will do, except for the one counter.
         let is_counter = matches!(members, [("counter", ..)]);
         let size = if is_counter { 4 } else { SIZE };
         let name = self.name(name);

@@ -1,4 +1,4 @@
-//! The BTF reader on this kernel, on a hand-made blob, and on bytes that lie.
+//! The BTF reader on this kernel, on a generated blob, and on invalid bytes.
 
 use std::fs;
 
@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::blob::{BIT_FIELDS, Blob, PLAIN};
 use super::{walk::kind, *};
 
-/// A kernel with every difficulty: nameless members in two layers, bit fields, the old field name.
+/// A kernel with all special cases: two layers of anonymous members, bit fields, the old field
+/// name.
 fn small_kernel() -> Vec<u8> {
     let mut blob = Blob::new();
     let int = blob.simple(kind::INT, 4, &[32]);
@@ -51,7 +52,7 @@ fn small_kernel() -> Vec<u8> {
 }
 
 #[test]
-fn a_hand_made_kernel_is_read() {
+fn a_generated_blob_is_read() {
     let expected = Offsets {
         task_signal: 128,
         task_group_leader: 136,
@@ -76,13 +77,13 @@ fn this_kernel_is_read() {
     let mut distinct: Vec<_> = found.globals().into_iter().collect();
     distinct.sort_unstable();
     distinct.dedup_by_key(|(name, _)| *name);
-    assert_eq!(distinct.len(), 8, "every global has a name of its own");
+    assert_eq!(distinct.len(), 8, "every global has a different name");
     assert_ne!(found.task_signal, found.task_group_leader);
     assert_ne!(found.signal_live, found.signal_flags);
 }
 
 #[test]
-fn missing_and_misshapen_fields_are_named() {
+fn missing_and_unexpected_fields_are_named() {
     let mut blob = Blob::new();
     let long = blob.simple(kind::INT, 8, &[64]);
     blob.composite(kind::STRUCT, "task_struct", PLAIN, &[("signal", long, 0)]);
@@ -116,7 +117,7 @@ fn missing_and_misshapen_fields_are_named() {
 }
 
 #[test]
-fn a_structure_that_contains_itself_ends() {
+fn a_structure_that_contains_itself_is_an_error() {
     let mut blob = Blob::new();
     let members = vec![("", 1, 0); 60_000];
     blob.composite(kind::STRUCT, "task_struct", PLAIN, &members);
@@ -152,7 +153,7 @@ fn every_truncation_is_an_error() {
 }
 
 #[test]
-fn this_kernel_cut_or_flipped_never_panics() {
+fn truncated_or_flipped_kernel_btf_never_panics() {
     let Ok(mut blob) = fs::read(VMLINUX) else {
         return println!("skipped: no {VMLINUX}");
     };
@@ -179,7 +180,7 @@ proptest! {
     }
 
     #[test]
-    fn noise_never_panics(mut blob in prop::collection::vec(any::<u8>(), 0..512)) {
+    fn arbitrary_bytes_never_panic(mut blob in prop::collection::vec(any::<u8>(), 0..512)) {
         drop(offsets(&blob));
         let header = small_kernel();
         let kept = blob.len().min(24);

@@ -1,6 +1,6 @@
-//! Just enough of BTF [1] to step over every type and to look into a structure by member name.
+//! A minimal BTF [1] reader: it steps over every type and finds the members of a structure by name.
 //!
-//! Every index is checked and every walk is bounded: the bytes may be anything.
+//! Every index is checked and every loop is bounded, because the bytes may be anything.
 //!
 //! [1]: <https://docs.kernel.org/bpf/btf.html>
 
@@ -13,10 +13,10 @@ const HEADER_BYTES: usize = 24;
 const TYPE_BYTES: usize = 12;
 const MEMBER_BYTES: usize = 12;
 
-/// Anonymous members within anonymous members. `task_struct` needs two.
+/// Depth of anonymous members within anonymous members. `task_struct` needs two.
 const MAX_DEPTH: u32 = 8;
-/// Members looked at for one name. `task_struct` has under 300; a blob whose types contain
-/// themselves would otherwise be walked for ever.
+/// Members checked for one name. `task_struct` has under 300. Without the limit, a blob whose types
+/// contain themselves would loop without end.
 const MAX_MEMBERS: u32 = 10_000;
 
 pub(crate) mod kind {
@@ -41,7 +41,7 @@ pub(crate) mod kind {
     pub(crate) const ENUM64: u32 = 19;
 }
 
-/// A structure to look out for while the types are stepped over.
+/// A structure to find while the types are stepped over.
 pub(super) struct Wanted {
     name: &'static str,
     found: Option<u32>,
@@ -56,7 +56,7 @@ impl Wanted {
 pub(super) struct Btf<'a> {
     types: &'a [u8],
     names: &'a [u8],
-    /// Where each type starts in `types`. Number 0 is `void`, which has no bytes.
+    /// Where each type starts in `types`. Id 0 is `void`, which has no bytes.
     starts: Vec<u32>,
 }
 
@@ -66,7 +66,7 @@ struct Type {
     id: u32,
     name: u32,
     info: u32,
-    /// Size in bytes, or the number of the type that it is about, by kind.
+    /// Size in bytes, or the id of the type that it refers to, by kind.
     size_or_target: u32,
     /// Where its members start in the types.
     members: usize,
@@ -81,13 +81,13 @@ impl Type {
         self.info & 0xffff
     }
 
-    /// Whether member offsets carry a bit field's size in their high byte.
+    /// Whether the high byte of a member offset has the size of a bit field.
     fn has_bit_fields(self) -> bool {
         self.info >> 31 != 0
     }
 }
 
-/// A named member, relative to the structure that was asked.
+/// A named member, relative to the outermost structure.
 struct Member {
     bit: u32,
     bit_field: bool,
@@ -161,7 +161,8 @@ impl<'a> Btf<'a> {
         }
     }
 
-    /// Whether the name at `name` in `owner` is `wanted`; the empty name is that of the nameless.
+    /// Returns whether the name at `name` in `owner` is `wanted`. An anonymous one has the empty
+    /// name.
     fn is_named(&self, owner: Type, name: u32, wanted: &str) -> Result<bool, BtfError> {
         let name = self
             .names
@@ -173,7 +174,7 @@ impl<'a> Btf<'a> {
             .is_some_and(|rest| rest.first() == Some(&0)))
     }
 
-    /// The byte offset of a member that is a plain field of `expected` bytes.
+    /// Returns the byte offset of a member that is a plain field of `expected` bytes.
     pub(super) fn offset(
         &self,
         structure: &Wanted,
@@ -205,7 +206,7 @@ impl<'a> Btf<'a> {
         }
     }
 
-    /// Looks for a member by name, also in nameless members.
+    /// Finds a member by name, also within anonymous members.
     fn member(
         &self,
         structure: Type,
@@ -233,8 +234,8 @@ impl<'a> Btf<'a> {
                     type_id,
                 }));
             }
-            let nameless = !bit_field && self.is_named(structure, name, "")?;
-            if !nameless || depth == MAX_DEPTH {
+            let anonymous = !bit_field && self.is_named(structure, name, "")?;
+            if !anonymous || depth == MAX_DEPTH {
                 continue;
             }
             let inner = self.unqualified(type_id)?;
@@ -248,7 +249,7 @@ impl<'a> Btf<'a> {
         Ok(None)
     }
 
-    /// The type behind typedefs and qualifiers; `None` for `void`.
+    /// Returns the type behind typedefs and qualifiers; `None` for `void`.
     fn unqualified(&self, mut id: u32) -> Result<Option<Type>, BtfError> {
         for _ in 0..MAX_DEPTH {
             if id == 0 {
@@ -280,7 +281,7 @@ fn is_composite(found: Type) -> bool {
     matches!(found.kind(), kind::STRUCT | kind::UNION)
 }
 
-/// How many bytes follow the fixed part of a type.
+/// Returns how many bytes follow the fixed part of a type.
 fn trailer_bytes(found: Type) -> Result<usize, BtfError> {
     let count = found.count() as usize;
     Ok(match found.kind() {

@@ -1,43 +1,43 @@
-//! That the kernel agrees with the filters, and that no newcomer's exit slips through a change.
+//! The filters as the kernel runs them, and that no exit is missed while the filter changes.
 
 use super::*;
 use crate::sys::cbpf;
 
 /// Adds the thread groups whose exits are in the queue.
-fn read(subscription: &Subscription, told: &mut Vec<u32>) {
+fn read(subscription: &Subscription, seen: &mut Vec<u32>) {
     subscription
         .drain_all(|event| {
             if let Event::Exit(exit) = event {
-                told.push(exit.tgid);
+                seen.push(exit.tgid);
             }
         })
         .unwrap();
 }
 
-/// The thread groups whose exits are told, up to that of the last one.
-async fn told(subscription: &Subscription, last: &TestProcess) -> Vec<u32> {
-    let mut told = Vec::new();
+/// Returns the thread groups whose exits have arrived, up to that of `last`.
+async fn exits_until(subscription: &Subscription, last: &TestProcess) -> Vec<u32> {
+    let mut seen = Vec::new();
     eventually(|| {
-        read(subscription, &mut told);
-        told.contains(&last.pid())
+        read(subscription, &mut seen);
+        seen.contains(&last.pid())
     })
     .await;
-    told
+    seen
 }
 
-/// Attaches the tightest filter, and forgets what an earlier and wider one has let in.
+/// Attaches the narrowest filter, and discards what an earlier, wider one has let in.
 fn settle(filter: &ClassicFilter, subscription: &Subscription) {
     filter.install_again();
     read(subscription, &mut Vec::new());
 }
 
-/// Numbers that no process has.
-fn nobody(count: u32) -> impl Iterator<Item = u32> {
+/// Ids that no process has.
+fn unused_ids(count: u32) -> impl Iterator<Item = u32> {
     (Pid::MAX + 1..).take(count as usize)
 }
 
 #[tokio::test]
-async fn two_hundred_strangers_do_not_reach_the_queue() {
+async fn exits_of_unwatched_processes_do_not_reach_the_queue() {
     if !available().await {
         return;
     }
@@ -51,20 +51,20 @@ async fn two_hundred_strangers_do_not_reach_the_queue() {
     }
     test_process.exit();
     assert_eq!(
-        told(&subscription, &test_process).await,
+        exits_until(&subscription, &test_process).await,
         [test_process.pid()]
     );
 }
 
 #[tokio::test]
-async fn the_kernel_runs_programs_of_every_size_as_we_mean_them() {
+async fn programs_of_every_size_filter_correctly() {
     if !available().await {
         return;
     }
     for others in [1, 1_000, 3_000, 3_300, 20_000, 100_000] {
         let filter = ClassicFilter::new(None);
         let subscription = Subscription::open(&filter, RECEIVE_BUFFER).await.unwrap();
-        nobody(others).for_each(|tgid| filter.add(tgid, ProcessId(1)));
+        unused_ids(others).for_each(|tgid| filter.add(tgid, ProcessId(1)));
         let mut test_processes: Vec<_> =
             std::iter::repeat_with(TestProcess::new).take(20).collect();
         for test_process in test_processes.iter().step_by(2) {
@@ -76,10 +76,10 @@ async fn the_kernel_runs_programs_of_every_size_as_we_mean_them() {
         test_processes.reverse();
         test_processes.iter_mut().for_each(TestProcess::exit);
         let exact = others as usize <= cbpf::MAX_EXACT - 10;
-        let told = told(&subscription, &test_processes[19]).await;
+        let seen = exits_until(&subscription, &test_processes[19]).await;
         for (at, test_process) in test_processes.iter().enumerate() {
             let watched = at % 2 == 1;
-            let passed = told.contains(&test_process.pid());
+            let passed = seen.contains(&test_process.pid());
             assert!(
                 if exact {
                     passed == watched
@@ -89,12 +89,12 @@ async fn the_kernel_runs_programs_of_every_size_as_we_mean_them() {
                 "{others}: {at}"
             );
         }
-        assert!(!exact || told.len() == 10, "{others} others");
+        assert!(!exact || seen.len() == 10, "{others} others");
     }
 }
 
 #[tokio::test]
-async fn no_newcomer_is_missed_while_the_filter_changes() {
+async fn no_exit_is_missed_while_the_filter_changes() {
     if !available().await {
         return;
     }
@@ -104,7 +104,7 @@ async fn no_newcomer_is_missed_while_the_filter_changes() {
     let churn = {
         let (filter, stop) = (Arc::clone(&filter), Arc::clone(&stop));
         std::thread::spawn(move || {
-            for tgid in nobody(100_000) {
+            for tgid in unused_ids(100_000) {
                 if stop.load(std::sync::atomic::Ordering::Relaxed) {
                     return;
                 }
@@ -128,10 +128,10 @@ async fn no_newcomer_is_missed_while_the_filter_changes() {
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     churn.join().unwrap();
-    let mut told = Vec::new();
+    let mut seen = Vec::new();
     eventually(|| {
-        read(&subscription, &mut told);
-        expected.retain(|pid| !told.contains(pid));
+        read(&subscription, &mut seen);
+        expected.retain(|pid| !seen.contains(pid));
         expected.is_empty()
     })
     .await;
@@ -143,23 +143,23 @@ async fn a_burst_of_registrations_widens_the_filter_and_a_pause_narrows_it() {
         return;
     }
     let fixture = Fixture::up(RECEIVE_BUFFER).await;
-    nobody(2_000).for_each(|tgid| fixture.filter.add(tgid, ProcessId(1)));
+    unused_ids(2_000).for_each(|tgid| fixture.filter.add(tgid, ProcessId(1)));
     assert!(
         fixture.filter.describe().contains("all exits"),
         "{}",
         fixture.filter.describe()
     );
     eventually(|| fixture.filter.describe() == "classic (2000 tgids)").await;
-    nobody(2_000)
+    unused_ids(2_000)
         .skip(20)
         .for_each(|tgid| fixture.filter.remove(tgid, ProcessId(1)));
-    nobody(2_000).for_each(|tgid| fixture.filter.remove(tgid, ProcessId(7)));
+    unused_ids(2_000).for_each(|tgid| fixture.filter.remove(tgid, ProcessId(7)));
     eventually(|| fixture.filter.describe() == "classic (20 tgids)").await;
     eventually(|| fixture.filter.state().tgids.len() == 20).await;
 }
 
 #[test]
-fn a_number_stays_watched_until_its_last_process_is_removed() {
+fn a_pid_stays_watched_until_its_last_process_is_removed() {
     let filter = ClassicFilter::new(None);
     filter.add(7, ProcessId(1));
     filter.add(7, ProcessId(1));

@@ -1,11 +1,11 @@
-//! Where the connector does not work, and as whom it does: this test binary, started again there.
+//! The source in other namespaces and as another user: this test binary, started again there.
 
 use super::*;
 
-/// Set for the copy that runs in another place.
+/// Set for the copy that runs elsewhere.
 const ELSEWHERE: &str = "REAPER_TEST_ELSEWHERE";
 
-/// Not a test of its own: what the others start in another place. Prints one line.
+/// Not a test: the others start it elsewhere. Prints one line.
 #[tokio::test]
 async fn elsewhere() {
     if std::env::var_os(ELSEWHERE).is_none() {
@@ -23,16 +23,17 @@ async fn elsewhere() {
     let mut test_process = TestProcess::new();
     fixture.watch(&test_process);
     test_process.exit();
-    let word = fixture.next_hint().await.exit.unwrap();
-    println!("\nUP {word:x?} | {}", status.detail);
+    let status_seen = fixture.next_hint().await.exit.unwrap();
+    println!("\nUP {status_seen:x?} | {}", status.detail);
 }
 
-/// What it prints there. `None`, with the reason printed, where there is no such place here.
+/// Returns what [`elsewhere`] prints under this command. `None`, with the reason printed, if the
+/// command does not work here.
 fn there(command: &[&str]) -> Option<String> {
     let binary = tempfile::tempdir().unwrap();
     let copy = binary.path().join("tests");
-    // By another process: a copy that is open for writing here may be so in the children of other
-    // tests, and then it cannot be run.
+    // Copied by another process: children of other tests may inherit a descriptor that is open for
+    // writing here, and then the copy cannot be executed.
     let copying = Command::new("cp")
         .arg(std::env::current_exe().unwrap())
         .arg(&copy)
@@ -115,24 +116,26 @@ async fn every_private_namespace_is_named() {
 }
 
 #[tokio::test]
-async fn nobody_may_listen_where_the_kernel_is_new_enough() {
+async fn an_unprivileged_user_may_listen_on_new_kernels() {
     if !available().await {
         return;
     }
-    let nobody = [
+    let as_unprivileged_user = [
         "setpriv",
         "--reuid=65534",
         "--regid=65534",
         "--clear-groups",
         "--inh-caps=-all",
     ];
-    let Some(line) = there(&nobody) else { return };
+    let Some(line) = there(&as_unprivileged_user) else {
+        return;
+    };
     let new_enough =
         procfs::KernelVersion::current().unwrap() >= procfs::KernelVersion::new(6, 6, 0);
     if new_enough {
         assert!(line.starts_with("UP MainThread(300)"), "{line}");
     } else {
-        // Some vendors have what 6.6 brought in older kernels.
+        // Some vendors have backported the change of 6.6.
         assert!(
             line.starts_with("UP MainThread(300)") || line.contains("CAP_NET_ADMIN"),
             "{line}"

@@ -1,5 +1,5 @@
-//! The loop and the sweep under whatever may befall processes and hints, in any order: a naive
-//! account of who lives is held against what was committed, after every step.
+//! The loop and the sweep under random steps of processes and hints: after every step, a simple
+//! model of the live processes is compared with what was committed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,41 +8,41 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// So few that numbers are used again all the time.
-const NUMBERS: u32 = 4;
+/// So few that pids are reused all the time.
+const MAX_PID: u32 = 4;
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// Takes the number if it is free, in the same tick as the last one or in a later one, and is
-    /// registered.
+    /// Starts a process if the pid is free, in the same tick as the last one or in a later one, and
+    /// registers it.
     Spawn {
-        number: u32,
+        raw_pid: u32,
         later: bool,
     },
-    /// Somebody asks for it once more, and lets go.
-    WatchGuard {
-        number: u32,
+    /// Watches it once more, and drops the guard.
+    WatchAgain {
+        raw_pid: u32,
     },
     LeaderLeaves {
-        number: u32,
+        raw_pid: u32,
     },
-    /// By a worker: for a moment the main thread looks gone.
+    /// An exec by a worker: for a moment the main thread seems gone.
     Exec {
-        number: u32,
+        raw_pid: u32,
     },
     Die {
-        number: u32,
+        raw_pid: u32,
     },
     Reap {
-        number: u32,
+        raw_pid: u32,
     },
-    /// A source says something of the number, true or not any more.
-    Say {
-        number: u32,
+    /// A source sends a hint, up to date or not.
+    Hint {
+        raw_pid: u32,
         by: By,
         fate: Fate,
     },
-    /// Everything that was late arrives, in this order or the other.
+    /// All late hints arrive, in this order or reversed.
     Arrive {
         reversed: bool,
     },
@@ -65,7 +65,7 @@ enum Fate {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let number = || 1..=NUMBERS;
+    let raw_pid = || 1..=MAX_PID;
     let by = prop_oneof![Just(By::Netlink), Just(By::Pidfd), Just(By::Ebpf)];
     let fate = prop_oneof![
         Just(Fate::Lost),
@@ -74,41 +74,41 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Fate::Late)
     ];
     prop_oneof![
-        4 => (number(), any::<bool>()).prop_map(|(number, later)| Step::Spawn { number, later }),
-        1 => number().prop_map(|number| Step::WatchGuard { number }),
-        1 => number().prop_map(|number| Step::LeaderLeaves { number }),
-        1 => number().prop_map(|number| Step::Exec { number }),
-        3 => number().prop_map(|number| Step::Die { number }),
-        3 => number().prop_map(|number| Step::Reap { number }),
-        4 => (number(), by, fate).prop_map(|(number, by, fate)| Step::Say { number, by, fate }),
+        4 => (raw_pid(), any::<bool>()).prop_map(|(raw_pid, later)| Step::Spawn { raw_pid, later }),
+        1 => raw_pid().prop_map(|raw_pid| Step::WatchAgain { raw_pid }),
+        1 => raw_pid().prop_map(|raw_pid| Step::LeaderLeaves { raw_pid }),
+        1 => raw_pid().prop_map(|raw_pid| Step::Exec { raw_pid }),
+        3 => raw_pid().prop_map(|raw_pid| Step::Die { raw_pid }),
+        3 => raw_pid().prop_map(|raw_pid| Step::Reap { raw_pid }),
+        4 => (raw_pid(), by, fate).prop_map(|(raw_pid, by, fate)| Step::Hint { raw_pid, by, fate }),
         1 => any::<bool>().prop_map(|reversed| Step::Arrive { reversed }),
         1 => Just(Step::Sweep),
     ]
 }
 
-/// Who has a number, or had it last.
+/// The process that has a pid, or had it last.
 #[derive(Clone, Copy)]
-struct Holder {
+struct Occupant {
     process: ProcessId,
     start_time: u64,
     died_at_ns: Option<u64>,
     reaped: bool,
 }
 
-/// The naive account.
-struct Account {
+/// The simple model.
+struct Model {
     fixture: Fixture,
-    holders: BTreeMap<u32, Holder>,
+    occupants: BTreeMap<u32, Occupant>,
     alive: BTreeSet<ProcessId>,
     dead: BTreeSet<ProcessId>,
-    late: Vec<Hint>,
+    late: Vec<(u32, Hint)>,
 }
 
-impl Account {
+impl Model {
     fn new(descriptors: usize) -> Self {
         Self {
             fixture: Fixture::new(descriptors).with_sweep(),
-            holders: BTreeMap::new(),
+            occupants: BTreeMap::new(),
             alive: BTreeSet::new(),
             dead: BTreeSet::new(),
             late: Vec::new(),
@@ -117,104 +117,114 @@ impl Account {
 
     async fn take(&mut self, step: Step) {
         match step {
-            Step::Spawn { number, later } => self.spawn(number, later),
-            Step::WatchGuard { number } => drop(self.fixture.watched.watch(pid(number))),
-            Step::LeaderLeaves { number } if self.lives(number) => {
-                self.fixture.table.leader_leaves(pid(number), 2);
+            Step::Spawn { raw_pid, later } => self.spawn(raw_pid, later),
+            Step::WatchAgain { raw_pid } => drop(self.fixture.watched.watch(pid(raw_pid))),
+            Step::LeaderLeaves { raw_pid } if self.is_alive(raw_pid) => {
+                self.fixture.table.leader_leaves(pid(raw_pid), 2);
             }
-            Step::Exec { number } if self.lives(number) => {
-                self.fixture.table.look_torn(pid(number));
-                self.fixture.exit_event(number, 0);
+            Step::Exec { raw_pid } if self.is_alive(raw_pid) => {
+                self.fixture.table.show_torn_stat(pid(raw_pid));
+                self.fixture.exit_event(raw_pid, 0);
                 self.fixture.pass(A_MOMENT).await;
-                self.fixture.table.leader_leaves(pid(number), 1);
+                self.fixture.table.leader_leaves(pid(raw_pid), 1);
             }
-            Step::Die { number } if self.lives(number) => self.die(number),
-            Step::Reap { number } => self.reap(number),
-            Step::Say { number, by, fate } => self.say(number, by, fate),
+            Step::Die { raw_pid } if self.is_alive(raw_pid) => self.die(raw_pid),
+            Step::Reap { raw_pid } => self.reap(raw_pid),
+            Step::Hint { raw_pid, by, fate } => self.hint(raw_pid, by, fate),
             Step::Arrive { reversed } => {
                 if reversed {
                     self.late.reverse();
                 }
-                self.late
-                    .drain(..)
-                    .for_each(|hint| self.fixture.hints.send(hint));
+                for (raw_pid, hint) in std::mem::take(&mut self.late) {
+                    self.send(raw_pid, hint);
+                }
             }
             Step::Sweep => self.fixture.pass(INTERVAL).await,
-            // Nobody is there to whom it could happen.
+            // There is no such process.
             Step::LeaderLeaves { .. } | Step::Exec { .. } | Step::Die { .. } => {}
         }
         self.fixture.pass(A_MOMENT).await;
     }
 
-    fn lives(&self, number: u32) -> bool {
-        let holder = self.holders.get(&number);
-        holder.is_some_and(|holder| holder.died_at_ns.is_none())
+    fn is_alive(&self, raw_pid: u32) -> bool {
+        let occupant = self.occupants.get(&raw_pid);
+        occupant.is_some_and(|occupant| occupant.died_at_ns.is_none())
     }
 
-    fn spawn(&mut self, number: u32, later: bool) {
-        let before = self.holders.get(&number);
-        if before.is_some_and(|holder| !holder.reaped) {
+    fn spawn(&mut self, raw_pid: u32, later: bool) {
+        let before = self.occupants.get(&raw_pid);
+        if before.is_some_and(|occupant| !occupant.reaped) {
             return;
         }
-        let start_time = before.map_or(100, |holder| holder.start_time) + u64::from(later);
-        let process = self.fixture.watch(number, start_time);
-        let holder = Holder {
+        let start_time = before.map_or(100, |occupant| occupant.start_time) + u64::from(later);
+        let process = self.fixture.watch(raw_pid, start_time);
+        let occupant = Occupant {
             process,
             start_time,
             died_at_ns: None,
             reaped: false,
         };
-        self.holders.insert(number, holder);
+        self.occupants.insert(raw_pid, occupant);
         self.alive.insert(process);
     }
 
-    fn die(&mut self, number: u32) {
-        self.fixture.table.die(pid(number), 9);
-        let holder = self.holders.get_mut(&number).unwrap();
-        holder.died_at_ns = Some(monotonic_ns());
-        self.alive.remove(&holder.process);
-        self.dead.insert(holder.process);
+    fn die(&mut self, raw_pid: u32) {
+        self.fixture.table.die(pid(raw_pid), 9);
+        let occupant = self.occupants.get_mut(&raw_pid).unwrap();
+        occupant.died_at_ns = Some(monotonic_ns());
+        self.alive.remove(&occupant.process);
+        self.dead.insert(occupant.process);
     }
 
-    fn reap(&mut self, number: u32) {
-        if let Some(holder) = self.holders.get_mut(&number)
-            && holder.died_at_ns.is_some()
-            && !holder.reaped
+    fn reap(&mut self, raw_pid: u32) {
+        if let Some(occupant) = self.occupants.get_mut(&raw_pid)
+            && occupant.died_at_ns.is_some()
+            && !occupant.reaped
         {
-            self.fixture.table.reap(pid(number));
-            holder.reaped = true;
+            self.fixture.table.reap(pid(raw_pid));
+            occupant.reaped = true;
         }
     }
 
-    fn say(&mut self, number: u32, by: By, fate: Fate) {
-        let Some(holder) = self.holders.get(&number) else {
+    fn hint(&mut self, raw_pid: u32, by: By, fate: Fate) {
+        let Some(occupant) = self.occupants.get(&raw_pid) else {
             return;
         };
-        let of_number = |source| Hint::check(Target::Pid(pid(number)), source);
-        let hint = match (by, holder.died_at_ns) {
-            (By::Pidfd, _) => Hint::check(Target::Process(holder.process), Source::Pidfd),
+        let hint = match (by, occupant.died_at_ns) {
+            (By::Pidfd, _) => Hint::check(occupant.process, Source::Pidfd),
             (By::Netlink, _) => Hint {
                 exit: Some(WaitStatus::MainThread(9)),
-                ..of_number(Source::Netlink)
+                ..Hint::check(occupant.process, Source::Netlink)
             },
             (By::Ebpf, Some(at_ns)) => Hint {
                 group_dead: Some(GroupDead {
-                    start_time: StartTime(holder.start_time),
+                    start_time: StartTime(occupant.start_time),
                     at_ns,
                 }),
-                ..of_number(Source::Ebpf)
+                ..Hint::check(occupant.process, Source::Ebpf)
             },
-            // The kernel's own word is never given too early.
+            // The kernel never reports a dead group too early.
             (By::Ebpf, None) => return,
         };
         match fate {
             Fate::Lost => {}
-            Fate::Once => self.fixture.hints.send(hint),
+            Fate::Once => self.send(raw_pid, hint),
             Fate::Twice => {
-                self.fixture.hints.send(hint);
-                self.fixture.hints.send(hint);
+                self.send(raw_pid, hint);
+                self.send(raw_pid, hint);
             }
-            Fate::Late => self.late.push(hint),
+            Fate::Late => self.late.push((raw_pid, hint)),
+        }
+    }
+
+    /// Sends a hint as its source does: all but the pidfd resolve the pid now.
+    fn send(&self, raw_pid: u32, hint: Hint) {
+        let Fixture { watched, hints, .. } = &self.fixture;
+        if hint.source == Source::Pidfd {
+            return hints.send(hint);
+        }
+        for process in watched.ids_with_pid(pid(raw_pid)) {
+            hints.send(Hint { process, ..hint });
         }
     }
 
@@ -225,7 +235,7 @@ impl Account {
         gone
     }
 
-    /// I1: one interval later nobody who is dead is left, and nobody else is gone.
+    /// One interval later all dead processes are gone, and no others.
     async fn close(self) {
         self.fixture
             .pass(INTERVAL + Duration::from_millis(200))
@@ -242,7 +252,7 @@ proptest! {
     })]
 
     #[test]
-    fn whatever_befalls_hints_the_dead_go_once_within_a_sweep_and_the_living_stay(
+    fn in_any_order_the_dead_are_removed_once_and_the_living_stay(
         descriptors in 0_usize..4,
         steps in vec(step(), 1..80),
     ) {
@@ -252,14 +262,14 @@ proptest! {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let mut account = Account::new(descriptors);
+            let mut model = Model::new(descriptors);
             for step in steps {
-                account.take(step).await;
-                let committed = account.committed();
-                let wronged: Vec<_> = committed.intersection(&account.alive).collect();
-                assert!(wronged.is_empty(), "{step:?}: {wronged:?} live");
+                model.take(step).await;
+                let committed = model.committed();
+                let removed_alive: Vec<_> = committed.intersection(&model.alive).collect();
+                assert!(removed_alive.is_empty(), "{step:?}: {removed_alive:?}");
             }
-            account.close().await;
+            model.close().await;
         });
     }
 }

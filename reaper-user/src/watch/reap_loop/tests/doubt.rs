@@ -1,16 +1,17 @@
-//! What the sweep makes of a process table that it has reasons to doubt.
+//! The sweep over a process table with wrong or missing records.
 
 use super::*;
 
-/// A hundred processes, none of which has the number of this test's own process.
+/// A hundred pids, none of which is that of this test's process.
 fn hundred() -> impl Iterator<Item = u32> {
     (1..)
-        .filter(|number| *number != std::process::id())
+        .filter(|raw_pid| *raw_pid != std::process::id())
         .take(100)
 }
 
-/// All of them known by number alone, and this process, before the sweep begins.
-fn fixture_of_a_hundred() -> Fixture {
+/// A hundred processes known by pid and start time alone, and this process, before the sweep
+/// starts.
+fn fixture_with_a_hundred() -> Fixture {
     let fixture = Fixture::new(0);
     fixture.table.refuse(Refusals {
         pidfd_open: Some(Errno::NOSYS),
@@ -18,19 +19,19 @@ fn fixture_of_a_hundred() -> Fixture {
     });
     fixture.table.spawn(pid(std::process::id()), 100);
     let fixture = fixture.with_sweep();
-    for number in hundred() {
-        fixture.watch(number, 100);
+    for raw_pid in hundred() {
+        fixture.watch(raw_pid, 100);
     }
     fixture
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_table_that_lies_about_everybody_removes_nobody() {
-    let fixture = fixture_of_a_hundred();
+async fn wrong_start_times_of_all_processes_remove_none() {
+    let fixture = fixture_with_a_hundred();
     fixture.pass(INTERVAL).await;
-    // As after a switch of time namespaces: every start time reads otherwise, our own too.
-    for number in hundred().chain([std::process::id()]) {
-        fixture.table.spawn(pid(number), 777);
+    // As after a switch of time namespaces: every start time differs, ours too.
+    for raw_pid in hundred().chain([std::process::id()]) {
+        fixture.table.spawn(pid(raw_pid), 777);
     }
     fixture.pass(INTERVAL * 2).await;
     assert_eq!(fixture.deaths(), []);
@@ -40,13 +41,13 @@ async fn a_table_that_lies_about_everybody_removes_nobody() {
     );
 }
 
-/// Each sweep held all of them back, for ever.
+/// A regression: each sweep suppressed all of them, without end.
 #[tokio::test(start_paused = true)]
-async fn a_wave_of_reuse_is_believed_of_a_table_that_shows_us_as_ever() {
-    let fixture = fixture_of_a_hundred();
+async fn a_wave_of_reuse_counts_if_our_own_start_time_is_unchanged() {
+    let fixture = fixture_with_a_hundred();
     fixture.pass(INTERVAL).await;
-    for number in hundred() {
-        fixture.table.spawn(pid(number), 777);
+    for raw_pid in hundred() {
+        fixture.table.spawn(pid(raw_pid), 777);
     }
     fixture.pass(INTERVAL * 2).await;
     assert_eq!(fixture.deaths().len(), 100);
@@ -57,18 +58,18 @@ async fn a_wave_of_reuse_is_believed_of_a_table_that_shows_us_as_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hidden_proc_keeps_everybody_and_says_so() {
+async fn a_hidden_proc_keeps_all_processes_and_degrades_the_sweep() {
     let fixture = Fixture::new(0).with_sweep();
     fixture.table.refuse(Refusals {
         pidfd_open: Some(Errno::NOSYS),
         ..Refusals::default()
     });
-    for number in 1..=5 {
-        fixture.watch(number, 100);
+    for raw_pid in 1..=5 {
+        fixture.watch(raw_pid, 100);
     }
     fixture.table.refuse(Refusals {
         pidfd_open: Some(Errno::NOSYS),
-        look: Some(Errno::NOENT),
+        stat: Some(Errno::NOENT),
         ..Refusals::default()
     });
     fixture.pass(INTERVAL * 2).await;

@@ -1,4 +1,4 @@
-//! Registrations that could not do all of their steps.
+//! Registrations in which a step failed.
 
 use super::*;
 
@@ -7,21 +7,21 @@ async fn a_process_that_could_not_be_read_at_first_is_completed_by_the_sweep() {
     let fixture = Fixture::new(10).with_sweep();
     fixture.table.refuse(Refusals {
         pidfd_open: Some(Errno::NFILE),
-        look: Some(Errno::NFILE),
+        stat: Some(Errno::NFILE),
         ..Refusals::default()
     });
     fixture.table.set_now(100);
     let process = fixture.watch(7, 100);
-    assert_eq!(strength(&fixture, process.0), Some("pid"));
+    assert_eq!(strength(&fixture, process.0), Some(IdentityStrength::Pid));
     fixture.table.refuse(Refusals::default());
     fixture.pass(INTERVAL).await;
-    assert_eq!(strength(&fixture, process.0), Some("pidfd"));
+    assert_eq!(strength(&fixture, process.0), Some(IdentityStrength::Pidfd));
 }
 
-/// The first registration of a process is refused after the second one has come to share its entry: the
-/// second one's last look may have been before the sources were armed.
+/// The first registration of a process is refused after a second one has reused its entry. The
+/// recheck of the second one may have been before the sources were armed.
 #[tokio::test(start_paused = true)]
-async fn a_process_shared_with_a_refused_registration_is_looked_at_once_more() {
+async fn a_process_shared_with_a_refused_registration_is_rechecked() {
     let fixture = Fixture::new(10);
     fixture.table.spawn(pid(7), 100);
     let refused = fixture.watched.watch(pid(7)).unwrap();
@@ -30,5 +30,5 @@ async fn a_process_shared_with_a_refused_registration_is_looked_at_once_more() {
     fixture.table.die(pid(7), 0);
     drop(refused);
     fixture.pass(A_MOMENT).await;
-    assert_eq!(fixture.deaths().len(), 1, "the end was forgotten");
+    assert_eq!(fixture.deaths().len(), 1, "its death was missed");
 }

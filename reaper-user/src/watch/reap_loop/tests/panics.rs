@@ -1,27 +1,27 @@
-//! A commit that panics: whoever else dies is removed all the same.
+//! A commit that panics: all other dead processes are removed.
 
 use super::*;
 
 /// Commits like [`Committed`], except for one process.
-struct Fragile {
-    breaks_at: Arc<Mutex<Option<ProcessId>>>,
+struct PanicsAt {
+    panics_at: Arc<Mutex<Option<ProcessId>>>,
     committed: Committed,
 }
 
-impl Commit for Fragile {
+impl Commit for PanicsAt {
     fn commit(&self, process: ProcessId, death: Death) {
-        let breaks_at = *self.breaks_at.lock().unwrap();
-        assert_ne!(breaks_at, Some(process), "as this test wants it");
+        let panics_at = *self.panics_at.lock().unwrap();
+        assert_ne!(panics_at, Some(process), "as the test requires");
         self.committed.commit(process, death);
     }
 }
 
-/// A scene whose loop breaks at the process that is put there.
-fn fragile_fixture() -> (Fixture, Arc<Mutex<Option<ProcessId>>>) {
+/// A fixture in which the commit of one process panics, and the place for that process.
+fn panicking_fixture() -> (Fixture, Arc<Mutex<Option<ProcessId>>>) {
     let mut fixture = Fixture::new(10);
-    let breaks_at = Arc::default();
-    let commit = Fragile {
-        breaks_at: Arc::clone(&breaks_at),
+    let panics_at = Arc::default();
+    let commit = PanicsAt {
+        panics_at: Arc::clone(&panics_at),
         committed: fixture.committed.clone(),
     };
     let (hints, receiver) = hint::channel();
@@ -29,22 +29,22 @@ fn fragile_fixture() -> (Fixture, Arc<Mutex<Option<ProcessId>>>) {
     let (watched, board) = (fixture.watched.clone(), fixture.board.clone());
     let reap_loop = supervise(watched, board, commit, hints, receiver);
     fixture.tasks = vec![tokio::spawn(reap_loop)];
-    (fixture, breaks_at)
+    (fixture, panics_at)
 }
 
-/// Three die, the loop breaks at the second, and then a fourth dies.
+/// Three processes die, the commit of the second panics, and then a fourth dies.
 async fn all_but_the_second_are_removed(is_hint_early: bool) {
-    let (fixture, breaks_at) = fragile_fixture();
-    let [first, second, third, fourth] = [1, 2, 3, 4].map(|number| fixture.watch(number, 100));
-    *breaks_at.lock().unwrap() = Some(second);
-    // At once, so that all three are decided about in one turn.
-    let hint_at_three = || (1..=3).for_each(|number| fixture.exit_event(number, 0));
+    let (fixture, panics_at) = panicking_fixture();
+    let [first, second, third, fourth] = [1, 2, 3, 4].map(|raw_pid| fixture.watch(raw_pid, 100));
+    *panics_at.lock().unwrap() = Some(second);
+    // At once, so that the loop decides about all three in one turn.
+    let hint_at_three = || (1..=3).for_each(|raw_pid| fixture.exit_event(raw_pid, 0));
     if is_hint_early {
         hint_at_three();
         fixture.pass(A_MOMENT).await;
         assert_eq!(fixture.deaths(), []);
     }
-    (1..=3).for_each(|number| fixture.table.die(pid(number), 0));
+    (1..=3).for_each(|raw_pid| fixture.table.die(pid(raw_pid), 0));
     if !is_hint_early {
         hint_at_three();
     }
@@ -63,12 +63,12 @@ async fn a_panic_over_one_process_does_not_end_the_watch_over_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nor_does_one_at_a_later_look() {
+async fn nor_does_a_panic_at_a_recheck() {
     all_but_the_second_are_removed(true).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loop_that_panics_is_started_again() {
+async fn a_loop_that_panics_is_restarted() {
     let runs = Arc::new(Mutex::new(0));
     let counted = runs.clone();
     let board = StatusBoard::new(|_| {});
@@ -80,7 +80,7 @@ async fn a_loop_that_panics_is_started_again() {
                 *runs += 1;
                 *runs
             };
-            assert!(run > 2, "as this test wants it");
+            assert!(run > 2, "as the test requires");
         }
     };
     rerun_after_panics(run, || board.count_loop_restart()).await;

@@ -1,9 +1,9 @@
-//! Pidfds that do not tell: not readable though the process is dead, or readable though it lives.
+//! Pidfds that are not readable though the process is dead, or readable though it is alive.
 
 use super::*;
 use crate::testkit::fake_table::Unread;
 
-/// The kernel wakes no pidfd for these.
+/// The kernel wakes no pidfd for these processes.
 #[tokio::test(start_paused = true)]
 async fn the_sweep_finds_the_dead_whose_pidfds_are_not_readable() {
     for why in [Unread::Traced, Unread::NamespaceInit] {
@@ -25,13 +25,13 @@ async fn the_sweep_finds_the_dead_whose_pidfds_are_not_readable() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_untrue_poll_of_the_sweep_removes_no_live_process() {
+async fn a_spurious_poll_in_the_sweep_removes_no_live_process() {
     let fixture = Fixture::new(10).with_sweep();
     fixture.watch(7, 100);
     fixture.pass(A_MOMENT).await;
     for polls in 1..=2 {
-        fixture.table.poll_untruly(polls);
+        fixture.table.poll_falsely(polls);
         fixture.pass(INTERVAL * 2).await;
-        assert_eq!(fixture.deaths(), [], "{polls} untrue polls");
+        assert_eq!(fixture.deaths(), [], "{polls} spurious polls");
     }
 }

@@ -1,4 +1,4 @@
-//! Real pid namespaces, two deep, and the processes in them.
+//! Tests with real nested pid namespaces.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -6,18 +6,18 @@ use std::process::{Child, Command, Stdio};
 use super::*;
 use crate::testing::{Sleeper, skip_without};
 
-/// Init of a new pid namespace, and the two sleepers that it has started.
-struct Nest {
+/// A new pid namespace: its init, and two processes that init has started.
+struct Namespace {
     unshare: Child,
     init: Pid,
     sleepers: [Pid; 2],
 }
 
-impl Nest {
-    /// `None`, with the reason printed, where this cannot be made here.
+impl Namespace {
+    /// Returns `None`, and prints the reason, if a namespace cannot be created here.
     fn build() -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
-            skip_without("root", "a pid namespace needs it");
+            skip_without("root", "a pid namespace requires it");
             return None;
         }
         let script = "sleep 600 & sleep 600 & echo ready; wait";
@@ -32,7 +32,7 @@ impl Nest {
         output.read_line(&mut line).unwrap();
         if line.is_empty() {
             unshare.wait().unwrap();
-            skip_without("root", "no pid namespace can be made here");
+            skip_without("root", "no pid namespace can be created here");
             return None;
         }
         let init = children(Pid::new(unshare.id()).unwrap())[0];
@@ -49,7 +49,7 @@ impl Nest {
     }
 }
 
-impl Drop for Nest {
+impl Drop for Namespace {
     fn drop(&mut self) {
         self.unshare.kill().unwrap_or_default();
         self.unshare.wait().map(drop).unwrap_or_default();
@@ -58,77 +58,78 @@ impl Drop for Nest {
 
 fn children(pid: Pid) -> Vec<Pid> {
     let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    let numbers = list.split_whitespace();
-    numbers
-        .map(|pid| Pid::new(pid.parse().unwrap()).unwrap())
+    let pids = list.split_whitespace();
+    pids.map(|pid| Pid::new(pid.parse().unwrap()).unwrap())
         .collect()
 }
 
-fn number(raw: u32) -> Pid {
+fn pid(raw: u32) -> Pid {
     Pid::new(raw).unwrap()
 }
 
 #[test]
-fn a_number_of_a_nested_namespace_is_found_by_the_kernel_and_by_search_alike() {
-    let Some(nest) = Nest::build() else { return };
-    let inode = nest.inode().unwrap();
-    let ours = [nest.init, nest.sleepers[0], nest.sleepers[1]];
-    for (raw, expected) in (1..).zip(ours) {
-        let (found, inner) = Inner::find(number(raw), nest.init, Some(inode)).unwrap();
+fn a_nested_pid_is_translated_by_the_kernel_and_by_search_alike() {
+    let Some(namespace) = Namespace::build() else {
+        return;
+    };
+    let inode = namespace.inode().unwrap();
+    let expected = [namespace.init, namespace.sleepers[0], namespace.sleepers[1]];
+    for (raw, expected) in (1..).zip(expected) {
+        let (found, nested) = NestedPid::find(pid(raw), namespace.init, Some(inode)).unwrap();
         assert_eq!(found, expected);
-        assert_eq!(inner.check(found), Ok(()));
-        assert_eq!(search(number(raw), inode), Ok(expected), "on older kernels");
+        assert_eq!(nested.check(found), Ok(()));
+        assert_eq!(search(pid(raw), inode), Ok(expected), "as on older kernels");
     }
-    let absent = number(900);
-    let refused = Err(Refused::NotThere { number: absent });
-    let found = Inner::find(absent, nest.init, Some(inode));
+    let absent = pid(900);
+    let refused = Err(Refused::NotThere { pid: absent });
+    let found = NestedPid::find(absent, namespace.init, Some(inode));
     assert_eq!(found.map(|(pid, _)| pid), refused);
     assert_eq!(search(absent, inode), refused);
 }
 
 #[test]
-fn the_same_number_elsewhere_is_another_process() {
-    let (Some(nest), Some(other)) = (Nest::build(), Nest::build()) else {
+fn the_same_pid_in_another_namespace_is_another_process() {
+    let (Some(namespace), Some(other)) = (Namespace::build(), Namespace::build()) else {
         return;
     };
-    let (found, inner) = Inner::find(number(2), nest.init, nest.inode()).unwrap();
-    assert_eq!(found, nest.sleepers[0]);
-    let refused = Err(Refused::NotThere { number: number(2) });
-    // Its number here might have gone to any of these before it was pinned.
+    let (found, nested) = NestedPid::find(pid(2), namespace.init, namespace.inode()).unwrap();
+    assert_eq!(found, namespace.sleepers[0]);
+    let refused = Err(Refused::NotThere { pid: pid(2) });
+    // Any of these might have reused its pid before it was pinned.
     let sleeper = Sleeper::start();
     for pid in [
         other.sleepers[0],
-        nest.sleepers[1],
-        nest.init,
+        namespace.sleepers[1],
+        namespace.init,
         sleeper.pid(),
     ] {
-        assert_eq!(inner.check(pid), refused, "{pid}");
+        assert_eq!(nested.check(pid), refused, "{pid}");
     }
-    // Where the caller's namespace is not shown, its number still has to fit.
-    let itself = Inner::of_caller(number(1), None);
-    assert_eq!(itself.check(nest.init), Ok(()));
+    // If the caller's namespace is hidden, its pid still has to match.
+    let itself = NestedPid::of_caller(pid(1), None);
+    assert_eq!(itself.check(namespace.init), Ok(()));
     assert!(itself.check(sleeper.pid()).is_err());
-    let itself = Inner::of_caller(number(1), nest.inode());
+    let itself = NestedPid::of_caller(pid(1), namespace.inode());
     assert!(
         itself.check(other.init).is_err(),
-        "1 is 1 in every namespace"
+        "every namespace has a pid 1"
     );
 }
 
 #[test]
-fn a_caller_whose_number_has_gone_to_another_namespace_is_gone() {
-    let (Some(nest), Some(other)) = (Nest::build(), Nest::build()) else {
+fn a_caller_with_a_pid_reused_in_another_namespace_is_gone() {
+    let (Some(namespace), Some(other)) = (Namespace::build(), Namespace::build()) else {
         return;
     };
     for (inode, refused) in [
         (other.inode(), Refused::PeerGone),
         (None, Refused::ForeignPidNamespace),
     ] {
-        let found = Inner::find(number(2), nest.init, inode);
+        let found = NestedPid::find(pid(2), namespace.init, inode);
         assert_eq!(found.map(|(pid, _)| pid), Err(refused));
     }
-    let ended = nest.init;
-    drop(nest);
-    let found = Inner::find(number(2), ended, other.inode());
+    let ended = namespace.init;
+    drop(namespace);
+    let found = NestedPid::find(pid(2), ended, other.inode());
     assert_eq!(found.map(|(pid, _)| pid), Err(Refused::PeerGone));
 }

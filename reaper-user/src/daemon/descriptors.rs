@@ -1,0 +1,154 @@
+//! How the daemon divides its open descriptors. What it needs for itself is reserved; of the rest,
+//! one share pins processes and the other serves connections.
+
+use std::fmt;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::engine::Sources;
+use crate::sys::limits;
+use crate::watch::fd_budget::{
+    CONNECTIONS_PERCENT, FDS_PER_CHECK, UNKNOWN_LIMIT, number, open_below, open_file_limit,
+    percent, reserved,
+};
+
+/// Fewer connections are not enough for some event streams and some requests.
+const MIN_CONNECTIONS: usize = 6;
+/// More connections are of no use: further clients wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 1_024;
+/// Connections that event streams leave to requests, which end: a quarter, within these bounds.
+/// With the lower one a few clients can send requests at once; the upper one is more than run at
+/// once.
+const FOR_REQUESTS: (usize, usize) = (4, 64);
+/// The limit of open descriptors is too low for the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the limit of open descriptors is {limit}, and at least {needed} are needed here")]
+pub struct TooFewDescriptors {
+    pub limit: usize,
+    pub needed: usize,
+}
+
+/// How the daemon divides its descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shares {
+    /// The limit of this process.
+    pub limit: usize,
+    /// What the daemon needs for itself.
+    pub reserved: usize,
+    /// Processes that can be pinned by a descriptor each.
+    pub processes: usize,
+    /// Connections at once, event streams included.
+    pub connections: usize,
+    /// Event streams at once.
+    pub streams: usize,
+}
+
+impl Shares {
+    /// Returns the shares of a daemon with these sources and this many worker threads. Call it
+    /// before the daemon opens anything: what is open already is counted as reserved.
+    pub(crate) fn of_daemon(sources: &Sources, workers: usize) -> Result<Self, TooFewDescriptors> {
+        let limit = open_file_limit();
+        Self::of(limit, reserved(sources, workers, open_below(limit)))
+    }
+
+    fn of(limit: usize, reserved: usize) -> Result<Self, TooFewDescriptors> {
+        let needed = reserved + MIN_CONNECTIONS;
+        let Some(spare) = limit.checked_sub(needed) else {
+            return Err(TooFewDescriptors { limit, needed });
+        };
+        let rest = spare + MIN_CONNECTIONS;
+        let connections =
+            percent(rest, CONNECTIONS_PERCENT).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);
+        let (fewest, most) = FOR_REQUESTS;
+        Ok(Self {
+            limit,
+            reserved,
+            processes: rest - connections,
+            connections,
+            streams: connections - (connections / 4).clamp(fewest, most),
+        })
+    }
+}
+
+impl fmt::Display for Shares {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            limit,
+            reserved,
+            processes,
+            connections,
+            streams,
+        } = self;
+        write!(
+            f,
+            "descriptors: limit {limit}, reserved {reserved}, processes {processes}, connections \
+             {connections}, of these event streams {streams}"
+        )
+    }
+}
+
+/// Returns the lowest limit at which a daemon with these sources starts.
+pub fn minimum(sources: &Sources) -> usize {
+    reserved(sources, 1, 0) + MIN_CONNECTIONS
+}
+
+/// Returns how many worker threads the daemon should have: one per CPU, and fewer where the
+/// descriptors for their checks would exceed a quarter of what the minimum leaves.
+pub(crate) fn worker_threads() -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    // The daemon raises its soft limit to the hard one.
+    let limit = limits::open_files().map_or(UNKNOWN_LIMIT, |limits| number(limits.maximum));
+    let spare = limit.saturating_sub(minimum(&Sources::default()));
+    cpus.min(1 + spare / 4 / FDS_PER_CHECK)
+}
+
+/// Raises the soft limit of open descriptors to the hard one.
+pub fn raise_open_file_limit() {
+    let raised = limits::open_files().and_then(|limits| {
+        let raised = Rlimit {
+            current: limits.maximum,
+            ..limits
+        };
+        Ok(setrlimit(Resource::Nofile, raised)?)
+    });
+    if let Err(error) = raised {
+        log::warn!("cannot raise the limit of open descriptors: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_to_the_limit_and_streams_leave_connections() {
+        let sources = Sources::default();
+        let least = minimum(&sources);
+        for limit in (least..2_000).chain([65_536, 1 << 20, usize::MAX]) {
+            let shares = Shares::of(limit, reserved(&sources, 1, 0)).unwrap();
+            let Shares {
+                reserved,
+                processes,
+                connections,
+                streams,
+                ..
+            } = shares;
+            assert_eq!(reserved + processes + connections, limit, "{shares:?}");
+            assert!((MIN_CONNECTIONS..=MAX_CONNECTIONS).contains(&connections));
+            assert!(streams >= 2, "{shares:?}");
+            assert!(connections - streams >= FOR_REQUESTS.0, "{shares:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_below_the_minimum_has_the_limit_and_the_need() {
+        let sources = Sources::only([]);
+        let least = minimum(&sources);
+        let refused = Shares::of(least - 1, reserved(&sources, 1, 0)).unwrap_err();
+        let expected = TooFewDescriptors {
+            limit: least - 1,
+            needed: least,
+        };
+        assert_eq!(refused, expected);
+    }
+}

@@ -1,0 +1,109 @@
+//! The ordered history of a registry as a stream.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use reaper_registry::{Event, Next, Subscription};
+use tokio::sync::watch;
+
+/// One item of [`Events`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum EventItem {
+    /// The next event.
+    Event(Arc<Event>),
+    /// The reader was too slow: these events were overwritten before it read them.
+    Gap {
+        /// The first one that is missing.
+        missed_from: u64,
+        /// The last one that is missing.
+        missed_to: u64,
+    },
+}
+
+/// A stream of everything that happens in a registry: sessions registered and removed, sources that
+/// change their state.
+///
+/// Events come in the order in which they happened, each once. A reader that falls behind the
+/// history (4,096 events by default) gets a [`EventItem::Gap`]; it never slows the registry down.
+/// The stream ends when the [`Reaper`](crate::Reaper) is dropped. It can be read with the methods of
+/// `futures::StreamExt` or with [`Self::next`].
+pub struct Events {
+    position: Subscription,
+    /// `None` once the reaper is gone.
+    changed: Option<ChangedFuture>,
+}
+
+type Changed = watch::Receiver<()>;
+type ChangedFuture =
+    Pin<Box<dyn Future<Output = (Changed, Result<(), watch::error::RecvError>)> + Send + Sync>>;
+
+impl Events {
+    pub(super) fn new(position: Subscription, changed: Changed) -> Self {
+        Self {
+            position,
+            changed: Some(wait(changed)),
+        }
+    }
+
+    /// Waits for the next item; `None` once the reaper is gone. Cancel-safe.
+    pub async fn next(&mut self) -> Option<EventItem> {
+        std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+
+    /// Returns the next item if there is one now.
+    pub fn try_next(&mut self) -> Option<EventItem> {
+        match self.position.poll_next() {
+            Next::Event(event) => Some(EventItem::Event(event)),
+            Next::Gap {
+                missed_from,
+                missed_to,
+            } => Some(EventItem::Gap {
+                missed_from,
+                missed_to,
+            }),
+            Next::Empty => None,
+        }
+    }
+
+    /// The number of the event that comes next.
+    pub fn position(&self) -> u64 {
+        self.position.position()
+    }
+}
+
+impl Stream for Events {
+    type Item = EventItem;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<EventItem>> {
+        loop {
+            if let Some(item) = self.try_next() {
+                return Poll::Ready(Some(item));
+            }
+            let Some(waiting) = &mut self.changed else {
+                return Poll::Ready(None);
+            };
+            let (changed, result) = ready!(waiting.as_mut().poll(context));
+            // Read once more in either case: what was appended before the end is still there.
+            self.changed = result.is_ok().then(|| wait(changed));
+        }
+    }
+}
+
+fn wait(mut changed: Changed) -> ChangedFuture {
+    Box::pin(async move {
+        let result = changed.changed().await;
+        (changed, result)
+    })
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events")
+            .field("position", &self.position())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,16 @@
+//! The parts that tests are built from: a daemon to test, processes to register with it, and ways
+//! to wait, to skip and to scale.
+
+pub mod daemon;
+pub mod expect;
+#[cfg(target_os = "linux")]
+pub mod fork_server;
+pub mod libtest;
+mod processes;
+pub mod raw_http;
+#[cfg(target_os = "linux")]
+pub mod scale;
+pub mod sys;
+pub mod wait;
+
+pub use processes::*;

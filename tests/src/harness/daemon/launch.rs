@@ -1,0 +1,123 @@
+//! How a daemon is started for a test.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use reaperd::client::Client;
+
+use super::{TestDaemon, reaperd, runtime};
+use crate::wait::TIMEOUT;
+
+/// The flags of a run with `REAPER_SOURCES=sweep`: daemons whose test chooses no source then have the
+/// only one that every system has. They sweep more often than by default, because the tests wait for
+/// the sweep.
+pub fn sources_of_this_run() -> Option<[&'static str; 4]> {
+    let value = std::env::var("REAPER_SOURCES").ok()?;
+    assert_eq!(value, "sweep", "REAPER_SOURCES can only be `sweep`");
+    Some(["--sources", "sweep", "--sweep-interval", "100ms"])
+}
+
+/// How to start a daemon.
+#[derive(Clone, Debug, Default)]
+pub struct Launch {
+    prefix: Vec<String>,
+    arguments: Vec<String>,
+    owner: Option<u32>,
+}
+
+impl Launch {
+    /// A daemon with these flags.
+    pub fn with(arguments: &[&str]) -> Self {
+        Self {
+            arguments: owned(arguments),
+            ..Self::default()
+        }
+    }
+
+    /// Starts it through this command, whose last arguments are the daemon's command line.
+    pub fn through(mut self, prefix: &[&str]) -> Self {
+        self.prefix = owned(prefix);
+        self
+    }
+
+    /// Gives the folder of its socket to this user.
+    pub fn for_user(mut self, uid: u32) -> Self {
+        self.owner = Some(uid);
+        self
+    }
+
+    /// Starts it, without waiting for it to serve.
+    pub fn spawn(&self) -> TestDaemon {
+        self.spawn_by(Command::spawn)
+    }
+
+    /// As [`Self::spawn`], but `start` starts the process: for example in a thread with filters that
+    /// the daemon inherits. The test's own connections are not affected by them.
+    pub fn spawn_by(&self, start: impl FnOnce(&mut Command) -> io::Result<Child>) -> TestDaemon {
+        let folder = tempfile::Builder::new()
+            .prefix("reaperd-test-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir()
+            .unwrap();
+        if let Some(uid) = self.owner {
+            chown(folder.path(), Some(uid), Some(uid)).unwrap();
+        }
+        let socket = folder.path().join("s.sock");
+        TestDaemon {
+            child: self.spawn_in(folder.path(), start),
+            client: Client::new(&socket).with_time_limit(TIMEOUT),
+            runtime: runtime(),
+            folder,
+        }
+    }
+
+    pub(super) fn spawn_in(
+        &self,
+        folder: &Path,
+        start: impl FnOnce(&mut Command) -> io::Result<Child>,
+    ) -> Child {
+        let log = File::create(folder.join("log")).unwrap();
+        let socket = folder.join("s.sock");
+        let mut command_line = self.prefix.clone();
+        command_line.push(reaperd().to_str().unwrap().to_owned());
+        command_line.extend(owned(&["daemon", "--socket", socket.to_str().unwrap()]));
+        command_line.extend(self.arguments.iter().cloned());
+        if !command_line
+            .iter()
+            .any(|argument| argument.starts_with("--sources"))
+        {
+            command_line.extend(
+                sources_of_this_run()
+                    .iter()
+                    .flatten()
+                    .map(|&flag| flag.to_owned()),
+            );
+        }
+        let mut command = Command::new(&command_line[0]);
+        command
+            .args(&command_line[1..])
+            .env_remove("REAPERD_SOCKET")
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        start(&mut command).unwrap_or_else(|error| panic!("{command_line:?}: {error}"))
+    }
+
+    /// Starts it and waits until it serves.
+    pub fn start(&self) -> TestDaemon {
+        let mut daemon = self.spawn();
+        daemon.serves();
+        daemon
+    }
+}
+
+fn owned(arguments: &[&str]) -> Vec<String> {
+    arguments
+        .iter()
+        .map(|&argument| argument.to_owned())
+        .collect()
+}

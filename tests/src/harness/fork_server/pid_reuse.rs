@@ -1,0 +1,68 @@
+//! Two processes with one pid, the second as soon after the first as possible. A registration with the
+//! daemon lies between their starts, and a tick of ten milliseconds is short on an emulated machine. So
+//! the fork server does all of it, on a connection that it has opened before.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use serde_json::Value;
+
+use super::commands::{pass_ticks, reap};
+use super::kill;
+use crate::raw_http;
+use crate::sys::Forker;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// A session to register with the daemon on this socket.
+pub(super) struct Registration<'command> {
+    pub(super) socket: &'command str,
+    pub(super) token: &'command str,
+    pub(super) session: &'command str,
+}
+
+/// The first process, and the body of the response to its registration.
+pub(super) struct First {
+    pub(super) pid: Pid,
+    pub(super) registered: Value,
+}
+
+impl Registration<'_> {
+    /// Starts a process just after a tick, registers it, kills and reaps it, and starts its successor
+    /// under the same pid so many ticks later.
+    pub(super) fn of_pid_reuse(&self, forker: &Forker, ticks: u32) -> io::Result<First> {
+        let mut daemon = UnixStream::connect(self.socket)?;
+        daemon.set_read_timeout(Some(TIMEOUT))?;
+        pass_ticks(1);
+        let first_pid = forker.fork_still(None)?;
+        let request = raw_http::registration(self.token, self.session, first_pid);
+        daemon.write_all(request.as_bytes())?;
+        let response = read(&mut daemon)?;
+        kill(first_pid)?;
+        let pid = Pid::from_raw(first_pid.cast_signed()).ok_or(io::ErrorKind::InvalidData)?;
+        reap(pid)?;
+        pass_ticks(ticks);
+        forker.fork_still(Some(pid))?;
+        match raw_http::parse(&response) {
+            Ok((200, body)) => Ok(First {
+                pid,
+                registered: serde_json::from_str(body)?,
+            }),
+            _ => Err(io::Error::other(response)),
+        }
+    }
+}
+
+/// Reads the response up to the end of its object: waiting for the end of the connection takes longer.
+fn read(daemon: &mut UnixStream) -> io::Result<String> {
+    let mut response = Vec::new();
+    let mut part = [0; 2_048];
+    while !response.ends_with(b"}") {
+        match daemon.read(&mut part)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            length => response.extend_from_slice(&part[..length]),
+        }
+    }
+    String::from_utf8(response).map_err(io::Error::other)
+}
