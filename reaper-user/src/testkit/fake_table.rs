@@ -61,6 +61,13 @@ pub(crate) struct Refusals {
 }
 
 impl FakeTable {
+    /// A table with one live process.
+    pub(crate) fn with_process(pid: Pid, start_time: u64) -> Self {
+        let table = Self::default();
+        table.spawn(pid, start_time);
+        table
+    }
+
     pub(crate) fn spawn(&self, pid: Pid, start_time: u64) {
         let mut state = self.state();
         let stat = ProcStat {
@@ -145,7 +152,10 @@ impl FakeTable {
         self.state().by_pid.remove(&pid);
     }
 
-    pub(crate) fn refuse(&self, refusals: Refusals) {
+    /// Sets which calls fail; all others succeed.
+    pub(crate) fn refuse(&self, set: impl FnOnce(&mut Refusals)) {
+        let mut refusals = Refusals::default();
+        set(&mut refusals);
         self.state().refusals = refusals;
     }
 

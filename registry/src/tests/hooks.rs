@@ -37,14 +37,28 @@ impl Latch {
     }
 }
 
-/// Builds a registry whose `on_register` hook waits for the session with id `stuck`.
-fn stuck_on_register(latch: Arc<Latch>, hook_log: &HookLog) -> Registry {
+/// Builds a registry whose `on_register` hook waits for the first sessions, up to this entry id.
+fn stuck_on_register(latch: Arc<Latch>, last: u64, hook_log: &HookLog) -> Registry {
     let builder = builder().on_register(move |session| {
-        if session.id.as_str() == "stuck" {
+        if session.entry <= EntryId(last) {
             latch.wait();
         }
     });
     hook_log.attach(builder).build()
+}
+
+/// Runs `meanwhile` while the `on_register` hook of `stuck#1`, which has token 1, is blocked.
+fn with_stuck_session(meanwhile: impl FnOnce(&Registry, &HookLog)) -> (Registry, HookLog) {
+    let (latch, entered, release) = Latch::new();
+    let hook_log = HookLog::default();
+    let registry = stuck_on_register(latch, 1, &hook_log);
+    std::thread::scope(|scope| {
+        scope.spawn(|| put(&registry, "stuck", 1, at(1)));
+        receive(&entered, "the hook to be entered");
+        meanwhile(&registry, &hook_log);
+        release.send(()).unwrap();
+    });
+    (registry, hook_log)
 }
 
 #[test]
@@ -144,12 +158,7 @@ fn a_deregister_hook_can_register_its_session_again() {
 
 #[test]
 fn a_blocked_hook_does_not_delay_other_sessions() {
-    let (latch, entered, release) = Latch::new();
-    let hook_log = HookLog::default();
-    let registry = stuck_on_register(latch, &hook_log);
-    std::thread::scope(|scope| {
-        scope.spawn(|| put(&registry, "stuck", 1, at(1)));
-        receive(&entered, "the hook to be entered");
+    let (_, hook_log) = with_stuck_session(|registry, hook_log| {
         let others = registry.clone();
         within_deadline("other sessions during a blocked hook", move || {
             put(&others, "b", 2, at(1));
@@ -168,7 +177,6 @@ fn a_blocked_hook_does_not_delay_other_sessions() {
         });
         let expected = ["+b#2", "-b#2 replaced", "+b#3", "-b#3 requested"];
         assert_eq!(hook_log.lines(), expected);
-        release.send(()).unwrap();
     });
     assert_eq!(hook_log.lines()[4..], ["+stuck#1", "-stuck#1 requested"]);
 }
@@ -207,17 +215,11 @@ fn a_register_hook_runs_after_the_deregister_hooks_of_both_replaced_sessions() {
 
 #[test]
 fn a_register_hook_waits_for_the_hooks_of_the_session_that_lost_its_token() {
-    let (latch, entered, release) = Latch::new();
-    let hook_log = HookLog::default();
-    let registry = stuck_on_register(latch, &hook_log);
-    std::thread::scope(|scope| {
-        scope.spawn(|| put(&registry, "stuck", 1, at(1)));
-        receive(&entered, "the hook to be entered");
-        put(&registry, "b", 1, at(2));
-        put(&registry, "b", 2, at(2));
-        put(&registry, "c", 1, at(2));
+    let (registry, hook_log) = with_stuck_session(|registry, hook_log| {
+        put(registry, "b", 1, at(2));
+        put(registry, "b", 2, at(2));
+        put(registry, "c", 1, at(2));
         assert_eq!(hook_log.lines(), ["+c#4"], "no call precedes this one");
-        release.send(()).unwrap();
     });
     let expected = [
         "+c#4",
@@ -233,25 +235,14 @@ fn a_register_hook_waits_for_the_hooks_of_the_session_that_lost_its_token() {
 
 #[test]
 fn calls_behind_a_blocked_hook_are_bounded_and_dropped_in_pairs() {
-    let (latch, entered, release) = Latch::new();
-    let hook_log = HookLog::default();
-    let builder = builder().on_register(move |session| {
-        if session.entry == EntryId(1) {
-            latch.wait();
-        }
-    });
-    let registry = hook_log.attach(builder).build();
     let replacements = u64::try_from(MAX_WAITING).unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(|| put(&registry, "stuck", 0, at(1)));
-        receive(&entered, "the hook to be entered");
+    let (registry, hook_log) = with_stuck_session(|registry, _| {
         for number in 0..replacements {
             // Alternately by its token under another id, and by its id.
             let name = ["other", "stuck"][usize::try_from(number % 2).unwrap()];
-            put(&registry, name, number / 2, at(1));
+            put(registry, name, number / 2 + 1, at(1));
             assert!(registry.waiting_hooks() <= MAX_WAITING + 3);
         }
-        release.send(()).unwrap();
     });
     registry.expire(at(1_000_000));
     assert_eq!(registry.waiting_hooks(), 0);
@@ -271,27 +262,16 @@ fn fill_queue(registry: &Registry, name: &str, token_number: u64) {
 
 #[test]
 fn a_call_behind_a_dropped_one_runs_on_the_thread_that_dropped_it() {
-    let (latch, entered, release) = Latch::new();
-    let hook_log = HookLog::default();
-    let builder = builder().on_register(move |session| {
-        if session.entry == EntryId(1) {
-            latch.wait();
-        }
-    });
-    let registry = hook_log.attach(builder).build();
-    std::thread::scope(|scope| {
-        scope.spawn(|| put(&registry, "stuck", 1, at(1)));
-        receive(&entered, "the hook to be entered");
-        fill_queue(&registry, "stuck", 1);
-        put(&registry, "b", 2, at(1));
+    let (registry, _) = with_stuck_session(|registry, hook_log| {
+        fill_queue(registry, "stuck", 1);
+        put(registry, "b", 2, at(1));
         // Waits behind the blocked hook and is in the queue of "b" too, so the next "b" waits as well.
-        put(&registry, "stuck", 2, at(1));
-        let waiting = put(&registry, "b", 3, at(1)).entry.0;
+        put(registry, "stuck", 2, at(1));
+        let waiting = put(registry, "b", 3, at(1)).entry.0;
         let registered = format!("+b#{waiting}");
         assert!(!hook_log.lines().contains(&registered));
         registry.deregister(&token(2), at(1));
         assert!(hook_log.lines().contains(&registered));
-        release.send(()).unwrap();
     });
     assert_eq!(registry.waiting_hooks(), 0);
 }
@@ -300,12 +280,7 @@ fn a_call_behind_a_dropped_one_runs_on_the_thread_that_dropped_it() {
 fn a_session_whose_register_hook_is_running_is_never_dropped() {
     let (latch, entered, release) = Latch::new();
     let hook_log = HookLog::default();
-    let builder = builder().on_register(move |session| {
-        if session.entry <= EntryId(2) {
-            latch.wait();
-        }
-    });
-    let registry = hook_log.attach(builder).build();
+    let registry = stuck_on_register(latch, 2, &hook_log);
     std::thread::scope(|scope| {
         scope.spawn(|| put(&registry, "stuck", 1, at(1)));
         receive(&entered, "the first hook to be entered");

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 
 use super::*;
-use crate::testkit::fake_table::{FakeTable, Refusals};
+use crate::testkit::fake_table::FakeTable;
 
 const STARTED: u64 = 1_000;
 
@@ -21,40 +21,25 @@ fn a_dead_process_cannot_be_pinned() {
     ] {
         let table = FakeTable::default();
         let budget = FdBudget::new(10);
-        table.refuse(Refusals {
-            pidfd_open,
-            ..Refusals::default()
-        });
-        assert_eq!(
-            Identity::pin(&table, &budget, pid()).err(),
-            Some(AlreadyGone.into()),
-            "never lived"
-        );
+        table.refuse(|refusals| refusals.pidfd_open = pidfd_open);
+        let check_gone = |state| {
+            let pinned = Identity::pin(&table, &budget, pid());
+            assert_eq!(pinned.err(), Some(AlreadyGone.into()), "{state}");
+        };
+        check_gone("never lived");
         table.spawn(pid(), STARTED);
         table.die(pid(), 0);
-        assert_eq!(
-            Identity::pin(&table, &budget, pid()).err(),
-            Some(AlreadyGone.into()),
-            "zombie"
-        );
+        check_gone("zombie");
         table.reap(pid());
-        assert_eq!(
-            Identity::pin(&table, &budget, pid()).err(),
-            Some(AlreadyGone.into()),
-            "reaped"
-        );
+        check_gone("reaped");
         assert_eq!(budget.used(), 0);
     }
 }
 
 #[test]
 fn einval_for_a_pid_in_use_does_not_mean_gone() {
-    let table = FakeTable::default();
-    table.spawn(pid(), STARTED);
-    table.refuse(Refusals {
-        pidfd_open: Some(Errno::INVAL),
-        ..Refusals::default()
-    });
+    let table = FakeTable::with_process(pid(), STARTED);
+    table.refuse(|refusals| refusals.pidfd_open = Some(Errno::INVAL));
     let identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
     assert_eq!(identity.strength(), IdentityStrength::Stat);
 }
@@ -62,12 +47,8 @@ fn einval_for_a_pid_in_use_does_not_mean_gone() {
 #[test]
 fn a_freed_slot_promotes_the_same_process_and_never_a_successor() {
     for no_inode in [false, true] {
-        let table = FakeTable::default();
-        table.spawn(pid(), STARTED);
-        table.refuse(Refusals {
-            no_inode,
-            ..Refusals::default()
-        });
+        let table = FakeTable::with_process(pid(), STARTED);
+        table.refuse(|refusals| refusals.no_inode = no_inode);
         let budget = FdBudget::new(1);
         let slot = budget.take().unwrap();
         let mut spilled = Identity::pin(&table, &budget, pid()).unwrap();
@@ -97,19 +78,17 @@ fn a_freed_slot_promotes_the_same_process_and_never_a_successor() {
 
 #[test]
 fn an_incomplete_identity_is_completed_and_then_promoted() {
-    let table = FakeTable::default();
-    table.spawn(pid(), STARTED);
+    let table = FakeTable::with_process(pid(), STARTED);
     table.set_now(STARTED);
-    table.refuse(Refusals {
-        pidfd_open: Some(Errno::MFILE),
-        stat: Some(Errno::MFILE),
-        ..Refusals::default()
+    table.refuse(|refusals| {
+        refusals.pidfd_open = Some(Errno::MFILE);
+        refusals.stat = Some(Errno::MFILE);
     });
     let budget = FdBudget::new(1);
     let mut identity = Identity::pin(&table, &budget, pid()).unwrap();
     assert_eq!(identity.strength(), IdentityStrength::Pid);
     assert!(!identity.complete(&table), "there are still no descriptors");
-    table.refuse(Refusals::default());
+    table.refuse(|_| {});
     assert!(identity.complete(&table));
     assert_eq!(identity.strength(), IdentityStrength::StartTime);
     assert!(identity.promote(&table, &budget));
@@ -118,8 +97,7 @@ fn an_incomplete_identity_is_completed_and_then_promoted() {
 
 #[test]
 fn a_spurious_poll_does_not_refuse_a_live_process() {
-    let table = FakeTable::default();
-    table.spawn(pid(), STARTED);
+    let table = FakeTable::with_process(pid(), STARTED);
     table.poll_falsely(1);
     let identity = Identity::pin(&table, &FdBudget::new(1), pid()).unwrap();
     assert_eq!(identity.strength(), IdentityStrength::Pidfd);
@@ -129,14 +107,10 @@ fn a_spurious_poll_does_not_refuse_a_live_process() {
 fn the_id_of_a_thread_is_refused_with_the_pid_of_its_process() {
     for pidfd_open in [Errno::INVAL, Errno::NOENT, Errno::NOSYS, Errno::PERM] {
         for descriptors in [0, 10] {
-            let table = FakeTable::default();
+            let table = FakeTable::with_process(pid(), STARTED);
             let thread = Pid::new(4243).unwrap();
-            table.spawn(pid(), STARTED);
             table.spawn_thread(pid(), thread, STARTED);
-            table.refuse(Refusals {
-                pidfd_open: Some(pidfd_open),
-                ..Refusals::default()
-            });
+            table.refuse(|refusals| refusals.pidfd_open = Some(pidfd_open));
             let budget = FdBudget::new(descriptors);
             assert_eq!(
                 Identity::pin(&table, &budget, thread).err(),

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::sources::{Context, sweep};
-use crate::testkit::fake_table::{FakeTable, Refusals};
+use crate::testkit::fake_table::FakeTable;
 use crate::watch::fd_budget::FdBudget;
 use crate::watch::hint::{self, HintSender};
 use crate::watch::identity::IdentityStrength;
@@ -89,10 +89,7 @@ impl Fixture {
 
     /// Makes the system report no wait status; only sources may.
     fn without_wait_status(self) -> Self {
-        self.table.refuse(Refusals {
-            wait_status: true,
-            ..Refusals::default()
-        });
+        self.table.refuse(|refusals| refusals.wait_status = true);
         self
     }
 
@@ -129,6 +126,16 @@ impl Fixture {
         self.committed.deaths.lock().unwrap().clone()
     }
 
+    /// Returns the death that was committed, the only one.
+    #[track_caller]
+    fn only_death(&self) -> Death {
+        let deaths = self.deaths();
+        let [(_, death)] = deaths[..] else {
+            panic!("not one death: {deaths:?}")
+        };
+        death
+    }
+
     /// Lets the tasks run for this long; the clock is paused, so it takes no time.
     async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
@@ -151,10 +158,8 @@ async fn an_exit_event_removes_a_dead_process_at_once_with_its_status() {
     fixture.table.die(pid(7), 0x300);
     fixture.exit_event(7, 0x300);
     fixture.pass(A_MOMENT).await;
-    let [(gone, death)] = fixture.deaths()[..] else {
-        panic!("{:?}", fixture.deaths())
-    };
-    assert_eq!(gone, process);
+    let death = fixture.only_death();
+    assert_eq!(fixture.deaths(), [(process, death)]);
     assert_eq!(
         (death.source, death.evidence),
         (Source::Netlink, Evidence::Pidfd)
@@ -179,13 +184,8 @@ async fn a_main_thread_exit_is_only_a_hint_and_the_last_status_counts() {
     fixture.table.die(pid(7), 0x700);
     fixture.exit_event(7, 0x700);
     fixture.pass(A_MOMENT).await;
-    let [(_, death)] = fixture.deaths()[..] else {
-        panic!("not removed")
-    };
-    assert_eq!(
-        death.exit.map(|exit| exit.status),
-        Some(ExitStatus::Code(7))
-    );
+    let status = fixture.only_death().exit.map(|exit| exit.status);
+    assert_eq!(status, Some(ExitStatus::Code(7)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,16 +197,12 @@ async fn a_process_that_dies_just_after_its_hint_is_rechecked() {
     assert_eq!(fixture.deaths(), []);
     fixture.table.die(pid(7), 9);
     fixture.pass(RECHECK_AFTER[0] + RECHECK_AFTER[1]).await;
-    let [(_, death)] = fixture.deaths()[..] else {
-        panic!("the hint was dropped")
+    let status = fixture.only_death().exit.map(|exit| exit.status);
+    let killed = ExitStatus::Signal {
+        signal: 9,
+        core: false,
     };
-    assert_eq!(
-        death.exit.map(|exit| exit.status),
-        Some(ExitStatus::Signal {
-            signal: 9,
-            core: false
-        })
-    );
+    assert_eq!(status, Some(killed));
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,9 +215,7 @@ async fn hints_of_several_sources_about_one_death_are_merged() {
     fixture.exit_event(7, 0x200);
     fixture.hints.send(Hint::check(process, Source::Sweep));
     fixture.pass(Duration::from_secs(1)).await;
-    let [(_, death)] = fixture.deaths()[..] else {
-        panic!("{:?}", fixture.deaths())
-    };
+    let death = fixture.only_death();
     assert_eq!(death.source, Source::Pidfd);
     let last = Exit {
         status: ExitStatus::Code(2),
@@ -232,30 +226,20 @@ async fn hints_of_several_sources_about_one_death_are_merged() {
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_status_is_not_the_process_status() {
-    let worker_returned = |process| Hint {
-        exit: Some(WaitStatus::Worker(0)),
-        ..Hint::check(process, Source::Netlink)
+    let status = async |fixture: Fixture| {
+        let process = fixture.watch(7, 100);
+        fixture.table.die(pid(7), 0x300);
+        fixture.hints.send(Hint {
+            exit: Some(WaitStatus::Worker(0)),
+            ..Hint::check(process, Source::Netlink)
+        });
+        fixture.pass(A_MOMENT).await;
+        fixture.only_death().exit.map(|exit| exit.status)
     };
-    let fixture = Fixture::new(10).without_wait_status();
-    let process = fixture.watch(7, 100);
-    fixture.table.die(pid(7), 0x300);
-    fixture.hints.send(worker_returned(process));
-    fixture.pass(A_MOMENT).await;
-    let [(_, death)] = fixture.deaths()[..] else {
-        panic!("{:?}", fixture.deaths())
-    };
-    assert_eq!(death.exit, None, "the process returned 3");
-
-    let fixture = Fixture::new(10);
-    let process = fixture.watch(7, 100);
-    fixture.table.die(pid(7), 0x300);
-    fixture.hints.send(worker_returned(process));
-    fixture.pass(A_MOMENT).await;
-    let [(_, death)] = fixture.deaths()[..] else {
-        panic!("{:?}", fixture.deaths())
-    };
-    let status = death.exit.map(|exit| exit.status);
-    assert_eq!(status, Some(ExitStatus::Code(3)), "the system still had it");
+    let unknown_to_the_system = Fixture::new(10).without_wait_status();
+    assert_eq!(status(unknown_to_the_system).await, None);
+    let known_to_the_system = Fixture::new(10);
+    assert_eq!(status(known_to_the_system).await, Some(ExitStatus::Code(3)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -291,9 +275,7 @@ async fn a_group_dead_report_needs_no_check_and_fits_only_its_process() {
     fixture.hints.send(Hint::check(process, Source::Pidfd));
     fixture.hints.send(report(100));
     fixture.pass(A_MOMENT).await;
-    let [(_, death)] = fixture.deaths()[..] else {
-        panic!("not removed")
-    };
+    let death = fixture.only_death();
     assert_eq!(
         (death.source, death.evidence),
         (Source::Ebpf, Evidence::GroupDead)
@@ -381,10 +363,7 @@ async fn a_process_that_dies_during_registration_is_found_by_the_recheck() {
     let fixture = Fixture::new(10);
     fixture.watch_while(7, |table| table.die(pid(7), 0));
     fixture.pass(A_MOMENT).await;
-    let [(_, death)] = fixture.deaths()[..] else {
-        panic!("its death was missed")
-    };
-    assert_eq!(death.source, Source::Register);
+    assert_eq!(fixture.only_death().source, Source::Register);
 }
 
 /// The probe fired before it was armed, and on a busy machine the rest of an exit takes long.
@@ -396,10 +375,7 @@ async fn a_process_registered_while_exiting_is_rechecked_for_seconds() {
     assert_eq!(fixture.deaths(), []);
     fixture.table.die(pid(7), 0);
     fixture.pass(Duration::from_secs(2)).await;
-    let [(_, death)] = fixture.deaths()[..] else {
-        panic!("its death was missed")
-    };
-    assert_eq!(death.source, Source::Register);
+    assert_eq!(fixture.only_death().source, Source::Register);
 }
 
 /// Seen on 6.1, emulated, once in a thousand: the process ended and was reaped between two checks
@@ -408,11 +384,9 @@ async fn a_process_registered_while_exiting_is_rechecked_for_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_missing_record_at_the_recheck_is_not_taken_for_alive() {
     let fixture = Fixture::new(10);
-    let hidden = Refusals {
-        stat: Some(Errno::NOENT),
-        ..Refusals::default()
-    };
-    fixture.watch_while(7, |table| table.refuse(hidden));
+    fixture.watch_while(7, |table| {
+        table.refuse(|refusals| refusals.stat = Some(Errno::NOENT));
+    });
     fixture.table.die(pid(7), 0);
     fixture.pass(Duration::from_secs(1)).await;
     assert_eq!(fixture.deaths().len(), 1, "its death was missed");

@@ -33,7 +33,7 @@ const SYSTEMS: [System; 4] = [
 struct Fixture {
     table: FakeTable,
     identity: Identity,
-    refusals: Refusals,
+    pidfd_open: Option<Errno>,
 }
 
 fn pid() -> Pid {
@@ -41,19 +41,14 @@ fn pid() -> Pid {
 }
 
 fn live_process(system: System) -> Fixture {
-    let table = FakeTable::default();
-    table.spawn(pid(), STARTED);
+    let table = FakeTable::with_process(pid(), STARTED);
     let (budget, pidfd_open) = match system {
         System::Pidfds => (10, None),
         System::InodesOnly => (0, None),
         System::StatFilesOnly => (10, Some(Errno::NOSYS)),
         System::PidsOnly => (0, Some(Errno::NOSYS)),
     };
-    let refusals = Refusals {
-        pidfd_open,
-        ..Refusals::default()
-    };
-    table.refuse(refusals);
+    table.refuse(|refusals| refusals.pidfd_open = pidfd_open);
     let identity = Identity::pin(&table, &FdBudget::new(budget), pid()).unwrap();
     let strength = match system {
         System::Pidfds => Strength::Pidfd,
@@ -65,44 +60,55 @@ fn live_process(system: System) -> Fixture {
     Fixture {
         table,
         identity,
-        refusals,
+        pidfd_open,
+    }
+}
+
+/// The verdict as text.
+fn judged(identity: &Identity, group_dead: Option<GroupDead>, table: &dyn ProcessTable) -> String {
+    match judge(identity, group_dead, table) {
+        Verdict::Gone {
+            evidence,
+            pid_reused,
+        } => {
+            let end = if pid_reused { "reused" } else { "gone" };
+            format!("{end} by {}", evidence.name())
+        }
+        Verdict::Alive => "alive".into(),
+        Verdict::Unknown(Doubt::Hidden) => "unknown: hidden".into(),
+        Verdict::Unknown(Doubt::CheckFailed(error)) => {
+            let errno = Errno::from_io_error(&error).unwrap();
+            format!("unknown: {}", errno.raw_os_error())
+        }
+    }
+}
+
+/// Checks the verdicts after a change of the table, in the order of [`SYSTEMS`].
+fn check_verdicts(change: impl Fn(&FakeTable), expected: [&str; 4]) {
+    for (system, expected) in SYSTEMS.into_iter().zip(expected) {
+        let fixture = live_process(system);
+        change(&fixture.table);
+        assert_eq!(fixture.verdict(), expected, "{system:?}");
     }
 }
 
 impl Fixture {
     fn verdict(&self) -> String {
-        match judge(&self.identity, None, &self.table) {
-            Verdict::Gone {
-                evidence,
-                pid_reused: false,
-            } => format!("gone by {}", evidence.name()),
-            Verdict::Gone {
-                evidence,
-                pid_reused: true,
-            } => format!("reused by {}", evidence.name()),
-            Verdict::Alive => "alive".into(),
-            Verdict::Unknown(Doubt::Hidden) => "unknown: hidden".into(),
-            Verdict::Unknown(Doubt::CheckFailed(error)) => {
-                format!(
-                    "unknown: {}",
-                    Errno::from_io_error(&error).unwrap().raw_os_error()
-                )
-            }
-        }
+        judged(&self.identity, None, &self.table)
     }
 
-    fn refuse(&self, change: impl FnOnce(&mut Refusals)) {
-        let mut refusals = self.refusals;
-        change(&mut refusals);
-        self.table.refuse(refusals);
+    /// Makes calls fail, besides those that this system does not have.
+    fn refuse(&self, set: impl FnOnce(&mut Refusals)) {
+        self.table.refuse(|refusals| {
+            refusals.pidfd_open = self.pidfd_open;
+            set(refusals);
+        });
     }
 }
 
 #[test]
 fn a_running_process_is_alive() {
-    for system in SYSTEMS {
-        assert_eq!(live_process(system).verdict(), "alive", "{system:?}");
-    }
+    check_verdicts(|_| {}, ["alive"; 4]);
 }
 
 #[test]
@@ -120,11 +126,7 @@ fn a_process_whose_main_thread_left_is_alive_until_its_last_thread_ends() {
 
 #[test]
 fn a_check_during_a_workers_exec_finds_the_process_alive() {
-    for system in SYSTEMS {
-        let fixture = live_process(system);
-        fixture.table.show_torn_stat(pid());
-        assert_eq!(fixture.verdict(), "alive", "{system:?}");
-    }
+    check_verdicts(|table| table.show_torn_stat(pid()), ["alive"; 4]);
 }
 
 /// A poll during a worker's exec can report a live process as readable (6.15, 6.12 by backport).
@@ -153,8 +155,7 @@ fn a_spurious_poll_does_not_make_a_live_process_dead() {
 fn a_successor_is_not_taken_for_a_process_with_a_readable_pidfd() {
     let fixture = live_process(System::Pidfds);
     fixture.refuse(|refusals| refusals.pid_lookup = Some(Errno::PERM));
-    fixture.table.die(pid(), 0);
-    fixture.table.reap(pid());
+    die_and_be_reaped(&fixture.table);
     fixture.table.spawn(pid(), STARTED + 3);
     assert_eq!(fixture.verdict(), "reused by pidfd");
 }
@@ -162,71 +163,41 @@ fn a_successor_is_not_taken_for_a_process_with_a_readable_pidfd() {
 #[test]
 fn a_process_with_unreaped_dead_threads_is_gone() {
     for why in [Unread::Traced, Unread::NamespaceInit] {
-        for system in SYSTEMS {
-            let fixture = live_process(system);
-            fixture.table.die_unread(pid(), why);
-            assert_eq!(fixture.verdict(), "gone by stat", "{system:?}");
-        }
+        check_verdicts(|table| table.die_unread(pid(), why), ["gone by stat"; 4]);
     }
 }
 
+fn die_and_be_reaped(table: &FakeTable) {
+    table.die(pid(), 9);
+    table.reap(pid());
+}
+
 #[test]
-fn an_unreaped_zombie_is_gone() {
+fn an_unreaped_zombie_and_a_reaped_process_are_gone() {
     let expected = [
         "gone by pidfd",
         "gone by pidfd",
         "gone by stat",
         "gone by stat",
     ];
-    for (system, expected) in SYSTEMS.into_iter().zip(expected) {
-        let fixture = live_process(system);
-        fixture.table.die(pid(), 9);
-        assert_eq!(fixture.verdict(), expected, "{system:?}");
-    }
+    check_verdicts(|table| table.die(pid(), 9), expected);
+    check_verdicts(die_and_be_reaped, expected);
 }
 
 #[test]
-fn a_reaped_process_is_gone() {
-    let expected = [
-        "gone by pidfd",
-        "gone by pidfd",
-        "gone by stat",
-        "gone by stat",
-    ];
-    for (system, expected) in SYSTEMS.into_iter().zip(expected) {
-        let fixture = live_process(system);
-        fixture.table.die(pid(), 9);
-        fixture.table.reap(pid());
-        assert_eq!(fixture.verdict(), expected, "{system:?}");
-    }
-}
-
-#[test]
-fn a_successor_under_the_same_pid_is_not_the_process() {
-    let expected = [
-        "gone by pidfd",
-        "reused by pidfd",
-        "gone by stat",
-        "reused by start_time",
-    ];
-    for (system, expected) in SYSTEMS.into_iter().zip(expected) {
-        let fixture = live_process(system);
-        fixture.table.die(pid(), 0);
-        fixture.table.reap(pid());
-        fixture.table.spawn(pid(), STARTED + 3);
-        assert_eq!(fixture.verdict(), expected, "{system:?}");
-    }
-}
-
-#[test]
-fn only_the_pid_mode_mistakes_a_successor_of_the_same_tick() {
-    let expected = ["gone by pidfd", "reused by pidfd", "gone by stat", "alive"];
-    for (system, expected) in SYSTEMS.into_iter().zip(expected) {
-        let fixture = live_process(system);
-        fixture.table.die(pid(), 0);
-        fixture.table.reap(pid());
-        fixture.table.spawn(pid(), STARTED);
-        assert_eq!(fixture.verdict(), expected, "{system:?}");
+fn only_the_pid_mode_mistakes_a_successor_and_only_one_of_the_same_tick() {
+    for (later, of_pid_mode) in [(3, "reused by start_time"), (0, "alive")] {
+        let reuse_pid = |table: &FakeTable| {
+            die_and_be_reaped(table);
+            table.spawn(pid(), STARTED + later);
+        };
+        let expected = [
+            "gone by pidfd",
+            "reused by pidfd",
+            "gone by stat",
+            of_pid_mode,
+        ];
+        check_verdicts(reuse_pid, expected);
     }
 }
 
@@ -235,8 +206,7 @@ fn a_hidden_entry_proves_nothing_while_the_pid_is_in_use() {
     let fixture = live_process(System::PidsOnly);
     fixture.refuse(|refusals| refusals.stat = Some(Errno::NOENT));
     assert_eq!(fixture.verdict(), "unknown: hidden");
-    fixture.table.die(pid(), 0);
-    fixture.table.reap(pid());
+    die_and_be_reaped(&fixture.table);
     assert_eq!(fixture.verdict(), "gone by stat");
 }
 
@@ -313,109 +283,62 @@ fn a_pid_that_cannot_be_checked_is_kept() {
 }
 
 #[test]
-fn a_group_dead_report_fits_only_its_start_time() {
+fn a_group_dead_report_fits_neither_another_start_time_nor_a_predecessor_of_the_same_tick() {
     let fixture = live_process(System::Pidfds);
     let alive_at_ns = fixture.identity.alive_at_ns;
-    let judged = |start_time, at_ns| {
+    let verdict = |start_time, at_ns| {
         let start_time = StartTime(start_time);
         let report = GroupDead { start_time, at_ns };
-        judge(&fixture.identity, Some(report), &fixture.table)
+        judged(&fixture.identity, Some(report), &fixture.table)
     };
-    assert!(matches!(
-        judged(STARTED + 1, alive_at_ns + 1),
-        Verdict::Alive
-    ));
-    assert!(matches!(
-        judged(STARTED, alive_at_ns + 1),
-        Verdict::Gone {
-            evidence: Evidence::GroupDead,
-            pid_reused: false
-        }
-    ));
-}
-
-#[test]
-fn a_group_dead_report_of_a_predecessor_in_the_same_tick_is_ignored() {
-    let fixture = live_process(System::Pidfds);
-    let report = GroupDead {
-        start_time: StartTime(STARTED),
-        at_ns: fixture.identity.alive_at_ns - 1,
-    };
-    assert!(matches!(
-        judge(&fixture.identity, Some(report), &fixture.table),
-        Verdict::Alive
-    ));
+    assert_eq!(verdict(STARTED + 1, alive_at_ns + 1), "alive");
+    assert_eq!(verdict(STARTED, alive_at_ns - 1), "alive");
+    assert_eq!(verdict(STARTED, alive_at_ns + 1), "gone by group_dead");
 }
 
 #[test]
 fn a_group_dead_report_is_ignored_if_the_start_time_is_unknown() {
-    let table = FakeTable::default();
-    table.spawn(pid(), STARTED);
-    table.refuse(Refusals {
-        stat: Some(Errno::NOENT),
-        ..Refusals::default()
-    });
+    let table = FakeTable::with_process(pid(), STARTED);
+    table.refuse(|refusals| refusals.stat = Some(Errno::NOENT));
     let identity = Identity::pin(&table, &FdBudget::new(1), pid()).unwrap();
     assert!(identity.start_time.is_none());
     let report = GroupDead {
         start_time: StartTime(STARTED),
         at_ns: u64::MAX,
     };
-    assert!(matches!(
-        judge(&identity, Some(report), &table),
-        Verdict::Alive
-    ));
+    assert_eq!(judged(&identity, Some(report), &table), "alive");
 }
 
 #[test]
 fn an_unreadable_process_is_alive_while_its_pid_is_in_use() {
-    let table = FakeTable::default();
-    table.spawn(pid(), STARTED);
-    table.refuse(Refusals {
-        pidfd_open: Some(Errno::PERM),
-        stat: Some(Errno::NOENT),
-        ..Refusals::default()
+    let table = FakeTable::with_process(pid(), STARTED);
+    table.refuse(|refusals| {
+        refusals.pidfd_open = Some(Errno::PERM);
+        refusals.stat = Some(Errno::NOENT);
     });
     let identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
     assert_eq!(identity.strength(), Strength::Pid);
-    assert!(matches!(judge(&identity, None, &table), Verdict::Alive));
-    table.die(pid(), 0);
-    table.reap(pid());
-    assert!(matches!(
-        judge(&identity, None, &table),
-        Verdict::Gone {
-            evidence: Evidence::Stat,
-            pid_reused: false
-        }
-    ));
+    assert_eq!(judged(&identity, None, &table), "alive");
+    die_and_be_reaped(&table);
+    assert_eq!(judged(&identity, None, &table), "gone by stat");
 }
 
 #[test]
 fn a_process_of_unknown_start_time_is_distinguished_from_a_successor() {
-    let table = FakeTable::default();
-    table.spawn(pid(), STARTED);
+    let table = FakeTable::with_process(pid(), STARTED);
     table.set_now(STARTED + 5);
-    let hidden = Refusals {
-        pidfd_open: Some(Errno::MFILE),
-        stat: Some(Errno::MFILE),
-        ..Refusals::default()
-    };
-    table.refuse(hidden);
+    table.refuse(|refusals| {
+        refusals.pidfd_open = Some(Errno::MFILE);
+        refusals.stat = Some(Errno::MFILE);
+    });
     let mut identity = Identity::pin(&table, &FdBudget::new(10), pid()).unwrap();
     assert_eq!(identity.strength(), Strength::Pid);
-    table.refuse(Refusals::default());
-    assert!(matches!(judge(&identity, None, &table), Verdict::Alive));
+    table.refuse(|_| {});
+    assert_eq!(judged(&identity, None, &table), "alive");
 
-    table.die(pid(), 0);
-    table.reap(pid());
+    die_and_be_reaped(&table);
     table.spawn(pid(), STARTED + 6);
-    assert!(matches!(
-        judge(&identity, None, &table),
-        Verdict::Gone {
-            evidence: Evidence::StartTime,
-            pid_reused: true
-        }
-    ));
+    assert_eq!(judged(&identity, None, &table), "reused by start_time");
     assert!(!identity.complete(&table), "a successor was taken for it");
 }
 
@@ -423,23 +346,19 @@ fn a_process_of_unknown_start_time_is_distinguished_from_a_successor() {
 fn the_real_table_shows_this_process_alive_and_a_child_gone() {
     let table: Arc<dyn ProcessTable> = crate::sys::process_table::of_this_system();
     let budget = FdBudget::from_limits();
-    let own_pid = Pid::new(std::process::id()).unwrap();
-    let ourselves = Identity::pin(table.as_ref(), &budget, own_pid).unwrap();
-    assert!(matches!(
-        judge(&ourselves, None, table.as_ref()),
-        Verdict::Alive
-    ));
+    let verdict = |identity: &Identity| judged(identity, None, table.as_ref());
+    let pin = |raw_pid| {
+        let pid = Pid::new(raw_pid).unwrap();
+        Identity::pin(table.as_ref(), &budget, pid).unwrap()
+    };
+    assert_eq!(verdict(&pin(std::process::id())), "alive");
 
     let mut child = std::process::Command::new("cat")
         .stdin(std::process::Stdio::piped())
         .spawn()
         .expect("cat runs everywhere");
-    let identity =
-        Identity::pin(table.as_ref(), &budget, Pid::try_from(child.id()).unwrap()).unwrap();
-    assert!(matches!(
-        judge(&identity, None, table.as_ref()),
-        Verdict::Alive
-    ));
+    let identity = pin(child.id());
+    assert_eq!(verdict(&identity), "alive");
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(matches!(

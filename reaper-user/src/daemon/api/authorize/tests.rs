@@ -4,7 +4,7 @@ use rustix::io::Errno;
 
 use super::*;
 use crate::daemon::api::Transport;
-use crate::testkit::fake_table::{FakeTable, Refusals};
+use crate::testkit::fake_table::FakeTable;
 
 const ROOT: u32 = 0;
 const USER: u32 = 1000;
@@ -115,10 +115,7 @@ fn a_peer_that_has_ended_registers_no_other_process() {
     assert_eq!(check(named), Err(Refused::PeerGone));
     assert_eq!(check(caller), Ok(caller), "pinning finds this");
     table.spawn(caller, 2);
-    table.refuse(Refusals {
-        stat: Some(Errno::ACCESS),
-        ..Refusals::default()
-    });
+    table.refuse(|refusals| refusals.stat = Some(Errno::ACCESS));
     assert_eq!(check(named), Ok(named), "a hidden process has not ended");
 }
 

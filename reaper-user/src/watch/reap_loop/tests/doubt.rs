@@ -13,16 +13,19 @@ fn hundred() -> impl Iterator<Item = u32> {
 /// starts.
 fn fixture_with_a_hundred() -> Fixture {
     let fixture = Fixture::new(0);
-    fixture.table.refuse(Refusals {
-        pidfd_open: Some(Errno::NOSYS),
-        ..Refusals::default()
-    });
+    fixture
+        .table
+        .refuse(|refusals| refusals.pidfd_open = Some(Errno::NOSYS));
     fixture.table.spawn(pid(std::process::id()), 100);
     let fixture = fixture.with_sweep();
     for raw_pid in hundred() {
         fixture.watch(raw_pid, 100);
     }
     fixture
+}
+
+fn sweep_health(fixture: &Fixture) -> Option<SourceHealth> {
+    fixture.board.get(Source::Sweep).health
 }
 
 #[tokio::test(start_paused = true)]
@@ -35,10 +38,7 @@ async fn wrong_start_times_of_all_processes_remove_none() {
     }
     fixture.pass(INTERVAL * 2).await;
     assert_eq!(fixture.deaths(), []);
-    assert_eq!(
-        fixture.board.get(Source::Sweep).health,
-        Some(SourceHealth::Degraded)
-    );
+    assert_eq!(sweep_health(&fixture), Some(SourceHealth::Degraded));
 }
 
 /// A regression: each sweep suppressed all of them, without end.
@@ -51,33 +51,25 @@ async fn a_wave_of_reuse_counts_if_our_own_start_time_is_unchanged() {
     }
     fixture.pass(INTERVAL * 2).await;
     assert_eq!(fixture.deaths().len(), 100);
-    assert_eq!(
-        fixture.board.get(Source::Sweep).health,
-        Some(SourceHealth::Up)
-    );
+    assert_eq!(sweep_health(&fixture), Some(SourceHealth::Up));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_hidden_proc_keeps_all_processes_and_degrades_the_sweep() {
     let fixture = Fixture::new(0).with_sweep();
-    fixture.table.refuse(Refusals {
-        pidfd_open: Some(Errno::NOSYS),
-        ..Refusals::default()
-    });
+    fixture
+        .table
+        .refuse(|refusals| refusals.pidfd_open = Some(Errno::NOSYS));
     for raw_pid in 1..=5 {
         fixture.watch(raw_pid, 100);
     }
-    fixture.table.refuse(Refusals {
-        pidfd_open: Some(Errno::NOSYS),
-        stat: Some(Errno::NOENT),
-        ..Refusals::default()
+    fixture.table.refuse(|refusals| {
+        refusals.pidfd_open = Some(Errno::NOSYS);
+        refusals.stat = Some(Errno::NOENT);
     });
     fixture.pass(INTERVAL * 2).await;
     assert_eq!(fixture.deaths(), []);
-    assert_eq!(
-        fixture.board.get(Source::Sweep).health,
-        Some(SourceHealth::Degraded)
-    );
+    assert_eq!(sweep_health(&fixture), Some(SourceHealth::Degraded));
     fixture.table.die(pid(3), 0);
     fixture.table.reap(pid(3));
     fixture.pass(INTERVAL).await;

@@ -5,15 +5,14 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn a_process_that_could_not_be_read_at_first_is_completed_by_the_sweep() {
     let fixture = Fixture::new(10).with_sweep();
-    fixture.table.refuse(Refusals {
-        pidfd_open: Some(Errno::NFILE),
-        stat: Some(Errno::NFILE),
-        ..Refusals::default()
+    fixture.table.refuse(|refusals| {
+        refusals.pidfd_open = Some(Errno::NFILE);
+        refusals.stat = Some(Errno::NFILE);
     });
     fixture.table.set_now(100);
     let process = fixture.watch(7, 100);
     assert_eq!(strength(&fixture, process.0), Some(IdentityStrength::Pid));
-    fixture.table.refuse(Refusals::default());
+    fixture.table.refuse(|_| {});
     fixture.pass(INTERVAL).await;
     assert_eq!(strength(&fixture, process.0), Some(IdentityStrength::Pidfd));
 }

@@ -14,9 +14,7 @@ async fn the_sweep_finds_the_dead_whose_pidfds_are_not_readable() {
         fixture.table.die_unread(pid(7), why);
         fixture.table.leader_leaves(pid(8), 1);
         fixture.pass(INTERVAL).await;
-        let [(_, death)] = fixture.deaths()[..] else {
-            panic!("{:?}", fixture.deaths())
-        };
+        let death = fixture.only_death();
         assert_eq!(
             (death.source, death.evidence),
             (Source::Sweep, Evidence::Stat)
