@@ -14,7 +14,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::daemon::api::{Transport, register, sse};
 use crate::daemon::http::framing::{self, chunks, head};
 use crate::daemon::http::{policy, problem, query};
-use crate::reaper::Registration;
 use crate::sources::ebpf::btf::blob;
 use crate::sys::{cn_proc, proc_stat};
 
@@ -160,26 +159,16 @@ pub struct RegistrationBody {
 /// Parses the body of a registration.
 pub fn registration(body: &[u8]) -> Result<RegistrationBody, Problem> {
     const OWNER: u32 = 1000;
-    let (registration, if_answered) = register::parse(body, OWNER)?;
-    let Registration {
-        id,
-        token,
-        pid,
-        owner,
-        details,
-        presence,
-        ttl,
-        authority: _,
-    } = registration;
-    assert_eq!(owner, OWNER, "the owner is not read from the body");
+    let (parsed, if_answered) = register::parse(body, OWNER)?;
+    assert_eq!(parsed.owner, OWNER, "the owner is not read from the body");
     Ok(RegistrationBody {
-        id,
-        token,
-        pid,
-        details,
-        presence,
+        id: parsed.id,
+        token: parsed.token,
+        pid: parsed.pid,
+        details: parsed.details,
+        presence: parsed.presence,
         if_answered,
-        ttl,
+        ttl: parsed.ttl,
     })
 }
 

@@ -127,11 +127,7 @@ fn doctor_reports_the_same_states_and_a_remedy_for_what_does_not_work() {
     let daemon = daemon(&NO_SWEEP);
     let working = working(&daemon);
     for source in EVENT_SOURCES {
-        let is_up = || {
-            let report = daemon.sources();
-            let report = report.sources.iter().find(|one| one.source == source);
-            report.is_some_and(|report| report.state == "up")
-        };
+        let is_up = || daemon.source(source).state == "up";
         // The state may change while doctor runs; then doctor is run again.
         let mut finding = Value::Null;
         let mut was_up = false;

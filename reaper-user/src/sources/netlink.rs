@@ -70,18 +70,14 @@ async fn run_with<F: ExitFilter + 'static>(
     context: Context,
     filter: F,
 ) -> Result<Infallible, SourceError> {
-    let Context {
-        hints,
-        watched,
-        reporter,
-    } = context;
     let clocks = TimeNamespace::of_this_process()?;
     let filter = Arc::new(filter);
+    let watched = context.watched;
     let _attachment = watched.attach(Arc::new(Arming(filter.clone())));
     let processes_with = move |pid| watched.ids_with_pid(pid);
     Listener {
-        hints,
-        reporter,
+        hints: context.hints,
+        reporter: context.reporter,
         filter,
         processes_with,
         receive_buffer: RECEIVE_BUFFER,

@@ -10,15 +10,23 @@ fn of_owner(owner: u32, name: &str, token_number: u64) -> NewSession {
     }
 }
 
+fn limited_to(sessions: usize, sessions_per_owner: usize) -> Registry {
+    let limits = Limits {
+        sessions,
+        sessions_per_owner,
+    };
+    builder().limits(limits).build()
+}
+
 /// Returns the error of a registration, and checks that it changed nothing and appended no event.
 fn refusal(registry: &Registry, new: NewSession) -> RegisterError {
-    let before: Vec<_> = registry.list().iter().map(|s| s.entry).collect();
+    let entries = || registry.list().iter().map(|s| s.entry).collect::<Vec<_>>();
+    let before = entries();
     let (_, mut events) = registry.subscribe();
     let error = registry
         .register(new, Authority::Owner, at(2))
         .expect_err("to be refused");
-    let after: Vec<_> = registry.list().iter().map(|s| s.entry).collect();
-    assert_eq!(before, after);
+    assert_eq!(before, entries());
     assert!(drain(&mut events).is_empty());
     registry.check_invariants();
     error
@@ -26,12 +34,7 @@ fn refusal(registry: &Registry, new: NewSession) -> RegisterError {
 
 #[test]
 fn a_full_registry_refuses_a_new_session_but_accepts_a_replacement() {
-    let registry = builder()
-        .limits(Limits {
-            sessions: 2,
-            sessions_per_owner: 2,
-        })
-        .build();
+    let registry = limited_to(2, 2);
     put(&registry, "a", 1, at(1));
     put(&registry, "b", 2, at(1));
     let error = refusal(&registry, of_owner(1001, "c", 3));
@@ -45,12 +48,7 @@ fn a_full_registry_refuses_a_new_session_but_accepts_a_replacement() {
 
 #[test]
 fn one_user_cannot_use_up_the_limit_of_another() {
-    let registry = builder()
-        .limits(Limits {
-            sessions: 10,
-            sessions_per_owner: 1,
-        })
-        .build();
+    let registry = limited_to(10, 1);
     put(&registry, "a", 1, at(1));
     let error = refusal(&registry, session("b", 2));
     let expected = RegisterError::TooManyForOwner {
@@ -68,12 +66,7 @@ fn one_user_cannot_use_up_the_limit_of_another() {
 
 #[test]
 fn expired_sessions_do_not_count() {
-    let registry = builder()
-        .limits(Limits {
-            sessions: 1,
-            sessions_per_owner: 1,
-        })
-        .build();
+    let registry = limited_to(1, 1);
     put(&registry, "a", 1, at(1));
     put(&registry, "b", 2, at(200_000));
     assert_eq!(registry.len(), 1);

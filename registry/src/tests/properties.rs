@@ -16,14 +16,7 @@ const PROCESSES: u64 = 3;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Register {
-        id: usize,
-        token: u64,
-        process: u64,
-        owner: u32,
-        authority: Authority,
-        ttl: Ttl,
-    },
+    Register(Live, Authority),
     Resolve(u64),
     Deregister(u64),
     /// Any session ever stored, mostly one that has been removed.
@@ -42,25 +35,20 @@ enum Op {
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
-    let register = (
+    let session = (
         0..IDS.len(),
         0..TOKENS,
         0..PROCESSES,
         1000..1002_u32,
-        prop_oneof![3 => Just(Authority::Owner), 1 => Just(Authority::Any)],
         any_ttl(),
     )
-        .prop_map(|(id, token, process, owner, authority, ttl)| Op::Register {
-            id,
-            token,
-            process,
-            owner,
-            authority,
-            ttl,
+        .prop_map(|(id, token, process, owner, ttl)| {
+            unregistered(IDS[id], token, process, owner, ttl)
         });
+    let authority = prop_oneof![3 => Just(Authority::Owner), 1 => Just(Authority::Any)];
     let second = 1_000_000_000;
     prop_oneof![
-        8 => register,
+        8 => (session, authority).prop_map(|(session, authority)| Op::Register(session, authority)),
         3 => (0..TOKENS).prop_map(Op::Resolve),
         2 => (0..TOKENS).prop_map(Op::Deregister),
         3 => (0..20_u64).prop_map(Op::RemoveEntry),
@@ -151,17 +139,7 @@ impl World {
     fn apply(&mut self, op: &Op) {
         let now = self.now();
         match *op {
-            Op::Register {
-                id,
-                token,
-                process,
-                owner,
-                authority,
-                ttl,
-            } => self.register(
-                &unregistered(IDS[id], token, process, owner, ttl),
-                authority,
-            ),
+            Op::Register(ref newcomer, authority) => self.register(newcomer, authority),
             Op::Resolve(number) => {
                 let found = self.registry.resolve(&token(number), now).map(|s| s.entry);
                 assert_eq!(found, self.model.resolve(number, now));

@@ -15,7 +15,9 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use reaper_registry::Token;
-use reaperd::client::{Client, ClientError, Session, SessionList, SourcesReport, Version};
+use reaperd::client::{
+    Client, ClientError, Session, SessionList, SourceReport, SourcesReport, Version,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -25,8 +27,8 @@ pub use events::{Arrived, Events, Removal};
 pub use launch::{Launch, sources_of_this_run};
 pub use program::reaperd;
 
-use crate::expect;
-use crate::wait::{TIMEOUT, eventually, eventually_some, some_within, within};
+use crate::expect::{self, State};
+use crate::wait::{TIMEOUT, eventually_some, some_within, within};
 
 /// `reaperd daemon` ends within two seconds of SIGTERM; an emulated machine is allowed five times that.
 fn stops_within() -> Duration {
@@ -160,21 +162,33 @@ impl TestDaemon {
         self.get("/v1/sources").unwrap()
     }
 
+    /// The report on this source.
+    pub fn source(&self, name: &str) -> SourceReport {
+        let mut reports = self.sources().sources.into_iter();
+        let report = reports.find(|report| report.source == name);
+        report.unwrap_or_else(|| panic!("{name} is not reported"))
+    }
+
     /// Waits until this source is reported to work, or to be down; returns the reason then.
     pub fn settled(&self, source: &str) -> Result<(), String> {
-        let mut state = Ok(());
-        eventually("the source has a final state", || {
-            let report = self.sources();
-            let report = report.sources.iter().find(|one| one.source == source);
-            let report = report.unwrap_or_else(|| panic!("{source} is not reported"));
-            state = if report.works() {
-                Ok(())
-            } else {
-                Err(report.reason.clone())
-            };
-            report.works() || report.state == "down"
-        });
-        state
+        eventually_some("the source has a final state", || {
+            let report = self.source(source);
+            match report.state.as_str() {
+                _ if report.works() => Some(Ok(())),
+                "down" => Some(Err(report.reason)),
+                _ => None,
+            }
+        })
+    }
+
+    /// Whether this source works here. If not, prints that the test is skipped, or fails it if the
+    /// source is required or expected.
+    pub fn has_source(&self, source: &str) -> bool {
+        let state = match self.settled(source) {
+            Ok(()) => State::Up,
+            Err(reason) => expect::source_state(false, &reason),
+        };
+        expect::available(source, &state)
     }
 
     /// Follows the events from here on.

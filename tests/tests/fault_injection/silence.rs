@@ -50,6 +50,22 @@ impl Fixture {
         expect::source_works(&fixture.status()).then_some(fixture)
     }
 
+    /// Starts a source that works and silences it through the descriptors that it has opened.
+    /// `None`, with the reason printed, if it does not work here or cannot be silenced.
+    fn silenced(
+        source: Source,
+        silence: impl FnOnce(Vec<(RawFd, String)>) -> Option<()>,
+    ) -> Option<Self> {
+        let _lock = lock_descriptors();
+        let before = open_descriptors();
+        let fixture = Self::with(source)?;
+        fixture.wait_until_finds_deaths();
+        let mut opened = open_descriptors();
+        opened.retain(|one| !before.contains(one));
+        silence(opened)?;
+        Some(fixture)
+    }
+
     fn status(&self) -> SourceStatus {
         let all = self.watcher.status();
         all.into_iter()
@@ -121,13 +137,6 @@ fn open_descriptors() -> Vec<(RawFd, String)> {
         .collect()
 }
 
-/// The descriptors that have been opened since.
-fn new_descriptors(before: &[(RawFd, String)]) -> Vec<(RawFd, String)> {
-    let mut now = open_descriptors();
-    now.retain(|one| !before.contains(one));
-    now
-}
-
 /// Duplicates a descriptor if it is still open.
 fn duplicate(descriptor: RawFd) -> Option<OwnedFd> {
     let this_process = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
@@ -141,37 +150,25 @@ fn is_connector(socket: &OwnedFd) -> bool {
 
 #[test]
 fn a_silent_connector_is_noticed_and_replaced() {
-    let fixture = {
-        let _lock = lock_descriptors();
-        let before = open_descriptors();
-        let Some(fixture) = Fixture::with(Source::Netlink) else {
-            return;
-        };
-        fixture.wait_until_finds_deaths();
-        let sockets: Vec<_> = new_descriptors(&before)
+    let silenced = Fixture::silenced(Source::Netlink, |opened| {
+        let sockets: Vec<_> = opened
             .into_iter()
             .filter_map(|(descriptor, _)| duplicate(descriptor))
             .filter(is_connector)
             .collect();
         assert_eq!(sockets.len(), 1, "one subscription");
-        for socket in &sockets {
-            sys::silence(socket.as_fd()).unwrap();
-        }
-        fixture
-    };
-    fixture.check_recovery("two of our own threads in a row");
+        sys::silence(sockets[0].as_fd()).unwrap();
+        Some(())
+    });
+    if let Some(fixture) = silenced {
+        fixture.check_recovery("two of our own threads in a row");
+    }
 }
 
 #[test]
 fn a_detached_probe_is_noticed_and_attached_again() {
-    let fixture = {
-        let _lock = lock_descriptors();
-        let before = open_descriptors();
-        let Some(fixture) = Fixture::with(Source::Ebpf) else {
-            return;
-        };
-        fixture.wait_until_finds_deaths();
-        let links: Vec<_> = new_descriptors(&before)
+    let silenced = Fixture::silenced(Source::Ebpf, |opened| {
+        let links: Vec<_> = opened
             .into_iter()
             .filter(|(_, info)| info.contains("sched_process_exit"))
             .map(|(descriptor, _)| descriptor)
@@ -180,13 +177,15 @@ fn a_detached_probe_is_noticed_and_attached_again() {
             skip(format_args!(
                 "the link to the tracepoint is not among the descriptors: {links:?}"
             ));
-            return;
+            return None;
         };
         let nothing = File::open("/dev/null").unwrap();
         sys::put_behind(link, nothing.as_fd()).unwrap();
-        fixture
-    };
-    fixture.check_recovery("two canaries were missed");
+        Some(())
+    });
+    if let Some(fixture) = silenced {
+        fixture.check_recovery("two canaries were missed");
+    }
 }
 
 /// Before 6.6 all sockets share one count of listeners, so an unrelated process can silence ours by

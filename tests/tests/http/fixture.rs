@@ -158,6 +158,12 @@ impl Events {
         events
     }
 
+    /// Opens the stream of all events behind the one with this id.
+    pub(crate) fn resume(daemon: &Daemon, last_id: &str) -> Self {
+        let field = format!("Last-Event-ID: {last_id}\r\n");
+        Self::open(daemon, "/v1/events", &field)
+    }
+
     /// Reads until this text has arrived.
     pub(crate) fn until(&mut self, text: &str) -> &str {
         let mut part = vec![0; 64 * 1024];

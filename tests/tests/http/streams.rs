@@ -50,8 +50,7 @@ fn a_resumed_stream_has_each_missed_event_once() {
         .collect();
     drop(first);
     daemon.register(3, "c", test_process.pid());
-    let last_seen = format!("Last-Event-ID: {}\r\n", ids[0]);
-    let mut again = Events::open(&daemon, "/v1/events", &last_seen);
+    let mut again = Events::resume(&daemon, ids[0]);
     daemon.register(4, "d", test_process.pid());
     let text = again.until("\"sessionId\":\"d\"");
     let numbers: Vec<_> = events_in(text)
@@ -69,7 +68,7 @@ fn an_event_id_of_another_run_gets_a_gap_and_a_snapshot() {
     let test_process = TestProcess::start();
     daemon.register(1, "a", test_process.pid());
     for (token, id) in (2..).zip(["0000000000000000.1", "nonsense", "1.99999"]) {
-        let mut events = Events::open(&daemon, "/v1/events", &format!("Last-Event-ID: {id}\r\n"));
+        let mut events = Events::resume(&daemon, id);
         let text = events.until("]}\n\n").to_owned();
         let body = text.split_once("retry: 1000\n\n").unwrap().1;
         assert!(
@@ -82,7 +81,7 @@ fn an_event_id_of_another_run_gets_a_gap_and_a_snapshot() {
             .lines()
             .find_map(|line| line.strip_prefix("id: "))
             .unwrap();
-        let mut next = Events::open(&daemon, "/v1/events", &format!("Last-Event-ID: {id}\r\n"));
+        let mut next = Events::resume(&daemon, id);
         daemon.register(token, "a", test_process.pid());
         let text = next.until("session_registered");
         assert!(!text.contains("event: gap"), "{text}");
@@ -134,11 +133,7 @@ fn a_slow_reader_gets_a_gap_and_does_not_delay_others() {
         next = seq;
     }
     // An id that is no longer in the event log gets a gap as well.
-    let mut late = Events::open(
-        &daemon,
-        "/v1/events",
-        &format!("Last-Event-ID: {first_id}\r\n"),
-    );
+    let mut late = Events::resume(&daemon, &first_id);
     let text = late.until("]}\n\n");
     let names: Vec<_> = events_in(text).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["gap", "snapshot"]);

@@ -9,8 +9,6 @@ use reaper_tests::expect::{measured, skip};
 use reaper_tests::wait::Deadline;
 use reaperd::testkit::test_process::{Kind, TestProcess};
 
-use super::works;
-
 /// Thread exits per second from which on the daemon must merge them. Ordinary machines reach twice
 /// as many.
 const CHURN: u64 = 20_000;
@@ -21,7 +19,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 #[test]
 fn thread_exits_of_a_watched_process_are_merged() {
     let daemon = TestDaemon::start(&["--sweep-interval", "60s"]);
-    if !works(&daemon, "netlink") {
+    if !daemon.has_source("netlink") {
         return daemon.stop();
     }
     let churning = TestProcess::spawn(reaperd(), Kind::ThreadChurn { threads: 4 }).unwrap();

@@ -6,14 +6,14 @@ use reaper_tests::crowd::{Crowd, storm};
 use reaper_tests::daemon::TestDaemon;
 use reaper_tests::scale::scaled;
 
-use super::works;
+use super::start_with;
 
 #[test]
 fn two_thousand_killed_processes_are_removed_with_one_event_each() {
     let daemon = TestDaemon::start(&["--sweep-interval", "60s"]);
     // Uses whatever works here. Fails if a required source does not.
     for source in ["netlink", "ebpf"] {
-        works(&daemon, source);
+        daemon.has_source(source);
     }
     let mut events = daemon.events();
     let mut crowd = Crowd::start(2_000).unwrap();
@@ -32,12 +32,9 @@ fn two_thousand_killed_processes_are_removed_with_one_event_each() {
 #[test]
 fn deaths_while_the_daemon_is_stopped_are_reported_when_it_continues() {
     for sources in ["auto", "netlink", "ebpf", "pidfd"] {
-        let flags = ["--sources", sources, "--sweep-interval", "60s"];
-        let daemon = TestDaemon::start(&flags);
-        if sources != "auto" && !works(&daemon, sources) {
-            daemon.stop();
+        let Some(daemon) = start_with(sources, "60s") else {
             continue;
-        }
+        };
         let mut events = daemon.events();
         let controls = Crowd::start(200).unwrap();
         let mut dying = Crowd::start(50).unwrap();

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::thread;
 
-use reaper_tests::daemon::{Launch, TestDaemon, reaperd};
+use reaper_tests::daemon::reaperd;
 use reaper_tests::expect::skip;
 use reaperd::testkit::clock::monotonic_ns;
 use reaperd::testkit::conformance::kernel_before;
@@ -11,18 +11,15 @@ use reaperd::testkit::test_process::{Kind, TestProcess};
 use rustix::event::epoll;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::works;
+use super::start_with;
 
 #[test]
 fn each_source_reports_a_kill_with_cause_source_and_time() {
     for sources in ["netlink", "pidfd", "sweep", "ebpf", "auto"] {
         let sweep = if sources == "sweep" { "50ms" } else { "60s" };
-        let flags = ["--sources", sources, "--sweep-interval", sweep];
-        let daemon = TestDaemon::start(&flags);
-        if sources != "auto" && !works(&daemon, sources) {
-            daemon.stop();
+        let Some(daemon) = start_with(sources, sweep) else {
             continue;
-        }
+        };
         let mut events = daemon.events();
         let mut test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
         let token = daemon.register("dying", test_process.pid().get());
@@ -53,10 +50,9 @@ fn each_source_reports_a_kill_with_cause_source_and_time() {
 
 #[test]
 fn the_probe_reports_a_large_process_and_since_6_16_before_its_pidfd_is_readable() {
-    let daemon = TestDaemon::start(&["--sources", "ebpf", "--sweep-interval", "60s"]);
-    if !works(&daemon, "ebpf") {
-        return daemon.stop();
-    }
+    let Some(daemon) = start_with("ebpf", "60s") else {
+        return;
+    };
     let mut events = daemon.events();
     let (mut earlier, rounds) = (0, 5);
     for round in 0..rounds {
@@ -112,12 +108,9 @@ fn readable_at(pid: u32) -> thread::JoinHandle<u64> {
 #[test]
 fn a_pid_reused_while_the_daemon_is_stopped_is_another_process() {
     for sources in ["netlink", "ebpf", "pidfd", "auto"] {
-        let flags = ["--sources", sources, "--sweep-interval", "60s"];
-        let daemon = Launch::with(&flags).start();
-        if sources != "auto" && !works(&daemon, sources) {
-            daemon.stop();
+        let Some(daemon) = start_with(sources, "60s") else {
             continue;
-        }
+        };
         let mut events = daemon.events();
         let mut first = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
         let token = daemon.register("first", first.pid().get());

@@ -79,9 +79,7 @@ fn unrelated_death_removes_nothing(sources: &str, with_pidfds: bool) {
 fn check_warnings(daemon: &TestDaemon) {
     let log = daemon.log();
     assert!(log.contains("WARN") && log.contains(SENTENCE), "{log}");
-    let report = daemon.sources();
-    let sweep = report.sources.iter().find(|it| it.source == "sweep");
-    let sweep = sweep.unwrap();
+    let sweep = daemon.source("sweep");
     assert_eq!(sweep.state, "degraded", "{sweep:?}");
     assert!(sweep.reason.starts_with(SENTENCE), "{sweep:?}");
     assert!(sweep.remedy.contains("--mount-proc"), "{sweep:?}");

@@ -18,16 +18,17 @@ mod foreign_proc;
 mod time_namespaces;
 
 use reaper_tests::daemon::{TestDaemon, has_program};
-use reaper_tests::expect::{self, State, skip};
+use reaper_tests::expect::skip;
 
-/// Whether this source works for the daemon. If not, skips with the reason, or fails if the source
-/// is required.
-fn works(daemon: &TestDaemon, source: &str) -> bool {
-    let state = match daemon.settled(source) {
-        Ok(()) => State::Up,
-        Err(reason) => State::Down(reason),
-    };
-    expect::available(source, &state)
+/// Starts a daemon with one source, or with `auto`. `None`, with the reason printed, if the source
+/// does not work here and is not required.
+fn start_with(source: &str, sweep_interval: &str) -> Option<TestDaemon> {
+    let daemon = TestDaemon::start(&["--sources", source, "--sweep-interval", sweep_interval]);
+    if source == "auto" || daemon.has_source(source) {
+        return Some(daemon);
+    }
+    daemon.stop();
+    None
 }
 
 /// Whether the test runs as root and has these programs. If not, skips with the reason.

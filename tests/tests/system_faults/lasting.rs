@@ -91,8 +91,7 @@ fn an_unreadable_descriptor_limit_is_assumed_to_be_256() {
     let mut daemon = launch.spawn_by(|command| injection.spawn(command, &[]));
     daemon.serves();
     daemon.settled("pidfd").unwrap();
-    let sources = daemon.sources().sources;
-    let pidfd = sources.iter().find(|one| one.source == "pidfd").unwrap();
+    let pidfd = daemon.source("pidfd");
     let log = daemon.log();
     assert!(log.contains("descriptors: limit 256, "), "{log}");
     // Minus what the daemon needs, which grows with its number of threads.

@@ -23,8 +23,6 @@ mod stopped;
 mod system_calls;
 mod table;
 
-use reaper_tests::daemon::TestDaemon;
-use reaper_tests::expect;
 use reaper_tests::scale::scaled;
 
 /// How many cases are tried.
@@ -37,14 +35,4 @@ enum Extent {
 
 fn extent() -> Extent {
     scaled(Extent::Whole, Extent::Bounded)
-}
-
-/// Whether this source works for the daemon. If not, skips with the reason, or fails if the source
-/// is required.
-fn works(daemon: &TestDaemon, source: &str) -> bool {
-    let settled = daemon.settled(source);
-    if let Err(reason) = &settled {
-        expect::skip_without(source, reason);
-    }
-    settled.is_ok()
 }

@@ -12,7 +12,6 @@ use rustix::io::Errno;
 
 use crate::injection::{Denied, spawn_denied};
 use crate::scenario::REMOVED_WITHIN;
-use crate::works;
 
 /// Four times the exits, of 832 bytes each, that fit into an ordinary socket buffer.
 const UNRELATED: usize = 1_100;
@@ -41,14 +40,10 @@ fn overrun_the_queue(denied: &[Denied]) {
     let launch = Launch::with(&["--sources", "netlink", "--sweep-interval", "60s"]);
     let mut daemon = launch.spawn_by(|command| spawn_denied(command, denied));
     daemon.serves();
-    if !works(&daemon, "netlink") {
+    if !daemon.has_source("netlink") {
         return daemon.stop();
     }
-    let netlink = || {
-        let report = daemon.sources();
-        let netlink = report.sources.into_iter().find(|it| it.source == "netlink");
-        netlink.unwrap()
-    };
+    let netlink = || daemon.source("netlink");
     let before = netlink();
     println!("netlink: {}", before.detail);
     assert!(before.detail.contains("filter none"), "{}", before.detail);

@@ -134,24 +134,17 @@ fn check_against(asked: &RegistrationBody, second: &Value) {
 
 /// A body for this registration. The secret key is left out, and with it presence.
 fn written(asked: &RegistrationBody) -> Value {
-    let Details {
-        mesh,
-        display_name,
-        cwd,
-        role,
-        groups,
-        token_file,
-    } = &asked.details;
+    let details = &asked.details;
     json!({
         "token": *asked.token.reveal(),
         "session_id": asked.id.as_str(),
-        "mesh": mesh,
-        "display_name": display_name,
+        "mesh": details.mesh,
+        "display_name": details.display_name,
         "pid": asked.pid.get(),
-        "cwd": cwd,
-        "role": role,
-        "groups": groups,
-        "token_file": token_file,
+        "cwd": details.cwd,
+        "role": details.role,
+        "groups": details.groups,
+        "token_file": details.token_file,
         "if_answered": asked.if_answered,
         "ttl": ttl_in_json(asked.ttl),
     })

@@ -14,7 +14,6 @@ use rustix::process::{set_child_subreaper, set_parent_process_death_signal};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::pid_owners::Session;
-use super::pid_reuse::{First, Registration};
 use super::{Kind, forked_process};
 use crate::sys::{Forker, block_cues, ignore_children};
 
@@ -82,34 +81,27 @@ impl ForkServer {
         }
     }
 
-    /// `TICKS SOCKET TOKEN SESSION`; the session's name may contain blanks.
+    /// `TICKS SOCKET TOKEN SESSION`.
     fn pid_reuse(&self, arguments: &str) -> Option<io::Result<()>> {
-        let mut arguments = arguments.splitn(4, ' ');
-        let ticks = arguments.next()?.parse().ok()?;
-        let registration = Registration {
-            socket: arguments.next()?,
-            token: arguments.next()?,
-            session: arguments.next()?,
-        };
-        Some(match registration.of_pid_reuse(&self.forker, ticks) {
-            Ok(First { pid, registered }) => {
-                let (start_time, identity) = (&registered["start_time"], &registered["identity"]);
-                reply(&format!("{} {start_time} {identity}", pid.as_raw_nonzero()))
-            }
-            Err(error) => reply_error(error),
-        })
+        let (ticks, session) = arguments.split_once(' ')?;
+        let ticks = ticks.parse().ok()?;
+        Some(
+            match Session::parse(session)?.reuse_pid(&self.forker, ticks) {
+                Ok((pid, registered)) => {
+                    let (start_time, identity) =
+                        (&registered["start_time"], &registered["identity"]);
+                    reply(&format!("{} {start_time} {identity}", pid.as_raw_nonzero()))
+                }
+                Err(error) => reply_error(error),
+            },
+        )
     }
 
     /// `PID SOCKET TOKEN SESSION`; 0 leaves the pid to the kernel.
     fn start_registered(&self, arguments: &str) -> Option<io::Result<()>> {
-        let mut arguments = arguments.splitn(4, ' ');
-        let pid = Pid::from_raw(arguments.next()?.parse().ok()?);
-        let session = Session {
-            socket: arguments.next()?,
-            token: arguments.next()?,
-            name: arguments.next()?,
-        };
-        Some(match session.start(&self.forker, pid) {
+        let (pid, session) = arguments.split_once(' ')?;
+        let pid = Pid::from_raw(pid.parse().ok()?);
+        Some(match Session::parse(session)?.start(&self.forker, pid) {
             Ok((pid, response)) => reply(&format!("{pid} {}", response.line())),
             Err(error) => reply_error(error),
         })

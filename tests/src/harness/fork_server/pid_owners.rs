@@ -45,7 +45,17 @@ pub(super) struct Session<'command> {
     pub(super) name: &'command str,
 }
 
-impl Session<'_> {
+impl<'command> Session<'command> {
+    /// Parses `SOCKET TOKEN NAME`; the name may contain blanks.
+    pub(super) fn parse(text: &'command str) -> Option<Self> {
+        let mut words = text.splitn(3, ' ');
+        Some(Self {
+            socket: words.next()?,
+            token: words.next()?,
+            name: words.next()?,
+        })
+    }
+
     /// Starts an idle process, under this pid if one is given, and registers it.
     pub(super) fn start(&self, forker: &Forker, pid: Option<Pid>) -> io::Result<(u32, Response)> {
         let daemon = self.connect()?;
@@ -79,7 +89,7 @@ impl Session<'_> {
         Ok((pid, first, second))
     }
 
-    fn connect(&self) -> io::Result<UnixStream> {
+    pub(super) fn connect(&self) -> io::Result<UnixStream> {
         let daemon = UnixStream::connect(self.socket)?;
         daemon.set_read_timeout(Some(TIMEOUT))?;
         Ok(daemon)

@@ -4,39 +4,25 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
 use rustix::process::Pid;
 use serde_json::Value;
 
 use super::commands::{pass_ticks, reap};
 use super::kill;
+use super::pid_owners::Session;
 use crate::raw_http;
 use crate::sys::Forker;
 
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// A session to register with the daemon on this socket.
-pub(super) struct Registration<'command> {
-    pub(super) socket: &'command str,
-    pub(super) token: &'command str,
-    pub(super) session: &'command str,
-}
-
-/// The first process, and the body of the response to its registration.
-pub(super) struct First {
-    pub(super) pid: Pid,
-    pub(super) registered: Value,
-}
-
-impl Registration<'_> {
+impl Session<'_> {
     /// Starts a process just after a tick, registers it, kills and reaps it, and starts its successor
-    /// under the same pid so many ticks later.
-    pub(super) fn of_pid_reuse(&self, forker: &Forker, ticks: u32) -> io::Result<First> {
-        let mut daemon = UnixStream::connect(self.socket)?;
-        daemon.set_read_timeout(Some(TIMEOUT))?;
+    /// under the same pid so many ticks later. Returns the pid, and the body of the response to the
+    /// registration.
+    pub(super) fn reuse_pid(&self, forker: &Forker, ticks: u32) -> io::Result<(Pid, Value)> {
+        let mut daemon = self.connect()?;
         pass_ticks(1);
         let first_pid = forker.fork_still(None)?;
-        let request = raw_http::registration(self.token, self.session, first_pid);
+        let request = raw_http::registration(self.token, self.name, first_pid);
         daemon.write_all(request.as_bytes())?;
         let response = read(&mut daemon)?;
         kill(first_pid)?;
@@ -45,10 +31,7 @@ impl Registration<'_> {
         pass_ticks(ticks);
         forker.fork_still(Some(pid))?;
         match raw_http::parse(&response) {
-            Ok((200, body)) => Ok(First {
-                pid,
-                registered: serde_json::from_str(body)?,
-            }),
+            Ok((200, body)) => Ok((pid, serde_json::from_str(body)?)),
             _ => Err(io::Error::other(response)),
         }
     }

@@ -21,16 +21,27 @@ fn count() -> usize {
 /// A kind of launch.
 struct LaunchKind<'a> {
     name: &'a str,
+    command: Vec<String>,
     /// The words before `reaperd run`.
     prefix: &'a [&'a str],
-    command: Vec<String>,
     folder: &'a Path,
     /// For a command that waits for a cue: the start of the line that it prints before and after
     /// it.
     cue: Option<&'a str>,
 }
 
-impl LaunchKind<'_> {
+impl<'a> LaunchKind<'a> {
+    /// Without a prefix or a cue, in the root folder.
+    fn new(name: &'a str, command: Vec<String>) -> Self {
+        Self {
+            name,
+            command,
+            prefix: &[],
+            folder: Path::new("/"),
+            cue: None,
+        }
+    }
+
     fn launch(&self, harness: &Harness) {
         let words = [
             self.prefix,
@@ -72,11 +83,13 @@ impl LaunchKind<'_> {
         eventually("the token file is removed", || harness.files().is_empty());
     }
 
-    fn run(&self, harness: &Harness) {
+    fn run(&self) {
+        let harness = Harness::new();
         for _ in 0..count() {
-            self.launch(harness);
+            self.launch(&harness);
         }
         assert!(harness.daemon.list().is_empty(), "{}", self.name);
+        harness.leaves_nothing();
         measured(&format!("launches through run, {}", self.name), count());
     }
 }
@@ -109,34 +122,27 @@ fn can_unshare(arguments: &[&str]) -> bool {
 
 #[test]
 fn a_command_keeps_its_session_when_a_worker_thread_executes_a_program() {
-    let harness = Harness::new();
     LaunchKind {
-        name: "worker exec",
-        prefix: &[],
-        command: shell("exec \"$REAPERD\" test-process worker-exec"),
-        folder: Path::new("/"),
         cue: Some("ready "),
+        ..LaunchKind::new(
+            "worker exec",
+            shell("exec \"$REAPERD\" test-process worker-exec"),
+        )
     }
-    .run(&harness);
-    harness.leaves_nothing();
+    .run();
 }
 
 #[test]
 fn a_shell_that_redirects_low_descriptors_keeps_its_token() {
-    let harness = Harness::new();
     let folder = tempfile::tempdir().unwrap();
     let script = format!(
         "exec 3>lock 4>lock 5>lock 6>lock 7>lock 8>lock 9>lock; {PRINT_SESSION}; exec sleep 600"
     );
     LaunchKind {
-        name: "shell with exec 9>",
-        prefix: &[],
-        command: words(&["sh", "-c", &script]),
         folder: folder.path(),
-        cue: None,
+        ..LaunchKind::new("shell with exec 9>", words(&["sh", "-c", &script]))
     }
-    .run(&harness);
-    harness.leaves_nothing();
+    .run();
 }
 
 #[test]
@@ -144,23 +150,13 @@ fn a_command_in_a_user_namespace_reads_its_token() {
     if !can_unshare(&["-Ur"]) {
         return;
     }
-    let harness = Harness::new();
     let mut command = words(&["unshare", "-Ur"]);
     command.extend(shell("exec sleep 600"));
-    LaunchKind {
-        name: "user namespace",
-        prefix: &[],
-        command,
-        folder: Path::new("/"),
-        cue: None,
-    }
-    .run(&harness);
-    harness.leaves_nothing();
+    LaunchKind::new("user namespace", command).run();
 }
 
 #[test]
 fn a_long_name_in_a_folder_with_a_line_feed_is_launched() {
-    let harness = Harness::new();
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("line\nfeed");
     fs::create_dir(&folder).unwrap();
@@ -172,14 +168,10 @@ fn a_long_name_in_a_folder_with_a_line_feed_is_launched() {
     program.clone_into(&mut command[0]);
     assert_eq!(command[0].len(), 301);
     LaunchKind {
-        name: "long name, odd folder",
-        prefix: &[],
-        command,
         folder: &folder,
-        cue: None,
+        ..LaunchKind::new("long name, odd folder", command)
     }
-    .run(&harness);
-    harness.leaves_nothing();
+    .run();
 }
 
 #[test]
@@ -188,14 +180,9 @@ fn the_first_process_of_a_pid_namespace_is_launched() {
     if !can_unshare(&prefix[1..]) {
         return;
     }
-    let harness = Harness::new();
     LaunchKind {
-        name: "process 1 of a pid namespace",
         prefix: &prefix,
-        command: shell("exec sleep 600"),
-        folder: Path::new("/"),
-        cue: None,
+        ..LaunchKind::new("process 1 of a pid namespace", shell("exec sleep 600"))
     }
-    .run(&harness);
-    harness.leaves_nothing();
+    .run();
 }

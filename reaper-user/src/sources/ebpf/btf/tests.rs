@@ -84,36 +84,24 @@ fn this_kernel_is_read() {
 
 #[test]
 fn missing_and_unexpected_fields_are_named() {
-    let mut blob = Blob::new();
-    let long = blob.simple(kind::INT, 8, &[64]);
-    blob.composite(kind::STRUCT, "task_struct", PLAIN, &[("signal", long, 0)]);
-    assert_eq!(
-        offsets(&blob.finish()),
-        Err(BtfError::NoMember {
-            structure: "task_struct",
-            member: "group_leader"
-        })
-    );
-
-    let mut blob = Blob::new();
-    let int = blob.simple(kind::INT, 4, &[32]);
-    blob.composite(kind::STRUCT, "task_struct", PLAIN, &[("signal", int, 0)]);
-    assert_eq!(
-        offsets(&blob.finish()),
-        Err(BtfError::Unexpected {
-            structure: "task_struct",
-            member: "signal",
-            expected: 8
-        })
-    );
-
+    let structure = "task_struct";
+    let no_leader = BtfError::NoMember {
+        structure,
+        member: "group_leader",
+    };
+    let short_signal = BtfError::Unexpected {
+        structure,
+        member: "signal",
+        expected: 8,
+    };
+    for (size, error) in [(8, no_leader), (4, short_signal)] {
+        let mut blob = Blob::new();
+        let int = blob.simple(kind::INT, size, &[size * 8]);
+        blob.composite(kind::STRUCT, structure, PLAIN, &[("signal", int, 0)]);
+        assert_eq!(offsets(&blob.finish()), Err(error));
+    }
     let nothing = Blob::new().finish();
-    assert_eq!(
-        offsets(&nothing),
-        Err(BtfError::NoStruct {
-            structure: "task_struct"
-        })
-    );
+    assert_eq!(offsets(&nothing), Err(BtfError::NoStruct { structure }));
 }
 
 #[test]
