@@ -74,13 +74,7 @@ fn an_ambiguously_framed_request_ends_the_connection() {
             1,
             "{head:?}: {response}"
         );
-        assert_eq!(
-            daemon.get("/v1/sessions").1["sessions"]
-                .as_array()
-                .unwrap()
-                .len(),
-            1
-        );
+        assert_eq!(daemon.listed(), ["s"]);
     }
     daemon.stop();
 }
@@ -187,11 +181,11 @@ fn a_token_resolves_until_its_process_dies_and_then_gets_the_cause() {
     let test_process = TestProcess::start();
     let (status, response) = daemon.register(0xa, "s", test_process.pid());
     assert_eq!((status, &response["identity"]), (200, &json!("pidfd")));
-    let me = daemon.request("GET", "/v1/sessions/me", &session_header(0xa), "");
+    let me = daemon.me(0xa);
     assert_eq!((me.0, &me.1["session"]["sessionId"]), (200, &json!("s")));
     drop(test_process);
     events.until("\"cause\":\"exited\"");
-    let (status, problem) = daemon.request("GET", "/v1/sessions/me", &session_header(0xa), "");
+    let (status, problem) = daemon.me(0xa);
     assert_eq!((status, &problem["code"]), (401, &json!("session_gone")));
     assert_eq!(
         (&problem["cause"], &problem["error"]),
@@ -255,12 +249,8 @@ fn a_full_registry_refuses_new_sessions_and_allows_replacing() {
     let daemon = Daemon::with(|options| options.max_sessions = 2);
     let test_process = TestProcess::start();
     for token in 1..=2 {
-        assert_eq!(
-            daemon
-                .register(token, &token.to_string(), test_process.pid())
-                .0,
-            200
-        );
+        let (status, _) = daemon.register(token, &token.to_string(), test_process.pid());
+        assert_eq!(status, 200);
     }
     let (status, problem) = daemon.register(3, "3", test_process.pid());
     assert_eq!(
@@ -283,11 +273,8 @@ fn unread_list_responses_have_a_bounded_budget() {
     // A list has 9 MB, so the budget of 64 MiB is enough for seven.
     let (cwd, groups) = (format!("/{}", "x".repeat(4_095)), vec!["g".repeat(64); 64]);
     for number in 0..1_024 {
-        let body = json!({
-            "token": format!("{number:064x}"), "session_id": number.to_string(), "mesh": "dev",
-            "display_name": "api", "pid": test_process.pid(), "cwd": cwd, "groups": groups,
-        });
-        let (status, _) = daemon.request("POST", "/v1/sessions/register", "", &body.to_string());
+        let (id, details) = (number.to_string(), json!({"cwd": cwd, "groups": groups}));
+        let (status, _) = daemon.register_with(number, &id, test_process.pid(), details);
         assert_eq!(status, 200);
     }
     let request_list = || {

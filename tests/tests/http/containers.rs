@@ -101,10 +101,11 @@ fn can_unshare() -> bool {
         skip("not root");
         return false;
     }
-    if !has_program("unshare") {
+    let is_installed = has_program("unshare");
+    if !is_installed {
         skip("unshare is not installed");
     }
-    has_program("unshare")
+    is_installed
 }
 
 /// Not a test, but the process in the namespace. Does nothing unless [`Inside::start`] starts it.
@@ -230,11 +231,7 @@ fn an_inner_pid_is_not_taken_for_the_process_with_this_pid_outside() {
     assert_ne!(outer, child_of_other);
     drop(other);
     eventually("the other namespace and its session end", || {
-        daemon.get("/v1/sessions").1["sessions"]
-            .as_array()
-            .unwrap()
-            .len()
-            == 2
+        daemon.listed().len() == 2
     });
     daemon.stop();
 }

@@ -102,6 +102,14 @@ impl Daemon {
         self.request("GET", target, "", "")
     }
 
+    /// The ids of the listed sessions.
+    pub(crate) fn listed(&self) -> Vec<String> {
+        let list = self.get("/v1/sessions").1;
+        let sessions = list["sessions"].as_array().unwrap();
+        let id = |session: &Value| session["sessionId"].as_str().unwrap().to_owned();
+        sessions.iter().map(id).collect()
+    }
+
     pub(crate) fn register(&self, token: u64, id: &str, pid: u32) -> (u16, Value) {
         self.register_with(token, id, pid, json!({}))
     }

@@ -19,13 +19,6 @@ fn with_short_ttl() -> Daemon {
     })
 }
 
-fn listed(daemon: &Daemon) -> Vec<String> {
-    let sessions = daemon.get("/v1/sessions").1;
-    let sessions = sessions["sessions"].as_array().unwrap();
-    let id = |session: &Value| session["sessionId"].as_str().unwrap().to_owned();
-    sessions.iter().map(id).collect()
-}
-
 /// The granted ttl in milliseconds.
 fn granted_ms(response: &Value) -> u64 {
     response["expires_at"].as_u64().unwrap() - response["registered_at"].as_u64().unwrap()
@@ -42,12 +35,12 @@ fn a_session_with_the_ttl_process_outlasts_the_default_ttl() {
     assert_eq!(response["expires_at"], Value::Null);
     let (_, shown) = daemon.me(2);
     assert_eq!(shown["session"]["expiresAt"], Value::Null);
-    eventually("the default ttl is over", || listed(&daemon) == ["stays"]);
+    eventually("the default ttl is over", || daemon.listed() == ["stays"]);
     assert_eq!(daemon.me(2).0, 200);
     let (status, problem) = daemon.me(1);
     assert_eq!((status, &problem["cause"]), (401, &json!("expired")));
     drop(test_process);
-    eventually("it ends with its process", || listed(&daemon).is_empty());
+    eventually("it ends with its process", || daemon.listed().is_empty());
     daemon.stop();
 }
 
@@ -60,7 +53,7 @@ fn a_session_expires_after_its_requested_ttl() {
     assert_eq!(granted_ms(&response), 2_000);
     let shown = daemon.me(1).1;
     assert_eq!(shown["session"]["expiresAt"], response["expires_at"]);
-    eventually("it is not listed any more", || listed(&daemon).is_empty());
+    eventually("it is not listed any more", || daemon.listed().is_empty());
     let lasted = Duration::from_nanos(monotonic_ns() - start_ns);
     assert!(lasted >= Duration::from_secs(2), "{lasted:?}");
     daemon.stop();
@@ -159,7 +152,7 @@ fn a_token_can_be_reused_as_soon_as_its_process_has_ended() {
     let (first, second) = (TestProcess::start(), TestProcess::start());
     daemon.register(1, "s", first.pid());
     drop(first);
-    assert_eq!(listed(&daemon), ["s"], "not yet removed");
+    assert_eq!(daemon.listed(), ["s"], "not yet removed");
     let (status, response) = daemon.register(1, "s", second.pid());
     assert_eq!(
         (status, &response["renewed"]),

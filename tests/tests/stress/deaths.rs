@@ -53,8 +53,7 @@ fn with_one_source_alone_no_death_during_registration_is_lost() {
     for source in ["ebpf", "netlink"] {
         let flags = ["--sources", source, NO_SWEEP[0], NO_SWEEP[1]];
         let daemon = daemon_without_pidfds(&flags, 4_096);
-        if working(&daemon, &[source]).is_empty() {
-            skip(format_args!("{source} does not work here"));
+        if !daemon.has_source(source) {
             continue;
         }
         let mut run = StressRun::of(daemon);

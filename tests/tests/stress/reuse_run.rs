@@ -8,6 +8,7 @@ use reaper_registry::Token;
 use reaper_tests::daemon::{Events, TestDaemon};
 use reaper_tests::expect::skip;
 use reaper_tests::fork_server::{ForkServer, Kind, PidReuse, kill};
+use reaper_tests::test_process::stat_field;
 use reaper_tests::wait::{Deadline, TIMEOUT};
 use reaperd::client::{Client, Registered};
 use rustix::io::Errno;
@@ -128,7 +129,7 @@ impl ReuseRun {
                 }) => {
                     self.tracker.add(&first, pid, token);
                     reused.push(ReusedPid {
-                        same_tick: start_time == start_time_of(pid),
+                        same_tick: stat_field(pid, 22).unwrap().parse() == Ok(start_time),
                         first: first.clone(),
                         pid,
                         identity,
@@ -197,11 +198,4 @@ impl ReuseRun {
 
 fn is(error: &io::Error, errno: Errno) -> bool {
     Errno::from_io_error(error) == Some(errno)
-}
-
-/// Field 22 of `/proc/PID/stat`, in ticks.
-fn start_time_of(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, fields) = stat.rsplit_once(')').unwrap();
-    fields.split_whitespace().nth(19).unwrap().parse().unwrap()
 }

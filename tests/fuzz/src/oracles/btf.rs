@@ -79,32 +79,22 @@ impl<'a> Layout<'a> {
     fn kernel(mut self) -> (Vec<u8>, Offsets) {
         let [int, long, pointer] = [self.int, self.long, self.pointer];
         let started = ["start_boottime", "real_start_time"][self.choices.below(2) as usize];
-        let mut task = self.members();
-        let [task_signal, task_group_leader] =
-            ["signal", "group_leader"].map(|name| self.put(&mut task, name, pointer));
-        let [task_tgid, task_exit_code] =
-            ["tgid", "exit_code"].map(|name| self.put(&mut task, name, int));
-        let task_start_boottime = self.put(&mut task, started, long);
+        let counter = [("counter", int, 0)];
+        let atomic = self.blob.composite(kind::STRUCT, "", PLAIN, &counter);
+        let (mut task, mut signal) = (self.members(), self.members());
+        let expected = Offsets {
+            task_signal: self.put(&mut task, "signal", pointer),
+            task_group_leader: self.put(&mut task, "group_leader", pointer),
+            task_tgid: self.put(&mut task, "tgid", int),
+            task_exit_code: self.put(&mut task, "exit_code", int),
+            task_start_boottime: self.put(&mut task, started, long),
+            signal_live: self.put(&mut signal, "live", atomic),
+            signal_flags: self.put(&mut signal, "flags", int),
+            signal_group_exit_code: self.put(&mut signal, "group_exit_code", int),
+        };
         self.finish("task_struct", &task);
         self.something_else();
-        let atomic = self
-            .blob
-            .composite(kind::STRUCT, "", PLAIN, &[("counter", int, 0)]);
-        let mut signal = self.members();
-        let signal_live = self.put(&mut signal, "live", atomic);
-        let [signal_flags, signal_group_exit_code] =
-            ["flags", "group_exit_code"].map(|name| self.put(&mut signal, name, int));
         self.finish("signal_struct", &signal);
-        let expected = Offsets {
-            task_signal,
-            task_group_leader,
-            task_tgid,
-            task_exit_code,
-            task_start_boottime,
-            signal_live,
-            signal_flags,
-            signal_group_exit_code,
-        };
         (self.blob.finish(), expected)
     }
 
