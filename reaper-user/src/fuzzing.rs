@@ -18,6 +18,7 @@ use crate::sources::ebpf::btf::blob;
 use crate::sys::{cn_proc, proc_stat};
 
 pub use crate::sources::ebpf::btf::{BtfError, Offsets, offsets};
+pub use crate::sys::cn_proc::{Event, Exit};
 pub use crate::sys::process_table::ProcStat;
 
 pub const HEAD_MAX: usize = head::HEAD_MAX;
@@ -177,23 +178,6 @@ pub const EXIT_TGID_AT: usize = cn_proc::EXIT_TGID_AT as usize;
 pub const WHAT_ACK: u32 = cn_proc::WHAT_ACK;
 pub const WHAT_EXIT: u32 = cn_proc::WHAT_EXIT;
 
-/// A message of the process connector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    Ack { ack: u32, error: u32 },
-    Exit(Exit),
-    Other,
-}
-
-/// The end of one thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exit {
-    pub pid: u32,
-    pub tgid: u32,
-    pub wait_status: u32,
-    pub timestamp_ns: u64,
-}
-
 /// Why a message was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MalformedMessage(cn_proc::Malformed);
@@ -216,22 +200,7 @@ impl fmt::Display for MalformedMessage {
 
 /// The messages of one datagram, in order.
 pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Event, MalformedMessage>> {
-    cn_proc::decode(datagram).map(|message| match message {
-        Ok(cn_proc::Event::Ack { ack, error }) => Ok(Event::Ack { ack, error }),
-        Ok(cn_proc::Event::Exit(cn_proc::Exit {
-            pid,
-            tgid,
-            wait_status,
-            timestamp_ns,
-        })) => Ok(Event::Exit(Exit {
-            pid,
-            tgid,
-            wait_status,
-            timestamp_ns,
-        })),
-        Ok(cn_proc::Event::Other) => Ok(Event::Other),
-        Err(malformed) => Err(MalformedMessage(malformed)),
-    })
+    cn_proc::decode(datagram).map(|message| message.map_err(MalformedMessage))
 }
 
 /// A datagram of each request that is sent to the connector.

@@ -13,16 +13,27 @@ use crate::testing::{Sleeper, skip_without};
 /// Far longer than it takes; a deadlock takes for ever.
 const SOON: Duration = Duration::from_secs(20);
 
+fn registry() -> RegistryBuilder {
+    Registry::builder(TokenKey::new([1; 16]))
+}
+
+fn token() -> Token {
+    Token::from_bytes([7; 32])
+}
+
+fn registration(sleeper: &Sleeper) -> Registration {
+    Registration::new(SessionId::new("s-1"), token(), sleeper.pid())
+}
+
 /// A source that reports while a process is registered or removed ends up in the embedder's code, which
 /// may register and remove in its turn: no lock may be held then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_embedder_may_deregister_when_it_learns_of_an_event() {
     let shared: Arc<OnceLock<Registry>> = Arc::default();
-    let token = Token::from_bytes([7; 32]);
-    let (in_callback, removed) = (shared.clone(), token.clone());
-    let builder = Registry::builder(TokenKey::new([1; 16])).on_event(move || {
+    let in_callback = shared.clone();
+    let builder = registry().on_event(move || {
         if let Some(registry) = in_callback.get() {
-            registry.deregister(&removed, clock::now());
+            registry.deregister(&token(), clock::now());
         }
     });
     // Without a single descriptor for processes, the source of pidfds reports at the first one.
@@ -36,7 +47,7 @@ async fn an_embedder_may_deregister_when_it_learns_of_an_event() {
     }
     shared.get_or_init(|| reaper.registry().clone());
     let sleeper = Sleeper::start();
-    let registration = Registration::new(SessionId::new("s-1"), token, sleeper.pid());
+    let registration = registration(&sleeper);
     let reaper = Arc::new(reaper);
     let registering = reaper.clone();
     let registered =
@@ -67,21 +78,12 @@ async fn quiet_reaper(builder: RegistryBuilder) -> Reaper {
         .await
 }
 
-fn registry() -> RegistryBuilder {
-    Registry::builder(TokenKey::new([1; 16]))
-}
-
 #[tokio::test]
 async fn a_stream_of_events_ends_with_its_reaper_and_stays_ended() {
     let reaper = quiet_reaper(registry()).await;
     let sleeper = Sleeper::start();
     let mut events = reaper.events();
-    let registration = Registration::new(
-        SessionId::new("s-1"),
-        Token::from_bytes([7; 32]),
-        sleeper.pid(),
-    );
-    reaper.register(registration).unwrap();
+    reaper.register(registration(&sleeper)).unwrap();
     let reading = tokio::spawn(async move {
         let mut names = Vec::new();
         while let Some(EventItem::Event(event)) = events.next().await {
@@ -103,12 +105,7 @@ async fn a_waker_that_panics_does_not_keep_events_from_streams() {
     let reading = tokio::spawn(async move { events.next().await.is_some() });
     tokio::task::yield_now().await;
     let sleeper = Sleeper::start();
-    let registration = Registration::new(
-        SessionId::new("s-1"),
-        Token::from_bytes([7; 32]),
-        sleeper.pid(),
-    );
-    reaper.register(registration).unwrap();
+    reaper.register(registration(&sleeper)).unwrap();
     let read = timeout(SOON, reading).await.expect("the stream is woken");
     assert!(read.unwrap());
     assert!(reaper.hook_panics() >= 1);

@@ -73,9 +73,14 @@ impl Request {
 
 /// A message of the connector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
+pub enum Event {
     /// The acknowledgement of a request. All listeners get it, so it must be matched by `ack`.
-    Ack { ack: u32, error: u32 },
+    Ack {
+        /// One more than the request's.
+        ack: u32,
+        /// An error number, or 0.
+        error: u32,
+    },
     /// A thread has ended; the process may have ended too.
     Exit(Exit),
     /// Another event, which was not requested.
@@ -84,13 +89,15 @@ pub(crate) enum Event {
 
 /// The end of one thread. Ids are those of the initial pid namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Exit {
-    pub(crate) pid: u32,
-    pub(crate) tgid: u32,
+pub struct Exit {
+    /// The thread.
+    pub pid: u32,
+    /// Its process.
+    pub tgid: u32,
     /// The wait status of the *thread*.
-    pub(crate) wait_status: u32,
+    pub wait_status: u32,
     /// On the host's `CLOCK_MONOTONIC`, as the kernel sends it.
-    pub(crate) timestamp_ns: u64,
+    pub timestamp_ns: u64,
 }
 
 /// Why a message was skipped.

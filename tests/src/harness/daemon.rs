@@ -9,6 +9,7 @@ mod events;
 mod launch;
 mod program;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -135,9 +136,14 @@ impl TestDaemon {
         self.get::<SessionList>("/v1/sessions").unwrap().sessions
     }
 
+    /// The ids of the listed sessions.
+    pub fn listed(&self) -> BTreeSet<String> {
+        self.list().into_iter().map(|it| it.session_id).collect()
+    }
+
     /// Whether this session is listed.
     pub fn lists(&self, id: &str) -> bool {
-        self.list().iter().any(|session| session.session_id == id)
+        self.listed().contains(id)
     }
 
     /// Whether this token resolves to a session; an error if the daemon does not respond.

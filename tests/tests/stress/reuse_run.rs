@@ -174,8 +174,7 @@ impl ReuseRun {
 
     /// Returns the sessions of first owners that the daemon still lists.
     pub(crate) fn still_listed(&self, reused: &[&ReusedPid]) -> BTreeSet<String> {
-        let listed = self.daemon.list().into_iter().map(|it| it.session_id);
-        let listed: BTreeSet<_> = listed.collect();
+        let listed = self.daemon.listed();
         reused
             .iter()
             .map(|one| &one.first)

@@ -1,8 +1,6 @@
 //! The receive queue of the connector overruns: a buffer that cannot grow, no filter that would
 //! keep unrelated processes out of it, a stopped daemon, and more exits than fit.
 
-use std::collections::BTreeSet;
-
 use libc::c_int;
 use reaper_tests::crowd::{Crowd, storm};
 use reaper_tests::daemon::Launch;
@@ -59,7 +57,7 @@ fn overrun_the_queue(denied: &[Denied]) {
     daemon.resume();
 
     within(REMOVED_WITHIN, "the dead are removed", || {
-        let left: BTreeSet<_> = daemon.list().into_iter().map(|it| it.session_id).collect();
+        let left = daemon.listed();
         assert!(left.is_superset(&controls.sessions()), "a false death");
         left == controls.sessions()
     });

@@ -43,7 +43,7 @@ impl Harness {
         } = self;
         daemon.resume();
         within(REMOVED_WITHIN, "the dead are removed", || {
-            let left: BTreeSet<_> = daemon.list().into_iter().map(|it| it.session_id).collect();
+            let left = daemon.listed();
             assert!(left.is_superset(&controls.sessions()), "a false death");
             left == controls.sessions()
         });

@@ -18,20 +18,28 @@ const SOON: Duration = Duration::from_secs(20);
 /// Bytes of a record in the ring with its header, which bounds how many fit into a page.
 const RECORD: usize = GroupDeath::SIZE + 8;
 
+fn unproven_probe(board: &StatusBoard, hints: HintSender) -> ProbeHealth {
+    ProbeHealth {
+        hints,
+        reporter: board.reporter(Source::Ebpf),
+        variant: Variant::BtfTracepoint,
+        overflows: 0,
+        missed: 0,
+        rechecks_left: 0,
+        refused: 0,
+        proven: false,
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn misses_counted_by_the_kernel_are_reported_and_request_sweeps() {
     let board = StatusBoard::new(|_| {});
     let (hints, _receiver) = hint::channel();
     let observer = hints.clone();
     let mut probe_health = ProbeHealth {
-        hints,
-        reporter: board.reporter(Source::Ebpf),
-        variant: Variant::BtfTracepoint,
-        overflows: 0,
         missed: 7,
-        rechecks_left: 0,
-        refused: 0,
         proven: true,
+        ..unproven_probe(&board, hints)
     };
     probe_health.missed(7);
     assert_eq!(board.get(Source::Ebpf).lost, 0);
@@ -49,16 +57,7 @@ async fn misses_counted_by_the_kernel_are_reported_and_request_sweeps() {
 fn without_a_canary_it_is_degraded_and_an_overflow_does_not_make_it_up() {
     let board = StatusBoard::new(|_| {});
     let (hints, _receiver) = hint::channel();
-    let mut probe_health = ProbeHealth {
-        hints,
-        reporter: board.reporter(Source::Ebpf),
-        variant: Variant::BtfTracepoint,
-        overflows: 0,
-        missed: 0,
-        rechecks_left: 0,
-        refused: 0,
-        proven: false,
-    };
+    let mut probe_health = unproven_probe(&board, hints);
     let health = || board.get(Source::Ebpf).health;
     probe_health.overflowed(1);
     assert_eq!(health(), None, "nothing is proven yet");

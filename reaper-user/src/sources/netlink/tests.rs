@@ -116,6 +116,10 @@ impl Drop for TestProcess {
     }
 }
 
+fn forty_processes() -> Vec<TestProcess> {
+    std::iter::repeat_with(TestProcess::new).take(40).collect()
+}
+
 /// A running listener with a plain watch set.
 struct Fixture {
     hints: HintReceiver,
@@ -175,6 +179,14 @@ impl Fixture {
     fn watch(&self, test_process: &TestProcess) {
         self.watched.lock().unwrap().insert(test_process.pid());
         self.filter.add(test_process.pid(), test_process.id());
+    }
+
+    /// Ends more watched processes than the tiny buffer has space for. The listener shares this
+    /// thread, so it reads nothing until all of them have exited.
+    fn overrun(&self) {
+        let mut test_processes = forty_processes();
+        test_processes.iter().for_each(|one| self.watch(one));
+        test_processes.iter_mut().for_each(TestProcess::exit);
     }
 
     /// Checks that the exit of a new test process arrives. With a tiny buffer, unrelated processes
@@ -273,7 +285,7 @@ async fn dropped_exits_are_counted_exactly() {
     }
     let filter = ClassicFilter::new(None);
     let mut subscription = Subscription::open(&filter, TINY_BUFFER).await.unwrap();
-    let mut test_processes: Vec<_> = std::iter::repeat_with(TestProcess::new).take(40).collect();
+    let mut test_processes = forty_processes();
     for test_process in &test_processes {
         filter.add(test_process.pid(), ProcessId(1));
     }
@@ -300,12 +312,7 @@ async fn an_overrun_is_reported_and_requests_a_sweep_and_then_the_source_works()
         return;
     }
     let mut fixture = Fixture::up(TINY_BUFFER).await;
-    let mut test_processes: Vec<_> = std::iter::repeat_with(TestProcess::new).take(40).collect();
-    for test_process in &test_processes {
-        fixture.watch(test_process);
-    }
-    // The listener shares this thread, so it reads nothing until all of them have exited.
-    test_processes.iter_mut().for_each(TestProcess::exit);
+    fixture.overrun();
     let began = crate::clock::monotonic_ns();
     fixture.expect_sweep_request().await;
     println!(
@@ -339,11 +346,7 @@ async fn the_old_socket_stays_if_no_new_one_can_be_opened() {
             .await
             .is_err()
     );
-    let mut test_processes: Vec<_> = std::iter::repeat_with(TestProcess::new).take(40).collect();
-    for test_process in &test_processes {
-        fixture.watch(test_process);
-    }
-    test_processes.iter_mut().for_each(TestProcess::exit);
+    fixture.overrun();
     fixture.expect_sweep_request().await;
     assert_eq!(
         fixture.board.get(Source::Netlink).health,
