@@ -35,6 +35,23 @@ impl Drop for Sleeper {
     }
 }
 
+/// Runs `work` with the id of a thread of this process, which lives meanwhile.
+#[cfg(target_os = "linux")]
+pub(crate) fn with_thread<T>(work: impl FnOnce(Pid) -> T) -> T {
+    let (sender, thread_id) = std::sync::mpsc::channel();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            sender.send(rustix::thread::gettid()).unwrap();
+            stopped.recv().unwrap_or_default();
+        });
+        let thread_id = thread_id.recv().unwrap().as_raw_nonzero().get();
+        let result = work(Pid::try_from(thread_id).unwrap());
+        drop(stop);
+        result
+    })
+}
+
 /// Returns whether `REAPER_REQUIRE` lists the feature.
 pub(crate) fn is_required(feature: &str) -> bool {
     std::env::var("REAPER_REQUIRE").is_ok_and(|list| list.split(',').any(|one| one == feature))

@@ -2,31 +2,27 @@
 
 use super::*;
 
-fn get_version(socket: &Path) -> Result<Version, ClientError> {
+fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap()
-        .block_on(Client::new(socket).get("/v1/version"))
+}
+
+fn get_version(socket: &Path) -> Result<Version, ClientError> {
+    runtime().block_on(Client::new(socket).get("/v1/version"))
 }
 
 #[test]
 fn a_missing_socket_and_one_without_a_listener_mean_no_daemon() {
+    let is_missing =
+        |socket: &Path| matches!(get_version(socket), Err(ClientError::NoDaemon { .. }));
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s.sock");
-    assert!(matches!(
-        get_version(&socket),
-        Err(ClientError::NoDaemon { .. })
-    ));
+    assert!(is_missing(&socket));
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
-    assert!(matches!(
-        get_version(&socket),
-        Err(ClientError::NoDaemon { .. })
-    ));
-    assert!(matches!(
-        get_version(&socket.join("x")),
-        Err(ClientError::NoDaemon { .. })
-    ));
+    assert!(is_missing(&socket));
+    assert!(is_missing(&socket.join("x")));
 }
 
 /// Sends a request that times out while `then` uses the daemon's end of the connection. The client's
@@ -53,10 +49,7 @@ fn with_late_client<T: Send>(
             responded.send(()).unwrap_or_default();
             done
         });
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = runtime();
         let client = Client::new(&socket).with_time_limit(limit);
         let response = runtime.block_on(async {
             // Blocks the thread from the request until after the time limit.

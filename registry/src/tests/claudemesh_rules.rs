@@ -8,14 +8,9 @@ use crate::*;
 
 const DAY: u64 = 24 * 60 * 60;
 
-fn with_hook_log() -> (Registry, HookLog) {
-    let hook_log = HookLog::default();
-    (hook_log.attach(builder()).build(), hook_log)
-}
-
 #[test]
 fn a_new_token_under_a_known_id_removes_the_old_session_before_the_register_hook() {
-    let (registry, hook_log) = with_hook_log();
+    let (registry, hook_log) = logged(builder());
     put(&registry, "a", 1, at(1));
     put(&registry, "a", 2, at(2));
     assert_eq!(hook_log.lines(), ["+a#1", "-a#1 replaced", "+a#2"]);
@@ -28,7 +23,7 @@ fn a_new_token_under_a_known_id_removes_the_old_session_before_the_register_hook
 fn the_same_id_and_token_renew_the_session() {
     // The claudemesh daemon overwrites the entry and calls `onRegister` again. Here a renewal calls no
     // hook, so that register and deregister hooks are called in pairs.
-    let (registry, hook_log) = with_hook_log();
+    let (registry, hook_log) = logged(builder());
     put(&registry, "a", 1, at(1));
     put(&registry, "a", 1, at(5));
     assert_eq!(hook_log.lines(), ["+a#1"]);
@@ -40,7 +35,7 @@ fn the_same_id_and_token_renew_the_session() {
 #[test]
 fn the_same_token_under_another_id_removes_the_session_that_had_it() {
     // The claudemesh daemon lets the old id refer to the new entry and calls no `onDeregister`.
-    let (registry, hook_log) = with_hook_log();
+    let (registry, hook_log) = logged(builder());
     put(&registry, "a", 1, at(1));
     put(&registry, "b", 1, at(2));
     assert_eq!(hook_log.lines(), ["+a#1", "-a#1 replaced", "+b#2"]);
@@ -50,7 +45,7 @@ fn the_same_token_under_another_id_removes_the_session_that_had_it() {
 #[test]
 fn an_id_that_lost_its_token_can_register_again_without_removing_another_session() {
     // In the claudemesh daemon, registering "a" removed the unrelated session "b".
-    let (registry, hook_log) = with_hook_log();
+    let (registry, hook_log) = logged(builder());
     put(&registry, "a", 1, at(1));
     put(&registry, "b", 1, at(2));
     put(&registry, "a", 2, at(3));
@@ -117,7 +112,7 @@ fn a_session_expires_after_exactly_a_day_of_boot_time_regardless_of_the_wall_clo
     let limit = registered + DAY * 1_000_000_000;
     for wall_ms in [0, 1, 1_795_324_800_000, u64::MAX] {
         for by_sweep in [false, true] {
-            let (registry, hook_log) = with_hook_log();
+            let (registry, hook_log) = logged(builder());
             let (_, mut events) = registry.subscribe();
             put(&registry, "a", 1, at_nanos(registered));
             let gone = |nanos| {
@@ -148,10 +143,7 @@ fn a_session_expires_after_exactly_a_day_of_boot_time_regardless_of_the_wall_clo
 #[test]
 fn concurrent_look_ups_and_sweeps_remove_an_expired_session_once() {
     for _ in 0..200 {
-        let hook_log = HookLog::default();
-        let registry = hook_log
-            .attach(builder().ttl(Duration::from_secs(1)))
-            .build();
+        let (registry, hook_log) = logged(builder().ttl(Duration::from_secs(1)));
         put(&registry, "a", 1, at(1));
         let barrier = std::sync::Barrier::new(3);
         std::thread::scope(|scope| {

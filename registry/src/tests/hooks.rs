@@ -38,20 +38,18 @@ impl Latch {
 }
 
 /// Builds a registry whose `on_register` hook waits for the first sessions, up to this entry id.
-fn stuck_on_register(latch: Arc<Latch>, last: u64, hook_log: &HookLog) -> Registry {
-    let builder = builder().on_register(move |session| {
+fn stuck_on_register(latch: Arc<Latch>, last: u64) -> (Registry, HookLog) {
+    logged(builder().on_register(move |session| {
         if session.entry <= EntryId(last) {
             latch.wait();
         }
-    });
-    hook_log.attach(builder).build()
+    }))
 }
 
 /// Runs `meanwhile` while the `on_register` hook of `stuck#1`, which has token 1, is blocked.
 fn with_stuck_session(meanwhile: impl FnOnce(&Registry, &HookLog)) -> (Registry, HookLog) {
     let (latch, entered, release) = Latch::new();
-    let hook_log = HookLog::default();
-    let registry = stuck_on_register(latch, 1, &hook_log);
+    let (registry, hook_log) = stuck_on_register(latch, 1);
     std::thread::scope(|scope| {
         scope.spawn(|| put(&registry, "stuck", 1, at(1)));
         receive(&entered, "the hook to be entered");
@@ -63,11 +61,10 @@ fn with_stuck_session(meanwhile: impl FnOnce(&Registry, &HookLog)) -> (Registry,
 
 #[test]
 fn a_panic_in_a_hook_is_counted_and_does_not_undo_the_change() {
-    let hook_log = HookLog::default();
     let builder = builder()
         .on_register(|_| panic!("a bad hook"))
         .on_deregister(|_, _| panic!("another"));
-    let registry = hook_log.attach(builder).build();
+    let (registry, hook_log) = logged(builder);
     let stored = put(&registry, "a", 1, at(1));
     assert_eq!(
         registry.resolve(&token(1), at(1)).unwrap().entry,
@@ -91,9 +88,8 @@ fn a_panic_payload_that_panics_when_dropped_is_caught() {
             );
         }
     }
-    let hook_log = HookLog::default();
     let builder = builder().on_register(|_| std::panic::panic_any(Bomb));
-    let registry = hook_log.attach(builder).build();
+    let (registry, hook_log) = logged(builder);
     put(&registry, "a", 1, at(1));
     put(&registry, "a", 2, at(1));
     assert_eq!(hook_log.lines(), ["+a#1", "-a#1 replaced", "+a#2"]);
@@ -184,9 +180,8 @@ fn a_blocked_hook_does_not_delay_other_sessions() {
 #[test]
 fn a_register_hook_waits_for_the_deregister_hook_of_the_previous_session_with_its_id() {
     let (latch, entered, release) = Latch::new();
-    let hook_log = HookLog::default();
     let builder = builder().on_deregister(move |_, _| latch.wait());
-    let registry = hook_log.attach(builder).build();
+    let (registry, hook_log) = logged(builder);
     put(&registry, "a", 1, at(1));
     std::thread::scope(|scope| {
         scope.spawn(|| registry.deregister(&token(1), at(2)));
@@ -201,8 +196,7 @@ fn a_register_hook_waits_for_the_deregister_hook_of_the_previous_session_with_it
 
 #[test]
 fn a_register_hook_runs_after_the_deregister_hooks_of_both_replaced_sessions() {
-    let hook_log = HookLog::default();
-    let registry = hook_log.attach(builder()).build();
+    let (registry, hook_log) = logged(builder());
     let (_, mut events) = registry.subscribe();
     put(&registry, "a", 1, at(1));
     put(&registry, "b", 2, at(1));
@@ -279,8 +273,7 @@ fn a_call_behind_a_dropped_one_runs_on_the_thread_that_dropped_it() {
 #[test]
 fn a_session_whose_register_hook_is_running_is_never_dropped() {
     let (latch, entered, release) = Latch::new();
-    let hook_log = HookLog::default();
-    let registry = stuck_on_register(latch, 2, &hook_log);
+    let (registry, hook_log) = stuck_on_register(latch, 2);
     std::thread::scope(|scope| {
         scope.spawn(|| put(&registry, "stuck", 1, at(1)));
         receive(&entered, "the first hook to be entered");
@@ -299,8 +292,7 @@ fn a_session_whose_register_hook_is_running_is_never_dropped() {
 
 #[test]
 fn concurrent_changes_of_one_id_keep_their_order_and_drop_no_call() {
-    let hook_log = HookLog::default();
-    let registry = hook_log.attach(builder()).build();
+    let (registry, hook_log) = logged(builder());
     let stored: u64 = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..4)
             .map(|worker| {

@@ -62,8 +62,7 @@ fn the_default_lifetime_is_a_day() {
 
 #[test]
 fn sessions_expire_in_the_order_of_their_last_moments() {
-    let hook_log = HookLog::default();
-    let registry = hook_log.attach(builder()).build();
+    let (registry, hook_log) = logged(builder());
     for (name, token, seconds) in [("a", 1, 30), ("b", 2, 10), ("c", 3, 20), ("d", 4, 10)] {
         put_for(&registry, name, token, Ttl::For(seconds * SECOND));
     }

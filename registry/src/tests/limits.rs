@@ -18,26 +18,12 @@ fn limited_to(sessions: usize, sessions_per_owner: usize) -> Registry {
     builder().limits(limits).build()
 }
 
-/// Returns the error of a registration, and checks that it changed nothing and appended no event.
-fn refusal(registry: &Registry, new: NewSession) -> RegisterError {
-    let entries = || registry.list().iter().map(|s| s.entry).collect::<Vec<_>>();
-    let before = entries();
-    let (_, mut events) = registry.subscribe();
-    let error = registry
-        .register(new, Authority::Owner, at(2))
-        .expect_err("to be refused");
-    assert_eq!(before, entries());
-    assert!(drain(&mut events).is_empty());
-    registry.check_invariants();
-    error
-}
-
 #[test]
 fn a_full_registry_refuses_a_new_session_but_accepts_a_replacement() {
     let registry = limited_to(2, 2);
     put(&registry, "a", 1, at(1));
     put(&registry, "b", 2, at(1));
-    let error = refusal(&registry, of_owner(1001, "c", 3));
+    let error = refused(&registry, of_owner(1001, "c", 3), Authority::Owner);
     assert_eq!(error, RegisterError::TooManySessions { limit: 2 });
     put(&registry, "a", 3, at(2));
     put(&registry, "c", 2, at(2));
@@ -50,7 +36,7 @@ fn a_full_registry_refuses_a_new_session_but_accepts_a_replacement() {
 fn one_user_cannot_use_up_the_limit_of_another() {
     let registry = limited_to(10, 1);
     put(&registry, "a", 1, at(1));
-    let error = refusal(&registry, session("b", 2));
+    let error = refused(&registry, session("b", 2), Authority::Owner);
     let expected = RegisterError::TooManyForOwner {
         owner: 1000,
         limit: 1,
@@ -77,7 +63,10 @@ fn sessions_of_another_user_cannot_be_replaced() {
     let registry = registry();
     put(&registry, "a", 1, at(1));
     for stolen in [of_owner(1001, "a", 2), of_owner(1001, "b", 1)] {
-        assert_eq!(refusal(&registry, stolen), RegisterError::NotOwner);
+        assert_eq!(
+            refused(&registry, stolen, Authority::Owner),
+            RegisterError::NotOwner
+        );
     }
     let taken = registry.register(of_owner(1001, "a", 2), Authority::Any, at(2));
     assert_eq!(taken.unwrap().session.owner, 1001);
@@ -88,7 +77,7 @@ fn sessions_of_another_user_cannot_be_replaced() {
 fn strict_replacement_requires_the_token_of_the_live_session() {
     let registry = builder().strict_replace(true).build();
     put(&registry, "a", 1, at(1));
-    let error = refusal(&registry, session("a", 2));
+    let error = refused(&registry, session("a", 2), Authority::Owner);
     assert_eq!(error, RegisterError::NeedsOldToken);
     put(&registry, "a", 1, at(2));
     // Its token under another id is accepted; the old id is then free.

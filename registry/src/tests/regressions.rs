@@ -55,14 +55,11 @@ fn on_event_runs_without_a_lock_and_its_panic_is_caught() {
     let (woken, wakes) = channel();
     let handle = Arc::new(OnceLock::<Registry>::new());
     let inner = handle.clone();
-    let hook_log = HookLog::default();
-    let registry = hook_log
-        .attach(builder().on_event(move || {
-            // Deadlocks if the table is locked.
-            woken.send(inner.get().map(Registry::len)).unwrap();
-            panic!("a bad wake-up");
-        }))
-        .build();
+    let (registry, hook_log) = logged(builder().on_event(move || {
+        // Deadlocks if the table is locked.
+        woken.send(inner.get().map(Registry::len)).unwrap();
+        panic!("a bad wake-up");
+    }));
     assert!(handle.set(registry.clone()).is_ok());
     within_deadline("a wake-up that looks at the registry", move || {
         put(&registry, "a", 1, at(1));
@@ -99,9 +96,8 @@ fn an_old_clock_reading_does_not_extend_a_session() {
 
 #[test]
 fn a_look_up_removes_only_the_expired_session_that_it_found() {
-    let hook_log = HookLog::default();
     let builder = builder().ttl(Duration::from_secs(10));
-    let registry = hook_log.attach(builder).build();
+    let (registry, hook_log) = logged(builder);
     put(&registry, "a", 1, at(1));
     put(&registry, "b", 2, at(1));
     assert!(registry.resolve(&token(2), at(12)).is_none());

@@ -6,24 +6,9 @@ use std::time::Duration;
 use super::support::*;
 use crate::*;
 
-fn refused(registry: &Registry, new: NewSession, authority: Authority) -> RegisterError {
-    let before = registry.list();
-    let (_, mut events) = registry.subscribe();
-    let error = registry.register(new, authority, at(2));
-    let after = registry.list();
-    assert_eq!(before.len(), after.len());
-    assert!(before.iter().zip(&after).all(|(b, a)| Arc::ptr_eq(b, a)));
-    assert!(drain(&mut events).is_empty());
-    registry.check_invariants();
-    error.expect_err("to be refused")
-}
-
 #[test]
 fn a_renewal_restarts_the_lifetime_and_replaces_the_details_without_an_event() {
-    let hook_log = HookLog::default();
-    let registry = hook_log
-        .attach(builder().ttl(Duration::from_secs(10)))
-        .build();
+    let (registry, hook_log) = logged(builder().ttl(Duration::from_secs(10)));
     let (_, mut events) = registry.subscribe();
     let first = put(&registry, "a", 1, at(1));
     let mut again = session("a", 1);
@@ -178,8 +163,7 @@ fn the_owner_is_checked_before_the_process_and_the_process_before_limits() {
 
 #[test]
 fn registration_by_root_replaces_a_users_session_and_does_not_renew_it() {
-    let hook_log = HookLog::default();
-    let registry = hook_log.attach(builder()).build();
+    let (registry, hook_log) = logged(builder());
     put(&registry, "a", 1, at(1));
     let by_root = NewSession {
         owner: 0,

@@ -25,6 +25,12 @@ pub(super) fn registry() -> Registry {
     builder().build()
 }
 
+/// Builds a registry with a log of its hook calls.
+pub(super) fn logged(builder: RegistryBuilder) -> (Registry, HookLog) {
+    let hook_log = HookLog::default();
+    (hook_log.attach(builder).build(), hook_log)
+}
+
 /// This many seconds after boot. The wall clock runs backwards, which must have no effect.
 pub(super) fn at(seconds: u64) -> Moment {
     at_nanos(seconds * 1_000_000_000)
@@ -81,6 +87,19 @@ pub(super) fn put(registry: &Registry, name: &str, token_number: u64, now: Momen
         .register(session(name, token_number), Authority::Owner, now)
         .unwrap()
         .session
+}
+
+/// Returns the error of a registration, and checks that it changed nothing and appended no event.
+pub(super) fn refused(registry: &Registry, new: NewSession, authority: Authority) -> RegisterError {
+    let before = registry.list();
+    let (_, mut events) = registry.subscribe();
+    let error = registry.register(new, authority, at(2));
+    let after = registry.list();
+    assert_eq!(before.len(), after.len());
+    assert!(before.iter().zip(&after).all(|(b, a)| Arc::ptr_eq(b, a)));
+    assert!(drain(&mut events).is_empty());
+    registry.check_invariants();
+    error.expect_err("to be refused")
 }
 
 /// The same session for another process.

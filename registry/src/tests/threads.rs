@@ -66,8 +66,7 @@ fn look_up(registry: &Registry, done: &AtomicBool, reader: u64) {
 
 #[test]
 fn of_several_concurrent_removals_exactly_one_succeeds() {
-    let hook_log = HookLog::default();
-    let registry = hook_log.attach(builder()).build();
+    let (registry, hook_log) = logged(builder());
     let barrier = std::sync::Barrier::new(4);
     for round in 0..500_u64 {
         let entry = put(&registry, "a", round, at(1)).entry;

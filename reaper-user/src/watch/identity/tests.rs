@@ -127,22 +127,11 @@ fn the_id_of_a_thread_is_refused_with_the_pid_of_its_process() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_real_thread_is_not_watched_as_a_process() {
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let thread = std::thread::spawn(move || {
-        sender
-            .send(rustix::thread::gettid().as_raw_nonzero().get())
-            .unwrap();
-        stopped.recv().unwrap();
-    });
-    let thread_id = Pid::try_from(receiver.recv().unwrap()).unwrap();
     let watcher = crate::ExitWatcher::builder()
         .sources(crate::Sources::only([]))
         .start()
         .await;
-    let refused = watcher.watch(thread_id).map(drop);
-    stop.send(()).unwrap();
-    thread.join().unwrap();
+    let refused = crate::testing::with_thread(|id| watcher.watch(id).map(drop));
     let process = Pid::try_from(std::process::id()).unwrap();
     assert_eq!(refused, Err(WatchError::ThreadId { process }));
 }

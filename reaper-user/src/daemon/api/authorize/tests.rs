@@ -173,18 +173,9 @@ fn a_caller_in_a_nested_namespace_is_translated_before_it_is_checked() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_thread_id_is_resolved_to_its_process() {
-    let own = i32::try_from(std::process::id()).unwrap();
-    let (to_main, from_thread) = std::sync::mpsc::channel();
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let thread = std::thread::spawn(move || {
-        let tid = rustix::thread::gettid().as_raw_nonzero().get();
-        to_main.send(tid).unwrap();
-        stopped.recv().unwrap();
+    crate::testing::with_thread(|thread| {
+        let stat = stat_by_pid(thread).unwrap().unwrap();
+        assert_eq!(stat.process.get(), std::process::id());
+        assert_ne!(stat.process, thread);
     });
-    let tid = from_thread.recv().unwrap();
-    let stat = stat_by_pid(Pid::try_from(tid).unwrap()).unwrap().unwrap();
-    stop.send(()).unwrap();
-    thread.join().unwrap();
-    assert_eq!(stat.process.as_raw(), own);
-    assert_ne!(stat.process.as_raw(), tid);
 }
