@@ -20,7 +20,7 @@ use reaperd::SourceStatus;
 pub const SKIP_MARK: &str = "skipped: ";
 
 /// A line that begins with this is a figure for `docs/kernel-figures.md`.
-pub const MEASURED_MARK: &str = "measured: ";
+const MEASURED_MARK: &str = "measured: ";
 
 /// Prints a measured figure, for the reader of this run and for the page of all kernels.
 pub fn measured(name: &str, value: impl fmt::Display) {

@@ -1,15 +1,14 @@
 //! The daemon in a new pid namespace with the host's `/proc`, where its pids denote other
 //! processes.
 
-use std::io;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::Duration;
 
 use reaper_registry::Token;
 use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through, reaperd};
 use reaper_tests::fork_server::{ForkServer, KEEP_ZOMBIES};
-use reaper_tests::sys::seccomp::deny;
+use reaper_tests::sys::seccomp::{Denied, spawn_denied};
 use reaper_tests::wait::throughout;
 use reaperd::testkit::test_process::{Kind, TestProcess};
 use rustix::io::Errno;
@@ -122,26 +121,13 @@ fn start(flags: &[&str], with_pidfds: bool) -> (TestDaemon, Pid) {
     let sweep = format!("{}ms", SWEEP.as_millis());
     let flags = [flags, &["--sweep-interval", &sweep]].concat();
     let launch = Launch::with(&flags).through(FOREIGN_PROC);
-    let mut daemon = if with_pidfds {
-        launch.spawn()
-    } else {
-        launch.spawn_by(without_pidfds)
-    };
+    let pidfd_open: Denied = (libc::SYS_pidfd_open.into(), Some(Errno::NOSYS));
+    let denied = (!with_pidfds).then_some(pidfd_open);
+    let mut daemon = launch.spawn_by(|command| spawn_denied(command, denied.as_slice()));
     daemon.serves();
     let inside = children_of(daemon.pid());
     assert_eq!(inside.len(), 1, "unshare has one child, the daemon");
     (daemon, inside[0])
-}
-
-/// A thread cannot remove its seccomp filter, so the thread ends when the program has been started.
-fn without_pidfds(command: &mut Command) -> io::Result<Child> {
-    std::thread::scope(|scope| {
-        let started = scope.spawn(|| {
-            deny(&[libc::SYS_pidfd_open.into()], Errno::NOSYS)?;
-            command.spawn()
-        });
-        started.join().expect("it does not panic")
-    })
 }
 
 fn fork_server_in(namespace_of: Pid) -> ForkServer {

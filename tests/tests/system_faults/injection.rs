@@ -12,7 +12,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use reaper_tests::expect::skip;
-use reaper_tests::sys::seccomp::{Call, Listener, Received, Waiting, deny, listen, pretend};
+use reaper_tests::sys::seccomp::{
+    Call, Denied, Listener, Received, Waiting, deny_all, listen, on_new_thread,
+};
 use reaperd::testkit::conformance::kernel_before;
 use rustix::io::Errno;
 
@@ -42,9 +44,6 @@ pub(crate) struct Fault {
     /// All later calls fail too, until the fault is lifted.
     pub(crate) lasts: bool,
 }
-
-/// A call that is never executed, and the error that it returns; `None`: it returns success.
-pub(crate) type Denied = (Call, Option<Errno>);
 
 /// An active fault and its supervisor. Declare it before the daemon, so that it is dropped after
 /// it.
@@ -176,26 +175,6 @@ impl Shared {
         let is_due = count == self.fault.nth || self.fault.lasts && count > self.fault.nth;
         is_due && !self.lifted.load(Ordering::Acquire)
     }
-}
-
-/// Starts a program for which these calls are denied, from its first instruction on.
-pub(crate) fn spawn_denied(command: &mut Command, denied: &[Denied]) -> io::Result<Child> {
-    on_new_thread(|| {
-        deny_all(denied)?;
-        command.spawn()
-    })
-}
-
-fn deny_all(denied: &[Denied]) -> io::Result<()> {
-    denied.iter().try_for_each(|(call, errno)| match errno {
-        Some(errno) => deny(&[*call], *errno),
-        None => pretend(&[*call]),
-    })
-}
-
-/// A thread cannot remove its seccomp filter, so the thread ends when the program has been started.
-fn on_new_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| scope.spawn(work).join().expect("it does not panic"))
 }
 
 /// Whether faults can be injected here. If not, skips with the reason.

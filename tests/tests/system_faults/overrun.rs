@@ -4,11 +4,10 @@
 use libc::c_int;
 use reaper_tests::crowd::{Crowd, storm};
 use reaper_tests::daemon::Launch;
-use reaper_tests::sys::seccomp::Call;
+use reaper_tests::sys::seccomp::{Call, Denied, spawn_denied};
 use reaper_tests::wait::within;
 use rustix::io::Errno;
 
-use crate::injection::{Denied, spawn_denied};
 use crate::scenario::REMOVED_WITHIN;
 
 /// Four times the exits, of 832 bytes each, that fit into an ordinary socket buffer.

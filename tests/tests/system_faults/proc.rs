@@ -6,11 +6,11 @@ use std::path::Path;
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{Launch, doctor_through, has_program, program};
 use reaper_tests::expect::skip;
+use reaper_tests::sys::seccomp::{Denied, spawn_denied};
 use reaper_tests::wait::throughout;
 use reaperd::testkit::conformance::kernel_before;
 use rustix::io::Errno;
 
-use crate::injection::{Denied, spawn_denied};
 use crate::scenario::{SWEEP, SocketFile, check_removals, stop_cleanly};
 
 // Scripts for a new mount namespace; they execute the command behind them. `$0` is the path of

@@ -9,13 +9,14 @@ use std::time::Duration;
 use reaper_registry::Token;
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::{Launch, TestDaemon, session_of};
+use reaper_tests::sys::seccomp::Denied;
 use reaper_tests::wait::{Deadline, eventually, eventually_some, within};
 use reaperd::client::{ClientError, SessionList, SourceReport, SourcesReport, Version};
 use reaperd::testkit::conformance::kernel_before;
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use crate::injection::{Denied, Fault, Injection, Since};
+use crate::injection::{Fault, Injection, Since};
 
 /// Many sweeps, on a machine that is busy with other work.
 pub(crate) const REMOVED_WITHIN: Duration = Duration::from_secs(10);

@@ -18,10 +18,9 @@
 use std::path::Path;
 
 use libc::c_long;
-use reaper_tests::sys::seccomp::Call;
+use reaper_tests::sys::seccomp::{Call, Denied};
 use rustix::io::Errno;
 
-use crate::injection::Denied;
 use crate::scenario::{PinnedBy, SocketFile};
 
 /// A call, and how it can fail.

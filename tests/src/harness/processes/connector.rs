@@ -10,8 +10,8 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::net::{bind, recv, sendto, socket_with};
 
 /// The event types that tests distinguish: the values are also their bits in a mask since 6.6.
-pub const FORK: u32 = 1;
-pub const EXEC: u32 = 2;
+const FORK: u32 = 1;
+const EXEC: u32 = 2;
 pub const EXIT: u32 = 0x8000_0000;
 
 /// How long to wait for an event. A kernel that does not acknowledge costs this much.

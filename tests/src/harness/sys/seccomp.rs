@@ -7,6 +7,9 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::panic::resume_unwind;
+use std::process::{Child, Command};
+use std::thread;
 use std::time::Duration;
 
 use libc::{c_long, c_ulong, sock_filter};
@@ -50,6 +53,31 @@ pub fn deny(calls: &[Call], errno: Errno) -> io::Result<()> {
 /// From now on these calls of this thread, and of what it starts, return success and are not executed.
 pub fn pretend(calls: &[Call]) -> io::Result<()> {
     install(&filter(calls, libc::SECCOMP_RET_ERRNO), 0).map(drop)
+}
+
+/// A call that is never executed, and the error that it returns; `None`: it returns success.
+pub type Denied = (Call, Option<Errno>);
+
+/// From now on these calls of this thread, and of what it starts, are denied.
+pub fn deny_all(denied: &[Denied]) -> io::Result<()> {
+    denied.iter().try_for_each(|(call, errno)| match errno {
+        Some(errno) => deny(&[*call], *errno),
+        None => pretend(&[*call]),
+    })
+}
+
+/// Starts a program for which these calls are denied, from its first instruction on.
+pub fn spawn_denied(command: &mut Command, denied: &[Denied]) -> io::Result<Child> {
+    on_new_thread(|| {
+        deny_all(denied)?;
+        command.spawn()
+    })
+}
+
+/// Runs `work` on a new thread, which then ends: a thread cannot remove its filter.
+pub fn on_new_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let result = thread::scope(|scope| scope.spawn(work).join());
+    result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// From now on these calls of this thread, and of what it starts, wait for the listener's decision. It
