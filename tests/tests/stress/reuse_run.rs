@@ -129,7 +129,7 @@ impl ReuseRun {
                 }) => {
                     self.tracker.add(&first, pid, token);
                     reused.push(ReusedPid {
-                        same_tick: stat_field(pid, 22).unwrap().parse() == Ok(start_time),
+                        same_tick: stat_field(pid, 22).unwrap() == start_time.to_string(),
                         first: first.clone(),
                         pid,
                         identity,
