@@ -1,8 +1,6 @@
 //! Exactly the chosen calls fail, in the thread with the filter and in what it starts.
 
-use std::process::Command;
 use std::sync::mpsc;
-use std::thread;
 
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
@@ -66,7 +64,7 @@ fn exactly_the_nth_call_fails() {
 
 #[test]
 fn a_denied_call_fails_in_this_thread_and_what_it_starts_and_nowhere_else() {
-    let denied = thread::spawn(|| {
+    on_new_thread(|| {
         if let Err(error) = deny(&[libc::SYS_uname.into()], Errno::XFULL) {
             assert!(refused(&error));
             return;
@@ -80,13 +78,12 @@ fn a_denied_call_fails_in_this_thread_and_what_it_starts_and_nowhere_else() {
         assert_eq!(here, Err(Errno::XFULL));
         assert_eq!(uname(), Err(Errno::XFULL));
     });
-    denied.join().unwrap();
     uname().unwrap();
 }
 
 #[test]
 fn a_call_can_be_denied_by_its_argument() {
-    let denied = thread::spawn(|| {
+    on_new_thread(|| {
         let own = getpid().as_raw_nonzero().get().cast_unsigned();
         let call = Call::from(libc::SYS_pidfd_open);
         if let Err(error) = deny(&[call.with(0, own), call.with(0, 1)], Errno::MFILE) {
@@ -102,12 +99,11 @@ fn a_call_can_be_denied_by_its_argument() {
         let answer = parent.map(|parent| pidfd_open(parent, PidfdFlags::empty()).map(drop));
         assert_ne!(answer, Some(Err(Errno::MFILE)));
     });
-    denied.join().unwrap();
 }
 
 #[test]
 fn a_call_can_seem_to_have_been_made() {
-    let pretending = thread::spawn(|| {
+    on_new_thread(|| {
         let nice = rustix::process::getpriority_process(None).unwrap();
         // Any but ours: tests may run at the lowest priority there is.
         let other = if nice < 19 { nice + 1 } else { nice - 1 };
@@ -118,7 +114,6 @@ fn a_call_can_seem_to_have_been_made() {
         assert_eq!(rustix::process::setpriority_process(None, other), Ok(()));
         assert_eq!(rustix::process::getpriority_process(None), Ok(nice));
     });
-    pretending.join().unwrap();
 }
 
 fn uname() -> Result<(), Errno> {
