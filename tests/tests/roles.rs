@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use reaper_tests::daemon::{TestDaemon, doctor_through, reaperd};
+use reaper_tests::daemon::{TestDaemon, doctor_through};
 use reaper_tests::expect;
+use reaper_tests::test_process::TestProcess;
 use reaper_tests::wait::eventually;
 use reaperd::client::Deregistered;
-use reaperd::testkit::test_process::{Kind, TestProcess};
 use serde_json::Value;
 
 const EVENT_SOURCES: [&str; 3] = ["netlink", "ebpf", "pidfd"];
@@ -67,10 +67,10 @@ fn every_source_works_or_has_a_reason_and_working_sources_report_deaths() {
     let mut events = daemon.events();
     for round in 0..5 {
         let session = format!("dying-{round}");
-        let mut test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
-        let token = daemon.register(&session, test_process.pid().get());
+        let mut test_process = TestProcess::start();
+        let token = daemon.register(&session, test_process.pid());
         assert!(daemon.accepts(&token));
-        test_process.kill().unwrap();
+        test_process.kill();
         let removal = events.removal_of(&session).data;
         assert_eq!(removal.cause, "exited");
         check_detection_time(&removal);

@@ -4,10 +4,11 @@
 use std::fs;
 use std::time::Duration;
 
-use reaper_tests::daemon::{TestDaemon, reaperd};
+use reaper_tests::daemon::TestDaemon;
 use reaper_tests::expect::{measured, skip};
+use reaper_tests::test_process::TestProcess;
 use reaper_tests::wait::Deadline;
-use reaperd::testkit::test_process::{Kind, TestProcess};
+use reaperd::testkit::test_process::Kind;
 
 /// Thread exits per second from which on the daemon must merge them. Ordinary machines reach twice
 /// as many.
@@ -22,8 +23,8 @@ fn thread_exits_of_a_watched_process_are_merged() {
     if !daemon.has_source("netlink") {
         return daemon.stop();
     }
-    let churning = TestProcess::spawn(reaperd(), Kind::ThreadChurn { threads: 4 }).unwrap();
-    daemon.register("churning", churning.pid().get());
+    let churning = TestProcess::spawn(Kind::ThreadChurn { threads: 4 });
+    daemon.register("churning", churning.pid());
     let deadline = Deadline::after(Duration::from_secs(30));
     let found = loop {
         let (exits, wake_ups) = over_a_window(daemon.pid());

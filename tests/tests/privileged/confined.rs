@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through, reaperd};
 use reaper_tests::wait::some_within;
-use reaperd::testkit::test_process::{Kind, TestProcess};
 use rustix::process::{Signal, kill_process};
 
 use super::root_with;
@@ -27,16 +26,8 @@ const PID_NAMESPACE: &[&str] = &["unshare", "--pid", "--fork", "--mount-proc"];
 const NET_NAMESPACE: &[&str] = &["unshare", "--net"];
 
 /// Checks that a kill is still reported by one of these sources.
-fn check_kill_is_reported(
-    daemon: &TestDaemon,
-    mut test_process: TestProcess,
-    pid: u32,
-    by: &[&str],
-) {
-    let mut events = daemon.events();
-    daemon.register("dying", pid);
-    test_process.kill().unwrap();
-    let removal = events.removal_of("dying").data;
+fn check_kill_is_reported(daemon: &TestDaemon, by: &[&str]) {
+    let removal = daemon.events().removal_after_kill(daemon, "dying").data;
     assert_eq!(removal.cause, "exited");
     assert!(
         by.contains(&removal.source.as_deref().unwrap()),
@@ -68,10 +59,8 @@ fn as_an_unprivileged_user_pidfd_and_sweep_work_and_doctor_reports_what_is_missi
     let daemon = launch.start();
     assert!(daemon.settled("ebpf").is_err());
     assert!(daemon.settled("pidfd").is_ok() && daemon.settled("sweep").is_ok());
-    let test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
-    let pid = test_process.pid().get();
     // Since 6.6 the connector needs no capability.
-    check_kill_is_reported(&daemon, test_process, pid, &["pidfd", "netlink"]);
+    check_kill_is_reported(&daemon, &["pidfd", "netlink"]);
     daemon.stop();
 
     let (finding, remedy) = doctor_on("ebpf", UID_NOBODY);
@@ -180,8 +169,6 @@ fn an_unavailable_required_source_fails_the_start_with_reason_and_remedy() {
     // If it is not required, the daemon works without it.
     let daemon = Launch::with(&[]).through(NET_NAMESPACE).start();
     assert!(daemon.settled("netlink").is_err());
-    let test_process = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
-    let pid = test_process.pid().get();
-    check_kill_is_reported(&daemon, test_process, pid, &["pidfd", "ebpf"]);
+    check_kill_is_reported(&daemon, &["pidfd", "ebpf"]);
     daemon.stop();
 }

@@ -6,11 +6,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use reaper_registry::Token;
-use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through, reaperd};
+use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through};
 use reaper_tests::fork_server::{ForkServer, KEEP_ZOMBIES};
 use reaper_tests::sys::seccomp::{Denied, spawn_denied};
+use reaper_tests::test_process::TestProcess;
 use reaper_tests::wait::throughout;
-use reaperd::testkit::test_process::{Kind, TestProcess};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -45,8 +45,8 @@ fn unrelated_death_removes_nothing(sources: &str, with_pidfds: bool) {
     let mut events = daemon.events();
     // Two processes with the same pid: one on the host, which the daemon sees in `/proc`, and the
     // registered one in the namespace.
-    let mut unrelated = TestProcess::spawn(reaperd(), Kind::Sleep).unwrap();
-    let shared_pid = unrelated.pid().get();
+    let mut unrelated = TestProcess::start();
+    let shared_pid = unrelated.pid();
     let token = Token::from_bytes([7; 32]);
     let (pid, response) = fork_server
         .start_registered(Some(shared_pid), &daemon.socket(), &token, "inner")
@@ -57,8 +57,8 @@ fn unrelated_death_removes_nothing(sources: &str, with_pidfds: bool) {
     assert_eq!(identity, if with_pidfds { "pidfd" } else { "pid" });
     assert!(body["start_time"].is_null(), "{body}");
 
-    unrelated.kill().unwrap();
-    unrelated.wait().unwrap();
+    unrelated.kill();
+    unrelated.reap();
     throughout(6 * SWEEP, || {
         assert!(daemon.lists("inner"), "a false death\n{}", daemon.log());
     });

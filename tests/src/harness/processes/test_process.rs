@@ -14,12 +14,7 @@ use crate::daemon::reaperd;
 
 /// A [`test_process::TestProcess`] of the daemon under test. Dropped, it is killed and reaped.
 #[derive(Debug)]
-pub struct TestProcess {
-    inner: test_process::TestProcess,
-    /// Its start time, as `/proc/PID/stat` shows it.
-    #[cfg(target_os = "linux")]
-    pub start_ticks: u64,
-}
+pub struct TestProcess(test_process::TestProcess);
 
 impl TestProcess {
     /// One that does nothing.
@@ -29,36 +24,36 @@ impl TestProcess {
 
     /// One of this kind, ready for its cue.
     pub fn spawn(kind: Kind) -> Self {
-        let inner = test_process::TestProcess::spawn(reaperd(), kind).unwrap();
-        Self {
-            #[cfg(target_os = "linux")]
-            start_ticks: stat_field(inner.pid().get(), 22).unwrap().parse().unwrap(),
-            inner,
-        }
+        Self(test_process::TestProcess::spawn(reaperd(), kind).unwrap())
     }
 
     pub fn pid(&self) -> u32 {
-        self.inner.pid().get()
+        self.0.pid().get()
+    }
+
+    /// Its start time, as `/proc/PID/stat` shows it until it is reaped.
+    pub fn start_ticks(&self) -> u64 {
+        stat_field(self.pid(), 22).unwrap().parse().unwrap()
     }
 
     /// Sends the cue that its kind waits for.
     pub fn cue(&mut self) {
-        self.inner.cue().unwrap();
+        self.0.cue().unwrap();
     }
 
     /// Waits until it prints exactly this line.
     pub fn expect(&mut self, line: &str) {
-        self.inner.expect(line).unwrap();
+        self.0.expect(line).unwrap();
     }
 
     /// Kills it without reaping it.
     pub fn kill(&mut self) {
-        self.inner.kill().unwrap();
+        self.0.kill().unwrap();
     }
 
     /// Waits until it has ended, and reaps it.
     pub fn reap(&mut self) {
-        self.inner.wait().unwrap();
+        self.0.wait().unwrap();
     }
 
     /// Sends the cue to end, and reaps it.
