@@ -16,6 +16,8 @@ use std::fmt;
 
 use reaperd::SourceStatus;
 
+use crate::daemon::has_program;
+
 /// A line that begins with this marks a test as skipped.
 pub const SKIP_MARK: &str = "skipped: ";
 
@@ -74,13 +76,26 @@ pub fn skip(reason: impl fmt::Display) {
     println!("{SKIP_MARK}{reason}");
 }
 
-/// As above, because `feature` is missing. A missing required feature fails the test.
+/// Prints why a test is skipped, because `feature` is missing. A missing required feature fails the test.
 pub fn skip_without(feature: &str, reason: impl fmt::Display) {
     assert!(
         !is_required(feature),
         "{feature} is required here: {reason}"
     );
     skip(format_args!("{feature}: {reason}"));
+}
+
+/// Whether the test runs as root and has these programs. If not, skips with the reason.
+pub fn root_with(programs: &[&str]) -> bool {
+    if !rustix::process::geteuid().is_root() {
+        skip("not root");
+        return false;
+    }
+    let missing: Vec<_> = programs.iter().filter(|name| !has_program(name)).collect();
+    if !missing.is_empty() {
+        skip(format_args!("not installed: {missing:?}"));
+    }
+    missing.is_empty()
 }
 
 /// Whether a test that needs `feature` can continue. If not, prints the skip; a missing required

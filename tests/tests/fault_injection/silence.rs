@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reaper_tests::connector::{Connector, Operation};
 use reaper_tests::daemon::reaperd;
-use reaper_tests::expect::{self, skip};
+use reaper_tests::expect::{self, root_with, skip};
 use reaper_tests::sys;
 use reaper_tests::wait::{eventually, within};
 use reaperd::registry::SourceHealth;
@@ -192,8 +192,7 @@ fn a_detached_probe_is_noticed_and_attached_again() {
 /// unsubscribing too often. Since 6.6 it cannot. In both cases our source must work in the end.
 #[test]
 fn unsubscribing_too_often_elsewhere_does_not_silence_the_connector_for_good() {
-    if !rustix::process::geteuid().is_root() {
-        skip("not root");
+    if !root_with(&[]) {
         return;
     }
     // Before 6.6 this silences the connectors of the other tests, too.

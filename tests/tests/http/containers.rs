@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use reaper_tests::daemon::{has_program, reaperd};
-use reaper_tests::expect::skip;
+use reaper_tests::daemon::reaperd;
+use reaper_tests::expect::{root_with, skip};
 use reaper_tests::raw_http;
 use reaperd::registry::Token;
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ impl Inside {
     /// Starts a process `levels` namespaces deep. Returns `None` and prints the reason where
     /// namespaces cannot be created.
     fn start(daemon: &Daemon, levels: usize) -> Option<Self> {
-        if !can_unshare() {
+        if !root_with(&["unshare"]) {
             return None;
         }
         let unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
@@ -94,18 +94,6 @@ impl Drop for Inside {
         self.unshare.kill().unwrap_or_default();
         self.unshare.wait().map(drop).unwrap_or_default();
     }
-}
-
-fn can_unshare() -> bool {
-    if !rustix::process::geteuid().is_root() {
-        skip("not root");
-        return false;
-    }
-    let is_installed = has_program("unshare");
-    if !is_installed {
-        skip("unshare is not installed");
-    }
-    is_installed
 }
 
 /// Not a test, but the process in the namespace. Does nothing unless [`Inside::start`] starts it.
@@ -255,7 +243,7 @@ fn init_of_the_machine_cannot_be_registered() {
 
 #[test]
 fn run_works_as_pid_1_of_a_container_and_as_a_later_pid() {
-    if !can_unshare() {
+    if !root_with(&["unshare"]) {
         return;
     }
     let daemon = Daemon::start();

@@ -5,10 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through, reaperd};
+use reaper_tests::expect::root_with;
 use reaper_tests::wait::some_within;
 use rustix::process::{Signal, kill_process};
-
-use super::root_with;
 
 const UID_NOBODY: &[&str] = &[
     "setpriv",

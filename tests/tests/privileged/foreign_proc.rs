@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use reaper_registry::Token;
 use reaper_tests::daemon::{Launch, TestDaemon, children_of, doctor_through};
+use reaper_tests::expect::root_with;
 use reaper_tests::fork_server::{ForkServer, KEEP_ZOMBIES};
 use reaper_tests::sys::seccomp::{Denied, spawn_denied};
 use reaper_tests::test_process::TestProcess;
 use reaper_tests::wait::throughout;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
-
-use super::root_with;
 
 const FOREIGN_PROC: &[&str] = &["unshare", "--pid", "--fork"];
 const SWEEP: Duration = Duration::from_millis(100);

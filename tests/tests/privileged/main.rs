@@ -17,8 +17,7 @@ mod deaths;
 mod foreign_proc;
 mod time_namespaces;
 
-use reaper_tests::daemon::{TestDaemon, has_program};
-use reaper_tests::expect::skip;
+use reaper_tests::daemon::TestDaemon;
 
 /// Starts a daemon with one source, or with `auto`. `None`, with the reason printed, if the source
 /// does not work here and is not required.
@@ -29,17 +28,4 @@ fn start_with(source: &str, sweep_interval: &str) -> Option<TestDaemon> {
     }
     daemon.stop();
     None
-}
-
-/// Whether the test runs as root and has these programs. If not, skips with the reason.
-fn root_with(programs: &[&str]) -> bool {
-    if !rustix::process::geteuid().is_root() {
-        skip("not root");
-        return false;
-    }
-    let missing: Vec<_> = programs.iter().filter(|name| !has_program(name)).collect();
-    if !missing.is_empty() {
-        skip(format_args!("not installed: {missing:?}"));
-    }
-    missing.is_empty()
 }

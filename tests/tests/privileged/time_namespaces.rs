@@ -4,12 +4,10 @@
 use std::path::Path;
 
 use reaper_tests::daemon::{Launch, children_of};
-use reaper_tests::expect;
+use reaper_tests::expect::{root_with, skip};
 use reaper_tests::time_namespace::Offsets;
 use reaperd::testkit::conformance::kernel_before;
 use rustix::process::{Signal, kill_process};
-
-use super::root_with;
 
 /// One of this many deaths must be found by the source under test. The sweep that its start
 /// requests may find the first ones.
@@ -23,7 +21,7 @@ fn in_a_time_namespace_each_source_reports_a_death_with_a_plausible_time() {
         return;
     }
     if kernel_before(5, 6) {
-        return expect::skip("this kernel has no time namespaces");
+        return skip("this kernel has no time namespaces");
     }
     for offsets in Offsets::all() {
         for source in ["netlink", "ebpf", "pidfd", "sweep"] {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use reaper_registry::Token;
 use reaper_tests::daemon::{Events, Launch, TestDaemon, children_of};
-use reaper_tests::expect::{self, measured, skip};
+use reaper_tests::expect::{self, measured, root_with, skip};
 use reaper_tests::fork_server::{ForkServer, Response};
 use reaper_tests::time_namespace::Offsets;
 use reaper_tests::wait::eventually;
@@ -26,8 +26,8 @@ const MISSED_TICKS_EMULATED: usize = 5;
 
 #[test]
 fn in_a_time_namespace_no_successor_is_mistaken_for_its_predecessor() {
-    if !rustix::process::geteuid().is_root() {
-        return skip("not root");
+    if !root_with(&[]) {
+        return;
     }
     if kernel_before(5, 6) {
         return skip("this kernel has no time namespaces");

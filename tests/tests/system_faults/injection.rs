@@ -183,15 +183,11 @@ pub(crate) fn is_possible() -> bool {
     // The listener came with 5.0 and SECCOMP_USER_NOTIF_FLAG_CONTINUE with 5.5. The latter cannot
     // be detected separately.
     let can_continue = !kernel_before(5, 5);
-    match tried {
-        Ok(()) if can_continue => true,
-        Ok(()) => {
-            skip("this kernel's seccomp cannot let a call continue");
-            false
-        }
-        Err(error) => {
-            skip(format_args!("no seccomp listener: {error}"));
-            false
-        }
-    }
+    let reason = match tried {
+        Ok(()) if can_continue => return true,
+        Ok(()) => "this kernel's seccomp cannot let a call continue".to_owned(),
+        Err(error) => format!("no seccomp listener: {error}"),
+    };
+    skip(reason);
+    false
 }

@@ -5,7 +5,6 @@
 //! printed.
 
 use std::os::unix::fs::symlink;
-use std::sync::OnceLock;
 
 use reaper_tests::daemon::children_of;
 use reaper_tests::expect::{measured, skip};
@@ -105,19 +104,14 @@ fn shell(then: &str) -> Vec<String> {
 
 /// Whether `unshare` works with these arguments. If not, skips with the reason.
 fn can_unshare(arguments: &[&str]) -> bool {
-    static SKIPPED: OnceLock<()> = OnceLock::new();
     let tried = Command::new("unshare").args(arguments).arg("true").output();
-    match tried {
-        Ok(output) if output.status.success() => true,
-        Ok(output) => {
-            SKIPPED.get_or_init(|| skip(String::from_utf8_lossy(&output.stderr)));
-            false
-        }
-        Err(error) => {
-            SKIPPED.get_or_init(|| skip(format_args!("unshare: {error}")));
-            false
-        }
-    }
+    let reason = match tried {
+        Ok(output) if output.status.success() => return true,
+        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+        Err(error) => format!("unshare: {error}"),
+    };
+    skip(reason);
+    false
 }
 
 #[test]
