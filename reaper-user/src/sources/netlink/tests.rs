@@ -116,8 +116,10 @@ impl Drop for TestProcess {
     }
 }
 
-fn forty_processes() -> Vec<TestProcess> {
-    std::iter::repeat_with(TestProcess::new).take(40).collect()
+fn start_processes(count: usize) -> Vec<TestProcess> {
+    std::iter::repeat_with(TestProcess::new)
+        .take(count)
+        .collect()
 }
 
 /// A running listener with a plain watch set.
@@ -184,7 +186,7 @@ impl Fixture {
     /// Ends more watched processes than the tiny buffer has space for. The listener shares this
     /// thread, so it reads nothing until all of them have exited.
     fn overrun(&self) {
-        let mut test_processes = forty_processes();
+        let mut test_processes = start_processes(40);
         test_processes.iter().for_each(|one| self.watch(one));
         test_processes.iter_mut().for_each(TestProcess::exit);
     }
@@ -285,7 +287,7 @@ async fn dropped_exits_are_counted_exactly() {
     }
     let filter = ClassicFilter::new(None);
     let mut subscription = Subscription::open(&filter, TINY_BUFFER).await.unwrap();
-    let mut test_processes = forty_processes();
+    let mut test_processes = start_processes(40);
     for test_process in &test_processes {
         filter.add(test_process.pid(), ProcessId(1));
     }

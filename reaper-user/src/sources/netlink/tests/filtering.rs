@@ -65,8 +65,7 @@ async fn programs_of_every_size_filter_correctly() {
         let filter = ClassicFilter::new(None);
         let subscription = Subscription::open(&filter, RECEIVE_BUFFER).await.unwrap();
         unused_ids(others).for_each(|tgid| filter.add(tgid, ProcessId(1)));
-        let mut test_processes: Vec<_> =
-            std::iter::repeat_with(TestProcess::new).take(20).collect();
+        let mut test_processes = start_processes(20);
         for test_process in test_processes.iter().step_by(2) {
             filter.add(test_process.pid(), ProcessId(2));
         }
