@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 pub use events::{Arrived, Events, Removal};
-pub use launch::{Launch, sources_of_this_run};
+pub use launch::{Launch, private_folder, sources_of_this_run};
 pub use program::reaperd;
 
 use crate::expect::{self, State};

@@ -40,7 +40,7 @@ fn command(arguments: &[&str]) -> Command {
 fn run(daemon: &TestDaemon, arguments: &[&str]) -> CommandOutput {
     let mut command = command(arguments);
     set_environment(&mut command, daemon);
-    CommandOutput::by(command.output().unwrap())
+    CommandOutput::of(&mut command)
 }
 
 /// Makes the command find this daemon and write its token file to the daemon's folder.
@@ -60,6 +60,11 @@ struct CommandOutput {
 }
 
 impl CommandOutput {
+    /// Runs the command to its end.
+    fn of(command: &mut Command) -> Self {
+        Self::by(command.output().unwrap())
+    }
+
     fn by(output: Output) -> Self {
         Self {
             code: output.status.code(),

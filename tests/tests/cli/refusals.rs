@@ -5,22 +5,16 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use reaper_tests::daemon::private_folder;
 use reaper_tests::wait::eventually;
 use rustix::process::{Signal, kill_process};
 
 use super::*;
 
-fn private_folder() -> tempfile::TempDir {
-    tempfile::Builder::new()
-        .permissions(Permissions::from_mode(0o700))
-        .tempdir()
-        .unwrap()
-}
-
 /// Runs a daemon that must fail to start.
 fn daemon_on(socket: &Path) -> CommandOutput {
     let socket = socket.to_str().unwrap();
-    CommandOutput::by(command(&["daemon", "--socket", socket]).output().unwrap())
+    CommandOutput::of(&mut command(&["daemon", "--socket", socket]))
 }
 
 #[test]
@@ -36,12 +30,7 @@ fn commands_fail_without_a_daemon() {
         &["rm", "x"],
         &["run", "--", "true"],
     ] {
-        let output = CommandOutput::by(
-            command(arguments)
-                .args(["--socket", socket])
-                .output()
-                .unwrap_or_else(|error| panic!("{error}")),
-        );
+        let output = CommandOutput::of(command(arguments).args(["--socket", socket]));
         if arguments[0] != "run" {
             output.failed(NO_DAEMON, "no daemon is listening on ");
         }
@@ -52,10 +41,9 @@ fn commands_fail_without_a_daemon() {
         command
     };
     let run = ["run", "--socket", socket, "--", "true"];
-    CommandOutput::by(command(&run).output().unwrap())
-        .failed(NO_DAEMON, "no daemon is listening on ");
+    CommandOutput::of(&mut command(&run)).failed(NO_DAEMON, "no daemon is listening on ");
     let run = ["run", "--socket", socket, "--best-effort", "--", "true"];
-    let output = CommandOutput::by(command(&run).output().unwrap());
+    let output = CommandOutput::of(&mut command(&run));
     assert_eq!(output.code, Some(DONE), "{output:?}");
     assert!(
         output.err.contains("running the command without a session"),
@@ -89,7 +77,7 @@ fn unusable_flags_are_usage_errors() {
         &["daemon", "--require", "nothing"],
         &["demo", "--sources", "all"],
     ] {
-        CommandOutput::by(command(arguments).output().unwrap()).failed(USAGE, "error: ");
+        CommandOutput::of(&mut command(arguments)).failed(USAGE, "error: ");
     }
 }
 
@@ -105,7 +93,7 @@ fn a_required_source_that_is_not_enabled_fails_the_start() {
         "pidfd",
         "--socket",
     ];
-    let output = CommandOutput::by(command(&arguments).arg(&socket).output().unwrap());
+    let output = CommandOutput::of(command(&arguments).arg(&socket));
     output.failed(FAILED, "the required source pidfd does not work here");
     assert!(!socket.exists());
 }
@@ -120,7 +108,7 @@ fn a_stale_socket_is_taken_over() {
         std::os::unix::net::UnixStream::connect(&socket).is_err()
     });
     assert!(socket.exists());
-    CommandOutput::by(command(&["ls", "--socket"]).arg(&socket).output().unwrap())
+    CommandOutput::of(command(&["ls", "--socket"]).arg(&socket))
         .failed(NO_DAEMON, "no daemon is listening on ");
     let mut next = command(&["daemon", "--sources", "pidfd", "--socket"]);
     let mut next = next.arg(&socket).stderr(Stdio::null()).spawn().unwrap();

@@ -211,7 +211,7 @@ fn the_demo_succeeds_and_leaves_nothing_behind() {
     for sources in ["auto", "sweep"] {
         let folder = tempfile::tempdir().unwrap();
         let mut demo = command(&["demo", "--json", "--sources", sources]);
-        let output = CommandOutput::by(demo.env("TMPDIR", folder.path()).output().unwrap());
+        let output = CommandOutput::of(demo.env("TMPDIR", folder.path()));
         assert_eq!(output.code, Some(DONE), "{sources}: {output:?}");
         let report = json(&output.out);
         assert_eq!(report["ok"], true, "{report}");
@@ -225,7 +225,7 @@ fn the_demo_succeeds_and_leaves_nothing_behind() {
 #[test]
 fn the_selftest_runs_all_conformance_cases_and_reports_them() {
     let mut selftest = command(&["selftest", "--json", "--sources", "pidfd"]);
-    let output = CommandOutput::by(selftest.output().unwrap());
+    let output = CommandOutput::of(&mut selftest);
     assert_eq!(output.code, Some(DONE), "{output:?}");
     let report = json(&output.out);
     assert_eq!(report["result"], "ok", "{report}");

@@ -1,13 +1,12 @@
 //! A daemon within the test process, and raw connections to it.
 
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use reaper_tests::daemon::sources_of_this_run;
+use reaper_tests::daemon::{private_folder, sources_of_this_run};
 use reaper_tests::raw_http;
 pub(crate) use reaper_tests::test_process::TestProcess;
 pub(crate) use reaper_tests::wait::eventually;
@@ -30,10 +29,7 @@ impl Daemon {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut DaemonOptions)) -> Self {
-        let folder = tempfile::Builder::new()
-            .permissions(std::fs::Permissions::from_mode(0o700))
-            .tempdir()
-            .unwrap();
+        let folder = private_folder();
         let mut options = DaemonOptions::on(folder.path().join("s"));
         options.sources = Sources::only([Source::Pidfd]);
         if sources_of_this_run().is_some() {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use reaperd::client::Client;
+use tempfile::TempDir;
 
 use super::{TestDaemon, reaperd, runtime};
 use crate::wait::TIMEOUT;
@@ -57,11 +58,7 @@ impl Launch {
     /// As [`Self::spawn`], but `start` starts the process: for example in a thread with filters that
     /// the daemon inherits. The test's own connections are not affected by them.
     pub fn spawn_by(&self, start: impl FnOnce(&mut Command) -> io::Result<Child>) -> TestDaemon {
-        let folder = tempfile::Builder::new()
-            .prefix("reaperd-test-")
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir()
-            .unwrap();
+        let folder = private_folder();
         if let Some(uid) = self.owner {
             chown(folder.path(), Some(uid), Some(uid)).unwrap();
         }
@@ -113,6 +110,15 @@ impl Launch {
         daemon.serves();
         daemon
     }
+}
+
+/// A temporary folder that only this user can access.
+pub fn private_folder() -> TempDir {
+    tempfile::Builder::new()
+        .prefix("reaperd-test-")
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir()
+        .unwrap()
 }
 
 fn owned(arguments: &[&str]) -> Vec<String> {

@@ -60,7 +60,7 @@ fn a_command_runs_in_a_deleted_folder() {
     let mut shell = Command::new("sh");
     shell.args(["-c", script]).current_dir(parent.path());
     harness.set_environment(&mut shell);
-    assert_eq!(CommandOutput::by(shell.output().unwrap()).done(), "ran\n");
+    assert_eq!(CommandOutput::of(&mut shell).done(), "ran\n");
     harness.leaves_nothing();
 }
 
@@ -92,7 +92,7 @@ fn unusable_flag_values_are_refused_with_the_name_of_the_flag() {
         (&many, "--group must not be given more than 64 times"),
     ] {
         let command: &[&str] = &["--best-effort", "--", "true"];
-        let output = CommandOutput::by(harness.run(&[flags, command].concat()).output().unwrap());
+        let output = CommandOutput::of(&mut harness.run(&[flags, command].concat()));
         output.failed(super::super::USAGE, sentence);
     }
     harness.leaves_nothing();
@@ -109,7 +109,7 @@ fn a_command_does_not_inherit_the_token_of_an_outer_session() {
             .env("REAPERD_TOKEN_FILE", "/outer")
             .env("CLAUDEMESH_IPC_TOKEN_FILE", "/outer")
             .env("REAPERD_SESSION_ID", "outer");
-        CommandOutput::by(run.output().unwrap())
+        CommandOutput::of(&mut run)
     };
     let output = outer(&[]).done();
     let lines: Vec<_> = output.lines().collect();

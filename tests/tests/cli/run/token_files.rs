@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
-use reaper_tests::daemon::Launch;
+use reaper_tests::daemon::{Launch, private_folder};
 use reaper_tests::expect::skip;
 
 use super::*;
@@ -40,12 +40,7 @@ fn a_token_file_is_private_and_named_after_its_session() {
 fn the_token_file_is_removed_when_its_session_ends() {
     let harness = Harness::new();
     // By an exit of the command.
-    let output = CommandOutput::by(
-        harness
-            .run(&["--", "sh", "-c", PRINT_SESSION])
-            .output()
-            .unwrap(),
-    );
+    let output = CommandOutput::of(&mut harness.run(&["--", "sh", "-c", PRINT_SESSION]));
     assert_eq!(output.done().lines().count(), 2);
     eventually("the file is removed", || harness.files().is_empty());
     // By request, while the process stays alive.
@@ -63,7 +58,7 @@ fn the_token_file_is_removed_when_its_session_ends() {
 fn a_command_that_does_not_run_leaves_no_file() {
     let harness = Harness::new();
     for (program, code) in [("/nowhere/at-all", 127), ("/dev/null", 126)] {
-        let output = CommandOutput::by(harness.run(&["--", program]).output().unwrap());
+        let output = CommandOutput::of(&mut harness.run(&["--", program]));
         output.failed(code, &format!("cannot run {program}"));
         assert_eq!(harness.files(), Vec::<PathBuf>::new());
     }
@@ -73,12 +68,12 @@ fn a_command_that_does_not_run_leaves_no_file() {
         runtime_dir: tempfile::tempdir().unwrap(),
     };
     full.daemon.register("first", std::process::id());
-    let refused = CommandOutput::by(full.run(&["--", "true"]).output().unwrap());
+    let refused = CommandOutput::of(&mut full.run(&["--", "true"]));
     assert_eq!(refused.code, Some(super::super::FAILED), "{refused:?}");
     assert_eq!(full.files(), Vec::<PathBuf>::new());
     // No daemon.
     let mut run = harness.run(&["--socket", "/nowhere/s.sock", "--", "true"]);
-    let output = CommandOutput::by(run.output().unwrap());
+    let output = CommandOutput::of(&mut run);
     assert_eq!(output.code, Some(super::super::NO_DAEMON), "{output:?}");
     assert_eq!(harness.files(), Vec::<PathBuf>::new());
     full.daemon.stop();
@@ -100,7 +95,7 @@ fn a_later_run_removes_the_files_that_a_killed_daemon_left() {
     );
     let other = dead.2.with_file_name("notes");
     fs::write(&other, "5a").unwrap();
-    let output = CommandOutput::by(harness.run(&["--", "true"]).output().unwrap());
+    let output = CommandOutput::of(&mut harness.run(&["--", "true"]));
     output.done();
     assert!(!dead.2.exists(), "its process is gone");
     assert!(
@@ -110,7 +105,7 @@ fn a_later_run_removes_the_files_that_a_killed_daemon_left() {
     assert!(other.exists(), "it is not a token file");
     fs::remove_file(other).unwrap();
     alive.0.kill();
-    CommandOutput::by(harness.run(&["--", "true"]).output().unwrap()).done();
+    CommandOutput::of(&mut harness.run(&["--", "true"])).done();
     harness.leaves_nothing();
 }
 
@@ -122,11 +117,11 @@ fn an_unusable_runtime_folder_is_refused_by_name() {
     let socket = harness.daemon.socket();
     for folder in [shared.path(), Path::new("/nowhere/at-all")] {
         let mut run = harness.run(&["--socket", socket.to_str().unwrap(), "--", "true"]);
-        let output = CommandOutput::by(run.env("XDG_RUNTIME_DIR", folder).output().unwrap());
+        let output = CommandOutput::of(run.env("XDG_RUNTIME_DIR", folder));
         let sentence = format!("(XDG_RUNTIME_DIR is {})", folder.display());
         output.failed(super::super::FAILED, &sentence);
         let mut run = harness.run(&["--best-effort", "--", "true"]);
-        let output = CommandOutput::by(run.env("XDG_RUNTIME_DIR", folder).output().unwrap());
+        let output = CommandOutput::of(run.env("XDG_RUNTIME_DIR", folder));
         assert_eq!(output.code, Some(0), "{output:?}");
         assert!(
             output.err.contains("running the command without a session"),
@@ -160,10 +155,7 @@ fn a_child_that_outlives_its_session_never_reads_the_token_of_another() {
         >"$D/go"; until [ -e "$D/done" ]; do sleep .05; done
         echo "said:$(cat "$D/said")"; echo "its:$(cat "$D/b.$a")"
         kill $daemon"#;
-    let folder = tempfile::Builder::new()
-        .permissions(fs::Permissions::from_mode(0o700))
-        .tempdir()
-        .unwrap();
+    let folder = private_folder();
     let mut unshare = Command::new("unshare");
     unshare
         .args(["-Urpf", "--kill-child", "--mount-proc", "sh", "-c", SCRIPT])

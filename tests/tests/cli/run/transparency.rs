@@ -33,7 +33,7 @@ fn output(harness: &Harness, surroundings: &[&str], through_run: bool) -> String
         .env("INHERITED", INHERITED)
         .stdin(Stdio::null());
     harness.set_environment(&mut command);
-    let output = CommandOutput::by(command.output().unwrap());
+    let output = CommandOutput::of(&mut command);
     assert_eq!(output.err, "", "{surroundings:?}");
     output.out.lines().map(comparable).collect()
 }
