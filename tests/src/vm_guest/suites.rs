@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 use std::thread;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::boot::Commands;
@@ -30,10 +31,6 @@ impl Verdicts {
     pub(super) fn report(&mut self, line: &str) {
         // The host notices a missing verdict; here nothing can be done.
         drop(writeln!(self.0, "REAPER-VM {line}"));
-    }
-
-    fn clone_port(&self) -> Result<Self, String> {
-        context("/dev/ttyS1", self.0.try_clone()).map(Self)
     }
 
     fn report_event(&mut self, suite: &str, event: &Event) {
@@ -97,16 +94,17 @@ impl Guest<'_> {
             .stdout(Stdio::piped());
         let mut child = context(&suite, command.spawn())?;
         let output = child.stdout.take().ok_or("no pipe")?;
-        let port = verdicts.clone_port()?;
+        let port = Verdicts(context("/dev/ttyS1", verdicts.0.try_clone())?);
         let follower = thread::spawn(move || follow(output, reader, &suite, port));
 
         let status = roles::reap_until(child.id())?;
         // Processes left by a test would disturb the next one and keep the pipe open. Process group 1
         // means `kill(-1)`: everything but this process.
-        context(
-            "kill leftovers",
-            ignore_none(kill_process_group(Pid::INIT, Signal::KILL)),
-        )?;
+        match kill_process_group(Pid::INIT, Signal::KILL) {
+            // There are none in the normal case.
+            Err(Errno::SRCH) => {}
+            killed => context("kill leftovers", killed)?,
+        }
         let (reader, mut port, suite) =
             follower.join().map_err(|_panic| "the follower panicked")?;
         let ended = status.to_string();
@@ -178,13 +176,4 @@ fn name_of(binary: &Path) -> String {
 fn namespace(kind: &str) -> Result<String, String> {
     let link = context("namespace", fs::read_link(format!("/proc/self/ns/{kind}")))?;
     Ok(link.display().to_string())
-}
-
-/// That there was no process to kill is the normal case.
-fn ignore_none(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
-    if result == Err(rustix::io::Errno::SRCH) {
-        Ok(())
-    } else {
-        result
-    }
 }

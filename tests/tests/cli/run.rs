@@ -55,7 +55,9 @@ impl Harness {
 
     /// All token files in the runtime folder.
     fn files(&self) -> Vec<PathBuf> {
-        token_files_below(self.runtime_dir.path())
+        let files = fs::read_dir(self.runtime_dir.path().join("reaperd/tokens"));
+        let files = files.into_iter().flatten();
+        files.map(|file| file.unwrap().path()).collect()
     }
 
     /// Waits until no session and no token file is left, and stops the daemon.
@@ -71,15 +73,6 @@ fn is_of(file: &Path, session_id: &str) -> bool {
     let name = file.file_name().and_then(|name| name.to_str());
     name.and_then(|name| name.split_once('@'))
         .is_some_and(|(id, _process)| id == session_id)
-}
-
-fn token_files_below(runtime_dir: &Path) -> Vec<PathBuf> {
-    let files = fs::read_dir(runtime_dir.join("reaperd/tokens"));
-    files
-        .into_iter()
-        .flatten()
-        .map(|file| file.unwrap().path())
-        .collect()
 }
 
 /// A running command; killed and reaped on drop.

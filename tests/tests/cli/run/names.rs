@@ -5,20 +5,14 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 
-/// A shell with a long name, in a folder with a line feed in its name.
-fn oddly_named_shell(parent: &Path) -> (PathBuf, PathBuf) {
-    let folder = parent.join("line\nfeed");
-    fs::create_dir(&folder).unwrap();
-    let shell = folder.join(format!("\u{1b}[31m\u{202e}{}", "é".repeat(120)));
-    symlink("/bin/sh", &shell).unwrap();
-    (folder, shell)
-}
-
 #[test]
 fn a_command_with_an_odd_name_is_run_and_its_name_shown_sanitized() {
     let harness = Harness::new();
     let parent = tempfile::tempdir().unwrap();
-    let (folder, shell) = oddly_named_shell(parent.path());
+    let folder = parent.path().join("line\nfeed");
+    fs::create_dir(&folder).unwrap();
+    let shell = folder.join(format!("\u{1b}[31m\u{202e}{}", "é".repeat(120)));
+    symlink("/bin/sh", &shell).unwrap();
     let script = format!("{PRINT_SESSION}; exec sleep 600");
     let mut run = harness.run(&["--", shell.to_str().unwrap(), "-c", &script]);
     let mut launched = Launched::start(run.current_dir(&folder));
