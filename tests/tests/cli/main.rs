@@ -5,7 +5,8 @@ mod refusals;
 mod run;
 mod running;
 
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use reaper_tests::daemon::{TestDaemon, reaperd, sources_of_this_run};
 use serde_json::Value;
@@ -86,6 +87,35 @@ impl CommandOutput {
         assert!(self.err.contains(sentence), "{self:?}");
         assert!(self.err.contains("  try: "), "{self:?}");
         assert!(!self.err.contains("panicked"), "{self:?}");
+    }
+}
+
+/// A running command; killed and reaped on drop.
+struct Launched {
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Launched {
+    fn start(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Self { child, out }
+    }
+
+    /// Reads the next line.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        self.child.kill().unwrap_or_default();
+        self.child.wait().map(drop).unwrap_or_default();
     }
 }
 

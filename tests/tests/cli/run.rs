@@ -8,16 +8,16 @@ mod token_files;
 mod transparency;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use reaper_registry::Token;
 use reaper_tests::daemon::TestDaemon;
 use reaper_tests::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{CommandOutput, command, daemon, reaperd};
+use super::{CommandOutput, Launched, command, daemon, reaperd};
 
 /// A script that prints the token and the id of its session.
 const PRINT_SESSION: &str = "cat \"$REAPERD_TOKEN_FILE\"; echo; echo \"$REAPERD_SESSION_ID\"";
@@ -75,26 +75,7 @@ fn is_of(file: &Path, session_id: &str) -> bool {
         .is_some_and(|(id, _process)| id == session_id)
 }
 
-/// A running command; killed and reaped on drop.
-struct Launched {
-    child: Child,
-    out: BufReader<ChildStdout>,
-}
-
 impl Launched {
-    fn start(command: &mut Command) -> Self {
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        Self { child, out }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.out.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
-    }
-
     /// Reads what [`PRINT_SESSION`] prints.
     fn session(&mut self) -> (Token, String) {
         let (token, id) = (self.line(), self.line());
@@ -110,12 +91,5 @@ impl Launched {
     fn kill(&mut self) {
         kill_process(Pid::from_child(&self.child), Signal::KILL).unwrap();
         self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Launched {
-    fn drop(&mut self) {
-        self.child.kill().unwrap_or_default();
-        self.child.wait().map(drop).unwrap_or_default();
     }
 }

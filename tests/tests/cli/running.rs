@@ -1,8 +1,6 @@
 //! What the commands do when they succeed.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, ChildStdout};
 
 use reaper_tests::daemon::TestDaemon;
 use reaper_tests::wait::eventually;
@@ -10,32 +8,11 @@ use reaperd::testkit::test_process::{Kind, TestProcess};
 
 use super::*;
 
-/// A command that is still running; killed and reaped on drop.
-struct Running(Child);
-
-impl Running {
-    fn start(daemon: &TestDaemon, arguments: &[&str]) -> (Self, BufReader<ChildStdout>) {
-        let mut command = command(arguments);
-        set_environment(&mut command, daemon);
-        command.stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        (Self(child), out)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().unwrap_or_default();
-        self.0.wait().map(drop).unwrap_or_default();
-    }
-}
-
-/// Reads the next line.
-fn line(out: &mut BufReader<ChildStdout>) -> String {
-    let mut line = String::new();
-    out.read_line(&mut line).unwrap();
-    line.trim_end().to_owned()
+/// Starts a command against this daemon.
+fn start(daemon: &TestDaemon, arguments: &[&str]) -> Launched {
+    let mut command = command(arguments);
+    set_environment(&mut command, daemon);
+    Launched::start(&mut command)
 }
 
 #[test]
@@ -76,11 +53,11 @@ fn ls_lists_a_session_and_rm_removes_it_without_ending_the_process() {
 #[test]
 fn watch_shows_a_kill_and_ends_with_the_daemon() {
     let daemon = daemon();
-    let (mut watch_json, mut json_lines) = Running::start(&daemon, &["watch", "--json"]);
-    let (mut watch_text, mut text_lines) = Running::start(&daemon, &["watch"]);
+    let mut watch_json = start(&daemon, &["watch", "--json"]);
+    let mut watch_text = start(&daemon, &["watch"]);
     let test_processes = [(); 2].map(|()| TestProcess::spawn(reaperd(), Kind::Sleep).unwrap());
-    let first_lines = [&mut json_lines, &mut text_lines]
-        .map(|stream| wait_until_follows(&daemon, stream, &test_processes[0]));
+    let first_lines = [&mut watch_json, &mut watch_text]
+        .map(|watch| wait_until_follows(&daemon, watch, &test_processes[0]));
     assert!(
         first_lines.iter().all(|line| line.contains("probe")),
         "{first_lines:?}"
@@ -90,7 +67,7 @@ fn watch_shows_a_kill_and_ends_with_the_daemon() {
     daemon.register("dying", test_process.pid().get());
     test_process.kill().unwrap();
     let event = loop {
-        let event = json(&line(&mut json_lines));
+        let event = json(&watch_json.line());
         if event["event"] == "session_deregistered"
             && event["data"]["session"]["sessionId"] == "dying"
         {
@@ -110,7 +87,7 @@ fn watch_shows_a_kill_and_ends_with_the_daemon() {
         (&"pidfd".into(), &9.into())
     );
     let removed = loop {
-        let removed = line(&mut text_lines);
+        let removed = watch_text.line();
         if removed.contains("removed\tdying") {
             break removed;
         }
@@ -120,18 +97,18 @@ fn watch_shows_a_kill_and_ends_with_the_daemon() {
         "{removed}"
     );
     daemon.stop();
-    assert_eq!(watch_json.0.wait().unwrap().code(), Some(DONE));
-    assert_eq!(watch_text.0.wait().unwrap().code(), Some(DONE));
+    assert_eq!(watch_json.child.wait().unwrap().code(), Some(DONE));
+    assert_eq!(watch_text.child.wait().unwrap().code(), Some(DONE));
 }
 
 /// Registers sessions until `watch` has shown one. Returns its first line.
 fn wait_until_follows(
     daemon: &TestDaemon,
-    out: &mut BufReader<ChildStdout>,
+    watch: &mut Launched,
     test_process: &TestProcess,
 ) -> String {
     std::thread::scope(|scope| {
-        let reader = scope.spawn(|| line(out));
+        let reader = scope.spawn(|| watch.line());
         let mut round = 0;
         eventually("watch follows", || {
             round += 1;
@@ -148,13 +125,11 @@ fn run_keeps_the_pid_and_gives_the_command_its_session() {
     let daemon = daemon();
     let script = "echo $$; echo $REAPERD_SESSION_ID; echo $REAPERD_SOCKET; cat $REAPERD_TOKEN_FILE; \
                   echo; cat $CLAUDEMESH_IPC_TOKEN_FILE; echo; exec sleep 600";
-    let (mut running, mut out) = Running::start(
-        &daemon,
-        &["run", "--name", "worker", "--", "sh", "-c", script],
-    );
-    let output = [(); 5].map(|()| line(&mut out));
+    let arguments = ["run", "--name", "worker", "--", "sh", "-c", script];
+    let mut running = start(&daemon, &arguments);
+    let output = [(); 5].map(|()| running.line());
     let [pid, id, socket, token, same] = &output;
-    assert_eq!(*pid, running.0.id().to_string());
+    assert_eq!(*pid, running.child.id().to_string());
     assert_eq!(Path::new(socket), daemon.socket());
     assert_eq!((token.len(), token), (64, same));
     let listed = daemon.list();
@@ -163,12 +138,12 @@ fn run_keeps_the_pid_and_gives_the_command_its_session() {
         (&listed[0].session_id, &*listed[0].display_name),
         (id, "worker")
     );
-    assert_eq!(listed[0].pid, running.0.id());
+    assert_eq!(listed[0].pid, running.child.id());
     let token = reaper_registry::Token::parse(token).unwrap();
     assert!(daemon.accepts(&token), "/v1/sessions/me accepts it");
 
     let mut events = daemon.events();
-    running.0.kill().unwrap();
+    running.child.kill().unwrap();
     assert_eq!(events.removal_of(id).data.cause, "exited");
     assert!(!daemon.accepts(&token));
     daemon.stop();
