@@ -244,7 +244,7 @@ impl Harness {
         let of_loops = listed.filter(|session| pids.contains(&session.pid));
         let mut left: Vec<String> = of_loops.map(|session| session.session_id).collect();
         let ended_at_ns = monotonic_ns();
-        self.loops.drain(..).for_each(ExecLoop::end);
+        self.loops.clear();
         let mut early = Vec::new();
         let mut events_read = 0;
         let what = "the removal of all ended processes";

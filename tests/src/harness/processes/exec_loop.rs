@@ -59,7 +59,7 @@ impl ExecProgram {
     }
 }
 
-/// One such process. Dropped, it is killed.
+/// One such process. Dropped, it is killed and reaped.
 pub struct ExecLoop {
     child: Child,
     counter: File,
@@ -80,12 +80,6 @@ impl ExecLoop {
             Ok(_) => u64::from_ne_bytes(count),
             Err(error) => panic!("the counter: {error}"),
         }
-    }
-
-    /// Kills and reaps it.
-    pub fn end(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
     }
 }
 
