@@ -4,9 +4,9 @@
 
 use reaper_tests::wait::{eventually, eventually_some};
 use reaperd::Source;
-use reaperd::registry::{SessionId, SourceHealth};
+use reaperd::registry::SourceHealth;
 use reaperd::testkit::fault_injection::{KILLED, Plan};
-use reaperd::testkit::test_process::{Kind, TestProcess};
+use reaperd::testkit::test_process::Kind;
 
 use crate::harness::{Harness, NO_SWEEP, lock_descriptors};
 
@@ -43,9 +43,10 @@ fn fails_once(harness: &Harness, source: Source, attempt: usize) -> bool {
     let before = harness.record().last();
 
     // Mute before it fails, and not reported as such.
-    let (mut unheard, unheard_id) = registered(harness, format!("unheard-{attempt}"));
-    let (mut while_down, while_down_id) = registered(harness, format!("while-down-{attempt}"));
-    let (_control, control_id) = registered(harness, format!("control-{attempt}"));
+    let start = |name| harness.start_registered(Kind::Sleep, &format!("{name}-{attempt}"));
+    let (mut unheard, unheard_id) = start("unheard");
+    let (mut while_down, while_down_id) = start("while-down");
+    let (_control, control_id) = start("control");
     let mute = Plan {
         mute: true,
         ..Plan::default()
@@ -86,10 +87,4 @@ fn fails_once(harness: &Harness, source: Source, attempt: usize) -> bool {
     harness.wait_until_finds_deaths(source);
     assert!(harness.lists(&control_id));
     already_up.is_none()
-}
-
-fn registered(harness: &Harness, name: String) -> (TestProcess, SessionId) {
-    let test_process = Harness::test_process(Kind::Sleep);
-    let id = harness.register(&name, test_process.pid());
-    (test_process, id)
 }

@@ -112,6 +112,13 @@ impl Harness {
         id
     }
 
+    /// Starts a process and registers it.
+    pub(crate) fn start_registered(&self, kind: Kind, id: &str) -> (TestProcess, SessionId) {
+        let test_process = Self::test_process(kind);
+        let id = self.register(id, test_process.pid());
+        (test_process, id)
+    }
+
     pub(crate) fn lists(&self, id: &SessionId) -> bool {
         self.reaper.session(id).is_some()
     }
@@ -153,9 +160,8 @@ impl Harness {
     pub(crate) fn wait_until_finds_deaths(&self, source: Source) {
         let what = format!("{source} finds a death");
         within(Duration::from_secs(20), &what, || {
-            let mut test_process = Self::test_process(Kind::Sleep);
             let name = format!("try-{}", self.record().last());
-            let id = self.register(&name, test_process.pid());
+            let (mut test_process, id) = self.start_registered(Kind::Sleep, &name);
             test_process.kill().unwrap();
             self.wait_until_gone([&id]);
             self.found_by(&id) == source

@@ -106,8 +106,8 @@ fn while_a_source_is_mute_the_sweep_finds_deaths_and_later_the_source_does_again
         harness.faults.plan(*source, MUTE);
         let ids: Vec<_> = (0..5)
             .map(|number| {
-                let mut test_process = Harness::test_process(Kind::Sleep);
-                let id = harness.register(&format!("unheard-{number}"), test_process.pid());
+                let name = format!("unheard-{number}");
+                let (mut test_process, id) = harness.start_registered(Kind::Sleep, &name);
                 test_process.kill().unwrap();
                 harness.wait_until_gone([&id]);
                 id

@@ -69,18 +69,13 @@ impl Scenario {
             (crowd, ids)
         };
         let waves = (0..WAVES).map(wave).collect();
-        let one = |kind, name| {
-            let test_process = Harness::test_process(kind);
-            let id = harness.register(name, test_process.pid());
-            (test_process, id)
-        };
         Self {
             controls,
             _control_processes: control_processes,
             waves,
             replaced,
-            leaderless: one(Kind::LeaderFirst, "leaderless"),
-            executing: one(Kind::WorkerExec, "executing"),
+            leaderless: harness.start_registered(Kind::LeaderFirst, "leaderless"),
+            executing: harness.start_registered(Kind::WorkerExec, "executing"),
         }
     }
 
