@@ -1,7 +1,7 @@
 //! A daemon of your own with sessions: a hook that runs when a session ends, and a stream of events.
 //!
-//! The example plays its own clients: it starts three processes, registers a session for each, and
-//! ends when all three sessions are gone.
+//! The example has no clients. It starts three processes itself, registers a session for each, kills
+//! them, and ends when all three sessions are gone.
 #![expect(clippy::print_stdout, reason = "an example prints what happens")]
 
 use std::process::Command;
