@@ -42,16 +42,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (client, _) in &mut clients {
         client.kill()?;
     }
-    while !reaper.is_empty() || events.position() < 7 {
+    let mut live = clients.len();
+    while live > 0 {
         match events.next().await {
             Some(EventItem::Event(event)) => match &event.kind {
                 EventKind::Registered(session) => println!("event: {} registered", session.id),
                 EventKind::Deregistered(session, removal) => {
                     println!("event: {} removed: {}", session.id, removal.cause());
+                    live -= 1;
                 }
                 _ => {}
             },
-            Some(EventItem::Gap { .. }) => println!("event: some were missed"),
+            Some(EventItem::Gap { .. }) => {
+                println!("event: some were missed");
+                live = reaper.len();
+            }
             _ => break,
         }
     }

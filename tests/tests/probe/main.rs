@@ -32,7 +32,7 @@ fn monotonic_ns() -> u64 {
 /// Starts a test process that the probe watches.
 fn watched(probe: &mut Probe, kind: Kind) -> TestProcess {
     let test_process = TestProcess::spawn(kind);
-    probe.watch(test_process.pid(), test_process.start_ticks);
+    probe.watch(test_process.pid(), test_process.start_ticks());
     test_process
 }
 
@@ -45,7 +45,7 @@ fn death_of(probe: &Probe, test_process: &TestProcess) -> Option<GroupDeath> {
 fn check_no_death(probe: &mut Probe, test_process: &TestProcess) {
     assert_eq!(
         probe.entry(test_process.pid()),
-        WatchEntry::watching(test_process.start_ticks)
+        WatchEntry::watching(test_process.start_ticks())
     );
     assert_eq!(probe.drain(), []);
 }
@@ -64,7 +64,7 @@ fn check_kill_is_marked(probe: &mut Probe) {
         GroupDeath {
             tgid: test_process.pid(),
             exit_code: 9,
-            start_ticks: test_process.start_ticks,
+            start_ticks: test_process.start_ticks(),
             died_at_ns: death.died_at_ns,
         }
     );
@@ -141,11 +141,11 @@ fn a_death_with_another_start_time_sends_a_record_but_is_not_marked() {
     let Some(mut probe) = attached() else { return };
     let mut test_process = TestProcess::spawn(Kind::Sleep);
     let pid = test_process.pid();
-    probe.watch(pid, test_process.start_ticks - 1);
+    probe.watch(pid, test_process.start_ticks() - 1);
     test_process.finish();
     assert_eq!(
         probe.entry(pid),
-        WatchEntry::watching(test_process.start_ticks - 1)
+        WatchEntry::watching(test_process.start_ticks() - 1)
     );
     assert_eq!(
         [Counter::Marked, Counter::Mismatched].map(|c| probe.count(c)),
@@ -156,7 +156,7 @@ fn a_death_with_another_start_time_sends_a_record_but_is_not_marked() {
         .iter()
         .map(|death| (death.tgid, death.start_ticks))
         .collect();
-    assert_eq!(records, [(pid, test_process.start_ticks)]);
+    assert_eq!(records, [(pid, test_process.start_ticks())]);
 }
 
 #[test]

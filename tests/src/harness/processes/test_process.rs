@@ -16,9 +16,8 @@ use crate::daemon::reaperd;
 #[derive(Debug)]
 pub struct TestProcess {
     inner: test_process::TestProcess,
-    /// Its start time, as `/proc/PID/stat` shows it.
-    #[cfg(target_os = "linux")]
-    pub start_ticks: u64,
+    /// Its start time, where `/proc` shows it.
+    start_ticks: Option<u64>,
 }
 
 impl TestProcess {
@@ -30,15 +29,20 @@ impl TestProcess {
     /// One of this kind, ready for its cue.
     pub fn spawn(kind: Kind) -> Self {
         let inner = test_process::TestProcess::spawn(reaperd(), kind).unwrap();
+        let start_ticks = stat_field(inner.pid().get(), 22).ok();
         Self {
-            #[cfg(target_os = "linux")]
-            start_ticks: stat_field(inner.pid().get(), 22).unwrap().parse().unwrap(),
+            start_ticks: start_ticks.map(|ticks| ticks.parse().unwrap()),
             inner,
         }
     }
 
     pub fn pid(&self) -> u32 {
         self.inner.pid().get()
+    }
+
+    /// Its start time in clock ticks since boot.
+    pub fn start_ticks(&self) -> u64 {
+        self.start_ticks.expect("/proc shows the process")
     }
 
     /// Sends the cue that its kind waits for.
