@@ -1,7 +1,7 @@
 //! Before and after: waiting for a process that is not a child.
 //!
-//! Many daemons poll `kill(pid, 0)` every few seconds. That sees an exit seconds late, takes a
-//! zombie for a live process, and mistakes a later process with the same pid for the first one.
+//! Many daemons poll `kill(pid, 0)` every few seconds. Such a poll finds an exit seconds late, takes
+//! a zombie for a live process, and mistakes a later process with the same pid for the first one.
 #![expect(
     clippy::print_stdout,
     clippy::disallowed_methods,

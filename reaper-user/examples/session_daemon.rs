@@ -1,7 +1,7 @@
 //! A daemon of your own with sessions: a hook that runs when a session ends, and a stream of events.
 //!
-//! The example plays its own clients: it starts three processes, registers a session for each, and
-//! ends when all three sessions are gone.
+//! The example has no clients. It starts three processes itself, registers a session for each, kills
+//! them, and ends when all three sessions are gone.
 #![expect(clippy::print_stdout, reason = "an example prints what happens")]
 
 use std::process::Command;
@@ -42,16 +42,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (client, _) in &mut clients {
         client.kill()?;
     }
-    while !reaper.is_empty() || events.position() < 7 {
+    let mut live = clients.len();
+    while live > 0 {
         match events.next().await {
             Some(EventItem::Event(event)) => match &event.kind {
                 EventKind::Registered(session) => println!("event: {} registered", session.id),
                 EventKind::Deregistered(session, removal) => {
                     println!("event: {} removed: {}", session.id, removal.cause());
+                    live -= 1;
                 }
                 _ => {}
             },
-            Some(EventItem::Gap { .. }) => println!("event: some were missed"),
+            Some(EventItem::Gap { .. }) => {
+                println!("event: some were missed");
+                live = reaper.len();
+            }
             _ => break,
         }
     }

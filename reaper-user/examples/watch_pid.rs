@@ -1,7 +1,7 @@
 //! Waits for processes and prints how each ended: `cargo run --example watch_pid -- PID...`
 //!
-//! Any process will do, not only children. Without arguments the example starts a child and pending
-//! that.
+//! Any process will do, not only children. Without arguments the example starts a child and waits
+//! for that.
 #![expect(clippy::print_stdout, reason = "an example prints what happens")]
 
 use std::process::Command;

@@ -1,11 +1,11 @@
-//! Learn of process exits at once, and keep a registry of sessions that is true while processes
-//! start and die.
+//! Reports the exit of any process at once, and keeps a registry of sessions that end with their
+//! processes.
 //!
-//! Two types for other programs. Neither needs a daemon, root or global state:
+//! There are two types for other programs. Neither needs a daemon, root or global state:
 //!
 //! - [`ExitWatcher`] watches any process, not only children, and reports once how it ended.
-//! - [`Reaper`] is a registry of sessions. Each belongs to a process, is found by its token in
-//!   constant time, and is removed as soon as the process has ended, with hooks and events.
+//! - [`Reaper`] is a registry of sessions. Each session belongs to a process and is found by its token
+//!   in constant time. It is removed as soon as the process has ended, with hooks and events.
 //!
 //! The `reaperd` binary of this package serves a [`Reaper`] over HTTP on a Unix socket.
 //!
@@ -21,50 +21,61 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # A registry of sessions
+//!
+//! [`Registry::builder`] has the settings of the registry: hooks, limits and lifetimes.
+//! [`Reaper::builder`] takes it, and adds the settings of the watch: [`Sources`], the sweep interval
+//! and the number of pidfds. [`Registration::new`] names a session id, a token and a pid;
+//! [`Reaper::register`] stores it, and [`Reaper::register_if`] does so after a check of the process.
+//! [`Reaper::subscribe`] and [`Reaper::events`] return the history as a stream, [`Events`].
+//! [`Random`] draws tokens and keys.
+//!
 //! # Sources
 //!
 //! | source | reports | privilege | minimum kernel | can miss |
 //! |---|---|---|---|---|
-//! | `netlink` (proc connector) | exit and its status, within microseconds | none since 6.6, before `CAP_NET_ADMIN`; the initial network, pid and user namespaces | any with `CONFIG_PROC_EVENTS` | exits while its buffer is full |
-//! | `ebpf` (feature `ebpf`) | exit, its status and its time | `CAP_BPF` and `CAP_PERFMON`, or root | 5.8 with BTF | processes beyond the size of its map; exits during another one on the same CPU |
+//! | `netlink` (proc connector) | exit, its status and its time | none since 6.6, before `CAP_NET_ADMIN`; the initial network, pid and user namespaces | any with `CONFIG_PROC_EVENTS` | exits while its buffer is full |
+//! | `ebpf` (feature `ebpf`) | exit, its status and its time | `CAP_BPF` and `CAP_PERFMON`, or root; the initial pid namespace | 5.8 with BTF | processes beyond the size of its map; exits during another one on the same CPU |
 //! | `pidfd` | exit; its status since 6.15 | none | 5.3 | processes without a descriptor; late while a debugger keeps dead threads |
-//! | `sweep` | that the process is gone | none | any system | nothing; late by up to its interval (5 s) |
+//! | `sweep` | that the process is gone | none | any system | a later process with the same pid and start time, where no descriptor is left; late by up to its interval (5 s) |
 //!
 //! All that work are used together ([`Sources::Auto`]). A source reports that it is up once it has
-//! shown that it delivers. What one misses, another one or the sweep reports. One that does not work has a reason and a remedy in
-//! [`ExitWatcher::status`], and is tried again. Loss of events is noticed and makes every watched
-//! process be checked at once.
+//! shown that it delivers. What one source misses, another one or the sweep reports. A source that
+//! does not work has a reason and a remedy in [`ExitWatcher::status`], and is tried again. When a loss
+//! of events is noticed, every watched process is checked at once.
 //!
 //! # Questions
 //!
 //! **What happens when a pid is reused?** A process is identified by a pidfd, or by its pid and start
-//! time where no descriptor is left, and never by its pid alone where anything else is known. A
-//! hint from a source only causes a check; the check decides. With a pidfd a later process with the
-//! same pid is never mistaken for the one that was watched. Without one, two processes that start in
-//! the same clock tick (10 ms) under the same pid cannot be distinguished by the start time alone; the
-//! inode number of a pidfd distinguishes them since Linux 6.9.
+//! time where no descriptor is left, and never by its pid alone where anything else can be read
+//! ([`IdentityStrength`]). A hint from a source only causes a check; the check decides. With a pidfd a
+//! later process with the same pid is never mistaken for the one that was watched. Without one, two
+//! processes that start in the same clock tick (10 ms) under the same pid cannot be distinguished by
+//! the start time alone; the inode number of a pidfd distinguishes them since Linux 6.9.
 //!
 //! **What happens when a future or a watcher is dropped?** Dropping a [`Watch`] ends that watch.
 //! Dropping an [`ExitWatcher`] ends its watches with [`WatcherStopped`]. Dropping a [`Reaper`] stops
 //! its tasks; its [`Events`] end.
 //!
-//! **In a container?** Pids are those of the pid namespace of this process. Without the host's network
-//! namespace there is no `netlink` source, and without privileges no `ebpf`; `pidfd` needs neither.
+//! **In a container?** Pids are those of the pid namespace of this process. Outside the initial
+//! network, pid and user namespaces there is no `netlink`. Outside the initial pid namespace, or
+//! without privileges, there is no `ebpf`. `pidfd` and `sweep` work everywhere.
 //!
-//! **Without privileges?** `pidfd` and `sweep` work for every user, for processes of other users as
-//! well.
+//! **Without privileges?** `pidfd` and `sweep` work for every user, also for processes of other users,
+//! and so does `netlink` from Linux 6.6 on.
 //!
 //! **On other systems?** On macOS and the BSDs the sweep is the only source: exits are seen within
 //! its interval. These systems are type-checked, and the sweep is tested on Linux.
 //!
-//! **What does a watched process cost?** One descriptor while the budget lasts (half to most of the
-//! limit of open files), some hundred bytes of memory, an entry in the maps of the kernel where
-//! `ebpf` runs, and a check per sweep of about a microsecond. Nothing while nothing happens.
+//! **What does a watched process cost?** One descriptor while the budget lasts (60 % of what the limit
+//! of open files leaves at the start, unless set by [`ExitWatcherBuilder::max_pidfds`]), some hundred
+//! bytes of memory, an entry in the maps of the kernel where `ebpf` runs, and a check per sweep of
+//! about a microsecond. Nothing while nothing happens.
 //!
 //! # Exit status
 //!
 //! [`ProcessExit::status`] is what the kernel still shows when the exit is detected. `netlink` and
-//! `ebpf` bring it with the event, pidfds keep it since Linux 6.15, and a process that its parent has
+//! `ebpf` report it with the event, pidfds keep it since Linux 6.15, and a process that its parent has
 //! not reaped yet shows it in `/proc` to those who may trace it. Otherwise it is `None`; a status is
 //! never guessed.
 //!
@@ -73,15 +84,18 @@
 //! | feature | adds | default |
 //! |---|---|---|
 //! | `ebpf` | the `ebpf` source and an in-kernel filter for `netlink` | yes |
-//! | `cli` | the `reaperd` binary: the daemon and its command line | yes |
-//! | `client` | the module [`client`]: a client of the daemon | by `cli` |
+//! | `cli` | the `reaperd` binary: the daemon and its command line; turns on `client` and `testkit` | yes |
+//! | `client` | the module `client`: a client of the daemon | by `cli` |
+//! | `testkit` | nothing public: test processes for `reaperd demo`, `reaperd selftest` and the tests | by `cli` |
 //!
 //! With `default-features = false` the library alone is built: 29 crates, 42 with `ebpf`. The minimum
 //! supported Rust version is 1.95; raising it is a minor release.
 //!
-//! # Example: a daemon with sessions
+//! # Examples
 //!
-//! See `examples/` in the package: `watch_pid`, `session_daemon` and `replace_polling`.
+//! The folder `examples/` of the package has three programs: `watch_pid` waits for processes,
+//! `session_daemon` is a daemon with sessions, hooks and events, and `replace_polling` compares a
+//! watch with polling.
 #![warn(missing_docs)]
 #![cfg_attr(
     not(all(feature = "cli", feature = "ebpf")),

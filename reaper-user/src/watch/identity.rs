@@ -1,5 +1,5 @@
-//! The identity of one process, strongest first: an open pidfd, the inode number of its pidfd, an
-//! open stat descriptor, the pid with the start time, the pid alone.
+//! The identity of one process, strongest first: an open pidfd, an open stat descriptor, the
+//! inode number of its pidfd, the pid with the start time, the pid alone.
 //!
 //! Pinning opens the handle, reads the record, then checks the handle again. If the process was
 //! still there after the read, the record is that of the process behind the handle. The verdict

@@ -23,8 +23,8 @@
 //!   threads with the kernel's count in between ([`ProcessTable::every_thread_ended`]). A thread
 //!   that is being released (state X) does not count as ended there: it may be the main thread that
 //!   a worker's exec has just replaced, under the id of the worker. Neither does a record with
-//!   another id than the path it was read from, nor an empty listing. Each of the three made 1 to
-//!   10 of a million execs look like an end.
+//!   another id than the path it was read from, nor an empty listing. Each of the three made 0.2
+//!   to 6 of a million execs look like an end.
 //! * **The probe's report** ([`GroupDead`]) is an event: the kernel counts the live threads of the
 //!   group (`signal->live`) and never raises that count again.
 //!

@@ -140,10 +140,13 @@ fn thread_exits_of_a_watched_process_send_no_record() {
 fn a_death_with_another_start_time_sends_a_record_but_is_not_marked() {
     let Some(mut probe) = attached() else { return };
     let mut test_process = TestProcess::spawn(Kind::Sleep);
-    let (pid, start_ticks) = (test_process.pid(), test_process.start_ticks());
-    probe.watch(pid, start_ticks - 1);
+    let pid = test_process.pid();
+    probe.watch(pid, test_process.start_ticks() - 1);
     test_process.finish();
-    assert_eq!(probe.entry(pid), WatchEntry::watching(start_ticks - 1));
+    assert_eq!(
+        probe.entry(pid),
+        WatchEntry::watching(test_process.start_ticks() - 1)
+    );
     assert_eq!(
         [Counter::Marked, Counter::Mismatched].map(|c| probe.count(c)),
         [0, 1]
@@ -153,7 +156,7 @@ fn a_death_with_another_start_time_sends_a_record_but_is_not_marked() {
         .iter()
         .map(|death| (death.tgid, death.start_ticks))
         .collect();
-    assert_eq!(records, [(pid, start_ticks)]);
+    assert_eq!(records, [(pid, test_process.start_ticks())]);
 }
 
 #[test]

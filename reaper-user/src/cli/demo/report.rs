@@ -191,7 +191,7 @@ impl Report {
         } = self;
         if progress.json {
             let report = json!({
-                "schema": 1,
+                "schema": 2,
                 "ok": self.is_ok(),
                 "sources": sources,
                 "test_processes": rows,

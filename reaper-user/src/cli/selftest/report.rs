@@ -232,7 +232,7 @@ impl Report {
             }),
         };
         json!({
-            "schema": 1,
+            "schema": 2,
             "version": env!("CARGO_PKG_VERSION"),
             "system": system(),
             "source_sets": self.source_sets.iter().map(source_set).collect::<Vec<_>>(),

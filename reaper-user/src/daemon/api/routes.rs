@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::http::request;
 use hyper::{Method, Request, Response, StatusCode};
 use reaper_registry::{Authority, Removal, Session, SessionId, Source, Token};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::events::EventStream;
 use super::sessions::list;
@@ -24,9 +24,9 @@ use crate::reaper::Registration;
 use crate::sources;
 use crate::watch::identity::IdentityStrength;
 
-/// How often a registration is tried in all while descriptors or memory are short, and the pause
-/// between: half a second together, less than the timeout of clients.
-const NOT_NOW_TRIES: u32 = 11;
+/// How long a registration is retried while descriptors or memory are short, and the pause between
+/// two tries. Less than the timeout of clients.
+const NOT_NOW_LIMIT: Duration = Duration::from_millis(550);
 const NOT_NOW_PAUSE: Duration = Duration::from_millis(50);
 
 /// Returns the response to a request.
@@ -122,7 +122,7 @@ async fn register(
     body: Incoming,
 ) -> Result<Response<ResponseBody>, Problem> {
     let body = read_body(body).await?;
-    let mut tries_left = NOT_NOW_TRIES;
+    let began = Instant::now();
     loop {
         // For each try, because it is consumed and its secret key cannot be cloned.
         let (registration, if_answered) = register::parse(&body, peer.uid)?;
@@ -133,9 +133,8 @@ async fn register(
             tokio::task::yield_now().await;
         }
         let result = try_register(app, peer, registration, undelivered).await;
-        tries_left -= 1;
         match result {
-            Err(refused) if tries_left > 0 && refused.code() == NOT_NOW => {}
+            Err(refused) if refused.code() == NOT_NOW && began.elapsed() < NOT_NOW_LIMIT => {}
             _ => return result,
         }
         sleep(NOT_NOW_PAUSE).await;

@@ -165,7 +165,8 @@ fn refused(error: &(dyn std::error::Error + 'static)) -> SourceError {
         cause = error.source();
     }
     // The verifier's log can be long, and its first line has the reason.
-    let text = text.lines().next().unwrap_or_default();
+    let text = without_map_name(text.lines().next().unwrap_or_default());
+    let text = text.as_str();
     match errno {
         Some(libc::EPERM | libc::EACCES) if in_confidentiality_lockdown() => SourceError::new(
             format!("kernel lockdown (confidentiality) forbids it: {text}"),
@@ -174,6 +175,15 @@ fn refused(error: &(dyn std::error::Error + 'static)) -> SourceError {
         Some(errno) => refused_with(errno, at_load, lacks_capabilities(), text),
         None => SourceError::new(text, ""),
     }
+}
+
+/// Maps are created in a random order. Without the name of the first one, a source that is refused
+/// again has the same reason, which is no event.
+fn without_map_name(text: &str) -> String {
+    let names = [probe::MAP_WATCHED, probe::MAP_WAKEUPS, probe::MAP_COUNTERS];
+    names.iter().fold(text.to_owned(), |text, name| {
+        text.replace(&format!(" `{name}`"), "")
+    })
 }
 
 /// The kernel returns EPERM for a missing capability. The verifier returns EACCES for a program
@@ -355,6 +365,13 @@ impl Counters {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_reason_does_not_name_the_map_that_was_created_first() {
+        let reason = |map: &str| without_map_name(&format!("failed to create map `{map}`: EPERM"));
+        assert_eq!(reason(probe::MAP_WATCHED), "failed to create map: EPERM");
+        assert_eq!(reason(probe::MAP_WATCHED), reason(probe::MAP_WAKEUPS));
+    }
 
     #[test]
     fn a_missing_capability_is_distinguished_from_a_rejected_program() {

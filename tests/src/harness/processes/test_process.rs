@@ -14,7 +14,11 @@ use crate::daemon::reaperd;
 
 /// A [`test_process::TestProcess`] of the daemon under test. Dropped, it is killed and reaped.
 #[derive(Debug)]
-pub struct TestProcess(test_process::TestProcess);
+pub struct TestProcess {
+    inner: test_process::TestProcess,
+    /// Its start time, where `/proc` shows it.
+    start_ticks: Option<u64>,
+}
 
 impl TestProcess {
     /// One that does nothing.
@@ -24,36 +28,41 @@ impl TestProcess {
 
     /// One of this kind, ready for its cue.
     pub fn spawn(kind: Kind) -> Self {
-        Self(test_process::TestProcess::spawn(reaperd(), kind).unwrap())
+        let inner = test_process::TestProcess::spawn(reaperd(), kind).unwrap();
+        let start_ticks = stat_field(inner.pid().get(), 22).ok();
+        Self {
+            start_ticks: start_ticks.map(|ticks| ticks.parse().unwrap()),
+            inner,
+        }
     }
 
     pub fn pid(&self) -> u32 {
-        self.0.pid().get()
+        self.inner.pid().get()
     }
 
-    /// Its start time, as `/proc/PID/stat` shows it until it is reaped.
+    /// Its start time in clock ticks since boot.
     pub fn start_ticks(&self) -> u64 {
-        stat_field(self.pid(), 22).unwrap().parse().unwrap()
+        self.start_ticks.expect("/proc shows the process")
     }
 
     /// Sends the cue that its kind waits for.
     pub fn cue(&mut self) {
-        self.0.cue().unwrap();
+        self.inner.cue().unwrap();
     }
 
     /// Waits until it prints exactly this line.
     pub fn expect(&mut self, line: &str) {
-        self.0.expect(line).unwrap();
+        self.inner.expect(line).unwrap();
     }
 
     /// Kills it without reaping it.
     pub fn kill(&mut self) {
-        self.0.kill().unwrap();
+        self.inner.kill().unwrap();
     }
 
     /// Waits until it has ended, and reaps it.
     pub fn reap(&mut self) {
-        self.0.wait().unwrap();
+        self.inner.wait().unwrap();
     }
 
     /// Sends the cue to end, and reaps it.
