@@ -110,3 +110,23 @@ async fn a_waker_that_panics_does_not_keep_events_from_streams() {
     assert!(read.unwrap());
     assert!(reaper.hook_panics() >= 1);
 }
+
+#[tokio::test]
+async fn a_stream_can_start_after_any_event_that_has_happened() {
+    let reaper = quiet_reaper(registry()).await;
+    let sleeper = Sleeper::start();
+    let next = reaper.events().position();
+    let registration = Registration::new(
+        SessionId::new("s-1"),
+        Token::from_bytes([7; 32]),
+        sleeper.pid(),
+    );
+    reaper.register(registration).unwrap();
+    let mut events = reaper.events_after(next - 1).expect("it has happened");
+    let Some(EventItem::Event(event)) = events.try_next() else {
+        panic!("the registration follows");
+    };
+    assert_eq!(event.seq, next);
+    assert!(reaper.events_after(next).is_some());
+    assert!(reaper.events_after(next + 1).is_none(), "not yet");
+}

@@ -187,7 +187,9 @@ impl Fixture {
     /// thread, so it reads nothing until all of them have exited.
     fn overrun(&self) {
         let mut test_processes = start_processes(40);
-        test_processes.iter().for_each(|one| self.watch(one));
+        for one in &test_processes {
+            self.watch(one);
+        }
         test_processes.iter_mut().for_each(TestProcess::exit);
     }
 
