@@ -20,6 +20,7 @@ use std::path::Path;
 use libc::c_long;
 use reaper_tests::sys::seccomp::{Call, Denied};
 use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::scenario::{PinnedBy, SocketFile};
 
@@ -193,20 +194,31 @@ pub(crate) fn sources() -> Vec<Row> {
             &[libc::SYS_bpf],
             &[E::NOMEM, E::PERM, E::INVAL, E::MFILE, E::TOOBIG, E::BUSY],
         ),
-        Row::new(
+        Row::new("fcntl", &[libc::SYS_fcntl], &[E::MFILE, E::INVAL]).may_refuse(),
+    ];
+    if may_load_the_probe() {
+        let ring = Row::new(
             "mmap of a ring",
             &[libc::SYS_mmap],
             &[E::NOMEM, E::PERM, E::AGAIN],
-        )
-        .with(3, map_shared),
-        Row::new("fcntl", &[libc::SYS_fcntl], &[E::MFILE, E::INVAL]).may_refuse(),
-    ];
+        );
+        rows.push(ring.with(3, map_shared));
+    } else {
+        println!("not tried without CAP_BPF and CAP_PERFMON: mmap of a ring");
+    }
     if Path::new("/sys/kernel/tracing/events").exists() {
         rows.push(perf_event_open());
     } else {
         println!("not tried without tracefs: perf_event_open");
     }
     rows
+}
+
+fn may_load_the_probe() -> bool {
+    let needed = CapabilitySet::BPF | CapabilitySet::PERFMON;
+    capabilities(None).is_ok_and(|held| {
+        held.effective.contains(needed) || held.effective.contains(CapabilitySet::SYS_ADMIN)
+    })
 }
 
 /// The second way to attach the probe, used where the first fails.
