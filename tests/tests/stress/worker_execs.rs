@@ -8,7 +8,7 @@ use reaper_tests::daemon::{Events, Launch, Removal, TestDaemon};
 use reaper_tests::exec_loop::{ExecLoop, ExecProgram};
 use reaper_tests::expect::{self, measured, skip};
 use reaper_tests::fork_server::{ForkServer, Kind};
-use reaper_tests::wait::{Deadline, TIMEOUT, eventually};
+use reaper_tests::wait::{Deadline, TIMEOUT, eventually, within};
 use reaperd::client::{ClientError, SourceReport};
 use reaperd::testkit::clock::monotonic_ns;
 
@@ -150,7 +150,9 @@ impl Harness {
     fn use_up_descriptors(&mut self) -> ForkServer {
         let mut fillers = fork_server();
         let mut number = 0;
-        eventually("the daemon is out of descriptors for processes", || {
+        // Hundreds of registrations, each with a list: up to half a minute on an emulated machine.
+        let what = "the daemon is out of descriptors for processes";
+        within(4 * TIMEOUT, what, || {
             number += 1;
             let pid = fillers.start_one(Kind::Idle { megabytes: 0 }).unwrap();
             self.daemon.register(&format!("filler-{number}"), pid);
