@@ -2,7 +2,6 @@
 //! API changes a file there, so that it is seen in review.
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use public_api::{Builder, MINIMUM_NIGHTLY_RUST_VERSION};
@@ -40,10 +39,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         if args.write {
             fs::create_dir_all(repo_root()?.join(FOLDER))?;
             fs::write(&file, text).with_context(|| name)?;
-        } else if fs::read_to_string(&file).unwrap_or_default() != text {
+            continue;
+        }
+        let checked_in = fs::read_to_string(&file).unwrap_or_default();
+        if checked_in != text {
             changed.push(format!(
                 "{name} is not the API of {package}:\n{}",
-                difference(&file, &text)
+                difference(&checked_in, &text)
             ));
         }
     }
@@ -85,13 +87,12 @@ fn text_of(package: &str, features: &[&str]) -> Result<String> {
 }
 
 /// The lines that only one of the two has.
-fn difference(file: &Path, text: &str) -> String {
-    let old = fs::read_to_string(file).unwrap_or_default();
+fn difference(old: &str, text: &str) -> String {
     let only_in = |one: &str, other: &str, sign: char| {
         let other: std::collections::BTreeSet<_> = other.lines().collect();
         let lines = one.lines().filter(|line| !other.contains(line));
         lines.map(|line| format!("{sign} {line}")).collect()
     };
-    let changes: [Vec<_>; 2] = [only_in(&old, text, '-'), only_in(text, &old, '+')];
+    let changes: [Vec<_>; 2] = [only_in(old, text, '-'), only_in(text, old, '+')];
     changes.concat().join("\n")
 }

@@ -20,6 +20,7 @@ const MAX_CONNECTIONS: usize = 1_024;
 /// With the lower one a few clients can send requests at once; the upper one is more than run at
 /// once.
 const FOR_REQUESTS: (usize, usize) = (4, 64);
+
 /// The limit of open descriptors is too low for the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the limit of open descriptors is {limit}, and at least {needed} are needed here")]

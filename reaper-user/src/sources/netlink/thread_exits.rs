@@ -30,8 +30,11 @@ impl ThreadExits {
     pub(super) fn pass_on(&mut self, exit: Vec<Hint>, hints: &HintSender) {
         let Some(first) = exit.first() else { return };
         let is_thread = matches!(first.exit, Some(WaitStatus::Worker(_)));
-        let processes = |hints: &[Hint]| hints.iter().map(|hint| hint.process).collect::<Vec<_>>();
-        if !is_thread || processes(&self.pending) != processes(&exit) {
+        let is_same = |(pending, hint): (&Hint, &Hint)| pending.process == hint.process;
+        let replaces_pending = is_thread
+            && self.pending.len() == exit.len()
+            && self.pending.iter().zip(&exit).all(is_same);
+        if !replaces_pending {
             self.send_pending(hints);
         }
         self.pending = exit;
