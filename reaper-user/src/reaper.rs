@@ -25,6 +25,9 @@ use crate::watch::reap_loop::Commit;
 use crate::watch::status::SourceStatus;
 use crate::watch::verdict::Verdict;
 
+/// How many sessions are copied under one lock of the registry's table.
+const PAGE: usize = 256;
+
 /// A session registry that removes a session as soon as its process has ended.
 ///
 /// Dropping it stops the watch: deaths that are being handled may still be removed and their hooks may
@@ -186,7 +189,6 @@ impl Reaper {
             details,
             presence,
             ttl,
-            authority,
         } = registration;
         let mut guard = self.engine.watched.watch(pid)?;
         let process = PinnedProcess {
@@ -204,7 +206,7 @@ impl Reaper {
             presence,
             ttl,
         };
-        let Stored { session, renewed } = self.registry.register(new, authority, clock::now())?;
+        let Stored { session, renewed } = self.registry.register(new, clock::now())?;
         if !renewed {
             // The removal of the session releases the entry. A renewed session holds it already.
             guard.detach();
@@ -254,9 +256,9 @@ impl Reaper {
         self.registry.resolve(token, clock::now())
     }
 
-    /// Returns the live session with this id.
-    pub fn session(&self, id: &SessionId) -> Option<Arc<Session>> {
-        self.registry.session_named(id)
+    /// Returns this owner's live session with this id.
+    pub fn session(&self, owner: u32, id: &SessionId) -> Option<Arc<Session>> {
+        self.registry.session_named(owner, id)
     }
 
     /// Returns all live sessions in order of registration.
@@ -279,22 +281,33 @@ impl Reaper {
         self.registry.deregister(token, clock::now())
     }
 
-    /// Returns all live sessions and a stream of everything that happens from then on, in one step:
-    /// nothing is missing between the two, and nothing is in both.
+    /// Returns all live sessions and a stream of everything that happens from then on: nothing is
+    /// missing between the two, and nothing is in both. A session that ends during this call may be
+    /// missing in the list; its event follows in the stream.
     pub fn subscribe(&self) -> (Vec<Arc<Session>>, Events) {
-        let (sessions, position) = self.registry.subscribe();
-        (sessions, Events::new(position, self.changed.subscribe()))
+        let (position, last) = self.registry.subscribe(None);
+        let mut sessions: Vec<Arc<Session>> = Vec::new();
+        loop {
+            let after = sessions.last().map(|session| session.entry);
+            let page = self.registry.page(after, None, PAGE);
+            let known = sessions.len();
+            sessions.extend(page.into_iter().take_while(|it| it.entry <= last));
+            if sessions.len() - known < PAGE {
+                return (sessions, Events::new(position, self.changed.subscribe()));
+            }
+        }
     }
 
     /// Returns a stream of everything that happens from now on.
     pub fn events(&self) -> Events {
-        self.subscribe().1
+        let (position, _) = self.registry.subscribe(None);
+        Events::new(position, self.changed.subscribe())
     }
 
     /// Returns a stream that starts after the event with this number; `None` if there is no such
     /// event yet. Events that are not kept any more are reported as a gap.
     pub fn events_after(&self, seq: u64) -> Option<Events> {
-        let position = self.registry.resume(seq)?;
+        let position = self.registry.resume(seq, None)?;
         Some(Events::new(position, self.changed.subscribe()))
     }
 

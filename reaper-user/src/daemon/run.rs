@@ -118,7 +118,6 @@ pub async fn run_until(
         events,
         descriptors,
         streams: Arc::new(Semaphore::new(descriptors.streams)),
-        lists: api::sessions::ListBudget::default(),
     });
     let (stop_sender, stop_receiver) = watch::channel(false);
     systemd::notify("READY=1");
@@ -146,6 +145,8 @@ fn start_reaper(
         .limits(Limits {
             sessions: options.max_sessions,
             sessions_per_owner: options.max_sessions_per_uid,
+            bytes: options.max_bytes,
+            bytes_per_owner: options.max_bytes_per_uid,
         })
         .strict_replace(options.strict_replace)
         .on_removed(move |session| files_of_ended.session_ended(session))

@@ -135,14 +135,46 @@ impl Problem {
         .retry_later()
     }
 
-    pub(crate) fn too_many_lists() -> Self {
+    pub(crate) fn unknown_id() -> Self {
         Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too_many_lists",
-            "too_many_lists",
-            "earlier list responses are still being read; retry later",
+            StatusCode::NOT_FOUND,
+            "unknown_session",
+            "unknown session",
+            "no live session has this id",
         )
-        .retry_later()
+    }
+
+    /// Several users have a session with this id, and root named none of them.
+    pub(crate) fn ambiguous_session() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "ambiguous_session",
+            "ambiguous_session",
+            "several users have a session with this id; name one of them with ?uid=",
+        )
+    }
+
+    /// The removal of this session needs its token.
+    pub(crate) fn needs_token() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "needs_token",
+            "needs_token",
+            "this daemon removes a session only with its token (--strict-replace); present it as \
+             Authorization: ClaudeMesh-Session",
+        )
+    }
+
+    /// A caller that is not root named another user.
+    pub(crate) fn other_user() -> Self {
+        let mut problem = Self::new(
+            StatusCode::FORBIDDEN,
+            "other_user",
+            "other_user",
+            "only root may name another user; leave uid out",
+        );
+        problem.0.body.field = Some("uid");
+        problem
     }
 
     /// Closes the connection after this response: the start of the next message is uncertain, or
@@ -276,7 +308,10 @@ impl From<RegisterError> for Problem {
             RegisterError::TooManyForOwner { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_sessions_of_user")
             }
-            RegisterError::NotOwner => (StatusCode::FORBIDDEN, "not_owner"),
+            RegisterError::TooManyBytes { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_bytes"),
+            RegisterError::TooManyBytesForOwner { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "too_many_bytes_of_user")
+            }
             RegisterError::TokenInUse => (StatusCode::CONFLICT, "token_in_use"),
             RegisterError::NeedsOldToken => (StatusCode::CONFLICT, "needs_old_token"),
             // The enum may grow. Nothing is stored on any error.
@@ -284,6 +319,12 @@ impl From<RegisterError> for Problem {
         };
         let remedy = match error {
             RegisterError::TokenInUse => ": register with a new token, made by `reaperd token`",
+            RegisterError::TooManyBytes { .. } => {
+                ": wait, send shorter text, or raise the daemon's --max-bytes"
+            }
+            RegisterError::TooManyBytesForOwner { .. } => {
+                ": remove sessions, send shorter text, or raise the daemon's --max-bytes-per-uid"
+            }
             _ => "",
         };
         let problem = Self::new(status, code, code, format!("{error}{remedy}"));
@@ -345,8 +386,20 @@ mod tests {
         let problem = Problem::from(error);
         assert_eq!(problem.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(problem.retry_after(), Some(RETRY_AFTER_SECONDS));
+        let error = RegisterError::TooManyBytesForOwner { owner: 1, limit: 2 };
+        let problem = json_of(&error.into());
+        assert_eq!(
+            (&problem["status"], &problem["code"]),
+            (&json!(429), &json!("too_many_bytes_of_user"))
+        );
         assert!(
-            Problem::from(RegisterError::NotOwner)
+            problem["detail"]
+                .as_str()
+                .unwrap()
+                .contains("--max-bytes-per-uid")
+        );
+        assert!(
+            Problem::from(RegisterError::TokenInUse)
                 .retry_after()
                 .is_none()
         );
