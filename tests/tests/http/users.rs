@@ -117,6 +117,7 @@ fn a_stream_has_the_events_of_its_user_whatever_others_do() {
     assert!(snapshot.contains("\"sessionId\":\"first\""));
     let id = snapshot.lines().find_map(|line| line.strip_prefix("id: "));
     let id = format!("Last-Event-ID: {}\r\n", id.unwrap());
+    as_user(ALICE, || daemon.register(0xc, "between", pid));
     // More than the whole history.
     as_user(BOB, || {
         for round in 0..2_200 {
@@ -127,6 +128,7 @@ fn a_stream_has_the_events_of_its_user_whatever_others_do() {
     let mut resumed = as_user(ALICE, || Events::open(&daemon, "/v1/events", &id));
     for events in [&mut quiet, &mut resumed] {
         let text = events.until("\"sessionId\":\"second\"");
+        assert!(text.contains("\"sessionId\":\"between\""), "{text}");
         assert!(!text.contains("event: gap"), "{text}");
         assert!(!text.contains("churn"), "{text}");
     }
