@@ -25,9 +25,6 @@ use crate::watch::reap_loop::Commit;
 use crate::watch::status::SourceStatus;
 use crate::watch::verdict::Verdict;
 
-/// How many sessions are copied under one lock of the registry's table.
-const PAGE: usize = 256;
-
 /// A session registry that removes a session as soon as its process has ended.
 ///
 /// Dropping it stops the watch: deaths that are being handled may still be removed and their hooks may
@@ -279,36 +276,6 @@ impl Reaper {
     /// Removes the session of this token; its cause is `requested`.
     pub fn deregister(&self, token: &Token) -> Option<Arc<Session>> {
         self.registry.deregister(token, clock::now())
-    }
-
-    /// Returns all live sessions and a stream of everything that happens from then on: nothing is
-    /// missing between the two, and nothing is in both. A session that ends during this call may be
-    /// missing in the list; its event follows in the stream.
-    pub fn subscribe(&self) -> (Vec<Arc<Session>>, Events) {
-        let (position, last) = self.registry.subscribe(None);
-        let mut sessions: Vec<Arc<Session>> = Vec::new();
-        loop {
-            let after = sessions.last().map(|session| session.entry);
-            let page = self.registry.page(after, None, PAGE);
-            let known = sessions.len();
-            sessions.extend(page.into_iter().take_while(|it| it.entry <= last));
-            if sessions.len() - known < PAGE {
-                return (sessions, Events::new(position, self.changed.subscribe()));
-            }
-        }
-    }
-
-    /// Returns a stream of everything that happens from now on.
-    pub fn events(&self) -> Events {
-        let (position, _) = self.registry.subscribe(None);
-        Events::new(position, self.changed.subscribe())
-    }
-
-    /// Returns a stream that starts after the event with this number; `None` if there is no such
-    /// event yet. Events that are not kept any more are reported as a gap.
-    pub fn events_after(&self, seq: u64) -> Option<Events> {
-        let position = self.registry.resume(seq, None)?;
-        Some(Events::new(position, self.changed.subscribe()))
     }
 
     /// Returns how the process of this session is identified; `None` once it is not watched.

@@ -81,7 +81,7 @@ pub(crate) mod wire;
 
 use std::sync::Arc;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::daemon::config::DaemonOptions;
 use crate::daemon::descriptors::Shares;
@@ -95,8 +95,6 @@ pub(crate) struct App {
     pub(crate) table: Arc<dyn ProcessTable>,
     /// Random at each start. Event numbers of another epoch are invalid.
     pub(crate) epoch: u64,
-    /// Notified after each event.
-    pub(crate) events: Arc<Notify>,
     pub(crate) descriptors: Shares,
     /// One permit for each further event stream.
     pub(crate) streams: Arc<Semaphore>,

@@ -8,6 +8,7 @@ use reaper_tests::daemon::TestDaemon;
 use reaper_tests::expect::measured;
 use reaper_tests::raw_http;
 use reaper_tests::wait::eventually;
+use reaperd::client::SessionList;
 use serde_json::{Value, json};
 
 use super::fixture::{Daemon, TestProcess};
@@ -119,6 +120,10 @@ fn opening_a_stream_costs_the_same_however_many_sessions_there_are() {
     register_up_to(&daemon, &mut stream, test_process.pid(), 0, 100);
     let few = cost();
     register_up_to(&daemon, &mut stream, test_process.pid(), 100, MANY);
+    // In pages, and in one piece after the other.
+    let paged = daemon.list();
+    assert!(paged == daemon.get::<SessionList>("/v1/sessions").unwrap().sessions);
+    assert_eq!(u64::try_from(paged.len()).unwrap(), MANY);
     let many = cost();
     measured(
         "CPU of 1,500 streams opened, 100 and 20,000 sessions",

@@ -15,11 +15,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_core::Stream as _;
 use hyper::body::{Body, Bytes, Frame};
 use hyper::http::request;
-use reaper_registry::{EntryId, Event, EventKind, Next, Session, SessionId, Subscription};
+use reaper_registry::{EntryId, Event, EventKind, Next, Session, SessionId};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::sessions::{Cursor, PIECE_FULL};
@@ -28,6 +28,7 @@ use super::wire::{GapData, SessionView};
 use super::{App, Peer};
 use crate::daemon::http::problem::Problem;
 use crate::daemon::http::query;
+use crate::reaper::{EventItem, Events};
 
 /// The interval of comments on a stream without events.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
@@ -36,10 +37,9 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 pub(crate) struct EventStream {
     app: Arc<App>,
     filter: Filter,
-    position: Subscription,
+    events: Events,
     snapshot: Option<Snapshot>,
     out: Vec<u8>,
-    notified: Pin<Box<OwnedNotified>>,
     keepalive: Interval,
     ended: bool,
     _permit: OwnedSemaphorePermit,
@@ -116,10 +116,9 @@ impl EventStream {
         let mut stream = Self {
             app: app.clone(),
             filter,
-            position,
+            events: app.reaper.events_from(position),
             snapshot: None,
             out: sse::PREAMBLE.to_vec(),
-            notified: Box::pin(app.events.clone().notified_owned()),
             keepalive,
             ended: false,
             _permit: permit,
@@ -153,10 +152,10 @@ impl EventStream {
                 // The snapshot covers everything up to where this stream begins.
                 Next::Gap { missed_from, .. } => GapData::Missed {
                     missed_from,
-                    missed_to: self.position.position() - 1,
+                    missed_to: self.events.position() - 1,
                 },
                 first => {
-                    self.position = position;
+                    self.events = self.app.reaper.events_from(position);
                     if let Next::Event(event) = first {
                         self.write(&event);
                     }
@@ -181,20 +180,20 @@ impl EventStream {
     fn last_passed(&self) -> EventId {
         EventId {
             epoch: self.app.epoch,
-            seq: self.position.position() - 1,
+            seq: self.events.position() - 1,
         }
     }
 
-    /// Writes what is available, up to one piece.
-    fn fill(&mut self) {
+    /// Writes what is available, up to one piece. If there is less, the task is woken for the next event.
+    fn fill(&mut self, cx: &mut Context<'_>) {
         self.continue_snapshot();
         while self.out.len() <= PIECE_FULL && self.snapshot.is_none() && !self.ended {
-            match self.position.poll_next() {
-                Next::Event(event) => self.write(&event),
-                Next::Gap {
+            match Pin::new(&mut self.events).poll_next(cx) {
+                Poll::Ready(Some(EventItem::Event(event))) => self.write(&event),
+                Poll::Ready(Some(EventItem::Gap {
                     missed_from,
                     missed_to,
-                } => {
+                })) => {
                     let id = Some(self.last_passed());
                     let gap = GapData::Missed {
                         missed_from,
@@ -202,7 +201,8 @@ impl EventStream {
                     };
                     sse::write_gap(&mut self.out, id, &gap);
                 }
-                Next::Empty => return,
+                Poll::Ready(None) => self.ended = true,
+                Poll::Pending => return,
             }
         }
     }
@@ -277,11 +277,7 @@ impl Body for EventStream {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
-        // Registered before the ring is read: an event in between notifies.
-        while this.notified.as_mut().poll(cx).is_ready() {
-            this.notified.set(this.app.events.clone().notified_owned());
-        }
-        this.fill();
+        this.fill(cx);
         if !this.out.is_empty() {
             let frame = Bytes::from(std::mem::take(&mut this.out));
             return Poll::Ready(Some(Ok(Frame::data(frame))));
