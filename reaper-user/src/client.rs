@@ -26,6 +26,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 pub use error::ClientError;
+use reading::Page;
 pub use reading::{
     Deregistered, ExitSeen, Registered, Session, SessionList, SourceReport, SourcesReport, Version,
 };
@@ -36,8 +37,10 @@ pub use stream::EventStream;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for reading a response that has already arrived.
 const FINAL_READ_TIMEOUT: Duration = Duration::from_secs(3);
-/// The largest response: a list of about 500,000 sessions.
+/// The largest response: a list of about 500,000 sessions that is not read in pages.
 const MAX_RESPONSE: usize = 256 << 20;
+/// How many sessions are read at once. The longest ones then have 20 MiB.
+const PAGE: usize = 1_000;
 
 /// A client of one daemon.
 #[derive(Clone, Debug)]
@@ -79,6 +82,25 @@ impl Client {
     ) -> Result<T, ClientError> {
         self.json(Method::GET, target, Some(token), Bytes::new())
             .await
+    }
+
+    /// Returns the live sessions that the caller may see, in order of registration. `filter` is empty or
+    /// a query such as `mesh=dev&uid=1000`, without `limit` and `after`.
+    ///
+    /// Reads them in pages, so that neither the length of the list nor the time for all of it is limited.
+    /// A session that ends or begins meanwhile may be absent.
+    pub async fn sessions<T: DeserializeOwned>(&self, filter: &str) -> Result<Vec<T>, ClientError> {
+        let mut sessions = Vec::new();
+        let mut after = String::new();
+        loop {
+            let target = format!("/v1/sessions?{filter}&limit={PAGE}{after}");
+            let mut page: Page<T> = self.get(&target).await?;
+            sessions.append(&mut page.sessions);
+            match page.next {
+                Some(next) => after = format!("&after={}", percent_encode(&next)),
+                None => return Ok(sessions),
+            }
+        }
     }
 
     /// Sends a POST request with a JSON body.

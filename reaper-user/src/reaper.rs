@@ -186,7 +186,6 @@ impl Reaper {
             details,
             presence,
             ttl,
-            authority,
         } = registration;
         let mut guard = self.engine.watched.watch(pid)?;
         let process = PinnedProcess {
@@ -204,7 +203,7 @@ impl Reaper {
             presence,
             ttl,
         };
-        let Stored { session, renewed } = self.registry.register(new, authority, clock::now())?;
+        let Stored { session, renewed } = self.registry.register(new, clock::now())?;
         if !renewed {
             // The removal of the session releases the entry. A renewed session holds it already.
             guard.detach();
@@ -254,9 +253,9 @@ impl Reaper {
         self.registry.resolve(token, clock::now())
     }
 
-    /// Returns the live session with this id.
-    pub fn session(&self, id: &SessionId) -> Option<Arc<Session>> {
-        self.registry.session_named(id)
+    /// Returns this owner's live session with this id.
+    pub fn session(&self, owner: u32, id: &SessionId) -> Option<Arc<Session>> {
+        self.registry.session_named(owner, id)
     }
 
     /// Returns all live sessions in order of registration.
@@ -277,25 +276,6 @@ impl Reaper {
     /// Removes the session of this token; its cause is `requested`.
     pub fn deregister(&self, token: &Token) -> Option<Arc<Session>> {
         self.registry.deregister(token, clock::now())
-    }
-
-    /// Returns all live sessions and a stream of everything that happens from then on, in one step:
-    /// nothing is missing between the two, and nothing is in both.
-    pub fn subscribe(&self) -> (Vec<Arc<Session>>, Events) {
-        let (sessions, position) = self.registry.subscribe();
-        (sessions, Events::new(position, self.changed.subscribe()))
-    }
-
-    /// Returns a stream of everything that happens from now on.
-    pub fn events(&self) -> Events {
-        self.subscribe().1
-    }
-
-    /// Returns a stream that starts after the event with this number; `None` if there is no such
-    /// event yet. Events that are not kept any more are reported as a gap.
-    pub fn events_after(&self, seq: u64) -> Option<Events> {
-        let position = self.registry.resume(seq)?;
-        Some(Events::new(position, self.changed.subscribe()))
     }
 
     /// Returns how the process of this session is identified; `None` once it is not watched.

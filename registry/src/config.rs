@@ -18,18 +18,23 @@ const DEFAULT_EVENT_CAPACITY: usize = 4_096;
 
 pub(crate) type OnRemoved = Box<dyn Fn(&Arc<Session>) + Send + Sync>;
 
-/// Upper limits on the number of stored sessions.
+/// Upper limits on the number of stored sessions and on their size.
 ///
-/// A registration that would exceed one is refused with
-/// [`RegisterError::TooManySessions`](crate::RegisterError::TooManySessions) or
-/// [`RegisterError::TooManyForOwner`](crate::RegisterError::TooManyForOwner). A registration that
-/// replaces a session does not count twice.
+/// A registration that would exceed one is refused with the
+/// [`RegisterError`](crate::RegisterError) of that limit. A registration that replaces or renews a
+/// session does not count twice. The size of a session is
+/// [`NewSession::bytes`](crate::NewSession::bytes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The maximum number of live sessions in the registry. Default: 100,000.
     pub sessions: usize,
     /// The maximum number of live sessions of one user. Default: 10,000.
     pub sessions_per_owner: usize,
+    /// The maximum size of all live sessions. Default: 512 MiB.
+    pub bytes: usize,
+    /// The maximum size of the live sessions of one user. Default: 64 MiB, which is 6.5 KiB for each of
+    /// 10,000 sessions; most sessions take less than 1 KiB.
+    pub bytes_per_owner: usize,
 }
 
 impl Default for Limits {
@@ -37,17 +42,10 @@ impl Default for Limits {
         Self {
             sessions: 100_000,
             sessions_per_owner: 10_000,
+            bytes: 512 << 20,
+            bytes_per_owner: 64 << 20,
         }
     }
-}
-
-/// Which users' sessions a registration may replace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Authority {
-    /// Only sessions of the user that registers ([`NewSession::owner`](crate::NewSession::owner)).
-    Owner,
-    /// Sessions of every user, as for a request by root.
-    Any,
 }
 
 /// The settings of a [`Registry`](crate::Registry); made by
@@ -98,7 +96,7 @@ impl RegistryBuilder {
         self
     }
 
-    /// Sets the limits on the number of sessions. Default: 100,000, and 10,000 per user.
+    /// Sets the limits on the number of sessions and on their size. Default: [`Limits::default`].
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
@@ -111,8 +109,9 @@ impl RegistryBuilder {
         self
     }
 
-    /// Sets how many events are kept for readers; 0 means 1. A reader that falls behind by more gets
-    /// a [`Next::Gap`](crate::Next::Gap). Space for them is allocated at once. Default: 4,096.
+    /// Sets how many events are kept for readers; 0 means 1. If there are more, the owner that has most
+    /// of them loses his oldest one. A reader that did not read it gets a
+    /// [`Next::Gap`](crate::Next::Gap). Default: 4,096.
     pub fn event_capacity(mut self, events: usize) -> Self {
         self.event_capacity = events;
         self
@@ -131,8 +130,8 @@ impl RegistryBuilder {
     /// Adds a hook that is called once for each stored session; a renewal calls no hook.
     ///
     /// It runs with no lock held, on the thread that stored the session, or on a thread that is already
-    /// running a hook of the same session id. Hooks run in the order in which they were added. A hook
-    /// may block: it delays its caller and later hooks of the same session id only. A panic is caught
+    /// running a hook of the same owner and session id. Hooks run in the order in which they were added. A hook
+    /// may block: it delays its caller and later hooks of that owner and id only. A panic is caught
     /// and counted in [`Registry::hook_panics`](crate::Registry::hook_panics).
     pub fn on_register(mut self, hook: impl Fn(&Arc<Session>) + Send + Sync + 'static) -> Self {
         self.hooks.on_register.push(Box::new(hook));

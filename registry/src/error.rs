@@ -21,12 +21,23 @@ pub enum RegisterError {
         /// The maximum number of sessions of one user.
         limit: usize,
     },
-    /// A live session of another user has this session id or token, and the registration has
-    /// [`Authority::Owner`](crate::Authority::Owner).
-    #[error("a live session of another user holds this session id or token")]
-    NotOwner,
-    /// A live session of another process has this token. Only the process of that session may register
-    /// the token again, with either [`Authority`](crate::Authority).
+    /// The live sessions take too much memory ([`Limits::bytes`](crate::Limits::bytes)).
+    #[error("the sessions would take more than the limit of {limit} bytes")]
+    TooManyBytes {
+        /// The maximum size of all sessions.
+        limit: usize,
+    },
+    /// The live sessions of the user take too much memory
+    /// ([`Limits::bytes_per_owner`](crate::Limits::bytes_per_owner)).
+    #[error("the sessions of user {owner} would take more than the limit of {limit} bytes")]
+    TooManyBytesForOwner {
+        /// The numeric user id.
+        owner: u32,
+        /// The maximum size of the sessions of one user.
+        limit: usize,
+    },
+    /// A live session of another process or another user has this token. Only the process and the user of
+    /// that session may register the token again.
     #[error("a live session of another process uses this token")]
     TokenInUse,
     /// [`RegistryBuilder::strict_replace`](crate::RegistryBuilder::strict_replace) is on, and the

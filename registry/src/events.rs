@@ -1,6 +1,7 @@
 //! The events that subscribers read.
 
 pub(crate) mod log;
+mod shares;
 pub(crate) mod tombstones;
 
 use std::fmt;
@@ -20,6 +21,18 @@ pub struct Event {
     pub at: Moment,
     /// What happened.
     pub kind: EventKind,
+}
+
+impl Event {
+    /// Returns the owner of its session; `None` if it is about no session.
+    pub fn owner(&self) -> Option<u32> {
+        match &self.kind {
+            EventKind::Registered(session) | EventKind::Deregistered(session, _) => {
+                Some(session.owner)
+            }
+            EventKind::SourceState(_) | EventKind::Shutdown => None,
+        }
+    }
 }
 
 /// What happened.

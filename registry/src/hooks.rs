@@ -1,8 +1,9 @@
-//! Hooks: run after a mutation, with no lock held, in the order of the mutations per session id.
+//! Hooks: run after a mutation, with no lock held, in the order of the mutations per session id of one
+//! owner.
 //!
 //! Two threads may remove and store sessions of one id at the same moment, and the order in which they
 //! release the table's lock is undefined. Therefore calls are queued while that lock is held, which
-//! orders them as the mutations, in one queue per session id. A thread that finds the head of a queue
+//! orders them as the mutations, in one queue per owner and session id (called id below). A thread that finds the head of a queue
 //! idle runs it. A registration that took its token from a session of another id is in the queue of
 //! that id too, and runs when it is the head of both. All queues are filled in one order (`Seq`), so the
 //! oldest call of all can always run: queues never wait for each other in a circle.
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::removal::Removal;
-use crate::session::{Session, SessionId};
+use crate::session::{Session, SessionKey};
 
 type OnRegister = Box<dyn Fn(&Arc<Session>) + Send + Sync>;
 type OnDeregister = Box<dyn Fn(&Arc<Session>, &Removal) + Send + Sync>;
@@ -53,8 +54,8 @@ pub(crate) struct Hooks {
 pub(crate) enum Change {
     Registered {
         session: Arc<Session>,
-        /// The id of the session that lost its token to this one, if it differs.
-        token_from: Option<SessionId>,
+        /// The session that lost its token to this one, if it has another id.
+        token_from: Option<SessionKey>,
     },
     Deregistered(Arc<Session>, Removal),
 }
@@ -67,12 +68,12 @@ impl Change {
     }
 
     /// The ids whose queues contain this call.
-    fn ids(&self) -> impl Iterator<Item = &SessionId> {
+    fn ids(&self) -> impl Iterator<Item = SessionKey> {
         let other = match self {
-            Self::Registered { token_from, .. } => token_from.as_ref(),
+            Self::Registered { token_from, .. } => token_from.clone(),
             Self::Deregistered(..) => None,
         };
-        std::iter::once(&self.session().id).chain(other)
+        std::iter::once(self.session().key()).chain(other)
     }
 }
 
@@ -111,9 +112,9 @@ impl Hooks {
         let mut ids = std::mem::take(&mut self.queues().unblocked);
         // First one call per change: without other threads, hooks then run in the order of events.
         for change in changes {
-            self.run_head(&change.session().id, &mut ids);
+            self.run_head(&change.session().key(), &mut ids);
         }
-        ids.extend(changes.iter().rev().map(|c| c.session().id.clone()));
+        ids.extend(changes.iter().rev().map(|c| c.session().key()));
         while let Some(id) = ids.pop() {
             while self.run_head(&id, &mut ids) {}
         }
@@ -121,13 +122,13 @@ impl Hooks {
 
     /// Runs the first call of this queue, if it may run now, and adds the other queue that contained it
     /// to `others`. Returns whether it ran.
-    fn run_head(&self, id: &SessionId, others: &mut Vec<SessionId>) -> bool {
+    fn run_head(&self, id: &SessionKey, others: &mut Vec<SessionKey>) -> bool {
         let Some((seq, change)) = self.queues().begin(id) else {
             return false;
         };
         self.call(&change);
         self.queues().remove(seq);
-        others.extend(change.ids().filter(|other| *other != id).cloned());
+        others.extend(change.ids().filter(|other| other != id));
         true
     }
 
@@ -188,9 +189,9 @@ struct Call {
 struct Queues {
     next_seq: u64,
     calls: BTreeMap<Seq, Call>,
-    by_id: HashMap<SessionId, VecDeque<Seq>>,
+    by_id: HashMap<SessionKey, VecDeque<Seq>>,
     /// Ids of queues whose head was cancelled. The next thread that runs hooks runs these queues too.
-    unblocked: Vec<SessionId>,
+    unblocked: Vec<SessionKey>,
 }
 
 impl Queues {
@@ -198,17 +199,17 @@ impl Queues {
         let seq = Seq(self.next_seq);
         self.next_seq += 1;
         for id in change.ids() {
-            self.by_id.entry(id.clone()).or_default().push_back(seq);
+            self.by_id.entry(id).or_default().push_back(seq);
         }
         let running = false;
         self.calls.insert(seq, Call { change, running });
     }
 
     /// Marks the head of this queue as running, if it may run now.
-    fn begin(&mut self, id: &SessionId) -> Option<(Seq, Change)> {
+    fn begin(&mut self, id: &SessionKey) -> Option<(Seq, Change)> {
         let seq = self.head(id)?;
         let call = &self.calls[&seq];
-        if call.running || !call.change.ids().all(|id| self.head(id) == Some(seq)) {
+        if call.running || !call.change.ids().all(|id| self.head(&id) == Some(seq)) {
             return None;
         }
         let call = self.calls.get_mut(&seq)?;
@@ -216,14 +217,14 @@ impl Queues {
         Some((seq, call.change.clone()))
     }
 
-    fn head(&self, id: &SessionId) -> Option<Seq> {
+    fn head(&self, id: &SessionKey) -> Option<Seq> {
         self.by_id.get(id)?.front().copied()
     }
 
     /// Removes the registration call of a session that ends before that call has started. Returns whether
     /// there was one.
     fn cancel_registration(&mut self, ended: &Session) -> bool {
-        let registration = self.by_id.get(&ended.id).and_then(|queue| {
+        let registration = self.by_id.get(&ended.key()).and_then(|queue| {
             queue.iter().rev().copied().find(|seq| {
                 let call = &self.calls[seq];
                 matches!(&call.change, Change::Registered { session, .. }
@@ -233,21 +234,21 @@ impl Queues {
         let Some(change) = registration.and_then(|seq| self.remove(seq)) else {
             return false;
         };
-        self.unblocked.extend(change.ids().cloned());
+        self.unblocked.extend(change.ids());
         true
     }
 
     fn remove(&mut self, seq: Seq) -> Option<Change> {
         let Call { change, .. } = self.calls.remove(&seq)?;
         for id in change.ids() {
-            if let Some(queue) = self.by_id.get_mut(id) {
+            if let Some(queue) = self.by_id.get_mut(&id) {
                 if queue.front() == Some(&seq) {
                     queue.pop_front();
                 } else {
                     queue.retain(|waiting| *waiting != seq);
                 }
                 if queue.is_empty() {
-                    self.by_id.remove(id);
+                    self.by_id.remove(&id);
                 }
             }
         }

@@ -24,7 +24,6 @@
 //!         presence: None,
 //!         ttl: Ttl::Default,
 //!     },
-//!     Authority::Owner,
 //!     now,
 //! )?;
 //! assert_eq!(registry.resolve(&token, now).map(|s| s.entry), Some(stored.session.entry));
@@ -46,12 +45,21 @@
 //! * [`Registry::remove_entry`], [`Registry::remove_unchanged`]: O(log *n*).
 //! * [`Registry::remove_process`]: O(*k* log *n*) for the *k* sessions of the process.
 //! * [`Registry::expire`]: O(*k* log *n*) for the *k* sessions that have expired.
-//! * [`Registry::list`] and [`Registry::subscribe`]: O(*n*).
+//! * [`Registry::list`]: O(*n*). [`Registry::page`]: O(*k* log *n*) for *k* sessions.
+//! * [`Registry::subscribe`], [`Registry::resume`]: O(1), whatever the number of sessions.
+//! * The history: O(log *e*) for an event that is appended or read, with *e* events kept.
 //!
 //! `reaperd`, which stores more than the registry for each session, used 753 bytes of resident memory
-//! per session at 100,000 sessions (`docs/benchmarks.md` in the repository). The event log keeps a
-//! fixed number of events, the tombstones of removed sessions number at most 4,096, and at most about
-//! 16,384 hook calls wait. Events and tombstones keep removed sessions in memory, without their keys.
+//! per session at 100,000 sessions (`docs/benchmarks.md` in the repository). [`Limits`] bound the number
+//! of sessions and their bytes, in all and for each owner. The event log keeps at most a fixed number of
+//! events, the tombstones of removed sessions number at most 4,096, and at most about 16,384 hook calls
+//! wait. Events and tombstones keep removed sessions in memory, without their keys.
+//!
+//! # Owners
+//!
+//! Each session belongs to an owner, a numeric user. Session ids are per owner: two owners may have the
+//! same id. If the event log or the tombstones are full, the owner that has most of them loses his oldest
+//! one, so one owner cannot push out the history of another.
 //!
 //! # Lock order
 //!
@@ -75,13 +83,14 @@ mod process;
 mod registry;
 mod removal;
 mod session;
+mod size;
 mod table;
 #[cfg(test)]
 mod tests;
 mod time;
 mod token;
 
-pub use config::{Authority, Limits, RegistryBuilder};
+pub use config::{Limits, RegistryBuilder};
 pub use error::RegisterError;
 pub use events::log::{Next, Subscription};
 pub use events::{Event, EventKind, SourceHealth, SourceState};
@@ -89,7 +98,7 @@ pub use hooks::HookRun;
 pub use lifetime::Ttl;
 pub use presence::{Attestation, Presence, SecretKey};
 pub use process::{Pid, PidOutOfRange, Process, ProcessId, StartTime};
-pub use registry::{Registry, Stored};
+pub use registry::{OwnerUsage, Registry, Stored};
 pub use removal::{Death, Evidence, Exit, ExitStatus, Removal, Source};
 pub use session::{Details, EntryId, NewSession, Session, SessionId};
 pub use time::{BootTime, Moment};

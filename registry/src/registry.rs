@@ -1,9 +1,11 @@
 //! The shared handle: one lock around the table, and what must happen outside of it.
 
+mod usage;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::config::{Authority, OnRemoved, RegistryBuilder};
+use crate::config::{OnRemoved, RegistryBuilder};
 use crate::error::RegisterError;
 use crate::events::log::{EventLog, Subscription};
 use crate::events::tombstones::Tombstones;
@@ -16,6 +18,8 @@ use crate::table::Table;
 use crate::table::token_index::TokenIndex;
 use crate::time::Moment;
 use crate::token::{Token, TokenKey};
+
+pub use self::usage::OwnerUsage;
 
 /// The result of a successful registration.
 #[derive(Clone, Debug)]
@@ -82,28 +86,22 @@ impl Registry {
         RegistryBuilder::new(token_key)
     }
 
-    /// Stores a session. Removes the live session with the same id and the live session with the same
-    /// token, if they exist ([`Removal::Replaced`]).
+    /// Stores a session. Removes the owner's live session with the same id and the live session with the
+    /// same token, if they exist ([`Removal::Replaced`]).
     ///
-    /// **Renewal.** If both are the same session, of the same process and owner, it is renewed: it keeps
-    /// its [`EntryId`], its lifetime starts again, its details and presence are replaced, and there is
-    /// neither an event nor a hook. An absent [`token_file`](crate::Details::token_file) keeps its old
-    /// value.
+    /// **Renewal.** If both are the same session, it is renewed: it keeps its [`EntryId`], its lifetime
+    /// starts again, its details and presence are replaced, and there is neither an event nor a hook. An
+    /// absent [`token_file`](crate::Details::token_file) keeps its old value.
     ///
-    /// A token in use can be registered again only by the process of its session.
+    /// A token in use can be registered again only by the process and the owner of its session.
     ///
     /// First removes all sessions that have expired at `now`, also if the registration fails. The error
-    /// variants are checked in the order `NotOwner`, `TokenInUse`, `NeedsOldToken`, `TooManySessions`,
-    /// `TooManyForOwner`.
-    pub fn register(
-        &self,
-        mut new: NewSession,
-        authority: Authority,
-        now: Moment,
-    ) -> Result<Stored, RegisterError> {
+    /// variants are checked in the order `TokenInUse`, `NeedsOldToken`, `TooManySessions`,
+    /// `TooManyForOwner`, `TooManyBytes`, `TooManyBytesForOwner`.
+    pub fn register(&self, mut new: NewSession, now: Moment) -> Result<Stored, RegisterError> {
         let token_ref = new.token.digest_and_zeroize(&self.0.token_key);
         self.mutate(now, |table, changes| {
-            table.register(new, token_ref, authority, now, changes)
+            table.register(new, token_ref, now, changes)
         })
     }
 
@@ -122,14 +120,10 @@ impl Registry {
 
     /// Returns the [`EventKind::Deregistered`] event of the last session with this token, if that session
     /// was removed within the last minute. Fewer are kept if more than 4,096 sessions were removed in that
-    /// time. A session that is live again under this token does not change the result.
+    /// time; the owner with most of them then loses his oldest one. A session that is live again under this token does not change the result.
     pub fn recently_gone(&self, token: &Token, now: Moment) -> Option<Arc<Event>> {
         let digest = self.0.token_key.digest(token);
-        self.0
-            .tombstones
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .find(digest, now.boot)
+        self.tombstones().find(digest, now.boot)
     }
 
     /// Returns whether `token` is the token of `session`, whether or not the session is live.
@@ -153,9 +147,26 @@ impl Registry {
         self.len() == 0
     }
 
-    /// Returns the session with this id, even if it has expired and was not removed yet.
-    pub fn session_named(&self, id: &SessionId) -> Option<Arc<Session>> {
-        self.table().session_named(id).cloned()
+    /// Returns up to `max` sessions, of one owner or of all, in the order in which they were first stored:
+    /// those behind the session `after`, which may have been removed, or the first ones. A shorter page
+    /// is the last one for now. O(`max` log n) under the table's lock.
+    pub fn page(
+        &self,
+        after: Option<EntryId>,
+        owner: Option<u32>,
+        max: usize,
+    ) -> Vec<Arc<Session>> {
+        self.table().page(after.unwrap_or(EntryId(0)), owner, max)
+    }
+
+    /// Returns this owner's session with this id, even if it has expired and was not removed yet.
+    pub fn session_named(&self, owner: u32, id: &SessionId) -> Option<Arc<Session>> {
+        self.table().session_named(owner, id).cloned()
+    }
+
+    /// Returns the sessions of all owners with this id, at most one of each.
+    pub fn sessions_named(&self, id: &SessionId) -> Vec<Arc<Session>> {
+        self.table().sessions_named(id)
     }
 
     /// Returns the sessions of a process in the order in which they were first stored.
@@ -211,29 +222,38 @@ impl Registry {
     }
 
     /// Removes every session that has expired at `now` ([`Removal::Expired`]). Returns how many it
-    /// removed. Costs nothing for sessions that have not expired. Call it regularly.
+    /// removed. Also drops what [`Self::recently_gone`] does not return any more. Costs nothing for
+    /// sessions that have not expired. Call it regularly.
     pub fn expire(&self, now: Moment) -> usize {
+        self.tombstones().drop_expired(now.boot);
         self.mutate(now, |table, changes| {
             table.expire(now.boot, changes);
             changes.len()
         })
     }
 
-    /// Returns all sessions and a subscription to the events from then on, as one atomic step: applying
-    /// the events to the list yields the state of the registry, without gaps or duplicates.
-    pub fn subscribe(&self) -> (Vec<Arc<Session>>, Subscription) {
-        // Events are appended under the table's lock, so position and list are consistent.
+    /// Returns a subscription to the events from now on, of one owner or of all, and the highest
+    /// [`EntryId`] so far, as one atomic step.
+    ///
+    /// So a reader can copy the state piece by piece: it reads pages ([`Self::page`]) up to that entry id,
+    /// and then the events. A session that ends before its page is read is absent, and its event follows.
+    ///
+    /// A subscription of one owner also gets the events of no session.
+    pub fn subscribe(&self, owner: Option<u32>) -> (Subscription, EntryId) {
+        // Events are appended under the table's lock, so position and entry id are consistent.
         let table = self.table();
-        let subscription = Subscription::at(self.0.log.clone(), self.0.log.next_seq());
-        (table.sessions().cloned().collect(), subscription)
+        let position = self.0.log.next_seq();
+        let subscription = Subscription::at(self.0.log.clone(), position, owner);
+        (subscription, table.last_entry())
     }
 
-    /// Returns a subscription that continues after the event with [`Event::seq`] `last_seen`; 0 starts
-    /// with the oldest event. `None` if there is no event `last_seen` yet. If the next events have been
-    /// overwritten, the first result is a [`Next::Gap`](crate::Next::Gap).
-    pub fn resume(&self, last_seen: u64) -> Option<Subscription> {
+    /// Returns a subscription, of one owner or of all, that continues after the event with
+    /// [`Event::seq`] `last_seen`; 0 starts with the oldest event. `None` if there is no event `last_seen`
+    /// yet. If events of this subscription after it are not kept any more, the first result is a
+    /// [`Next::Gap`](crate::Next::Gap).
+    pub fn resume(&self, last_seen: u64, owner: Option<u32>) -> Option<Subscription> {
         (last_seen < self.0.log.next_seq())
-            .then(|| Subscription::at(self.0.log.clone(), last_seen + 1))
+            .then(|| Subscription::at(self.0.log.clone(), last_seen + 1, owner))
     }
 
     /// Appends an [`EventKind::SourceState`] event.
@@ -334,13 +354,16 @@ impl Registry {
             Change::Deregistered(session, removal) => {
                 let kind = EventKind::Deregistered(session.clone(), *removal);
                 let event = self.0.log.append(kind, now);
-                self.0
-                    .tombstones
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(*session.digest(), event);
+                self.tombstones().insert(*session.digest(), event);
             }
         }
+    }
+
+    fn tombstones(&self) -> MutexGuard<'_, Tombstones> {
+        self.0
+            .tombstones
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -351,13 +374,13 @@ impl Registry {
     pub(crate) fn check_invariants(&self) {
         self.table().check_invariants();
         self.0.log.check_invariants();
-        self.0.tombstones.lock().unwrap().check_invariants();
+        self.tombstones().check_invariants();
     }
 
     /// Returns the number of tombstones.
     #[cfg(test)]
-    pub(crate) fn tombstones(&self) -> usize {
-        self.0.tombstones.lock().unwrap().len()
+    pub(crate) fn tombstone_count(&self) -> usize {
+        self.tombstones().len()
     }
 
     /// Returns how many hook calls wait or run.

@@ -20,8 +20,7 @@ impl fmt::Display for EntryId {
     }
 }
 
-/// The id that a client chose for its session. At most one session in the registry has it. Cheap to
-/// clone.
+/// The id that a client chose for its session. At most one session of an owner has it. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(Arc<str>);
 
@@ -36,6 +35,9 @@ impl SessionId {
         &self.0
     }
 }
+
+/// A session id and the owner of the session. At most one live session has both.
+pub(crate) type SessionKey = (SessionId, u32);
 
 impl From<&str> for SessionId {
     fn from(text: &str) -> Self {
@@ -100,7 +102,7 @@ impl fmt::Debug for Details {
 /// `Debug` prints neither the token nor the secret key.
 #[derive(Debug)]
 pub struct NewSession {
-    /// The session id. A live session with this id is replaced or renewed.
+    /// The session id. A live session of the same owner with this id is replaced or renewed.
     pub id: SessionId,
     /// The token that resolves to the session. Overwritten with zeros when the session is stored.
     pub token: Token,
@@ -145,6 +147,8 @@ pub struct Session {
     pub details: Details,
     /// The public part of its presence material: the public key in hex, and the parent's attestation.
     pub presence: Option<(Box<str>, Attestation)>,
+    /// What it counts towards the limits: [`NewSession::bytes`] of its registration.
+    pub bytes: usize,
     // Separate from `presence`, because events and readers keep the session after its removal, but the
     // key must be dropped.
     secret_key: Mutex<Option<Arc<SecretKey>>>,
@@ -158,6 +162,7 @@ impl Session {
         now: Moment,
         expires_at: Option<Moment>,
     ) -> Self {
+        let bytes = new.bytes();
         let NewSession {
             id,
             token: _zeroized,
@@ -178,6 +183,7 @@ impl Session {
             owner,
             details,
             presence,
+            bytes,
             expires_at,
             registered_at: now,
             secret_key: Mutex::new(secret_key.map(Arc::new)),
@@ -202,6 +208,11 @@ impl Session {
 
     pub(crate) fn wipe_secret_key(&self) {
         *self.secret_key() = None;
+    }
+
+    /// Returns its id together with its owner, whose sessions have distinct ids.
+    pub(crate) fn key(&self) -> SessionKey {
+        (self.id.clone(), self.owner)
     }
 
     pub(crate) fn digest(&self) -> &TokenDigest {

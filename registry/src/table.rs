@@ -2,20 +2,23 @@
 //!
 //! The indexes are updated together in `place`, `insert`, `renew` and `unlink` or `remove` only.
 
+mod owners;
 pub(crate) mod token_index;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Authority, Limits};
+use crate::config::Limits;
 use crate::error::RegisterError;
 use crate::hooks::Change;
 use crate::lifetime::{Lifetimes, Ttl};
 use crate::process::ProcessId;
 use crate::registry::Stored;
 use crate::removal::{Death, Removal};
-use crate::session::{EntryId, NewSession, Session, SessionId};
+use crate::session::{EntryId, NewSession, Session, SessionId, SessionKey};
+use crate::table::owners::Owners;
 use crate::table::token_index::TokenIndex;
 use crate::time::{BootTime, Moment};
 use crate::token::{TokenDigest, TokenRef};
@@ -29,10 +32,12 @@ pub(crate) struct Table {
     sessions: BTreeMap<EntryId, Arc<Session>>,
     /// The sessions that expire, by their last moment.
     by_last_moment: BTreeSet<(BootTime, EntryId)>,
-    by_id: HashMap<SessionId, EntryId>,
+    by_id: BTreeMap<SessionKey, EntryId>,
     by_process: BTreeSet<(ProcessId, EntryId)>,
     by_token: Arc<TokenIndex>,
-    per_owner: HashMap<u32, usize>,
+    owners: Owners,
+    /// The size of all sessions.
+    bytes: usize,
 }
 
 impl Table {
@@ -49,41 +54,31 @@ impl Table {
             next_entry: 1,
             sessions: BTreeMap::new(),
             by_last_moment: BTreeSet::new(),
-            by_id: HashMap::new(),
+            by_id: BTreeMap::new(),
             by_process: BTreeSet::new(),
             by_token,
-            per_owner: HashMap::new(),
+            owners: Owners::default(),
+            bytes: 0,
         }
     }
 
-    /// Stores a session after removing what it replaces: the session of its id and the session of its
-    /// token. If both are one session of the same process and owner, renews that one instead.
+    /// Stores a session after removing what it replaces: its owner's session of its id and the session of
+    /// its token. If both are one session of the same process and owner, renews that one instead.
     pub(crate) fn register(
         &mut self,
         mut new: NewSession,
         token: TokenRef,
-        authority: Authority,
         now: Moment,
         changes: &mut Vec<Change>,
     ) -> Result<Stored, RegisterError> {
         let digest = token.digest;
         self.expire(now.boot, changes);
-        let same_id = self
-            .by_id
-            .get(&new.id)
-            .and_then(|entry| self.sessions.get(entry))
-            .cloned();
+        let same_id = self.session_named(new.owner, &new.id).cloned();
         let same_token = self
             .by_token
             .find(digest)
             .filter(|found| same_id.as_ref().is_none_or(|old| old.entry != found.entry));
-        self.authorize(
-            &new,
-            digest,
-            authority,
-            same_id.as_deref(),
-            same_token.as_deref(),
-        )?;
+        self.authorize(&new, digest, same_id.as_deref(), same_token.as_deref())?;
 
         let of_this_token = |old: &&Arc<Session>| *old.digest() == digest;
         if let Some(old) = same_id.iter().chain(&same_token).find(of_this_token) {
@@ -91,9 +86,10 @@ impl Table {
             let token_file = &mut new.details.token_file;
             *token_file = token_file.take().or_else(|| old.details.token_file.clone());
         }
-        // `authorize` has checked that sessions with the same token have the same process.
-        let renews = |old: &&Arc<Session>| *old.digest() == digest && old.owner == new.owner;
-        if let Some(old) = same_id.as_ref().filter(renews) {
+        let replaced = || same_id.iter().chain(&same_token).map(AsRef::as_ref);
+        self.check_limits(&new, replaced)?;
+        // `authorize` has checked that sessions with the same token have the same process and owner.
+        if let Some(old) = same_id.as_ref().filter(of_this_token) {
             return Ok(Stored {
                 session: self.renew(old, new, token, now),
                 renewed: true,
@@ -110,7 +106,7 @@ impl Table {
         let session = self.insert(new, token, now);
         changes.push(Change::Registered {
             session: session.clone(),
-            token_from: same_token.map(|old| old.id.clone()),
+            token_from: same_token.map(|old| old.key()),
         });
         Ok(Stored {
             session,
@@ -118,38 +114,57 @@ impl Table {
         })
     }
 
-    /// Checks the registration against the sessions that it would replace and against the limits.
+    /// Checks the registration against the sessions that it would replace.
     fn authorize(
         &self,
         new: &NewSession,
         digest: TokenDigest,
-        authority: Authority,
         same_id: Option<&Session>,
         same_token: Option<&Session>,
     ) -> Result<(), RegisterError> {
-        let replaced = || same_id.into_iter().chain(same_token);
-        if authority == Authority::Owner && replaced().any(|old| old.owner != new.owner) {
-            return Err(RegisterError::NotOwner);
-        }
-        let of_another = |old: &Session| old.process.id != new.process.id;
-        if replaced().any(|old| *old.digest() == digest && of_another(old)) {
+        let of_another = |old: &&Session| {
+            *old.digest() == digest && (old.process.id != new.process.id || old.owner != new.owner)
+        };
+        if same_id.iter().chain(&same_token).any(of_another) {
             return Err(RegisterError::TokenInUse);
         }
         if self.strict_replace && same_id.is_some_and(|old| *old.digest() != digest) {
             return Err(RegisterError::NeedsOldToken);
         }
-        if self.sessions.len() - replaced().count() >= self.limits.sessions {
-            return Err(RegisterError::TooManySessions {
-                limit: self.limits.sessions,
-            });
+        Ok(())
+    }
+
+    /// Checks the limits as they are once the sessions that the registration replaces, all of the same
+    /// owner, have been removed.
+    fn check_limits<'a, I: Iterator<Item = &'a Session>>(
+        &self,
+        new: &NewSession,
+        replaced: impl Fn() -> I,
+    ) -> Result<(), RegisterError> {
+        let Limits {
+            sessions,
+            sessions_per_owner,
+            bytes,
+            bytes_per_owner,
+        } = self.limits;
+        let owner = new.owner;
+        let (held, held_bytes) = self.owners.holdings(owner);
+        let freed = replaced().count();
+        if self.sessions.len() - freed >= sessions {
+            return Err(RegisterError::TooManySessions { limit: sessions });
         }
-        let owned = self.per_owner.get(&new.owner).copied().unwrap_or(0);
-        let freed = replaced().filter(|old| old.owner == new.owner).count();
-        if owned - freed >= self.limits.sessions_per_owner {
-            return Err(RegisterError::TooManyForOwner {
-                owner: new.owner,
-                limit: self.limits.sessions_per_owner,
-            });
+        if held - freed >= sessions_per_owner {
+            let limit = sessions_per_owner;
+            return Err(RegisterError::TooManyForOwner { owner, limit });
+        }
+        let freed: usize = replaced().map(|old| old.bytes).sum();
+        let added = new.bytes();
+        if self.bytes - freed + added > bytes {
+            return Err(RegisterError::TooManyBytes { limit: bytes });
+        }
+        if held_bytes - freed + added > bytes_per_owner {
+            let limit = bytes_per_owner;
+            return Err(RegisterError::TooManyBytesForOwner { owner, limit });
         }
         Ok(())
     }
@@ -159,9 +174,8 @@ impl Table {
         self.next_entry += 1;
         let granted = self.lifetimes.granted(new.ttl);
         let session = self.place(entry, new, token, granted, now);
-        self.by_id.insert(session.id.clone(), entry);
+        self.by_id.insert(session.key(), entry);
         self.by_process.insert((session.process.id, entry));
-        *self.per_owner.entry(session.owner).or_default() += 1;
         session
     }
 
@@ -176,7 +190,7 @@ impl Table {
         if let Some(start_time) = old.process.start_time() {
             new.process.learn_start_time(start_time);
         }
-        self.unlink_last_moment(old);
+        self.displace(old);
         // Without a request, the lifetime that was granted before applies again.
         let granted = match new.ttl {
             Ttl::Default => old
@@ -204,12 +218,17 @@ impl Table {
         if let Some(last) = expires_at {
             self.by_last_moment.insert((last.boot, entry));
         }
+        self.owners.add(&session);
+        self.bytes += session.bytes;
         self.sessions.insert(entry, session.clone());
         self.by_token.put(session.clone());
         session
     }
 
-    fn unlink_last_moment(&mut self, session: &Session) {
+    /// Takes back what `place` has added, except what the next `place` of this entry replaces.
+    fn displace(&mut self, session: &Session) {
+        self.owners.subtract(session);
+        self.bytes -= session.bytes;
         if let Some(last) = session.expires_at {
             self.by_last_moment.remove(&(last.boot, session.entry));
         }
@@ -240,15 +259,9 @@ impl Table {
         changes: &mut Vec<Change>,
     ) -> Option<Arc<Session>> {
         let session = self.sessions.remove(&entry)?;
-        self.unlink_last_moment(&session);
-        self.by_id.remove(&session.id);
+        self.displace(&session);
+        self.by_id.remove(&session.key());
         self.by_process.remove(&(session.process.id, entry));
-        if let Some(count) = self.per_owner.get_mut(&session.owner) {
-            *count -= 1;
-            if *count == 0 {
-                self.per_owner.remove(&session.owner);
-            }
-        }
         session.wipe_secret_key();
         changes.push(Change::Deregistered(session.clone(), removal));
         Some(session)
@@ -302,8 +315,43 @@ impl Table {
             .collect()
     }
 
-    pub(crate) fn session_named(&self, id: &SessionId) -> Option<&Arc<Session>> {
-        self.sessions.get(self.by_id.get(id)?)
+    pub(crate) fn session_named(&self, owner: u32, id: &SessionId) -> Option<&Arc<Session>> {
+        self.sessions.get(self.by_id.get(&(id.clone(), owner))?)
+    }
+
+    /// Returns the sessions with this id, at most one of each owner.
+    pub(crate) fn sessions_named(&self, id: &SessionId) -> Vec<Arc<Session>> {
+        self.by_id
+            .range((id.clone(), 0)..=(id.clone(), u32::MAX))
+            .filter_map(|(_, entry)| self.sessions.get(entry).cloned())
+            .collect()
+    }
+
+    /// Returns up to `max` sessions behind `after`, of one owner or of all, in order of registration.
+    pub(crate) fn page(&self, after: EntryId, owner: Option<u32>, max: usize) -> Vec<Arc<Session>> {
+        match owner {
+            None => self
+                .sessions
+                .range((Bound::Excluded(after), Bound::Unbounded))
+                .map(|(_, session)| session.clone())
+                .take(max)
+                .collect(),
+            Some(owner) => self
+                .owners
+                .entries(owner, after)
+                .filter_map(|entry| self.sessions.get(&entry).cloned())
+                .take(max)
+                .collect(),
+        }
+    }
+
+    /// Returns the highest entry id so far; 0 if there was no session yet.
+    pub(crate) fn last_entry(&self) -> EntryId {
+        EntryId(self.next_entry - 1)
+    }
+
+    pub(crate) fn owners(&self) -> &Owners {
+        &self.owners
     }
 
     /// Asserts that all indexes contain the same sessions.
@@ -312,12 +360,16 @@ impl Table {
         assert_eq!(self.sessions.len(), self.by_id.len(), "one session per id");
         assert_eq!(self.sessions.len(), self.by_process.len());
         assert_eq!(self.sessions.len(), self.by_token.len());
-        assert_eq!(self.sessions.len(), self.per_owner.values().sum::<usize>());
+        let bytes: usize = self.sessions.values().map(|session| session.bytes).sum();
+        assert_eq!(self.bytes, bytes);
+        let held = self.owners.all().map(|owner| self.owners.holdings(owner));
+        let held = held.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+        assert_eq!(held, (self.sessions.len(), bytes));
         let expiring = self.sessions.values().filter(|s| s.expires_at.is_some());
         assert_eq!(expiring.count(), self.by_last_moment.len());
         for (entry, session) in &self.sessions {
             assert_eq!(*entry, session.entry);
-            assert_eq!(self.by_id.get(&session.id), Some(entry));
+            assert_eq!(self.by_id.get(&session.key()), Some(entry));
             assert!(self.by_process.contains(&(session.process.id, *entry)));
             if let Some(last) = session.expires_at {
                 assert!(self.by_last_moment.contains(&(last.boot, *entry)));

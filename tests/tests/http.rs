@@ -12,8 +12,14 @@ mod fixture;
 mod sessions;
 #[path = "http/streams.rs"]
 mod streams;
+#[cfg(target_os = "linux")]
+#[path = "http/unread.rs"]
+mod unread;
+#[cfg(target_os = "linux")]
+#[path = "http/users.rs"]
+mod users;
+
 use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use serde_json::json;
@@ -263,43 +269,5 @@ fn a_full_registry_refuses_new_sessions_and_allows_replacing() {
         "a replacement does not count"
     );
     assert_eq!(daemon.get("/v1/sources").1["processes"], 1);
-    daemon.stop();
-}
-
-#[test]
-fn unread_list_responses_have_a_bounded_budget() {
-    let daemon = Daemon::start();
-    let test_process = TestProcess::start();
-    // A list has 9 MB, so the budget of 64 MiB is enough for seven.
-    let (cwd, groups) = (format!("/{}", "x".repeat(4_095)), vec!["g".repeat(64); 64]);
-    for number in 0..1_024 {
-        let (id, details) = (number.to_string(), json!({"cwd": cwd, "groups": groups}));
-        let (status, _) = daemon.register_with(number, &id, test_process.pid(), details);
-        assert_eq!(status, 200);
-    }
-    let request_list = || {
-        let mut stream = daemon.connect();
-        stream
-            .write_all(b"GET /v1/sessions HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            .unwrap();
-        let mut status = *b"HTTP/1.1 ???";
-        stream.read_exact(&mut status).unwrap();
-        (status, stream)
-    };
-    let unread = || {
-        let responses = std::iter::repeat_with(request_list);
-        responses.take(20).collect::<Vec<_>>()
-    };
-    let served = |responses: &[([u8; 12], UnixStream)]| {
-        let is_served = |(status, _): &&([u8; 12], _)| status == b"HTTP/1.1 200";
-        responses.iter().filter(is_served).count()
-    };
-    let first = unread();
-    assert_eq!(served(&first), 7);
-    let (status, refusal) = daemon.get("/v1/sessions");
-    assert_eq!((status, &refusal["code"]), (503, &json!("too_many_lists")));
-    assert_eq!(daemon.get("/v1/sessions?pid=1").0, 200, "a short one");
-    drop(first);
-    eventually("the whole budget is free again", || served(&unread()) == 7);
     daemon.stop();
 }

@@ -33,10 +33,17 @@ pub(super) struct Arguments {
     /// Maximum number of sessions per user
     #[arg(long, value_name = "N", default_value = "10000", value_parser = values::count)]
     max_sessions_per_uid: usize,
+    /// Maximum size of all sessions in memory, such as 512MiB
+    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = values::size)]
+    max_bytes: usize,
+    /// Maximum size of the sessions of one user in memory
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
+    max_bytes_per_uid: usize,
     /// Which processes a client may register: self, same-uid or any
     #[arg(long, value_name = "POLICY", default_value = "same-uid")]
     register_policy: RegisterPolicy,
-    /// Reject a registration under an existing session id unless it has that session's token
+    /// Reject a registration under an existing session id, and a removal by id, unless it has that
+    /// session's token
     #[arg(long)]
     strict_replace: bool,
     /// Also serve this user; may be a comma-separated list
@@ -61,6 +68,8 @@ impl Arguments {
             max_ttl: self.max_ttl,
             max_sessions: self.max_sessions,
             max_sessions_per_uid: self.max_sessions_per_uid,
+            max_bytes: self.max_bytes,
+            max_bytes_per_uid: self.max_bytes_per_uid,
             register_policy: self.register_policy,
             strict_replace: self.strict_replace,
             allow_uids: self.allow_uid,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::output::{Layout, age, table};
-use crate::client::{Client, ClientError, Session, SessionList, percent_encode};
+use crate::client::{Client, Session, percent_encode};
 use crate::clock;
 
 const HEADER: [&str; 7] = ["SESSION", "NAME", "MESH", "PID", "AGE", "IDENTITY", "TOKEN"];
@@ -23,45 +23,41 @@ pub(super) struct Arguments {
     /// List only the sessions in this mesh
     #[arg(long)]
     mesh: Option<String>,
+    /// List only the sessions of this user; only root may name another one
+    #[arg(long, value_name = "UID")]
+    uid: Option<u32>,
 }
 
 impl Arguments {
     pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
-        let response: Value = client.get(&self.target()).await?;
-        let mut out = io::BufWriter::new(io::stdout().lock());
-        let written = if self.json {
+        let filter = self.filter();
+        let text = if self.json {
             // Passed through, with fields that this client does not know.
-            let sessions = response.get("sessions").cloned().unwrap_or_default();
-            writeln!(out, "{}", json!({ "schema": 1, "sessions": sessions }))
+            let sessions: Vec<Value> = client.sessions(&filter).await?;
+            format!("{}\n", json!({ "schema": 1, "sessions": sessions })).into_bytes()
         } else {
-            let list: SessionList =
-                serde_json::from_value(response).map_err(|error| ClientError::Protocol {
-                    detail: error.to_string(),
-                })?;
-            show(
-                &mut out,
-                Layout::of_stdout(),
-                list.sessions,
-                clock::now().wall_ms,
-            )
+            let sessions = client.sessions(&filter).await?;
+            let now_ms = clock::now().wall_ms;
+            let mut text = Vec::new();
+            show(&mut text, Layout::of_stdout(), sessions, now_ms)?;
+            text
         };
-        written
+        let mut out = io::stdout().lock();
+        out.write_all(&text)
             .and_then(|()| out.flush())
             .map_err(Failure::output)?;
         Ok(ExitCode::Success)
     }
 
-    fn target(&self) -> String {
+    fn filter(&self) -> String {
         let pid = self.pid.map(|pid| format!("pid={pid}"));
+        let uid = self.uid.map(|uid| format!("uid={uid}"));
         let mesh = self
             .mesh
             .as_ref()
             .map(|mesh| format!("mesh={}", percent_encode(mesh)));
-        let query: Vec<String> = pid.into_iter().chain(mesh).collect();
-        match query.as_slice() {
-            [] => "/v1/sessions".to_owned(),
-            _ => format!("/v1/sessions?{}", query.join("&")),
-        }
+        let query: Vec<String> = pid.into_iter().chain(mesh).chain(uid).collect();
+        query.join("&")
     }
 }
 
@@ -132,18 +128,19 @@ mod tests {
 
     #[test]
     fn filters_are_sent_as_a_query() {
-        let target = |pid, mesh: Option<&str>| {
+        let filter = |pid, mesh: Option<&str>, uid| {
             Arguments {
                 json: false,
                 pid,
                 mesh: mesh.map(str::to_owned),
+                uid,
             }
-            .target()
+            .filter()
         };
-        assert_eq!(target(None, None), "/v1/sessions");
+        assert_eq!(filter(None, None, None), "");
         assert_eq!(
-            target(Some(7), Some("a&b")),
-            "/v1/sessions?pid=7&mesh=a%26b"
+            filter(Some(7), Some("a&b"), Some(0)),
+            "pid=7&mesh=a%26b&uid=0"
         );
     }
 }

@@ -12,10 +12,13 @@ use super::failure::Failure;
 use crate::client::{Client, ClientError, percent_encode};
 
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
 pub(super) struct Arguments {
     /// ID of the session to remove
+    #[arg(required_unless_present = "token_file", conflicts_with = "token_file")]
     session_id: Option<String>,
+    /// User of the session with this ID; only root may name another one
+    #[arg(long, value_name = "UID", conflicts_with = "token_file")]
+    uid: Option<u32>,
     /// Remove the session whose token is in this file
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -30,17 +33,34 @@ impl Arguments {
                     .await
             }
             (Some(id), None) => {
+                let uid = self.uid.map(|uid| format!("?uid={uid}"));
+                let (id, uid) = (percent_encode(id), uid.unwrap_or_default());
                 client
-                    .delete(&format!("/v1/sessions/by-id/{}", percent_encode(id)))
+                    .delete(&format!("/v1/sessions/by-id/{id}{uid}"))
                     .await
             }
-            // The argument group requires one of them.
+            // The definition of the arguments requires one of them.
             (None, None) => return Err(no_session("no session given".to_owned())),
         };
         match (result, &self.session_id) {
             (Ok(_), _) => Ok(ExitCode::Success),
             (Err(ClientError::Problem { status: 404, .. }), Some(id)) => {
                 Err(no_session(format!("no session with id {id:?}")))
+            }
+            (Err(ClientError::Problem { code, detail, .. }), Some(id))
+                if code == "ambiguous_session" =>
+            {
+                Err(Failure::new(
+                    detail,
+                    format!("reaperd rm {id} --uid UID   (reaperd ls --json shows the uids)"),
+                ))
+            }
+            (Err(ClientError::Problem { code, detail, .. }), Some(_)) if code == "needs_token" => {
+                Err(Failure {
+                    code: ExitCode::NotPermitted,
+                    message: detail,
+                    remedy: "reaperd rm --token-file FILE".to_owned(),
+                })
             }
             // The daemon does not accept a token without a session, so it responds with 401.
             (

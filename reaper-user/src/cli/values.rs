@@ -100,6 +100,19 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Parses a number of bytes greater than zero, such as `4096`, `64KiB`, `512MiB` or `2GiB`.
+pub(super) fn size(text: &str) -> Result<usize, String> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+    let (number, shift) = units
+        .into_iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))
+        .unwrap_or((text, 0));
+    count(number.trim_end())
+        .map_err(|error| format!("{error}; expected a number of bytes, KiB, MiB or GiB"))?
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "is too large".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +141,21 @@ mod tests {
         assert_eq!(age("24h"), Ok(Age(Some(Duration::from_hours(24)))));
         assert_eq!(age("never"), Ok(Age(None)));
         assert!(age("0s").is_err() && age("Never").is_err());
+        assert_eq!(size("4096"), Ok(4_096));
+        assert_eq!(size("64MiB"), Ok(64 << 20));
+        assert_eq!(size("2 GiB"), Ok(2 << 30));
+        for wrong in [
+            "",
+            "0",
+            "0MiB",
+            "MiB",
+            "-1KiB",
+            "64MB",
+            "1.5GiB",
+            "99999999999GiB",
+        ] {
+            assert!(size(wrong).is_err(), "{wrong:?}");
+        }
         assert_eq!(count("7"), Ok(7));
         for wrong in ["0", "-1", "x", ""] {
             assert!(count(wrong).is_err(), "{wrong:?}");

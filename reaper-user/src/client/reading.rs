@@ -39,6 +39,14 @@ pub struct SessionList {
     pub sessions: Vec<Session>,
 }
 
+/// One page of a list.
+#[derive(Debug, Deserialize)]
+pub(super) struct Page<T> {
+    pub(super) sessions: Vec<T>,
+    /// Where the next page begins; absent on the last one.
+    pub(super) next: Option<String>,
+}
+
 /// The response to a registration.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Registered {

@@ -4,12 +4,12 @@
 //!
 //! | method and path | effect |
 //! |---|---|
-//! | `POST /v1/sessions/register` | stores or renews a session; replaces the live one of its id |
-//! | `GET /v1/sessions[?pid=&mesh=&verbose=1]` | the caller's sessions; root sees all |
+//! | `POST /v1/sessions/register` | stores or renews a session; replaces the caller's live one of its id |
+//! | `GET /v1/sessions[?uid=&pid=&mesh=&verbose=1&limit=&after=]` | the caller's sessions; root sees all |
 //! | `GET`, `DELETE /v1/sessions/me` | the session of the presented token |
 //! | `DELETE /v1/sessions/TOKEN` | the same, for clients of the claudemesh daemon |
-//! | `DELETE /v1/sessions/by-id/ID` | by name, for the session's user and root |
-//! | `GET /v1/events[?event=a,b][&session=ID][&snapshot=1]` | a stream of events |
+//! | `DELETE /v1/sessions/by-id/ID[?uid=]` | by name, for the session's user and root |
+//! | `GET /v1/events[?event=a,b][&session=ID][&uid=][&snapshot=1]` | a stream of events |
 //! | `GET /v1/sources`, `/v1/health`, `/v1/version` | the state of the daemon, and its version |
 //!
 //! Paths match exactly; a wrong method is 404 like a wrong path. A session is presented as
@@ -36,11 +36,16 @@
 //!   one lives.
 //! - Each stored session has exactly one `session_deregistered`, and by then it no longer resolves.
 //! - Events come in the order of their numbers. A number that a reader missed lies within a `gap`.
-//! - A `snapshot` is the state after the event with its number, and before the next one.
-//! - The daemon never waits for a reader. One that lags behind the ring of 4,096 events gets a
-//!   `gap`.
-//! - A list is the state of one moment. A list of more than 64 KiB is refused (503,
-//!   `too_many_lists`, Retry-After) if the lists that are still being read leave no budget for it.
+//! - Session ids are per user. A token is good for its session's user and root; for others it is
+//!   unknown.
+//! - A `snapshot` has the sessions that were live after the event with its number. One that ends
+//!   before it is written is absent, and its `session_deregistered` follows.
+//! - The daemon never waits for a reader. It keeps 4,096 events; if there are more, the user that has
+//!   most of them loses his oldest one. A reader that lags behind gets a `gap`.
+//! - A list has the sessions that are live from the request until it is written. It is written in
+//!   pieces as its reader takes them.
+//! - A reader that takes less than 1 KiB a second, while more is waiting, for a minute in all, is
+//!   disconnected.
 //! - Event streams leave connections to requests: one too many is refused (429, `too_many_streams`,
 //!   Retry-After). If all connections are in use, the one that has been idle longest is closed for
 //!   a new one.
@@ -61,8 +66,11 @@ mod connection_budget;
 pub(crate) mod events;
 mod health;
 pub(crate) mod listener;
+mod peaks;
 pub(crate) mod register;
+mod remove;
 mod routes;
+mod scope;
 pub(crate) mod server;
 pub(crate) mod sessions;
 pub(crate) mod sse;
@@ -73,7 +81,7 @@ pub(crate) mod wire;
 
 use std::sync::Arc;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::daemon::config::DaemonOptions;
 use crate::daemon::descriptors::Shares;
@@ -87,12 +95,9 @@ pub(crate) struct App {
     pub(crate) table: Arc<dyn ProcessTable>,
     /// Random at each start. Event numbers of another epoch are invalid.
     pub(crate) epoch: u64,
-    /// Notified after each event.
-    pub(crate) events: Arc<Notify>,
     pub(crate) descriptors: Shares,
     /// One permit for each further event stream.
     pub(crate) streams: Arc<Semaphore>,
-    pub(crate) lists: sessions::ListBudget,
 }
 
 /// The transport of a connection. A property of the listener, never derived from an address.

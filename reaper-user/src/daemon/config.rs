@@ -65,6 +65,9 @@ pub struct DaemonOptions {
     pub max_ttl: Option<Duration>,
     pub max_sessions: usize,
     pub max_sessions_per_uid: usize,
+    /// The maximum size of all sessions and of those of one user, as the registry counts it.
+    pub max_bytes: usize,
+    pub max_bytes_per_uid: usize,
     pub register_policy: RegisterPolicy,
     /// Whether replacing the session of a live id requires its token.
     pub strict_replace: bool,
@@ -85,6 +88,8 @@ impl DaemonOptions {
             max_ttl: None,
             max_sessions: limits.sessions,
             max_sessions_per_uid: limits.sessions_per_owner,
+            max_bytes: limits.bytes,
+            max_bytes_per_uid: limits.bytes_per_owner,
             register_policy: RegisterPolicy::default(),
             strict_replace: false,
             allow_uids: Vec::new(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use reaper_registry::{Limits, Registry, Source, TokenKey};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::api::listener::{ListenError, Socket, SocketAccess};
@@ -98,8 +98,7 @@ pub async fn run_until(
 ) -> Result<(), StartupError> {
     let workers = Handle::current().metrics().num_workers();
     let descriptors = Shares::of_daemon(&options.sources, workers)?;
-    let events = Arc::new(Notify::new());
-    let reaper = start_reaper(&options, descriptors, events.clone())?;
+    let reaper = start_reaper(&options, descriptors)?;
     let reports = first_reports(&reaper, &options).await?;
     let access = if options.allow_uids.is_empty() {
         SocketAccess::Private
@@ -115,10 +114,8 @@ pub async fn run_until(
         options,
         table: process_table::of_this_system(),
         epoch,
-        events,
         descriptors,
         streams: Arc::new(Semaphore::new(descriptors.streams)),
-        lists: api::sessions::ListBudget::default(),
     });
     let (stop_sender, stop_receiver) = watch::channel(false);
     systemd::notify("READY=1");
@@ -132,11 +129,7 @@ pub async fn run_until(
     Ok(())
 }
 
-fn start_reaper(
-    options: &DaemonOptions,
-    descriptors: Shares,
-    events: Arc<Notify>,
-) -> Result<Reaper, StartupError> {
+fn start_reaper(options: &DaemonOptions, descriptors: Shares) -> Result<Reaper, StartupError> {
     let token_key = TokenKey::random().map_err(StartupError::Random)?;
     let token_files = TokenFiles::default();
     let files_of_ended = token_files.clone();
@@ -146,10 +139,11 @@ fn start_reaper(
         .limits(Limits {
             sessions: options.max_sessions,
             sessions_per_owner: options.max_sessions_per_uid,
+            bytes: options.max_bytes,
+            bytes_per_owner: options.max_bytes_per_uid,
         })
         .strict_replace(options.strict_replace)
-        .on_removed(move |session| files_of_ended.session_ended(session))
-        .on_event(move || events.notify_waiters());
+        .on_removed(move |session| files_of_ended.session_ended(session));
     let reaper = Reaper::builder(registry)
         .sources(options.sources.clone())
         .sweep_interval(options.sweep_interval)

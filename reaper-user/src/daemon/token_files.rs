@@ -110,7 +110,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use reaper_registry::{
-        Authority, Details, NewSession, Pid, Process, ProcessId, Removal, SessionId, TokenKey, Ttl,
+        Details, NewSession, Pid, Process, ProcessId, Removal, SessionId, TokenKey, Ttl,
     };
 
     use super::*;
@@ -129,10 +129,7 @@ mod tests {
             ttl: Ttl::Default,
         };
         let now = clock::now();
-        registry
-            .register(new, Authority::Owner, now)
-            .unwrap()
-            .session
+        registry.register(new, now).unwrap().session
     }
 
     /// Registers a session with this file, removes it and returns whether the file was removed.
@@ -191,7 +188,7 @@ mod tests {
         let before = session(&registry, "before", 0xab, uid, &file);
         let after = session(&registry, "after", 0xab, uid, &file);
         assert!(
-            registry.session_named(&before.id).is_none(),
+            registry.session_named(before.owner, &before.id).is_none(),
             "it must have been replaced"
         );
         assert!(!remove(&registry, &before).unwrap());

@@ -6,8 +6,50 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
-use reaper_registry::{Event, Next, Subscription};
+use reaper_registry::{Event, Next, Session, Subscription};
 use tokio::sync::watch;
+
+use super::Reaper;
+
+/// How many sessions are copied under one lock of the registry's table.
+const PAGE: usize = 256;
+
+impl Reaper {
+    /// Returns all live sessions and a stream of everything that happens from then on: nothing is
+    /// missing between the two, and nothing is in both. A session that ends during this call may be
+    /// missing in the list; its event follows in the stream.
+    pub fn subscribe(&self) -> (Vec<Arc<Session>>, Events) {
+        let (position, last) = self.registry.subscribe(None);
+        let mut sessions: Vec<Arc<Session>> = Vec::new();
+        loop {
+            let after = sessions.last().map(|session| session.entry);
+            let page = self.registry.page(after, None, PAGE);
+            let known = sessions.len();
+            sessions.extend(page.into_iter().take_while(|it| it.entry <= last));
+            if sessions.len() - known < PAGE {
+                return (sessions, self.events_from(position));
+            }
+        }
+    }
+
+    /// Returns a stream of everything that happens from now on.
+    pub fn events(&self) -> Events {
+        let (position, _) = self.registry.subscribe(None);
+        self.events_from(position)
+    }
+
+    /// Returns a stream that starts after the event with this number; `None` if there is no such
+    /// event yet. Events that are not kept any more are reported as a gap.
+    pub fn events_after(&self, seq: u64) -> Option<Events> {
+        let position = self.registry.resume(seq, None)?;
+        Some(self.events_from(position))
+    }
+
+    /// Returns a stream that begins at this position of this registry.
+    pub(crate) fn events_from(&self, position: Subscription) -> Events {
+        Events::new(position, self.changed.subscribe())
+    }
+}
 
 /// One item of [`Events`].
 #[derive(Clone, Debug)]
@@ -42,7 +84,7 @@ type ChangedFuture =
     Pin<Box<dyn Future<Output = (Changed, Result<(), watch::error::RecvError>)> + Send + Sync>>;
 
 impl Events {
-    pub(super) fn new(position: Subscription, changed: Changed) -> Self {
+    fn new(position: Subscription, changed: Changed) -> Self {
         Self {
             position,
             changed: Some(wait(changed)),

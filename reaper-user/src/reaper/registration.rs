@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use reaper_registry::{
-    Authority, Details, Pid, Presence, RegisterError, Session, SessionId, StartTime, Token, Ttl,
+    Details, Pid, Presence, RegisterError, Session, SessionId, StartTime, Token, Ttl,
 };
 
 use crate::sys::process_table::ProcessTable;
@@ -21,14 +21,13 @@ pub struct Registration {
     pub(crate) details: Details,
     pub(crate) presence: Option<Presence>,
     pub(crate) ttl: Ttl,
-    pub(crate) authority: Authority,
 }
 
 impl Registration {
     /// A session with this id and token for the process that has this pid now.
     ///
-    /// It belongs to the effective user of this program, lives as long as its process, and replaces
-    /// only sessions of the same owner. The other methods change that.
+    /// It belongs to the effective user of this program and lives as long as its process, unless the
+    /// other methods change that. It replaces only the session of the same owner and id.
     pub fn new(id: SessionId, token: Token, pid: Pid) -> Self {
         Self {
             id,
@@ -38,7 +37,6 @@ impl Registration {
             details: Details::default(),
             presence: None,
             ttl: Ttl::Process,
-            authority: Authority::Owner,
         }
     }
 
@@ -68,13 +66,6 @@ impl Registration {
     #[must_use]
     pub fn ttl(mut self, ttl: Ttl) -> Self {
         self.ttl = ttl;
-        self
-    }
-
-    /// Whose sessions this registration may replace.
-    #[must_use]
-    pub fn authority(mut self, authority: Authority) -> Self {
-        self.authority = authority;
         self
     }
 }

@@ -1,13 +1,17 @@
-//! The ordered history, kept in one ring that all subscribers share.
+//! The ordered history, bounded, that all subscribers share.
 //!
-//! There is no queue per subscriber: a reader has a position in the ring. A reader that falls behind
-//! gets the range of events that it missed and continues with the oldest one left. So no writer waits
-//! for a reader, and memory does not depend on the number of readers.
+//! There is no queue per subscriber: a reader has a position in the history. A reader that falls behind
+//! gets the range of events that it missed and continues behind them. So no writer waits for a reader,
+//! and memory does not depend on the number of readers.
+//!
+//! Each owner has a share of the history, and the events of no session have one more. A reader of one
+//! owner's events reads his and those of no session, and misses nothing if other shares are shortened.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::events::shares::Shares;
 use crate::events::{Event, EventKind};
 use crate::time::Moment;
 
@@ -15,23 +19,28 @@ use crate::time::Moment;
 pub(crate) type Waker = Box<dyn Fn() + Send + Sync>;
 
 pub(crate) struct EventLog {
-    ring: Mutex<Ring>,
+    history: Mutex<History>,
     wakers: Vec<Waker>,
 }
 
-struct Ring {
-    events: VecDeque<Arc<Event>>,
+struct History {
+    events: BTreeMap<u64, Arc<Event>>,
+    /// `None`: the events of no session.
+    shares: Shares<Option<u32>>,
+    /// The last event that was dropped; 0 if none.
+    dropped: u64,
     capacity: usize,
     next_seq: u64,
 }
 
 impl EventLog {
     pub(crate) fn new(capacity: usize, wakers: Vec<Waker>) -> Self {
-        let capacity = capacity.max(1);
         Self {
-            ring: Mutex::new(Ring {
-                events: VecDeque::with_capacity(capacity),
-                capacity,
+            history: Mutex::new(History {
+                events: BTreeMap::new(),
+                shares: Shares::default(),
+                dropped: 0,
+                capacity: capacity.max(1),
                 next_seq: 1,
             }),
             wakers,
@@ -39,17 +48,21 @@ impl EventLog {
     }
 
     pub(crate) fn append(&self, kind: EventKind, at: Moment) -> Arc<Event> {
-        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut history = self.history();
         let event = Arc::new(Event {
-            seq: ring.next_seq,
+            seq: history.next_seq,
             at,
             kind,
         });
-        ring.next_seq += 1;
-        if ring.events.len() == ring.capacity {
-            ring.events.pop_front();
+        history.next_seq += 1;
+        history.events.insert(event.seq, event.clone());
+        history.shares.add(event.owner(), event.seq);
+        if history.events.len() > history.capacity
+            && let Some(seq) = history.shares.drop_one()
+        {
+            history.events.remove(&seq);
+            history.dropped = history.dropped.max(seq);
         }
-        ring.events.push_back(event.clone());
         event
     }
 
@@ -58,34 +71,70 @@ impl EventLog {
     }
 
     pub(crate) fn next_seq(&self) -> u64 {
-        self.ring
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .next_seq
+        self.history().next_seq
+    }
+
+    /// Returns how many events of this owner's sessions are kept.
+    pub(crate) fn count(&self, owner: u32) -> usize {
+        self.history().shares.count(Some(owner))
+    }
+
+    /// Returns the owners of the sessions of which events are kept.
+    pub(crate) fn owners(&self) -> Vec<u32> {
+        self.history().shares.owners().flatten().collect()
+    }
+
+    fn read(&self, position: u64, owner: Option<u32>) -> Read {
+        let history = self.history();
+        let dropped = match owner {
+            None => history.dropped,
+            Some(_) => history
+                .shares
+                .dropped(owner)
+                .max(history.shares.dropped(None)),
+        };
+        if position <= dropped {
+            return Read::Gap(dropped);
+        }
+        let of_either = || [owner, None].map(|of| history.shares.next(of, position));
+        let seq = match owner {
+            None => history.events.range(position..).next().map(|(seq, _)| *seq),
+            Some(_) => of_either().into_iter().flatten().min(),
+        };
+        seq.and_then(|seq| history.events.get(&seq))
+            .map_or(Read::End(history.next_seq), |event| {
+                Read::Event(event.clone())
+            })
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
-        let ring = self.ring.lock().unwrap();
-        assert!(ring.events.len() <= ring.capacity, "the ring is bounded");
-        let newest_first = ring.events.iter().rev().map(|event| event.seq);
-        assert!(newest_first.eq((1..ring.next_seq).rev().take(ring.events.len())));
-    }
-
-    fn read(&self, position: u64) -> Next {
-        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = ring.events.front().map_or(ring.next_seq, |event| event.seq);
-        if position < oldest {
-            return Next::Gap {
-                missed_from: position,
-                missed_to: oldest - 1,
-            };
+        let history = self.history.lock().unwrap();
+        assert!(
+            history.events.len() <= history.capacity,
+            "the history is bounded"
+        );
+        history.shares.check_invariants(history.events.len());
+        for (seq, event) in &history.events {
+            assert_eq!(*seq, event.seq);
+            assert_eq!(history.shares.next(event.owner(), *seq), Some(*seq));
         }
-        let offset = usize::try_from(position - oldest).unwrap_or(usize::MAX);
-        ring.events
-            .get(offset)
-            .map_or(Next::Empty, |event| Next::Event(event.clone()))
+        let newest = history.events.last_key_value().map(|(seq, _)| *seq + 1);
+        assert_eq!(newest.unwrap_or(1), history.next_seq);
     }
+}
+
+/// What is at a position.
+enum Read {
+    Event(Arc<Event>),
+    /// Events from the position up to this one may be missing.
+    Gap(u64),
+    /// Nothing before this position.
+    End(u64),
 }
 
 /// The result of [`Subscription::poll_next`].
@@ -93,7 +142,7 @@ impl EventLog {
 pub enum Next {
     /// The next event in order.
     Event(Arc<Event>),
-    /// Events were overwritten before they were read. The next call continues after them.
+    /// Events were dropped before they were read. The next call continues after them.
     Gap {
         /// [`Event::seq`] of the first event missed.
         missed_from: u64,
@@ -111,11 +160,16 @@ pub enum Next {
 pub struct Subscription {
     log: Arc<EventLog>,
     position: u64,
+    owner: Option<u32>,
 }
 
 impl Subscription {
-    pub(crate) fn at(log: Arc<EventLog>, position: u64) -> Self {
-        Self { log, position }
+    pub(crate) fn at(log: Arc<EventLog>, position: u64, owner: Option<u32>) -> Self {
+        Self {
+            log,
+            position,
+            owner,
+        }
     }
 
     /// Returns the next event, or the gap before it. Does not wait for events: use
@@ -123,16 +177,26 @@ impl Subscription {
     ///
     /// A subscription is not an `Iterator`, because [`Next::Empty`] is not the end.
     pub fn poll_next(&mut self) -> Next {
-        let next = self.log.read(self.position);
-        match &next {
-            Next::Event(event) => self.position = event.seq + 1,
-            Next::Gap { missed_to, .. } => self.position = missed_to + 1,
-            Next::Empty => {}
+        match self.log.read(self.position, self.owner) {
+            Read::Event(event) => {
+                self.position = event.seq + 1;
+                Next::Event(event)
+            }
+            Read::Gap(missed_to) => {
+                let missed_from = std::mem::replace(&mut self.position, missed_to + 1);
+                Next::Gap {
+                    missed_from,
+                    missed_to,
+                }
+            }
+            Read::End(position) => {
+                self.position = position;
+                Next::Empty
+            }
         }
-        next
     }
 
-    /// Returns the [`Event::seq`] of the event that is read next.
+    /// Returns the [`Event::seq`] from which on events are read next.
     pub fn position(&self) -> u64 {
         self.position
     }
@@ -142,6 +206,7 @@ impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscription")
             .field("position", &self.position)
+            .field("owner", &self.owner)
             .finish_non_exhaustive()
     }
 }

@@ -1,33 +1,45 @@
 //! Recently removed sessions by token digest, so that a token that was never registered can be
 //! distinguished from one that was valid a moment ago. Keeps digests and events, never a token or a key.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::events::Event;
+use crate::events::shares::Shares;
 use crate::time::BootTime;
 use crate::token::TokenDigest;
 
 /// How long a removed session is kept.
 const RETENTION: Duration = Duration::from_mins(1);
-/// How many are kept at most. If more sessions end within a minute, the oldest are dropped early.
+/// How many are kept at most. If more sessions end within a minute, the oldest of the owner that has most
+/// are dropped early.
 pub(crate) const CAPACITY: usize = 4_096;
 
 #[derive(Default)]
 pub(crate) struct Tombstones {
     by_digest: HashMap<TokenDigest, Arc<Event>>,
-    oldest_first: VecDeque<(TokenDigest, u64)>,
+    /// By the number of the event: the oldest first.
+    by_seq: BTreeMap<u64, TokenDigest>,
+    shares: Shares<Option<u32>>,
 }
 
 impl Tombstones {
     pub(crate) fn insert(&mut self, digest: TokenDigest, event: Arc<Event>) {
         self.drop_expired(event.at.boot);
-        if self.oldest_first.len() == CAPACITY {
-            self.drop_oldest();
+        self.by_seq.insert(event.seq, digest);
+        self.shares.add(event.owner(), event.seq);
+        // If the token was registered and removed before, only the last removal counts.
+        if let Some(former) = self.by_digest.insert(digest, event) {
+            self.by_seq.remove(&former.seq);
+            self.shares.remove(former.owner(), former.seq);
         }
-        self.oldest_first.push_back((digest, event.seq));
-        self.by_digest.insert(digest, event);
+        if self.by_seq.len() > CAPACITY
+            && let Some(seq) = self.shares.drop_one()
+            && let Some(digest) = self.by_seq.remove(&seq)
+        {
+            self.by_digest.remove(&digest);
+        }
     }
 
     pub(crate) fn find(&self, digest: TokenDigest, now: BootTime) -> Option<Arc<Event>> {
@@ -37,47 +49,29 @@ impl Tombstones {
             .cloned()
     }
 
-    fn drop_expired(&mut self, now: BootTime) {
-        while let Some((digest, seq)) = self.oldest_first.front() {
-            let is_current = self
-                .by_digest
-                .get(digest)
-                .is_some_and(|event| event.seq == *seq && now.since(event.at.boot) <= RETENTION);
-            if is_current {
+    pub(crate) fn drop_expired(&mut self, now: BootTime) {
+        while let Some(oldest) = self.by_seq.first_entry() {
+            let event = &self.by_digest[oldest.get()];
+            if now.since(event.at.boot) <= RETENTION {
                 return;
             }
-            self.drop_oldest();
+            self.shares.remove(event.owner(), event.seq);
+            self.by_digest.remove(&oldest.remove());
         }
     }
 
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.oldest_first.len()
+        self.by_seq.len()
     }
 
     #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
-        assert!(
-            self.oldest_first.len() <= CAPACITY,
-            "tombstones are bounded"
-        );
-        assert!(self.by_digest.len() <= self.oldest_first.len());
+        assert!(self.by_seq.len() <= CAPACITY, "tombstones are bounded");
+        assert_eq!(self.by_digest.len(), self.by_seq.len());
+        self.shares.check_invariants(self.by_seq.len());
         for (digest, event) in &self.by_digest {
-            assert!(self.oldest_first.contains(&(*digest, event.seq)));
-        }
-    }
-
-    fn drop_oldest(&mut self) {
-        let Some((digest, seq)) = self.oldest_first.pop_front() else {
-            return;
-        };
-        // If the token was registered and removed again, a newer tombstone has the same digest: keep it.
-        if self
-            .by_digest
-            .get(&digest)
-            .is_some_and(|event| event.seq == seq)
-        {
-            self.by_digest.remove(&digest);
+            assert!(self.by_seq.get(&event.seq) == Some(digest));
         }
     }
 }

@@ -39,7 +39,7 @@ fn the_same_token_under_another_id_removes_the_session_that_had_it() {
     put(&registry, "a", 1, at(1));
     put(&registry, "b", 1, at(2));
     assert_eq!(hook_log.lines(), ["+a#1", "-a#1 replaced", "+b#2"]);
-    assert!(registry.session_named(&id("a")).is_none());
+    assert!(registry.session_named(1000, &id("a")).is_none());
 }
 
 #[test]
@@ -60,12 +60,10 @@ fn the_end_of_a_replaced_process_does_not_remove_the_new_session() {
     let old = put(&registry, "a", 1, at(1));
     // The claudemesh daemon also accepts the old token here. This registry keeps it for the live process.
     let same_token = of_process(2, session("a", 1));
-    let refused = registry.register(same_token, Authority::Owner, at(2));
+    let refused = registry.register(same_token, at(2));
     assert_eq!(refused.unwrap_err(), RegisterError::TokenInUse);
     let successor = of_process(2, session("a", 2));
-    registry
-        .register(successor, Authority::Owner, at(2))
-        .unwrap();
+    registry.register(successor, at(2)).unwrap();
     assert_eq!(registry.remove_process(ProcessId(1), DEATH, at(3)), 0);
     let late = registry.remove_entry(old.entry, Removal::Died(DEATH), at(3));
     assert!(late.is_none());
@@ -113,7 +111,7 @@ fn a_session_expires_after_exactly_a_day_of_boot_time_regardless_of_the_wall_clo
     for wall_ms in [0, 1, 1_795_324_800_000, u64::MAX] {
         for by_sweep in [false, true] {
             let (registry, hook_log) = logged(builder());
-            let (_, mut events) = registry.subscribe();
+            let (mut events, _) = registry.subscribe(None);
             put(&registry, "a", 1, at_nanos(registered));
             let gone = |nanos| {
                 let now = Moment {

@@ -8,11 +8,11 @@ use crate::events::tombstones::CAPACITY;
 use crate::*;
 
 #[test]
-fn a_subscription_starts_where_its_snapshot_ends() {
+fn a_subscription_starts_behind_the_last_session() {
     let registry = registry();
     put(&registry, "a", 1, at(1));
-    let (snapshot, mut reader) = registry.subscribe();
-    assert_eq!(snapshot.len(), 1);
+    let (mut reader, last) = registry.subscribe(None);
+    assert_eq!(registry.page(None, None, 9).last().unwrap().entry, last);
     assert!(matches!(reader.poll_next(), Next::Empty));
     put(&registry, "b", 2, at(1));
     registry.deregister(&token(1), at(2));
@@ -34,7 +34,7 @@ fn missed(next: &Next) -> (u64, u64) {
 #[test]
 fn a_slow_reader_gets_the_exact_range_that_it_missed() {
     let registry = builder().event_capacity(4).build();
-    let (_, mut reader) = registry.subscribe();
+    let (mut reader, _) = registry.subscribe(None);
     for _ in 0..10 {
         registry.publish_shutdown(at(1));
     }
@@ -47,7 +47,7 @@ fn a_slow_reader_gets_the_exact_range_that_it_missed() {
 #[test]
 fn a_full_ring_is_not_a_gap() {
     let registry = builder().event_capacity(4).build();
-    let (_, mut reader) = registry.subscribe();
+    let (mut reader, _) = registry.subscribe(None);
     for _ in 0..4 {
         registry.publish_shutdown(at(1));
     }
@@ -58,22 +58,22 @@ fn a_full_ring_is_not_a_gap() {
 fn a_ring_of_capacity_zero_keeps_the_last_event() {
     let registry = builder().event_capacity(0).build();
     put(&registry, "a", 1, at(1));
-    let mut reader = registry.resume(0).unwrap();
+    let mut reader = registry.resume(0, None).unwrap();
     assert_eq!(drain(&mut reader).len(), 1);
 }
 
 #[test]
 fn resuming_replays_later_events_and_refuses_a_future_position() {
     let registry = builder().event_capacity(4).build();
-    assert!(registry.resume(1).is_none());
-    let mut from_start = registry.resume(0).unwrap();
+    assert!(registry.resume(1, None).is_none());
+    let mut from_start = registry.resume(0, None).unwrap();
     for _ in 0..6 {
         registry.publish_shutdown(at(1));
     }
-    assert!(registry.resume(7).is_none());
-    assert!(registry.resume(u64::MAX).is_none());
-    assert!(drain(&mut registry.resume(6).unwrap()).is_empty());
-    let seqs: Vec<_> = drain(&mut registry.resume(2).unwrap())
+    assert!(registry.resume(7, None).is_none());
+    assert!(registry.resume(u64::MAX, None).is_none());
+    assert!(drain(&mut registry.resume(6, None).unwrap()).is_empty());
+    let seqs: Vec<_> = drain(&mut registry.resume(2, None).unwrap())
         .iter()
         .map(|event| event.seq)
         .collect();
@@ -84,7 +84,7 @@ fn resuming_replays_later_events_and_refuses_a_future_position() {
 #[test]
 fn source_states_and_the_shutdown_are_in_the_same_history() {
     let registry = registry();
-    let (_, mut reader) = registry.subscribe();
+    let (mut reader, _) = registry.subscribe(None);
     let state = SourceState {
         source: Source::Netlink,
         health: SourceHealth::Down,
@@ -122,7 +122,7 @@ fn concurrent_readers_miss_no_event_and_read_none_twice() {
 /// Reads until the writer is done and resumes after each `Empty`. Checks that sequence numbers are
 /// consecutive except for reported gaps. Returns the number of events read.
 fn follow(registry: &Registry, done: &AtomicBool) -> u64 {
-    let mut reader = registry.resume(0).unwrap();
+    let mut reader = registry.resume(0, None).unwrap();
     let (mut expected, mut seen) = (1, 0);
     loop {
         let ended = done.load(Ordering::Acquire);
@@ -138,7 +138,7 @@ fn follow(registry: &Registry, done: &AtomicBool) -> u64 {
                 expected = missed_to + 1;
             }
             Next::Empty if ended => return seen,
-            Next::Empty => reader = registry.resume(expected - 1).unwrap(),
+            Next::Empty => reader = registry.resume(expected - 1, None).unwrap(),
         }
     }
 }
@@ -166,11 +166,17 @@ fn a_snapshot_taken_during_writes_is_consistent_with_later_events() {
     });
 }
 
-/// Checks that no session of the snapshot is registered again and that only known sessions are removed.
+/// Reads a snapshot in pages of one session. Checks that no session of it is registered again.
 /// Waits for three events, because the scheduler decides how often the writer runs.
 fn follow_snapshot(registry: &Registry, writer_ended: &AtomicBool) {
-    let (snapshot, mut reader) = registry.subscribe();
-    let mut live: Vec<_> = snapshot.iter().map(|session| session.entry).collect();
+    let (mut reader, last) = registry.subscribe(None);
+    let mut live = Vec::new();
+    while let Some(next) = registry.page(live.last().copied(), None, 1).first()
+        && next.entry <= last
+    {
+        live.push(next.entry);
+    }
+    let mut ended = Vec::new();
     let mut events = 0;
     while events < 3 && !writer_ended.load(Ordering::Acquire) {
         let event = match reader.poll_next() {
@@ -189,11 +195,13 @@ fn follow_snapshot(registry: &Registry, writer_ended: &AtomicBool) {
                     !live.contains(&entry),
                     "the session is already in the snapshot"
                 );
+                assert!(!ended.contains(&entry), "it ended before it began");
                 live.push(entry);
             }
             Seen::Deregistered(entry, _) => {
-                let index = live.iter().position(|known| *known == entry);
-                live.remove(index.expect("only live sessions are removed"));
+                // It may have ended before its page was read.
+                live.retain(|known| *known != entry);
+                ended.push(entry);
             }
         }
     }
@@ -234,6 +242,73 @@ fn a_token_that_was_removed_twice_has_the_later_removal() {
     registry.check_invariants();
 }
 
+/// Registers and removes a session of user 1001 this many times.
+fn churn(registry: &Registry, rounds: u64) {
+    for round in 0..rounds {
+        let new = NewSession {
+            owner: 1001,
+            ..session("x", 1_000_000 + round)
+        };
+        let entry = registry.register(new, at(3)).unwrap().session.entry;
+        registry.remove_entry(entry, Removal::Requested, at(3));
+    }
+}
+
+#[test]
+fn the_churn_of_one_user_displaces_no_history_of_another() {
+    let registry = registry();
+    for number in 0..128 {
+        put(&registry, &number.to_string(), number, at(2));
+        registry.deregister(&token(number), at(2));
+    }
+    churn(&registry, 100_000);
+    let mut reader = registry.resume(0, Some(1000)).unwrap();
+    let seqs: Vec<_> = drain(&mut reader).iter().map(|event| event.seq).collect();
+    assert!(seqs.iter().copied().eq(1..=256), "{seqs:?}");
+    assert_eq!(reader.position(), 200_257);
+    assert!((0..128).all(|number| cause(&registry, number, at(3)).is_some()));
+    assert_eq!(registry.tombstone_count(), CAPACITY);
+    let mut of_all = registry.resume(0, None).unwrap();
+    assert_eq!(missed(&of_all.poll_next()), (1, 200_256 - (4_096 - 256)));
+    let usage = registry.usage_by_owner();
+    assert_eq!(usage[&1000].events, 256);
+    assert_eq!(usage[&1001].events, 4_096 - 256);
+    registry.check_invariants();
+}
+
+#[test]
+fn a_reader_of_one_user_gets_events_of_no_session_and_none_of_others() {
+    let registry = builder().event_capacity(8).build();
+    let (mut reader, _) = registry.subscribe(Some(1000));
+    churn(&registry, 1);
+    registry.publish_shutdown(at(3));
+    put(&registry, "a", 1, at(3));
+    let seqs = |reader: &mut Subscription| drain(reader).iter().map(|e| e.seq).collect::<Vec<_>>();
+    assert_eq!(seqs(&mut reader), [3, 4]);
+    churn(&registry, 100);
+    assert_eq!(seqs(&mut reader), [] as [u64; 0], "no gap");
+    assert_eq!(seqs(&mut registry.resume(0, Some(1000)).unwrap()), [3, 4]);
+}
+
+#[test]
+fn more_owners_than_events_leave_no_records_behind() {
+    let registry = builder().event_capacity(4).build();
+    for owner in 0..100 {
+        let new = NewSession {
+            owner,
+            ..session("a", u64::from(owner))
+        };
+        registry.register(new, at(1)).unwrap();
+    }
+    registry.remove_process(ProcessId(1), DEATH, at(2));
+    assert_eq!(registry.usage_by_owner().len(), 4);
+    registry.check_invariants();
+    // Nothing is kept of user 7, so his events are known to be missing.
+    let mut reader = registry.resume(0, Some(7)).unwrap();
+    assert_eq!(missed(&reader.poll_next()), (1, 196));
+    assert!(matches!(reader.poll_next(), Next::Empty));
+}
+
 #[test]
 fn many_removals_at_once_drop_the_oldest_tombstones() {
     let registry = registry();
@@ -247,9 +322,11 @@ fn many_removals_at_once_drop_the_oldest_tombstones() {
     );
     let remembered = (0..dead).filter(|number| cause(&registry, *number, at(2)).is_some());
     assert!(remembered.eq(3..dead));
-    // The next removal, much later, drops them all.
+    // The next removal, much later, drops them all, and so does the next sweep.
     put(&registry, "a", 1, at(100));
     registry.deregister(&token(1), at(100));
-    assert_eq!(registry.tombstones(), 1);
+    assert_eq!(registry.tombstone_count(), 1);
+    registry.expire(at(200));
+    assert_eq!(registry.tombstone_count(), 0);
     registry.check_invariants();
 }

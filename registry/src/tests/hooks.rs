@@ -169,7 +169,7 @@ fn a_blocked_hook_does_not_delay_other_sessions() {
             assert_eq!(others.list().len(), 1);
             // Another thread can remove even the session whose hook is blocked.
             assert!(others.deregister(&token(1), at(1)).is_some());
-            others.subscribe();
+            others.subscribe(None);
         });
         let expected = ["+b#2", "-b#2 replaced", "+b#3", "-b#3 requested"];
         assert_eq!(hook_log.lines(), expected);
@@ -197,7 +197,7 @@ fn a_register_hook_waits_for_the_deregister_hook_of_the_previous_session_with_it
 #[test]
 fn a_register_hook_runs_after_the_deregister_hooks_of_both_replaced_sessions() {
     let (registry, hook_log) = logged(builder());
-    let (_, mut events) = registry.subscribe();
+    let (mut events, _) = registry.subscribe(None);
     put(&registry, "a", 1, at(1));
     put(&registry, "b", 2, at(1));
     put(&registry, "a", 2, at(2));
@@ -315,7 +315,7 @@ fn churn(registry: &Registry, worker: u64) -> u64 {
     for round in 0..3_000 {
         let name = ["a", "a", "b"][usize::try_from((round + worker) % 3).unwrap()];
         let new = session(name, (round * 7 + worker) % 5);
-        let outcome = registry.register(new, Authority::Owner, at(1)).unwrap();
+        let outcome = registry.register(new, at(1)).unwrap();
         let entry = outcome.session.entry;
         stored += u64::from(!outcome.renewed);
         match round % 4 {

@@ -12,7 +12,7 @@ fn put_for(registry: &Registry, name: &str, token_number: u64, ttl: Ttl) -> Opti
         ttl,
         ..session(name, token_number)
     };
-    let stored = registry.register(new, Authority::Owner, at_nanos(7));
+    let stored = registry.register(new, at_nanos(7));
     stored.unwrap().session.expires_at
 }
 

@@ -14,6 +14,7 @@ fn limited_to(sessions: usize, sessions_per_owner: usize) -> Registry {
     let limits = Limits {
         sessions,
         sessions_per_owner,
+        ..Limits::default()
     };
     builder().limits(limits).build()
 }
@@ -23,7 +24,7 @@ fn a_full_registry_refuses_a_new_session_but_accepts_a_replacement() {
     let registry = limited_to(2, 2);
     put(&registry, "a", 1, at(1));
     put(&registry, "b", 2, at(1));
-    let error = refused(&registry, of_owner(1001, "c", 3), Authority::Owner);
+    let error = refused(&registry, of_owner(1001, "c", 3));
     assert_eq!(error, RegisterError::TooManySessions { limit: 2 });
     put(&registry, "a", 3, at(2));
     put(&registry, "c", 2, at(2));
@@ -36,18 +37,13 @@ fn a_full_registry_refuses_a_new_session_but_accepts_a_replacement() {
 fn one_user_cannot_use_up_the_limit_of_another() {
     let registry = limited_to(10, 1);
     put(&registry, "a", 1, at(1));
-    let error = refused(&registry, session("b", 2), Authority::Owner);
+    let error = refused(&registry, session("b", 2));
     let expected = RegisterError::TooManyForOwner {
         owner: 1000,
         limit: 1,
     };
     assert_eq!(error, expected);
-    registry
-        .register(of_owner(1001, "b", 2), Authority::Owner, at(2))
-        .unwrap();
-    // The right to replace other users' sessions does not raise the limit.
-    let error = registry.register(session("b", 3), Authority::Any, at(2));
-    assert_eq!(error.unwrap_err(), expected);
+    registry.register(of_owner(1001, "b", 2), at(2)).unwrap();
 }
 
 #[test]
@@ -59,25 +55,112 @@ fn expired_sessions_do_not_count() {
 }
 
 #[test]
-fn sessions_of_another_user_cannot_be_replaced() {
+fn two_users_have_the_same_session_id_and_neither_replaces_the_other() {
+    let (registry, hook_log) = logged(builder());
+    put(&registry, "a", 1, at(1));
+    let other = registry.register(of_owner(1001, "a", 2), at(2)).unwrap();
+    assert!(!other.renewed);
+    put(&registry, "a", 3, at(3));
+    assert_eq!(hook_log.lines(), ["+a#1", "+a#2", "-a#1 replaced", "+a#3"]);
+    let named = |owner| registry.session_named(owner, &id("a")).map(|s| s.entry);
+    let entries = [1000, 1001, 1002].map(named);
+    assert_eq!(entries, [Some(EntryId(3)), Some(EntryId(2)), None]);
+    let owners = registry.sessions_named(&id("a"));
+    let owners: Vec<_> = owners.iter().map(|session| session.owner).collect();
+    assert_eq!(owners, [1000, 1001]);
+    registry.check_invariants();
+}
+
+#[test]
+fn the_token_of_another_user_cannot_be_registered() {
     let registry = registry();
     put(&registry, "a", 1, at(1));
-    for stolen in [of_owner(1001, "a", 2), of_owner(1001, "b", 1)] {
-        assert_eq!(
-            refused(&registry, stolen, Authority::Owner),
-            RegisterError::NotOwner
-        );
+    for name in ["a", "b"] {
+        let error = refused(&registry, of_owner(1001, name, 1));
+        assert_eq!(error, RegisterError::TokenInUse, "{name}");
     }
-    let taken = registry.register(of_owner(1001, "a", 2), Authority::Any, at(2));
-    assert_eq!(taken.unwrap().session.owner, 1001);
-    assert_eq!(registry.len(), 1);
+}
+
+/// A session whose working directory has this length.
+fn with_cwd(name: &str, token_number: u64, length: usize) -> NewSession {
+    let mut new = session(name, token_number);
+    new.details.cwd = Some("x".repeat(length).into());
+    new
+}
+
+#[test]
+fn a_user_cannot_exceed_his_bytes_and_gets_them_back() {
+    let size = with_cwd("a", 1, 1_000).bytes();
+    assert!((1_000..2_000).contains(&size), "{size}");
+    let limits = Limits {
+        bytes: 3 * size,
+        bytes_per_owner: 2 * size,
+        ..Limits::default()
+    };
+    let registry = builder().limits(limits).build();
+    let register = |new| registry.register(new, at(1)).map(|stored| stored.renewed);
+    assert_eq!(register(with_cwd("a", 1, 1_000)), Ok(false));
+    assert_eq!(register(with_cwd("b", 2, 1_000)), Ok(false));
+    let usage = registry.usage(1000);
+    assert_eq!(
+        (usage.sessions, usage.bytes, usage.events),
+        (2, 2 * size, 2)
+    );
+    let full = RegisterError::TooManyBytesForOwner {
+        owner: 1000,
+        limit: 2 * size,
+    };
+    assert_eq!(refused(&registry, session("c", 3)), full);
+    // A renewal may not grow beyond the limit either, but it may shrink, and a replacement frees.
+    assert_eq!(refused(&registry, with_cwd("a", 1, 1_001)), full);
+    assert_eq!(register(with_cwd("a", 1, 1_000)), Ok(true));
+    assert_eq!(register(with_cwd("b", 3, 1_000)), Ok(false));
+    let other = |token_number, length| NewSession {
+        owner: 1001,
+        ..with_cwd("a", token_number, length)
+    };
+    let all = RegisterError::TooManyBytes { limit: 3 * size };
+    assert_eq!(refused(&registry, other(4, 1_001)), all);
+    assert_eq!(register(other(4, 1_000)), Ok(false));
+    assert_eq!(register(with_cwd("a", 1, 10)), Ok(true));
+    assert_eq!(registry.usage(1000).bytes, 2 * size - 990);
+    registry.remove_process(ProcessId(1), DEATH, at(2));
+    assert_eq!(registry.usage(1000).bytes, 0);
+    registry.check_invariants();
+}
+
+#[test]
+fn pages_have_every_session_of_their_owner_once_and_end() {
+    let registry = registry();
+    for number in 0..7 {
+        put(&registry, &number.to_string(), number, at(1));
+        registry
+            .register(of_owner(1001, "x", 100 + number), at(1))
+            .unwrap();
+    }
+    let read = |owner| {
+        let (mut entries, mut after) = (Vec::new(), None);
+        loop {
+            let page = registry.page(after, owner, 2);
+            assert!(page.len() <= 2);
+            let Some(last) = page.last() else {
+                return entries;
+            };
+            after = Some(last.entry);
+            entries.extend(page.iter().map(|session| session.entry.0));
+        }
+    };
+    assert_eq!(read(Some(1000)), [1, 3, 5, 7, 9, 11, 13]);
+    assert_eq!(read(Some(1001)), [14], "the others have been replaced");
+    assert_eq!(read(None).len(), 8);
+    assert_eq!(read(Some(7)), [] as [u64; 0]);
 }
 
 #[test]
 fn strict_replacement_requires_the_token_of_the_live_session() {
     let registry = builder().strict_replace(true).build();
     put(&registry, "a", 1, at(1));
-    let error = refused(&registry, session("a", 2), Authority::Owner);
+    let error = refused(&registry, session("a", 2));
     assert_eq!(error, RegisterError::NeedsOldToken);
     put(&registry, "a", 1, at(2));
     // Its token under another id is accepted; the old id is then free.

@@ -13,6 +13,9 @@ pub(super) struct Live {
     pub(super) process: u64,
     pub(super) owner: u32,
     pub(super) ttl: Ttl,
+    /// The length of its working directory.
+    pub(super) cwd: usize,
+    pub(super) bytes: usize,
     last_nanos: Option<u64>,
 }
 
@@ -30,27 +33,28 @@ pub(super) struct Model {
     pub(super) max_ttl: Option<Duration>,
     pub(super) limits: Limits,
     pub(super) strict: bool,
-    pub(super) event_capacity: u64,
+    pub(super) event_capacity: usize,
     pub(super) live: Vec<Live>,
     /// The event with sequence number n has index n - 1.
     pub(super) events: Vec<ModelEvent>,
     pub(super) stored: u64,
+    /// Number and owner of the events that are kept, the oldest first.
+    pub(super) kept: Vec<(u64, u32)>,
+    pub(super) dropped: Vec<(u64, u32)>,
 }
 
 impl Model {
     pub(super) fn register(
         &mut self,
         new: &Live,
-        authority: Authority,
         now: Moment,
     ) -> Result<(EntryId, bool), RegisterError> {
         self.expire(now);
-        let replaced = |old: &Live| old.id == new.id || old.token == new.token;
+        let has_id = |old: &Live| old.id == new.id && old.owner == new.owner;
+        let replaced = |old: &Live| has_id(old) || old.token == new.token;
         let (gone, stay): (Vec<_>, Vec<_>) = self.live.iter().cloned().partition(replaced);
-        if authority == Authority::Owner && gone.iter().any(|old| old.owner != new.owner) {
-            return Err(RegisterError::NotOwner);
-        }
-        let in_use = |old: &Live| old.token == new.token && old.process != new.process;
+        let of_another = |old: &Live| (old.process, old.owner) != (new.process, new.owner);
+        let in_use = |old: &Live| old.token == new.token && of_another(old);
         if gone.iter().any(in_use) {
             return Err(RegisterError::TokenInUse);
         }
@@ -61,6 +65,8 @@ impl Model {
         let Limits {
             sessions,
             sessions_per_owner,
+            bytes,
+            bytes_per_owner,
         } = self.limits;
         if stay.len() >= sessions {
             return Err(RegisterError::TooManySessions { limit: sessions });
@@ -71,6 +77,17 @@ impl Model {
                 limit: sessions_per_owner,
             });
         }
+        let size = |of: &dyn Fn(&&Live) -> bool| -> usize {
+            let sizes = stay.iter().filter(of).map(|old| old.bytes);
+            sizes.sum::<usize>() + new.bytes
+        };
+        if size(&|_| true) > bytes {
+            return Err(RegisterError::TooManyBytes { limit: bytes });
+        }
+        if size(&|old| old.owner == new.owner) > bytes_per_owner {
+            let (owner, limit) = (new.owner, bytes_per_owner);
+            return Err(RegisterError::TooManyBytesForOwner { owner, limit });
+        }
         let is_same = |old: &Live| (old.id, old.token, old.owner) == (new.id, new.token, new.owner);
         if let Some(index) = self.live.iter().position(is_same) {
             let ttl = match new.ttl {
@@ -80,10 +97,11 @@ impl Model {
             let last_nanos = self.last_nanos(ttl, now);
             let renewed = &mut self.live[index];
             (renewed.ttl, renewed.last_nanos) = (ttl, last_nanos);
+            (renewed.cwd, renewed.bytes) = (new.cwd, new.bytes);
             return Ok((renewed.entry, true));
         }
         let last_nanos = self.last_nanos(new.ttl, now);
-        let (by_id, by_token): (Vec<_>, Vec<_>) = gone.iter().partition(|old| old.id == new.id);
+        let (by_id, by_token): (Vec<_>, Vec<_>) = gone.iter().partition(|old| has_id(old));
         for old in by_id.into_iter().chain(by_token) {
             self.remove(old.entry, Removal::Replaced, now);
         }
@@ -174,11 +192,33 @@ impl Model {
         u64::try_from(self.events.len()).unwrap() + 1
     }
 
-    pub(super) fn oldest_kept(&self) -> u64 {
-        self.next_seq().saturating_sub(self.event_capacity).max(1)
+    /// Returns the last event that was dropped, of one owner or of all; 0 if none was.
+    pub(super) fn dropped(&self, owner: Option<u32>) -> u64 {
+        let of_it = self.dropped.iter().filter(|(_, of)| shows(owner, *of));
+        of_it.map(|(seq, _)| *seq).max().unwrap_or(0)
+    }
+
+    /// Returns the first event from this one on that is kept, of one owner or of all.
+    pub(super) fn next_kept(&self, seq: u64, owner: Option<u32>) -> Option<u64> {
+        let kept = self.kept.iter().filter(|(_, of)| shows(owner, *of));
+        kept.map(|(kept, _)| *kept).find(|kept| *kept >= seq)
+    }
+
+    fn keep_event(&mut self, seq: u64, owner: u32) {
+        self.kept.push((seq, owner));
+        if self.kept.len() > self.event_capacity {
+            let of = |owner| self.kept.iter().filter(move |(_, of)| *of == owner).count();
+            let most = self.kept.iter().map(|(_, owner)| of(*owner)).max();
+            let oldest = self
+                .kept
+                .iter()
+                .position(|(_, owner)| Some(of(*owner)) == most);
+            self.dropped.push(self.kept.remove(oldest.unwrap()));
+        }
     }
 
     fn append(&mut self, session: &Live, seen: Seen, now: Moment) {
+        self.keep_event(self.next_seq(), session.owner);
         self.events.push(ModelEvent {
             id: session.id,
             seen,
@@ -186,6 +226,10 @@ impl Model {
             at: now.boot,
         });
     }
+}
+
+fn shows(scope: Option<u32>, owner: u32) -> bool {
+    scope.is_none_or(|scope| scope == owner)
 }
 
 pub(super) fn is_expired(live: &Live, now: Moment) -> bool {
@@ -200,6 +244,7 @@ pub(super) fn unregistered(
     process: u64,
     owner: u32,
     ttl: Ttl,
+    cwd: usize,
 ) -> Live {
     Live {
         entry: EntryId(0),
@@ -208,6 +253,8 @@ pub(super) fn unregistered(
         process,
         owner,
         ttl,
+        cwd,
+        bytes: 0,
         last_nanos: None,
     }
 }

@@ -13,10 +13,11 @@ use crate::*;
 const IDS: [&str; 4] = ["a", "b", "c", "d"];
 const TOKENS: u64 = 5;
 const PROCESSES: u64 = 3;
+const OWNERS: std::ops::Range<u32> = 1000..1002;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Register(Live, Authority),
+    Register(Live),
     Resolve(u64),
     Deregister(u64),
     /// Any session ever stored, mostly one that has been removed.
@@ -24,9 +25,10 @@ enum Op {
     RemoveProcess(u64),
     Expire,
     AdvanceNanos(u64),
-    Subscribe,
+    /// Of one owner, or of all.
+    Subscribe(Option<u32>),
     /// This many events back, or ahead if negative.
-    Resume(i8),
+    Resume(i8, Option<u32>),
     Read {
         reader: usize,
         events: usize,
@@ -39,16 +41,17 @@ fn any_op() -> impl Strategy<Value = Op> {
         0..IDS.len(),
         0..TOKENS,
         0..PROCESSES,
-        1000..1002_u32,
+        OWNERS,
         any_ttl(),
+        prop_oneof![3 => Just(0_usize), 1 => Just(3_000)],
     )
-        .prop_map(|(id, token, process, owner, ttl)| {
-            unregistered(IDS[id], token, process, owner, ttl)
+        .prop_map(|(id, token, process, owner, ttl, cwd)| {
+            unregistered(IDS[id], token, process, owner, ttl, cwd)
         });
-    let authority = prop_oneof![3 => Just(Authority::Owner), 1 => Just(Authority::Any)];
+    let scope = || prop_oneof![Just(None), OWNERS.prop_map(Some)];
     let second = 1_000_000_000;
     prop_oneof![
-        8 => (session, authority).prop_map(|(session, authority)| Op::Register(session, authority)),
+        8 => session.prop_map(Op::Register),
         3 => (0..TOKENS).prop_map(Op::Resolve),
         2 => (0..TOKENS).prop_map(Op::Deregister),
         3 => (0..20_u64).prop_map(Op::RemoveEntry),
@@ -56,8 +59,8 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Expire),
         2 => prop_oneof![Just(0), Just(1), Just(60 * second), Just(100 * second), 0..70 * second]
             .prop_map(Op::AdvanceNanos),
-        1 => Just(Op::Subscribe),
-        1 => (-2..12_i8).prop_map(Op::Resume),
+        1 => scope().prop_map(Op::Subscribe),
+        1 => (-2..12_i8, scope()).prop_map(|(back, owner)| Op::Resume(back, owner)),
         3 => (0..4_usize, 1..6_usize).prop_map(|(reader, events)| Op::Read { reader, events }),
         1 => (0..20_u64, 1..3_u64).prop_map(|(entry, time)| Op::LearnStartTime(entry, time)),
     ]
@@ -96,7 +99,7 @@ struct World {
     now_nanos: u64,
     /// Every session ever stored, kept referenced.
     kept: Vec<(Arc<Session>, Option<StartTime>)>,
-    readers: Vec<(Subscription, u64)>,
+    readers: Vec<(Subscription, u64, Option<u32>)>,
 }
 
 impl World {
@@ -105,6 +108,8 @@ impl World {
         let limits = Limits {
             sessions: 4,
             sessions_per_owner: 3,
+            bytes: 12_000,
+            bytes_per_owner: 10_000,
         };
         let hook_log = HookLog::default();
         let builder = builder()
@@ -124,6 +129,8 @@ impl World {
                 live: Vec::new(),
                 events: Vec::new(),
                 stored: 0,
+                kept: Vec::new(),
+                dropped: Vec::new(),
             },
             hook_log,
             now_nanos: 1,
@@ -139,7 +146,7 @@ impl World {
     fn apply(&mut self, op: &Op) {
         let now = self.now();
         match *op {
-            Op::Register(ref newcomer, authority) => self.register(newcomer, authority),
+            Op::Register(ref newcomer) => self.register(newcomer),
             Op::Resolve(number) => {
                 let found = self.registry.resolve(&token(number), now).map(|s| s.entry);
                 assert_eq!(found, self.model.resolve(number, now));
@@ -163,22 +170,29 @@ impl World {
             }
             Op::Expire => assert_eq!(self.registry.expire(now), self.model.expire(now)),
             Op::AdvanceNanos(nanos) => self.now_nanos += nanos,
-            Op::Subscribe => self.subscribe(),
-            Op::Resume(back) => self.resume(back),
+            Op::Subscribe(owner) => self.subscribe(owner),
+            Op::Resume(back, owner) => self.resume(back, owner),
             Op::Read { reader, events } => (0..events).for_each(|_| self.read(reader)),
             Op::LearnStartTime(number, time) => self.learn_start_time(number, time),
         }
     }
 
-    fn register(&mut self, newcomer: &Live, authority: Authority) {
+    fn register(&mut self, newcomer: &Live) {
+        let details = Details {
+            cwd: Some("x".repeat(newcomer.cwd).into()),
+            ..Details::default()
+        };
         let new = NewSession {
+            details,
             owner: newcomer.owner,
             presence: Some(presence()),
             ttl: newcomer.ttl,
             ..of_process(newcomer.process, session(newcomer.id, newcomer.token))
         };
-        let stored = self.registry.register(new, authority, self.now());
-        let expected = self.model.register(newcomer, authority, self.now());
+        let mut newcomer = newcomer.clone();
+        newcomer.bytes = new.bytes();
+        let stored = self.registry.register(new, self.now());
+        let expected = self.model.register(&newcomer, self.now());
         let outcome = stored.as_ref().map(|s| (s.session.entry, s.renewed));
         assert_eq!(outcome.map_err(|e| *e), expected);
         let Ok(Stored { session, renewed }) = stored else {
@@ -192,46 +206,50 @@ impl World {
         self.kept.push((session, start_time));
     }
 
-    fn subscribe(&mut self) {
-        let (snapshot, reader) = self.registry.subscribe();
-        assert_eq!(entries(&snapshot), self.live_entries(|_| true));
+    fn subscribe(&mut self, owner: Option<u32>) {
+        let (reader, last) = self.registry.subscribe(owner);
+        assert_eq!(last, EntryId(self.model.stored));
         assert_eq!(reader.position(), self.model.next_seq());
-        self.readers.push((reader, self.model.next_seq()));
+        self.readers.push((reader, self.model.next_seq(), owner));
     }
 
-    fn resume(&mut self, back: i8) {
+    fn resume(&mut self, back: i8, owner: Option<u32>) {
         let Some(last_seen) = (self.model.next_seq() - 1).checked_add_signed(-i64::from(back))
         else {
             return;
         };
-        let reader = self.registry.resume(last_seen);
+        let reader = self.registry.resume(last_seen, owner);
         assert_eq!(reader.is_some(), last_seen < self.model.next_seq());
         self.readers
-            .extend(reader.map(|reader| (reader, last_seen + 1)));
+            .extend(reader.map(|reader| (reader, last_seen + 1, owner)));
     }
 
     fn read(&mut self, which: usize) {
-        let Some((reader, position)) = self.readers.get_mut(which) else {
+        let Some((reader, position, owner)) = self.readers.get_mut(which) else {
             return;
         };
-        let (next, oldest) = (self.model.next_seq(), self.model.oldest_kept());
+        let dropped = self.model.dropped(*owner);
+        let kept = self.model.next_kept(*position, *owner);
         match reader.poll_next() {
             Next::Gap {
                 missed_from,
                 missed_to,
             } => {
-                assert_eq!((missed_from, missed_to), (*position, oldest - 1));
+                assert_eq!((missed_from, missed_to), (*position, dropped));
                 assert!(missed_from <= missed_to, "a gap is not empty");
-                *position = oldest;
+                *position = dropped + 1;
             }
             Next::Event(event) => {
-                assert!(*position >= oldest);
-                assert_eq!(event.seq, *position);
-                let expected = self.model.events[usize::try_from(*position - 1).unwrap()];
+                assert!(*position > dropped);
+                assert_eq!(Some(event.seq), kept);
+                let expected = self.model.events[usize::try_from(event.seq - 1).unwrap()];
                 assert_eq!(seen(&event), Some((id(expected.id), expected.seen)));
-                *position += 1;
+                *position = event.seq + 1;
             }
-            Next::Empty => assert_eq!(*position, next),
+            Next::Empty => {
+                assert!(*position > dropped && kept.is_none());
+                *position = self.model.next_seq();
+            }
         }
         assert_eq!(reader.position(), *position);
     }
@@ -278,11 +296,8 @@ impl World {
             );
             assert_eq!(session.process.start_time(), *start_time);
         }
-        for name in IDS {
-            let found = registry.session_named(&id(name)).map(|s| s.entry);
-            let bearers = self.live_entries(|live| live.id == name);
-            assert!(bearers.len() <= 1, "at most one session per id");
-            assert_eq!(found, bearers.first().copied());
+        for owner in OWNERS {
+            self.check_owner(owner);
         }
         for process in 0..PROCESSES {
             let found = entries(&registry.sessions_of(ProcessId(process)));
@@ -301,6 +316,31 @@ impl World {
                 assert_eq!(found, current.map(|live| live.entry));
             }
         }
+    }
+}
+
+impl World {
+    fn check_owner(&self, owner: u32) {
+        let (registry, model) = (&self.registry, &self.model);
+        for name in IDS {
+            let found = registry.session_named(owner, &id(name)).map(|s| s.entry);
+            let bearers = self.live_entries(|live| live.id == name && live.owner == owner);
+            assert!(bearers.len() <= 1, "at most one session per owner and id");
+            assert_eq!(found, bearers.first().copied());
+        }
+        let own = self.live_entries(|live| live.owner == owner);
+        let live = model.live.iter().filter(|live| live.owner == owner);
+        let usage = OwnerUsage {
+            sessions: own.len(),
+            bytes: live.map(|live| live.bytes).sum(),
+            events: model.kept.iter().filter(|(_, of)| *of == owner).count(),
+        };
+        assert_eq!(registry.usage(owner), usage);
+        let all = registry.usage_by_owner().get(&owner).copied();
+        assert_eq!(all.unwrap_or_default(), usage);
+        assert_eq!(entries(&registry.page(None, Some(owner), 9)), own);
+        let second = registry.page(own.first().copied(), Some(owner), 1);
+        assert_eq!(entries(&second).first(), own.get(1));
     }
 }
 

@@ -34,7 +34,7 @@ fn a_borrowed_secret_key_does_not_delay_a_removal() {
     let registry = registry();
     let mut new = session("a", 1);
     new.presence = Some(presence());
-    let stored = registry.register(new, Authority::Owner, at(1));
+    let stored = registry.register(new, at(1));
     let stored = stored.unwrap().session;
     let kept = stored.clone();
     let (removed, others) = (registry.clone(), registry.clone());

@@ -9,11 +9,11 @@ use crate::*;
 #[test]
 fn a_renewal_restarts_the_lifetime_and_replaces_the_details_without_an_event() {
     let (registry, hook_log) = logged(builder().ttl(Duration::from_secs(10)));
-    let (_, mut events) = registry.subscribe();
+    let (mut events, _) = registry.subscribe(None);
     let first = put(&registry, "a", 1, at(1));
     let mut again = session("a", 1);
     again.details.display_name = "renamed".into();
-    let Stored { session, renewed } = registry.register(again, Authority::Owner, at(9)).unwrap();
+    let Stored { session, renewed } = registry.register(again, at(9)).unwrap();
     assert!(renewed);
     assert_eq!(session.entry, first.entry);
     assert_eq!(session.registered_at, at(9));
@@ -34,7 +34,7 @@ fn a_renewal_can_lengthen_and_shorten_the_lifetime() {
             ttl,
             ..session("a", 1)
         };
-        let stored = registry.register(new, Authority::Owner, now).unwrap();
+        let stored = registry.register(new, now).unwrap();
         registry.check_invariants();
         stored.renewed
     };
@@ -56,12 +56,7 @@ fn a_renewal_keeps_the_lifetime_and_token_file_that_it_does_not_name() {
         ..session("a", 1)
     };
     first.details.token_file = Some("/run/t".into());
-    let register = |new| {
-        registry
-            .register(new, Authority::Owner, at(1))
-            .unwrap()
-            .session
-    };
+    let register = |new| registry.register(new, at(1)).unwrap().session;
     register(first);
     for name in ["a", "b"] {
         let again = register(session(name, 1));
@@ -113,7 +108,7 @@ fn a_renewed_session_has_the_new_key_and_the_old_value_has_none() {
         presence: Some(presence()),
         ..session("a", 1)
     };
-    let register = |new| registry.register(new, Authority::Owner, at(1)).unwrap();
+    let register = |new| registry.register(new, at(1)).unwrap();
     let first = register(with_key()).session;
     let second = register(with_key()).session;
     assert!(!has_secret(&first) && has_secret(&second));
@@ -126,52 +121,35 @@ fn a_renewed_session_has_the_new_key_and_the_old_value_has_none() {
 fn another_process_cannot_register_the_token_of_a_live_session() {
     let registry = registry();
     put(&registry, "a", 1, at(1));
-    for authority in [Authority::Owner, Authority::Any] {
-        for name in ["a", "b"] {
-            let stolen = of_process(2, session(name, 1));
-            let error = refused(&registry, stolen, authority);
-            assert_eq!(error, RegisterError::TokenInUse, "{name}");
-        }
+    for name in ["a", "b"] {
+        let error = refused(&registry, of_process(2, session(name, 1)));
+        assert_eq!(error, RegisterError::TokenInUse, "{name}");
     }
     assert!(registry.resolve(&token(1), at(2)).is_some());
     // After the session has been removed, for any cause, the token is free.
     registry.remove_process(ProcessId(1), DEATH, at(3));
-    let stored = registry.register(of_process(2, session("b", 1)), Authority::Owner, at(3));
+    let stored = registry.register(of_process(2, session("b", 1)), at(3));
     assert!(!stored.unwrap().renewed);
 }
 
 #[test]
-fn the_owner_is_checked_before_the_process_and_the_process_before_limits() {
+fn the_token_is_checked_before_limits() {
     let limits = Limits {
         sessions: 2,
         sessions_per_owner: 1,
+        ..Limits::default()
     };
     let registry = builder().strict_replace(true).limits(limits).build();
     put(&registry, "a", 1, at(1));
     let other_user = |new| NewSession { owner: 1001, ..new };
     let second = other_user(of_process(3, session("b", 2)));
-    registry.register(second, Authority::Owner, at(1)).unwrap();
-    let refused = |new| refused(&registry, new, Authority::Owner);
-    let stolen = other_user(of_process(2, session("b", 1)));
-    assert_eq!(refused(stolen), RegisterError::NotOwner);
+    registry.register(second, at(1)).unwrap();
+    let refused = |new| refused(&registry, new);
+    let stolen = other_user(session("b", 1));
+    assert_eq!(refused(stolen), RegisterError::TokenInUse);
     let stolen = of_process(2, session("a", 1));
     assert_eq!(refused(stolen), RegisterError::TokenInUse);
     assert_eq!(refused(session("a", 9)), RegisterError::NeedsOldToken);
     let limit = RegisterError::TooManySessions { limit: 2 };
     assert_eq!(refused(session("c", 9)), limit);
-}
-
-#[test]
-fn registration_by_root_replaces_a_users_session_and_does_not_renew_it() {
-    let (registry, hook_log) = logged(builder());
-    put(&registry, "a", 1, at(1));
-    let by_root = NewSession {
-        owner: 0,
-        ..session("a", 1)
-    };
-    let stored = registry.register(by_root, Authority::Any, at(2)).unwrap();
-    assert!(!stored.renewed);
-    assert_eq!(stored.session.owner, 0);
-    assert_eq!(hook_log.lines(), ["+a#1", "-a#1 replaced", "+a#2"]);
-    registry.check_invariants();
 }

@@ -9,7 +9,7 @@ use crate::*;
 fn with_presence(registry: &Registry) -> std::sync::Arc<Session> {
     let mut new = session("a", 1);
     new.presence = Some(presence());
-    let stored = registry.register(new, Authority::Owner, at(1));
+    let stored = registry.register(new, at(1));
     stored.unwrap().session
 }
 
@@ -55,7 +55,7 @@ fn is_token_of_is_true_for_the_own_session_only_even_after_its_removal() {
 #[test]
 fn debug_output_contains_no_token_and_no_key() {
     let registry = registry();
-    let (_, mut reader) = registry.subscribe();
+    let (mut reader, _) = registry.subscribe(None);
     assert_hides_secrets("a presence", &presence());
     assert_hides_secrets("a secret key", &presence().secret_key);
     assert_hides_secrets("a token", &token(1));
@@ -99,7 +99,7 @@ fn a_key_can_be_borrowed_only_while_its_session_is_live() {
         Removal::Died(DEATH),
     ] {
         let registry = registry();
-        let (_, mut reader) = registry.subscribe();
+        let (mut reader, _) = registry.subscribe(None);
         let stored = with_presence(&registry);
         let found = registry.resolve(&token(1), at(1)).unwrap();
         assert!(found.with_secret_key(|key| *key.unwrap().expose() == expected));

@@ -84,16 +84,16 @@ pub(super) fn presence() -> Presence {
 
 pub(super) fn put(registry: &Registry, name: &str, token_number: u64, now: Moment) -> Arc<Session> {
     registry
-        .register(session(name, token_number), Authority::Owner, now)
+        .register(session(name, token_number), now)
         .unwrap()
         .session
 }
 
 /// Returns the error of a registration, and checks that it changed nothing and appended no event.
-pub(super) fn refused(registry: &Registry, new: NewSession, authority: Authority) -> RegisterError {
+pub(super) fn refused(registry: &Registry, new: NewSession) -> RegisterError {
     let before = registry.list();
-    let (_, mut events) = registry.subscribe();
-    let error = registry.register(new, authority, at(2));
+    let (mut events, _) = registry.subscribe(None);
+    let error = registry.register(new, at(2));
     let after = registry.list();
     assert_eq!(before.len(), after.len());
     assert!(before.iter().zip(&after).all(|(b, a)| Arc::ptr_eq(b, a)));

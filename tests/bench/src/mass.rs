@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use reaper_registry::{
-    Authority, Death, Details, Evidence, Limits, NewSession, Process, ProcessId, Registry,
-    SessionId, Source, Token, TokenKey, Ttl,
+    Death, Details, Evidence, Limits, NewSession, Process, ProcessId, Registry, SessionId, Source,
+    Token, TokenKey, Ttl,
 };
 use reaper_tests::fork_server::kill;
 use reaperd::Pid;
@@ -50,7 +50,10 @@ pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
 }
 
 fn real(test_processes: usize) -> io::Result<Row> {
-    let daemon = Daemon::start(&["--max-sessions-per-uid=100000"])?;
+    let daemon = Daemon::start(&[
+        "--max-sessions-per-uid=100000",
+        "--max-bytes-per-uid=512MiB",
+    ])?;
     daemon.wait_for("ebpf")?;
     let mut fork_server = fork_server::open()?;
     let pids = fork_server.start(test_processes, idle(0))?;
@@ -169,6 +172,8 @@ pub(crate) fn full(
         .limits(Limits {
             sessions: 1_000_000,
             sessions_per_owner: 1_000_000,
+            bytes: usize::MAX,
+            bytes_per_owner: usize::MAX,
         })
         .on_deregister(move |_, _| on_deregister())
         .build();
@@ -194,7 +199,7 @@ pub(crate) fn store(registry: &Registry, number: u64, token: &str) -> io::Result
         ttl: Ttl::Default,
     };
     registry
-        .register(session, Authority::Owner, clock::now())
+        .register(session, clock::now())
         .map(drop)
         .map_err(|error| io::Error::other(error.to_string()))
 }

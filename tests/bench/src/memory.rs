@@ -17,6 +17,7 @@ pub(crate) fn measure(_plan: &Plan) -> io::Result<Section> {
     let daemon = Daemon::start(&[
         "--max-sessions=200000",
         "--max-sessions-per-uid=200000",
+        "--max-bytes-per-uid=512MiB",
         "--sources=pidfd,netlink",
     ])?;
     let mut fork_server = fork_server::open()?;

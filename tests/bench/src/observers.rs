@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
-use reaper_registry::{Authority, Registry, SessionId, Source, Token, TokenKey, Ttl};
+use reaper_registry::{Registry, SessionId, Source, Token, TokenKey, Ttl};
 use reaperd::testkit::clock::monotonic_ns;
 use reaperd::{Pid, Reaper, Registration, Sources};
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
@@ -155,9 +155,7 @@ pub(crate) fn hook(
         let id = SessionId::new(&format!("v-{number}"));
         let token = Token::parse(&token(&mut random)).map_err(io::Error::other)?;
         let pid = Pid::new(pid).map_err(io::Error::other)?;
-        let registration = Registration::new(id, token, pid)
-            .ttl(Ttl::Default)
-            .authority(Authority::Any);
+        let registration = Registration::new(id, token, pid).ttl(Ttl::Default);
         reaper
             .register(registration)
             .map(drop)

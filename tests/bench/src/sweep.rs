@@ -26,6 +26,7 @@ pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
         "--sources=sweep",
         "--sweep-interval=250ms",
         "--max-sessions-per-uid=100000",
+        "--max-bytes-per-uid=512MiB",
     ])?;
     let at_rest = cpu_of_sweeps(&daemon)?;
     let mut random = Rng::with_seed(4);

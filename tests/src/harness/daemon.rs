@@ -16,9 +16,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use reaper_registry::Token;
-use reaperd::client::{
-    Client, ClientError, Session, SessionList, SourceReport, SourcesReport, Version,
-};
+use reaperd::client::{Client, ClientError, Session, SourceReport, SourcesReport, Version};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -133,7 +131,7 @@ impl TestDaemon {
     }
 
     pub fn list(&self) -> Vec<Session> {
-        self.get::<SessionList>("/v1/sessions").unwrap().sessions
+        self.runtime.block_on(self.client.sessions("")).unwrap()
     }
 
     /// The ids of the listed sessions.

@@ -16,6 +16,7 @@ const FAILED: i32 = 1;
 const USAGE: i32 = 2;
 const NO_DAEMON: i32 = 3;
 const NO_SESSION: i32 = 4;
+const NOT_PERMITTED: i32 = 5;
 
 /// A daemon for the commands, with the one event source that needs no privileges, or with the
 /// sources that this test run is for.

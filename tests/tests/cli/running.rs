@@ -44,7 +44,18 @@ fn ls_lists_a_session_and_rm_removes_it_without_ending_the_process() {
     let others = run(&daemon, &["ls", "--mesh", "other"]).done();
     assert_eq!(others, "");
 
-    assert_eq!(run(&daemon, &["rm", "s-1"]).done(), "");
+    let own = rustix::process::geteuid().as_raw().to_string();
+    let of_own = run(&daemon, &["ls", "--uid", &own]).done();
+    assert!(of_own.starts_with("s-1\t"), "{of_own}");
+    if own == "0" {
+        assert_eq!(run(&daemon, &["ls", "--uid", "4000000000"]).done(), "");
+        run(&daemon, &["rm", "s-1", "--uid", "4000000000"])
+            .failed(NO_SESSION, "no session with id");
+    } else {
+        run(&daemon, &["ls", "--uid", "0"])
+            .failed(NOT_PERMITTED, "only root may name another user");
+    }
+    assert_eq!(run(&daemon, &["rm", "s-1", "--uid", &own]).done(), "");
     assert!(!daemon.lists("s-1") && !daemon.accepts(&token));
     assert_eq!(test_process.try_wait().unwrap(), None);
     daemon.stop();

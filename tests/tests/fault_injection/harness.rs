@@ -120,7 +120,8 @@ impl Harness {
     }
 
     pub(crate) fn lists(&self, id: &SessionId) -> bool {
-        self.reaper.session(id).is_some()
+        let own = rustix::process::geteuid().as_raw();
+        self.reaper.session(own, id).is_some()
     }
 
     /// Waits until none of these sessions is listed.

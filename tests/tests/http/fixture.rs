@@ -201,6 +201,22 @@ pub(crate) fn events_in(text: &str) -> Vec<(String, Option<u64>)> {
         .collect()
 }
 
+/// Runs this as another user, which only root can. The kernel reads the user of a connection from the
+/// thread that connects.
+#[cfg(target_os = "linux")]
+pub(crate) fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> T + Send) -> T {
+    use rustix::thread::{Gid, Uid, set_thread_res_gid, set_thread_res_uid};
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
+            set_thread_res_gid(group, group, group).unwrap();
+            set_thread_res_uid(user, user, user).unwrap();
+            work()
+        });
+        thread.join().unwrap()
+    })
+}
+
 pub(crate) fn session_header(token: u64) -> String {
     format!("Authorization: ClaudeMesh-Session {token:064x}\r\n")
 }

@@ -1,45 +1,45 @@
 //! `GET /v1/events`: events as they happen, from a position that the reader chooses.
 //!
-//! A stream is only a position in the registry's ring: it has no task and no queue. It writes when
-//! its connection is writable. A reader that stops reading gets a `gap` once it lags behind the
-//! ring.
+//! A stream is only a position in the registry's history, and in its sessions while it writes a
+//! snapshot: it has no task and no queue. It writes when its connection is writable. A reader that
+//! stops reading gets a `gap` once it lags behind the history.
 //!
 //! The body has no length and is not chunked: it ends with the connection. So the end of a stream
 //! looks the same to a client whether the daemon stopped or was killed.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_core::Stream as _;
 use hyper::body::{Body, Bytes, Frame};
 use hyper::http::request;
-use reaper_registry::{Event, EventKind, Next, Session, SessionId, Subscription};
+use reaper_registry::{EntryId, Event, EventKind, Next, Session, SessionId};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
+use super::sessions::{Cursor, PIECE_FULL};
 use super::sse::{self, EventId};
 use super::wire::{GapData, SessionView};
 use super::{App, Peer};
 use crate::daemon::http::problem::Problem;
 use crate::daemon::http::query;
+use crate::reaper::{EventItem, Events};
 
 /// The interval of comments on a stream without events.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
-/// The size of one frame. A snapshot of 100,000 sessions is sent in frames of this size.
-const FRAME_SIZE: usize = 32 * 1024;
 
 /// The body of the response.
 pub(crate) struct EventStream {
     app: Arc<App>,
     filter: Filter,
-    position: Subscription,
+    events: Events,
     snapshot: Option<Snapshot>,
     out: Vec<u8>,
-    notified: Pin<Box<OwnedNotified>>,
     keepalive: Interval,
     ended: bool,
     _permit: OwnedSemaphorePermit,
@@ -47,13 +47,14 @@ pub(crate) struct EventStream {
 
 /// The unwritten rest of a snapshot.
 struct Snapshot {
-    sessions: std::vec::IntoIter<Arc<Session>>,
+    cursor: Cursor,
     any_written: bool,
 }
 
 /// The events that this reader sees.
 struct Filter {
-    peer: Peer,
+    /// Whose sessions it sees; `None`: those of all users.
+    owner: Option<u32>,
     /// `None`: all names. `gap`, `snapshot` and `shutdown` are always sent.
     names: Option<BTreeSet<&'static str>>,
     sessions: Vec<SessionId>,
@@ -76,7 +77,8 @@ impl Filter {
     }
 
     fn shows_session(&self, session: &Session) -> bool {
-        self.peer.sees(session.owner) && self.sessions.iter().all(|id| *id == session.id)
+        self.owner.is_none_or(|owner| owner == session.owner)
+            && self.sessions.iter().all(|id| *id == session.id)
     }
 }
 
@@ -94,7 +96,8 @@ impl EventStream {
             .transpose()?;
         let one_session = query::value(query, "session").map(|id| SessionId::new(&id));
         let filter = Filter {
-            peer,
+            // Another user's session may have the same id.
+            owner: own.map_or(peer.scope(query)?, |own| Some(own.owner)),
             names,
             sessions: own
                 .map(|own| own.id.clone())
@@ -109,14 +112,13 @@ impl EventStream {
             .map_err(|_none_left| Problem::too_many_streams(app.descriptors.streams))?;
         let mut keepalive = interval_at(Instant::now() + KEEPALIVE_EVERY, KEEPALIVE_EVERY);
         keepalive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (sessions, position) = app.reaper.registry().subscribe();
+        let (position, last) = app.reaper.registry().subscribe(filter.owner);
         let mut stream = Self {
             app: app.clone(),
             filter,
-            position,
+            events: app.reaper.events_from(position),
             snapshot: None,
             out: sse::PREAMBLE.to_vec(),
-            notified: Box::pin(app.events.clone().notified_owned()),
             keepalive,
             ended: false,
             _permit: permit,
@@ -127,30 +129,33 @@ impl EventStream {
             .filter(|id| !id.is_empty())
             .map(|id| id.to_str().unwrap_or_default());
         match last_seen {
-            Some(last_seen) => stream.resume(last_seen, sessions),
+            Some(last_seen) => stream.resume(last_seen, last),
             None if query::value(query, "snapshot").as_deref() == Some("1") => {
-                stream.begin_snapshot(sessions);
+                stream.begin_snapshot(last);
             }
             None => {}
         }
         Ok(stream)
     }
 
-    /// Continues behind the last event that the reader saw. If events in between are no longer in
-    /// the ring, writes a gap and a snapshot first.
-    fn resume(&mut self, last_seen: &str, sessions: Vec<Arc<Session>>) {
+    /// Continues behind the last event that the reader saw. If events in between are no longer kept,
+    /// writes a gap and a snapshot first, up to the session `last`.
+    fn resume(&mut self, last_seen: &str, last: EntryId) {
         let position = EventId::parse(last_seen)
             .filter(|id| id.epoch == self.app.epoch)
-            .and_then(|id| self.app.reaper.registry().resume(id.seq));
+            .and_then(|id| {
+                let registry = self.app.reaper.registry();
+                registry.resume(id.seq, self.filter.owner)
+            });
         let gap = match position {
             Some(mut position) => match position.poll_next() {
                 // The snapshot covers everything up to where this stream begins.
                 Next::Gap { missed_from, .. } => GapData::Missed {
                     missed_from,
-                    missed_to: self.position.position() - 1,
+                    missed_to: self.events.position() - 1,
                 },
                 first => {
-                    self.position = position;
+                    self.events = self.app.reaper.events_from(position);
                     if let Next::Event(event) = first {
                         self.write(&event);
                     }
@@ -160,14 +165,14 @@ impl EventStream {
             None => GapData::Reason { reason: "epoch" },
         };
         sse::write_gap(&mut self.out, None, &gap);
-        self.begin_snapshot(sessions);
+        self.begin_snapshot(last);
     }
 
-    fn begin_snapshot(&mut self, sessions: Vec<Arc<Session>>) {
+    fn begin_snapshot(&mut self, last: EntryId) {
         let id = self.last_passed();
         sse::begin_snapshot(&mut self.out, id);
         self.snapshot = Some(Snapshot {
-            sessions: sessions.into_iter(),
+            cursor: Cursor::up_to(last, self.filter.owner),
             any_written: false,
         });
     }
@@ -175,22 +180,20 @@ impl EventStream {
     fn last_passed(&self) -> EventId {
         EventId {
             epoch: self.app.epoch,
-            seq: self.position.position() - 1,
+            seq: self.events.position() - 1,
         }
     }
 
-    /// Writes what is available, up to about one frame.
-    fn fill(&mut self) {
-        while self.out.len() < FRAME_SIZE && self.snapshot.is_some() {
-            self.continue_snapshot();
-        }
-        while self.out.len() < FRAME_SIZE && !self.ended {
-            match self.position.poll_next() {
-                Next::Event(event) => self.write(&event),
-                Next::Gap {
+    /// Writes what is available, up to one piece. If there is less, the task is woken for the next event.
+    fn fill(&mut self, cx: &mut Context<'_>) {
+        self.continue_snapshot();
+        while self.out.len() <= PIECE_FULL && self.snapshot.is_none() && !self.ended {
+            match Pin::new(&mut self.events).poll_next(cx) {
+                Poll::Ready(Some(EventItem::Event(event))) => self.write(&event),
+                Poll::Ready(Some(EventItem::Gap {
                     missed_from,
                     missed_to,
-                } => {
+                })) => {
                     let id = Some(self.last_passed());
                     let gap = GapData::Missed {
                         missed_from,
@@ -198,27 +201,46 @@ impl EventStream {
                     };
                     sse::write_gap(&mut self.out, id, &gap);
                 }
-                Next::Empty => return,
+                Poll::Ready(None) => self.ended = true,
+                Poll::Pending => return,
             }
         }
     }
 
+    /// Writes the next sessions of a snapshot.
     fn continue_snapshot(&mut self) {
-        let Some(snapshot) = &mut self.snapshot else {
+        let Self {
+            app,
+            filter,
+            snapshot: Some(snapshot),
+            out,
+            ..
+        } = self
+        else {
             return;
         };
-        let Some(session) = snapshot.sessions.next() else {
+        let Snapshot {
+            cursor,
+            any_written,
+        } = snapshot;
+        let at_end = cursor.advance(app.reaper.registry(), |session| {
+            if filter.shows_session(session) {
+                if *any_written {
+                    out.push(b',');
+                }
+                *any_written = true;
+                let identity = app.reaper.identity_of(session);
+                sse::write_json(out, &SessionView::new(session, identity));
+            }
+            if out.len() > PIECE_FULL {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        if at_end {
             sse::end_snapshot(&mut self.out);
             self.snapshot = None;
-            return;
-        };
-        if self.filter.shows_session(&session) {
-            if snapshot.any_written {
-                self.out.push(b',');
-            }
-            snapshot.any_written = true;
-            let identity = self.app.reaper.identity_of(&session);
-            sse::write_json(&mut self.out, &SessionView::new(&session, identity));
         }
     }
 
@@ -255,17 +277,18 @@ impl Body for EventStream {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
-        // Registered before the ring is read: an event in between notifies.
-        while this.notified.as_mut().poll(cx).is_ready() {
-            this.notified.set(this.app.events.clone().notified_owned());
-        }
-        this.fill();
+        this.fill(cx);
         if !this.out.is_empty() {
             let frame = Bytes::from(std::mem::take(&mut this.out));
             return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
         if this.ended {
             return Poll::Ready(None);
+        }
+        if this.snapshot.is_some() {
+            // None of many sessions was shown: other tasks may run now.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         if this.keepalive.poll_tick(cx).is_ready() {
             return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(sse::KEEPALIVE)))));

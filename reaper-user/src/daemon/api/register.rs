@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use reaper_registry::{
-    Attestation, Authority, Details, Pid, Presence, SecretKey, SessionId, Token, TokenMalformed,
-    Ttl,
+    Attestation, Details, Pid, Presence, SecretKey, SessionId, Token, TokenMalformed, Ttl,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -19,7 +18,7 @@ use crate::daemon::http::problem::Problem;
 use crate::reaper::Registration;
 use crate::text::{self, GROUP_MAX, GROUPS_MAX, NAME_MAX, PATH_MAX};
 
-/// Keys and signatures in hex are 64 to 128 bytes long. Their content is not checked.
+/// Keys and signatures in hex are 64 to 128 bytes long.
 const ATTESTATION_TEXT_MAX: usize = 1_024;
 /// 136 years. In milliseconds it is exact in every JSON parser.
 const TTL_SECONDS_MAX: u32 = u32::MAX;
@@ -122,7 +121,6 @@ pub(crate) fn parse(body: &[u8], owner: u32) -> Result<(Registration, bool), Pro
             ..details
         },
         ttl: parse_ttl(ttl)?,
-        authority: Authority::Owner,
         presence: present(presence).and_then(parse_presence),
     };
     Ok((registration, optional_flag("if_answered", if_answered)?))
@@ -301,7 +299,7 @@ fn parse_presence(raw: &RawValue) -> Option<Presence> {
         &attestation.parent_member_pubkey,
         &attestation.signature,
     ];
-    if texts.iter().any(|text| text.len() > ATTESTATION_TEXT_MAX) {
+    if !texts.into_iter().all(|text| is_encoded(text)) {
         return None;
     }
     let is_hex_key = presence.session_pubkey.len() == 64
@@ -321,6 +319,17 @@ fn parse_presence(raw: &RawValue) -> Option<Presence> {
             signature: attestation.signature.into(),
         },
     })
+}
+
+/// Returns whether a text is hex or base64url, with or without padding, and not too long. Nothing else of
+/// it is checked.
+fn is_encoded(text: &str) -> bool {
+    let digits = text.trim_end_matches('=');
+    let of_base64url = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    !digits.is_empty()
+        && text.len() - digits.len() <= 2
+        && text.len() <= ATTESTATION_TEXT_MAX
+        && digits.bytes().all(of_base64url)
 }
 
 fn invalid_json(detail: &str) -> Problem {

@@ -6,20 +6,20 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::http::request;
 use hyper::{Method, Request, Response, StatusCode};
-use reaper_registry::{Authority, Removal, Session, SessionId, Source, Token};
+use reaper_registry::{Event, Session, Source, Token};
 use tokio::time::{Instant, sleep};
 
 use super::events::EventStream;
+use super::remove::{delete, delete_me};
 use super::sessions::list;
 use super::undelivered::UndeliveredSessions;
-use super::wire::{Me, RegisterResponse, Removed, SessionView};
+use super::wire::{Me, RegisterResponse, SessionView};
 use super::{App, Peer, PidNs, authorize, health, register};
 use crate::clock;
 use crate::daemon::http::body::{ResponseBody, event_stream, json, problem, read_body};
 use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
 use crate::daemon::http::policy::{self, Claim};
 use crate::daemon::http::problem::{NOT_NOW, Problem};
-use crate::daemon::http::query;
 use crate::reaper::Registration;
 use crate::sources;
 use crate::watch::identity::IdentityStrength;
@@ -61,13 +61,13 @@ async fn route(
         (&Method::POST, "/v1/sessions/register") => register(app, peer, head, body).await,
         (&Method::GET, "/v1/sessions") => list(app, peer, head.uri.query()).await,
         (&Method::GET, "/v1/sessions/me") => {
-            let session = required_session(app, &claim)?;
+            let session = required_session(app, peer, &claim)?;
             let session = SessionView::new(&session, app.reaper.identity_of(&session));
             Ok(json(&Me { session }))
         }
-        (&Method::DELETE, "/v1/sessions/me") => delete_me(app, &claim),
+        (&Method::DELETE, "/v1/sessions/me") => delete_me(app, peer, &claim),
         (&Method::GET, "/v1/events") => {
-            let own = session(app, &claim)?;
+            let own = session(app, peer, &claim)?;
             let stream = EventStream::open(app, peer, head, own.as_deref())?;
             Ok(event_stream(stream))
         }
@@ -75,11 +75,12 @@ async fn route(
         (&Method::GET, "/v1/health") => Ok(json(&health::health(app))),
         (&Method::GET, "/v1/version") => Ok(json(&health::ABOUT)),
         (&Method::DELETE, path) if path.starts_with("/v1/sessions/") => {
-            delete(app, peer, &path["/v1/sessions/".len()..])
+            let tail = &path["/v1/sessions/".len()..];
+            delete(app, peer, head, tail, &claim)
         }
         (method, path) => match broker_route(method, path) {
             Some(error) => {
-                session(app, &claim)?;
+                session(app, peer, &claim)?;
                 Err(Problem::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "no_broker",
@@ -154,14 +155,8 @@ async fn try_register(
     let table = app.table.clone();
     let resolved = authorize::authorize_pid(registration.pid, peer, policy, table).await?;
     let presence_accepted = registration.presence.is_some();
-    let authority = if peer.is_root() {
-        Authority::Any
-    } else {
-        Authority::Owner
-    };
     let registration = Registration {
         pid: resolved.pid,
-        authority,
         ..registration
     };
     let registered = app.reaper.register_if(registration, |process| {
@@ -194,110 +189,44 @@ fn watching(app: &App, identity: IdentityStrength) -> Vec<&'static str> {
         .collect()
 }
 
-fn delete_me(app: &App, claim: &Claim) -> Result<Response<ResponseBody>, Problem> {
-    // Resolved first, so that each kind of missing session has its own error.
-    required_session(app, claim)?;
-    let Claim::Token(token) = claim else {
-        return Err(no_token());
-    };
-    remove_by_token(app, token).ok_or_else(|| unknown(app, token))
-}
-
-/// Removes by token, as clients of the claudemesh daemon do, or by name.
-fn delete(app: &App, peer: Peer, tail: &str) -> Result<Response<ResponseBody>, Problem> {
-    if let Some(id) = tail.strip_prefix("by-id/") {
-        let id = query::decode_segment(id)
-            .ok_or_else(|| Problem::query("session_id", "the session id has a malformed escape"))?;
-        return delete_named(app, peer, &SessionId::new(&id));
-    }
-    if tail.is_empty() || tail.contains('/') {
-        return Err(Problem::not_found());
-    }
-    let token = Token::parse(tail).map_err(|_malformed| {
-        Problem::new(
-            StatusCode::BAD_REQUEST,
-            "invalid_token",
-            "invalid token",
-            "a token is 64 hex digits",
-        )
-    })?;
-    // As in the request. Since it parses as a token, these bytes are hex digits.
-    let prefix = &tail[..8];
-    let removed = app.reaper.registry().deregister(&token, clock::now());
-    match removed {
-        Some(_) => Ok(json(&Removed {
-            ok: true,
-            token_prefix: prefix.to_owned(),
-        })),
-        None => Err(Problem::new(
-            StatusCode::NOT_FOUND,
-            "unknown_session",
-            "unknown session",
-            "no live session has this token",
-        )
-        .not_ok(prefix)),
-    }
-}
-
-fn delete_named(app: &App, peer: Peer, id: &SessionId) -> Result<Response<ResponseBody>, Problem> {
-    let registry = app.reaper.registry();
-    registry
-        .session_named(id)
-        // Sessions of other users are unknown here, as they are absent from the list.
-        .filter(|session| peer.sees(session.owner))
-        .and_then(|session| registry.remove_entry(session.entry, Removal::Requested, clock::now()))
-        .map(|session| removed(&session))
-        .ok_or_else(|| {
-            Problem::new(
-                StatusCode::NOT_FOUND,
-                "unknown_session",
-                "unknown session",
-                "no live session has this id",
-            )
-        })
-}
-
-fn remove_by_token(app: &App, token: &Token) -> Option<Response<ResponseBody>> {
-    let session = app.reaper.registry().deregister(token, clock::now())?;
-    Some(removed(&session))
-}
-
-fn removed(session: &Session) -> Response<ResponseBody> {
-    json(&Removed {
-        ok: true,
-        token_prefix: session.token_prefix.to_string(),
-    })
-}
-
-/// Returns the session that was presented. An invalid one is an error on every route that reads it.
-fn session(app: &App, claim: &Claim) -> Result<Option<Arc<Session>>, Problem> {
+/// Returns the session that was presented. An invalid one is an error on every route that reads it, and so
+/// is one of another user.
+fn session(app: &App, peer: Peer, claim: &Claim) -> Result<Option<Arc<Session>>, Problem> {
     match claim {
         Claim::None => Ok(None),
         Claim::Malformed => Err(Problem::no_session(
             "malformed_session_token",
             "a session token is 64 hex digits",
         )),
-        Claim::Token(token) => match app.reaper.resolve(token) {
-            Some(session) => Ok(Some(session)),
-            None => Err(unknown(app, token)),
-        },
+        Claim::Token(token) => app
+            .reaper
+            .resolve(token)
+            .filter(|session| peer.sees(session.owner))
+            .map(Some)
+            .ok_or_else(|| unknown(app, peer, token)),
     }
 }
 
-fn required_session(app: &App, claim: &Claim) -> Result<Arc<Session>, Problem> {
-    session(app, claim)?.ok_or_else(no_token)
+pub(super) fn required_session(
+    app: &App,
+    peer: Peer,
+    claim: &Claim,
+) -> Result<Arc<Session>, Problem> {
+    session(app, peer, claim)?.ok_or_else(|| {
+        Problem::no_session(
+            "no_session_token",
+            "present one as Authorization: ClaudeMesh-Session",
+        )
+    })
 }
 
-fn no_token() -> Problem {
-    Problem::no_session(
-        "no_session_token",
-        "present one as Authorization: ClaudeMesh-Session",
-    )
-}
-
-fn unknown(app: &App, token: &Token) -> Problem {
+/// The error for a token that has no live session of this user. It does not show whether another user has
+/// or had one.
+pub(super) fn unknown(app: &App, peer: Peer, token: &Token) -> Problem {
     let now = clock::now();
-    match app.reaper.registry().recently_gone(token, now) {
+    let ended = app.reaper.registry().recently_gone(token, now);
+    let visible = |event: &Arc<Event>| event.owner().is_some_and(|owner| peer.sees(owner));
+    match ended.filter(visible) {
         Some(end) => Problem::session_gone(&end, now),
         None => Problem::no_session("unknown_session", "no live session has this token"),
     }

@@ -19,9 +19,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::connection_budget::{ConnectionBudget, ConnectionSlot};
 use super::listener::Socket;
+use super::peaks::Peaks;
 use super::undelivered::{DeliveryTracker, UndeliveredSessions};
 use super::{App, Peer, Transport, authorize, routes};
 use crate::daemon::http::framing::FramingFilter;
+use crate::sys::allocator::give_back_freed;
 
 /// How long a head may take, and how long a connection may idle between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,8 +33,8 @@ const BUFFER: usize = 64 * 1024;
 /// The pause after a failed accept, for lack of descriptors or memory. The connection that is
 /// closed then takes a moment to end; retrying at once would only use the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How often the socket file is checked.
-const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the socket file is checked, and whether memory can go back to the system.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long connections may take to end at shutdown. The others are aborted.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
 
@@ -40,13 +42,20 @@ const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
 pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
     let mut acceptor = Acceptor::new(app.descriptors.connections);
     let mut connections = JoinSet::new();
-    let mut socket_checks = interval(SOCKET_CHECK_INTERVAL);
-    socket_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut peaks = Peaks::default();
+    let mut regular_checks = interval(CHECK_INTERVAL);
+    regular_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stopping = stop.clone();
     loop {
         tokio::select! {
             () = stop_requested(&mut stop) => break,
-            _ = socket_checks.tick() => socket.restore(),
+            _ = regular_checks.tick() => {
+                socket.restore();
+                if peaks.is_over(connections.len(), app.reaper.len()) {
+                    // It visits all free memory, which takes some milliseconds.
+                    tokio::task::spawn_blocking(give_back_freed);
+                }
+            }
             Some(ended) = connections.join_next() => report_panic(ended),
             (stream, slot) = acceptor.next(&socket.listener) => {
                 if let Some(peer) = authorize_peer(&app, &stream) {

@@ -1,145 +1,275 @@
-//! `GET /v1/sessions`: the sessions that the caller may see, as one text. Slow readers keep such
-//! texts in memory, so their total is limited: 64 MiB, or two lists of more than half of that.
+//! `GET /v1/sessions`: the sessions that the caller may see.
+//!
+//! A list is written in pieces as its reader takes them, from a cursor in the registry. Between two pieces
+//! nothing is kept but the cursor, so a slow reader costs one piece, however long the list is.
 
+use std::convert::Infallible;
+use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes, Frame};
 use hyper::{Response, StatusCode};
-use reaper_registry::Session;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use reaper_registry::{EntryId, Registry, Session};
 
 use super::wire::SessionView;
 use super::{App, Peer, health, sse};
-use crate::daemon::http::body::{ResponseBody, whole};
+use crate::daemon::http::body::{ResponseBody, pieces, whole};
 use crate::daemon::http::problem::Problem;
 use crate::daemon::http::query;
 
-/// Sessions written between two yields: a list of 100,000 must not delay a look-up.
-const SLICE: usize = 512;
-/// Lists that are written concurrently; others wait.
-const WRITERS: usize = 4;
-/// The budget of all lists that wait for their readers.
-const LIST_BUDGET_KIB: u32 = 64 * 1_024;
-/// A longer list is charged no more, so that even the longest can be read, by two readers at once.
-const CHARGED_MAX_KIB: u32 = LIST_BUDGET_KIB / 2;
-/// Shorter lists are free: as much is buffered for any connection, and a user with few sessions
-/// must not wait for one with many.
-const FREE_KIB: u32 = 64;
+/// The longest piece of a list or a stream.
+const PIECE_MAX: usize = 32 * 1_024;
+/// No session is longer in JSON, with every character of its text escaped.
+const SESSION_MAX: usize = 24 * 1_024;
+/// No session is added to a piece that is longer than this.
+pub(super) const PIECE_FULL: usize = PIECE_MAX - SESSION_MAX;
+/// How many sessions are read under one lock of the registry's table.
+const PAGE: usize = 32;
+/// How many pages are read before other tasks may run: a long list of sessions that a filter leaves out
+/// must not delay a look-up.
+const PAGES_AT_ONCE: usize = 16;
 
-/// The budget of concurrent lists.
-pub(crate) struct ListBudget {
-    writers: Semaphore,
-    kib: Arc<Semaphore>,
+/// A position among the sessions, in the order of registration.
+pub(super) struct Cursor {
+    after: Option<EntryId>,
+    until: EntryId,
+    owner: Option<u32>,
 }
 
-impl Default for ListBudget {
-    fn default() -> Self {
+impl Cursor {
+    /// Starts before the first session of this owner, or of all. Later sessions than `until` are left out.
+    pub(super) fn up_to(until: EntryId, owner: Option<u32>) -> Self {
         Self {
-            writers: Semaphore::new(WRITERS),
-            kib: Arc::new(Semaphore::new(LIST_BUDGET_KIB as usize)),
+            after: None,
+            until,
+            owner,
         }
     }
-}
 
-impl ListBudget {
-    /// Charges a list. Returns `None` if the budget is used up.
-    fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let kib = u32::try_from(bytes / 1_024).unwrap_or(u32::MAX);
-        let charged = match kib {
-            ..FREE_KIB => 0,
-            kib => kib.min(CHARGED_MAX_KIB),
-        };
-        self.kib.clone().try_acquire_many_owned(charged).ok()
+    /// Passes the next sessions to `take` until it breaks, but not too many at once. Returns whether it
+    /// is at the end.
+    pub(super) fn advance(
+        &mut self,
+        registry: &Registry,
+        mut take: impl FnMut(&Session) -> ControlFlow<()>,
+    ) -> bool {
+        for _ in 0..PAGES_AT_ONCE {
+            let page = registry.page(self.after, self.owner, PAGE);
+            for session in &page {
+                if session.entry > self.until {
+                    return true;
+                }
+                self.after = Some(session.entry);
+                if take(session).is_break() {
+                    return false;
+                }
+            }
+            if page.len() < PAGE {
+                return true;
+            }
+        }
+        false
     }
 }
 
-/// A list and its charge, which is released when it is sent or its connection has ended.
-struct BudgetedBody {
-    text: Vec<u8>,
-    _charge: OwnedSemaphorePermit,
+/// What a list contains.
+struct Filter {
+    pid: Option<u32>,
+    mesh: Option<String>,
+    is_verbose: bool,
+    limit: Option<usize>,
 }
 
-impl AsRef<[u8]> for BudgetedBody {
-    fn as_ref(&self) -> &[u8] {
-        &self.text
+impl Filter {
+    fn shows(&self, session: &Session) -> bool {
+        self.pid.is_none_or(|pid| session.process.pid.get() == pid)
+            && self
+                .mesh
+                .as_deref()
+                .is_none_or(|mesh| *session.details.mesh == *mesh)
     }
+}
+
+/// The body of a list.
+pub(crate) struct ListBody {
+    app: Arc<App>,
+    filter: Filter,
+    cursor: Cursor,
+    out: Vec<u8>,
+    written: usize,
+    last: Option<EntryId>,
+    ended: bool,
 }
 
 pub(super) async fn list(
-    app: &App,
+    app: &Arc<App>,
     peer: Peer,
     query: Option<&str>,
 ) -> Result<Response<ResponseBody>, Problem> {
-    let pid = query::value(query, "pid")
-        .map(|pid| pid.parse::<u32>())
-        .transpose()
-        .map_err(|_not_a_number| Problem::query("pid", "pid must be a number"))?;
-    let mesh = query::value(query, "mesh");
-    let is_verbose = query::value(query, "verbose").as_deref() == Some("1");
-    let shown = |session: &Arc<Session>| {
-        peer.sees(session.owner)
-            && pid.is_none_or(|pid| session.process.pid.get() == pid)
-            && mesh
-                .as_deref()
-                .is_none_or(|mesh| *session.details.mesh == *mesh)
+    let owner = peer.scope(query)?;
+    let filter = Filter {
+        pid: number(query, "pid", "pid must be a number")?,
+        mesh: query::value(query, "mesh").map(Into::into),
+        is_verbose: query::value(query, "verbose").as_deref() == Some("1"),
+        limit: number(query, "limit", "limit must be a number")?,
     };
-    let writer = app.lists.writers.acquire().await;
-    let _writer = writer.expect("the semaphore is never closed");
-    let mut text = write_list(app, is_verbose, shown).await;
-    // Its capacity may be twice its length.
-    text.shrink_to_fit();
-    let charge = app.lists.take(text.len());
-    let charge = charge.ok_or_else(Problem::too_many_lists)?;
-    let body = Bytes::from_owner(BudgetedBody {
-        text,
-        _charge: charge,
-    });
-    Ok(whole(StatusCode::OK, "application/json", body))
+    if filter.limit == Some(0) {
+        return Err(Problem::query("limit", "limit must be at least 1"));
+    }
+    let after = number(query, "after", "after must be the next of an earlier list")?;
+    let (_events, until) = app.reaper.registry().subscribe(owner);
+    let mut list = ListBody {
+        app: app.clone(),
+        filter,
+        cursor: Cursor {
+            after: after.map(EntryId),
+            until,
+            owner,
+        },
+        out: b"{\"sessions\":[".to_vec(),
+        written: 0,
+        last: None,
+        ended: false,
+    };
+    while !list.ended && list.out.len() <= PIECE_FULL {
+        list.fill();
+        tokio::task::yield_now().await;
+    }
+    if list.ended {
+        let body = std::mem::take(&mut list.out);
+        return Ok(whole(StatusCode::OK, "application/json", body));
+    }
+    Ok(pieces("application/json", list))
 }
 
-async fn write_list(app: &App, is_verbose: bool, shown: impl Fn(&Arc<Session>) -> bool) -> Vec<u8> {
-    let mut text = b"{\"sessions\":[".to_vec();
-    let sessions = app.reaper.registry().list();
-    let mut any_written = false;
-    for slice in sessions.chunks(SLICE) {
-        for session in slice.iter().filter(|session| shown(session)) {
-            if any_written {
-                text.push(b',');
+fn number<T: std::str::FromStr>(
+    query: Option<&str>,
+    key: &'static str,
+    rule: &'static str,
+) -> Result<Option<T>, Problem> {
+    query::value(query, key)
+        .map(|text| text.parse())
+        .transpose()
+        .map_err(|_not_a_number| Problem::query(key, rule))
+}
+
+impl ListBody {
+    /// Writes the next sessions, up to the length of one piece.
+    fn fill(&mut self) {
+        let Self {
+            app,
+            filter,
+            cursor,
+            out,
+            written,
+            last,
+            ended,
+        } = self;
+        let mut next = None;
+        let at_end = cursor.advance(app.reaper.registry(), |session| {
+            if !filter.shows(session) {
+                return ControlFlow::Continue(());
             }
-            any_written = true;
+            if filter.limit.is_some_and(|limit| *written == limit) {
+                next = *last;
+                return ControlFlow::Break(());
+            }
+            if *written > 0 {
+                out.push(b',');
+            }
+            *written += 1;
+            *last = Some(session.entry);
             let view = SessionView::new(session, app.reaper.identity_of(session));
-            let view = if is_verbose {
+            let view = if filter.is_verbose {
                 view.verified_at(health::verified_at(app, session))
             } else {
                 view
             };
-            sse::write_json(&mut text, &view);
+            sse::write_json(out, &view);
+            // The last session of a page is followed by a look whether there is a next one.
+            if out.len() > PIECE_FULL && filter.limit != Some(*written) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        if let Some(next) = next {
+            out.extend_from_slice(format!("],\"next\":\"{next}\"}}").as_bytes());
+        } else if at_end {
+            out.extend_from_slice(b"]}");
         }
-        tokio::task::yield_now().await;
+        *ended = at_end || next.is_some();
     }
-    text.extend_from_slice(b"]}");
-    text
+}
+
+impl Body for ListBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.get_mut();
+        if this.out.is_empty() && !this.ended {
+            this.fill();
+        }
+        if !this.out.is_empty() {
+            let piece = Bytes::from(std::mem::take(&mut this.out));
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use reaper_registry::{Attestation, Details, NewSession, Presence, SecretKey, SessionId};
+    use reaper_registry::{Pid, Process, ProcessId, TokenKey, Ttl};
+
     use super::*;
+    use crate::clock;
+    use crate::text::{GROUP_MAX, GROUPS_MAX, NAME_MAX, PATH_MAX};
 
     #[test]
-    fn short_lists_are_never_refused_and_two_of_the_longest_fit() {
-        let budget = ListBudget::default();
-        let longest = usize::MAX;
-        let first = budget.take(longest);
-        let second = budget.take(longest);
-        assert!(first.is_some() && second.is_some());
-        assert!(budget.take(longest).is_none());
-        let free = FREE_KIB as usize * 1_024;
-        assert!(budget.take(free).is_none());
-        assert!(
-            budget.take(free - 1).is_some(),
-            "a short list must not be refused"
-        );
-        drop(first);
-        assert!(budget.take(free).is_some(), "the charge must be released");
+    fn the_longest_session_fits_into_a_piece() {
+        let quotes = |length: usize| Box::<str>::from("\"".repeat(length));
+        let attested = || Box::<str>::from("f".repeat(1_024));
+        let registry = Registry::builder(TokenKey::new([7; 16])).build();
+        let new = NewSession {
+            id: SessionId::new(&quotes(NAME_MAX)),
+            token: reaper_registry::Token::from_bytes([1; 32]),
+            process: Process::new(ProcessId(1), Pid::new(4242).unwrap(), None),
+            owner: u32::MAX,
+            details: Details {
+                mesh: quotes(NAME_MAX),
+                display_name: quotes(NAME_MAX),
+                cwd: Some(quotes(PATH_MAX)),
+                role: Some(quotes(NAME_MAX)),
+                groups: vec![quotes(GROUP_MAX); GROUPS_MAX].into(),
+                token_file: None,
+            },
+            presence: Some(Presence {
+                session_pubkey: "f".repeat(64).into(),
+                secret_key: SecretKey::parse(&"f".repeat(128)).unwrap(),
+                attestation: Attestation {
+                    session_pubkey: attested(),
+                    parent_member_pubkey: attested(),
+                    expires_at: f64::MAX,
+                    signature: attested(),
+                },
+            }),
+            ttl: Ttl::Default,
+        };
+        let session = registry.register(new, clock::now()).unwrap().session;
+        let mut out = Vec::new();
+        sse::write_json(&mut out, &SessionView::new(&session, None).verified_at(1));
+        assert!((20_000..SESSION_MAX).contains(&out.len()), "{}", out.len());
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use reaper_registry::{
-    Authority, BootTime, Details, Moment, NewSession, Pid, Process, ProcessId, Registry, Session,
-    SessionId, Token, TokenKey, Ttl,
+    BootTime, Details, Moment, NewSession, Pid, Process, ProcessId, Registry, Session, SessionId,
+    Token, TokenKey, Ttl,
 };
 
 pub(super) fn session() -> Arc<Session> {
@@ -26,6 +26,6 @@ pub(super) fn session() -> Arc<Session> {
         boot: BootTime::from_nanos(1),
         wall_ms: 1_795_324_800_000,
     };
-    let stored = registry.register(new, Authority::Owner, now);
+    let stored = registry.register(new, now);
     stored.unwrap().session
 }

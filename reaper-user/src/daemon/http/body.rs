@@ -1,9 +1,11 @@
 //! Reads request bodies and builds responses.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Either, Full};
-use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode, Version};
 use serde::Serialize;
@@ -19,7 +21,7 @@ use crate::daemon::api::sse;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The body of a response.
-pub(crate) type ResponseBody = Either<Full<Bytes>, Box<EventStream>>;
+pub(crate) type ResponseBody = Either<Full<Bytes>, UnsyncBoxBody<Bytes, Infallible>>;
 
 /// Reads the whole body into a buffer that never moves and is zeroized on drop.
 pub(crate) async fn read_body(body: Incoming) -> Result<Zeroizing<Vec<u8>>, Problem> {
@@ -93,8 +95,21 @@ pub(crate) fn whole(
     content_type: &'static str,
     body: impl Into<Bytes>,
 ) -> Response<ResponseBody> {
-    let mut response = Response::new(Either::Left(Full::new(body.into())));
+    let mut response = with_type(content_type, Either::Left(Full::new(body.into())));
     *response.status_mut() = status;
+    response
+}
+
+/// A response of unknown length, which is chunked.
+pub(crate) fn pieces(
+    content_type: &'static str,
+    body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static,
+) -> Response<ResponseBody> {
+    with_type(content_type, Either::Right(body.boxed_unsync()))
+}
+
+fn with_type(content_type: &'static str, body: ResponseBody) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
     let content_type = HeaderValue::from_static(content_type);
     response
         .headers_mut()
@@ -103,12 +118,11 @@ pub(crate) fn whole(
 }
 
 pub(crate) fn event_stream(stream: EventStream) -> Response<ResponseBody> {
-    let mut response = Response::new(Either::Right(Box::new(stream)));
+    let mut response = pieces("text/event-stream", stream);
     // HTTP/1.0 has no chunks: the body then ends with the connection.
     *response.version_mut() = Version::HTTP_10;
     let headers = response.headers_mut();
     for (name, value) in [
-        (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache, no-transform, no-store"),
         (header::CONNECTION, "close"),
     ] {

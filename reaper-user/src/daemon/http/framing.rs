@@ -12,6 +12,7 @@
 
 pub(crate) mod chunks;
 pub(crate) mod head;
+mod pace;
 
 use std::io;
 use std::pin::Pin;
@@ -25,11 +26,8 @@ use zeroize::{Zeroize as _, Zeroizing};
 use self::chunks::Chunks;
 pub(crate) use self::head::{BODY_MAX, REFUSAL_FIELD, Refusal};
 use self::head::{BodyFraming, HEAD_MAX};
+use self::pace::Pace;
 
-/// How long a peer may leave written bytes unread before the connection ends: long enough for a
-/// reader that was stopped for a moment, short enough that silent peers do not use up all
-/// connections.
-const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 /// For how long, and how much of, the rest of a refused message is read and discarded. Closing with
 /// unread bytes would reset the connection before the peer has read the error.
 const LINGER_TIME: Duration = Duration::from_millis(500);
@@ -45,7 +43,7 @@ pub(crate) struct FramingFilter<S> {
     cleared: usize,
     end: usize,
     state: State,
-    write_timeout: Option<Pin<Box<Sleep>>>,
+    pace: Pace,
     linger: Option<Linger>,
 }
 
@@ -79,7 +77,7 @@ impl<S> FramingFilter<S> {
             cleared: 0,
             end: 0,
             state: State::Head { scanned: 0 },
-            write_timeout: None,
+            pace: Pace::default(),
             linger: None,
         }
     }
@@ -158,23 +156,6 @@ impl<S> FramingFilter<S> {
             self.end -= self.start;
             (self.start, self.cleared) = (0, 0);
         }
-    }
-
-    /// Returns an error once writing has been blocked for [`WRITE_TIMEOUT`].
-    fn with_write_timeout<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.write_timeout = None;
-            return written;
-        }
-        let blocked = self
-            .write_timeout
-            .get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
-        ready!(blocked.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -259,7 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FramingFilter<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
-        this.with_write_timeout(cx, written)
+        this.pace.check(cx, written, |count| *count)
     }
 
     fn poll_write_vectored(
@@ -269,7 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FramingFilter<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.inner).poll_write_vectored(cx, slices);
-        this.with_write_timeout(cx, written)
+        this.pace.check(cx, written, |count| *count)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -279,7 +260,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FramingFilter<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.inner).poll_flush(cx);
-        this.with_write_timeout(cx, flushed)
+        this.pace.check(cx, flushed, |()| 0)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -135,14 +135,46 @@ impl Problem {
         .retry_later()
     }
 
-    pub(crate) fn too_many_lists() -> Self {
+    pub(crate) fn unknown_id() -> Self {
         Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too_many_lists",
-            "too_many_lists",
-            "earlier list responses are still being read; retry later",
+            StatusCode::NOT_FOUND,
+            "unknown_session",
+            "unknown session",
+            "no live session has this id",
         )
-        .retry_later()
+    }
+
+    /// Several users have a session with this id, and root named none of them.
+    pub(crate) fn ambiguous_session() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "ambiguous_session",
+            "ambiguous_session",
+            "several users have a session with this id; name one of them with ?uid=",
+        )
+    }
+
+    /// The removal of this session needs its token.
+    pub(crate) fn needs_token() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "needs_token",
+            "needs_token",
+            "this daemon removes a session only with its token (--strict-replace); present it as \
+             Authorization: ClaudeMesh-Session",
+        )
+    }
+
+    /// A caller that is not root named another user.
+    pub(crate) fn other_user() -> Self {
+        let mut problem = Self::new(
+            StatusCode::FORBIDDEN,
+            "other_user",
+            "other_user",
+            "only root may name another user; leave uid out",
+        );
+        problem.0.body.field = Some("uid");
+        problem
     }
 
     /// Closes the connection after this response: the start of the next message is uncertain, or
@@ -276,7 +308,10 @@ impl From<RegisterError> for Problem {
             RegisterError::TooManyForOwner { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_sessions_of_user")
             }
-            RegisterError::NotOwner => (StatusCode::FORBIDDEN, "not_owner"),
+            RegisterError::TooManyBytes { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_bytes"),
+            RegisterError::TooManyBytesForOwner { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "too_many_bytes_of_user")
+            }
             RegisterError::TokenInUse => (StatusCode::CONFLICT, "token_in_use"),
             RegisterError::NeedsOldToken => (StatusCode::CONFLICT, "needs_old_token"),
             // The enum may grow. Nothing is stored on any error.
@@ -284,6 +319,12 @@ impl From<RegisterError> for Problem {
         };
         let remedy = match error {
             RegisterError::TokenInUse => ": register with a new token, made by `reaperd token`",
+            RegisterError::TooManyBytes { .. } => {
+                ": wait, send shorter text, or raise the daemon's --max-bytes"
+            }
+            RegisterError::TooManyBytesForOwner { .. } => {
+                ": remove sessions, send shorter text, or raise the daemon's --max-bytes-per-uid"
+            }
             _ => "",
         };
         let problem = Self::new(status, code, code, format!("{error}{remedy}"));
@@ -307,99 +348,4 @@ impl From<RegistrationError<Refused>> for Problem {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn json_of(problem: &Problem) -> Value {
-        serde_json::from_slice(&problem.to_json()).unwrap()
-    }
-
-    #[test]
-    fn a_problem_has_its_code_and_the_error_of_the_claudemesh_daemon() {
-        assert_eq!(
-            json_of(&Problem::not_found()),
-            json!({
-                "type": "/problems/not_found",
-                "title": "Not Found",
-                "status": 404,
-                "detail": "no route has this method and path",
-                "code": "not_found",
-                "error": "not found",
-            })
-        );
-    }
-
-    #[test]
-    fn an_invalid_field_is_named() {
-        let problem = json_of(&TokenMalformed.into());
-        assert_eq!(problem["status"], 422);
-        assert_eq!(problem["field"], "token");
-        assert_eq!(problem["error"], "token must be 64 hex chars");
-    }
-
-    #[test]
-    fn a_limit_has_a_retry_time_and_a_refusal_has_none() {
-        let error = RegisterError::TooManyForOwner { owner: 1, limit: 2 };
-        let problem = Problem::from(error);
-        assert_eq!(problem.status(), StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(problem.retry_after(), Some(RETRY_AFTER_SECONDS));
-        assert!(
-            Problem::from(RegisterError::NotOwner)
-                .retry_after()
-                .is_none()
-        );
-    }
-
-    #[test]
-    fn the_detail_describes_the_end_of_a_session() {
-        use reaper_registry::{Death, Evidence, Exit, Source};
-        let death = |status: Option<ExitStatus>| {
-            Removal::Died(Death {
-                source: Source::Netlink,
-                evidence: Evidence::Pidfd,
-                pid_reused: false,
-                exit: status.map(|status| Exit {
-                    status,
-                    from: Source::Pidfd,
-                }),
-                detection: None,
-            })
-        };
-        let signal = |core| ExitStatus::Signal { signal: 6, core };
-        let by = "(cause exited, source netlink, evidence pidfd)";
-        for (removal, text) in [
-            (
-                death(Some(ExitStatus::Code(3))),
-                format!(": its process exited with code 3 {by}"),
-            ),
-            (
-                death(Some(signal(false))),
-                format!(": its process was ended by signal 6 {by}"),
-            ),
-            (
-                death(Some(signal(true))),
-                format!(": its process was ended by signal 6 and dumped core {by}"),
-            ),
-            (
-                death(None),
-                format!(": its process ended, with unknown status {by}"),
-            ),
-            (
-                Removal::Expired,
-                ": its ttl was over (cause expired)".to_owned(),
-            ),
-        ] {
-            assert_eq!(how_it_ended(&removal), text);
-        }
-    }
-
-    #[test]
-    fn a_refused_head_closes_the_connection() {
-        assert!(Problem::from(Refusal::BothLengths).closes());
-        assert_eq!(Problem::from(Refusal::HeadTooLarge).status(), 431);
-        assert_eq!(Problem::from(Refusal::BodyTooLarge).status(), 413);
-        assert_eq!(Problem::from(Refusal::Host).status(), 400);
-    }
-}
+mod tests;

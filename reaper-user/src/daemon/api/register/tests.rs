@@ -290,10 +290,10 @@ fn presence() -> Value {
         "session_pubkey": "CD".repeat(32),
         "session_secret_key": "EF".repeat(64),
         "parent_attestation": {
-            "session_pubkey": "any",
-            "parent_member_pubkey": "\u{e9}\"",
+            "session_pubkey": "a1-_",
+            "parent_member_pubkey": "aGVsbG8gd28=",
             "expires_at": 1_795_324_800_000_u64,
-            "signature": "",
+            "signature": "0".repeat(1_024),
         },
     })
 }
@@ -307,7 +307,7 @@ fn presence_is_dropped_if_a_part_of_it_is_invalid() {
     let whole = accepted(presence()).unwrap();
     assert_eq!(&*whole.session_pubkey, "cd".repeat(32));
     assert_eq!(whole.secret_key.expose(), &[0xef; 64]);
-    assert_eq!(&*whole.attestation.parent_member_pubkey, "\u{e9}\"");
+    assert_eq!(&*whole.attestation.parent_member_pubkey, "aGVsbG8gd28=");
 
     let mut broken = vec![json!(null), json!([]), json!("x"), json!({})];
     for (pointer, value) in [
@@ -320,6 +320,14 @@ fn presence_is_dropped_if_a_part_of_it_is_invalid() {
         ("/parent_attestation/expires_at", json!("1")),
         ("/parent_attestation/signature", json!(1)),
         ("/parent_attestation/signature", json!("x".repeat(1_025))),
+        ("/parent_attestation/signature", json!("")),
+        ("/parent_attestation/signature", json!("==")),
+        ("/parent_attestation/signature", json!("ab===")),
+        ("/parent_attestation/signature", json!("a=b")),
+        ("/parent_attestation/session_pubkey", json!("a\"b")),
+        ("/parent_attestation/session_pubkey", json!("a\u{1b}b")),
+        ("/parent_attestation/parent_member_pubkey", json!("\u{e9}")),
+        ("/parent_attestation/parent_member_pubkey", json!("a b")),
     ] {
         let mut one = presence();
         *one.pointer_mut(pointer).unwrap() = value;

@@ -1,0 +1,150 @@
+//! Who has how much of a bounded history. The oldest entry of the owner that has most is dropped first,
+//! so the history of one owner cannot displace that of another which has less.
+//!
+//! With *n* owners, each keeps at least the last 1/*n* of the whole.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+
+pub(crate) struct Shares<K> {
+    of: HashMap<K, Share>,
+    /// By size; of equal shares the one whose first entry is oldest is last.
+    by_size: BTreeSet<(usize, Reverse<u64>, K)>,
+    /// The last entry that was dropped of an owner that has no share any more.
+    forgotten: u64,
+}
+
+struct Share {
+    seqs: BTreeSet<u64>,
+    /// The last entry of this owner that was dropped, or may have been; 0 if none.
+    dropped: u64,
+}
+
+impl<K> Default for Shares<K> {
+    fn default() -> Self {
+        Self {
+            of: HashMap::new(),
+            by_size: BTreeSet::new(),
+            forgotten: 0,
+        }
+    }
+}
+
+impl<K: Copy + Ord + Hash> Shares<K> {
+    /// Adds the newest entry.
+    pub(crate) fn add(&mut self, owner: K, seq: u64) {
+        let dropped = self.forgotten;
+        let share = self.of.entry(owner).or_insert_with(|| Share {
+            seqs: BTreeSet::new(),
+            dropped,
+        });
+        let before = share.rank(owner);
+        share.seqs.insert(seq);
+        let after = share.rank(owner);
+        self.rerank(before, after);
+    }
+
+    /// Removes an entry that is not needed any more.
+    pub(crate) fn remove(&mut self, owner: K, seq: u64) {
+        let Some(share) = self.of.get_mut(&owner) else {
+            return;
+        };
+        let before = share.rank(owner);
+        share.seqs.remove(&seq);
+        let after = share.rank(owner);
+        if after.is_none() {
+            self.forgotten = self.forgotten.max(share.dropped);
+            self.of.remove(&owner);
+        }
+        self.rerank(before, after);
+    }
+
+    /// Drops the oldest entry of the largest share and returns it.
+    pub(crate) fn drop_one(&mut self) -> Option<u64> {
+        let &(_, Reverse(seq), owner) = self.by_size.last()?;
+        if let Some(share) = self.of.get_mut(&owner) {
+            share.dropped = share.dropped.max(seq);
+        }
+        self.remove(owner, seq);
+        Some(seq)
+    }
+
+    /// Returns the last entry of this owner that was dropped; 0 if none. For an owner without entries
+    /// this may be too much, because nothing is kept of it.
+    pub(crate) fn dropped(&self, owner: K) -> u64 {
+        self.of
+            .get(&owner)
+            .map_or(self.forgotten, |share| share.dropped)
+    }
+
+    /// Returns the first entry of this owner from `seq` on.
+    pub(crate) fn next(&self, owner: K, seq: u64) -> Option<u64> {
+        self.of.get(&owner)?.seqs.range(seq..).next().copied()
+    }
+
+    /// Returns how many entries this owner has.
+    pub(crate) fn count(&self, owner: K) -> usize {
+        self.of.get(&owner).map_or(0, |share| share.seqs.len())
+    }
+
+    pub(crate) fn owners(&self) -> impl Iterator<Item = K> {
+        self.of.keys().copied()
+    }
+
+    fn rerank(&mut self, before: Option<Rank<K>>, after: Option<Rank<K>>) {
+        if let Some(before) = before {
+            self.by_size.remove(&before);
+        }
+        self.by_size.extend(after);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn check_invariants(&self, entries: usize) {
+        let counted: usize = self.of.values().map(|share| share.seqs.len()).sum();
+        assert_eq!(counted, entries);
+        assert_eq!(self.of.len(), self.by_size.len());
+        for (owner, share) in &self.of {
+            let rank = share.rank(*owner).expect("an owner without entries");
+            assert!(self.by_size.contains(&rank));
+        }
+    }
+}
+
+type Rank<K> = (usize, Reverse<u64>, K);
+
+impl Share {
+    fn rank<K>(&self, owner: K) -> Option<Rank<K>> {
+        let oldest = self.seqs.first()?;
+        Some((self.seqs.len(), Reverse(*oldest), owner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_of_the_largest_share_is_dropped_and_of_equal_ones_the_oldest() {
+        let mut shares = Shares::default();
+        for (owner, seq) in [("a", 1), ("b", 2), ("b", 3), ("b", 4), ("a", 5), ("c", 6)] {
+            shares.add(owner, seq);
+        }
+        let dropped: Vec<_> = std::iter::from_fn(|| shares.drop_one()).collect();
+        assert_eq!(dropped, [2, 1, 3, 4, 5, 6]);
+        shares.check_invariants(0);
+    }
+
+    #[test]
+    fn an_owner_without_entries_is_forgotten_and_counts_as_dropped_up_to_its_last_one() {
+        let mut shares = Shares::default();
+        shares.add("a", 1);
+        shares.add("b", 2);
+        assert_eq!(shares.drop_one(), Some(1));
+        assert_eq!((shares.dropped("a"), shares.dropped("b")), (1, 0));
+        shares.add("a", 3);
+        shares.add("c", 4);
+        assert_eq!((shares.dropped("a"), shares.dropped("c")), (1, 1));
+        shares.check_invariants(3);
+    }
+}
