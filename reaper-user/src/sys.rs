@@ -2,7 +2,7 @@
 //! where `unsafe` is allowed. One system call per function, owned descriptors in the interface, and
 //! no decisions.
 
-#[cfg(all(target_os = "linux", feature = "ebpf"))]
+#[cfg(any(feature = "cli", all(target_os = "linux", feature = "ebpf")))]
 pub(crate) mod allocator;
 #[cfg(feature = "cli")]
 pub(crate) mod as_started;

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
+use super::output::escape;
 use crate::client::{Client, ClientError, percent_encode};
 
 #[derive(Debug, clap::Args)]
@@ -42,36 +43,36 @@ impl Arguments {
             // The definition of the arguments requires one of them.
             (None, None) => return Err(no_session("no session given".to_owned())),
         };
-        match (result, &self.session_id) {
-            (Ok(_), _) => Ok(ExitCode::Success),
-            (Err(ClientError::Problem { status: 404, .. }), Some(id)) => {
-                Err(no_session(format!("no session with id {id:?}")))
-            }
-            (Err(ClientError::Problem { code, detail, .. }), Some(id))
-                if code == "ambiguous_session" =>
-            {
-                Err(Failure::new(
-                    detail,
-                    format!("reaperd rm {id} --uid UID   (reaperd ls --json shows the uids)"),
-                ))
-            }
-            (Err(ClientError::Problem { code, detail, .. }), Some(_)) if code == "needs_token" => {
-                Err(Failure {
-                    code: ExitCode::NotPermitted,
-                    message: detail,
-                    remedy: "reaperd rm --token-file FILE".to_owned(),
-                })
-            }
+        match result {
+            Ok(_) => Ok(ExitCode::Success),
+            Err(error) => Err(self.failure(error)),
+        }
+    }
+
+    fn failure(&self, error: ClientError) -> Failure {
+        let ClientError::Problem {
+            status,
+            code,
+            detail,
+        } = &error
+        else {
+            return error.into();
+        };
+        let remedy = match (&self.session_id, status, code.as_str()) {
+            (Some(id), 404, _) => return no_session(format!("no session with id {id:?}")),
             // The daemon does not accept a token without a session, so it responds with 401.
-            (
-                Err(ClientError::Problem {
-                    status: 401 | 404,
-                    detail,
-                    ..
-                }),
-                None,
-            ) => Err(no_session(format!("no session has this token: {detail}"))),
-            (Err(error), _) => Err(error.into()),
+            (None, 401 | 404, _) => {
+                return no_session(format!("no session has this token: {}", escape(detail)));
+            }
+            (_, _, "ambiguous_session") => {
+                "reaperd rm SESSION_ID --uid UID   (reaperd ls --json shows the uids)"
+            }
+            (_, _, "needs_token") => "reaperd rm --token-file FILE",
+            _ => return error.into(),
+        };
+        Failure {
+            remedy: remedy.to_owned(),
+            ..error.into()
         }
     }
 }
