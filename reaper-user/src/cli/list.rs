@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::output::{Layout, age, table};
+use super::output::{Layout, age, json_line, table};
 use crate::client::{Client, ClientError, Session, SessionList, percent_encode};
 use crate::clock;
 
@@ -32,7 +32,8 @@ impl Arguments {
         let written = if self.json {
             // Passed through, with fields that this client does not know.
             let sessions = response.get("sessions").cloned().unwrap_or_default();
-            writeln!(out, "{}", json!({ "schema": 1, "sessions": sessions }))
+            let list = json!({ "schema": 1, "sessions": sessions });
+            writeln!(out, "{}", json_line(&list))
         } else {
             let list: SessionList =
                 serde_json::from_value(response).map_err(|error| ClientError::Protocol {

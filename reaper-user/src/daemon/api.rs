@@ -49,18 +49,20 @@
 //!
 //! # The path of a request
 //!
-//! [`listener`] (who may connect) → [`framing`] (where messages end) → hyper → [`policy`] (the same
+//! [`listener`] (who can connect) → [`admission`] (who is served) → [`framing`] (where messages end) → hyper → [`policy`] (the same
 //! checks for every path, in a fixed order) → [`routes`] → [`problem`] or [`wire`].
 //!
 //! [`framing`]: super::http::framing
 //! [`policy`]: super::http::policy
 //! [`problem`]: super::http::problem
 
+pub(crate) mod admission;
 pub(crate) mod authorize;
 mod connection_budget;
 pub(crate) mod events;
 mod health;
 pub(crate) mod listener;
+pub(crate) mod peer_pin;
 pub(crate) mod register;
 mod routes;
 pub(crate) mod server;
@@ -75,6 +77,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, Semaphore};
 
+use self::peer_pin::PeerPin;
 use crate::daemon::config::DaemonOptions;
 use crate::daemon::descriptors::Shares;
 use crate::reaper::Reaper;
@@ -109,7 +112,10 @@ pub(crate) struct Peer {
     /// Zero if the peer is in a pid namespace that is not visible here; `None` if the system does
     /// not report it.
     pub(crate) pid: Option<i32>,
+    /// Read for the first registration.
     pub(crate) pid_ns: PidNs,
+    /// Distinguishes it from a later process with this pid.
+    pub(crate) pin: PeerPin,
 }
 
 /// The pid namespace in which the pids that a peer sends are resolved.
@@ -129,7 +135,7 @@ pub(crate) enum PidNs {
     },
     /// The system does not report it.
     Unknown,
-    /// Not read, for lack of descriptors or memory.
+    /// Not read yet, or not for lack of descriptors or memory.
     NotNow,
 }
 

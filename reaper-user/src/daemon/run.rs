@@ -101,11 +101,7 @@ pub async fn run_until(
     let events = Arc::new(Notify::new());
     let reaper = start_reaper(&options, descriptors, events.clone())?;
     let reports = first_reports(&reaper, &options).await?;
-    let access = if options.allow_uids.is_empty() {
-        SocketAccess::Private
-    } else {
-        SocketAccess::Shared
-    };
+    let access = SocketAccess::of(&options);
     let socket = Socket::claim(&options.socket, access)?;
     log::info!("{}", banner(&socket, &reports));
     log::info!("{descriptors}");

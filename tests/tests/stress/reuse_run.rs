@@ -69,7 +69,7 @@ impl ReuseRun {
     pub(crate) fn new(daemon: TestDaemon) -> Self {
         Self {
             events: daemon.events(),
-            client: Client::new(daemon.socket()).with_time_limit(TIMEOUT),
+            client: daemon.client(),
             daemon,
             tracker: Tracker::allowing_pid_reuse(),
             fork_server: fork_server_keeping_zombies(),

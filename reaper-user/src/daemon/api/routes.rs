@@ -9,6 +9,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use reaper_registry::{Authority, Removal, Session, SessionId, Source, Token};
 use tokio::time::{Instant, sleep};
 
+use super::authorize::Refused;
 use super::events::EventStream;
 use super::sessions::list;
 use super::undelivered::UndeliveredSessions;
@@ -132,15 +133,23 @@ async fn register(
             // Lets hyper check whether the caller has left; it then drops the request.
             tokio::task::yield_now().await;
         }
-        let result = try_register(app, peer, registration, undelivered).await;
-        match result {
-            Err(refused) if refused.code() == NOT_NOW && began.elapsed() < NOT_NOW_LIMIT => {}
-            _ => return result,
-        }
-        sleep(NOT_NOW_PAUSE).await;
         if peer.pid_ns == PidNs::NotNow {
             peer.pid_ns = authorize::pid_ns_of(peer.pid);
         }
+        let result = try_register(app, peer, registration, undelivered).await;
+        match result {
+            Err(refused) if refused.code() == NOT_NOW && began.elapsed() < NOT_NOW_LIMIT => {}
+            // What was refused may be another process, which has the pid of the peer by now.
+            Err(refused) => {
+                let gone = peer.check_alive(app.table.as_ref());
+                return Err(gone
+                    .err()
+                    .filter(|gone| *gone == Refused::PeerGone)
+                    .map_or(refused, Problem::from));
+            }
+            Ok(registered) => return Ok(registered),
+        }
+        sleep(NOT_NOW_PAUSE).await;
     }
 }
 
@@ -151,8 +160,7 @@ async fn try_register(
     undelivered: Option<&UndeliveredSessions>,
 ) -> Result<Response<ResponseBody>, Problem> {
     let policy = app.options.register_policy;
-    let table = app.table.clone();
-    let resolved = authorize::authorize_pid(registration.pid, peer, policy, table).await?;
+    let resolved = authorize::authorize_pid(registration.pid, peer, policy).await?;
     let presence_accepted = registration.presence.is_some();
     let authority = if peer.is_root() {
         Authority::Any

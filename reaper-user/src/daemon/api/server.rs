@@ -17,10 +17,11 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::admission::Admission;
 use super::connection_budget::{ConnectionBudget, ConnectionSlot};
 use super::listener::Socket;
 use super::undelivered::{DeliveryTracker, UndeliveredSessions};
-use super::{App, Peer, Transport, authorize, routes};
+use super::{App, Peer, routes};
 use crate::daemon::http::framing::FramingFilter;
 
 /// How long a head may take, and how long a connection may idle between two requests.
@@ -38,7 +39,8 @@ const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
 
 /// Serves until `stop` turns true, ends every connection and removes the socket.
 pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
-    let mut acceptor = Acceptor::new(app.descriptors.connections);
+    let admission = Admission::new(&app.options, app.table.clone());
+    let mut acceptor = Acceptor::new(app.descriptors.connections, admission);
     let mut connections = JoinSet::new();
     let mut socket_checks = interval(SOCKET_CHECK_INTERVAL);
     socket_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -48,11 +50,9 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
             () = stop_requested(&mut stop) => break,
             _ = socket_checks.tick() => socket.restore(),
             Some(ended) = connections.join_next() => report_panic(ended),
-            (stream, slot) = acceptor.next(&socket.listener) => {
-                if let Some(peer) = authorize_peer(&app, &stream) {
-                    let connection = connection(app.clone(), stream, peer, stopping.clone(), slot);
-                    connections.spawn(connection);
-                }
+            (stream, peer, slot) = acceptor.next(&socket.listener) => {
+                let connection = connection(app.clone(), stream, peer, stopping.clone(), slot);
+                connections.spawn(connection);
             }
         }
     }
@@ -71,11 +71,12 @@ async fn stop_requested(stop: &mut watch::Receiver<bool>) {
     let _result = stop.wait_for(|stop| *stop).await.is_ok();
 }
 
-/// Accepts connections and takes slots for them.
+/// Accepts connections and takes slots for those that are served.
 struct Acceptor {
+    admission: Admission,
     budget: Arc<ConnectionBudget>,
-    /// Accepted, and without a slot yet.
-    accepted: Option<UnixStream>,
+    /// Accepted and admitted, and without a slot yet.
+    accepted: Option<(UnixStream, Peer)>,
     /// Consecutive failed attempts.
     failures: u64,
     /// Idle connections closed during these.
@@ -83,8 +84,9 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    fn new(connections: usize) -> Self {
+    fn new(connections: usize, admission: Admission) -> Self {
         Self {
+            admission,
             budget: ConnectionBudget::new(connections),
             accepted: None,
             failures: 0,
@@ -94,19 +96,20 @@ impl Acceptor {
 
     /// Returns the next connection and its slot. Cancel-safe: an accepted connection is kept for
     /// the next call.
-    async fn next(&mut self, listener: &UnixListener) -> (UnixStream, ConnectionSlot) {
+    async fn next(&mut self, listener: &UnixListener) -> (UnixStream, Peer, ConnectionSlot) {
         loop {
             // Moved out only after the slot is taken: this future may be dropped while it waits for
             // one.
             if self.accepted.is_some() {
                 let slot = self.budget.take().await;
-                if let Some(stream) = self.accepted.take() {
-                    return (stream, slot);
+                if let Some((stream, peer)) = self.accepted.take() {
+                    return (stream, peer, slot);
                 }
             }
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    self.accepted = Some(stream);
+                    // Before the slot: a refused user must not take one from others.
+                    self.accepted = self.admission.admit(stream);
                     self.recovered();
                 }
                 Err(error) => {
@@ -155,28 +158,6 @@ impl Acceptor {
 fn is_readable(listener: &UnixListener) -> bool {
     let mut fds = [PollFd::new(listener, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec::default())).is_err() || !fds[0].revents().is_empty()
-}
-
-/// Returns the peer, if it may connect. Other connections are closed before a byte is read or
-/// written.
-fn authorize_peer(app: &App, stream: &UnixStream) -> Option<Peer> {
-    let credentials = stream
-        .peer_cred()
-        .inspect_err(|error| log::warn!("cannot read the credentials of a peer: {error}"))
-        .ok()?;
-    let uid = credentials.uid();
-    let is_ours = uid == rustix::process::geteuid().as_raw();
-    if !is_ours && uid != 0 && !app.options.allow_uids.contains(&uid) {
-        log::debug!("a connection of user {uid} was refused");
-        return None;
-    }
-    // Read last, so that refused users cause no work.
-    Some(Peer {
-        transport: Transport::Unix,
-        uid,
-        pid: credentials.pid(),
-        pid_ns: authorize::pid_ns_of(credentials.pid()),
-    })
 }
 
 async fn connection(
