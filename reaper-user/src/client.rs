@@ -92,6 +92,12 @@ impl Client {
         self
     }
 
+    /// Checks the folder of the socket as each request does.
+    #[cfg(feature = "cli")]
+    pub(crate) fn check_folder(&self) -> Result<(), ClientError> {
+        self.server.check_folder(&self.socket)
+    }
+
     /// The path of the daemon's socket.
     pub fn socket(&self) -> &Path {
         &self.socket

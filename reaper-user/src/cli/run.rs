@@ -118,6 +118,8 @@ impl Arguments {
     }
 
     fn register(&self, client: &Client) -> Result<Registration, Failure> {
+        // The token file is in the same folder by default. This error says more.
+        client.check_folder()?;
         let runtime = single_thread()?;
         let token = new_token()?;
         let id = u64::from_be_bytes(random()?);

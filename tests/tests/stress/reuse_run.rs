@@ -9,7 +9,7 @@ use reaper_tests::daemon::{Events, TestDaemon};
 use reaper_tests::expect::skip;
 use reaper_tests::fork_server::{ForkServer, Kind, PidReuse, kill};
 use reaper_tests::test_process::stat_field;
-use reaper_tests::wait::{Deadline, TIMEOUT};
+use reaper_tests::wait::Deadline;
 use reaperd::client::{Client, Registered};
 use rustix::io::Errno;
 use serde_json::json;

@@ -105,40 +105,24 @@ fn the_last_component_is_never_a_link() {
     assert!(matches!(error, ListenError::NotAFolder(_)), "{error}");
 }
 
-/// A folder with files that no daemon may touch, though they have the names of its own.
-struct Outside {
-    _listener: StdListener,
+/// Creates a folder with files that no daemon may touch, though they have the names of its own.
+fn create_outside(folder: &Path) -> StdListener {
+    let run = folder.join("run");
+    fs::create_dir_all(&run).unwrap();
+    // Open to others, so that no daemon accepts it.
+    set_mode(&run, 0o755);
+    fs::write(run.join("s.lock"), "precious").unwrap();
+    let listener = StdListener::bind(run.join("s")).unwrap();
+    set_mode(&run.join("s"), 0o640);
+    listener
 }
 
-impl Outside {
-    fn create(folder: &Path) -> Self {
-        fs::create_dir_all(folder.join("run")).unwrap();
-        // Open to others, so that no daemon accepts it.
-        set_mode(&folder.join("run"), 0o755);
-        fs::write(folder.join("run/s.lock"), "precious").unwrap();
-        let listener = StdListener::bind(folder.join("run/s")).unwrap();
-        set_mode(&folder.join("run/s"), 0o640);
-        Self {
-            _listener: listener,
-        }
-    }
-
-    /// Checks the files, which may be under another name now.
-    fn check_untouched(self, folder: &Path) {
-        drop(self);
-        let run = folder.join("run");
-        let mode = |name: &str| {
-            run.join(name)
-                .symlink_metadata()
-                .unwrap()
-                .permissions()
-                .mode()
-        };
-        assert_eq!(mode("") & 0o7777, 0o755);
-        assert_eq!(mode("s") & 0o7777, 0o640);
-        assert_eq!(fs::read_to_string(run.join("s.lock")).unwrap(), "precious");
-        assert_eq!(fs::read_dir(&run).unwrap().count(), 2);
-    }
+fn check_untouched(folder: &Path) {
+    let run = folder.join("run");
+    let mode = |path: &Path| path.symlink_metadata().unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(&run), mode(&run.join("s"))), (0o755, 0o640));
+    assert_eq!(fs::read_to_string(run.join("s.lock")).unwrap(), "precious");
+    assert_eq!(fs::read_dir(&run).unwrap().count(), 2);
 }
 
 #[test]
@@ -146,7 +130,7 @@ fn exchanging_folders_of_the_path_never_leads_outside() {
     let top = folder();
     let (inside, outside) = (top.path().join("in"), top.path().join("out"));
     fs::create_dir(&inside).unwrap();
-    let files = Outside::create(&outside);
+    let _listener = create_outside(&outside);
     let is_done = AtomicBool::new(false);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -180,7 +164,7 @@ fn exchanging_folders_of_the_path_never_leads_outside() {
     });
     assert!(claims > 0, "the daemon has started at times");
     // After an even number of exchanges each folder has its own name.
-    files.check_untouched(&outside);
+    check_untouched(&outside);
 }
 
 #[test]
@@ -188,7 +172,7 @@ fn every_step_after_opening_stays_in_the_opened_folder() {
     let top = folder();
     let (inside, outside) = (top.path().join("in"), top.path().join("out"));
     fs::create_dir(&inside).unwrap();
-    let files = Outside::create(&outside);
+    let _listener = create_outside(&outside);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -199,6 +183,6 @@ fn every_step_after_opening_stays_in_the_opened_folder() {
     fs::rename(&inside, &away).unwrap();
     fs::rename(&outside, &inside).unwrap();
     socket.remove();
-    files.check_untouched(&inside);
+    check_untouched(&inside);
     assert!(!away.join("run/s").exists(), "it removes its own socket");
 }
