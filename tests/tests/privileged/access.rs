@@ -1,9 +1,9 @@
 //! Who can connect to the daemon, and to whose program a client talks. With real users, as root.
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -107,19 +107,40 @@ fn a_user_who_is_not_served_gets_the_reason_and_the_remedy() {
     daemon.stop();
 }
 
+/// Sends a request that leaves the connection open. Returns whether it was answered.
+fn is_answered(stream: &mut UnixStream) -> bool {
+    let request = "GET /v1/version HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut part = [0; 2_048];
+    stream.write_all(request.as_bytes()).is_ok()
+        && matches!(stream.read(&mut part), Ok(length) if part[..length].starts_with(b"HTTP/1.1 200 "))
+}
+
 #[test]
-fn refused_connections_take_no_slot_from_others() {
+fn a_refused_connection_takes_no_place_from_others() {
     if !root_with(&["setpriv"]) {
         return;
     }
-    let daemon = TestDaemon::start(&["--sources", "pidfd", "--allow-uid", "2002"]);
+    let few_descriptors = ["sh", "-c", "ulimit -n 64; exec \"$@\"", "sh"];
+    let daemon = Launch::with(&["--sources", "pidfd", "--allow-uid", "2002"])
+        .through(&few_descriptors)
+        .start();
     let socket = let_in(&daemon);
-    let mut events = daemon.events();
-    for _ in 0..20 {
+    let log = daemon.log();
+    let (_, places) = log.split_once(", connections ").unwrap();
+    let places: usize = places.split(',').next().unwrap().parse().unwrap();
+    let mut idle: Vec<_> = (0..places)
+        .map(|_| UnixStream::connect(&socket).unwrap())
+        .collect();
+    assert!(idle.iter_mut().all(is_answered));
+    for _ in 0..3 {
         let (code, _, err) = run(&mut reaperd_as(ALICE, &["ls", "--socket", &socket]));
         assert_eq!(code, Some(NOT_ALLOWED), "{err}");
     }
-    events.removal_after_kill(&daemon, "dying");
+    assert!(
+        idle.iter_mut().all(is_answered),
+        "each of {places} is still open"
+    );
+    drop(idle);
     daemon.stop();
 }
 
