@@ -3,12 +3,14 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::os::unix::net::UnixListener as StdListener;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::super::Socket;
 use super::*;
+use crate::clock::Deadline;
 use crate::testing::{scaled, skip_without};
 
 fn folder() -> tempfile::TempDir {
@@ -131,7 +133,6 @@ fn exchanging_folders_of_the_path_never_leads_outside() {
     let (inside, outside) = (top.path().join("in"), top.path().join("out"));
     fs::create_dir(&inside).unwrap();
     let _listener = create_outside(&outside);
-    let is_done = AtomicBool::new(false);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -141,28 +142,33 @@ fn exchanging_folders_of_the_path_never_leads_outside() {
     if exchange().and_then(|()| exchange()).is_err() {
         return skip_without("exchange", "the file system cannot exchange two names");
     }
-    let claims = std::thread::scope(|scope| {
-        let starts = scope.spawn(|| {
-            let _in = runtime.enter();
-            let mut claims = 0;
-            while !is_done.load(Ordering::Relaxed) {
-                if let Ok(mut socket) = Socket::claim(&inside.join("run/s"), SocketAccess::Private)
-                {
-                    claims += 1;
-                    socket.restore();
-                    socket.remove();
-                }
+    let (is_done, exchanges) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut done = 0;
+            while !is_done.load(Ordering::Relaxed) || done % 2 == 1 {
+                exchange().unwrap();
+                done = exchanges.fetch_add(1, Ordering::Relaxed) + 1;
+                // Pauses of all lengths up to that of a start.
+                (0..done % 32 * 200).for_each(|_| std::hint::spin_loop());
             }
-            claims
         });
-        for _ in 0..scaled(10_000, 500) {
-            exchange().unwrap();
-            std::thread::yield_now();
+        let deadline = Deadline::after(Duration::from_secs(120));
+        let mut claims = 0;
+        while claims < scaled(2_000, 100) || exchanges.load(Ordering::Relaxed) < scaled(10_000, 500)
+        {
+            assert!(
+                !deadline.has_passed(),
+                "{claims} starts, {exchanges:?} exchanges"
+            );
+            if let Ok(mut socket) = Socket::claim(&inside.join("run/s"), SocketAccess::Private) {
+                claims += 1;
+                socket.restore();
+                socket.remove();
+            }
         }
         is_done.store(true, Ordering::Relaxed);
-        starts.join().unwrap()
     });
-    assert!(claims > 0, "the daemon has started at times");
     // After an even number of exchanges each folder has its own name.
     check_untouched(&outside);
 }
