@@ -41,22 +41,48 @@ impl<S: AsyncRead + Unpin> AsyncRead for SpeaksFirst<S> {
     }
 }
 
+impl<S> SpeaksFirst<S> {
+    /// Lets the reader go on once something was written. `length` is what should have been written.
+    fn written(
+        &mut self,
+        outcome: Poll<io::Result<usize>>,
+        length: usize,
+    ) -> Poll<io::Result<usize>> {
+        let outcome = match outcome {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(length),
+            Poll::Ready(outcome) => outcome,
+        };
+        self.has_written = true;
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        Poll::Ready(outcome)
+    }
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for SpeaksFirst<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = match Pin::new(&mut self.inner).poll_write(cx, bytes) {
-            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(bytes.len()),
-            Poll::Ready(written) => written,
-            Poll::Pending => return Poll::Pending,
-        };
-        self.has_written = true;
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
-        Poll::Ready(written)
+        let outcome = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.written(outcome, bytes.len())
+    }
+
+    /// Without this, hyper would copy a request with its token into one more buffer.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.written(outcome, slices.iter().map(|slice| slice.len()).sum())
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -65,5 +91,30 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SpeaksFirst<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_response_that_came_before_the_request_is_read_after_it() {
+        let (mut server, client) = tokio::net::UnixStream::pair().unwrap();
+        let mut client = SpeaksFirst::new(client);
+        server.write_all(b"no").await.unwrap();
+        drop(server);
+        let mut first = [0; 1];
+        let early = std::future::poll_fn(|cx| {
+            let mut out = ReadBuf::new(&mut first);
+            Poll::Ready(Pin::new(&mut client).poll_read(cx, &mut out).is_pending())
+        });
+        assert!(early.await, "nothing is read before the request");
+        client.write_all(b"request").await.unwrap();
+        let mut response = String::new();
+        client.read_to_string(&mut response).await.unwrap();
+        assert_eq!(response, "no");
     }
 }

@@ -224,6 +224,23 @@ fn members_of_the_socket_group_are_served_and_others_cannot_connect() {
 }
 
 #[test]
+fn a_group_that_the_daemon_may_not_give_its_socket_to_is_an_error_with_a_remedy() {
+    if !root_with(&["setpriv"]) {
+        return;
+    }
+    let folder = open_folder();
+    chown(folder.path(), Some(ALICE), Some(ALICE)).unwrap();
+    let socket = folder.path().join("run/s.sock");
+    let arguments = ["daemon", "--sources", "pidfd", "--socket-group", "2100"];
+    let (code, _, err) = run(reaperd_as(ALICE, &arguments).arg("--socket").arg(socket));
+    assert_eq!(code, Some(1), "{err}");
+    assert!(
+        err.contains("set the group of") && err.contains("a member of the group"),
+        "{err}"
+    );
+}
+
+#[test]
 fn with_users_and_a_group_each_is_checked_by_the_daemon() {
     if !root_with(&["setpriv"]) {
         return;

@@ -35,6 +35,7 @@ use tokio::net::UnixListener;
 pub(crate) use access::SocketAccess;
 use access::permissions;
 pub use error::ListenError;
+use error::SET_GROUP;
 use folder::{FileId, Folder, is_socket, mode_of, system};
 use lock::Lock;
 
@@ -223,7 +224,7 @@ impl Place {
         if let SocketAccess::Group(group) = access {
             let group = Some(rustix::fs::Gid::from_raw(group));
             rustix::fs::chownat(folder, name, None, group, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(self.failed("set the group of"))?;
+                .map_err(self.failed(SET_GROUP))?;
         }
         if mode_of(file) == access.socket_mode() {
             return Ok(());

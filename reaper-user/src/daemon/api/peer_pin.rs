@@ -160,8 +160,10 @@ fn has_inode(pid: Pid, inode: u64, table: &dyn ProcessTable) -> Result<bool, Ref
         }
     };
     let pidfd = pidfd.as_fd();
-    if table.pidfd_inode(pidfd) != Some(inode) {
-        return Ok(false);
+    match table.pidfd_inode(pidfd) {
+        Some(found) if found == inode => {}
+        Some(_successor) => return Ok(false),
+        None => return Err(Refused::NotNow),
     }
     // One poll can be wrong about a process whose threads execute programs, so the record decides. It
     // is that of this process unless the process has been reaped meanwhile.

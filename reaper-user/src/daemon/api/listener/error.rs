@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::PATH_MAX;
 
+/// The step that needs membership in the group or a privilege.
+pub(super) const SET_GROUP: &str = "set the group of";
+
 /// Why the daemon cannot listen on its socket.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -91,6 +94,9 @@ impl ListenError {
                     "remove {} if it is not needed, or use another --socket",
                     path.display()
                 )
+            }
+            Self::System { call, .. } if *call == SET_GROUP => {
+                "run the daemon as root or as a member of the group".to_owned()
             }
             Self::System { .. } => "check that this user may write there".to_owned(),
         }

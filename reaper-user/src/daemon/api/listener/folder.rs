@@ -25,6 +25,7 @@ use rustix::io::Errno;
 
 use super::ListenError;
 use super::access::{SocketAccess, permissions};
+use super::error::SET_GROUP;
 
 /// How a folder is opened: as a place, where the system has such descriptors. That needs no right to
 /// list the folder.
@@ -105,9 +106,13 @@ impl Folder {
         &self.path
     }
 
-    /// Returns whether the path leads to this folder now. Another process may change that at once.
+    /// Returns whether the path leads to this folder now, as far as the system shows it. Another
+    /// process may change that at once.
     pub(super) fn is_at_its_path(&self) -> bool {
-        rustix::fs::stat(&self.path).is_ok_and(|stat| FileId::of(&stat) == self.id)
+        match rustix::fs::stat(&self.path) {
+            Ok(stat) => FileId::of(&stat) == self.id,
+            Err(errno) => !matches!(errno, Errno::NOENT | Errno::NOTDIR),
+        }
     }
 
     /// Returns the file with this name; links are not followed.
@@ -209,7 +214,7 @@ impl Walk {
             .map_err(failed("open folder"))?;
         if let SocketAccess::Group(group) = access {
             rustix::fs::fchown(&folder, None, Some(rustix::fs::Gid::from_raw(group)))
-                .map_err(failed("set the group of"))?;
+                .map_err(failed(SET_GROUP))?;
         }
         rustix::fs::fchmod(&folder, permissions(access.folder_mode()))
             .map_err(failed("set the mode of"))

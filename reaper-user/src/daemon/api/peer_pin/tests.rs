@@ -95,6 +95,8 @@ fn a_check_without_descriptors_is_repeated_and_one_that_is_forbidden_is_replaced
         table.refuse(|refusals| refusals.pidfd_open = Some(errno));
         assert_eq!(peer(pin).check_alive(&table), expected, "{errno}");
     }
+    table.refuse(|refusals| refusals.no_inode = true);
+    assert_eq!(peer(pin).check_alive(&table), Err(Refused::NotNow));
     table.refuse(|_| {});
     let not_now = peer(PeerPin::NotNow).check_alive(&table);
     assert_eq!(not_now, Err(Refused::NotNow));
