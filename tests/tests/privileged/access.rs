@@ -74,14 +74,14 @@ fn a_user_who_is_not_served_gets_the_reason_and_the_remedy() {
     if !root_with(&["setpriv"]) {
         return;
     }
-    let daemon = TestDaemon::start(&["--sources", "pidfd", "--allow-uid", "2002,daemon"]);
+    let daemon = TestDaemon::start(&["--sources", "pidfd", "--allow-uid", "2002,root"]);
     let socket = let_in(&daemon);
     for command in [&["ls"][..], &["ls", "--json"], &["watch"], &["rm", "x"]] {
         let arguments = [command, &["--socket", &socket]].concat();
         let (code, out, err) = run(&mut reaperd_as(ALICE, &arguments));
         assert_eq!((code, out.as_str()), (Some(NOT_ALLOWED), ""), "{err}");
         assert!(
-            err.contains("does not serve this user; it serves user 0, user 2002, "),
+            err.contains("does not serve this user; it serves user 0, user 2002"),
             "{err}"
         );
         assert!(err.contains("  try: add --allow-uid 2001"), "{err}");
