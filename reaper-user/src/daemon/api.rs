@@ -73,7 +73,7 @@ mod tests;
 mod undelivered;
 pub(crate) mod wire;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, Semaphore};
 
@@ -137,6 +137,25 @@ pub(crate) enum PidNs {
     Unknown,
     /// Not read yet, or not for lack of descriptors or memory.
     NotNow,
+}
+
+/// The pid namespace of the peer once a registration has read it: one for each connection, because a
+/// process never changes it. If it was read of another process with the peer's pid, the peer has ended,
+/// and no registration of the connection succeeds.
+#[derive(Clone, Default)]
+pub(crate) struct PeerPidNs(Arc<OnceLock<PidNs>>);
+
+impl PeerPidNs {
+    /// Reads it, unless an earlier registration has.
+    pub(crate) fn of(&self, peer: Peer) -> PidNs {
+        if let Some(known) = self.0.get() {
+            return *known;
+        }
+        match authorize::pid_ns_of(peer.pid) {
+            PidNs::NotNow => PidNs::NotNow,
+            read => *self.0.get_or_init(|| read),
+        }
+    }
 }
 
 impl Peer {

@@ -14,7 +14,7 @@ use super::events::EventStream;
 use super::sessions::list;
 use super::undelivered::UndeliveredSessions;
 use super::wire::{Me, RegisterResponse, Removed, SessionView};
-use super::{App, Peer, PidNs, authorize, health, register};
+use super::{App, Peer, PeerPidNs, authorize, health, register};
 use crate::clock;
 use crate::daemon::http::body::{ResponseBody, event_stream, json, problem, read_body};
 use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
@@ -123,6 +123,8 @@ async fn register(
     body: Incoming,
 ) -> Result<Response<ResponseBody>, Problem> {
     let body = read_body(body).await?;
+    let pid_ns = head.extensions.get::<PeerPidNs>().cloned();
+    let pid_ns = pid_ns.unwrap_or_default();
     let began = Instant::now();
     loop {
         // For each try, because it is consumed and its secret key cannot be cloned.
@@ -133,9 +135,7 @@ async fn register(
             // Lets hyper check whether the caller has left; it then drops the request.
             tokio::task::yield_now().await;
         }
-        if peer.pid_ns == PidNs::NotNow {
-            peer.pid_ns = authorize::pid_ns_of(peer.pid);
-        }
+        peer.pid_ns = pid_ns.of(peer);
         let result = try_register(app, peer, registration, undelivered).await;
         match result {
             Err(refused) if refused.code() == NOT_NOW && began.elapsed() < NOT_NOW_LIMIT => {}

@@ -5,10 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -21,7 +21,7 @@ use super::admission::Admission;
 use super::connection_budget::{ConnectionBudget, ConnectionSlot};
 use super::listener::Socket;
 use super::undelivered::{DeliveryTracker, UndeliveredSessions};
-use super::{App, Peer, routes};
+use super::{App, Peer, PeerPidNs, routes};
 use crate::daemon::http::framing::FramingFilter;
 
 /// How long a head may take, and how long a connection may idle between two requests.
@@ -172,9 +172,13 @@ async fn connection(
     let undelivered = UndeliveredSessions::default();
     let registry = app.reaper.registry().clone();
     let for_requests = undelivered.clone();
+    let pid_ns = PeerPidNs::default();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let busy = request_slot.busy();
         request.extensions_mut().insert(for_requests.clone());
+        if request.method() == Method::POST {
+            request.extensions_mut().insert(pid_ns.clone());
+        }
         let responding = routes::respond(app.clone(), peer, request);
         async {
             let response = responding.await;
