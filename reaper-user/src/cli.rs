@@ -19,7 +19,7 @@ mod watch;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
 
 use anstream::ColorChoice;
@@ -40,6 +40,7 @@ const SOCKET_HELP: &str = "Path of the daemon's socket [default: $REAPERD_SOCKET
 const RUN_HELP: &str = "\
 Environment of COMMAND:
   REAPERD_SOCKET      Path of the daemon's socket
+  REAPERD_SERVER_UID  User of the daemon, if --server-uid was given
   REAPERD_SESSION_ID  ID of the session
   REAPERD_TOKEN_FILE  Path of the file with the session's token
 
@@ -65,6 +66,17 @@ struct Arguments {
     /// Path of the daemon's socket
     #[arg(long, global = true, value_name = "PATH", help = SOCKET_HELP, display_order = 98)]
     socket: Option<PathBuf>,
+    /// Also trust a daemon of this user, by name or uid [default: this user and root]
+    #[arg(
+        long,
+        global = true,
+        value_name = "USER",
+        env = "REAPERD_SERVER_UID",
+        hide_env = true,
+        value_parser = values::user,
+        display_order = 98
+    )]
+    server_uid: Option<u32>,
     /// When to color the output
     #[arg(
         long,
@@ -159,16 +171,19 @@ impl Arguments {
         } else {
             "warn"
         };
-        env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
+        output::start_log(level);
         let surroundings = Surroundings::of_this_process();
-        let socket = socket_path::resolve(self.socket.as_deref(), &surroundings);
-        let client = Client::new(&socket);
+        let client = client(self.socket.as_deref(), self.server_uid, &surroundings);
         let code = match self.command {
             Command::Daemon(arguments) => {
+                if let Some(group) = arguments.socket_group() {
+                    harden::join_group(group);
+                }
                 harden::keep_only_what_sources_need();
                 let mut builder = tokio::runtime::Builder::new_multi_thread();
                 builder.worker_threads(descriptors::worker_threads());
                 let runtime = runtime::build(builder).map_err(no_runtime)?;
+                let socket = socket_path::resolve(self.socket.as_deref(), &surroundings);
                 runtime.block_on(arguments.run(socket))
             }
             Command::Run(arguments) => arguments.run(&client),
@@ -183,6 +198,20 @@ impl Arguments {
             Command::TestProcess { kind } => return test_process::run(kind),
         };
         code.map(ExitCode::number)
+    }
+}
+
+/// Returns the client of all commands.
+fn client(socket: Option<&Path>, server_uid: Option<u32>, surroundings: &Surroundings) -> Client {
+    let exists = |path: &Path| path.symlink_metadata().is_ok();
+    let socket = socket_path::resolve_for_client(socket, surroundings, exists);
+    let mut client = Client::new(socket.path);
+    if socket.is_in_temporary_folder {
+        client = client.in_checked_folder();
+    }
+    match server_uid {
+        Some(uid) => client.with_server_uid(uid),
+        None => client,
     }
 }
 
@@ -257,7 +286,7 @@ fn report_parse_error(error: &clap::Error) -> u8 {
         .find(is_command)
         .map(|name| format!(" {}", name.display()))
         .unwrap_or_default();
-    output::print_message(&format!(
+    output::print_styled(&format!(
         "{}\n  try: reaperd{command} --help",
         text.trim_end()
     ));
@@ -326,6 +355,9 @@ mod tests {
             "reaperd daemon --require pidfd,none",
             "reaperd daemon --max-sessions 0",
             "reaperd daemon --register-policy everyone",
+            "reaperd daemon --allow-uid no-such-user",
+            "reaperd daemon --socket-group no-such-group",
+            "reaperd ls --server-uid no-such-user",
             "reaperd run",
             "reaperd run -g x true",
             "reaperd rm",

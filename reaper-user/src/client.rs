@@ -3,11 +3,18 @@
 //! Each request has its own connection: a command sends one or two requests, and a connection that is
 //! not kept open cannot become stale. A missing daemon is a separate error, so that it is not mistaken
 //! for a daemon without sessions.
+//!
+//! Before a byte is sent, the client checks which user listens on the socket: its own user, root, or
+//! the one given to [`Client::with_server_uid`]. Another user's program gets nothing
+//! ([`ClientError::UntrustedServer`]). A client of root may send requests without secrets (`GET`
+//! without a token) to any user's daemon.
 
 mod error;
 mod reading;
+mod speaks_first;
 mod sse;
 mod stream;
+mod trusted_server;
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -33,6 +40,9 @@ pub use reading::{
 pub use sse::{Frame, SseParser};
 pub use stream::EventStream;
 
+use speaks_first::SpeaksFirst;
+use trusted_server::TrustedServer;
+
 /// The default time limit for a response.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for reading a response that has already arrived.
@@ -47,6 +57,7 @@ const PAGE: usize = 1_000;
 pub struct Client {
     socket: PathBuf,
     timeout: Duration,
+    server: TrustedServer,
 }
 
 impl Client {
@@ -55,13 +66,39 @@ impl Client {
         Self {
             socket: socket.into(),
             timeout: DEFAULT_TIMEOUT,
+            server: TrustedServer::default(),
         }
+    }
+
+    /// Also trusts a daemon of this user, besides those of the caller's own user and of root.
+    pub fn with_server_uid(mut self, uid: u32) -> Self {
+        self.server.named = Some(uid);
+        self
+    }
+
+    /// The user that was given to [`Self::with_server_uid`].
+    pub fn server_uid(&self) -> Option<u32> {
+        self.server.named
+    }
+
+    /// Requires that the folder of the socket belongs to the caller's user or root and is not open to
+    /// others.
+    #[cfg(feature = "cli")]
+    pub(crate) fn in_checked_folder(mut self) -> Self {
+        self.server.checks_folder = true;
+        self
     }
 
     /// Sets the time limit for a response.
     pub fn with_time_limit(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// Checks the folder of the socket as each request does.
+    #[cfg(feature = "cli")]
+    pub(crate) fn check_folder(&self) -> Result<(), ClientError> {
+        self.server.check_folder(&self.socket)
     }
 
     /// The path of the daemon's socket.
@@ -121,7 +158,9 @@ impl Client {
         body: &(impl Serialize + Sync),
     ) -> Result<T, ClientError> {
         let body = as_json(body)?;
-        let stream = self.limited(self.connect()).await?;
+        let stream = self
+            .limited(self.connect(trusted_server::Request::Sensitive))
+            .await?;
         let own_end = stream.as_fd().try_clone_to_owned();
         let own_end = own_end.map_err(|source| ClientError::Connect {
             path: self.socket.clone(),
@@ -213,7 +252,12 @@ impl Client {
         token: Option<&Token>,
         body: Bytes,
     ) -> Result<Response<Incoming>, ClientError> {
-        let stream = self.connect().await?;
+        let request = if method == Method::GET && token.is_none() {
+            trusted_server::Request::Read
+        } else {
+            trusted_server::Request::Sensitive
+        };
+        let stream = self.connect(request).await?;
         self.send_on(stream, method, target, token, body).await
     }
 
@@ -225,7 +269,8 @@ impl Client {
         token: Option<&Token>,
         body: Bytes,
     ) -> Result<Response<Incoming>, ClientError> {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(SpeaksFirst::new(stream))).await?;
         // The task ends with the exchange, or when the reader of the stream is dropped. Errors of the
         // connection also appear in the exchange.
         tokio::spawn(async move { connection.await.unwrap_or_default() });
@@ -251,8 +296,11 @@ impl Client {
         Ok(sender.send_request(request).await?)
     }
 
-    async fn connect(&self) -> Result<UnixStream, ClientError> {
-        UnixStream::connect(&self.socket).await.map_err(|source| {
+    /// Connects, and checks the other end.
+    async fn connect(&self, request: trusted_server::Request) -> Result<UnixStream, ClientError> {
+        self.server.check_folder(&self.socket)?;
+        let connected = UnixStream::connect(&self.socket).await;
+        let stream = connected.map_err(|source| {
             let path = self.socket.clone();
             match source.kind() {
                 // No such file, a path through something else than a directory, or no listener.
@@ -262,7 +310,9 @@ impl Client {
                 io::ErrorKind::PermissionDenied => ClientError::Forbidden { path },
                 _ => ClientError::Connect { path, source },
             }
-        })
+        })?;
+        self.server.check(&stream, &self.socket, request)?;
+        Ok(stream)
     }
 }
 

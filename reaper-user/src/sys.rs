@@ -23,6 +23,8 @@ mod other_table;
 #[cfg(target_os = "linux")]
 pub(crate) mod own_proc;
 #[cfg(all(target_os = "linux", feature = "cli"))]
+pub(crate) mod peer_socket;
+#[cfg(all(target_os = "linux", feature = "cli"))]
 pub(crate) mod pid_namespace;
 #[cfg(target_os = "linux")]
 pub(crate) mod pidfd_info;

@@ -52,6 +52,12 @@ pub(crate) fn with_thread<T>(work: impl FnOnce(Pid) -> T) -> T {
     })
 }
 
+/// How much a long test does: `full` with `REAPER_TEST_SCALE=full`, else `bounded`.
+pub(crate) fn scaled<T>(full: T, bounded: T) -> T {
+    let is_full = std::env::var("REAPER_TEST_SCALE").is_ok_and(|scale| scale == "full");
+    if is_full { full } else { bounded }
+}
+
 /// Returns whether `REAPER_REQUIRE` lists the feature.
 pub(crate) fn is_required(feature: &str) -> bool {
     std::env::var("REAPER_REQUIRE").is_ok_and(|list| list.split(',').any(|one| one == feature))

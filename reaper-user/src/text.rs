@@ -1,5 +1,6 @@
 //! The rule for text in a session: length and allowed characters. It applies to registrations and to the
-//! values that the command line derives and sends.
+//! values that the command line derives and sends. The same characters are escaped in what the command
+//! line prints.
 
 use std::borrow::Cow;
 
@@ -17,8 +18,10 @@ pub(crate) const GROUP_MAX: usize = 64;
 pub(crate) enum Unusable {
     #[error("must not be longer than {max} bytes")]
     TooLong { max: usize },
-    #[error("must not hold control characters")]
-    ControlCharacters,
+    #[error("must not hold control characters, invisible ones, or ones that reorder text")]
+    Characters,
+    #[error("must not be blank")]
+    Blank,
 }
 
 /// Checks the characters of a text and its length in bytes.
@@ -27,7 +30,10 @@ pub(crate) fn check(text: &str, max: usize) -> Result<(), Unusable> {
         return Err(Unusable::TooLong { max });
     }
     if text.contains(is_refused) {
-        return Err(Unusable::ControlCharacters);
+        return Err(Unusable::Characters);
+    }
+    if !text.is_empty() && text.trim().is_empty() {
+        return Err(Unusable::Blank);
     }
     Ok(())
 }
@@ -48,14 +54,32 @@ pub(crate) fn clean(text: &str, max: usize) -> Cow<'_, str> {
     clean
 }
 
-fn is_refused(c: char) -> bool {
-    c.is_control() || reorders_text(c)
+/// Returns whether no text may contain this character: a terminal could obey it, a reader of lines could
+/// split the text at it, or it is not seen, so that two texts look the same.
+pub(crate) fn is_refused(c: char) -> bool {
+    c.is_control() || is_invisible(c)
 }
 
-/// Returns whether the character changes the order in which a line is displayed (Unicode's bidirectional
-/// embeddings, overrides and isolates). The marks that right-to-left text needs are allowed.
-fn reorders_text(c: char) -> bool {
-    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// Returns whether the character has no shape or changes the order in which a line is displayed. The
+/// groups are those of Unicode's property `Default_Ignorable_Code_Point`, the line and paragraph
+/// separators and the annotation marks, without the variation selectors of emoji.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}'
+        // Fillers.
+        | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}'
+        // Zero-width characters and direction marks.
+        | '\u{200b}'..='\u{200f}'
+        // Separators of lines and paragraphs, embeddings and overrides of the direction.
+        | '\u{2028}'..='\u{202e}'
+        // Word joiner, isolates of the direction, format characters.
+        | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+        // Tags, and further variation selectors.
+        | '\u{e0000}'..='\u{e0fff}'
+    )
 }
 
 #[cfg(test)]
@@ -76,6 +100,27 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(clean(text, 9), clean_text, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_must_be_seen_as_it_is() {
+        for c in [
+            '\u{9b}',
+            '\u{202e}',
+            '\u{2028}',
+            '\u{200b}',
+            '\u{feff}',
+            '\u{e0041}',
+            '\u{7f}',
+            '\t',
+        ] {
+            let refused = check(&format!("a{c}b"), 40);
+            assert_eq!(refused, Err(Unusable::Characters), "{c:?}");
+        }
+        assert_eq!(check(" \u{a0} ", 40), Err(Unusable::Blank));
+        for usable in ["", "Zoë", "日本", "שלום", "❤\u{fe0f}", "a b"] {
+            assert_eq!(check(usable, 40), Ok(()), "{usable}");
         }
     }
 

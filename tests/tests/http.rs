@@ -8,6 +8,9 @@
 mod containers;
 #[path = "http/fixture.rs"]
 mod fixture;
+#[cfg(target_os = "linux")]
+#[path = "http/passed_on.rs"]
+mod passed_on;
 #[path = "http/sessions.rs"]
 mod sessions;
 #[path = "http/streams.rs"]

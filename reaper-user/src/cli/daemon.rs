@@ -46,15 +46,25 @@ pub(super) struct Arguments {
     /// session's token
     #[arg(long)]
     strict_replace: bool,
-    /// Also serve this user; may be a comma-separated list
-    #[arg(long, value_name = "UID", value_delimiter = ',')]
+    /// Also serve this user, by name or uid; may be a comma-separated list
+    ///
+    /// Every user can then reach the socket, and the daemon refuses those who are not listed. With
+    /// --socket-group instead, the system keeps them out.
+    #[arg(long, value_name = "USER", value_delimiter = ',', value_parser = values::user)]
     allow_uid: Vec<u32>,
+    /// Also serve the members of this group, by name or gid; the socket gets mode 0660
+    #[arg(long, value_name = "GROUP", value_parser = values::group)]
+    socket_group: Option<u32>,
     /// Stop when the parent process, which must have this pid, exits
     #[arg(long, hide = true, value_name = "PID")]
     child_of: Option<u32>,
 }
 
 impl Arguments {
+    pub(super) fn socket_group(&self) -> Option<u32> {
+        self.socket_group
+    }
+
     pub(super) async fn run(self, socket: PathBuf) -> Result<ExitCode, Failure> {
         if let Some(parent) = self.child_of {
             stop_with(parent)?;
@@ -73,6 +83,7 @@ impl Arguments {
             register_policy: self.register_policy,
             strict_replace: self.strict_replace,
             allow_uids: self.allow_uid,
+            socket_group: self.socket_group,
         };
         match crate::daemon::run(options).await {
             Ok(()) => Ok(ExitCode::Success),

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::output::escape;
+use super::output::{escape, json_line};
 use crate::ExitWatcher;
 use crate::client::{Client, ClientError, SourceReport, SourcesReport, Version};
 use crate::watch::status::SourceStatus;
@@ -68,7 +68,7 @@ impl Arguments {
                 "findings": findings,
                 "result": result,
             });
-            writeln!(out, "{report}")
+            writeln!(out, "{}", json_line(&report))
         } else {
             show(&mut out, &findings)
         };

@@ -20,6 +20,9 @@ pub enum ExitCode {
     Degraded = 6,
     /// The response is not one of this daemon's protocol.
     Protocol = 7,
+    /// This user may not connect to the daemon, or another user's program listens on the socket.
+    /// `EX_NOPERM` of sysexits(3).
+    NotAllowed = 77,
     /// `run`: the command was found but cannot be executed. The same code as in shells.
     CannotExecute = 126,
     /// `run`: the command was not found. The same code as in shells.
@@ -28,7 +31,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// All codes, in ascending order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Success,
         Self::Failure,
         Self::Usage,
@@ -37,6 +40,7 @@ impl ExitCode {
         Self::NotPermitted,
         Self::Degraded,
         Self::Protocol,
+        Self::NotAllowed,
         Self::CannotExecute,
         Self::CommandNotFound,
     ];
@@ -57,6 +61,9 @@ impl ExitCode {
             Self::NotPermitted => "Permission denied",
             Self::Degraded => "doctor --strict: a check gave a warning or failed",
             Self::Protocol => "The daemon sent an unexpected response",
+            Self::NotAllowed => {
+                "The daemon does not serve this user, or belongs to a user that is not trusted"
+            }
             Self::CannotExecute => "run: the command cannot be executed",
             Self::CommandNotFound => "run: the command was not found",
         }

@@ -6,6 +6,9 @@ use super::exit_code::ExitCode;
 use super::output::{escape, print_message};
 use crate::client::ClientError;
 
+/// The code of the daemon's response to a user that it does not serve.
+const USER_NOT_ALLOWED: &str = "user_not_allowed";
+
 /// Why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
@@ -58,28 +61,47 @@ impl From<ClientError> for Failure {
         let (code, remedy) = match &error {
             ClientError::NoDaemon { .. } => (
                 ExitCode::NoDaemon,
-                "reaperd daemon   (or use --socket PATH for a daemon on another socket)",
+                "reaperd daemon   (or use --socket PATH for a daemon on another socket)".to_owned(),
             ),
-            ClientError::Forbidden { .. }
-            | ClientError::Problem {
+            ClientError::UntrustedServer { owner, .. } => (
+                ExitCode::NotAllowed,
+                format!("use another --socket, or --server-uid {owner} if that user is trusted"),
+            ),
+            ClientError::UntrustedFolder { .. } => (
+                ExitCode::NotAllowed,
+                "set XDG_RUNTIME_DIR to a folder of this user, or use --socket PATH".to_owned(),
+            ),
+            ClientError::Problem { code, .. } if code == USER_NOT_ALLOWED => not_served(),
+            ClientError::Forbidden { .. } => not_served(),
+            ClientError::Problem {
                 status: 401 | 403, ..
             } => (
                 ExitCode::NotPermitted,
-                "reaperd doctor   (as the user that runs the daemon)",
+                "reaperd doctor   (as the user that runs the daemon)".to_owned(),
             ),
             ClientError::Protocol { .. } => (
                 ExitCode::Protocol,
-                "reaperd doctor   (the daemon may have another version)",
+                "reaperd doctor   (the daemon may have another version)".to_owned(),
             ),
-            _ => (ExitCode::Failure, "reaperd doctor"),
+            _ => (ExitCode::Failure, "reaperd doctor".to_owned()),
         };
         // The text of a problem comes from the daemon and goes to a terminal.
         Self {
             code,
             message: escape(&error.to_string()).into_owned(),
-            remedy: remedy.to_owned(),
+            remedy,
         }
     }
+}
+
+/// The daemon does not serve this user. Only the user who runs it can change that.
+fn not_served() -> (ExitCode, String) {
+    let uid = rustix::process::geteuid().as_raw();
+    let remedy = format!(
+        "add --allow-uid {uid} to the daemon, or --socket-group GROUP with a group of this user; or \
+         run a daemon of this user"
+    );
+    (ExitCode::NotAllowed, remedy)
 }
 
 impl From<io::Error> for Failure {

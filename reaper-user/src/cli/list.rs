@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::output::{Layout, age, table};
+use super::output::{Layout, age, json_line, table};
+use super::values;
 use crate::client::{Client, Session, percent_encode};
 use crate::clock;
 
@@ -24,7 +25,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     mesh: Option<String>,
     /// List only the sessions of this user; only root may name another one
-    #[arg(long, value_name = "UID")]
+    #[arg(long, value_name = "USER", value_parser = values::user)]
     uid: Option<u32>,
 }
 
@@ -34,7 +35,8 @@ impl Arguments {
         let text = if self.json {
             // Passed through, with fields that this client does not know.
             let sessions: Vec<Value> = client.sessions(&filter).await?;
-            format!("{}\n", json!({ "schema": 1, "sessions": sessions })).into_bytes()
+            let list = json!({ "schema": 1, "sessions": sessions });
+            format!("{}\n", json_line(&list)).into_bytes()
         } else {
             let sessions = client.sessions(&filter).await?;
             let now_ms = clock::now().wall_ms;

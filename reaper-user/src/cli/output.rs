@@ -1,5 +1,6 @@
-//! How results are written: aligned columns on a terminal, tabs in a pipe. Control characters in
-//! text from other programs are escaped in both.
+//! How everything is written: results in aligned columns on a terminal and with tabs in a pipe, JSON,
+//! messages, and the log. Text from other programs passes [`escape`] on each of these ways, JSON passes
+//! [`json_line`].
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
@@ -7,6 +8,9 @@ use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use reaper_registry::ExitStatus;
+use serde_json::Value;
+
+use crate::text;
 
 /// Spaces between two columns on a terminal.
 const GAP: u16 = 2;
@@ -71,9 +75,32 @@ pub(super) fn table(
     }
 }
 
-/// Writes a message to standard error. Write errors are ignored.
+/// Writes a message to standard error, with each of its lines escaped. Write errors are ignored.
 pub(super) fn print_message(text: &str) {
+    print_styled(&escape_lines(text));
+}
+
+/// Writes a message with colors. It must contain no text from other programs.
+pub(super) fn print_styled(text: &str) {
     writeln!(anstream::stderr(), "{text}").unwrap_or_default();
+}
+
+/// Starts the log on standard error: one escaped line a message, in the form of `env_logger`.
+pub(super) fn start_log(default_level: &str) {
+    let level = env_logger::Env::default().default_filter_or(default_level);
+    env_logger::Builder::from_env(level)
+        .format(|out, record| {
+            let level = record.level();
+            let (time, style) = (out.timestamp(), out.default_level_style(level));
+            let text = record.args().to_string();
+            writeln!(
+                out,
+                "[{time} {style}{level:<5}{style:#} {}] {}",
+                record.target(),
+                escape(&text)
+            )
+        })
+        .init();
 }
 
 /// The progress of a long command on standard output. Silent with `--json`.
@@ -90,18 +117,19 @@ impl Progress {
             return Ok(());
         }
         let mut out = io::stdout().lock();
-        writeln!(out, "{}", line.trim_end())?;
+        writeln!(out, "{}", escape_lines(line.trim_end()))?;
         out.flush()
     }
 }
 
-/// Escapes control characters. The result is safe on a terminal and contains no tab or newline.
+/// Escapes the characters that no name may contain ([`text::is_refused`]). The result shows them on a
+/// terminal instead of obeying them, and contains no tab and no line end of any kind.
 pub(super) fn escape(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    if !text.contains(text::is_refused) {
         return Cow::Borrowed(text);
     }
     let escaped = text.chars().fold(String::new(), |mut escaped, c| {
-        if c.is_control() {
+        if text::is_refused(c) {
             escaped.extend(c.escape_default());
         } else {
             escaped.push(c);
@@ -109,6 +137,31 @@ pub(super) fn escape(text: &str) -> Cow<'_, str> {
         escaped
     });
     Cow::Owned(escaped)
+}
+
+/// Escapes each line of a text of several lines.
+fn escape_lines(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(escape).collect();
+    lines.join("\n")
+}
+
+/// Formats a value as one line of JSON that is safe on a terminal. The characters of [`escape`] can
+/// only be inside strings, where their JSON escapes mean the same.
+pub(super) fn json_line(value: &Value) -> String {
+    let json = value.to_string();
+    if !json.contains(text::is_refused) {
+        return json;
+    }
+    json.chars().fold(String::new(), |mut escaped, c| {
+        if text::is_refused(c) {
+            let mut units = [0; 2];
+            let units = c.encode_utf16(&mut units).iter();
+            escaped.extend(units.map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            escaped.push(c);
+        }
+        escaped
+    })
 }
 
 /// Describes how a process ended.
@@ -198,6 +251,32 @@ mod tests {
     #[test]
     fn a_pipe_gets_tabs_and_no_header() {
         assert_eq!(written(Layout::Tabs), "s-1\t\\u{1b}[2Japi\\tx\nlonger\tb\n");
+    }
+
+    /// Each kind of character that a terminal or a reader of lines would obey, or not show.
+    const HOSTILE: &str = "a\u{1b}[2J\u{9b}K\u{202e}b\u{2028}c\u{200b}\u{feff}\u{e0041}\n\t";
+
+    #[test]
+    fn text_from_outside_is_shown_and_not_obeyed() {
+        assert_eq!(
+            escape(HOSTILE),
+            r"a\u{1b}[2J\u{9b}K\u{202e}b\u{2028}c\u{200b}\u{feff}\u{e0041}\n\t"
+        );
+        assert_eq!(escape("Zoë 日本 ❤\u{fe0f}"), "Zoë 日本 ❤\u{fe0f}");
+        let lines = escape_lines("one\u{9b}\n  try: two");
+        assert_eq!(lines, "one\\u{9b}\n  try: two");
+    }
+
+    #[test]
+    fn json_keeps_its_value_and_has_no_such_character() {
+        let value = serde_json::json!({ HOSTILE: [HOSTILE, 1] });
+        let line = json_line(&value);
+        assert!(!line.contains(text::is_refused), "{line}");
+        assert!(
+            line.contains(r"\u009b") && line.contains(r"\udb40\udc41"),
+            "{line}"
+        );
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::output::escape;
+use super::values;
 use crate::client::{Client, ClientError, percent_encode};
 
 #[derive(Debug, clap::Args)]
@@ -18,7 +19,7 @@ pub(super) struct Arguments {
     #[arg(required_unless_present = "token_file", conflicts_with = "token_file")]
     session_id: Option<String>,
     /// User of the session with this ID; only root may name another one
-    #[arg(long, value_name = "UID", conflicts_with = "token_file")]
+    #[arg(long, value_name = "USER", value_parser = values::user, conflicts_with = "token_file")]
     uid: Option<u32>,
     /// Remove the session whose token is in this file
     #[arg(long, value_name = "FILE")]

@@ -27,6 +27,8 @@ const TOKEN_FILE: [&str; 2] = ["CLAUDEMESH_IPC_TOKEN_FILE", "REAPERD_TOKEN_FILE"
 /// A variable with a token, which existing clients prefer to the file. It would be the token of
 /// another session, so it is removed.
 const TOKEN: &str = "CLAUDEMESH_IPC_TOKEN";
+/// The user of the daemon, for further commands.
+const SERVER_UID: &str = "REAPERD_SERVER_UID";
 const SESSION_ID: &str = "REAPERD_SESSION_ID";
 /// The display name if the name of the command has no printable character.
 const NAMELESS: &str = "command";
@@ -78,7 +80,7 @@ impl Arguments {
             }
             Err(failure) => return Err(failure),
         };
-        let error = self.exec(&socket, registration.as_ref());
+        let error = self.exec(&socket, client.server_uid(), registration.as_ref());
         // exec failed: the command does not run, so its session must be removed.
         if let Some(registration) = registration {
             registration.remove(client);
@@ -116,6 +118,8 @@ impl Arguments {
     }
 
     fn register(&self, client: &Client) -> Result<Registration, Failure> {
+        // The token file is in the same folder by default. This error says more.
+        client.check_folder()?;
         let runtime = single_thread()?;
         let token = new_token()?;
         let id = u64::from_be_bytes(random()?);
@@ -183,7 +187,12 @@ impl Arguments {
     }
 
     /// Executes the command. Returns only on failure.
-    fn exec(&self, socket: &Path, registration: Option<&Registration>) -> io::Error {
+    fn exec(
+        &self,
+        socket: &Path,
+        server_uid: Option<u32>,
+        registration: Option<&Registration>,
+    ) -> io::Error {
         let mut command = process::Command::new(&self.command[0]);
         command.args(&self.command[1..]).env_remove(TOKEN);
         if let Some(Registration {
@@ -196,7 +205,8 @@ impl Arguments {
             command
                 .envs(TOKEN_FILE.map(|variable| (variable, &token_file)))
                 .env(SESSION_ID, session_id)
-                .env(socket_path::VARIABLE, socket);
+                .env(socket_path::VARIABLE, socket)
+                .envs(server_uid.map(|uid| (SERVER_UID, uid.to_string())));
         } else {
             // They would belong to the session of an outer `run`.
             TOKEN_FILE.iter().chain([&SESSION_ID]).for_each(|variable| {

@@ -113,6 +113,29 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "is too large".to_owned())
 }
 
+/// Parses a uid or the name of a user.
+pub(super) fn user(text: &str) -> Result<u32, String> {
+    id(text, "user", |name| {
+        uzers::get_user_by_name(name).map(|user| user.uid())
+    })
+}
+
+/// Parses a gid or the name of a group.
+pub(super) fn group(text: &str) -> Result<u32, String> {
+    id(text, "group", |name| {
+        uzers::get_group_by_name(name).map(|group| group.gid())
+    })
+}
+
+/// Digits are an id, as in chown(1), unless there is such a name. The largest number means "none" to
+/// the system.
+fn id(text: &str, what: &str, by_name: impl Fn(&str) -> Option<u32>) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|id| *id != u32::MAX);
+    by_name(text)
+        .or(number)
+        .ok_or_else(|| format!("there is no {what} with this name or number"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +182,15 @@ mod tests {
         assert_eq!(count("7"), Ok(7));
         for wrong in ["0", "-1", "x", ""] {
             assert!(count(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn users_and_groups_are_given_by_name_or_number() {
+        assert_eq!((user("root"), group("4242")), (Ok(0), Ok(4242)));
+        for wrong in ["", "no-such-name", "-1", "4294967295", "0x7", "root "] {
+            assert!(user(wrong).is_err(), "{wrong:?}");
+            assert!(group(wrong).is_err(), "{wrong:?}");
         }
     }
 }

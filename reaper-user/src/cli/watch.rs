@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::output::{Layout, escape, exit_status, milliseconds};
+use super::output::{Layout, escape, exit_status, json_line, milliseconds};
 use crate::client::{Client, ClientError, Deregistered, ExitSeen, Frame};
 
 #[derive(Debug, clap::Args)]
@@ -64,7 +64,7 @@ fn as_json(frame: &Frame) -> Result<String, ClientError> {
     let event = json!({
         "schema": 1, "id": frame.id, "event": frame.event, "data": data(frame)?,
     });
-    Ok(event.to_string())
+    Ok(json_line(&event))
 }
 
 fn as_text(frame: &Frame, layout: Layout) -> Result<String, ClientError> {

@@ -20,6 +20,34 @@ pub enum ClientError {
         /// The path of the socket.
         path: PathBuf,
     },
+    /// The program that listens on the socket belongs to another user. Nothing was sent.
+    #[error(
+        "the program that listens on {} belongs to user {owner}, and this user is {uid}; nothing was \
+         sent",
+        path.display()
+    )]
+    UntrustedServer {
+        /// The path of the socket.
+        path: PathBuf,
+        /// The user who listens.
+        owner: u32,
+        /// The caller's user.
+        uid: u32,
+    },
+    /// Another user owns the folder of the socket or can change it. Nothing was sent.
+    #[error(
+        "other users can change the folder {} of the socket (it belongs to user {owner}, and this \
+         user is {uid}); nothing was sent",
+        path.display()
+    )]
+    UntrustedFolder {
+        /// The path of the folder.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// The caller's user.
+        uid: u32,
+    },
     /// The connection failed for another reason.
     #[error("cannot connect to {}: {source}", path.display())]
     Connect {

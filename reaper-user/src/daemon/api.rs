@@ -54,19 +54,21 @@
 //!
 //! # The path of a request
 //!
-//! [`listener`] (who may connect) → [`framing`] (where messages end) → hyper → [`policy`] (the same
+//! [`listener`] (who can connect) → [`admission`] (who is served) → [`framing`] (where messages end) → hyper → [`policy`] (the same
 //! checks for every path, in a fixed order) → [`routes`] → [`problem`] or [`wire`].
 //!
 //! [`framing`]: super::http::framing
 //! [`policy`]: super::http::policy
 //! [`problem`]: super::http::problem
 
+pub(crate) mod admission;
 pub(crate) mod authorize;
 mod connection_budget;
 pub(crate) mod events;
 mod health;
 pub(crate) mod listener;
 mod peaks;
+pub(crate) mod peer_pin;
 pub(crate) mod register;
 mod remove;
 mod routes;
@@ -79,10 +81,11 @@ mod tests;
 mod undelivered;
 pub(crate) mod wire;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Semaphore;
 
+use self::peer_pin::PeerPin;
 use crate::daemon::config::DaemonOptions;
 use crate::daemon::descriptors::Shares;
 use crate::reaper::Reaper;
@@ -114,7 +117,10 @@ pub(crate) struct Peer {
     /// Zero if the peer is in a pid namespace that is not visible here; `None` if the system does
     /// not report it.
     pub(crate) pid: Option<i32>,
+    /// Read for the first registration.
     pub(crate) pid_ns: PidNs,
+    /// Distinguishes it from a later process with this pid.
+    pub(crate) pin: PeerPin,
 }
 
 /// The pid namespace in which the pids that a peer sends are resolved.
@@ -134,8 +140,27 @@ pub(crate) enum PidNs {
     },
     /// The system does not report it.
     Unknown,
-    /// Not read, for lack of descriptors or memory.
+    /// Not read yet, or not for lack of descriptors or memory.
     NotNow,
+}
+
+/// The pid namespace of the peer once a registration has read it: one for each connection, because a
+/// process never changes it. If it was read of another process with the peer's pid, the peer has ended,
+/// and no registration of the connection succeeds.
+#[derive(Clone, Default)]
+pub(crate) struct PeerPidNs(Arc<OnceLock<PidNs>>);
+
+impl PeerPidNs {
+    /// Reads it, unless an earlier registration has.
+    pub(crate) fn of(&self, peer: Peer) -> PidNs {
+        if let Some(known) = self.0.get() {
+            return *known;
+        }
+        match authorize::pid_ns_of(peer.pid) {
+            PidNs::NotNow => PidNs::NotNow,
+            read => *self.0.get_or_init(|| read),
+        }
+    }
 }
 
 impl Peer {

@@ -73,6 +73,8 @@ pub struct DaemonOptions {
     pub strict_replace: bool,
     /// Users that may connect, besides the daemon's own and root.
     pub allow_uids: Vec<u32>,
+    /// The group of the socket and its folder. Its members may connect as well.
+    pub socket_group: Option<u32>,
 }
 
 impl DaemonOptions {
@@ -93,6 +95,7 @@ impl DaemonOptions {
             register_policy: RegisterPolicy::default(),
             strict_replace: false,
             allow_uids: Vec::new(),
+            socket_group: None,
         }
     }
 }

@@ -1,5 +1,25 @@
 //! Drops privileges at start.
 
+/// Joins the group that the socket gets. A member can give its files to a group without the
+/// capability that is dropped next. If it fails, the socket reports it.
+///
+/// Must be called before the process has a second thread, as [`keep_only_what_sources_need`] must.
+#[cfg(target_os = "linux")]
+pub(crate) fn join_group(group: u32) {
+    use rustix::process::{Gid, getgroups};
+    let joined = getgroups().and_then(|mut groups| {
+        groups.push(Gid::from_raw(group));
+        rustix::thread::set_thread_groups(&groups)
+    });
+    if let Err(error) = joined {
+        log::debug!("cannot join group {group}: {error}");
+    }
+}
+
+/// Other systems keep the privilege to give files away.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn join_group(_group: u32) {}
+
 /// Drops every capability that no source needs, and sets `no_new_privs`.
 ///
 /// Must be called before the process has a second thread: capabilities belong to threads, and later

@@ -100,11 +100,7 @@ pub async fn run_until(
     let descriptors = Shares::of_daemon(&options.sources, workers)?;
     let reaper = start_reaper(&options, descriptors)?;
     let reports = first_reports(&reaper, &options).await?;
-    let access = if options.allow_uids.is_empty() {
-        SocketAccess::Private
-    } else {
-        SocketAccess::Shared
-    };
+    let access = SocketAccess::of(&options);
     let socket = Socket::claim(&options.socket, access)?;
     log::info!("{}", banner(&socket, &reports));
     log::info!("{descriptors}");

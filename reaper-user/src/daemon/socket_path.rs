@@ -15,6 +15,8 @@ const RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 const TEMP_DIR: &str = "TMPDIR";
 /// The folder of the system-wide daemon.
 const SYSTEM: &str = "/run/reaperd";
+/// The name of the socket in a default folder.
+const FILE_NAME: &str = "reaperd.sock";
 
 /// The environment from which the path is derived.
 #[derive(Clone, Debug, Default)]
@@ -53,15 +55,53 @@ pub(crate) struct RuntimeFolder {
 /// Returns the path of the socket: the flag, else the variable, else a default in the
 /// [`runtime_folder`].
 pub(crate) fn resolve(flag: Option<&Path>, surroundings: &Surroundings) -> PathBuf {
-    if let Some(path) = flag {
-        return path.to_owned();
-    }
-    // A variable that is set to the empty string counts as unset.
+    let given = given(flag, surroundings);
+    given.unwrap_or_else(|| runtime_folder(surroundings).path.join(FILE_NAME))
+}
+
+/// The flag, else the variable. A variable that is set to the empty string counts as unset.
+fn given(flag: Option<&Path>, surroundings: &Surroundings) -> Option<PathBuf> {
     let variable = surroundings.variable.as_ref();
-    if let Some(path) = variable.filter(|path| !path.is_empty()) {
-        return path.into();
+    let variable = variable.filter(|path| !path.is_empty());
+    flag.map(Path::to_owned)
+        .or_else(|| variable.map(PathBuf::from))
+}
+
+/// The socket that a client connects to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClientSocket {
+    pub path: PathBuf,
+    /// Other users can create its folder where it is missing.
+    pub is_in_temporary_folder: bool,
+}
+
+/// Returns the socket for clients: as for the daemon, but where no path is given and the user has no
+/// socket, the system's, if there is one.
+pub(crate) fn resolve_for_client(
+    flag: Option<&Path>,
+    surroundings: &Surroundings,
+    exists: impl Fn(&Path) -> bool,
+) -> ClientSocket {
+    let path = resolve(flag, surroundings);
+    if given(flag, surroundings).is_some() {
+        return ClientSocket {
+            path,
+            is_in_temporary_folder: false,
+        };
     }
-    runtime_folder(surroundings).path.join("reaperd.sock")
+    let of_system = Path::new(SYSTEM).join(FILE_NAME);
+    if !exists(&path) && exists(&of_system) {
+        return ClientSocket {
+            path: of_system,
+            is_in_temporary_folder: false,
+        };
+    }
+    let has_own_folder =
+        absolute(surroundings.runtime_dir.as_ref()).is_some() || surroundings.uid == 0;
+    ClientSocket {
+        path,
+        is_in_temporary_folder: !has_own_folder,
+    }
 }
 
 /// Returns the folder of this program's run-time files: in the user's runtime folder, else `/run`
@@ -130,6 +170,37 @@ mod tests {
         assert_eq!(path(&here), "/var/tmp/reaperd-7/reaperd.sock");
         here.temp_dir = None;
         assert_eq!(path(&here), "/tmp/reaperd-7/reaperd.sock");
+    }
+
+    #[test]
+    fn a_client_without_a_socket_of_its_user_uses_that_of_the_system() {
+        let system = Path::new("/run/reaperd/reaperd.sock");
+        let of_user = Path::new("/run/user/7/reaperd/reaperd.sock");
+        let mut here = surroundings();
+        let resolved = |here: &Surroundings, existing: &[&Path]| {
+            resolve_for_client(None, here, |path| existing.contains(&path))
+        };
+        assert_eq!(resolved(&here, &[system]).path, Path::new("/v/x.sock"));
+        here.variable = None;
+        assert_eq!(resolved(&here, &[]).path, of_user);
+        assert_eq!(resolved(&here, &[of_user, system]).path, of_user);
+        assert_eq!(resolved(&here, &[system]).path, system);
+        let flag = resolve_for_client(Some(Path::new("f")), &here, |path| path == system);
+        assert_eq!(flag.path, Path::new("f"));
+    }
+
+    #[test]
+    fn only_the_default_in_the_folder_of_temporary_files_can_be_created_by_others() {
+        let mut here = surroundings();
+        let is_temporary =
+            |here: &Surroundings| resolve_for_client(None, here, |_| false).is_in_temporary_folder;
+        assert!(!is_temporary(&here), "a path is given");
+        here.variable = None;
+        assert!(!is_temporary(&here), "the runtime folder");
+        here.runtime_dir = None;
+        assert!(is_temporary(&here));
+        here.uid = 0;
+        assert!(!is_temporary(&here), "/run");
     }
 
     #[test]

@@ -38,13 +38,18 @@ const PROCESS: &[Need] = &[
     need("signals: socket pair, duplicate of its reading end", 3, 0),
 ];
 const SERVING: &[Need] = &[
-    need("lock file", 1, 0),
+    need(
+        "lock file, socket folder; new ones while it is bound again",
+        2,
+        2,
+    ),
     need(
         "listening socket; a second one while it is bound again",
         1,
         1,
     ),
     need("accepted connection that waits for its place", 0, 1),
+    need("pidfd of the process that connected", 0, 1),
 ];
 const PIDFD: &[Need] = &[need("pidfd: epoll set, its duplicate", 2, 0)];
 const NETLINK: &[Need] = &[

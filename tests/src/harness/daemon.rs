@@ -64,6 +64,11 @@ impl TestDaemon {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
+    /// A client of it.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// Waits until it serves.
     pub fn serves(&mut self) {
         within(TIMEOUT, "the daemon responds", || {

@@ -78,10 +78,15 @@ fn unusable_flags_are_usage_errors() {
         &["daemon", "--ttl", "soon"],
         &["daemon", "--max-sessions", "0"],
         &["daemon", "--require", "nothing"],
+        &["daemon", "--allow-uid", "no-such-user"],
+        &["daemon", "--socket-group", "no-such-group"],
+        &["ls", "--server-uid", "no-such-user"],
         &["demo", "--sources", "all"],
     ] {
         CommandOutput::of(&mut command(arguments)).failed(USAGE, "error: ");
     }
+    CommandOutput::of(&mut command(&["daemon", "--allow-uid", "1,no-such-user"]))
+        .failed(USAGE, "'no-such-user' for '--allow-uid <USER>'");
 }
 
 #[test]
@@ -148,6 +153,13 @@ fn an_unusable_socket_path_is_refused_with_its_reason() {
 
     std::os::unix::fs::symlink(folder.path(), inside("link")).unwrap();
     daemon_on(&inside("link/s.sock")).failed(FAILED, "is a link or not a folder");
+
+    fs::create_dir(inside("shared")).unwrap();
+    fs::set_permissions(inside("shared"), Permissions::from_mode(0o777)).unwrap();
+    let output = daemon_on(&inside("shared/run/s.sock"));
+    output.failed(FAILED, "other users may replace the socket");
+    assert!(output.err.contains("chmod go-w"), "{output:?}");
+    assert!(!inside("shared/run").exists());
 
     daemon_on(Path::new("/proc/sys/s.sock")).failed(FAILED, "");
     if rustix::process::geteuid().is_root() {

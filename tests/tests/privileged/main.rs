@@ -10,6 +10,7 @@
     reason = "steps of tests; skip reasons are printed"
 )]
 
+mod access;
 mod churn;
 mod confined;
 mod crowds;

@@ -9,7 +9,7 @@ use reaper_tests::daemon::{Events, TestDaemon};
 use reaper_tests::expect::skip;
 use reaper_tests::fork_server::{ForkServer, Kind, PidReuse, kill};
 use reaper_tests::test_process::stat_field;
-use reaper_tests::wait::{Deadline, TIMEOUT};
+use reaper_tests::wait::Deadline;
 use reaperd::client::{Client, Registered};
 use rustix::io::Errno;
 use serde_json::json;
@@ -69,7 +69,7 @@ impl ReuseRun {
     pub(crate) fn new(daemon: TestDaemon) -> Self {
         Self {
             events: daemon.events(),
-            client: Client::new(daemon.socket()).with_time_limit(TIMEOUT),
+            client: daemon.client(),
             daemon,
             tracker: Tracker::allowing_pid_reuse(),
             fork_server: fork_server_keeping_zombies(),

@@ -287,6 +287,13 @@ pub(crate) fn socket() -> Vec<Row> {
                 E::PERM,
             ],
         ),
+        // As before Linux 6.5: the peer is recognised by its start time.
+        Row::new(
+            "getsockopt for a pidfd",
+            &[libc::SYS_getsockopt],
+            &[E::NOPROTOOPT, E::NOSYS],
+        )
+        .with(2, libc::SO_PEERPIDFD.cast_unsigned()),
         Row::new(
             "socket",
             &[libc::SYS_socket],

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::events::Removal;
-use crate::cli::output::{Progress, escape, exit_status, micros, milliseconds};
+use crate::cli::output::{Progress, escape, exit_status, json_line, micros, milliseconds};
 use crate::client::{ExitSeen, SourceReport, SourcesReport};
 
 /// What the removal of a session must look like.
@@ -201,7 +201,7 @@ impl Report {
                 "untouched": unaffected,
                 "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             });
-            return writeln!(io::stdout(), "{report}");
+            return writeln!(io::stdout(), "{}", json_line(&report));
         }
         progress.line("")?;
         for skipped in skipped {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cli::doctor::system;
-use crate::cli::output::{Progress, escape, micros, milliseconds};
+use crate::cli::output::{Progress, escape, json_line, micros, milliseconds};
 use crate::testkit::conformance::{Case, Fault, Observed, SourceSet};
 
 /// The result for one set of sources.
@@ -185,7 +185,7 @@ impl Report {
 
     pub(super) fn finish(&self) -> io::Result<()> {
         if self.progress.json {
-            return writeln!(io::stdout(), "{}", self.as_json());
+            return writeln!(io::stdout(), "{}", json_line(&self.as_json()));
         }
         self.progress.line(&format!("result: {}", self.result()))
     }

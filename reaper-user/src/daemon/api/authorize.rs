@@ -4,7 +4,6 @@
 #[cfg(target_os = "linux")]
 mod nested;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use reaper_registry::Pid;
@@ -120,7 +119,6 @@ pub(crate) async fn authorize_pid(
     named: Pid,
     peer: Peer,
     policy: RegisterPolicy,
-    table: Arc<dyn ProcessTable>,
 ) -> Result<ResolvedPid, Refused> {
     /// One search at a time: repeated requests of a caller must not keep more than one core, or one
     /// thread, busy.
@@ -134,11 +132,11 @@ pub(crate) async fn authorize_pid(
             };
             let checking = tokio::task::spawn_blocking(move || {
                 let _search = search;
-                resolve_and_check(named, peer, policy, &*table)
+                resolve_and_check(named, peer, policy)
             });
             checking.await.unwrap_or(Err(Refused::NotNow))
         }
-        _ => resolve_and_check(named, peer, policy, &*table),
+        _ => resolve_and_check(named, peer, policy),
     }
 }
 
@@ -146,7 +144,6 @@ fn resolve_and_check(
     named: Pid,
     peer: Peer,
     policy: RegisterPolicy,
-    table: &dyn ProcessTable,
 ) -> Result<ResolvedPid, Refused> {
     // The kernel shows a peer without a pid in this namespace as zero. It is never a wildcard.
     if peer.pid == Some(0) {
@@ -163,9 +160,6 @@ fn resolve_and_check(
     }
     if policy == RegisterPolicy::SelfOnly && !peer.is_root() && !is_itself {
         return Err(Refused::NotSelf);
-    }
-    if !is_itself && has_ended(peer, table) {
-        return Err(Refused::PeerGone);
     }
     Ok(resolved)
 }
@@ -207,17 +201,6 @@ fn is_machines_init() -> bool {
     return crate::sources::namespaces::in_initial_pid();
     #[cfg(not(target_os = "linux"))]
     return true;
-}
-
-/// Returns whether the process that connected is known to have ended.
-fn has_ended(peer: Peer, table: &dyn ProcessTable) -> bool {
-    let Some(pid) = peer.pid.and_then(|pid| Pid::try_from(pid).ok()) else {
-        return false;
-    };
-    match table.stat(pid) {
-        Ok(stat) => stat.all_ended(),
-        Err(_hidden_or_gone) => matches!(table.pid_in_use(pid), Ok(false)),
-    }
 }
 
 /// Returns the pid namespace of the peer.
@@ -263,7 +246,8 @@ pub(crate) fn pid_ns_of(_peer: Option<i32>) -> PidNs {
 /// another user.
 const HAS_PROCESS_UIDS: bool = cfg!(target_os = "linux");
 
-/// Checks the record of the pinned process, and then that the process still lives.
+/// Checks the record of the pinned process, and then that it and the peer still live. A peer that
+/// registers itself had its pid all the time then, so the pinned process is the peer.
 pub(crate) fn check_process(
     watched: &Watched,
     resolved: &ResolvedPid,
@@ -288,6 +272,7 @@ pub(crate) fn check_process(
     if let Verdict::Gone { .. } = watched.judge(None, table) {
         return Err(AlreadyGone.into());
     }
+    peer.check_alive(table)?;
     verdict
 }
 

@@ -9,12 +9,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use reaper_registry::{Event, Session, Source, Token};
 use tokio::time::{Instant, sleep};
 
+use super::authorize::Refused;
 use super::events::EventStream;
 use super::remove::{delete, delete_me};
 use super::sessions::list;
 use super::undelivered::UndeliveredSessions;
 use super::wire::{Me, RegisterResponse, SessionView};
-use super::{App, Peer, PidNs, authorize, health, register};
+use super::{App, Peer, PeerPidNs, authorize, health, register};
 use crate::clock;
 use crate::daemon::http::body::{ResponseBody, event_stream, json, problem, read_body};
 use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
@@ -123,6 +124,8 @@ async fn register(
     body: Incoming,
 ) -> Result<Response<ResponseBody>, Problem> {
     let body = read_body(body).await?;
+    let pid_ns = head.extensions.get::<PeerPidNs>().cloned();
+    let pid_ns = pid_ns.unwrap_or_default();
     let began = Instant::now();
     loop {
         // For each try, because it is consumed and its secret key cannot be cloned.
@@ -133,15 +136,21 @@ async fn register(
             // Lets hyper check whether the caller has left; it then drops the request.
             tokio::task::yield_now().await;
         }
+        peer.pid_ns = pid_ns.of(peer);
         let result = try_register(app, peer, registration, undelivered).await;
         match result {
             Err(refused) if refused.code() == NOT_NOW && began.elapsed() < NOT_NOW_LIMIT => {}
-            _ => return result,
+            // What was refused may be another process, which has the pid of the peer by now.
+            Err(refused) => {
+                let gone = peer.check_alive(app.table.as_ref());
+                return Err(gone
+                    .err()
+                    .filter(|gone| *gone == Refused::PeerGone)
+                    .map_or(refused, Problem::from));
+            }
+            Ok(registered) => return Ok(registered),
         }
         sleep(NOT_NOW_PAUSE).await;
-        if peer.pid_ns == PidNs::NotNow {
-            peer.pid_ns = authorize::pid_ns_of(peer.pid);
-        }
     }
 }
 
@@ -152,8 +161,7 @@ async fn try_register(
     undelivered: Option<&UndeliveredSessions>,
 ) -> Result<Response<ResponseBody>, Problem> {
     let policy = app.options.register_policy;
-    let table = app.table.clone();
-    let resolved = authorize::authorize_pid(registration.pid, peer, policy, table).await?;
+    let resolved = authorize::authorize_pid(registration.pid, peer, policy).await?;
     let presence_accepted = registration.presence.is_some();
     let registration = Registration {
         pid: resolved.pid,

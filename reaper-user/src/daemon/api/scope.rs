@@ -24,6 +24,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::api::peer_pin::PeerPin;
     use crate::daemon::api::{PidNs, Transport};
 
     #[test]
@@ -34,6 +35,7 @@ mod tests {
                 uid,
                 pid: None,
                 pid_ns: PidNs::Same,
+                pin: PeerPin::None,
             };
             peer.scope(query).map_err(|refused| refused.code())
         };

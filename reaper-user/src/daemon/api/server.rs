@@ -5,10 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -17,11 +17,12 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::admission::Admission;
 use super::connection_budget::{ConnectionBudget, ConnectionSlot};
 use super::listener::Socket;
 use super::peaks::Peaks;
 use super::undelivered::{DeliveryTracker, UndeliveredSessions};
-use super::{App, Peer, Transport, authorize, routes};
+use super::{App, Peer, PeerPidNs, routes};
 use crate::daemon::http::framing::FramingFilter;
 use crate::sys::allocator::give_back_freed;
 
@@ -40,7 +41,8 @@ const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
 
 /// Serves until `stop` turns true, ends every connection and removes the socket.
 pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
-    let mut acceptor = Acceptor::new(app.descriptors.connections);
+    let admission = Admission::new(&app.options, app.table.clone());
+    let mut acceptor = Acceptor::new(app.descriptors.connections, admission);
     let mut connections = JoinSet::new();
     let mut peaks = Peaks::default();
     let mut regular_checks = interval(CHECK_INTERVAL);
@@ -57,11 +59,9 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
                 }
             }
             Some(ended) = connections.join_next() => report_panic(ended),
-            (stream, slot) = acceptor.next(&socket.listener) => {
-                if let Some(peer) = authorize_peer(&app, &stream) {
-                    let connection = connection(app.clone(), stream, peer, stopping.clone(), slot);
-                    connections.spawn(connection);
-                }
+            (stream, peer, slot) = acceptor.next(&socket.listener) => {
+                let connection = connection(app.clone(), stream, peer, stopping.clone(), slot);
+                connections.spawn(connection);
             }
         }
     }
@@ -80,11 +80,12 @@ async fn stop_requested(stop: &mut watch::Receiver<bool>) {
     let _result = stop.wait_for(|stop| *stop).await.is_ok();
 }
 
-/// Accepts connections and takes slots for them.
+/// Accepts connections and takes slots for those that are served.
 struct Acceptor {
+    admission: Admission,
     budget: Arc<ConnectionBudget>,
-    /// Accepted, and without a slot yet.
-    accepted: Option<UnixStream>,
+    /// Accepted and admitted, and without a slot yet.
+    accepted: Option<(UnixStream, Peer)>,
     /// Consecutive failed attempts.
     failures: u64,
     /// Idle connections closed during these.
@@ -92,8 +93,9 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    fn new(connections: usize) -> Self {
+    fn new(connections: usize, admission: Admission) -> Self {
         Self {
+            admission,
             budget: ConnectionBudget::new(connections),
             accepted: None,
             failures: 0,
@@ -103,19 +105,20 @@ impl Acceptor {
 
     /// Returns the next connection and its slot. Cancel-safe: an accepted connection is kept for
     /// the next call.
-    async fn next(&mut self, listener: &UnixListener) -> (UnixStream, ConnectionSlot) {
+    async fn next(&mut self, listener: &UnixListener) -> (UnixStream, Peer, ConnectionSlot) {
         loop {
             // Moved out only after the slot is taken: this future may be dropped while it waits for
             // one.
             if self.accepted.is_some() {
                 let slot = self.budget.take().await;
-                if let Some(stream) = self.accepted.take() {
-                    return (stream, slot);
+                if let Some((stream, peer)) = self.accepted.take() {
+                    return (stream, peer, slot);
                 }
             }
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    self.accepted = Some(stream);
+                    // Before the slot: a refused user must not take one from others.
+                    self.accepted = self.admission.admit(stream);
                     self.recovered();
                 }
                 Err(error) => {
@@ -166,28 +169,6 @@ fn is_readable(listener: &UnixListener) -> bool {
     poll(&mut fds, Some(&Timespec::default())).is_err() || !fds[0].revents().is_empty()
 }
 
-/// Returns the peer, if it may connect. Other connections are closed before a byte is read or
-/// written.
-fn authorize_peer(app: &App, stream: &UnixStream) -> Option<Peer> {
-    let credentials = stream
-        .peer_cred()
-        .inspect_err(|error| log::warn!("cannot read the credentials of a peer: {error}"))
-        .ok()?;
-    let uid = credentials.uid();
-    let is_ours = uid == rustix::process::geteuid().as_raw();
-    if !is_ours && uid != 0 && !app.options.allow_uids.contains(&uid) {
-        log::debug!("a connection of user {uid} was refused");
-        return None;
-    }
-    // Read last, so that refused users cause no work.
-    Some(Peer {
-        transport: Transport::Unix,
-        uid,
-        pid: credentials.pid(),
-        pid_ns: authorize::pid_ns_of(credentials.pid()),
-    })
-}
-
 async fn connection(
     app: Arc<App>,
     stream: UnixStream,
@@ -200,9 +181,13 @@ async fn connection(
     let undelivered = UndeliveredSessions::default();
     let registry = app.reaper.registry().clone();
     let for_requests = undelivered.clone();
+    let pid_ns = PeerPidNs::default();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let busy = request_slot.busy();
         request.extensions_mut().insert(for_requests.clone());
+        if request.method() == Method::POST {
+            request.extensions_mut().insert(pid_ns.clone());
+        }
         let responding = routes::respond(app.clone(), peer, request);
         async {
             let response = responding.await;

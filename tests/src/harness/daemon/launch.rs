@@ -62,10 +62,15 @@ impl Launch {
         if let Some(uid) = self.owner {
             chown(folder.path(), Some(uid), Some(uid)).unwrap();
         }
-        let socket = folder.path().join("s.sock");
+        let client = Client::new(folder.path().join("s.sock")).with_time_limit(TIMEOUT);
+        let client = match self.owner {
+            // The test may run as root, which trusts no user's daemon otherwise.
+            Some(uid) => client.with_server_uid(uid),
+            None => client,
+        };
         TestDaemon {
             child: self.spawn_in(folder.path(), start),
-            client: Client::new(&socket).with_time_limit(TIMEOUT),
+            client,
             runtime: runtime(),
             folder,
         }

@@ -1,10 +1,8 @@
 //! Tests of the rules about callers and processes.
 
-use rustix::io::Errno;
-
 use super::*;
 use crate::daemon::api::Transport;
-use crate::testkit::fake_table::FakeTable;
+use crate::daemon::api::peer_pin::PeerPin;
 
 const ROOT: u32 = 0;
 const USER: u32 = 1000;
@@ -15,6 +13,7 @@ fn peer(uid: u32, pid: impl Into<Option<i32>>) -> Peer {
         uid,
         pid: pid.into(),
         pid_ns: PidNs::Same,
+        pin: PeerPin::None,
     }
 }
 
@@ -47,13 +46,9 @@ fn the_record_of_the_process_decides() {
     }
 }
 
-/// Checks a pid in a system in which the peer lives.
+/// Checks a pid before its process is pinned.
 fn checked(named: Pid, peer: Peer, policy: RegisterPolicy) -> Result<Pid, Refused> {
-    let table = FakeTable::default();
-    if let Some(pid @ 1..) = peer.pid {
-        table.spawn(Pid::try_from(pid).unwrap(), 1);
-    }
-    resolve_and_check(named, peer, policy, &table).map(|resolved| resolved.pid)
+    resolve_and_check(named, peer, policy).map(|resolved| resolved.pid)
 }
 
 #[test]
@@ -97,26 +92,6 @@ fn the_init_of_the_machine_is_registered_only_by_itself() {
         let checked = checked(init, peer(uid, 7), RegisterPolicy::Any);
         assert_eq!(checked, by_others);
     }
-}
-
-#[test]
-fn a_peer_that_has_ended_registers_no_other_process() {
-    let (named, caller) = (Pid::new(4242).unwrap(), Pid::new(77).unwrap());
-    let table = FakeTable::default();
-    let check = |named| {
-        let checked = resolve_and_check(named, peer(USER, 77), RegisterPolicy::SameUid, &table);
-        checked.map(|resolved| resolved.pid)
-    };
-    table.spawn(caller, 1);
-    assert_eq!(check(named), Ok(named));
-    table.die(caller, 0);
-    assert_eq!(check(named), Err(Refused::PeerGone), "a zombie has ended");
-    table.reap(caller);
-    assert_eq!(check(named), Err(Refused::PeerGone));
-    assert_eq!(check(caller), Ok(caller), "pinning finds this");
-    table.spawn(caller, 2);
-    table.refuse(|refusals| refusals.stat = Some(Errno::ACCESS));
-    assert_eq!(check(named), Ok(named), "a hidden process has not ended");
 }
 
 #[test]

@@ -1,30 +1,31 @@
 //! The lock file beside the socket: one daemon per path. The kernel releases the lock however the
 //! daemon ends.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
-use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::{FileId, ListenError};
+use super::ListenError;
+use super::folder::{FileId, Folder, system};
 
-/// The lock on a socket path.
+/// The lock on a socket of a folder.
 pub(super) struct Lock {
-    path: PathBuf,
+    name: OsString,
     file_id: FileId,
     _file: File,
 }
 
 impl Lock {
-    pub(super) fn take(socket: &Path) -> Result<Self, ListenError> {
-        let mut path = socket.as_os_str().to_owned();
-        path.push(".lock");
-        let path = PathBuf::from(path);
+    pub(super) fn take(folder: &Folder, socket: &OsStr) -> Result<Self, ListenError> {
+        let mut name = socket.to_owned();
+        name.push(".lock");
+        let path = folder.path().join(&name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+        let mut file = rustix::fs::openat(folder, &name, flags, Mode::RUSR | Mode::WUSR)
             .map(File::from)
-            .map_err(|errno| ListenError::system("open", &path)(errno.into()))?;
+            .map_err(|errno| system("open", &path, errno))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
@@ -35,7 +36,7 @@ impl Lock {
                     .ok()
                     .and(pid.trim().parse().ok());
                 return Err(ListenError::Locked {
-                    path: socket.to_owned(),
+                    path: folder.path().join(socket),
                     pid,
                 });
             }
@@ -48,19 +49,17 @@ impl Lock {
             .and_then(|()| file.set_len(0))
             .and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(ListenError::system("write", &path))?;
-        let metadata = file
-            .metadata()
-            .map_err(ListenError::system("stat", &path))?;
+        let stat = rustix::fs::fstat(&file).map_err(|errno| system("stat", &path, errno))?;
         Ok(Self {
-            file_id: FileId::of(&metadata),
-            path,
+            file_id: FileId::of(&stat),
+            name,
             _file: file,
         })
     }
 
-    /// Returns whether the file still has its name. It may have been removed with its folder, and
+    /// Returns whether the file still has its name in this folder. It may have been removed, and
     /// then the lock no longer excludes other daemons.
-    pub(super) fn is_in_place(&self) -> bool {
-        FileId::at(&self.path) == Some(self.file_id)
+    pub(super) fn is_in(&self, folder: &Folder) -> bool {
+        folder.has(&self.name, self.file_id)
     }
 }

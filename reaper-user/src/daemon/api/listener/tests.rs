@@ -1,6 +1,9 @@
 //! Tests with real files, links, daemons and stale sockets.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
+
+use rustix::fs::Mode;
 
 use super::*;
 
@@ -101,7 +104,7 @@ async fn a_folder_that_is_not_private_or_of_another_user_or_a_link_is_refused() 
     assert!(matches!(
         missing,
         ListenError::System {
-            call: "create folder",
+            call: "open folder",
             ..
         }
     ));
@@ -190,7 +193,7 @@ async fn a_replaced_socket_file_is_not_removed_at_the_end() {
 fn of_several_starting_daemons_one_gets_the_socket_and_the_others_leave_it_alone() {
     let folder = folder();
     let path = folder.path().join("s");
-    for _ in 0..50 {
+    for _ in 0..crate::testing::scaled(10_000, 200) {
         drop(StdListener::bind(&path));
         let barrier = std::sync::Barrier::new(4);
         let outcomes: Vec<_> = std::thread::scope(|scope| {
@@ -214,5 +217,63 @@ fn of_several_starting_daemons_one_gets_the_socket_and_the_others_leave_it_alone
                 .collect()
         });
         assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_renamed_folder_is_replaced_at_the_path() {
+    let folder = folder();
+    let path = folder.path().join("in/s");
+    let mut socket = claim(&path).unwrap();
+    let moved = folder.path().join("moved");
+    std::fs::rename(path.parent().unwrap(), &moved).unwrap();
+    socket.restore();
+    UnixStream::connect(&path).unwrap();
+    assert!(!moved.join("s").exists(), "no listener is left behind");
+    assert!(matches!(refusal(&path), ListenError::Locked { .. }));
+    socket.remove();
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_socket_of_a_group_has_its_mode_and_group_in_a_folder_that_members_can_enter() {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = folder();
+    let group = rustix::process::getegid().as_raw();
+    let path = folder.path().join("in/s");
+    let socket = Socket::claim(&path, SocketAccess::Group(group)).unwrap();
+    let parent = path.parent().unwrap();
+    assert_eq!((mode_of(parent), mode_of(&path)), (0o710, 0o660));
+    assert_eq!(path.metadata().unwrap().gid(), group);
+    socket.remove();
+
+    std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let error = Socket::claim(&path, SocketAccess::Group(group)).err();
+    let error = error.expect("members cannot enter the folder");
+    assert!(matches!(error, ListenError::ShutFolder { .. }), "{error}");
+    assert!(error.remedy().contains("chmod 710"), "{}", error.remedy());
+}
+
+#[tokio::test]
+async fn without_a_path_through_the_descriptor_the_folder_is_compared() {
+    let folder = folder();
+    let path = folder.path().join("in").join("x".repeat(80));
+    // The path through `/proc/self/fd` would be too long.
+    let place = Place::open(&path, SocketAccess::Private).unwrap();
+    assert!(
+        place
+            .folder
+            .path_through_descriptor(&place.name, 90)
+            .is_none()
+    );
+    claim(&path).unwrap().remove();
+    std::fs::rename(path.parent().unwrap(), folder.path().join("moved")).unwrap();
+    std::fs::create_dir(path.parent().unwrap()).unwrap();
+    if place
+        .folder
+        .path_through_descriptor(&place.name, PATH_MAX)
+        .is_none()
+    {
+        assert!(matches!(place.address(), Err(ListenError::Moved(_))));
     }
 }
