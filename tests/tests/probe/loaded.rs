@@ -45,7 +45,7 @@ impl Probe {
     pub(crate) fn try_attached(variant: Variant, wakeup_bytes: u32) -> Result<Self, String> {
         let mut watch = Stopwatch::start();
         let blob = fs::read(btf::VMLINUX).map_err(|e| format!("{}: {e}", btf::VMLINUX))?;
-        let offsets = btf::offsets(&blob).map_err(|e| e.to_string())?.globals();
+        let offsets = btf::offsets(&blob).map_err(|e| e.to_string())?;
         watch.lap("offsets");
         let canary = std::process::id();
         let mut loader = EbpfLoader::new();
