@@ -9,7 +9,7 @@ pub(crate) mod as_started;
 #[cfg(target_os = "linux")]
 pub(crate) mod cbpf;
 #[cfg(target_os = "linux")]
-pub(crate) mod cn_proc;
+pub mod cn_proc;
 pub(crate) mod foreign_proc;
 pub(crate) mod limits;
 #[cfg(target_os = "linux")]
