@@ -275,7 +275,7 @@ fn is_command(argument: &OsString) -> bool {
 fn exit_status_help() -> String {
     let lines = ExitCode::ALL
         .iter()
-        .map(|code| format!("\n  {:<3}  {}", code.number(), code.description()));
+        .map(|(code, description)| format!("\n  {:<3}  {description}", code.number()));
     format!("Exit status:{}", lines.collect::<String>())
 }
 
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn the_exit_codes_in_the_help_are_distinct_and_sorted() {
-        let numbers = ExitCode::ALL.map(ExitCode::number);
+        let numbers = ExitCode::ALL.map(|(code, _)| code.number());
         assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
     }
 
