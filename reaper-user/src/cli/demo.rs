@@ -85,11 +85,6 @@ impl Arguments {
             client,
             subscriber,
             report,
-            max_delay: if sweep_only {
-                SHORT_SWEEP_INTERVAL * 2
-            } else {
-                MAX_DELAY
-            },
             sweep_only,
             start_ns,
         }
@@ -160,8 +155,6 @@ struct Demo {
     client: Client,
     subscriber: Subscriber,
     report: Report,
-    /// A removal that takes longer is a failure.
-    max_delay: Duration,
     /// Whether the sweep is the only source that works.
     sweep_only: bool,
     start_ns: u64,
@@ -270,8 +263,14 @@ impl Demo {
         ended_ns: u64,
         title: &'static str,
     ) -> Result<(), Failure> {
+        // A removal that takes longer is a failure.
+        let max_delay = if self.sweep_only {
+            SHORT_SWEEP_INTERVAL * 2
+        } else {
+            MAX_DELAY
+        };
         let after = |start: u64, wait: Duration| start.saturating_add(nanos(wait));
-        let deadline = after(ended_ns, self.max_delay).min(after(self.start_ns, TIMEOUT));
+        let deadline = after(ended_ns, max_delay).min(after(self.start_ns, TIMEOUT));
         let removal = self
             .subscriber
             .wait_for(&registered.session_id, deadline)
@@ -281,7 +280,7 @@ impl Demo {
             removal,
             &Expected {
                 ended_ns,
-                max_delay: self.max_delay,
+                max_delay,
                 status: step.status,
             },
         );
