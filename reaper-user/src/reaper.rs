@@ -67,6 +67,7 @@ pub struct Reaper {
 }
 
 /// Configures a [`Reaper`].
+#[derive(Debug)]
 #[must_use]
 pub struct ReaperBuilder {
     registry: RegistryBuilder,
@@ -141,14 +142,6 @@ impl ReaperBuilder {
     pub(crate) fn hint_filter(mut self, filter: Arc<dyn crate::engine::HintFilter>) -> Self {
         self.settings.hint_filter = Some(filter);
         self
-    }
-}
-
-impl fmt::Debug for ReaperBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReaperBuilder")
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
     }
 }
 
