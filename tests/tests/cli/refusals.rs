@@ -69,12 +69,15 @@ fn unusable_flags_are_usage_errors() {
         &["nonsense"][..],
         &["ls", "--pid", "x"],
         &["rm"],
+        &["rm", "s", "--token-file", "f"],
         &["run"],
+        &["run", "-g", "x", "true"],
         &["daemon", "--sources", "netlnik"],
         &["daemon", "--sweep-interval", "0s"],
         &["daemon", "--ttl", "soon"],
         &["daemon", "--max-sessions", "0"],
         &["daemon", "--require", "nothing"],
+        &["daemon", "--register-policy", "everyone"],
         &["demo", "--sources", "all"],
     ] {
         CommandOutput::of(&mut command(arguments)).failed(USAGE, "error: ");
