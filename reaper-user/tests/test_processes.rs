@@ -17,8 +17,9 @@ fn spawn(kind: Kind) -> TestProcess {
 
 /// Gives the cue to exit.
 fn exits_with(mut test_process: TestProcess, code: u8) {
-    test_process.cue().unwrap();
-    assert_eq!(test_process.wait().unwrap(), ExitStatus::Code(code));
+    test_process.cue().expect("it reads its cues");
+    let status = test_process.wait().expect("it ends");
+    assert_eq!(status, ExitStatus::Code(code));
 }
 
 #[test]

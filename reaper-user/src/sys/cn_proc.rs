@@ -42,6 +42,10 @@ pub enum Request {
 
 impl Request {
     /// Returns the datagram. The kernel acknowledges it with `ack + 1`.
+    ///
+    /// # Panics
+    ///
+    /// Never: a request is two words at most.
     pub fn encode(self, ack: u32) -> Vec<u8> {
         let words: &[u32] = match self {
             Self::Listen => &[1],

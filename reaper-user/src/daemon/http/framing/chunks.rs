@@ -30,6 +30,10 @@ enum Expecting {
 }
 
 impl Chunks {
+    #[cfg_attr(
+        all(feature = "cli", feature = "ebpf", target_os = "linux"),
+        expect(clippy::new_without_default, reason = "a constant function")
+    )]
     pub const fn new() -> Self {
         Self {
             expecting: Expecting::Size { digits: 0, size: 0 },

@@ -37,6 +37,10 @@ impl Blob {
     }
 
     /// Adds a type with members: name, type and offset as in the format.
+    ///
+    /// # Panics
+    ///
+    /// If the blob has 4 GiB.
     pub fn composite(
         &mut self,
         kind: u32,
@@ -59,6 +63,10 @@ impl Blob {
     }
 
     /// Returns the bytes of the blob.
+    ///
+    /// # Panics
+    ///
+    /// If it has 4 GiB.
     pub fn finish(&self) -> Vec<u8> {
         let [types, names] =
             [&self.types, &self.names].map(|part| u32::try_from(part.len()).expect("a small blob"));
