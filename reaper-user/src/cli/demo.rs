@@ -13,16 +13,17 @@ mod scenario;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reaper_registry::Token;
+use reaper_registry::{Source, Token};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::new_token;
-use super::values::{self, SourceChoice};
+use super::values;
 use crate::client::{Client, ClientError, SourcesReport};
 use crate::clock::monotonic_ns;
+use crate::engine::Sources;
 use crate::testkit::test_process::{self, TestProcess};
 use events::Subscriber;
 use private_daemon::PrivateDaemon;
@@ -43,7 +44,7 @@ const TIMEOUT: Duration = Duration::from_secs(8);
 pub(super) struct Arguments {
     /// Exit sources to use: auto, or a comma-separated list of netlink, ebpf, pidfd, sweep
     #[arg(long, value_name = "LIST", default_value = "auto", value_parser = values::sources)]
-    sources: SourceChoice,
+    sources: Sources,
     /// Print one JSON object at the end
     #[arg(long)]
     json: bool,
@@ -97,7 +98,7 @@ impl Arguments {
         &self,
         program: &Path,
     ) -> Result<(PrivateDaemon, SourcesReport, Duration), Failure> {
-        let mut sweep = if self.sources.is_sweep_alone() {
+        let mut sweep = if self.sources == Sources::only([Source::Sweep]) {
             SHORT_SWEEP_INTERVAL
         } else {
             SWEEP_INTERVAL
