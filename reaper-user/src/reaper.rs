@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reaper_registry::{
-    BootTime, Death, Exit, ExitStatus, NewSession, Process, ProcessId, Registry, RegistryBuilder,
-    Session, SessionId, Source, SourceState, Stored, Token,
+    BootTime, Death, NewSession, Process, ProcessId, Registry, RegistryBuilder, Session, SessionId,
+    Source, SourceState, Stored, Token,
 };
 use tokio::sync::watch;
 
@@ -227,15 +227,11 @@ impl Reaper {
             pid_reused,
         } = owner.judge(None, table)
         {
-            let exit = owner.wait_status(table).map(|status| Exit {
-                status: ExitStatus::from_wait_status(status),
-                from: Source::Pidfd,
-            });
             let death = Death {
                 source: Source::Register,
                 evidence,
                 pid_reused,
-                exit,
+                exit: owner.exit(table),
                 detection: None,
             };
             self.registry.remove_process(owner.id, death, clock::now());
