@@ -117,8 +117,8 @@ impl ForkServer {
 
     /// Registers a process as the first of two sessions. Then, while the daemon is stopped, kills it and
     /// starts another under its pid, which is registered as the second session. The daemon receives the
-    /// hint of the death and the registration together. Fails with [`rustix::io::Errno::EXIST`] if another process has taken the pid. Needs [`KEEP_ZOMBIES`], and the right
-    /// to choose pids.
+    /// hint of the death and the registration together. Fails with [`rustix::io::Errno::EXIST`] if another
+    /// process has taken the pid. Needs [`KEEP_ZOMBIES`], and the right to choose pids.
     pub fn replace(
         &mut self,
         daemon: u32,
