@@ -255,10 +255,8 @@ impl WatchSet {
 
     /// Returns the entry, if it is still watched.
     pub(crate) fn get(&self, id: ProcessId) -> Option<Arc<Watched>> {
-        self.entries()
-            .by_id
-            .get(&id)
-            .map(|entry| entry.watched.clone())
+        let entries = self.entries();
+        Some(entries.by_id.get(&id)?.watched.clone())
     }
 
     /// Returns the entries under this pid: mostly one, two while a dead process's pid is reused.
@@ -281,10 +279,8 @@ impl WatchSet {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let entries = self.entries();
         let range = entries.by_id.range((from, Bound::Unbounded));
-        range
-            .take(count)
-            .map(|(_, entry)| entry.watched.clone())
-            .collect()
+        let slice = range.take(count);
+        slice.map(|(_, entry)| entry.watched.clone()).collect()
     }
 
     /// Returns all entries, this many at a time.
