@@ -98,7 +98,7 @@
 //! watch with polling.
 #![warn(missing_docs)]
 #![cfg_attr(
-    not(all(feature = "cli", feature = "ebpf")),
+    not(all(feature = "cli", feature = "ebpf", target_os = "linux")),
     allow(
         unreachable_pub,
         clippy::allow_attributes,

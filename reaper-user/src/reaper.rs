@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reaper_registry::{
-    BootTime, Death, Exit, ExitStatus, NewSession, Process, ProcessId, Registry, RegistryBuilder,
-    Session, SessionId, Source, SourceState, Stored, Token,
+    BootTime, Death, NewSession, Process, ProcessId, Registry, RegistryBuilder, Session, SessionId,
+    Source, SourceState, Stored, Token,
 };
 use tokio::sync::watch;
 
@@ -67,6 +67,7 @@ pub struct Reaper {
 }
 
 /// Configures a [`Reaper`].
+#[derive(Debug)]
 #[must_use]
 pub struct ReaperBuilder {
     registry: RegistryBuilder,
@@ -141,14 +142,6 @@ impl ReaperBuilder {
     pub(crate) fn hint_filter(mut self, filter: Arc<dyn crate::engine::HintFilter>) -> Self {
         self.settings.hint_filter = Some(filter);
         self
-    }
-}
-
-impl fmt::Debug for ReaperBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReaperBuilder")
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
     }
 }
 
@@ -233,15 +226,11 @@ impl Reaper {
             pid_reused,
         } = owner.judge(None, table)
         {
-            let exit = owner.wait_status(table).map(|status| Exit {
-                status: ExitStatus::from_wait_status(status),
-                from: Source::Pidfd,
-            });
             let death = Death {
                 source: Source::Register,
                 evidence,
                 pid_reused,
-                exit,
+                exit: owner.exit(table),
                 detection: None,
             };
             self.registry.remove_process(owner.id, death, clock::now());

@@ -9,7 +9,7 @@ pub(crate) mod as_started;
 #[cfg(target_os = "linux")]
 pub(crate) mod cbpf;
 #[cfg(target_os = "linux")]
-pub(crate) mod cn_proc;
+pub mod cn_proc;
 pub(crate) mod foreign_proc;
 pub(crate) mod limits;
 #[cfg(target_os = "linux")]
@@ -46,3 +46,11 @@ pub(crate) use linux_table::status_of;
 pub(crate) use other_table::OtherTable as SystemTable;
 #[cfg(target_os = "linux")]
 pub(crate) use readiness::readiness_of;
+
+/// Converts the result of a system call that returns 0, or -1 and an error number.
+fn check(result: impl Into<i64>) -> std::io::Result<()> {
+    match result.into() {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}

@@ -15,6 +15,13 @@ fn spawn(kind: Kind) -> TestProcess {
     TestProcess::spawn(Path::new(PROGRAM), kind).expect("a test process starts")
 }
 
+/// Gives the cue to exit.
+fn exits_with(mut test_process: TestProcess, code: u8) {
+    test_process.cue().expect("it reads its cues");
+    let status = test_process.wait().expect("it ends");
+    assert_eq!(status, ExitStatus::Code(code));
+}
+
 #[test]
 fn a_test_process_runs_until_its_cue() {
     for (kind, code) in [
@@ -25,12 +32,7 @@ fn a_test_process_runs_until_its_cue() {
     ] {
         let mut test_process = spawn(kind);
         assert_eq!(test_process.try_wait().unwrap(), None, "{kind:?}");
-        test_process.cue().unwrap();
-        assert_eq!(
-            test_process.wait().unwrap(),
-            ExitStatus::Code(code),
-            "{kind:?}"
-        );
+        exits_with(test_process, code);
     }
 }
 
@@ -49,12 +51,7 @@ fn exec_keeps_the_pid() {
         test_process
             .expect(&format!("ready {}", test_process.pid()))
             .unwrap();
-        test_process.cue().unwrap();
-        assert_eq!(
-            test_process.wait().unwrap(),
-            ExitStatus::Code(0),
-            "{kind:?}"
-        );
+        exits_with(test_process, 0);
     }
 }
 
@@ -65,8 +62,7 @@ fn a_process_runs_without_its_leader_and_exits_with_7() {
     test_process.cue().unwrap();
     test_process.expect("leader left").unwrap();
     assert_eq!(test_process.try_wait().unwrap(), None);
-    test_process.cue().unwrap();
-    assert_eq!(test_process.wait().unwrap(), ExitStatus::Code(7));
+    exits_with(test_process, 7);
 }
 
 #[test]
@@ -90,10 +86,9 @@ fn a_test_process_gets_the_chosen_pid_or_is_not_started() {
     first.kill().unwrap();
     first.wait().unwrap();
     match TestProcess::spawn_at_pid(Path::new(PROGRAM), Kind::Exit { code: 3 }, first.pid()) {
-        Ok(mut second) => {
+        Ok(second) => {
             assert_eq!(second.pid(), first.pid());
-            second.cue().unwrap();
-            assert_eq!(second.wait().unwrap(), ExitStatus::Code(3));
+            exits_with(second, 3);
         }
         Err(error) => println!("skip: cannot choose a pid here: {error}"),
     }

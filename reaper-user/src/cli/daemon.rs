@@ -7,14 +7,15 @@ use reaper_registry::Source;
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::values::{self, Age, SourceChoice};
+use super::values::{self, Age};
 use crate::daemon::config::{DaemonOptions, RegisterPolicy};
+use crate::engine::Sources;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Exit sources to use: auto, or a comma-separated list of netlink, ebpf, pidfd, sweep
     #[arg(long, value_name = "LIST", default_value = "auto", value_parser = values::sources)]
-    sources: SourceChoice,
+    sources: Sources,
     /// Refuse to start unless this source works; may be a comma-separated list
     #[arg(long, value_name = "SOURCE", value_delimiter = ',', value_parser = values::source)]
     require: Vec<Source>,
@@ -71,7 +72,7 @@ impl Arguments {
         }
         let options = DaemonOptions {
             socket,
-            sources: self.sources.into(),
+            sources: self.sources,
             require: self.require,
             sweep_interval: self.sweep_interval,
             ttl: self.ttl.into(),

@@ -13,16 +13,17 @@ mod scenario;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reaper_registry::Token;
+use reaper_registry::{Source, Token};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::new_token;
-use super::values::{self, SourceChoice};
+use super::values;
 use crate::client::{Client, ClientError, SourcesReport};
 use crate::clock::monotonic_ns;
+use crate::engine::Sources;
 use crate::testkit::test_process::{self, TestProcess};
 use events::Subscriber;
 use private_daemon::PrivateDaemon;
@@ -43,7 +44,7 @@ const TIMEOUT: Duration = Duration::from_secs(8);
 pub(super) struct Arguments {
     /// Exit sources to use: auto, or a comma-separated list of netlink, ebpf, pidfd, sweep
     #[arg(long, value_name = "LIST", default_value = "auto", value_parser = values::sources)]
-    sources: SourceChoice,
+    sources: Sources,
     /// Print one JSON object at the end
     #[arg(long)]
     json: bool,
@@ -85,11 +86,6 @@ impl Arguments {
             client,
             subscriber,
             report,
-            max_delay: if sweep_only {
-                SHORT_SWEEP_INTERVAL * 2
-            } else {
-                MAX_DELAY
-            },
             sweep_only,
             start_ns,
         }
@@ -102,7 +98,7 @@ impl Arguments {
         &self,
         program: &Path,
     ) -> Result<(PrivateDaemon, SourcesReport, Duration), Failure> {
-        let mut sweep = if self.sources.is_sweep_alone() {
+        let mut sweep = if self.sources == Sources::only([Source::Sweep]) {
             SHORT_SWEEP_INTERVAL
         } else {
             SWEEP_INTERVAL
@@ -160,8 +156,6 @@ struct Demo {
     client: Client,
     subscriber: Subscriber,
     report: Report,
-    /// A removal that takes longer is a failure.
-    max_delay: Duration,
     /// Whether the sweep is the only source that works.
     sweep_only: bool,
     start_ns: u64,
@@ -270,8 +264,14 @@ impl Demo {
         ended_ns: u64,
         title: &'static str,
     ) -> Result<(), Failure> {
+        // A removal that takes longer is a failure.
+        let max_delay = if self.sweep_only {
+            SHORT_SWEEP_INTERVAL * 2
+        } else {
+            MAX_DELAY
+        };
         let after = |start: u64, wait: Duration| start.saturating_add(nanos(wait));
-        let deadline = after(ended_ns, self.max_delay).min(after(self.start_ns, TIMEOUT));
+        let deadline = after(ended_ns, max_delay).min(after(self.start_ns, TIMEOUT));
         let removal = self
             .subscriber
             .wait_for(&registered.session_id, deadline)
@@ -281,7 +281,7 @@ impl Demo {
             removal,
             &Expected {
                 ended_ns,
-                max_delay: self.max_delay,
+                max_delay,
                 status: step.status,
             },
         );

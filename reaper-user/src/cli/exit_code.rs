@@ -30,42 +30,29 @@ pub enum ExitCode {
 }
 
 impl ExitCode {
-    /// All codes, in ascending order.
-    pub const ALL: [Self; 11] = [
-        Self::Success,
-        Self::Failure,
-        Self::Usage,
-        Self::NoDaemon,
-        Self::NoSession,
-        Self::NotPermitted,
-        Self::Degraded,
-        Self::Protocol,
-        Self::NotAllowed,
-        Self::CannotExecute,
-        Self::CommandNotFound,
+    /// All codes in ascending order, with their descriptions in `reaperd --help`.
+    pub const ALL: [(Self, &str); 11] = [
+        (Self::Success, "Success"),
+        (Self::Failure, "The command failed"),
+        (Self::Usage, "Invalid command line"),
+        (Self::NoDaemon, "No daemon is listening on the socket"),
+        (Self::NoSession, "No such session"),
+        (Self::NotPermitted, "Permission denied"),
+        (
+            Self::Degraded,
+            "doctor --strict: a check gave a warning or failed",
+        ),
+        (Self::Protocol, "The daemon sent an unexpected response"),
+        (
+            Self::NotAllowed,
+            "The daemon does not serve this user, or belongs to a user that is not trusted",
+        ),
+        (Self::CannotExecute, "run: the command cannot be executed"),
+        (Self::CommandNotFound, "run: the command was not found"),
     ];
 
     /// The number that the process exits with.
     pub const fn number(self) -> u8 {
         self as u8
-    }
-
-    /// The description in `reaperd --help`.
-    pub const fn description(self) -> &'static str {
-        match self {
-            Self::Success => "Success",
-            Self::Failure => "The command failed",
-            Self::Usage => "Invalid command line",
-            Self::NoDaemon => "No daemon is listening on the socket",
-            Self::NoSession => "No such session",
-            Self::NotPermitted => "Permission denied",
-            Self::Degraded => "doctor --strict: a check gave a warning or failed",
-            Self::Protocol => "The daemon sent an unexpected response",
-            Self::NotAllowed => {
-                "The daemon does not serve this user, or belongs to a user that is not trusted"
-            }
-            Self::CannotExecute => "run: the command cannot be executed",
-            Self::CommandNotFound => "run: the command was not found",
-        }
     }
 }

@@ -104,7 +104,7 @@ pub(super) fn start_log(default_level: &str) {
 }
 
 /// The progress of a long command on standard output. Silent with `--json`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
     /// Whether the command prints JSON at the end instead.
     pub(super) json: bool,

@@ -127,7 +127,7 @@ impl Arguments {
         // Created first, because nothing may fail after the registration.
         let surroundings = Surroundings::of_this_process();
         let token_file = TokenFile::create(&surroundings, &session_id, &token)?;
-        let body = without_nulls(self.request_body(&session_id, &token, &token_file.path()));
+        let body = self.request_body(&session_id, &token, &token_file.path());
         let registering = client.post_if_answered("/v1/sessions/register", &body);
         let registered: Registered = runtime
             .block_on(registering)
@@ -157,7 +157,7 @@ impl Arguments {
             path.map(str::to_owned)
         };
         let cwd: Option<PathBuf> = std::env::current_dir().ok();
-        json!({
+        let mut body = json!({
             "token": token.reveal().as_str(),
             "session_id": session_id,
             "mesh": self.mesh,
@@ -169,7 +169,12 @@ impl Arguments {
             "ttl": "process",
             "token_file": sendable(token_file),
             "if_answered": true,
-        })
+        });
+        if let Value::Object(fields) = &mut body {
+            // A strict parser does not treat null as absent.
+            fields.retain(|_name, value| !value.is_null());
+        }
+        body
     }
 
     fn name(&self) -> String {
@@ -267,12 +272,4 @@ fn exists(command: &Path) -> bool {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(command).exists())
-}
-
-/// Removes null fields. A strict parser does not treat null as absent.
-fn without_nulls(mut body: Value) -> Value {
-    if let Value::Object(fields) = &mut body {
-        fields.retain(|_name, value| !value.is_null());
-    }
-    body
 }

@@ -10,8 +10,9 @@ use std::path::Path;
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::values::{self, SourceChoice};
+use super::values;
 use crate::daemon::descriptors;
+use crate::engine::Sources;
 use crate::testkit::conformance::{CASES, Harness, SourceSet};
 use crate::testkit::test_process;
 use report::{CaseResult, Outcome, Report};
@@ -21,7 +22,7 @@ pub(super) struct Arguments {
     /// Exit sources to test, one at a time: a comma-separated list of netlink, ebpf, pidfd, sweep;
     /// or auto, which tests every source that works and then all of them together
     #[arg(long, value_name = "LIST", default_value = "auto", value_parser = values::sources)]
-    sources: SourceChoice,
+    sources: Sources,
     /// Print one JSON object at the end
     #[arg(long)]
     json: bool,
@@ -41,8 +42,8 @@ impl Arguments {
         }
         report.finish().map_err(Failure::output)?;
         let untested = match self.sources {
-            SourceChoice::Auto => None,
-            SourceChoice::Only(_) => report.first_untested(),
+            Sources::Auto => None,
+            Sources::Only(_) => report.first_untested(),
         };
         if let Some((source, remedy)) = untested {
             let message = format!("{source} does not work here and was not tested");
@@ -59,8 +60,8 @@ impl Arguments {
 
     fn source_sets(&self) -> Vec<SourceSet> {
         match &self.sources {
-            SourceChoice::Auto => SourceSet::ALL.to_vec(),
-            SourceChoice::Only(sources) => sources.iter().copied().map(SourceSet::Alone).collect(),
+            Sources::Auto => SourceSet::ALL.to_vec(),
+            Sources::Only(sources) => sources.iter().copied().map(SourceSet::Alone).collect(),
         }
     }
 }
@@ -95,7 +96,7 @@ mod tests {
     #[test]
     fn named_sources_are_tested_alone_and_auto_tests_all() {
         let only = Arguments {
-            sources: SourceChoice::Only(vec![Source::Netlink, Source::Sweep]),
+            sources: Sources::only([Source::Netlink, Source::Sweep]),
             json: false,
         };
         assert_eq!(
@@ -106,7 +107,7 @@ mod tests {
             ]
         );
         let auto = Arguments {
-            sources: SourceChoice::Auto,
+            sources: Sources::Auto,
             json: false,
         };
         assert_eq!(auto.source_sets(), SourceSet::ALL);

@@ -25,16 +25,8 @@ pub(super) fn run(kind: Kind) -> Result<u8, Failure> {
 
 fn run_kind(kind: Kind) -> io::Result<u8> {
     match kind {
-        Kind::Exit { code } => {
-            ready()?;
-            wait_for_cue()?;
-            Ok(code)
-        }
-        Kind::Sleep => {
-            ready()?;
-            wait_for_cue()?;
-            Ok(0)
-        }
+        Kind::Exit { code } => exit_on_cue(code),
+        Kind::Sleep => exit_on_cue(0),
         Kind::SelfExec => {
             ready()?;
             wait_for_cue()?;
@@ -68,10 +60,9 @@ fn run_kind(kind: Kind) -> io::Result<u8> {
         Kind::Hog { megabytes } => {
             // Written, so that every page is allocated.
             let memory = vec![0xa5_u8; usize::try_from(megabytes).unwrap_or(0) << 20];
-            ready()?;
-            wait_for_cue()?;
+            let code = exit_on_cue(0);
             std::hint::black_box(memory);
-            Ok(0)
+            code
         }
     }
 }
@@ -131,8 +122,7 @@ fn tracer() -> io::Result<u8> {
     stop_traced(pid)?;
     wait_for_state(&format!("/proc/{pid}/stat"), &['t', 'T'])?;
     report("traced")?;
-    wait_for_cue()?;
-    Ok(0)
+    wait_for_cue().map(|()| 0)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -156,8 +146,7 @@ fn orphan() -> io::Result<u8> {
         thread::yield_now();
     }
     report("orphaned")?;
-    wait_for_cue()?;
-    Ok(0)
+    wait_for_cue().map(|()| 0)
 }
 
 /// After how many ended threads `churned` is reported.
@@ -182,9 +171,9 @@ fn churn(threads: u16) -> io::Result<u8> {
                 }
             }
         });
-        let cued = ready().and_then(|()| wait_for_cue());
+        let code = exit_on_cue(0);
         stop.store(true, Ordering::Relaxed);
-        cued.map(|()| 0)
+        code
     })
 }
 
@@ -197,6 +186,13 @@ fn own_program(arguments: &[&str]) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(arguments);
     Ok(command)
+}
+
+/// Reports that the process is ready, and returns its exit code on cue.
+fn exit_on_cue(code: u8) -> io::Result<u8> {
+    ready()?;
+    wait_for_cue()?;
+    Ok(code)
 }
 
 fn ready() -> io::Result<()> {

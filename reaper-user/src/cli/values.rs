@@ -1,58 +1,18 @@
 //! Parsers of option values. An invalid value is a usage error.
 
-use std::fmt;
 use std::time::Duration;
 
 use reaper_registry::Source;
 
 use crate::engine::Sources;
 
-/// The sources to use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SourceChoice {
-    /// All sources that work on this machine.
-    Auto,
-    /// Only these sources.
-    Only(Vec<Source>),
-}
-
-impl SourceChoice {
-    /// Whether the sweep is the only source.
-    pub fn is_sweep_alone(&self) -> bool {
-        matches!(self, Self::Only(sources) if sources.as_slice() == [Source::Sweep])
-    }
-}
-
-impl fmt::Display for SourceChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Only(sources) => {
-                let names: Vec<_> = sources.iter().map(|source| source.name()).collect();
-                f.write_str(&names.join(","))
-            }
-        }
-    }
-}
-
-impl From<SourceChoice> for Sources {
-    fn from(choice: SourceChoice) -> Self {
-        match choice {
-            SourceChoice::Auto => Self::default(),
-            SourceChoice::Only(sources) => Self::only(sources),
-        }
-    }
-}
-
 /// Parses `auto` or a comma-separated list of sources.
-pub(super) fn sources(text: &str) -> Result<SourceChoice, String> {
+pub(super) fn sources(text: &str) -> Result<Sources, String> {
     if text == "auto" {
-        return Ok(SourceChoice::Auto);
+        return Ok(Sources::Auto);
     }
-    let mut sources: Vec<Source> = text.split(',').map(source).collect::<Result<_, _>>()?;
-    sources.sort_unstable();
-    sources.dedup();
-    Ok(SourceChoice::Only(sources))
+    let sources = text.split(',').map(source).collect::<Result<_, _>>()?;
+    Ok(Sources::Only(sources))
 }
 
 /// Parses the name of one source.
@@ -142,14 +102,9 @@ mod tests {
 
     #[test]
     fn a_source_list_is_auto_or_source_names() {
-        assert_eq!(sources("auto"), Ok(SourceChoice::Auto));
-        let only = sources("sweep,netlink,sweep").unwrap();
-        assert_eq!(
-            only,
-            SourceChoice::Only(vec![Source::Netlink, Source::Sweep])
-        );
-        assert_eq!(only.to_string(), "netlink,sweep");
-        assert!(sources("sweep").unwrap().is_sweep_alone());
+        assert_eq!(sources("auto"), Ok(Sources::Auto));
+        let only = Sources::only([Source::Netlink, Source::Sweep]);
+        assert_eq!(sources("sweep,netlink,sweep"), Ok(only));
         for wrong in ["", "netlnik", "netlink,", "auto,sweep", "register"] {
             assert!(sources(wrong).is_err(), "{wrong:?}");
         }

@@ -13,6 +13,7 @@ use crate::watch::identity::{AlreadyGone, WatchError};
 use crate::watch::set::Watched;
 
 /// A session that is to be registered for a process.
+#[derive(Debug)]
 pub struct Registration {
     pub(crate) id: SessionId,
     pub(crate) token: Token,
@@ -67,16 +68,6 @@ impl Registration {
     pub fn ttl(mut self, ttl: Ttl) -> Self {
         self.ttl = ttl;
         self
-    }
-}
-
-impl fmt::Debug for Registration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registration")
-            .field("id", &self.id)
-            .field("pid", &self.pid)
-            .field("owner", &self.owner)
-            .finish_non_exhaustive()
     }
 }
 

@@ -87,11 +87,7 @@ impl Pass {
         // Processes whose pid seems to be reused. They are judged together, at the end.
         let mut replaced = Vec::new();
         let mut known_by_pid = 0;
-        let mut after = None;
-        loop {
-            let slice = watched.slice_after(after, SLICE);
-            let Some(last) = slice.last() else { break };
-            after = Some(last.id);
+        for slice in watched.slices(SLICE) {
             pass.checked += slice.len();
             let (pinned, weak): (Vec<_>, Vec<_>) = slice
                 .into_iter()
@@ -258,12 +254,11 @@ fn promote_some(watched: &WatchSet) {
     if budget.used() >= budget.limit() || watched.len() <= budget.used() {
         return;
     }
-    let mut after = None;
     let mut promoted = 0;
-    while promoted < MAX_PROMOTIONS {
-        let slice = watched.slice_after(after, SLICE);
-        let Some(last) = slice.last() else { return };
-        after = Some(last.id);
+    for slice in watched.slices(SLICE) {
         promoted += slice.iter().filter(|one| watched.promote(one)).count();
+        if promoted >= MAX_PROMOTIONS {
+            return;
+        }
     }
 }

@@ -13,13 +13,13 @@
 use netlink_packet_core::NetlinkBuffer;
 
 /// The offset of `proc_event.what` in a datagram; the socket filters read it.
-pub(crate) const WHAT_AT: u32 = 36;
+pub const WHAT_AT: u32 = 36;
 /// The offset of an EXIT's thread group in a datagram; the socket filters read it.
-pub(crate) const EXIT_TGID_AT: u32 = 56;
+pub const EXIT_TGID_AT: u32 = 56;
 /// `proc_event.what` of an acknowledgement.
-pub(crate) const WHAT_ACK: u32 = 0;
+pub const WHAT_ACK: u32 = 0;
 /// `proc_event.what` of an exit, and its bit in an event mask.
-pub(crate) const WHAT_EXIT: u32 = 0x8000_0000;
+pub const WHAT_EXIT: u32 = 0x8000_0000;
 
 const NETLINK_HEADER: usize = 16;
 const CONNECTOR_HEADER: usize = 20;
@@ -30,7 +30,7 @@ const MESSAGE_TYPE: u16 = 3;
 
 /// A request to the connector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Request {
+pub enum Request {
     /// `PROC_CN_MCAST_LISTEN`, in the four-byte form that every kernel accepts.
     Listen,
     /// `PROC_CN_MCAST_LISTEN` for these events only. Kernels before 6.6 ignore it silently, and no
@@ -42,7 +42,11 @@ pub(crate) enum Request {
 
 impl Request {
     /// Returns the datagram. The kernel acknowledges it with `ack + 1`.
-    pub(crate) fn encode(self, ack: u32) -> Vec<u8> {
+    ///
+    /// # Panics
+    ///
+    /// Never: a request is two words at most.
+    pub fn encode(self, ack: u32) -> Vec<u8> {
         let words: &[u32] = match self {
             Self::Listen => &[1],
             Self::ListenTo(mask) => &[1, mask],
@@ -102,25 +106,29 @@ pub struct Exit {
 
 /// Why a message was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Malformed {
+pub enum Malformed {
     #[error("the netlink header and the datagram disagree about its length")]
+    /// The start of the next message is unknown then.
     Length,
     #[error("netlink message type {0} is not the connector's")]
+    /// The message type.
     Type(u16),
     #[error("the message ends before its fields do")]
+    /// It is framed as a message of the connector.
     Truncated,
     #[error("connector channel {0}/{1} is not that of processes")]
+    /// `CN_IDX` and `CN_VAL`.
     Channel(u32, u32),
 }
 
 /// Returns the messages of one datagram, in order. Ends at a header with an invalid length, because
 /// the start of the next message is unknown then.
-pub(crate) fn decode(datagram: &[u8]) -> Messages<'_> {
+pub fn decode(datagram: &[u8]) -> Messages<'_> {
     Messages { rest: datagram }
 }
 
 /// See [`decode`].
-pub(crate) struct Messages<'a> {
+pub struct Messages<'a> {
     rest: &'a [u8],
 }
 

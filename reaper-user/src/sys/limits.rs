@@ -6,6 +6,8 @@ use std::io;
 
 use rustix::process::Rlimit;
 
+use super::check;
+
 /// Returns how many descriptors this process may have open.
 pub(crate) fn open_files() -> io::Result<Rlimit> {
     let mut limits = libc::rlimit {
@@ -13,9 +15,7 @@ pub(crate) fn open_files() -> io::Result<Rlimit> {
         rlim_max: 0,
     };
     // SAFETY: writes one structure, which is a local (getrlimit(2)).
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits) })?;
     Ok(Rlimit {
         current: unless_infinite(limits.rlim_cur),
         maximum: unless_infinite(limits.rlim_max),

@@ -17,6 +17,8 @@ use rustix::net::sockopt;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::check;
+
 /// Port 0 is the kernel.
 const KERNEL: u32 = 0;
 /// `CN_IDX_PROC` as a bit mask of groups.
@@ -151,14 +153,6 @@ impl AsFd for ConnectorSocket {
 
 fn socklen_len<T>(value: &T) -> socklen_t {
     socklen_t::try_from(size_of_val(value)).expect("socket options are small")
-}
-
-fn check(result: c_int) -> io::Result<()> {
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
 
 #[cfg(test)]

@@ -136,9 +136,7 @@ fn stat(pid: Pid) -> io::Result<ProcStat> {
             0,
         )
     };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    super::check(result)?;
     if size != size_of::<libc::kinfo_proc>() {
         return Err(io::ErrorKind::NotFound.into());
     }

@@ -20,7 +20,7 @@ const WAIT_STATUS: usize = 52 - 3;
 /// The line is not in the kernel's format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed stat line")]
-pub(crate) struct Malformed;
+pub struct Malformed;
 
 /// Returns whether the line is about this process or thread, which does not follow from the path. A
 /// look-up of `task/TID` during a worker's exec binds the path to the main thread
@@ -42,7 +42,7 @@ pub(crate) fn is_of(line: &[u8], id: Pid) -> bool {
 /// no other.
 ///
 /// [`fs/proc/array.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/proc/array.c
-pub(crate) fn stat(line: &[u8]) -> Result<ProcStat, Malformed> {
+pub fn stat(line: &[u8]) -> Result<ProcStat, Malformed> {
     let fields = fields(line)?;
     let flags = number(fields.clone().nth(FLAGS))?;
     let is_zombie = matches!(fields.clone().nth(STATE), Some(b"Z" | b"X" | b"x"));
@@ -70,7 +70,7 @@ pub(crate) fn awaits_reaping(line: &[u8]) -> Result<bool, Malformed> {
 
 /// Decodes the wait status, which is meaningful only once the process has ended. It reads as zero
 /// without permission.
-pub(crate) fn wait_status(line: &[u8]) -> Result<u32, Malformed> {
+pub fn wait_status(line: &[u8]) -> Result<u32, Malformed> {
     number(fields(line)?.nth(WAIT_STATUS))?
         .try_into()
         .map_err(|_too_large| Malformed)

@@ -4,7 +4,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_long};
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 use std::ptr;
 
 use reaper_registry::Pid;
@@ -28,7 +28,7 @@ struct CloneArgs {
 
 const _: () = assert!(size_of::<CloneArgs>() == 80);
 
-/// Starts `program` under this pid and returns its pidfd. The caller must wait for the child.
+/// Starts `program` under this pid. The caller must wait for the child.
 ///
 /// Needs `CAP_CHECKPOINT_RESTORE` (or `CAP_SYS_ADMIN`) in the user namespace of the pid namespace,
 /// and Linux 5.5. `EEXIST`: the pid is in use. `EPERM`: not permitted. The child has an empty
@@ -39,7 +39,7 @@ pub(crate) fn spawn_at_pid(
     arguments: &[CString],
     stdin: BorrowedFd<'_>,
     stdout: BorrowedFd<'_>,
-) -> io::Result<OwnedFd> {
+) -> io::Result<rustix::process::Pid> {
     // Everything that the child needs is prepared here, because it must not allocate: another
     // thread may have held the allocator's lock at the moment of the copy.
     let argv: Vec<*const c_char> = std::iter::once(program.as_ptr())
@@ -47,11 +47,8 @@ pub(crate) fn spawn_at_pid(
         .chain(std::iter::once(ptr::null()))
         .collect();
     let (stdin, stdout) = (stdin.as_raw_fd(), stdout.as_raw_fd());
-    let mut pidfd: RawFd = -1;
     let raw_pid = pid.as_raw();
     let mut request = CloneArgs {
-        flags: u64::from(libc::CLONE_PIDFD.cast_unsigned()),
-        pidfd: (&raw mut pidfd).addr() as u64,
         exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
         set_tid: (&raw const raw_pid).addr() as u64,
         set_tid_size: 1,
@@ -60,10 +57,7 @@ pub(crate) fn spawn_at_pid(
     match clone3(&mut request) {
         -1 => Err(io::Error::last_os_error()),
         0 => become_program(program, &argv, stdin, stdout),
-        _parent => {
-            // SAFETY: the kernel has just stored a new descriptor there, and no other code has it.
-            Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
-        }
+        _parent => Ok(rustix::process::Pid::from_raw(raw_pid).expect("a Pid is never zero")),
     }
 }
 

@@ -6,35 +6,27 @@ use std::ptr;
 
 use reaper_registry::Pid;
 
+use super::check;
+
 /// Makes the calling thread the tracer of this process, which is killed when the tracer ends.
 pub(crate) fn trace(pid: Pid) -> io::Result<()> {
     let no_address = ptr::null_mut::<libc::c_void>();
     // SAFETY: takes integers only; the address is ignored (ptrace(2), PTRACE_SEIZE).
-    let result = unsafe {
+    check(unsafe {
         libc::ptrace(
             libc::PTRACE_SEIZE,
             pid.as_raw(),
             no_address,
             libc::PTRACE_O_EXITKILL,
         )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    })
 }
 
 /// Stops a process that the calling thread traces.
 pub(crate) fn stop_traced(pid: Pid) -> io::Result<()> {
     let nothing = ptr::null_mut::<libc::c_void>();
     // SAFETY: takes integers only; address and data are ignored (ptrace(2), PTRACE_INTERRUPT).
-    let result = unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, pid.as_raw(), nothing, nothing) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    check(unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, pid.as_raw(), nothing, nothing) })
 }
 
 /// Ends only the calling thread: its group lives on, even if this was the main thread.

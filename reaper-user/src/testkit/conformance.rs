@@ -28,6 +28,10 @@ pub struct Case {
     run: fn(&Harness) -> Result<(), Fault>,
 }
 
+const fn case(name: &'static str, run: fn(&Harness) -> Result<(), Fault>) -> Case {
+    Case { name, run }
+}
+
 impl Case {
     /// Runs the case with the sources of this harness.
     pub fn run(&self, harness: &Harness) -> Result<(), Fault> {
@@ -94,68 +98,44 @@ impl SourceSet {
 
 /// All conformance cases.
 pub const CASES: [Case; 16] = [
-    Case {
-        name: "an_exit_is_reported_with_its_code",
-        run: endings::exit_code,
-    },
-    Case {
-        name: "a_kill_is_reported_with_its_signal",
-        run: endings::signal,
-    },
-    Case {
-        name: "two_hundred_deaths_at_once_are_all_reported",
-        run: endings::many_at_once,
-    },
-    Case {
-        name: "a_zombie_that_is_never_reaped_is_gone",
-        run: endings::zombie,
-    },
-    Case {
-        name: "a_process_ends_with_its_last_thread_not_with_its_leader",
-        run: survivors::leader_first,
-    },
-    Case {
-        name: "exec_by_a_worker_is_not_a_death",
-        run: survivors::worker_exec,
-    },
-    Case {
-        name: "exec_is_not_a_death",
-        run: survivors::self_exec,
-    },
-    Case {
-        name: "thread_exits_are_not_a_death",
-        run: survivors::thread_churn,
-    },
-    Case {
-        name: "the_death_of_a_parent_is_not_a_death_of_its_child",
-        run: survivors::parent_first,
-    },
-    Case {
-        name: "a_stopped_process_is_not_dead",
-        run: survivors::stopped,
-    },
-    Case {
-        name: "a_killed_process_is_gone_though_its_tracer_never_waits",
-        run: survivors::traced,
-    },
-    Case {
-        name: "a_process_that_has_ended_is_refused",
-        run: registration::ended_before,
-    },
-    Case {
-        name: "a_death_during_registration_is_not_missed",
-        run: registration::ends_during,
-    },
-    Case {
-        name: "every_watch_of_one_process_resolves",
-        run: registration::several_watches,
-    },
-    Case {
-        name: "a_pid_reused_later_is_another_process",
-        run: reuse::across_ticks,
-    },
-    Case {
-        name: "a_pid_reused_at_once_is_another_process",
-        run: reuse::within_a_tick,
-    },
+    case("an_exit_is_reported_with_its_code", endings::exit_code),
+    case("a_kill_is_reported_with_its_signal", endings::signal),
+    case(
+        "two_hundred_deaths_at_once_are_all_reported",
+        endings::many_at_once,
+    ),
+    case("a_zombie_that_is_never_reaped_is_gone", endings::zombie),
+    case(
+        "a_process_ends_with_its_last_thread_not_with_its_leader",
+        survivors::leader_first,
+    ),
+    case("exec_by_a_worker_is_not_a_death", survivors::worker_exec),
+    case("exec_is_not_a_death", survivors::self_exec),
+    case("thread_exits_are_not_a_death", survivors::thread_churn),
+    case(
+        "the_death_of_a_parent_is_not_a_death_of_its_child",
+        survivors::parent_first,
+    ),
+    case("a_stopped_process_is_not_dead", survivors::stopped),
+    case(
+        "a_killed_process_is_gone_though_its_tracer_never_waits",
+        survivors::traced,
+    ),
+    case(
+        "a_process_that_has_ended_is_refused",
+        registration::ended_before,
+    ),
+    case(
+        "a_death_during_registration_is_not_missed",
+        registration::ends_during,
+    ),
+    case(
+        "every_watch_of_one_process_resolves",
+        registration::several_watches,
+    ),
+    case("a_pid_reused_later_is_another_process", reuse::across_ticks),
+    case(
+        "a_pid_reused_at_once_is_another_process",
+        reuse::within_a_tick,
+    ),
 ];

@@ -38,6 +38,28 @@ struct FakeProcess {
     unread: Option<Unread>,
 }
 
+impl FakeProcess {
+    /// Leaves this many threads in the record.
+    fn end_main_thread(&mut self, threads: u32) {
+        self.stat.main_thread_ending = true;
+        self.stat.main_thread_ended = true;
+        self.stat.threads = threads;
+    }
+}
+
+impl State {
+    /// The record under this pid, unless reading records fails.
+    fn record(&self, pid: Pid) -> io::Result<&FakeProcess> {
+        refused(self.refusals.stat)?;
+        let index = self.by_pid.get(&pid).ok_or(Errno::NOENT)?;
+        Ok(&self.processes[*index])
+    }
+
+    fn behind(&self, descriptor: BorrowedFd<'_>) -> &FakeProcess {
+        &self.processes[self.by_descriptor[&descriptor.as_raw_fd()]]
+    }
+}
+
 /// Why the pidfd of a dead process is not readable.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unread {
@@ -95,11 +117,7 @@ impl FakeTable {
 
     /// Ends the main thread, while this many other threads continue.
     pub(crate) fn leader_leaves(&self, pid: Pid, workers: u32) {
-        self.change(pid, |process| {
-            process.stat.main_thread_ending = true;
-            process.stat.main_thread_ended = true;
-            process.stat.threads = workers + 1;
-        });
+        self.change(pid, |process| process.end_main_thread(workers + 1));
     }
 
     /// Makes the main thread start to exit. It does not end yet.
@@ -119,9 +137,7 @@ impl FakeTable {
     /// Ends all threads; the pidfd does not become readable.
     pub(crate) fn die_unread(&self, pid: Pid, why: Unread) {
         self.change(pid, |process| {
-            process.stat.main_thread_ending = true;
-            process.stat.main_thread_ended = true;
-            process.stat.threads = if why == Unread::Traced { 4 } else { 1 };
+            process.end_main_thread(if why == Unread::Traced { 4 } else { 1 });
             process.unread = Some(why);
         });
     }
@@ -139,9 +155,7 @@ impl FakeTable {
     /// Ends all threads. The process is a zombie until [`Self::reap`].
     pub(crate) fn die(&self, pid: Pid, wait_status: u32) {
         self.change(pid, |process| {
-            process.stat.main_thread_ending = true;
-            process.stat.main_thread_ended = true;
-            process.stat.threads = 1;
+            process.end_main_thread(1);
             process.wait_status = wait_status;
         });
     }
@@ -184,17 +198,12 @@ fn refused(errno: Option<Errno>) -> io::Result<()> {
 
 impl ProcessTable for FakeTable {
     fn stat(&self, pid: Pid) -> io::Result<ProcStat> {
-        let state = self.state();
-        refused(state.refusals.stat)?;
-        let index = state.by_pid.get(&pid).ok_or(Errno::NOENT)?;
-        Ok(state.processes[*index].stat)
+        self.state().record(pid).map(|process| process.stat)
     }
 
     fn every_thread_ended(&self, pid: Pid) -> io::Result<bool> {
         let state = self.state();
-        refused(state.refusals.stat)?;
-        let index = state.by_pid.get(&pid).ok_or(Errno::NOENT)?;
-        let process = &state.processes[*index];
+        let process = state.record(pid)?;
         Ok(process.unread.is_some() || process.stat.all_ended())
     }
 
@@ -223,7 +232,7 @@ impl ProcessTable for FakeTable {
     fn read_stat(&self, stat: BorrowedFd<'_>) -> io::Result<ProcStat> {
         let state = self.state();
         refused(state.refusals.stat)?;
-        let process = &state.processes[state.by_descriptor[&stat.as_raw_fd()]];
+        let process = state.behind(stat);
         if process.reaped {
             return Err(Errno::SRCH.into());
         }
@@ -241,7 +250,7 @@ impl ProcessTable for FakeTable {
         let is_false = state.false_polls > 0;
         state.false_polls = state.false_polls.saturating_sub(1);
         let ended = |fd: &BorrowedFd<'_>| {
-            let process = &state.processes[state.by_descriptor[&fd.as_raw_fd()]];
+            let process = state.behind(*fd);
             is_false || process.unread.is_none() && process.stat.all_ended()
         };
         Ok(pidfds.iter().map(ended).collect())
@@ -250,7 +259,7 @@ impl ProcessTable for FakeTable {
     fn pidfd_reaped(&self, pidfd: BorrowedFd<'_>) -> io::Result<bool> {
         let state = self.state();
         refused(state.refusals.pid_lookup)?;
-        Ok(state.processes[state.by_descriptor[&pidfd.as_raw_fd()]].reaped)
+        Ok(state.behind(pidfd).reaped)
     }
 
     fn pidfd_inode(&self, pidfd: BorrowedFd<'_>) -> Option<u64> {
@@ -265,12 +274,8 @@ impl ProcessTable for FakeTable {
         _pidfd: Option<BorrowedFd<'_>>,
     ) -> Option<u32> {
         let state = self.state();
-        if state.refusals.wait_status {
-            return None;
-        }
-        state
-            .by_pid
-            .get(&pid)
-            .map(|index| state.processes[*index].wait_status)
+        let index = state.by_pid.get(&pid);
+        let index = index.filter(|_| !state.refusals.wait_status)?;
+        Some(state.processes[*index].wait_status)
     }
 }

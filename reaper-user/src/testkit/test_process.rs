@@ -5,14 +5,16 @@
 //! started the test processes ends, they end.
 
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::Duration;
 
 use reaper_registry::{ExitStatus, Pid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::Signal;
+use rustix::process::{
+    Pid as RawPid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, waitid, waitpid,
+};
 
 use crate::clock::Deadline;
 
@@ -95,21 +97,15 @@ pub fn adopt_orphans() -> io::Result<()> {
 #[derive(Debug)]
 pub struct TestProcess {
     pid: Pid,
-    process: Process,
-    /// The pidfd of the test process, which may be a grandchild while `process` is our child.
+    /// Our child: the test process, or the parent of it.
+    child: RawPid,
+    /// Of the child, once it is reaped. From then on its pid may be another process's.
+    status: Option<ExitStatus>,
+    /// The pidfd of the test process.
     #[cfg(target_os = "linux")]
     handle: Option<rustix::fd::OwnedFd>,
     cues: io::PipeWriter,
     output: io::PipeReader,
-}
-
-/// The child to reap.
-#[derive(Debug)]
-enum Process {
-    Child(Child),
-    /// Started with a chosen pid. The pid is free once it is reaped.
-    #[cfg(target_os = "linux")]
-    Chosen(rustix::fd::OwnedFd),
 }
 
 impl TestProcess {
@@ -124,7 +120,7 @@ impl TestProcess {
             // Ctrl-C at the terminal must not end test processes: they end on cue.
             .process_group(0)
             .spawn()?;
-        Self::set_up(Process::Child(child), cues, output)
+        Self::set_up(RawPid::from_child(&child), cues, output)
     }
 
     /// Starts a test process with a chosen pid; see [`spawn_at_pid`](crate::sys::set_tid::spawn_at_pid).
@@ -142,7 +138,7 @@ impl TestProcess {
             .into_iter()
             .map(CString::new)
             .collect::<Result<_, _>>()?;
-        let pidfd = crate::sys::set_tid::spawn_at_pid(
+        let child = crate::sys::set_tid::spawn_at_pid(
             pid,
             &program,
             &arguments,
@@ -151,7 +147,7 @@ impl TestProcess {
         )?;
         // If these stayed open and the test process died early, reading its output would never end.
         drop((stdin, stdout));
-        Self::set_up(Process::Chosen(pidfd), cues, output)
+        Self::set_up(child, cues, output)
     }
 
     /// Starts a test process with a chosen pid. Waits if an unrelated process has the pid for a moment.
@@ -170,16 +166,17 @@ impl TestProcess {
         }
     }
 
-    fn set_up(process: Process, cues: io::PipeWriter, output: io::PipeReader) -> io::Result<Self> {
+    fn set_up(child: RawPid, cues: io::PipeWriter, output: io::PipeReader) -> io::Result<Self> {
         let mut test_process = Self {
             pid: Pid::try_from(std::process::id()).map_err(io::Error::other)?,
-            process,
+            child,
+            status: None,
             #[cfg(target_os = "linux")]
             handle: None,
             cues,
             output,
         };
-        // Until its pid is known, `drop` uses `process` only.
+        // Until its pid is known, `drop` uses `child` only.
         let line = test_process.read_line()?;
         let pid = line
             .strip_prefix("ready ")
@@ -190,7 +187,7 @@ impl TestProcess {
             ))
         })?;
         #[cfg(target_os = "linux")]
-        if let Some(pid) = rustix::process::Pid::from_raw(test_process.pid.as_raw()) {
+        if let Some(pid) = RawPid::from_raw(test_process.pid.as_raw()) {
             // Before Linux 5.3 there is no pidfd, and signals use the pid.
             test_process.handle =
                 rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok();
@@ -254,9 +251,8 @@ impl TestProcess {
         if let Some(handle) = &self.handle {
             return Ok(rustix::process::pidfd_send_signal(handle, signal)?);
         }
-        let pid = rustix::process::Pid::from_raw(self.pid.as_raw())
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        Ok(rustix::process::kill_process(pid, signal)?)
+        let pid = RawPid::from_raw(self.pid.as_raw()).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(kill_process(pid, signal)?)
     }
 
     /// Waits until our child has ended, reaps it and returns its status. For [`Kind::ParentFirst`] the child
@@ -274,40 +270,19 @@ impl TestProcess {
 
     /// Waits until our child has ended, without reaping it.
     pub fn wait_unreaped(&self) -> io::Result<()> {
-        use rustix::process::{WaitId, WaitIdOptions, waitid};
-        let id = match &self.process {
-            Process::Child(child) => WaitId::Pid(rustix::process::Pid::from_child(child)),
-            #[cfg(target_os = "linux")]
-            Process::Chosen(pidfd) => WaitId::PidFd(std::os::fd::AsFd::as_fd(pidfd)),
-        };
-        waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(self.child), options)?;
         Ok(())
     }
 
     /// Reaps our child if it has ended.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        match &mut self.process {
-            Process::Child(child) => Ok(child
-                .try_wait()?
-                .map(|status| ExitStatus::from_wait_status(status.into_raw().cast_unsigned()))),
-            #[cfg(target_os = "linux")]
-            Process::Chosen(pidfd) => {
-                use rustix::process::{WaitId, WaitIdOptions, waitid};
-                let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-                let status = waitid(WaitId::PidFd(std::os::fd::AsFd::as_fd(pidfd)), options)?;
-                Ok(status.map(|status| {
-                    let byte =
-                        |value: Option<i32>| value.and_then(|value| u8::try_from(value).ok());
-                    match byte(status.terminating_signal()) {
-                        Some(signal) => ExitStatus::Signal {
-                            signal,
-                            core: status.dumped(),
-                        },
-                        None => ExitStatus::Code(byte(status.exit_status()).unwrap_or_default()),
-                    }
-                }))
-            }
+        if self.status.is_none() {
+            let ended = waitpid(Some(self.child), WaitOptions::NOHANG)?;
+            self.status = ended
+                .map(|(_, status)| ExitStatus::from_wait_status(status.as_raw().cast_unsigned()));
         }
+        Ok(self.status)
     }
 }
 
@@ -318,30 +293,17 @@ impl Drop for TestProcess {
         if let Some(handle) = &self.handle {
             rustix::process::pidfd_send_signal(handle, Signal::KILL).unwrap_or_default();
         }
-        match &mut self.process {
-            Process::Child(child) => {
-                child.kill().unwrap_or_default();
-                child.wait().map(drop).unwrap_or_default();
-            }
-            #[cfg(target_os = "linux")]
-            Process::Chosen(pidfd) => {
-                rustix::process::pidfd_send_signal(&*pidfd, Signal::KILL).unwrap_or_default();
-                reap(pidfd);
-            }
+        if self.status.is_none() {
+            kill_process(self.child, Signal::KILL).unwrap_or_default();
+            let reaped = waitpid(Some(self.child), WaitOptions::empty());
+            reaped.map(drop).unwrap_or_default();
         }
         #[cfg(target_os = "linux")]
         if let Some(handle) = &self.handle {
             // Reaps an orphan that we adopted. Fails if it was reaped or is not our child, which is fine.
-            reap(handle);
+            let orphan = WaitId::PidFd(std::os::fd::AsFd::as_fd(handle));
+            let reaped = waitid(orphan, WaitIdOptions::EXITED);
+            reaped.map(drop).unwrap_or_default();
         }
     }
-}
-
-#[cfg(target_os = "linux")]
-fn reap(pidfd: &rustix::fd::OwnedFd) {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    let this = WaitId::PidFd(std::os::fd::AsFd::as_fd(pidfd));
-    waitid(this, WaitIdOptions::EXITED)
-        .map(drop)
-        .unwrap_or_default();
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::clock::monotonic_ns;
 use crate::watch::hint::{Hint, HintReceiver, HintSender, WaitStatus};
-use crate::watch::set::{WatchSet, Watched};
+use crate::watch::set::WatchSet;
 use crate::watch::status::StatusBoard;
 use crate::watch::verdict::{GroupDead, Verdict};
 
@@ -157,15 +157,6 @@ impl Suspect {
 }
 
 impl<C: Commit> ReapLoop<C> {
-    fn new(watched: Arc<WatchSet>, board: StatusBoard, commit: Arc<C>) -> Self {
-        Self {
-            watched,
-            board,
-            commit,
-            suspects: HashMap::new(),
-        }
-    }
-
     /// Runs until every sender of hints is dropped.
     async fn run(mut self, hints: &mut HintReceiver) {
         let mut batch = Vec::with_capacity(BATCH);
@@ -257,7 +248,7 @@ impl<C: Commit> ReapLoop<C> {
                     exit: suspect
                         .exit
                         .of_process
-                        .or_else(|| self.kept_status(&watched))
+                        .or_else(|| watched.exit(self.watched.table.as_ref()))
                         .or_else(|| suspect.exit.of_last_thread()),
                     detection: suspect.died_at_ns.map(|died_at_ns| {
                         Duration::from_nanos(monotonic_ns().saturating_sub(died_at_ns))
@@ -272,17 +263,6 @@ impl<C: Commit> ReapLoop<C> {
         if suspect.reschedule() {
             self.suspects.insert(process, suspect);
         }
-    }
-
-    /// Returns the status that the system still has: that of the process, where events have those
-    /// of threads.
-    fn kept_status(&self, watched: &Watched) -> Option<Exit> {
-        watched
-            .wait_status(self.watched.table.as_ref())
-            .map(|raw| Exit {
-                status: ExitStatus::from_wait_status(raw),
-                from: Source::Pidfd,
-            })
     }
 
     fn next_recheck(&self) -> Option<Instant> {
@@ -315,7 +295,12 @@ pub(crate) async fn supervise<C: Commit>(
     let commit = Arc::new(commit);
     let receiver = Arc::new(Mutex::new(receiver));
     let run = || {
-        let reap_loop = ReapLoop::new(watched.clone(), board.clone(), commit.clone());
+        let reap_loop = ReapLoop {
+            watched: watched.clone(),
+            board: board.clone(),
+            commit: commit.clone(),
+            suspects: HashMap::new(),
+        };
         let receiver = receiver.clone();
         async move { reap_loop.run(&mut *receiver.lock().await).await }
     };

@@ -25,7 +25,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use reaper_registry::{BootTime, Pid, ProcessId, Source, StartTime};
+use reaper_registry::{BootTime, Exit, ExitStatus, Pid, ProcessId, Source, StartTime};
 
 use crate::sys::process_table::ProcessTable;
 use crate::watch::fd_budget::FdBudget;
@@ -90,9 +90,14 @@ impl Watched {
         self.identity().strength()
     }
 
-    /// Returns the wait status if the system still has it.
-    pub(crate) fn wait_status(&self, table: &dyn ProcessTable) -> Option<u32> {
-        self.identity().wait_status(table)
+    /// Returns the exit status that the system still has: that of the process, where events have
+    /// those of threads.
+    pub(crate) fn exit(&self, table: &dyn ProcessTable) -> Option<Exit> {
+        let status = self.identity().wait_status(table)?;
+        Some(Exit {
+            status: ExitStatus::from_wait_status(status),
+            from: Source::Pidfd,
+        })
     }
 
     pub(crate) fn identity(&self) -> RwLockReadGuard<'_, Identity> {
@@ -197,11 +202,15 @@ impl WatchSet {
             watched
         };
         self.for_each_arm(|arm| arm.arm(&watched));
-        Ok(WatchGuard {
+        Ok(self.guard(watched))
+    }
+
+    fn guard(self: &Arc<Self>, watched: Arc<Watched>) -> WatchGuard {
+        WatchGuard {
             set: self.clone(),
             watched,
             detached: false,
-        })
+        }
     }
 
     /// Adds a reference to the entry of this pid if its process is alive. Otherwise sends a hint:
@@ -216,11 +225,7 @@ impl WatchSet {
             if let Some(entry) = entries.by_id.get_mut(&watched.id) {
                 entry.references += 1;
                 drop(entries);
-                return Some(WatchGuard {
-                    set: self.clone(),
-                    watched,
-                    detached: false,
-                });
+                return Some(self.guard(watched));
             }
         }
         None
@@ -250,10 +255,8 @@ impl WatchSet {
 
     /// Returns the entry, if it is still watched.
     pub(crate) fn get(&self, id: ProcessId) -> Option<Arc<Watched>> {
-        self.entries()
-            .by_id
-            .get(&id)
-            .map(|entry| entry.watched.clone())
+        let entries = self.entries();
+        Some(entries.by_id.get(&id)?.watched.clone())
     }
 
     /// Returns the entries under this pid: mostly one, two while a dead process's pid is reused.
@@ -276,10 +279,18 @@ impl WatchSet {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let entries = self.entries();
         let range = entries.by_id.range((from, Bound::Unbounded));
-        range
-            .take(count)
-            .map(|(_, entry)| entry.watched.clone())
-            .collect()
+        let slice = range.take(count);
+        slice.map(|(_, entry)| entry.watched.clone()).collect()
+    }
+
+    /// Returns all entries, this many at a time.
+    pub(crate) fn slices(&self, count: usize) -> impl Iterator<Item = Vec<Arc<Watched>>> {
+        let mut after = None;
+        std::iter::from_fn(move || {
+            let slice = self.slice_after(after, count);
+            after = Some(slice.last()?.id);
+            Some(slice)
+        })
     }
 
     /// Returns how many processes are watched.
@@ -331,14 +342,8 @@ impl WatchSet {
             key
         };
         // Added first, then armed for all entries. An entry of the time between is armed twice.
-        let mut after = None;
-        loop {
-            let slice = self.slice_after(after, 1_000);
-            let Some(last) = slice.last() else { break };
-            after = Some(last.id);
-            for watched in &slice {
-                self.arm_if_watched(arm.as_ref(), watched);
-            }
+        for watched in self.slices(1_000).flatten() {
+            self.arm_if_watched(arm.as_ref(), &watched);
         }
         Attachment {
             set: self.clone(),

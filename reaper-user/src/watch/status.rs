@@ -180,17 +180,17 @@ impl Reporter {
 
     /// Reports that it works.
     pub(crate) fn up(&self, detail: impl Into<String>) {
-        self.report(SourceHealth::Up, "", "", Some(detail.into()));
+        self.report(SourceHealth::Up, "", "", detail.into());
     }
 
     /// Reports that it works with a limit.
     pub(crate) fn degraded(&self, reason: &str, remedy: &str, detail: impl Into<String>) {
-        self.report(SourceHealth::Degraded, reason, remedy, Some(detail.into()));
+        self.report(SourceHealth::Degraded, reason, remedy, detail.into());
     }
 
     /// Reports that it does not work. This clears the detail.
     pub(crate) fn down(&self, reason: &str, remedy: &str) {
-        self.report(SourceHealth::Down, reason, remedy, Some(String::new()));
+        self.report(SourceHealth::Down, reason, remedy, String::new());
     }
 
     /// Returns whether it last reported that it works, with or without limits.
@@ -204,15 +204,13 @@ impl Reporter {
             .update(self.source, |status| status.lost += events);
     }
 
-    fn report(&self, health: SourceHealth, reason: &str, remedy: &str, detail: Option<String>) {
+    fn report(&self, health: SourceHealth, reason: &str, remedy: &str, detail: String) {
         self.board.update(self.source, |status| {
             status.health = Some(health);
             status.has_worked |= health != SourceHealth::Down;
             reason.clone_into(&mut status.reason);
             remedy.clone_into(&mut status.remedy);
-            if let Some(detail) = detail {
-                status.detail = detail;
-            }
+            status.detail = detail;
         });
     }
 }

@@ -72,23 +72,22 @@ fn the_end_of_a_replaced_process_does_not_remove_the_new_session() {
 
 #[test]
 fn hooks_run_on_the_calling_thread_before_the_call_returns_and_see_the_change() {
-    let handle = std::sync::Arc::new(std::sync::OnceLock::<Registry>::new());
-    let (on_register, on_deregister) = (handle.clone(), handle.clone());
     let test = std::thread::current().id();
-    let registry = builder()
-        .on_register(move |session| {
-            assert_eq!(std::thread::current().id(), test);
-            let found = on_register.get().unwrap().resolve(&token(1), at(1));
-            assert_eq!(found.unwrap().entry, session.entry);
-        })
-        .on_deregister(move |session, _| {
-            assert_eq!(std::thread::current().id(), test);
-            let registry = on_deregister.get().unwrap();
-            assert!(registry.resolve(&token(1), at(1)).is_none());
-            assert!(!has_secret(session));
-        })
-        .build();
-    assert!(handle.set(registry.clone()).is_ok());
+    let registry = with_handle_in_hooks(|on_register| {
+        let on_deregister = on_register.clone();
+        builder()
+            .on_register(move |session| {
+                assert_eq!(std::thread::current().id(), test);
+                let found = on_register.get().unwrap().resolve(&token(1), at(1));
+                assert_eq!(found.unwrap().entry, session.entry);
+            })
+            .on_deregister(move |session, _| {
+                assert_eq!(std::thread::current().id(), test);
+                let registry = on_deregister.get().unwrap();
+                assert!(registry.resolve(&token(1), at(1)).is_none());
+                assert!(!has_secret(session));
+            })
+    });
     put(&registry, "a", 1, at(1));
     registry.deregister(&token(1), at(1));
     assert_eq!(registry.hook_panics(), 0, "no assertion in a hook failed");

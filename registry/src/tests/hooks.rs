@@ -1,21 +1,11 @@
 //! Hooks: their order, and the effects of hooks that block or panic.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use super::support::*;
 use crate::hooks::MAX_WAITING;
 use crate::*;
-
-/// Builds a registry whose hooks have a handle to it.
-fn with_handle_in_hooks(
-    build: impl FnOnce(Arc<OnceLock<Registry>>) -> RegistryBuilder,
-) -> Registry {
-    let handle = Arc::new(OnceLock::new());
-    let registry = build(handle.clone()).build();
-    assert!(handle.set(registry.clone()).is_ok());
-    registry
-}
 
 /// Makes a hook report that it was entered and wait until it is released.
 struct Latch {

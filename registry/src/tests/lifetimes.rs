@@ -80,14 +80,8 @@ fn sessions_expire_in_the_order_of_their_last_moments() {
         0,
         "as long as its process"
     );
+    assert!(registry.resolve(&token(5), at_nanos(u64::MAX)).is_some());
     assert_eq!(registry.remove_process(ProcessId(1), DEATH, at(101)), 1);
-}
-
-#[test]
-fn a_session_without_a_limit_never_expires() {
-    let registry = builder().ttl(SECOND).build();
-    put_for(&registry, "a", 1, Ttl::Process);
-    assert!(registry.resolve(&token(1), at_nanos(u64::MAX)).is_some());
 }
 
 #[test]

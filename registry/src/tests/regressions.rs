@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::support::*;
@@ -53,14 +52,14 @@ fn a_borrowed_secret_key_does_not_delay_a_removal() {
 #[test]
 fn on_event_runs_without_a_lock_and_its_panic_is_caught() {
     let (woken, wakes) = channel();
-    let handle = Arc::new(OnceLock::<Registry>::new());
-    let inner = handle.clone();
-    let (registry, hook_log) = logged(builder().on_event(move || {
-        // Deadlocks if the table is locked.
-        woken.send(inner.get().map(Registry::len)).unwrap();
-        panic!("a bad wake-up");
-    }));
-    assert!(handle.set(registry.clone()).is_ok());
+    let hook_log = HookLog::default();
+    let registry = with_handle_in_hooks(|handle| {
+        hook_log.attach(builder()).on_event(move || {
+            // Deadlocks if the table is locked.
+            woken.send(handle.get().map(Registry::len)).unwrap();
+            panic!("a bad wake-up");
+        })
+    });
     within_deadline("a wake-up that looks at the registry", move || {
         put(&registry, "a", 1, at(1));
         put(&registry, "b", 2, at(1));

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use crate::*;
@@ -29,6 +29,16 @@ pub(super) fn registry() -> Registry {
 pub(super) fn logged(builder: RegistryBuilder) -> (Registry, HookLog) {
     let hook_log = HookLog::default();
     (hook_log.attach(builder).build(), hook_log)
+}
+
+/// Builds a registry whose hooks have a handle to it.
+pub(super) fn with_handle_in_hooks(
+    build: impl FnOnce(Arc<OnceLock<Registry>>) -> RegistryBuilder,
+) -> Registry {
+    let handle = Arc::new(OnceLock::new());
+    let registry = build(handle.clone()).build();
+    assert!(handle.set(registry.clone()).is_ok());
+    registry
 }
 
 /// This many seconds after boot. The wall clock runs backwards, which must have no effect.

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use reaper_tests::daemon::{Launch, TestDaemon};
+use reaper_tests::raw_http;
 use reaperd::testkit::clock::monotonic_ns;
 
 use crate::measure::Usage;
@@ -164,10 +165,8 @@ pub(crate) fn registration(pid: u32, id: &str, token: &str) -> String {
 
 /// One GET on a new connection.
 pub(crate) fn get(socket: &Path, target: &str) -> io::Result<String> {
-    exchange(
-        socket,
-        &format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
-    )
+    let request = raw_http::request(&format!("GET {target}"), "", "");
+    exchange(socket, &request)
 }
 
 /// One request; returns the beginning of its response.

@@ -17,13 +17,15 @@ const IDS: usize = 1_000;
 /// starts a `ps` for each.
 const ORIGIN_REGISTERS: f64 = 425.0;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Request {
+    #[default]
     Me,
     Register,
 }
 
 /// One server under one kind of load.
+#[derive(Default)]
 struct Cell {
     request: Request,
     connections: usize,
@@ -38,10 +40,7 @@ impl Cell {
         Self {
             request,
             connections,
-            per_second: Readings::default(),
-            p50: Readings::default(),
-            p99: Readings::default(),
-            cpu: Readings::default(),
+            ..Self::default()
         }
     }
 

@@ -15,10 +15,6 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    pub(crate) const fn of(met: bool) -> Self {
-        if met { Self::Met } else { Self::Missed }
-    }
-
     const fn text(self) -> &'static str {
         match self {
             Self::Met => "met",
@@ -64,7 +60,7 @@ impl Row {
 
     pub(crate) fn target(mut self, target: &'static str, met: bool) -> Self {
         self.target = target;
-        self.verdict = Verdict::of(met);
+        self.verdict = if met { Verdict::Met } else { Verdict::Missed };
         self
     }
 

@@ -21,14 +21,16 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// Two canaries of each source.
 const IDLE: Duration = Duration::from_secs(4);
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 enum Host {
+    #[default]
     Without,
     Root(&'static str),
     Unprivileged(&'static str),
 }
 
 /// One kind of host over all rounds.
+#[derive(Default)]
 struct Case {
     name: &'static str,
     host: Host,
@@ -48,13 +50,7 @@ impl Case {
         Self {
             name,
             host,
-            filter: String::new(),
-            idle: (0.0, 0.0),
-            per_second: Readings::default(),
-            storm_cpu: Readings::default(),
-            wakeups: Readings::default(),
-            share: Readings::default(),
-            daemon_ms: Readings::default(),
+            ..Self::default()
         }
     }
 

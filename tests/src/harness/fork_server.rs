@@ -14,11 +14,14 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use reaper_registry::Token;
-use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use pid_owners::Session;
 
 pub use commands::run;
-pub use kind::{Kind, Unknown};
+pub use kind::Kind;
 pub use pid_owners::Response;
 
 /// The argument that makes a fork server keep zombies until [`ForkServer::reap`]. Otherwise the kernel
@@ -31,7 +34,10 @@ pub const CUE: Signal = Signal::USR1;
 pub const LAST_CUE: Signal = Signal::USR2;
 
 /// A pid whose first process has ended and whose second one is running.
+#[derive(Deserialize, Serialize)]
 pub struct PidReuse {
+    /// Not in the daemon's response.
+    #[serde(default)]
     pub pid: u32,
     /// The start time of the first one in ticks, from the daemon's response.
     pub start_time: u64,
@@ -66,23 +72,22 @@ impl ForkServer {
     /// [`Kind::ParentFirst`] is two: the parent, then the child. So is each of the kinds with a tracer,
     /// which comes first.
     pub fn start(&mut self, count: usize, kind: Kind) -> io::Result<Vec<u32>> {
-        writeln!(self.commands, "start {count} {kind}")?;
+        self.send(&commands::Command::Start { count, kind })?;
         let mut pids = Vec::with_capacity(count);
         for _ in 0..count {
-            pids.extend(self.numbers()?);
+            pids.extend(self.reply::<Vec<u32>>()?);
         }
         Ok(pids)
     }
 
     /// As above, for a single process.
     pub fn start_one(&mut self, kind: Kind) -> io::Result<u32> {
-        writeln!(self.commands, "start 1 {kind}")?;
-        self.number()
+        Ok(self.start(1, kind)?[0])
     }
 
     /// Starts a process just after a tick of the clock of start times, registers it as this session,
     /// kills and reaps it, and starts an idle process under its pid so many ticks later. Fails with
-    /// [`Errno::EXIST`] if an unrelated process has taken the pid.
+    /// [`rustix::io::Errno::EXIST`] if an unrelated process has taken the pid.
     ///
     /// Needs a fork server with [`KEEP_ZOMBIES`], and the right to choose pids; see
     /// [`crate::sys::Forker::fork_still`].
@@ -93,24 +98,8 @@ impl ForkServer {
         session: &str,
         ticks: u32,
     ) -> io::Result<PidReuse> {
-        let (socket, token) = (socket.display(), token.reveal());
-        writeln!(
-            self.commands,
-            "reuse-pid {ticks} {socket} {} {session}",
-            &*token
-        )?;
-        let reply = self.reply()?;
-        let mut fields = reply.split_whitespace();
-        let mut field = || {
-            fields
-                .next()
-                .ok_or_else(|| io::Error::other("too few fields"))
-        };
-        Ok(PidReuse {
-            pid: field()?.parse().map_err(io::Error::other)?,
-            start_time: field()?.parse().map_err(io::Error::other)?,
-            identity: field()?.trim_matches('"').to_owned(),
-        })
+        let session = Session::new(socket, token, session);
+        self.ask(&commands::Command::ReusePid { session, ticks })
     }
 
     /// Starts an idle process, under this pid if one is given, and registers it as this session;
@@ -122,21 +111,14 @@ impl ForkServer {
         token: &Token,
         session: &str,
     ) -> io::Result<(u32, Response)> {
-        let (socket, token) = (socket.display(), token.reveal());
-        let pid = pid.unwrap_or(0);
-        writeln!(
-            self.commands,
-            "start-registered {pid} {socket} {} {session}",
-            &*token
-        )?;
-        self.reply_about_one()
+        let session = Session::new(socket, token, session);
+        self.ask(&commands::Command::StartRegistered { session, pid })
     }
 
     /// Registers a process as the first of two sessions. Then, while the daemon is stopped, kills it and
     /// starts another under its pid, which is registered as the second session. The daemon receives the
-    /// hint of the death and the registration together. Session names must not contain blanks. Fails
-    /// with [`Errno::EXIST`] if another process has taken the pid. Needs [`KEEP_ZOMBIES`], and the right
-    /// to choose pids.
+    /// hint of the death and the registration together. Fails with [`rustix::io::Errno::EXIST`] if another
+    /// process has taken the pid. Needs [`KEEP_ZOMBIES`], and the right to choose pids.
     pub fn replace(
         &mut self,
         daemon: u32,
@@ -144,70 +126,39 @@ impl ForkServer {
         tokens: [&Token; 2],
         sessions: [&str; 2],
     ) -> io::Result<(u32, [Response; 2])> {
-        let socket = socket.display();
-        let [first, second] = tokens.map(Token::reveal);
-        let [session, successor] = sessions;
-        writeln!(
-            self.commands,
-            "replace {daemon} {socket} {} {} {session} {successor}",
-            &*first, &*second
-        )?;
-        let (pid, first) = self.reply_about_one()?;
-        let second = Response::parse(self.reply()?.trim())?;
-        Ok((pid, [first, second]))
-    }
-
-    fn reply_about_one(&mut self) -> io::Result<(u32, Response)> {
-        let line = self.reply()?;
-        let (pid, response) = line
-            .trim()
-            .split_once(' ')
-            .ok_or(io::ErrorKind::InvalidData)?;
-        Ok((
-            pid.parse().map_err(io::Error::other)?,
-            Response::parse(response)?,
-        ))
+        let session = |at: usize| Session::new(socket, tokens[at], sessions[at]);
+        let sessions = [session(0), session(1)];
+        self.ask(&commands::Command::Replace { sessions, daemon })
     }
 
     /// Kills and reaps an idle process, by its pid in the fork server's namespace; returns its wait
     /// status.
     pub fn end(&mut self, pid: u32) -> io::Result<u32> {
-        writeln!(self.commands, "end {pid}")?;
-        self.number()
+        self.ask(&commands::Command::End(pid))
     }
 
     /// Waits until this process has ended and reaps it; returns its wait status. Needs
     /// [`KEEP_ZOMBIES`].
     pub fn reap(&mut self, pid: u32) -> io::Result<u32> {
-        writeln!(self.commands, "reap {pid}")?;
-        self.number()
+        self.ask(&commands::Command::Reap(pid))
     }
 
-    fn number(&mut self) -> io::Result<u32> {
-        let numbers = self.numbers()?;
-        numbers
-            .first()
-            .copied()
-            .ok_or_else(|| io::Error::other("the fork server sent an empty line"))
+    fn ask<T: DeserializeOwned>(&mut self, command: &commands::Command) -> io::Result<T> {
+        self.send(command)?;
+        let result: Result<T, i32> = self.reply()?;
+        result.map_err(io::Error::from_raw_os_error)
     }
 
-    fn numbers(&mut self) -> io::Result<Vec<u32>> {
-        self.reply()?
-            .split_whitespace()
-            .map(|number| number.parse().map_err(io::Error::other))
-            .collect()
+    fn send(&mut self, command: &commands::Command) -> io::Result<()> {
+        writeln!(self.commands, "{}", serde_json::to_string(command)?)
     }
 
-    fn reply(&mut self) -> io::Result<String> {
+    fn reply<T: DeserializeOwned>(&mut self) -> io::Result<T> {
         let mut line = String::new();
         if self.replies.read_line(&mut line)? == 0 {
             return Err(io::Error::other("the fork server has ended"));
         }
-        let Some(error) = line.strip_prefix("error ") else {
-            return Ok(line);
-        };
-        let errno = error.trim().parse().map_err(io::Error::other)?;
-        Err(Errno::from_raw_os_error(errno).into())
+        Ok(serde_json::from_str(&line)?)
     }
 }
 

@@ -70,17 +70,15 @@ impl Reader {
 
     /// The binary has ended in this way: every test without a verdict has failed.
     pub fn finish(mut self, ended: &str) -> Vec<Event> {
-        let mut events = Vec::new();
-        if let Some(name) = self.pending.take() {
-            self.waiting.remove(&name);
-            let why = format!("the test binary ended during this test: {ended}");
-            events.push(Event::Finished(name, Verdict::Failed(why)));
-        }
-        for name in self.waiting {
-            let why = format!("the test binary ended before this test: {ended}");
-            events.push(Event::Finished(name, Verdict::Failed(why)));
-        }
-        events
+        let failed = |when: &str, name: String| {
+            let why = format!("the test binary ended {when} this test: {ended}");
+            Event::Finished(name, Verdict::Failed(why))
+        };
+        let pending = self.pending.take();
+        self.waiting.retain(|name| Some(name) != pending.as_ref());
+        let during = pending.into_iter().map(|name| failed("during", name));
+        let before = self.waiting.into_iter().map(|name| failed("before", name));
+        during.chain(before).collect()
     }
 
     fn line(&mut self, line: &str, events: &mut Vec<Event>) {

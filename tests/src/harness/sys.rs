@@ -94,14 +94,14 @@ impl Forker {
     ///
     /// It shares our memory, which it does not touch. So nothing is copied and nothing is torn down: no
     /// process starts and ends faster.
-    pub fn fork_still(&self, pid: Option<Pid>) -> io::Result<u32> {
+    pub fn fork_still(&self, pid: Option<u32>) -> io::Result<u32> {
         /// `CLONE_ARGS_SIZE_VER1` of include/uapi/linux/sched.h, in words.
         const WORDS: usize = 10;
         const FLAGS: usize = 0;
         const EXIT_SIGNAL: usize = 4;
         const SET_TID: usize = 8;
         const SET_TID_SIZE: usize = 9;
-        let chosen = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
+        let chosen = pid.unwrap_or(0).cast_signed();
         let mut request = [0_u64; WORDS];
         request[FLAGS] = u64::from(libc::CLONE_VM.cast_unsigned());
         request[EXIT_SIGNAL] = u64::from(libc::SIGCHLD.cast_unsigned());

@@ -9,6 +9,9 @@ use std::str::FromStr;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{Gid, Uid, WaitOptions, wait};
 use rustix::thread::{CapabilitySet, CapabilitySets};
+use serde::Deserialize;
+use serde::de::IntoDeserializer as _;
+use serde::de::value::StrDeserializer;
 
 use super::context;
 use crate::sys;
@@ -18,7 +21,8 @@ use crate::time_namespace::Offsets;
 const UID_NOBODY: u32 = 65534;
 
 /// What a test binary may do and see.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
 pub enum Role {
     Root,
     NetAdmin,
@@ -41,22 +45,8 @@ impl FromStr for Role {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        Ok(match name {
-            "root" => Self::Root,
-            "net-admin" => Self::NetAdmin,
-            "bpf" => Self::Bpf,
-            "none" => Self::None,
-            "pidns" => Self::Pidns,
-            "pidns-inner" => Self::PidnsInner,
-            "netns" => Self::Netns,
-            "hidepid" => Self::Hidepid,
-            "no-tracefs" => Self::NoTracefs,
-            "timens-minus" => Self::TimensMinus,
-            "timens-plus" => Self::TimensPlus,
-            "foreign-proc" => Self::ForeignProc,
-            "foreign-proc-inner" => Self::ForeignProcInner,
-            other => return Err(format!("unknown role {other}")),
-        })
+        let name: StrDeserializer<'_, serde::de::value::Error> = name.into_deserializer();
+        Self::deserialize(name).map_err(|error| format!("no role: {error}"))
     }
 }
 
@@ -218,4 +208,16 @@ fn exit_code(status: ExitStatus) -> ExitCode {
         code.and_then(|code| u8::try_from(code).ok())
             .unwrap_or(u8::MAX),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_is_parsed_from_its_name_in_the_matrix() {
+        assert_eq!("net-admin".parse(), Ok(Role::NetAdmin));
+        assert_eq!("no-tracefs".parse(), Ok(Role::NoTracefs));
+        assert!("Root".parse::<Role>().is_err());
+    }
 }

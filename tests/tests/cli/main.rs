@@ -105,6 +105,12 @@ impl Launched {
         Self { child, out }
     }
 
+    /// Reads lines up to the first for which `wanted` returns true.
+    fn line_that(&mut self, wanted: impl Fn(&str) -> bool) -> String {
+        let mut lines = std::iter::repeat_with(|| self.line());
+        lines.find(|line| wanted(line)).unwrap()
+    }
+
     /// Reads the next line.
     fn line(&mut self) -> String {
         let mut line = String::new();

@@ -72,7 +72,9 @@ fn unusable_flags_are_usage_errors() {
         &["rm", "--uid", "1"],
         &["rm", "--uid", "1", "--token-file", "f"],
         &["daemon", "--max-bytes", "64MB"],
+        &["rm", "s", "--token-file", "f"],
         &["run"],
+        &["run", "-g", "x", "true"],
         &["daemon", "--sources", "netlnik"],
         &["daemon", "--sweep-interval", "0s"],
         &["daemon", "--ttl", "soon"],
@@ -81,6 +83,7 @@ fn unusable_flags_are_usage_errors() {
         &["daemon", "--allow-uid", "no-such-user"],
         &["daemon", "--socket-group", "no-such-group"],
         &["ls", "--server-uid", "no-such-user"],
+        &["daemon", "--register-policy", "everyone"],
         &["demo", "--sources", "all"],
     ] {
         CommandOutput::of(&mut command(arguments)).failed(USAGE, "error: ");

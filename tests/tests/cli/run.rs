@@ -44,6 +44,13 @@ impl Harness {
         run
     }
 
+    /// Starts this shell in this folder. It prints its session and then sleeps.
+    fn start_shell(&self, shell: &str, folder: &Path) -> Launched {
+        let script = format!("{PRINT_SESSION}; exec sleep 600");
+        let mut run = self.run(&["--", shell, "-c", &script]);
+        Launched::start(run.current_dir(folder))
+    }
+
     /// Sets the environment in which clients find this daemon.
     fn set_environment(&self, command: &mut Command) {
         command

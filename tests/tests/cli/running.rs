@@ -77,14 +77,12 @@ fn watch_shows_a_kill_and_ends_with_the_daemon() {
     let [_, mut test_process] = test_processes;
     daemon.register("dying", test_process.pid().get());
     test_process.kill().unwrap();
-    let event = loop {
-        let event = json(&watch_json.line());
-        if event["event"] == "session_deregistered"
-            && event["data"]["session"]["sessionId"] == "dying"
-        {
-            break event;
-        }
-    };
+    let event = watch_json.line_that(|line| {
+        let event = json(line);
+        let session = &event["data"]["session"]["sessionId"];
+        event["event"] == "session_deregistered" && session == "dying"
+    });
+    let event = json(&event);
     assert_eq!(event["schema"], 1);
     let data = &event["data"];
     assert_eq!(data["session"]["pid"], test_process.pid().get());
@@ -97,12 +95,7 @@ fn watch_shows_a_kill_and_ends_with_the_daemon() {
         (&data["evidence"], &data["exit"]["signal"]),
         (&"pidfd".into(), &9.into())
     );
-    let removed = loop {
-        let removed = watch_text.line();
-        if removed.contains("removed\tdying") {
-            break removed;
-        }
-    };
+    let removed = watch_text.line_that(|line| line.contains("removed\tdying"));
     assert!(
         removed.contains("killed by SIGKILL") && removed.contains(&format!("via {source}")),
         "{removed}"

@@ -47,12 +47,8 @@ fn fails_once(harness: &Harness, source: Source, attempt: usize) -> bool {
     let (mut unheard, unheard_id) = start("unheard");
     let (mut while_down, while_down_id) = start("while-down");
     let (_control, control_id) = start("control");
-    let mute = Plan {
-        mute: true,
-        ..Plan::default()
-    };
     let muted = harness.faults.tally(source).muted;
-    harness.faults.plan(source, mute);
+    harness.mute(source);
     unheard.kill().unwrap();
     eventually("the hint is lost", || {
         harness.faults.tally(source).muted > muted

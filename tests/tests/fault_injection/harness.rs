@@ -96,6 +96,16 @@ impl Harness {
         }
     }
 
+    /// Loses all hints of this source.
+    pub(crate) fn mute(&self, source: Source) {
+        let mute = true;
+        let plan = Plan {
+            mute,
+            ..Plan::default()
+        };
+        self.faults.plan(source, plan);
+    }
+
     pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().unwrap()
     }

@@ -17,14 +17,6 @@ use crate::harness::{Harness, NO_SWEEP};
 /// The loop's first rechecks of a suspect lie within this time. The later ones, up to four seconds
 /// on, repeat the same check of the same process: what holds at the fifth holds at the seventh.
 const RECHECKED_FOR: Duration = Duration::from_millis(300);
-const MUTE: Plan = Plan {
-    mute: true,
-    ..crate::NO_FAULT
-};
-const HOLD: Plan = Plan {
-    hold: true,
-    ..crate::NO_FAULT
-};
 
 #[test]
 fn a_late_hint_does_not_remove_the_successor_of_a_reused_pid() {
@@ -49,7 +41,11 @@ fn successor_survives_late_hint(harness: &Harness, source: Source, round: u32) -
     let mut first = Harness::test_process(Kind::Sleep);
     let [first_id, _] = ids.each_ref().map(|id| harness.register(id, first.pid()));
     let held_before = harness.faults.tally(source).held;
-    harness.faults.plan(source, HOLD);
+    let hold = Plan {
+        hold: true,
+        ..Plan::default()
+    };
+    harness.faults.plan(source, hold);
     first.kill().unwrap();
     first.wait().unwrap();
     eventually("the hint is held back", || {
@@ -103,7 +99,7 @@ fn while_a_source_is_mute_the_sweep_finds_deaths_and_later_the_source_does_again
         let Some(harness) = Harness::open(&[*source], Duration::from_millis(200)) else {
             continue;
         };
-        harness.faults.plan(*source, MUTE);
+        harness.mute(*source);
         let ids: Vec<_> = (0..5)
             .map(|number| {
                 let name = format!("unheard-{number}");

@@ -29,15 +29,6 @@ use reaperd::testkit::fault_injection::Plan;
 
 const ALL: &[Source] = &[Source::Ebpf, Source::Netlink, Source::Pidfd];
 
-const NO_FAULT: Plan = Plan {
-    mute: false,
-    lost_percent: 0,
-    repeats: 0,
-    hold: false,
-    window: 0,
-    delay: Duration::ZERO,
-};
-
 /// Defines a test of each fault, for every event source alone and for all of them together.
 macro_rules! faults {
     ($($name:ident: $plan:expr,)*) => {
@@ -59,19 +50,19 @@ macro_rules! faults {
 }
 
 faults! {
-    without_a_fault: NO_FAULT,
-    with_10_percent_of_hints_lost: Plan { lost_percent: 10, ..NO_FAULT },
-    with_half_of_hints_lost: Plan { lost_percent: 50, ..NO_FAULT },
-    with_all_hints_lost: Plan { lost_percent: 100, ..NO_FAULT },
-    with_hints_repeated_up_to_three_times: Plan { repeats: 2, ..NO_FAULT },
-    with_late_hints: Plan { delay: Duration::from_millis(400), ..NO_FAULT },
-    with_hints_out_of_order: Plan { window: 64, ..NO_FAULT },
-    with_a_mute_source: Plan { mute: true, ..NO_FAULT },
+    without_a_fault: Plan::default(),
+    with_10_percent_of_hints_lost: Plan { lost_percent: 10, ..Plan::default() },
+    with_half_of_hints_lost: Plan { lost_percent: 50, ..Plan::default() },
+    with_all_hints_lost: Plan { lost_percent: 100, ..Plan::default() },
+    with_hints_repeated_up_to_three_times: Plan { repeats: 2, ..Plan::default() },
+    with_late_hints: Plan { delay: Duration::from_millis(400), ..Plan::default() },
+    with_hints_out_of_order: Plan { window: 64, ..Plan::default() },
+    with_a_mute_source: Plan { mute: true, ..Plan::default() },
     with_all_faults_together: Plan {
         lost_percent: 30,
         repeats: 2,
         window: 64,
         delay: Duration::from_millis(200),
-        ..NO_FAULT
+        ..Plan::default()
     },
 }

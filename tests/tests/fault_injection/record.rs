@@ -123,25 +123,20 @@ impl Record {
         let mut live: HashMap<SessionId, EntryId> = HashMap::new();
         let mut expected: HashMap<EntryId, Vec<Called>> = HashMap::new();
         for event in self.read() {
-            match &event.kind {
+            let (entry, called) = match &event.kind {
                 EventKind::Registered(session) => {
                     let other = live.insert(session.id.clone(), session.entry);
                     assert_eq!(other, None, "{} is registered twice", session.id);
-                    expected
-                        .entry(session.entry)
-                        .or_default()
-                        .push(Called::Registered);
+                    (session.entry, Called::Registered)
                 }
                 EventKind::Deregistered(session, removal) => {
                     let live = live.remove(&session.id);
                     assert_eq!(live, Some(session.entry), "{}: {removal:?}", session.id);
-                    expected
-                        .entry(session.entry)
-                        .or_default()
-                        .push(Called::Deregistered);
+                    (session.entry, Called::Deregistered)
                 }
-                _ => {}
-            }
+                _ => continue,
+            };
+            expected.entry(entry).or_default().push(called);
         }
         for calls in expected.values() {
             let once = [Called::Registered, Called::Deregistered];

@@ -35,7 +35,7 @@ fn check_death_report(offsets: Offsets, source: &str) {
     let interval = if source == "sweep" { "100ms" } else { "1h" };
     let prefix = offsets.through(Path::new(env!("CARGO_BIN_EXE_fork_server")));
     let daemon = Launch::with(&["--sources", source, "--sweep-interval", interval])
-        .through(&prefix.each_ref().map(String::as_str))
+        .through(&prefix)
         .start();
     if !daemon.has_source(source) {
         return;

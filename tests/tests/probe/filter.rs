@@ -13,7 +13,7 @@ use rustix::{
     thread::{CapabilitySet, CapabilitySets, set_capabilities},
 };
 
-use super::loaded::{Probe, TestProcess, Variant, chain};
+use super::loaded::{self, Probe, TestProcess, Variant, chain};
 
 fn loaded(canary: u32) -> Result<Ebpf, String> {
     let mut ebpf = EbpfLoader::new()
@@ -25,10 +25,7 @@ fn loaded(canary: u32) -> Result<Ebpf, String> {
 }
 
 fn program(ebpf: &mut Ebpf) -> &mut SocketFilter {
-    ebpf.program_mut(filter::PROGRAM)
-        .unwrap()
-        .try_into()
-        .unwrap()
+    loaded::program(ebpf, filter::PROGRAM)
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! A loaded probe, and test processes to watch with it.
 
-use std::{fs, time::Instant};
+use std::{fmt::Debug, fs, time::Instant};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, TracePoint},
+    programs::{BtfTracePoint, Program, TracePoint},
 };
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
 use reaper_tests::expect::skip_without;
@@ -45,7 +45,7 @@ impl Probe {
     pub(crate) fn try_attached(variant: Variant, wakeup_bytes: u32) -> Result<Self, String> {
         let mut watch = Stopwatch::start();
         let blob = fs::read(btf::VMLINUX).map_err(|e| format!("{}: {e}", btf::VMLINUX))?;
-        let offsets = btf::offsets(&blob).map_err(|e| e.to_string())?.globals();
+        let offsets = btf::offsets(&blob).map_err(|e| e.to_string())?;
         watch.lap("offsets");
         let canary = std::process::id();
         let mut loader = EbpfLoader::new();
@@ -108,11 +108,7 @@ impl Probe {
 fn attach_btf(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<Misses, String> {
     let kernel = Btf::from_sys_fs().map_err(|e| chain(&e))?;
     watch.lap("kernel BTF for the tracepoint's id");
-    let program: &mut BtfTracePoint = ebpf
-        .program_mut(probe::PROGRAM_BTF)
-        .unwrap()
-        .try_into()
-        .unwrap();
+    let program: &mut BtfTracePoint = program(ebpf, probe::PROGRAM_BTF);
     program
         .load(probe::TRACEPOINT, &kernel)
         .map_err(|e| chain(&e))?;
@@ -123,11 +119,7 @@ fn attach_btf(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<Misses, String> 
 }
 
 fn attach_classic(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<Misses, String> {
-    let program: &mut TracePoint = ebpf
-        .program_mut(probe::PROGRAM_CLASSIC)
-        .unwrap()
-        .try_into()
-        .unwrap();
+    let program: &mut TracePoint = program(ebpf, probe::PROGRAM_CLASSIC);
     program.load().map_err(|e| chain(&e))?;
     watch.lap("verify");
     program
@@ -135,6 +127,14 @@ fn attach_classic(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<Misses, Stri
         .map_err(|e| chain(&e))?;
     watch.lap("attach");
     Ok(Misses::of(program.fd().unwrap()).unwrap())
+}
+
+/// A program of the object, which must be of this type.
+pub(crate) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut P
+where
+    &'a mut P: TryFrom<&'a mut Program, Error: Debug>,
+{
+    ebpf.program_mut(name).unwrap().try_into().unwrap()
 }
 
 /// An error with its causes.

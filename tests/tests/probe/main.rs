@@ -17,16 +17,11 @@ use std::{collections::HashSet, process::Command, thread};
 use loaded::{Probe, TestProcess, Variant, stat_field};
 use reaper_ebpf::{Counter, GroupDeath, WatchEntry, probe};
 use reaper_tests::wait::eventually;
+use reaperd::testkit::clock::monotonic_ns;
 use reaperd::testkit::test_process::Kind;
-use rustix::time::{ClockId, clock_gettime};
 
 fn attached() -> Option<Probe> {
     Probe::attached(Variant::Btf, probe::DEFAULT_WAKEUP_BYTES)
-}
-
-fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap()
 }
 
 /// Starts a test process that the probe watches.

@@ -122,26 +122,24 @@ impl StressRun {
         }
         let died = self.tracker.ended() + self.tracker.refused;
         measured(name, died);
-        measured(
-            &format!("{name}: before registration"),
-            self.tracker.refused,
-        );
-        measured(
-            &format!("{name}: leaked sessions"),
-            self.tracker.ended() - self.tracker.removed,
-        );
-        measured(
-            &format!("{name}: false deaths"),
-            controls.len() - self.daemon.list().len(),
-        );
-        measured(
-            &format!("{name}: with exit status"),
-            percentage(self.tracker.with_status, self.tracker.removed),
-        );
-        measured(
-            &format!("{name}: attributed to"),
-            by_source(&self.tracker.sources),
-        );
+        let Tracker {
+            refused,
+            removed,
+            with_status,
+            sources,
+            ..
+        } = &self.tracker;
+        let leaked = self.tracker.ended() - removed;
+        let false_deaths = controls.len() - self.daemon.list().len();
+        for (what, figure) in [
+            ("before registration", refused.to_string()),
+            ("leaked sessions", leaked.to_string()),
+            ("false deaths", false_deaths.to_string()),
+            ("with exit status", percentage(*with_status, *removed)),
+            ("attributed to", by_source(sources)),
+        ] {
+            measured(&format!("{name}: {what}"), figure);
+        }
         self.close(name);
     }
 

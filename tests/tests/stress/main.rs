@@ -59,9 +59,7 @@ fn fork_server_keeping_zombies() -> ForkServer {
 /// A daemon without pidfds, limited to this number of descriptors.
 fn daemon_without_pidfds(flags: &[&str], descriptors: u64) -> TestDaemon {
     let prefix = confined::without_pidfds(&fork_server_program(), descriptors);
-    Launch::with(flags)
-        .through(&prefix.each_ref().map(String::as_str))
-        .start()
+    Launch::with(flags).through(&prefix).start()
 }
 
 /// Returns which of these sources work for the daemon. Fails if a required one does not.

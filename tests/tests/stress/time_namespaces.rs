@@ -42,7 +42,7 @@ fn in_a_time_namespace_no_successor_is_mistaken_for_its_predecessor() {
 fn reuse_pids_in(offsets: Offsets, sources: &str) {
     let prefix = offsets.through(&fork_server_program());
     let daemon = Launch::with(&["--sources", sources, "--sweep-interval", "60s"])
-        .through(&prefix.each_ref().map(String::as_str))
+        .through(&prefix)
         .start();
     if sources != "auto" && working(&daemon, &[sources]).is_empty() {
         return println!("{sources} does not work here");

@@ -79,10 +79,7 @@ impl Tracker {
             .collect();
         let waited = catch_unwind(AssertUnwindSafe(|| {
             events.until("the removal of all ended sessions", |arrived| {
-                for event in &arrived[self.events_read..] {
-                    self.record(event);
-                }
-                self.events_read = arrived.len();
+                self.record_new(arrived);
                 missing.retain(|id| is_missing(&self.entries[id]));
                 missing.is_empty()
             });
@@ -96,16 +93,20 @@ impl Tracker {
     /// Waits until the removal of this session has been reported.
     pub(crate) fn wait_for_removal_of(&mut self, events: &mut Events, id: &str) {
         events.until(&format!("the removal of {id}"), |arrived| {
-            for event in &arrived[self.events_read..] {
-                self.record(event);
-            }
-            self.events_read = arrived.len();
+            self.record_new(arrived);
             self.entries[id].removals > 0
         });
     }
 
     pub(crate) fn is_accepted(&self, daemon: &TestDaemon, id: &str) -> bool {
         daemon.accepts(&self.entries[id].token)
+    }
+
+    fn record_new(&mut self, arrived: &[Arrived]) {
+        for event in &arrived[self.events_read..] {
+            self.record(event);
+        }
+        self.events_read = arrived.len();
     }
 
     fn record(&mut self, event: &Arrived) {

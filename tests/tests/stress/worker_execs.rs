@@ -9,7 +9,7 @@ use reaper_tests::exec_loop::{ExecLoop, ExecProgram};
 use reaper_tests::expect::{self, measured, skip};
 use reaper_tests::fork_server::{ForkServer, Kind};
 use reaper_tests::wait::{Deadline, TIMEOUT, eventually, within};
-use reaperd::client::{ClientError, SourceReport};
+use reaperd::client::{ClientError, Session, SourceReport};
 use reaperd::testkit::clock::monotonic_ns;
 
 use crate::{UID_NOBODY, daemon_without_pidfds, fork_server, is_root, scaled};
@@ -195,12 +195,16 @@ impl Harness {
         self.loops.iter_mut().map(ExecLoop::execs).sum()
     }
 
-    /// The identities of the executing processes that have a session.
-    fn identities(&self) -> Vec<String> {
+    /// The sessions of the executing processes.
+    fn sessions(&self) -> impl Iterator<Item = Session> {
         let pids: Vec<u32> = self.loops.iter().map(ExecLoop::pid).collect();
         let listed = self.daemon.list().into_iter();
-        let of_loops = listed.filter(|session| pids.contains(&session.pid));
-        of_loops.filter_map(|session| session.identity).collect()
+        listed.filter(move |session| pids.contains(&session.pid))
+    }
+
+    fn identities(&self) -> Vec<String> {
+        let sessions = self.sessions();
+        sessions.filter_map(|session| session.identity).collect()
     }
 
     /// Runs `execs` execs, prints the figures, and returns how often a live process was taken for a
@@ -242,9 +246,7 @@ impl Harness {
     /// that came earlier.
     fn end(&mut self) -> Vec<Removal> {
         let pids: Vec<u32> = self.loops.iter().map(ExecLoop::pid).collect();
-        let listed = self.daemon.list().into_iter();
-        let of_loops = listed.filter(|session| pids.contains(&session.pid));
-        let mut left: Vec<String> = of_loops.map(|session| session.session_id).collect();
+        let mut left: Vec<String> = self.sessions().map(|session| session.session_id).collect();
         let ended_at_ns = monotonic_ns();
         self.loops.clear();
         let mut early = Vec::new();

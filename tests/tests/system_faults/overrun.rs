@@ -8,7 +8,7 @@ use reaper_tests::sys::seccomp::{Call, Denied, spawn_denied};
 use reaper_tests::wait::within;
 use rustix::io::Errno;
 
-use crate::scenario::REMOVED_WITHIN;
+use crate::scenario::{REMOVED_WITHIN, wait_until_only};
 
 /// Four times the exits, of 832 bytes each, that fit into an ordinary socket buffer.
 const UNRELATED: usize = 1_100;
@@ -55,11 +55,7 @@ fn overrun_the_queue(denied: &[Denied]) {
     dying.kill().unwrap();
     daemon.resume();
 
-    within(REMOVED_WITHIN, "the dead are removed", || {
-        let left = daemon.listed();
-        assert!(left.is_superset(&controls.sessions()), "a false death");
-        left == controls.sessions()
-    });
+    wait_until_only(&controls, &daemon);
     within(REMOVED_WITHIN, "the loss is counted", || {
         netlink().lost > before.lost
     });

@@ -177,6 +177,15 @@ pub(crate) fn run_with_lifted_fault(fault: Fault, pinned_by: PinnedBy) -> bool {
     has_happened
 }
 
+/// Waits until only the sessions of these live processes are listed.
+pub(crate) fn wait_until_only(controls: &Crowd, daemon: &TestDaemon) {
+    within(REMOVED_WITHIN, "the dead are removed", || {
+        let left = daemon.listed();
+        assert!(left.is_superset(&controls.sessions()), "a false death");
+        left == controls.sessions()
+    });
+}
+
 /// Checks that the sessions of these live processes are listed.
 fn check_live(daemon: &TestDaemon, list: &[String], pids: impl Iterator<Item = u32>) {
     for pid in pids {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use reaper_tests::crowd::{Crowd, storm};
 use reaper_tests::daemon::{Events, TestDaemon, session_of};
-use reaper_tests::wait::{Deadline, within};
+use reaper_tests::wait::Deadline;
 
-use crate::scenario::REMOVED_WITHIN;
+use crate::scenario::wait_until_only;
 use crate::{Extent, extent};
 
 /// A stopped daemon and the processes that it watches.
@@ -42,11 +42,7 @@ impl Harness {
             dying: _reaped,
         } = self;
         daemon.resume();
-        within(REMOVED_WITHIN, "the dead are removed", || {
-            let left = daemon.listed();
-            assert!(left.is_superset(&controls.sessions()), "a false death");
-            left == controls.sessions()
-        });
+        wait_until_only(&controls, &daemon);
         daemon.stop();
         events.check_each_removed_once(dead);
     }

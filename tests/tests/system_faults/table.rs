@@ -54,6 +54,9 @@ const START_TIME_FIRST: &[PinnedBy] = &[
 const PIDFDS: &[PinnedBy] = &[PinnedBy::PidfdInode, PinnedBy::Pidfd];
 const DEFAULT: &[PinnedBy] = &[PinnedBy::Pidfd];
 
+/// The errors of calls that only make a descriptor.
+const NO_DESCRIPTOR: &[Errno] = &[Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+
 impl Row {
     fn new(name: &'static str, calls: &[c_long], errnos: &'static [Errno]) -> Self {
         Self {
@@ -159,12 +162,7 @@ pub(crate) fn sources() -> Vec<Row> {
     let (datagram, address) = (4_096, 12);
     let map_shared = libc::MAP_SHARED.cast_unsigned();
     let mut rows = vec![
-        Row::new(
-            "epoll_create1",
-            &[libc::SYS_epoll_create1],
-            &[E::MFILE, E::NFILE, E::NOMEM],
-        )
-        .may_refuse(),
+        Row::new("epoll_create1", &[libc::SYS_epoll_create1], NO_DESCRIPTOR).may_refuse(),
         Row::new("epoll_ctl", &[libc::SYS_epoll_ctl], &[E::NOSPC, E::NOMEM]).may_refuse(),
         Row::new("epoll_wait", EPOLL_WAIT, &[E::INTR]),
         Row::new(
@@ -239,18 +237,8 @@ pub(crate) fn runtime() -> Vec<Row> {
     use Errno as E;
     vec![
         Row::new("clone3", &[libc::SYS_clone3], &[E::AGAIN, E::NOMEM]).may_refuse(),
-        Row::new(
-            "eventfd2",
-            &[libc::SYS_eventfd2],
-            &[E::MFILE, E::NFILE, E::NOMEM],
-        )
-        .may_refuse(),
-        Row::new(
-            "socketpair",
-            &[libc::SYS_socketpair],
-            &[E::MFILE, E::NFILE, E::NOMEM],
-        )
-        .may_refuse(),
+        Row::new("eventfd2", &[libc::SYS_eventfd2], NO_DESCRIPTOR).may_refuse(),
+        Row::new("socketpair", &[libc::SYS_socketpair], NO_DESCRIPTOR).may_refuse(),
         // Tokens are hashed with a random key.
         Row::new("getrandom", &[libc::SYS_getrandom], &[E::NOSYS, E::PERM]).may_refuse(),
         Row::new("prctl", &[libc::SYS_prctl], &[E::PERM, E::INVAL]),

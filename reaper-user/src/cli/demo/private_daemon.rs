@@ -12,10 +12,10 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
 use crate::cli::failure::Failure;
-use crate::cli::values::SourceChoice;
 use crate::client::{Client, SourceReport, SourcesReport, Version};
 use crate::clock::Deadline;
 use crate::daemon::socket_path;
+use crate::engine::Sources;
 
 /// How long the daemon and its sources may take to start.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,19 +35,23 @@ impl PrivateDaemon {
     /// Starts the daemon and waits until it responds.
     pub(super) async fn start(
         program: &Path,
-        sources: &SourceChoice,
+        sources: &Sources,
         sweep: Duration,
     ) -> Result<Self, Failure> {
         let dir = tempfile::Builder::new()
             .prefix("reaperd-demo-")
             .permissions(Permissions::from_mode(0o700))
             .tempdir()?;
+        let sources = match sources {
+            Sources::Auto => vec!["auto"],
+            Sources::Only(sources) => sources.iter().map(|source| source.name()).collect(),
+        };
         let log = File::create(dir.path().join("log"))?;
         let child = Command::new(program)
             .arg("daemon")
             .arg("--socket")
             .arg(dir.path().join("s.sock"))
-            .args(["--sources", &sources.to_string()])
+            .args(["--sources", &sources.join(",")])
             .args([
                 "--sweep-interval",
                 &humantime::format_duration(sweep).to_string(),

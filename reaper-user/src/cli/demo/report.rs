@@ -20,7 +20,7 @@ pub(super) struct Expected {
 }
 
 /// How a test process ended and how its session was removed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Row {
     session: &'static str,
     pid: u32,
@@ -38,11 +38,7 @@ impl Row {
             session,
             pid: pid.get(),
             ended,
-            reported: None,
-            source: None,
-            evidence: None,
-            gone_after_us: None,
-            problem: None,
+            ..Self::default()
         }
     }
 
@@ -84,28 +80,26 @@ fn same(a: ExitStatus, b: ExitStatus) -> bool {
     }
 }
 
+#[derive(Default, Serialize)]
 pub(super) struct Report {
+    #[serde(skip)]
     progress: Progress,
     sources: Vec<serde_json::Value>,
+    #[serde(rename = "test_processes")]
     rows: Vec<Row>,
     skipped: Vec<String>,
     problems: Vec<String>,
-    unaffected: usize,
     controls: usize,
-    took: Duration,
+    #[serde(rename = "untouched")]
+    unaffected: usize,
+    took_ms: u64,
 }
 
 impl Report {
     pub(super) fn new(json: bool) -> Self {
         Self {
             progress: Progress { json },
-            sources: Vec::new(),
-            rows: Vec::new(),
-            skipped: Vec::new(),
-            problems: Vec::new(),
-            unaffected: 0,
-            controls: 0,
-            took: Duration::ZERO,
+            ..Self::default()
         }
     }
 
@@ -170,7 +164,7 @@ impl Report {
     pub(super) fn set_controls(&mut self, controls: usize, unaffected: usize, took: Duration) {
         self.controls = controls;
         self.unaffected = unaffected;
-        self.took = took;
+        self.took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     }
 
     pub(super) fn is_ok(&self) -> bool {
@@ -179,46 +173,29 @@ impl Report {
 
     /// Prints the summary, or the JSON object.
     pub(super) fn finish(&self) -> io::Result<()> {
-        let Self {
-            progress,
-            sources,
-            rows,
-            skipped,
-            problems,
-            unaffected,
-            controls,
-            took,
-        } = self;
+        let progress = self.progress;
         if progress.json {
-            let report = json!({
-                "schema": 2,
-                "ok": self.is_ok(),
-                "sources": sources,
-                "test_processes": rows,
-                "skipped": skipped,
-                "problems": problems,
-                "controls": controls,
-                "untouched": unaffected,
-                "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            });
+            let mut report = json!(self);
+            report["schema"] = json!(2);
+            report["ok"] = json!(self.is_ok());
             return writeln!(io::stdout(), "{}", json_line(&report));
         }
         progress.line("")?;
-        for skipped in skipped {
+        for skipped in &self.skipped {
             progress.line(&format!("skipped  {skipped}"))?;
         }
-        for problem in problems {
+        for problem in &self.problems {
             progress.line(&format!("failed   {}", escape(problem)))?;
         }
-        let removed = rows
-            .iter()
-            .filter(|row| row.gone_after_us.is_some())
-            .count();
+        let removed = self.rows.iter().filter(|row| row.gone_after_us.is_some());
         progress.line(&format!(
-            "{removed} of {} sessions removed after their processes ended, \
-             {unaffected} of {controls} sessions of running processes kept ({:.1} s)",
-            rows.len(),
-            took.as_secs_f64(),
+            "{} of {} sessions removed after their processes ended, \
+             {} of {} sessions of running processes kept ({:.1} s)",
+            removed.count(),
+            self.rows.len(),
+            self.unaffected,
+            self.controls,
+            Duration::from_millis(self.took_ms).as_secs_f64(),
         ))?;
         progress.line("")?;
         progress.line("To compare with polling alone:  reaperd demo --sources sweep")?;

@@ -161,10 +161,7 @@ impl<S> FramingFilter<S> {
 
 /// Searches `bytes` for the end of the head, from `scanned` on, and checks the head once it is
 /// complete. A bare line feed is refused at once, because other parsers may take it for the end.
-pub(crate) fn scan(
-    bytes: &[u8],
-    scanned: &mut usize,
-) -> Result<Option<(usize, BodyFraming)>, Refusal> {
+pub fn scan(bytes: &[u8], scanned: &mut usize) -> Result<Option<(usize, BodyFraming)>, Refusal> {
     while let Some(at) = bytes[*scanned..].iter().position(|byte| *byte == b'\n') {
         let line_feed = *scanned + at;
         let before = &bytes[..line_feed];

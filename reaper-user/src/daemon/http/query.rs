@@ -5,19 +5,19 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 
 /// Returns the pairs of a query string. A malformed escape is kept as it is.
-pub(crate) fn pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+pub fn pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     form_urlencoded::parse(query.as_bytes())
 }
 
 /// Returns the value of the first pair with this key.
-pub(crate) fn value<'a>(query: Option<&'a str>, key: &str) -> Option<Cow<'a, str>> {
+pub fn value<'a>(query: Option<&'a str>, key: &str) -> Option<Cow<'a, str>> {
     pairs(query?)
         .find(|(name, _)| name == key)
         .map(|(_, value)| value)
 }
 
 /// Decodes a path segment. Returns `None` if an escape is malformed or the result is not UTF-8.
-pub(crate) fn decode_segment(segment: &str) -> Option<Cow<'_, str>> {
+pub fn decode_segment(segment: &str) -> Option<Cow<'_, str>> {
     // `percent_decode_str` keeps malformed escapes, so they are refused here.
     let is_escape = |rest: &str| {
         let digits = rest.as_bytes().first_chunk::<2>();

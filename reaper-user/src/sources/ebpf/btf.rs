@@ -15,52 +15,8 @@ use walk::{Btf, Wanted};
 /// Where a kernel publishes its types, since 5.4. Any user may read it.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-/// Byte offsets of the fields that the probe reads.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Offsets {
-    /// `task_struct.signal`
-    pub task_signal: u32,
-    /// `task_struct.group_leader`
-    pub task_group_leader: u32,
-    /// `task_struct.tgid`
-    pub task_tgid: u32,
-    /// `task_struct.exit_code`
-    pub task_exit_code: u32,
-    /// `task_struct.start_boottime`, or `real_start_time` before 5.5
-    pub task_start_boottime: u32,
-    /// `signal_struct.live`
-    pub signal_live: u32,
-    /// `signal_struct.flags`
-    pub signal_flags: u32,
-    /// `signal_struct.group_exit_code`
-    pub signal_group_exit_code: u32,
-}
-
-impl Offsets {
-    /// Returns each offset with the name of the probe's global for it.
-    pub fn globals(&self) -> [(&'static str, u32); 8] {
-        let Self {
-            task_signal,
-            task_group_leader,
-            task_tgid,
-            task_exit_code,
-            task_start_boottime,
-            signal_live,
-            signal_flags,
-            signal_group_exit_code,
-        } = *self;
-        [
-            (globals::TASK_SIGNAL, task_signal),
-            (globals::TASK_GROUP_LEADER, task_group_leader),
-            (globals::TASK_TGID, task_tgid),
-            (globals::TASK_EXIT_CODE, task_exit_code),
-            (globals::TASK_START_BOOTTIME, task_start_boottime),
-            (globals::SIGNAL_LIVE, signal_live),
-            (globals::SIGNAL_FLAGS, signal_flags),
-            (globals::SIGNAL_GROUP_EXIT_CODE, signal_group_exit_code),
-        ]
-    }
-}
+/// For each field that the probe reads: the probe's global for its byte offset, and that offset.
+pub type Offsets = [(&'static str, u32); 8];
 
 /// Why a blob has no usable offsets.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
@@ -113,20 +69,27 @@ pub enum BtfError {
 pub fn offsets(btf: &[u8]) -> Result<Offsets, BtfError> {
     let [mut task, mut signal] = [Wanted::named("task_struct"), Wanted::named("signal_struct")];
     let btf = Btf::parse(btf, &mut [&mut task, &mut signal])?;
+    let task = |member, size| btf.offset(&task, member, size);
+    let signal = |member, size| btf.offset(&signal, member, size);
+    let started = || match task("start_boottime", 8) {
+        // Before 5.5.
+        Err(BtfError::NoMember { .. }) => task("real_start_time", 8),
+        found => found,
+    };
     let pointer = 8;
-    Ok(Offsets {
-        task_signal: btf.offset(&task, "signal", pointer)?,
-        task_group_leader: btf.offset(&task, "group_leader", pointer)?,
-        task_tgid: btf.offset(&task, "tgid", 4)?,
-        task_exit_code: btf.offset(&task, "exit_code", 4)?,
-        task_start_boottime: match btf.offset(&task, "start_boottime", 8) {
-            Err(BtfError::NoMember { .. }) => btf.offset(&task, "real_start_time", 8)?,
-            found => found?,
-        },
-        signal_live: btf.offset(&signal, "live", 4)?,
-        signal_flags: btf.offset(&signal, "flags", 4)?,
-        signal_group_exit_code: btf.offset(&signal, "group_exit_code", 4)?,
-    })
+    Ok([
+        (globals::TASK_SIGNAL, task("signal", pointer)?),
+        (globals::TASK_GROUP_LEADER, task("group_leader", pointer)?),
+        (globals::TASK_TGID, task("tgid", 4)?),
+        (globals::TASK_EXIT_CODE, task("exit_code", 4)?),
+        (globals::TASK_START_BOOTTIME, started()?),
+        (globals::SIGNAL_LIVE, signal("live", 4)?),
+        (globals::SIGNAL_FLAGS, signal("flags", 4)?),
+        (
+            globals::SIGNAL_GROUP_EXIT_CODE,
+            signal("group_exit_code", 4)?,
+        ),
+    ])
 }
 
 #[cfg(test)]

@@ -61,11 +61,9 @@ impl Probe {
                 "run a kernel with CONFIG_DEBUG_INFO_BTF",
             )
         })?;
-        let offsets = btf::offsets(&blob)
-            .map_err(|error| {
-                SourceError::new(format!("this kernel's types cannot be read: {error}"), "")
-            })?
-            .globals();
+        let offsets = btf::offsets(&blob).map_err(|error| {
+            SourceError::new(format!("this kernel's types cannot be read: {error}"), "")
+        })?;
         let mut loader = EbpfLoader::new();
         for (name, offset) in &offsets {
             loader.override_global(name, offset, true);

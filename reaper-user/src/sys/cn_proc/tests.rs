@@ -162,16 +162,4 @@ proptest! {
         }
         prop_assert!(decode(&datagram).count() <= datagram.len() / 16 + 1);
     }
-
-    #[test]
-    fn every_request_is_a_connector_message(mask in any::<u32>(), ack in any::<u32>()) {
-        for request in [Request::Listen, Request::ListenTo(mask), Request::Ignore] {
-            let datagram = request.encode(ack);
-            // It has no `proc_event`, so only the framing is checked.
-            prop_assert!(!matches!(
-                decode(&datagram).next(),
-                Some(Err(Malformed::Length | Malformed::Type(_) | Malformed::Channel(..)))
-            ));
-        }
-    }
 }

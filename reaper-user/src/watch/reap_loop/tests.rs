@@ -47,6 +47,10 @@ struct Fixture {
 
 impl Fixture {
     fn new(descriptors: usize) -> Self {
+        Self::committing_to(descriptors, |committed| committed)
+    }
+
+    fn committing_to<C: Commit>(descriptors: usize, commit: impl FnOnce(Committed) -> C) -> Self {
         let table = Arc::new(FakeTable::default());
         let (hints, receiver) = hint::channel();
         let watched = WatchSet::new(table.clone(), FdBudget::new(descriptors), hints.clone());
@@ -55,7 +59,7 @@ impl Fixture {
         let reap_loop = supervise(
             watched.clone(),
             board.clone(),
-            committed.clone(),
+            commit(committed.clone()),
             hints.clone(),
             receiver,
         );

@@ -13,21 +13,12 @@ use crate::watch::identity::IdentityStrength as Strength;
 const PID: u32 = 4242;
 const STARTED: u64 = 1_000;
 
-/// What a system offers, strongest identity first.
-#[derive(Clone, Copy, Debug)]
-enum System {
-    Pidfds,
-    /// Pidfds with inodes, but no descriptor may stay open.
-    InodesOnly,
-    StatFilesOnly,
-    PidsOnly,
-}
-
-const SYSTEMS: [System; 4] = [
-    System::Pidfds,
-    System::InodesOnly,
-    System::StatFilesOnly,
-    System::PidsOnly,
+/// The identities that systems offer, strongest first. With an inode, no descriptor may stay open.
+const SYSTEMS: [Strength; 4] = [
+    Strength::Pidfd,
+    Strength::PidfdInode,
+    Strength::Stat,
+    Strength::StartTime,
 ];
 
 struct Fixture {
@@ -40,22 +31,14 @@ fn pid() -> Pid {
     Pid::new(PID).unwrap()
 }
 
-fn live_process(system: System) -> Fixture {
+fn live_process(strength: Strength) -> Fixture {
     let table = FakeTable::with_process(pid(), STARTED);
-    let (budget, pidfd_open) = match system {
-        System::Pidfds => (10, None),
-        System::InodesOnly => (0, None),
-        System::StatFilesOnly => (10, Some(Errno::NOSYS)),
-        System::PidsOnly => (0, Some(Errno::NOSYS)),
-    };
+    let has_pidfds = matches!(strength, Strength::Pidfd | Strength::PidfdInode);
+    let keeps_descriptors = matches!(strength, Strength::Pidfd | Strength::Stat);
+    let pidfd_open = (!has_pidfds).then_some(Errno::NOSYS);
     table.refuse(|refusals| refusals.pidfd_open = pidfd_open);
-    let identity = Identity::pin(&table, &FdBudget::new(budget), pid()).unwrap();
-    let strength = match system {
-        System::Pidfds => Strength::Pidfd,
-        System::InodesOnly => Strength::PidfdInode,
-        System::StatFilesOnly => Strength::Stat,
-        System::PidsOnly => Strength::StartTime,
-    };
+    let budget = FdBudget::new(if keeps_descriptors { 10 } else { 0 });
+    let identity = Identity::pin(&table, &budget, pid()).unwrap();
     assert_eq!(identity.strength(), strength);
     Fixture {
         table,
@@ -132,7 +115,7 @@ fn a_check_during_a_workers_exec_finds_the_process_alive() {
 /// A poll during a worker's exec can report a live process as readable (6.15, 6.12 by backport).
 #[test]
 fn a_spurious_poll_does_not_make_a_live_process_dead() {
-    for system in [System::Pidfds, System::InodesOnly] {
+    for system in [Strength::Pidfd, Strength::PidfdInode] {
         for hidden in [None, Some(Errno::NOENT)] {
             let fixture = live_process(system);
             fixture.refuse(|refusals| refusals.stat = hidden);
@@ -153,7 +136,7 @@ fn a_spurious_poll_does_not_make_a_live_process_dead() {
 /// A filter forbids the signal that would show that the process was reaped.
 #[test]
 fn a_successor_is_not_taken_for_a_process_with_a_readable_pidfd() {
-    let fixture = live_process(System::Pidfds);
+    let fixture = live_process(Strength::Pidfd);
     fixture.refuse(|refusals| refusals.pid_lookup = Some(Errno::PERM));
     die_and_be_reaped(&fixture.table);
     fixture.table.spawn(pid(), STARTED + 3);
@@ -203,7 +186,7 @@ fn only_the_pid_mode_mistakes_a_successor_and_only_one_of_the_same_tick() {
 
 #[test]
 fn a_hidden_entry_proves_nothing_while_the_pid_is_in_use() {
-    let fixture = live_process(System::PidsOnly);
+    let fixture = live_process(Strength::StartTime);
     fixture.refuse(|refusals| refusals.stat = Some(Errno::NOENT));
     assert_eq!(fixture.verdict(), "unknown: hidden");
     die_and_be_reaped(&fixture.table);
@@ -212,7 +195,7 @@ fn a_hidden_entry_proves_nothing_while_the_pid_is_in_use() {
 
 #[test]
 fn a_hidden_proc_does_not_affect_a_pidfd() {
-    for system in [System::Pidfds, System::InodesOnly] {
+    for system in [Strength::Pidfd, Strength::PidfdInode] {
         let fixture = live_process(system);
         fixture.refuse(|refusals| refusals.stat = Some(Errno::NOENT));
         assert_eq!(fixture.verdict(), "alive", "{system:?}");
@@ -232,18 +215,18 @@ fn every_failed_check_keeps_the_process() {
         Errno::INVAL,
     ] {
         let unknown = format!("unknown: {}", errno.raw_os_error());
-        let fixture = live_process(System::Pidfds);
+        let fixture = live_process(Strength::Pidfd);
         fixture.refuse(|refusals| refusals.poll = Some(errno));
         assert_eq!(fixture.verdict(), unknown);
 
-        let fixture = live_process(System::InodesOnly);
+        let fixture = live_process(Strength::PidfdInode);
         fixture.refuse(|refusals| {
             refusals.pidfd_open = Some(errno);
             refusals.stat = Some(errno);
         });
         assert_eq!(fixture.verdict(), unknown);
 
-        for system in [System::StatFilesOnly, System::PidsOnly] {
+        for system in [Strength::Stat, Strength::StartTime] {
             let fixture = live_process(system);
             fixture.refuse(|refusals| refusals.stat = Some(errno));
             assert_eq!(fixture.verdict(), unknown, "{system:?}");
@@ -252,26 +235,23 @@ fn every_failed_check_keeps_the_process() {
 }
 
 #[test]
-fn without_descriptors_an_inode_falls_back_to_pid_and_start_time() {
-    let fixture = live_process(System::InodesOnly);
-    fixture.refuse(|refusals| refusals.pidfd_open = Some(Errno::MFILE));
-    assert_eq!(fixture.verdict(), "alive");
-    fixture.table.die(pid(), 0);
-    assert_eq!(fixture.verdict(), "gone by stat");
-}
-
-#[test]
-fn an_unreadable_inode_does_not_mean_another_process() {
-    let fixture = live_process(System::InodesOnly);
-    fixture.refuse(|refusals| refusals.no_inode = true);
-    assert_eq!(fixture.verdict(), "alive");
-    fixture.table.die(pid(), 0);
-    assert_eq!(fixture.verdict(), "gone by stat");
+fn without_descriptors_or_inode_the_pid_and_start_time_are_checked() {
+    let refusals: [fn(&mut Refusals); 2] = [
+        |refusals| refusals.pidfd_open = Some(Errno::MFILE),
+        |refusals| refusals.no_inode = true,
+    ];
+    for refusal in refusals {
+        let fixture = live_process(Strength::PidfdInode);
+        fixture.refuse(refusal);
+        assert_eq!(fixture.verdict(), "alive");
+        fixture.table.die(pid(), 0);
+        assert_eq!(fixture.verdict(), "gone by stat");
+    }
 }
 
 #[test]
 fn a_pid_that_cannot_be_checked_is_kept() {
-    let fixture = live_process(System::PidsOnly);
+    let fixture = live_process(Strength::StartTime);
     fixture.refuse(|refusals| {
         refusals.stat = Some(Errno::NOENT);
         refusals.pid_lookup = Some(Errno::INVAL);
@@ -284,7 +264,7 @@ fn a_pid_that_cannot_be_checked_is_kept() {
 
 #[test]
 fn a_group_dead_report_fits_neither_another_start_time_nor_a_predecessor_of_the_same_tick() {
-    let fixture = live_process(System::Pidfds);
+    let fixture = live_process(Strength::Pidfd);
     let alive_at_ns = fixture.identity.alive_at_ns;
     let verdict = |start_time, at_ns| {
         let start_time = StartTime(start_time);

@@ -1,7 +1,7 @@
 //! The kernel's types. For any bytes the result depends on nothing behind the blob. And where the
 //! bytes choose the layout of a kernel's structures, every field is found where it was put.
 
-use reaperd::fuzzing::{BtfError, BtfWriter, Offsets, offsets};
+use reaperd::fuzzing::{BtfError, BtfWriter, offsets};
 
 use super::Choices;
 
@@ -30,9 +30,7 @@ const PLAIN: bool = false;
 pub fn btf(bytes: &[u8]) {
     let read = offsets(bytes);
     match &read {
-        Ok(found) => {
-            let names = found.globals().map(|(name, _)| name);
-            assert!((1..8).all(|at| !names[..at].contains(&names[at])));
+        Ok(_) => {
             let longer = [bytes, b"\x9f\xeb behind the blob"].concat();
             assert_eq!(offsets(&longer), read);
         }
@@ -40,7 +38,8 @@ pub fn btf(bytes: &[u8]) {
         Err(error) => assert!(!error.to_string().is_empty()),
     }
     let (blob, expected) = Layout::new(bytes).kernel();
-    assert_eq!(offsets(&blob), Ok(expected));
+    let found = offsets(&blob).map(|found| found.map(|(_, offset)| offset));
+    assert_eq!(found, Ok(expected));
     let cut = bytes.len() % blob.len();
     assert!(offsets(&blob[..cut]).is_err(), "{cut} bytes were enough");
 }
@@ -76,22 +75,22 @@ impl<'a> Layout<'a> {
         }
     }
 
-    fn kernel(mut self) -> (Vec<u8>, Offsets) {
+    fn kernel(mut self) -> (Vec<u8>, [u32; 8]) {
         let [int, long, pointer] = [self.int, self.long, self.pointer];
         let started = ["start_boottime", "real_start_time"][self.choices.below(2) as usize];
         let counter = [("counter", int, 0)];
         let atomic = self.blob.composite(kind::STRUCT, "", PLAIN, &counter);
         let (mut task, mut signal) = (self.members(), self.members());
-        let expected = Offsets {
-            task_signal: self.put(&mut task, "signal", pointer),
-            task_group_leader: self.put(&mut task, "group_leader", pointer),
-            task_tgid: self.put(&mut task, "tgid", int),
-            task_exit_code: self.put(&mut task, "exit_code", int),
-            task_start_boottime: self.put(&mut task, started, long),
-            signal_live: self.put(&mut signal, "live", atomic),
-            signal_flags: self.put(&mut signal, "flags", int),
-            signal_group_exit_code: self.put(&mut signal, "group_exit_code", int),
-        };
+        let expected = [
+            self.put(&mut task, "signal", pointer),
+            self.put(&mut task, "group_leader", pointer),
+            self.put(&mut task, "tgid", int),
+            self.put(&mut task, "exit_code", int),
+            self.put(&mut task, started, long),
+            self.put(&mut signal, "live", atomic),
+            self.put(&mut signal, "flags", int),
+            self.put(&mut signal, "group_exit_code", int),
+        ];
         self.finish("task_struct", &task);
         self.something_else();
         self.finish("signal_struct", &signal);

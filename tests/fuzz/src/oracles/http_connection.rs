@@ -87,7 +87,7 @@ fn expected(stream: &[u8]) -> Vec<Seen> {
                 continue;
             }
             Ok(None) if window.len() < HEAD_MAX => return requests,
-            Ok(None) => Refusal::HEAD_TOO_LARGE,
+            Ok(None) => Refusal::HeadTooLarge,
             Err(refusal) => refusal,
         };
         requests.push(Seen {

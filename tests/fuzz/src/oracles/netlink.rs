@@ -1,13 +1,14 @@
 //! The proc connector's datagrams: each message is read from its own bytes alone, and the decoder
 //! reads a field where the socket filters read it.
 
-use reaperd::fuzzing::{
-    EXIT_TGID_AT, Event, Exit, MalformedMessage, WHAT_ACK, WHAT_AT, WHAT_EXIT, connector_requests,
-    messages,
+use reaperd::fuzzing::cn_proc::{
+    self, Event, Exit, Malformed, Request, WHAT_ACK, WHAT_EXIT, decode,
 };
 
 use super::Choices;
 
+const WHAT_AT: usize = cn_proc::WHAT_AT as usize;
+const EXIT_TGID_AT: usize = cn_proc::EXIT_TGID_AT as usize;
 const NETLINK_HEADER: usize = 16;
 /// Behind the headers of netlink and of the connector.
 const DATA_AT: usize = 36;
@@ -15,15 +16,15 @@ const DATA_AT: usize = 36;
 /// Any bytes as one datagram, and then as the fields of an exit.
 pub fn netlink_message(bytes: &[u8]) {
     let mut rest = bytes;
-    for event in messages(bytes) {
+    for event in decode(bytes) {
         let Some(length) = plausible_length(rest) else {
-            assert_eq!(event, Err(MalformedMessage::LENGTH));
+            assert_eq!(event, Err(Malformed::Length));
             rest = &[];
             continue;
         };
         let message = &rest[..length];
         assert_eq!(
-            messages(message).collect::<Vec<_>>(),
+            decode(message).collect::<Vec<_>>(),
             [event],
             "a message depends on what lies behind it"
         );
@@ -42,7 +43,7 @@ fn plausible_length(rest: &[u8]) -> Option<usize> {
         .then_some(length)
 }
 
-fn check(message: &[u8], event: Result<Event, MalformedMessage>) {
+fn check(message: &[u8], event: Result<Event, Malformed>) {
     let what = word(message, WHAT_AT);
     if let Ok(event) = event {
         // What it was read from is within the data that the connector's header announces.
@@ -63,7 +64,7 @@ fn check(message: &[u8], event: Result<Event, MalformedMessage>) {
         Ok(Event::Ack { .. }) => assert_eq!(what, Some(WHAT_ACK)),
         Ok(Event::Other) => assert!(!matches!(what, Some(WHAT_ACK | WHAT_EXIT) | None)),
         Err(malformed) => {
-            assert_ne!(malformed, MalformedMessage::LENGTH, "{message:02x?}");
+            assert_ne!(malformed, Malformed::Length, "{message:02x?}");
             assert!(!malformed.to_string().is_empty());
         }
     }
@@ -78,7 +79,7 @@ fn written_exits_are_read(bytes: &[u8]) {
         wait_status: choices.word(),
         timestamp_ns: choices.long(),
     });
-    let read: Vec<_> = messages(&exits.map(written).concat()).collect();
+    let read: Vec<_> = decode(&exits.map(written).concat()).collect();
     assert_eq!(read, exits.map(|exit| Ok(Event::Exit(exit))));
 }
 
@@ -112,11 +113,15 @@ fn written(exit: Exit) -> [u8; 76] {
 fn requests_are_framed(bytes: &[u8]) {
     let mut choices = Choices(bytes);
     let (mask, ack) = (choices.word(), choices.word());
-    for datagram in connector_requests(mask, ack) {
+    for request in [Request::Listen, Request::ListenTo(mask), Request::Ignore] {
+        let datagram = request.encode(ack);
         assert_eq!(plausible_length(&datagram), Some(datagram.len()));
         assert_eq!(word(&datagram, 28), Some(ack));
-        let mut read = messages(&datagram);
-        assert!(!matches!(read.next(), Some(Err(malformed)) if !malformed.is_framed()));
+        let mut read = decode(&datagram);
+        assert!(matches!(
+            read.next(),
+            Some(Ok(_) | Err(Malformed::Truncated))
+        ));
         assert_eq!(read.next(), None);
     }
 }

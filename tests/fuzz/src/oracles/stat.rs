@@ -5,7 +5,7 @@ use procfs::FromRead as _;
 use procfs::process::Stat;
 use reaper_registry::StartTime;
 
-use reaperd::fuzzing::{ProcStat, stat, wait_status};
+use reaperd::fuzzing::{MalformedStat, ProcStat, stat, wait_status};
 
 use super::Choices;
 
@@ -30,7 +30,7 @@ fn as_they_are(line: &[u8]) {
     let text = String::from_utf8_lossy(behind_name.unwrap_or_default());
     let fields: Vec<_> = text.split_ascii_whitespace().collect();
     let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok());
-    if let Some(stat) = stat(line) {
+    if let Ok(stat) = stat(line) {
         assert_eq!(number(19), Some(stat.start_time.0));
         let threads = number(17).expect("a number was read");
         assert_eq!(u64::from(stat.threads), threads.min(u32::MAX.into()));
@@ -45,7 +45,9 @@ fn as_they_are(line: &[u8]) {
     }
     assert_eq!(
         wait_status(line),
-        number(49).and_then(|status| status.try_into().ok())
+        number(49)
+            .and_then(|status| status.try_into().ok())
+            .ok_or(MalformedStat)
     );
 }
 
@@ -68,8 +70,8 @@ fn as_a_name(bytes: &[u8]) {
         threads,
         kernel_thread: flags & KERNEL_THREAD != 0,
     };
-    assert_eq!(stat(&line), Some(expected));
-    assert_eq!(wait_status(&line), Some(status));
+    assert_eq!(stat(&line), Ok(expected));
+    assert_eq!(wait_status(&line), Ok(status));
     let second = Stat::from_read(&line[..]).expect("procfs reads the line too");
     assert_eq!(second.starttime, expected.start_time.0);
     assert_eq!(second.num_threads, i64::from(expected.threads));

@@ -39,7 +39,7 @@ impl Launch {
     }
 
     /// Starts it through this command, whose last arguments are the daemon's command line.
-    pub fn through(mut self, prefix: &[&str]) -> Self {
+    pub fn through(mut self, prefix: &[impl AsRef<str>]) -> Self {
         self.prefix = owned(prefix);
         self
     }
@@ -87,16 +87,9 @@ impl Launch {
         command_line.push(reaperd().to_str().unwrap().to_owned());
         command_line.extend(owned(&["daemon", "--socket", socket.to_str().unwrap()]));
         command_line.extend(self.arguments.iter().cloned());
-        if !command_line
-            .iter()
-            .any(|argument| argument.starts_with("--sources"))
-        {
-            command_line.extend(
-                sources_of_this_run()
-                    .iter()
-                    .flatten()
-                    .map(|&flag| flag.to_owned()),
-            );
+        let mut flags = command_line.iter();
+        if !flags.any(|flag| flag.starts_with("--sources")) {
+            command_line.extend(owned(sources_of_this_run().as_slice().as_flattened()));
         }
         let mut command = Command::new(&command_line[0]);
         command
@@ -126,9 +119,7 @@ pub fn private_folder() -> TempDir {
         .unwrap()
 }
 
-fn owned(arguments: &[&str]) -> Vec<String> {
-    arguments
-        .iter()
-        .map(|&argument| argument.to_owned())
-        .collect()
+fn owned(arguments: &[impl AsRef<str>]) -> Vec<String> {
+    let owned = |argument: &_| AsRef::<str>::as_ref(argument).to_owned();
+    arguments.iter().map(owned).collect()
 }

@@ -1,24 +1,46 @@
-//! The fork server's side: each line of standard input is a command, its reply goes to standard output.
-//! The forked processes send their replies themselves, once they are ready.
+//! The fork server's side: each line of standard input is a command, its reply goes to standard output,
+//! both as JSON. The forked processes send their replies themselves, once they are ready.
 
 use std::io;
 use std::os::fd::AsFd as _;
 use std::thread;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitOptions, getpid, kill_process, setrlimit, waitpid,
-};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, getpid, setrlimit, waitpid};
 use rustix::process::{set_child_subreaper, set_parent_process_death_signal};
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 use super::pid_owners::Session;
-use super::{Kind, forked_process};
+use super::{Kind, forked_process, kill};
 use crate::sys::{Forker, block_cues, ignore_children};
 
 /// A tick of start times: `USER_HZ` is 100 on every architecture here.
 const TICK_NS: u64 = 10_000_000;
+
+/// What the methods of [`super::ForkServer`] request.
+#[derive(Deserialize, Serialize)]
+pub(super) enum Command {
+    /// Each process replies with its pid, or with its pid and another one.
+    Start {
+        count: usize,
+        kind: Kind,
+    },
+    ReusePid {
+        session: Session,
+        ticks: u32,
+    },
+    StartRegistered {
+        session: Session,
+        pid: Option<u32>,
+    },
+    Replace {
+        sessions: [Session; 2],
+        daemon: u32,
+    },
+    End(u32),
+    Reap(u32),
+}
 
 /// Runs commands until the end of the input. Must be called while this process has one thread.
 pub fn run(keep_zombies: bool) -> io::Result<()> {
@@ -52,95 +74,38 @@ struct ForkServer {
 
 impl ForkServer {
     fn execute(&self, command: &str) -> io::Result<()> {
-        let invalid = || io::Error::other(format!("not a command: {command:?}"));
-        let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
-        let pid = |text: &str| text.parse().ok().and_then(Pid::from_raw);
-        match verb {
-            "start" => {
-                let (count, kind) = rest.split_once(' ').ok_or_else(invalid)?;
-                let count: usize = count.parse().map_err(io::Error::other)?;
-                let kind: Kind = kind.parse().map_err(|_unknown| invalid())?;
+        match serde_json::from_str(command)? {
+            Command::Start { count, kind } => {
                 for _ in 0..count {
                     self.forker.fork(|| forked_process::run(kind, self.pid))?;
                 }
                 Ok(())
             }
-            "reuse-pid" => self.pid_reuse(rest).ok_or_else(invalid)?,
-            "start-registered" => self.start_registered(rest).ok_or_else(invalid)?,
-            "replace" => self.replace(rest).ok_or_else(invalid)?,
-            "end" => {
-                let pid = pid(rest).ok_or_else(invalid)?;
-                kill_process(pid, Signal::KILL)?;
-                reply(&format!("{}", reap(pid)?.cast_unsigned()))
-            }
-            "reap" => {
-                let status = reap(pid(rest).ok_or_else(invalid)?)?;
-                reply(&format!("{}", status.cast_unsigned()))
-            }
-            _ => Err(invalid()),
+            Command::ReusePid { session, ticks } => answer(session.reuse_pid(&self.forker, ticks)),
+            Command::StartRegistered { session, pid } => answer(session.start(&self.forker, pid)),
+            Command::Replace {
+                sessions: [first, second],
+                daemon,
+            } => answer(first.replace(&second, &self.forker, daemon)),
+            Command::End(pid) => answer(kill(pid).and_then(|()| reap(pid))),
+            Command::Reap(pid) => answer(reap(pid)),
         }
     }
-
-    /// `TICKS SOCKET TOKEN SESSION`.
-    fn pid_reuse(&self, arguments: &str) -> Option<io::Result<()>> {
-        let (ticks, session) = arguments.split_once(' ')?;
-        let ticks = ticks.parse().ok()?;
-        Some(
-            match Session::parse(session)?.reuse_pid(&self.forker, ticks) {
-                Ok((pid, registered)) => {
-                    let (start_time, identity) =
-                        (&registered["start_time"], &registered["identity"]);
-                    reply(&format!("{} {start_time} {identity}", pid.as_raw_nonzero()))
-                }
-                Err(error) => reply_error(error),
-            },
-        )
-    }
-
-    /// `PID SOCKET TOKEN SESSION`; 0 leaves the pid to the kernel.
-    fn start_registered(&self, arguments: &str) -> Option<io::Result<()>> {
-        let (pid, session) = arguments.split_once(' ')?;
-        let pid = Pid::from_raw(pid.parse().ok()?);
-        Some(match Session::parse(session)?.start(&self.forker, pid) {
-            Ok((pid, response)) => reply(&format!("{pid} {}", response.line())),
-            Err(error) => reply_error(error),
-        })
-    }
-
-    /// `DAEMON SOCKET TOKEN TOKEN SESSION SESSION`.
-    fn replace(&self, arguments: &str) -> Option<io::Result<()>> {
-        let mut arguments = arguments.splitn(6, ' ');
-        let daemon = arguments.next()?.parse().ok()?;
-        let socket = arguments.next()?;
-        let tokens = (arguments.next()?, arguments.next()?);
-        let names = (arguments.next()?, arguments.next()?);
-        let session = |token, name| Session {
-            socket,
-            token,
-            name,
-        };
-        let (first, second) = (session(tokens.0, names.0), session(tokens.1, names.1));
-        Some(match first.replace(&second, &self.forker, daemon) {
-            Ok((pid, first, second)) => {
-                reply(&format!("{} {}", pid.as_raw_nonzero(), first.line()))
-                    .and_then(|()| reply(&second.line()))
-            }
-            Err(error) => reply_error(error),
-        })
-    }
 }
 
-fn reply_error(error: io::Error) -> io::Result<()> {
-    match Errno::from_io_error(&error) {
-        Some(errno) => reply(&format!("error {}", errno.raw_os_error())),
-        None => Err(error),
-    }
+/// Replies with the result, or with the error number.
+fn answer(result: io::Result<impl Serialize>) -> io::Result<()> {
+    let result = match result {
+        Ok(value) => Ok(value),
+        Err(error) => Err(error.raw_os_error().ok_or(error)?),
+    };
+    reply(&result)
 }
 
-pub(super) fn reap(pid: Pid) -> io::Result<i32> {
-    let ended = waitpid(Some(pid), WaitOptions::empty())?;
+pub(super) fn reap(pid: u32) -> io::Result<u32> {
+    let ended = waitpid(Pid::from_raw(pid.cast_signed()), WaitOptions::empty())?;
     let (_, status) = ended.ok_or_else(|| io::Error::other("it has not ended"))?;
-    Ok(status.as_raw())
+    Ok(status.as_raw().cast_unsigned())
 }
 
 /// Returns just after the beginning of a tick. Nothing signals one, so this sleeps until it is due.
@@ -160,8 +125,8 @@ fn boottime_ns() -> u64 {
 }
 
 /// One write, so that lines of several processes do not mix.
-pub(super) fn reply(text: &str) -> io::Result<()> {
-    let line = format!("{text}\n");
+pub(super) fn reply(reply: &impl Serialize) -> io::Result<()> {
+    let line = format!("{}\n", serde_json::to_string(reply)?);
     rustix::io::write(io::stdout().as_fd(), line.as_bytes())?;
     Ok(())
 }

@@ -29,7 +29,7 @@ pub(super) fn run(kind: Kind, fork_server: Pid) {
 }
 
 fn run_as(kind: Kind, fork_server: Pid) -> io::Result<()> {
-    let own_pid = getpid().as_raw_nonzero().to_string();
+    let own_pid = [getpid().as_raw_nonzero()];
     match kind {
         Kind::Idle { megabytes } => {
             // Written, so that every page is allocated.
@@ -77,7 +77,7 @@ fn run_as(kind: Kind, fork_server: Pid) -> io::Result<()> {
             let parent = getpid();
             let child = Forker::of_this_process()?
                 .fork(|| orphan(parent, fork_server).unwrap_or_default())?;
-            reply(&format!("{own_pid} {child}"))?;
+            reply(&(own_pid[0], child))?;
             wait_for(CUE);
             end_process(0)
         }

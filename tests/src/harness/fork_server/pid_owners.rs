@@ -3,9 +3,12 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
+use reaper_registry::Token;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::commands::{pass_ticks, reap};
@@ -17,47 +20,31 @@ use crate::test_process::stat_field;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The daemon's response to a registration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Response {
     pub status: u16,
     pub body: Value,
 }
 
-impl Response {
-    /// One line, which [`Self::parse`] reads.
-    pub(super) fn line(&self) -> String {
-        format!("{} {}", self.status, self.body)
-    }
-
-    pub(super) fn parse(line: &str) -> io::Result<Self> {
-        let (status, body) = line.split_once(' ').ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self {
-            status: status.parse().map_err(io::Error::other)?,
-            body: serde_json::from_str(body)?,
-        })
-    }
-}
-
 /// A session to register with the daemon on this socket.
-pub(super) struct Session<'command> {
-    pub(super) socket: &'command str,
-    pub(super) token: &'command str,
-    pub(super) name: &'command str,
+#[derive(Deserialize, Serialize)]
+pub(super) struct Session {
+    socket: PathBuf,
+    pub(super) token: String,
+    pub(super) name: String,
 }
 
-impl<'command> Session<'command> {
-    /// Parses `SOCKET TOKEN NAME`; the name may contain blanks.
-    pub(super) fn parse(text: &'command str) -> Option<Self> {
-        let mut words = text.splitn(3, ' ');
-        Some(Self {
-            socket: words.next()?,
-            token: words.next()?,
-            name: words.next()?,
-        })
+impl Session {
+    pub(super) fn new(socket: &Path, token: &Token, name: &str) -> Self {
+        Self {
+            socket: socket.to_owned(),
+            token: token.reveal().as_str().to_owned(),
+            name: name.to_owned(),
+        }
     }
 
     /// Starts an idle process, under this pid if one is given, and registers it.
-    pub(super) fn start(&self, forker: &Forker, pid: Option<Pid>) -> io::Result<(u32, Response)> {
+    pub(super) fn start(&self, forker: &Forker, pid: Option<u32>) -> io::Result<(u32, Response)> {
         let daemon = self.connect()?;
         let pid = forker.fork_still(pid)?;
         Ok((pid, self.register(daemon, pid, || Ok(()))?))
@@ -71,26 +58,25 @@ impl<'command> Session<'command> {
         successor: &Self,
         forker: &Forker,
         daemon: u32,
-    ) -> io::Result<(Pid, Response, Response)> {
+    ) -> io::Result<(u32, [Response; 2])> {
         let (connection, next) = (self.connect()?, successor.connect()?);
         pass_ticks(1);
-        let first_pid = forker.fork_still(None)?;
-        let first = self.register(connection, first_pid, || Ok(()))?;
+        let pid = forker.fork_still(None)?;
+        let first = self.register(connection, pid, || Ok(()))?;
         stop(daemon)?;
-        kill(first_pid)?;
-        let pid = Pid::from_raw(first_pid.cast_signed()).ok_or(io::ErrorKind::InvalidData)?;
+        kill(pid)?;
         reap(pid)?;
         let started = forker.fork_still(Some(pid));
         if let Err(error) = started {
             signal(daemon, Signal::CONT)?;
             return Err(error);
         }
-        let second = successor.register(next, first_pid, || signal(daemon, Signal::CONT))?;
-        Ok((pid, first, second))
+        let second = successor.register(next, pid, || signal(daemon, Signal::CONT))?;
+        Ok((pid, [first, second]))
     }
 
     pub(super) fn connect(&self) -> io::Result<UnixStream> {
-        let daemon = UnixStream::connect(self.socket)?;
+        let daemon = UnixStream::connect(&self.socket)?;
         daemon.set_read_timeout(Some(TIMEOUT))?;
         Ok(daemon)
     }
@@ -102,7 +88,7 @@ impl<'command> Session<'command> {
         pid: u32,
         sent: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<Response> {
-        let request = raw_http::registration(self.token, self.name, pid);
+        let request = raw_http::registration(&self.token, &self.name, pid);
         daemon.write_all(request.as_bytes())?;
         sent()?;
         let mut response = String::new();

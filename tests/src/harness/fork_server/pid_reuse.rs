@@ -5,33 +5,31 @@
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
-use rustix::process::Pid;
-use serde_json::Value;
-
 use super::commands::{pass_ticks, reap};
-use super::kill;
 use super::pid_owners::Session;
+use super::{PidReuse, kill};
 use crate::raw_http;
 use crate::sys::Forker;
 
-impl Session<'_> {
+impl Session {
     /// Starts a process just after a tick, registers it, kills and reaps it, and starts its successor
-    /// under the same pid so many ticks later. Returns the pid, and the body of the response to the
-    /// registration.
-    pub(super) fn reuse_pid(&self, forker: &Forker, ticks: u32) -> io::Result<(Pid, Value)> {
+    /// under the same pid so many ticks later.
+    pub(super) fn reuse_pid(&self, forker: &Forker, ticks: u32) -> io::Result<PidReuse> {
         let mut daemon = self.connect()?;
         pass_ticks(1);
-        let first_pid = forker.fork_still(None)?;
-        let request = raw_http::registration(self.token, self.name, first_pid);
+        let pid = forker.fork_still(None)?;
+        let request = raw_http::registration(&self.token, &self.name, pid);
         daemon.write_all(request.as_bytes())?;
         let response = read(&mut daemon)?;
-        kill(first_pid)?;
-        let pid = Pid::from_raw(first_pid.cast_signed()).ok_or(io::ErrorKind::InvalidData)?;
+        kill(pid)?;
         reap(pid)?;
         pass_ticks(ticks);
         forker.fork_still(Some(pid))?;
         match raw_http::parse(&response) {
-            Ok((200, body)) => Ok((pid, serde_json::from_str(body)?)),
+            Ok((200, body)) => Ok(PidReuse {
+                pid,
+                ..serde_json::from_str(body)?
+            }),
             _ => Err(io::Error::other(response)),
         }
     }

@@ -26,7 +26,7 @@ pub(super) fn child(threads: usize) -> io::Result<()> {
             seize(parse_pid(&thread)?)?;
         }
     }
-    reply(&format!("{} {child}", tracer.as_raw_nonzero()))?;
+    reply(&(tracer.as_raw_nonzero(), child))?;
     sleep_for_ever()
 }
 
@@ -59,7 +59,7 @@ pub(super) fn in_namespace(threads: usize) -> io::Result<()> {
     for child in children.split_whitespace() {
         seize(parse_pid(child)?)?;
     }
-    reply(&format!("{} {first}", tracer.as_raw_nonzero()))?;
+    reply(&(tracer.as_raw_nonzero(), first))?;
     sleep_for_ever()
 }
 

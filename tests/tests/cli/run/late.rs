@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use reaper_tests::daemon::Events;
+use reaper_tests::raw_http;
 use reaper_tests::wait::Deadline;
 
 use super::*;
@@ -102,13 +103,8 @@ fn a_registration_whose_response_cannot_be_delivered_is_undone() {
             "display_name": id,
             "pid": std::process::id(),
             "if_answered": if_answered,
-        })
-        .to_string();
-        let length = body.len();
-        format!(
-            "POST /v1/sessions/register HTTP/1.1\r\nhost: localhost\r\n\
-             content-length: {length}\r\n\r\n{body}"
-        )
+        });
+        raw_http::request("POST /v1/sessions/register", "", &body.to_string())
     };
     client
         .write_all(register("5a", "given-up", true).as_bytes())
@@ -145,11 +141,8 @@ fn a_registration_with_a_delivered_response_outlasts_its_connection() {
     assert!(daemon.accepts(&token));
     // Also after a request on another connection.
     let mut client = UnixStream::connect(daemon.socket()).unwrap();
-    let me = format!(
-        "GET /v1/sessions/me HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
-         authorization: ClaudeMesh-Session {}\r\n\r\n",
-        token.reveal().as_str()
-    );
+    let field = format!("Authorization: ClaudeMesh-Session {}\r\n", *token.reveal());
+    let me = raw_http::request("GET /v1/sessions/me", &field, "");
     client.write_all(me.as_bytes()).unwrap();
     let mut response = String::new();
     client.read_to_string(&mut response).unwrap();

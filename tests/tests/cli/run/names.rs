@@ -13,9 +13,7 @@ fn a_command_with_an_odd_name_is_run_and_its_name_shown_sanitized() {
     fs::create_dir(&folder).unwrap();
     let shell = folder.join(format!("\u{1b}[31m\u{202e}{}", "é".repeat(120)));
     symlink("/bin/sh", &shell).unwrap();
-    let script = format!("{PRINT_SESSION}; exec sleep 600");
-    let mut run = harness.run(&["--", shell.to_str().unwrap(), "-c", &script]);
-    let mut launched = Launched::start(run.current_dir(&folder));
+    let mut launched = harness.start_shell(shell.to_str().unwrap(), &folder);
     let (token, id) = launched.session();
     assert!(harness.daemon.accepts(&token));
     let listed = harness.daemon.list();
@@ -37,9 +35,7 @@ fn a_command_with_an_empty_sanitized_name_gets_a_default_name() {
     let folder = tempfile::tempdir().unwrap();
     let shell = folder.path().join(" ");
     symlink("/bin/sh", &shell).unwrap();
-    let script = format!("{PRINT_SESSION}; exec sleep 600");
-    let mut run = harness.run(&["--", shell.to_str().unwrap(), "-c", &script]);
-    let mut launched = Launched::start(&mut run);
+    let mut launched = harness.start_shell(shell.to_str().unwrap(), folder.path());
     launched.session();
     assert_eq!(&*harness.daemon.list()[0].display_name, "command");
     launched.kill();

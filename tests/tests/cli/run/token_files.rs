@@ -9,8 +9,7 @@ use super::*;
 
 /// Starts a command that prints its session and then sleeps.
 fn start(harness: &Harness) -> (Launched, Token, PathBuf) {
-    let script = format!("{PRINT_SESSION}; exec sleep 600");
-    let mut launched = Launched::start(&mut harness.run(&["--", "sh", "-c", &script]));
+    let mut launched = harness.start_shell("sh", Path::new("/"));
     let (token, id) = launched.session();
     let files = harness.files();
     let file = files.into_iter().find(|file| is_of(file, &id)).unwrap();

@@ -9,11 +9,11 @@ const SIZE_DIGITS_MAX: u8 = 8;
 /// The bytes are not a chunked body that this daemon accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed chunk")]
-pub(crate) struct Malformed;
+pub struct Malformed;
 
 /// A position within a chunked body.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Chunks {
+pub struct Chunks {
     expecting: Expecting,
     total: u64,
 }
@@ -30,7 +30,11 @@ enum Expecting {
 }
 
 impl Chunks {
-    pub(crate) const fn new() -> Self {
+    #[cfg_attr(
+        all(feature = "cli", feature = "ebpf", target_os = "linux"),
+        expect(clippy::new_without_default, reason = "a constant function")
+    )]
+    pub const fn new() -> Self {
         Self {
             expecting: Expecting::Size { digits: 0, size: 0 },
             total: 0,
@@ -38,13 +42,13 @@ impl Chunks {
     }
 
     /// Returns whether the chunks so far are larger than a body may be.
-    pub(crate) const fn is_too_large(&self) -> bool {
+    pub const fn is_too_large(&self) -> bool {
         self.total > BODY_MAX
     }
 
     /// Advances over `bytes`. Returns how many of them belong to this body, and whether it is
     /// complete.
-    pub(crate) fn walk(&mut self, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
+    pub fn walk(&mut self, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             self.expecting = match (self.expecting, byte) {

@@ -5,18 +5,18 @@
 use hyper::Uri;
 
 /// The largest size of a head, as in the claudemesh daemon.
-pub(crate) const HEAD_MAX: usize = 16 * 1024;
+pub const HEAD_MAX: usize = 16 * 1024;
 /// The largest size of a body.
-pub(crate) const BODY_MAX: u64 = 64 * 1024;
+pub const BODY_MAX: u64 = 64 * 1024;
 /// The largest number of fields. No client sends as many, and each costs time in every later step.
 const FIELDS_MAX: usize = 64;
 /// The field by which the framing filter passes a refusal to the service. Refused in heads of
 /// clients.
-pub(crate) const REFUSAL_FIELD: &str = "reaperd-refusal";
+pub const REFUSAL_FIELD: &str = "reaperd-refusal";
 
 /// Why a head was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     #[error("a line of the head ends in a bare line feed")]
     BareLineFeed,
     #[error("a line of the head continues the one before it")]
@@ -60,7 +60,7 @@ const ALL: [Refusal; 12] = [
 
 impl Refusal {
     /// Returns the `code` of the error.
-    pub(crate) const fn code(self) -> &'static str {
+    pub const fn code(self) -> &'static str {
         match self {
             Self::BareLineFeed => "bare_line_feed",
             Self::FoldedLine => "folded_line",
@@ -78,7 +78,7 @@ impl Refusal {
     }
 
     /// Returns the refusal that the framing filter wrote into [`REFUSAL_FIELD`].
-    pub(crate) fn from_code(code: &[u8]) -> Option<Self> {
+    pub fn from_code(code: &[u8]) -> Option<Self> {
         ALL.into_iter()
             .find(|refusal| refusal.code().as_bytes() == code)
     }
@@ -86,7 +86,7 @@ impl Refusal {
 
 /// How the body behind a head is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BodyFraming {
+pub enum BodyFraming {
     Length(u64),
     Chunked,
 }

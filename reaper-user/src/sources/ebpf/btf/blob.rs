@@ -5,7 +5,7 @@ use super::walk::MAGIC;
 
 /// A blob under construction.
 #[derive(Default)]
-pub(crate) struct Blob {
+pub struct Blob {
     types: Vec<u8>,
     names: Vec<u8>,
     count: u32,
@@ -20,7 +20,8 @@ pub(crate) const BIT_FIELDS: bool = true;
 const SIZE: u32 = 1 << 16;
 
 impl Blob {
-    pub(crate) fn new() -> Self {
+    /// Creates a blob without types.
+    pub fn new() -> Self {
         Self {
             names: vec![0],
             ..Self::default()
@@ -28,7 +29,7 @@ impl Blob {
     }
 
     /// Adds a type without members.
-    pub(crate) fn simple(&mut self, kind: u32, size_or_type: u32, trailer: &[u32]) -> u32 {
+    pub fn simple(&mut self, kind: u32, size_or_type: u32, trailer: &[u32]) -> u32 {
         self.push(&[0, kind << 24, size_or_type]);
         self.push(trailer);
         self.count += 1;
@@ -36,7 +37,11 @@ impl Blob {
     }
 
     /// Adds a type with members: name, type and offset as in the format.
-    pub(crate) fn composite(
+    ///
+    /// # Panics
+    ///
+    /// If the blob has 4 GiB.
+    pub fn composite(
         &mut self,
         kind: u32,
         name: &str,
@@ -57,7 +62,12 @@ impl Blob {
         self.count
     }
 
-    pub(crate) fn finish(&self) -> Vec<u8> {
+    /// Returns the bytes of the blob.
+    ///
+    /// # Panics
+    ///
+    /// If it has 4 GiB.
+    pub fn finish(&self) -> Vec<u8> {
         let [types, names] =
             [&self.types, &self.names].map(|part| u32::try_from(part.len()).expect("a small blob"));
         let mut blob = MAGIC.to_ne_bytes().to_vec();

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use super::*;
 
@@ -20,22 +21,12 @@ enum Step {
         later: bool,
     },
     /// Watches it once more, and drops the guard.
-    WatchAgain {
-        raw_pid: u32,
-    },
-    LeaderLeaves {
-        raw_pid: u32,
-    },
+    WatchAgain(u32),
+    LeaderLeaves(u32),
     /// An exec by a worker: for a moment the main thread seems gone.
-    Exec {
-        raw_pid: u32,
-    },
-    Die {
-        raw_pid: u32,
-    },
-    Reap {
-        raw_pid: u32,
-    },
+    Exec(u32),
+    Die(u32),
+    Reap(u32),
     /// A source sends a hint, up to date or not.
     Hint {
         raw_pid: u32,
@@ -66,20 +57,15 @@ enum Fate {
 
 fn step() -> impl Strategy<Value = Step> {
     let raw_pid = || 1..=MAX_PID;
-    let by = prop_oneof![Just(By::Netlink), Just(By::Pidfd), Just(By::Ebpf)];
-    let fate = prop_oneof![
-        Just(Fate::Lost),
-        Just(Fate::Once),
-        Just(Fate::Twice),
-        Just(Fate::Late)
-    ];
+    let by = select(vec![By::Netlink, By::Pidfd, By::Ebpf]);
+    let fate = select(vec![Fate::Lost, Fate::Once, Fate::Twice, Fate::Late]);
     prop_oneof![
         4 => (raw_pid(), any::<bool>()).prop_map(|(raw_pid, later)| Step::Spawn { raw_pid, later }),
-        1 => raw_pid().prop_map(|raw_pid| Step::WatchAgain { raw_pid }),
-        1 => raw_pid().prop_map(|raw_pid| Step::LeaderLeaves { raw_pid }),
-        1 => raw_pid().prop_map(|raw_pid| Step::Exec { raw_pid }),
-        3 => raw_pid().prop_map(|raw_pid| Step::Die { raw_pid }),
-        3 => raw_pid().prop_map(|raw_pid| Step::Reap { raw_pid }),
+        1 => raw_pid().prop_map(Step::WatchAgain),
+        1 => raw_pid().prop_map(Step::LeaderLeaves),
+        1 => raw_pid().prop_map(Step::Exec),
+        3 => raw_pid().prop_map(Step::Die),
+        3 => raw_pid().prop_map(Step::Reap),
         4 => (raw_pid(), by, fate).prop_map(|(raw_pid, by, fate)| Step::Hint { raw_pid, by, fate }),
         1 => any::<bool>().prop_map(|reversed| Step::Arrive { reversed }),
         1 => Just(Step::Sweep),
@@ -118,18 +104,18 @@ impl Model {
     async fn take(&mut self, step: Step) {
         match step {
             Step::Spawn { raw_pid, later } => self.spawn(raw_pid, later),
-            Step::WatchAgain { raw_pid } => drop(self.fixture.watched.watch(pid(raw_pid))),
-            Step::LeaderLeaves { raw_pid } if self.is_alive(raw_pid) => {
+            Step::WatchAgain(raw_pid) => drop(self.fixture.watched.watch(pid(raw_pid))),
+            Step::LeaderLeaves(raw_pid) if self.is_alive(raw_pid) => {
                 self.fixture.table.leader_leaves(pid(raw_pid), 2);
             }
-            Step::Exec { raw_pid } if self.is_alive(raw_pid) => {
+            Step::Exec(raw_pid) if self.is_alive(raw_pid) => {
                 self.fixture.table.show_torn_stat(pid(raw_pid));
                 self.fixture.exit_event(raw_pid, 0);
                 self.fixture.pass(A_MOMENT).await;
                 self.fixture.table.leader_leaves(pid(raw_pid), 1);
             }
-            Step::Die { raw_pid } if self.is_alive(raw_pid) => self.die(raw_pid),
-            Step::Reap { raw_pid } => self.reap(raw_pid),
+            Step::Die(raw_pid) if self.is_alive(raw_pid) => self.die(raw_pid),
+            Step::Reap(raw_pid) => self.reap(raw_pid),
             Step::Hint { raw_pid, by, fate } => self.hint(raw_pid, by, fate),
             Step::Arrive { reversed } => {
                 if reversed {
@@ -141,7 +127,7 @@ impl Model {
             }
             Step::Sweep => self.fixture.pass(INTERVAL).await,
             // There is no such process.
-            Step::LeaderLeaves { .. } | Step::Exec { .. } | Step::Die { .. } => {}
+            Step::LeaderLeaves(_) | Step::Exec(_) | Step::Die(_) => {}
         }
         self.fixture.pass(A_MOMENT).await;
     }

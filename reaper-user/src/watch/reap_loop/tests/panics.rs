@@ -18,17 +18,11 @@ impl Commit for PanicsAt {
 
 /// A fixture in which the commit of one process panics, and the place for that process.
 fn panicking_fixture() -> (Fixture, Arc<Mutex<Option<ProcessId>>>) {
-    let mut fixture = Fixture::new(10);
     let panics_at = Arc::default();
-    let commit = PanicsAt {
+    let fixture = Fixture::committing_to(10, |committed| PanicsAt {
         panics_at: Arc::clone(&panics_at),
-        committed: fixture.committed.clone(),
-    };
-    let (hints, receiver) = hint::channel();
-    fixture.hints = hints.clone();
-    let (watched, board) = (fixture.watched.clone(), fixture.board.clone());
-    let reap_loop = supervise(watched, board, commit, hints, receiver);
-    fixture.tasks = vec![tokio::spawn(reap_loop)];
+        committed,
+    });
     (fixture, panics_at)
 }
 
