@@ -89,7 +89,7 @@ pub use hooks::HookRun;
 pub use lifetime::Ttl;
 pub use presence::{Attestation, Presence, SecretKey};
 pub use process::{Pid, PidOutOfRange, Process, ProcessId, StartTime};
-pub use registry::{Registry, Stored};
+pub use registry::{OwnerUsage, Registry, Stored};
 pub use removal::{Death, Evidence, Exit, ExitStatus, Removal, Source};
 pub use session::{Details, EntryId, NewSession, Session, SessionId};
 pub use time::{BootTime, Moment};

@@ -1,8 +1,11 @@
 //! The shared handle: one lock around the table, and what must happen outside of it.
 
+mod usage;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use self::usage::OwnerUsage;
 use crate::config::{Authority, OnRemoved, RegistryBuilder};
 use crate::error::RegisterError;
 use crate::events::log::{EventLog, Subscription};

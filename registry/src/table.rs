@@ -143,7 +143,7 @@ impl Table {
                 limit: self.limits.sessions,
             });
         }
-        let owned = self.per_owner.get(&new.owner).copied().unwrap_or(0);
+        let owned = self.owned(new.owner);
         let freed = replaced().filter(|old| old.owner == new.owner).count();
         if owned - freed >= self.limits.sessions_per_owner {
             return Err(RegisterError::TooManyForOwner {
@@ -293,6 +293,16 @@ impl Table {
 
     pub(crate) fn len(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Returns the users that have sessions.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = u32> {
+        self.per_owner.keys().copied()
+    }
+
+    /// Returns how many sessions this user has.
+    pub(crate) fn owned(&self, owner: u32) -> usize {
+        self.per_owner.get(&owner).copied().unwrap_or(0)
     }
 
     pub(crate) fn sessions_of(&self, process: ProcessId) -> Vec<Arc<Session>> {

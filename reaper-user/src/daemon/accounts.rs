@@ -99,6 +99,8 @@ impl fmt::Display for Refused {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub(crate) used: usize,
+    /// What of that is beyond the user's reserve.
+    pub(crate) shared: usize,
     pub(crate) limit: usize,
 }
 
@@ -185,14 +187,6 @@ impl Accounts {
         self.usage_in(&self.books(), uid, resource)
     }
 
-    /// Returns what the user could hold if all active users held the same.
-    pub(crate) fn equal_share(&self, uid: u32, resource: Resource) -> usize {
-        let books = self.books();
-        let users = self.active(&books, uid, resource);
-        let equal = (self.pool(resource) / users).max(1);
-        self.capped(resource, self.reserve(uid, resource) + equal)
-    }
-
     /// Returns the users that hold something.
     pub(crate) fn users(&self) -> Vec<u32> {
         self.books().users.keys().copied().collect()
@@ -205,21 +199,22 @@ impl Accounts {
         books.users.len() > 1 && books.used(uid, resource) > few
     }
 
-    /// Returns the limit of all users together.
-    pub(crate) fn total(&self, resource: Resource) -> usize {
-        self.limits[resource as usize].total
+    /// Returns the limits of a resource.
+    pub(crate) fn limit(&self, resource: Resource) -> Limit {
+        self.limits[resource as usize]
     }
 
     fn usage_in(&self, books: &Books, uid: u32, resource: Resource) -> Usage {
         let used = books.used(uid, resource);
         let reserve = self.reserve(uid, resource);
-        let share = used.saturating_sub(reserve);
-        let others = books.pools[resource as usize].used - share;
+        let shared = used.saturating_sub(reserve);
+        let others = books.pools[resource as usize].used - shared;
         let visible = self.pool(resource).saturating_sub(others);
         let users = self.active(books, uid, resource);
         let most = share::most(visible, users, self.newcomers);
         Usage {
             used,
+            shared,
             limit: self.capped(resource, reserve + most),
         }
     }

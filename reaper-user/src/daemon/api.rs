@@ -10,6 +10,7 @@
 //! | `DELETE /v1/sessions/TOKEN` | the same, for clients of the claudemesh daemon |
 //! | `DELETE /v1/sessions/by-id/ID` | by name, for the session's user and root |
 //! | `GET /v1/events[?event=a,b][&session=ID][&snapshot=1]` | a stream of events |
+//! | `GET /v1/limits` | what the caller holds and may hold; for root, of all users |
 //! | `GET /v1/sources`, `/v1/health`, `/v1/version` | the state of the daemon, and its version |
 //!
 //! Paths match exactly; a wrong method is 404 like a wrong path. A session is presented as
@@ -41,9 +42,9 @@
 //!   `gap`.
 //! - A list is the state of one moment. A list of more than 64 KiB is refused (503,
 //!   `too_many_lists`, Retry-After) if the lists that are still being read leave no budget for it.
-//! - Event streams leave connections to requests: one too many is refused (429, `too_many_streams`,
-//!   Retry-After). If all connections are in use, the one that has been idle longest is closed for
-//!   a new one.
+//! - Connections, event streams and requests in progress are shared fairly among users
+//!   ([`accounts`](super::accounts)); what is beyond a share is refused (429, Retry-After). If the
+//!   connections are used up, an idle one is closed for a new one.
 //! - An event stream ends with its connection, so that a reader notices the death of the daemon
 //!   too.
 //!
@@ -57,10 +58,13 @@
 //! [`problem`]: super::http::problem
 
 pub(crate) mod authorize;
+mod connection;
 mod connection_budget;
 pub(crate) mod events;
 mod health;
+pub(crate) mod limits;
 pub(crate) mod listener;
+mod refused;
 pub(crate) mod register;
 mod routes;
 pub(crate) mod server;
@@ -73,10 +77,10 @@ pub(crate) mod wire;
 
 use std::sync::Arc;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
+use crate::daemon::accounts::Accounts;
 use crate::daemon::config::DaemonOptions;
-use crate::daemon::descriptors::Shares;
 use crate::reaper::Reaper;
 use crate::sys::process_table::ProcessTable;
 
@@ -89,9 +93,8 @@ pub(crate) struct App {
     pub(crate) epoch: u64,
     /// Notified after each event.
     pub(crate) events: Arc<Notify>,
-    pub(crate) descriptors: Shares,
-    /// One permit for each further event stream.
-    pub(crate) streams: Arc<Semaphore>,
+    /// What each user makes the daemon hold.
+    pub(crate) accounts: Arc<Accounts>,
     pub(crate) lists: sessions::ListBudget,
 }
 

@@ -12,10 +12,11 @@ use std::time::Duration;
 use reaper_registry::{Limits, Registry, Source, TokenKey};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::api::listener::{ListenError, Socket, SocketAccess};
+use super::accounts::{Accounts, Newcomers};
 use super::api::{self, App};
 use super::config::DaemonOptions;
 use super::systemd;
@@ -97,7 +98,7 @@ pub async fn run_until(
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartupError> {
     let workers = Handle::current().metrics().num_workers();
-    let descriptors = Shares::of_daemon(&options.sources, workers)?;
+    let descriptors = Shares::of_daemon(&options, workers)?;
     let events = Arc::new(Notify::new());
     let reaper = start_reaper(&options, descriptors, events.clone())?;
     let reports = first_reports(&reaper, &options).await?;
@@ -110,14 +111,15 @@ pub async fn run_until(
     log::info!("{}", banner(&socket, &reports));
     log::info!("{descriptors}");
     let epoch = getrandom::u64().map_err(|error| StartupError::Random(error.into()))?;
+    let accounts = open_accounts(&options, descriptors);
+    log::info!("{}", api::limits::Memory::of(&options, &accounts));
     let app = Arc::new(App {
         reaper,
         options,
         table: process_table::of_this_system(),
         epoch,
         events,
-        descriptors,
-        streams: Arc::new(Semaphore::new(descriptors.streams)),
+        accounts,
         lists: api::sessions::ListBudget::default(),
     });
     let (stop_sender, stop_receiver) = watch::channel(false);
@@ -130,6 +132,16 @@ pub async fn run_until(
     };
     tokio::join!(serving, stopping);
     Ok(())
+}
+
+fn open_accounts(options: &DaemonOptions, descriptors: Shares) -> Arc<Accounts> {
+    let owner = rustix::process::geteuid().as_raw();
+    let newcomers = if options.allow_uids.is_empty() {
+        Newcomers::None
+    } else {
+        Newcomers::Possible
+    };
+    Accounts::new(owner, newcomers, descriptors.limits(options))
 }
 
 fn start_reaper(

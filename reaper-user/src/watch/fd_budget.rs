@@ -45,6 +45,7 @@ const SERVING: &[Need] = &[
         1,
     ),
     need("accepted connection that waits for its place", 0, 1),
+    need("connections for which there is no place", 0, 3),
 ];
 const PIDFD: &[Need] = &[need("pidfd: epoll set, its duplicate", 2, 0)];
 const NETLINK: &[Need] = &[

@@ -17,20 +17,20 @@ use std::time::Duration;
 use hyper::body::{Body, Bytes, Frame};
 use hyper::http::request;
 use reaper_registry::{Event, EventKind, Next, Session, SessionId, Subscription};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::sse::{self, EventId};
 use super::wire::{GapData, SessionView};
 use super::{App, Peer};
+use crate::daemon::accounts::{Charge, Resource};
 use crate::daemon::http::problem::Problem;
 use crate::daemon::http::query;
 
 /// The interval of comments on a stream without events.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 /// The size of one frame. A snapshot of 100,000 sessions is sent in frames of this size.
-const FRAME_SIZE: usize = 32 * 1024;
+pub(super) const FRAME_SIZE: usize = 32 * 1024;
 
 /// The body of the response.
 pub(crate) struct EventStream {
@@ -42,7 +42,7 @@ pub(crate) struct EventStream {
     notified: Pin<Box<OwnedNotified>>,
     keepalive: Interval,
     ended: bool,
-    _permit: OwnedSemaphorePermit,
+    _charge: Charge,
 }
 
 /// The unwritten rest of a snapshot.
@@ -102,11 +102,7 @@ impl EventStream {
                 .chain(one_session)
                 .collect(),
         };
-        let permit = app
-            .streams
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_none_left| Problem::too_many_streams(app.descriptors.streams))?;
+        let charge = app.accounts.try_charge(peer.uid, Resource::Streams)?;
         let mut keepalive = interval_at(Instant::now() + KEEPALIVE_EVERY, KEEPALIVE_EVERY);
         keepalive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (sessions, position) = app.reaper.registry().subscribe();
@@ -119,7 +115,7 @@ impl EventStream {
             notified: Box::pin(app.events.clone().notified_owned()),
             keepalive,
             ended: false,
-            _permit: permit,
+            _charge: charge,
         };
         let last_seen = head
             .headers

@@ -1,15 +1,9 @@
 //! Accepts connections and serves them until the daemon stops.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tokio::net::{UnixListener, UnixStream};
@@ -17,17 +11,11 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::connection_budget::{ConnectionBudget, ConnectionSlot};
+use super::connection_budget::ConnectionBudget;
 use super::listener::Socket;
-use super::undelivered::{DeliveryTracker, UndeliveredSessions};
-use super::{App, Peer, Transport, authorize, routes};
-use crate::daemon::http::framing::FramingFilter;
+use super::refused::Refusals;
+use super::{App, Peer, Transport, authorize, connection};
 
-/// How long a head may take, and how long a connection may idle between two requests.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Larger than the largest head that the framing filter passes. Bounds what is buffered for a slow
-/// reader.
-const BUFFER: usize = 64 * 1024;
 /// The pause after a failed accept, for lack of descriptors or memory. The connection that is
 /// closed then takes a moment to end; retrying at once would only use the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -38,7 +26,9 @@ const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
 
 /// Serves until `stop` turns true, ends every connection and removes the socket.
 pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
-    let mut acceptor = Acceptor::new(app.descriptors.connections);
+    let budget = ConnectionBudget::new(app.accounts.clone(), app.options.keep_alive);
+    let mut acceptor = Acceptor::new(budget.clone());
+    let refusals = Refusals::default();
     let mut connections = JoinSet::new();
     let mut socket_checks = interval(SOCKET_CHECK_INTERVAL);
     socket_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -48,10 +38,19 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
             () = stop_requested(&mut stop) => break,
             _ = socket_checks.tick() => socket.restore(),
             Some(ended) = connections.join_next() => report_panic(ended),
-            (stream, slot) = acceptor.next(&socket.listener) => {
-                if let Some(peer) = authorize_peer(&app, &stream) {
-                    let connection = connection(app.clone(), stream, peer, stopping.clone(), slot);
-                    connections.spawn(connection);
+            stream = acceptor.next(&socket.listener) => {
+                let Some(peer) = authorize_peer(&app, &stream) else {
+                    continue;
+                };
+                // Not in the `select!`, where another branch could cancel it after it has closed a
+                // connection for this one.
+                match budget.admit(peer.uid).await {
+                    Ok(slot) => {
+                        let stopping = stopping.clone();
+                        let served = connection::serve(app.clone(), stream, peer, stopping, slot);
+                        connections.spawn(served);
+                    }
+                    Err(refused) => refusals.send(stream, &refused.into()),
                 }
             }
         }
@@ -67,15 +66,13 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
 }
 
 /// Waits for the request to stop. A dropped sender counts as one: the daemon is gone.
-async fn stop_requested(stop: &mut watch::Receiver<bool>) {
+pub(super) async fn stop_requested(stop: &mut watch::Receiver<bool>) {
     let _result = stop.wait_for(|stop| *stop).await.is_ok();
 }
 
-/// Accepts connections and takes slots for them.
+/// Accepts connections.
 struct Acceptor {
     budget: Arc<ConnectionBudget>,
-    /// Accepted, and without a slot yet.
-    accepted: Option<UnixStream>,
     /// Consecutive failed attempts.
     failures: u64,
     /// Idle connections closed during these.
@@ -83,31 +80,21 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    fn new(connections: usize) -> Self {
+    fn new(budget: Arc<ConnectionBudget>) -> Self {
         Self {
-            budget: ConnectionBudget::new(connections),
-            accepted: None,
+            budget,
             failures: 0,
             closed: 0,
         }
     }
 
-    /// Returns the next connection and its slot. Cancel-safe: an accepted connection is kept for
-    /// the next call.
-    async fn next(&mut self, listener: &UnixListener) -> (UnixStream, ConnectionSlot) {
+    /// Returns the next connection. Cancel-safe, because `accept` is.
+    async fn next(&mut self, listener: &UnixListener) -> UnixStream {
         loop {
-            // Moved out only after the slot is taken: this future may be dropped while it waits for
-            // one.
-            if self.accepted.is_some() {
-                let slot = self.budget.take().await;
-                if let Some(stream) = self.accepted.take() {
-                    return (stream, slot);
-                }
-            }
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    self.accepted = Some(stream);
                     self.recovered();
+                    return stream;
                 }
                 Err(error) => {
                     // The kernel allocates the descriptor before it checks for a connection
@@ -177,57 +164,6 @@ fn authorize_peer(app: &App, stream: &UnixStream) -> Option<Peer> {
         pid: credentials.pid(),
         pid_ns: authorize::pid_ns_of(credentials.pid()),
     })
-}
-
-async fn connection(
-    app: Arc<App>,
-    stream: UnixStream,
-    peer: Peer,
-    mut stop: watch::Receiver<bool>,
-    slot: ConnectionSlot,
-) {
-    let slot = Arc::new(slot);
-    let request_slot = slot.clone();
-    let undelivered = UndeliveredSessions::default();
-    let registry = app.reaper.registry().clone();
-    let for_requests = undelivered.clone();
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        let busy = request_slot.busy();
-        request.extensions_mut().insert(for_requests.clone());
-        let responding = routes::respond(app.clone(), peer, request);
-        async {
-            let response = responding.await;
-            Ok::<_, Infallible>(response.map(|body| busy.until_written(body)))
-        }
-    });
-    let io = DeliveryTracker {
-        inner: FramingFilter::new(stream),
-        undelivered: undelivered.clone(),
-    };
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(io), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop_requested(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-        // An idle connection closes at once. A request that has arrived meanwhile gets its
-        // response.
-        () = slot.close_requested() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        // A slow or broken peer. The text is hyper's and contains nothing that the peer sent.
-        log::debug!("a connection ended: {error}");
-    }
-    undelivered.remove_all(&registry);
 }
 
 /// Logs a panic. It ends only its own connection.

@@ -19,7 +19,7 @@ const SLICE: usize = 512;
 /// Lists that are written concurrently; others wait.
 const WRITERS: usize = 4;
 /// The budget of all lists that wait for their readers.
-const LIST_BUDGET_KIB: u32 = 64 * 1_024;
+pub(super) const LIST_BUDGET_KIB: u32 = 64 * 1_024;
 /// A longer list is charged no more, so that even the longest can be read, by two readers at once.
 const CHARGED_MAX_KIB: u32 = LIST_BUDGET_KIB / 2;
 /// Shorter lists are free: as much is buffered for any connection, and a user with few sessions
