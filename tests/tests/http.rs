@@ -8,8 +8,13 @@
 mod containers;
 #[path = "http/fixture.rs"]
 mod fixture;
+#[path = "http/keep_alive.rs"]
+mod keep_alive;
 #[path = "http/sessions.rs"]
 mod sessions;
+#[cfg(target_os = "linux")]
+#[path = "http/shares.rs"]
+mod shares;
 #[path = "http/streams.rs"]
 mod streams;
 use std::io::{Read as _, Write as _};

@@ -1,6 +1,8 @@
 //! A daemon within the test process, and raw connections to it.
 
-use std::io::{Read as _, Write as _};
+use std::fs::Permissions;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
@@ -37,6 +39,10 @@ impl Daemon {
             options.sweep_interval = Duration::from_millis(100);
         }
         change(&mut options);
+        if !options.allow_uids.is_empty() {
+            // Other users must reach the socket, and must not replace it.
+            std::fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).unwrap();
+        }
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -131,6 +137,11 @@ impl Daemon {
         self.request("GET", "/v1/sessions/me", &session_header(token), "")
     }
 
+    /// Opens a connection that is kept for several requests.
+    pub(crate) fn kept(&self) -> Kept {
+        Kept(self.connect())
+    }
+
     pub(crate) fn stop(mut self) -> Duration {
         let start_ns = monotonic_ns();
         self.stop.take().unwrap().send(()).unwrap();
@@ -141,6 +152,53 @@ impl Daemon {
         );
         Duration::from_nanos(monotonic_ns() - start_ns)
     }
+}
+
+/// A connection for several requests.
+pub(crate) struct Kept(pub(crate) UnixStream);
+
+impl Kept {
+    /// Sends a request, and returns status, head and body; an error if the daemon has closed the
+    /// connection.
+    pub(crate) fn ask(&mut self, line: &str) -> io::Result<(u16, String, Value)> {
+        let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        self.0.write_all(request.as_bytes())?;
+        self.response()
+    }
+
+    /// Reads a response with a length.
+    pub(crate) fn response(&mut self) -> io::Result<(u16, String, Value)> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte)?;
+            head.extend(byte);
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
+        let length = field("content-length: ").map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body)?;
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = serde_json::from_slice(&body).unwrap_or_default();
+        Ok((status, head, body))
+    }
+}
+
+/// Runs this as another user. Only root can.
+#[cfg(target_os = "linux")]
+pub(crate) fn as_user<T: Send>(uid: u32, run: impl FnOnce() -> T + Send) -> T {
+    use rustix::process::Uid;
+
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let uid = Uid::from_raw(uid);
+            // Of this thread alone, which is the one that connects.
+            rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+            run()
+        });
+        thread.join().unwrap()
+    })
 }
 
 /// An event stream, read as bytes.
