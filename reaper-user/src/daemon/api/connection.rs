@@ -48,7 +48,7 @@ pub(super) async fn serve(
         stream,
         slot: slot.clone(),
         phase: phase.clone(),
-        read_some: false,
+        read_in: None,
         is_shut: false,
     };
     let io = DeliveryTracker {
@@ -163,8 +163,9 @@ struct ConnectionIo {
     stream: UnixStream,
     slot: Arc<ConnectionSlot>,
     phase: Arc<Phase>,
-    /// Whether bytes have arrived since the last wait for some.
-    read_some: bool,
+    /// The state of the connection, as [`ConnectionSlot::changes`], in which the last bytes arrived.
+    /// `None` if they have been waited for since.
+    read_in: Option<u64>,
     is_shut: bool,
 }
 
@@ -200,12 +201,17 @@ impl AsyncRead for ConnectionIo {
         let before = out.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, out);
         match &read {
-            Poll::Ready(_) => this.read_some = out.filled().len() > before,
-            Poll::Pending if this.read_some => {
-                this.read_some = false;
-                this.slot.is_incomplete();
+            Poll::Ready(_) => {
+                let has_read = out.filled().len() > before;
+                this.read_in = has_read.then(|| this.slot.changes());
             }
-            Poll::Pending => {}
+            Poll::Pending => {
+                let read_in = this.read_in.take();
+                // Otherwise they were of a request that has been answered.
+                if read_in.is_some_and(|state| state == this.slot.changes()) {
+                    this.slot.is_incomplete();
+                }
+            }
         }
         read
     }

@@ -10,6 +10,7 @@ mod idle;
 mod tests;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ pub(super) struct ConnectionSlot {
     deadline_changed: Notify,
     /// `None` while it is busy. Locked only while the idle connections are locked, or alone.
     idle: Mutex<Option<Idle>>,
+    /// How often it has become busy or idle.
+    changes: AtomicU64,
     starts: Arc<Semaphore>,
     /// Given back before `freed` is notified.
     charge: Option<Charge>,
@@ -69,6 +72,12 @@ pub(super) enum Ending {
     Idle,
     /// Its head was not complete in time.
     SlowHead,
+}
+
+/// What a look at a connection shows.
+enum Look {
+    Ends(Ending),
+    Again(Instant),
 }
 
 impl ConnectionBudget {
@@ -146,6 +155,7 @@ impl ConnectionBudget {
             close: Arc::default(),
             deadline_changed: Notify::new(),
             idle: Mutex::default(),
+            changes: AtomicU64::new(0),
             starts: self.starts_of(uid),
             charge: Some(charge),
         };
@@ -193,38 +203,49 @@ impl ConnectionSlot {
         accounts.try_charge(self.uid, Resource::Requests)
     }
 
-    /// Returns when this idle connection is to end, and why.
+    /// Returns when this connection is to end, and why. A busy one does not end.
     pub(super) async fn ending(&self) -> Ending {
         loop {
-            let (until, ending) = self.deadline();
+            let again = match self.look() {
+                Look::Ends(ending) => return ending,
+                Look::Again(at) => at,
+            };
             tokio::select! {
                 () = self.close.notified() => return Ending::Idle,
                 () = self.deadline_changed.notified() => {}
-                () = sleep_until(until) => {
-                    // It may have been busy meanwhile.
-                    if self.deadline().0 <= until {
-                        return ending;
-                    }
-                }
+                () = sleep_until(again) => {}
             }
         }
     }
 
-    /// Returns when it would end, as things are now. A busy connection has no end; it is looked at
-    /// again later.
-    fn deadline(&self) -> (Instant, Ending) {
+    /// Looks whether the connection is over, or when it may be. No timer is set for each request:
+    /// while a request can change the deadline, the next look is no later than any new one.
+    fn look(&self) -> Look {
         let kept_idle = self.budget.kept_idle;
-        match &*self.idle_state() {
-            None => (Instant::now() + kept_idle.min(HEAD_WITHIN), Ending::Idle),
+        let now = Instant::now();
+        let soon = now + kept_idle.min(HEAD_WITHIN);
+        let (deadline, ending, again) = match &*self.idle_state() {
+            None => return Look::Again(soon),
             Some(idle) => match idle.head_since {
-                Some(since) => (since + HEAD_WITHIN, Ending::SlowHead),
-                None if idle.before_first_request => (idle.since + HEAD_WITHIN, Ending::Idle),
-                None => (idle.since + kept_idle, Ending::Idle),
+                Some(since) => (since + HEAD_WITHIN, Ending::SlowHead, soon),
+                None if idle.before_first_request => (idle.since + HEAD_WITHIN, Ending::Idle, soon),
+                None => (idle.since + kept_idle, Ending::Idle, idle.since + kept_idle),
             },
+        };
+        if deadline <= now {
+            Look::Ends(ending)
+        } else {
+            Look::Again(deadline.min(again))
         }
     }
 
-    /// Bytes have arrived, and more are awaited: for a head, if the connection is idle.
+    /// Returns how often the connection has become busy or idle.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes have arrived, and more are awaited before the connection changes: for a head, if it is
+    /// idle.
     pub(super) fn is_incomplete(&self) {
         if let Some(idle) = &mut *self.idle_state()
             && idle.head_since.is_none()
@@ -241,11 +262,13 @@ impl ConnectionSlot {
     }
 
     fn set_idle(&self, before_first_request: bool) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
         let mut idle = self.budget.idle();
         *self.idle_state() = Some(idle.insert(self.uid, before_first_request, &self.close));
     }
 
     fn clear_idle(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
         let mut idle = self.budget.idle();
         if let Some(own) = self.idle_state().take() {
             idle.remove(self.uid, own.seq);

@@ -9,13 +9,17 @@ const OWNER: u32 = 1_000;
 
 /// A budget of so many connections, of which one is kept for root and one for the owner.
 fn budget(total: usize) -> Arc<ConnectionBudget> {
+    budget_with(total, Duration::from_secs(30))
+}
+
+fn budget_with(total: usize, keep_alive: Duration) -> Arc<ConnectionBudget> {
     let limit = Limit {
         total,
         reserve: 1,
         per_user: None,
     };
     let accounts = Accounts::new(OWNER, Newcomers::Possible, [limit; 3]);
-    ConnectionBudget::new(accounts, Duration::from_secs(30))
+    ConnectionBudget::new(accounts, keep_alive)
 }
 
 /// An open connection.
@@ -161,6 +165,25 @@ async fn a_connection_is_kept_longer_than_announced_and_a_slow_head_ends_it() {
     };
     let (ending, ()) = tokio::join!(slot.ending(), incomplete);
     assert_eq!((ending, began.elapsed()), (Ending::SlowHead, Duration::from_secs(8)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_was_waited_for_before_its_request_ends_in_time() {
+    for seconds in [1, 30] {
+        let budget = budget_with(42, Duration::from_secs(seconds));
+        let slot = Arc::new(budget.admit(7).await.unwrap());
+        let request = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let busy = slot.busy();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(busy);
+            Instant::now()
+        };
+        let ending = async { (slot.ending().await, Instant::now()) };
+        let ((ending, ended), idle_since) = tokio::join!(ending, request);
+        assert_eq!(ending, Ending::Idle);
+        assert_eq!(ended - idle_since, Duration::from_secs(seconds + 2));
+    }
 }
 
 #[tokio::test(start_paused = true)]
