@@ -92,7 +92,11 @@ impl Shares {
         [
             limit(self.connections, reserve, options.max_connections_per_uid),
             // Half, so that streams do not take the whole reserve from requests.
-            limit(self.streams, reserve.div_ceil(2), options.max_streams_per_uid),
+            limit(
+                self.streams,
+                reserve.div_ceil(2),
+                options.max_streams_per_uid,
+            ),
             limit(self.connections.min(MAX_REQUESTS), reserve, None),
         ]
     }

@@ -15,8 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-use super::api::listener::{ListenError, Socket, SocketAccess};
 use super::accounts::{Accounts, Newcomers};
+use super::api::listener::{ListenError, Socket, SocketAccess};
 use super::api::{self, App};
 use super::config::DaemonOptions;
 use super::systemd;

@@ -53,6 +53,15 @@ fn all_streams(daemon: &Daemon) -> (Vec<Kept>, Value) {
     }
 }
 
+/// Ends the loops of other threads, also when the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Opens an event stream.
 fn stream(daemon: &Daemon) -> Kept {
     let mut kept = daemon.kept();
@@ -102,7 +111,9 @@ fn a_user_with_all_the_connections_that_it_can_get_keeps_nobody_out() {
             as_user(GREEDY, || {
                 // Three quarters of what is not reserved, once the others' connections have ended.
                 let allowed = 84;
-                eventually("the user is alone", || limit(&daemon, "connections").1 == allowed);
+                eventually("the user is alone", || {
+                    limit(&daemon, "connections").1 == allowed
+                });
                 // Half of them streams, which are never idle.
                 let streams: Vec<_> = (0..allowed / 2).map(|_| stream(&daemon)).collect();
                 let plain = |_| {
@@ -117,6 +128,7 @@ fn a_user_with_all_the_connections_that_it_can_get_keeps_nobody_out() {
                 keep_busy(&mut plain, &stop);
             });
         });
+        let _stop = StopOnDrop(&stop);
         eventually("all are held", || held.load(Ordering::Relaxed));
         let began = Deadline::after(Duration::from_secs(4));
         while !began.has_passed() {
@@ -131,7 +143,6 @@ fn a_user_with_all_the_connections_that_it_can_get_keeps_nobody_out() {
             let streams: Vec<_> = streams.collect();
             assert_eq!(limit(&daemon, "streams").0, streams.len());
         });
-        stop.store(true, Ordering::Relaxed);
     });
     daemon.stop();
 }
@@ -144,7 +155,11 @@ fn a_user_with_all_the_streams_that_it_can_get_leaves_some_to_others() {
     let (greedy, refusal) = as_user(GREEDY, || {
         let stated = limit(&daemon, "streams").1;
         let (streams, refusal) = all_streams(&daemon);
-        assert_eq!(streams.len(), stated, "a lone user reaches the stated limit");
+        assert_eq!(
+            streams.len(),
+            stated,
+            "a lone user reaches the stated limit"
+        );
         (streams, refusal)
     });
     assert!(greedy.len() >= 64, "{}", greedy.len());
@@ -165,9 +180,14 @@ fn a_user_with_all_the_streams_that_it_can_get_leaves_some_to_others() {
         let user = users.as_array().unwrap().iter().find(of).unwrap();
         user["limits"]["streams"]["used"].clone()
     };
-    assert_eq!([used(GREEDY), used(OTHER)], [json!(count), json!(others.len())]);
+    assert_eq!(
+        [used(GREEDY), used(OTHER)],
+        [json!(count), json!(others.len())]
+    );
     assert_eq!(used(ROOT), roots.len());
-    as_user(OTHER, || assert!(daemon.get("/v1/limits").1["users"].is_null()));
+    as_user(OTHER, || {
+        assert!(daemon.get("/v1/limits").1["users"].is_null());
+    });
     drop(greedy);
     eventually("what is given back can be taken", || {
         as_user(OTHER, || all_streams(&daemon).0.len()) > others.len()
@@ -194,7 +214,10 @@ fn limits_of_one_user_can_be_set() {
             daemon.get("/v1/version").0 == 429
         });
         let (status, refusal) = daemon.get("/v1/version");
-        assert_eq!((status, &refusal["code"]), (429, &json!("too_many_connections")));
+        assert_eq!(
+            (status, &refusal["code"]),
+            (429, &json!("too_many_connections"))
+        );
         drop((streams, busy));
     });
     daemon.stop();
@@ -245,7 +268,9 @@ fn registrations_of_one_user_in_loops_delay_others_by_a_few_only() {
     let request = format!(
         "POST /v1/sessions/register HTTP/1.1\r\nHost: l\r\nContent-Length: {length}\r\n\r\n{body}"
     );
-    as_user(OTHER, || assert_eq!(daemon.register(2, "o", test_process.pid()).0, 200));
+    as_user(OTHER, || {
+        assert_eq!(daemon.register(2, "o", test_process.pid()).0, 200);
+    });
     let (answered, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let mut delays = Vec::new();
     std::thread::scope(|scope| {
@@ -255,10 +280,16 @@ fn registrations_of_one_user_in_loops_delay_others_by_a_few_only() {
                 flood(&mut all, request.as_bytes(), &answered, &stop);
             });
         });
-        eventually("the flood runs", || answered.load(Ordering::Relaxed) > 2_000);
+        let _stop = StopOnDrop(&stop);
+        eventually("the flood runs", || {
+            answered.load(Ordering::Relaxed) > 2_000
+        });
         delays = as_user(OTHER, || {
             let mut kept = daemon.kept();
-            let me = format!("GET /v1/sessions/me HTTP/1.1\r\nHost: l\r\n{}\r\n", session_header(2));
+            let me = format!(
+                "GET /v1/sessions/me HTTP/1.1\r\nHost: l\r\n{}\r\n",
+                session_header(2)
+            );
             let mut delay = || {
                 let before = answered.load(Ordering::Relaxed);
                 kept.0.write_all(me.as_bytes()).unwrap();
@@ -267,7 +298,6 @@ fn registrations_of_one_user_in_loops_delay_others_by_a_few_only() {
             };
             (0..200).map(|_| delay()).collect()
         });
-        stop.store(true, Ordering::Relaxed);
     });
     delays.sort_unstable();
     let (median, p90) = (delays[100], delays[180]);

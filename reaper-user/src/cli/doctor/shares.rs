@@ -32,9 +32,12 @@ pub(super) fn finding(limits: &Limits) -> Finding {
     let shares: Vec<_> = shares
         .map(|(name, Share { used, limit })| format!("{name} {used} of {limit}"))
         .collect();
-    let memory = limits.memory.get("total").map_or_else(String::new, |bytes| {
-        format!("; memory if all limits are reached: {} MiB", bytes >> 20)
-    });
+    let memory = limits
+        .memory
+        .get("total")
+        .map_or_else(String::new, |bytes| {
+            format!("; memory if all limits are reached: {} MiB", bytes >> 20)
+        });
     Finding {
         verdict,
         subject: "limits".to_owned(),

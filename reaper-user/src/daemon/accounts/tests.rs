@@ -59,11 +59,18 @@ fn a_second_user_gets_its_guarantee_and_the_first_keeps_its_grants() {
     let accounts = accounts(Newcomers::Possible, 1_016, 8);
     let first = take_all(&accounts, USER);
     let second = take_all(&accounts, USER + 1);
-    assert!(second.len() >= share::guaranteed(1_000, 2), "{}", second.len());
+    assert!(
+        second.len() >= share::guaranteed(1_000, 2),
+        "{}",
+        second.len()
+    );
     assert_eq!(accounts.usage(USER, Resource::Streams).used, first.len());
     drop(first);
     let third = take_all(&accounts, USER + 2);
-    assert!(third.len() > second.len(), "what is given back can be taken");
+    assert!(
+        third.len() > second.len(),
+        "what is given back can be taken"
+    );
 }
 
 #[test]

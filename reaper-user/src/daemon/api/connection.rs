@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
@@ -41,7 +42,7 @@ pub(super) async fn serve(
     slot: ConnectionSlot,
 ) {
     let slot = Arc::new(slot);
-    let phase = Arc::new(Phase::default());
+    let phase = Arc::new(Phase::new(app.options.keep_alive));
     let undelivered = UndeliveredSessions::default();
     let registry = app.reaper.registry().clone();
     let io = ConnectionIo {
@@ -63,7 +64,7 @@ pub(super) async fn serve(
         async move {
             let is_kept = keeps_alive(request.version(), request.headers());
             let mut response = respond(&app, peer, request, &slot).await;
-            phase.announce(&app, is_kept, &mut response);
+            phase.announce(is_kept, &mut response);
             Ok::<_, Infallible>(response.map(|body| busy.until_written(body)))
         }
     });
@@ -124,8 +125,9 @@ fn keeps_alive(version: Version, fields: &HeaderMap) -> bool {
 }
 
 /// What a connection does next.
-#[derive(Default)]
 struct Phase {
+    /// The value of `keep-alive`.
+    keep_alive: HeaderValue,
     /// It closes, after the requests that have arrived.
     closing: AtomicBool,
     /// Its response ends with the connection. What else arrives is never read.
@@ -133,8 +135,17 @@ struct Phase {
 }
 
 impl Phase {
+    fn new(keep_alive: Duration) -> Self {
+        let timeout = HeaderValue::try_from(format!("timeout={}", keep_alive.as_secs()));
+        Self {
+            keep_alive: timeout.expect("letters and digits"),
+            closing: AtomicBool::new(false),
+            last_response: AtomicBool::new(false),
+        }
+    }
+
     /// Adds to a response how long the connection is kept, or that it is not.
-    fn announce(&self, app: &App, is_kept: bool, response: &mut Response<ResponseBody>) {
+    fn announce(&self, is_kept: bool, response: &mut Response<ResponseBody>) {
         // Only event streams have this version: they have no length and no chunks.
         if response.version() == Version::HTTP_10 {
             self.last_response.store(true, Ordering::Relaxed);
@@ -143,9 +154,7 @@ impl Phase {
         if self.closing.load(Ordering::Relaxed) {
             fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
         } else if is_kept && !fields.contains_key(header::CONNECTION) {
-            let seconds = app.options.keep_alive.as_secs();
-            let timeout = HeaderValue::try_from(format!("timeout={seconds}"));
-            fields.insert(KEEP_ALIVE, timeout.expect("letters and digits"));
+            fields.insert(KEEP_ALIVE, self.keep_alive.clone());
         }
     }
 }
@@ -268,7 +277,11 @@ mod tests {
             if let Some(field) = field {
                 fields.insert(header::CONNECTION, HeaderValue::from_static(field));
             }
-            assert_eq!(keeps_alive(version, &fields), expected, "{version:?} {field:?}");
+            assert_eq!(
+                keeps_alive(version, &fields),
+                expected,
+                "{version:?} {field:?}"
+            );
         }
     }
 }

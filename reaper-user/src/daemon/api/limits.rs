@@ -22,7 +22,12 @@ const EVENTS: usize = 4_096;
 pub(super) fn limits(app: &App, peer: Peer) -> LimitsReport {
     let users = peer.is_root().then(|| {
         let in_registry = app.reaper.registry().usage_by_owner().into_keys();
-        let users: BTreeSet<_> = app.accounts.users().into_iter().chain(in_registry).collect();
+        let users: BTreeSet<_> = app
+            .accounts
+            .users()
+            .into_iter()
+            .chain(in_registry)
+            .collect();
         users.into_iter().map(|uid| of_user(app, uid)).collect()
     });
     LimitsReport {
@@ -110,7 +115,11 @@ impl Memory {
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: usize| bytes.div_ceil(1 << 20);
-        write!(f, "memory if all limits are reached: {} MiB", mib(self.total()))?;
+        write!(
+            f,
+            "memory if all limits are reached: {} MiB",
+            mib(self.total())
+        )?;
         for (at, (name, bytes)) in self.parts().into_iter().enumerate() {
             let before = if at == 0 { " (" } else { ", " };
             write!(f, "{before}{name} {}", mib(bytes))?;

@@ -23,8 +23,8 @@ use tokio::time::{Sleep, sleep};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use self::chunks::Chunks;
-pub(crate) use self::head::{BODY_MAX, HEAD_MAX, REFUSAL_FIELD, Refusal};
 use self::head::BodyFraming;
+pub(crate) use self::head::{BODY_MAX, HEAD_MAX, REFUSAL_FIELD, Refusal};
 
 /// How long a peer may leave written bytes unread before the connection ends: long enough for a
 /// reader that was stopped for a moment, short enough that silent peers do not use up all

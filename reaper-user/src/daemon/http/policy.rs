@@ -70,7 +70,8 @@ fn check_host(head: &request::Parts) -> Result<(), Problem> {
 /// Returns whether these are the characters of a host and a port (RFC 3986, section 3.2), without
 /// user information.
 fn is_host(host: &[u8]) -> bool {
-    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte);
+    let is_allowed =
+        |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte);
     host.iter().all(is_allowed)
 }
 

@@ -82,9 +82,11 @@ fn silent_connections_give_way_to_one_with_a_request() {
         .map(|_| UnixStream::connect(daemon.socket()).unwrap())
         .collect();
     // Those that have just connected are given a moment for their first request.
-    within(AT_ONCE, "a silent connection is closed for a request", || {
-        daemon.get::<Version>("/v1/version").is_ok()
-    });
+    within(
+        AT_ONCE,
+        "a silent connection is closed for a request",
+        || daemon.get::<Version>("/v1/version").is_ok(),
+    );
     requests_are_served(&daemon, "beside silent connections");
     drop(silent);
     daemon.stop();

@@ -142,7 +142,11 @@ async fn a_user_without_idle_connections_is_refused_and_root_and_the_owner_are_n
     }
     let began = Instant::now();
     assert!(budget.admit(7).await.is_err());
-    assert_eq!(began.elapsed(), Duration::ZERO, "others must not wait for it");
+    assert_eq!(
+        began.elapsed(),
+        Duration::ZERO,
+        "others must not wait for it"
+    );
     assert!(budget.admit(0).await.is_ok());
     assert!(budget.admit(OWNER).await.is_ok());
 }
@@ -164,7 +168,10 @@ async fn a_connection_is_kept_longer_than_announced_and_a_slow_head_ends_it() {
         slot.is_incomplete();
     };
     let (ending, ()) = tokio::join!(slot.ending(), incomplete);
-    assert_eq!((ending, began.elapsed()), (Ending::SlowHead, Duration::from_secs(8)));
+    assert_eq!(
+        (ending, began.elapsed()),
+        (Ending::SlowHead, Duration::from_secs(8))
+    );
 }
 
 #[tokio::test(start_paused = true)]
