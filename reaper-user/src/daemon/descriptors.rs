@@ -15,12 +15,15 @@ use crate::watch::fd_budget::{
 };
 
 /// Fewer connections are not enough for some event streams and some requests.
-pub(crate) const MIN_CONNECTIONS: usize = 6;
+pub(crate) const MIN_CONNECTIONS: usize = 8;
 /// More connections are of no use: further clients wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1_024;
 /// Connections that are kept for root, and as many for the daemon's own user: an eighth, within
-/// these bounds. Event streams leave as many to requests, whoever opens them.
+/// these bounds.
 const RESERVE: (usize, usize) = (1, 8);
+/// Event streams leave as many connections to requests, whoever opens them, and at least this many:
+/// a few clients can then send requests at once.
+const FOR_REQUESTS: usize = 4;
 /// More requests in progress are of no use. Each may have a whole body in memory.
 const MAX_REQUESTS: usize = 256;
 
@@ -77,7 +80,7 @@ impl Shares {
             reserved,
             processes: rest - connections,
             connections,
-            streams: connections - reserve_of(connections),
+            streams: connections - reserve_of(connections).max(FOR_REQUESTS),
         })
     }
 
@@ -173,7 +176,7 @@ mod tests {
             assert_eq!(reserved + processes + connections, limit, "{shares:?}");
             assert!((MIN_CONNECTIONS..=MAX_CONNECTIONS).contains(&connections));
             assert!(streams >= 2, "{shares:?}");
-            assert!(connections > streams, "{shares:?}");
+            assert!(connections - streams >= FOR_REQUESTS, "{shares:?}");
         }
     }
 

@@ -45,7 +45,7 @@ const SERVING: &[Need] = &[
         1,
     ),
     need("accepted connection that waits for its place", 0, 1),
-    need("connections for which there is no place", 0, 3),
+    need("connections that wait for a place or are refused", 0, 4),
 ];
 const PIDFD: &[Need] = &[need("pidfd: epoll set, its duplicate", 2, 0)];
 const NETLINK: &[Need] = &[

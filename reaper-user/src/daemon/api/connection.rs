@@ -212,6 +212,11 @@ impl AsyncRead for ConnectionIo {
         match &read {
             Poll::Ready(_) => {
                 let has_read = out.filled().len() > before;
+                if this.is_shut && !has_read && this.slot.is_busy() {
+                    // For hyper, the end of the stream during a request is a peer that has gone, and
+                    // it would drop the response. It closes after the response in any case.
+                    return Poll::Pending;
+                }
                 this.read_in = has_read.then(|| this.slot.changes());
             }
             Poll::Pending => {

@@ -10,13 +10,14 @@ mod idle;
 mod tests;
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 pub(super) use idle::BusyGuard;
 use idle::{Idle, IdleConnections};
@@ -100,23 +101,48 @@ impl ConnectionBudget {
             Err(refused) => refused,
         };
         for _ in 0..CLOSED_FOR_ONE {
+            // Before the close is requested, so that it is not missed.
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
             let Some(most) = self.make_room(uid) else {
                 break;
             };
-            let freed = async {
+            let charging = async {
                 loop {
-                    self.freed.notified().await;
+                    freed.as_mut().await;
+                    freed.set(self.freed.notified());
+                    freed.as_mut().enable();
                     let connections = Resource::Connections;
                     if let Some(charge) = self.accounts.try_charge_within(uid, connections, most) {
                         return charge;
                     }
                 }
             };
-            if let Ok(charge) = timeout(CLOSES_WITHIN, freed).await {
+            if let Ok(charge) = timeout(CLOSES_WITHIN, charging).await {
                 return Ok(self.slot(charge));
             }
         }
         Err(refused)
+    }
+
+    /// As [`Self::admit`], and waits for a place.
+    pub(super) async fn admit_within(
+        self: &Arc<Self>,
+        uid: u32,
+        limit: Duration,
+    ) -> Result<ConnectionSlot, Refused> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
+            let refused = match self.admit(uid).await {
+                Ok(slot) => return Ok(slot),
+                Err(refused) => refused,
+            };
+            if timeout_at(deadline, freed).await.is_err() {
+                return Err(refused);
+            }
+        }
     }
 
     /// Requests that an idle connection closes for a new one of this user. Returns how many the user
@@ -239,6 +265,10 @@ impl ConnectionSlot {
         }
     }
 
+    pub(super) fn is_busy(&self) -> bool {
+        self.idle_state().is_none()
+    }
+
     /// Returns how often the connection has become busy or idle.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
@@ -284,6 +314,6 @@ impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.clear_idle();
         drop(self.charge.take());
-        self.budget.freed.notify_one();
+        self.budget.freed.notify_waiters();
     }
 }

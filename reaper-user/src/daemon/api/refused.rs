@@ -1,28 +1,32 @@
-//! The response to a connection for which there is no place. It has no slot, no parser and no task
-//! of its own for long: its request is read as far as it has arrived and answered unseen.
+//! Connections for which there is no place: they wait a moment for one, outside of the loop that
+//! accepts connections, and then get a response. It is written without a parser: the request is read
+//! as far as it has arrived, and answered unseen.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
+use super::connection_budget::{ConnectionBudget, ConnectionSlot};
 use crate::daemon::http::problem::Problem;
 
-/// How many wait for a request at the same time. More are closed at once. `fd_budget.rs` reserves
-/// their descriptors.
-const AT_ONCE: usize = 3;
+/// How many wait at the same time. More are closed at once. `fd_budget.rs` reserves their
+/// descriptors.
+const AT_ONCE: usize = 4;
+/// How long a connection waits for a place: longer than ordinary requests take.
+const PLACE_WITHIN: Duration = Duration::from_millis(500);
 /// How long the request may take. A client sends it right after it has connected.
 const REQUEST_WITHIN: Duration = Duration::from_millis(100);
 
-/// Responds to refused connections.
-pub(super) struct Refusals {
+/// Where connections wait for a place.
+pub(super) struct WaitingRoom {
     free: Arc<Semaphore>,
 }
 
-impl Default for Refusals {
+impl Default for WaitingRoom {
     fn default() -> Self {
         Self {
             free: Arc::new(Semaphore::new(AT_ONCE)),
@@ -30,26 +34,47 @@ impl Default for Refusals {
     }
 }
 
-impl Refusals {
-    /// Sends the problem and closes the connection.
-    pub(super) fn send(&self, stream: UnixStream, problem: &Problem) {
-        let response = response(problem);
-        let Ok(place) = self.free.clone().try_acquire_owned() else {
-            // The socket buffer of a new connection is empty, so that this is written whole.
-            drop(stream.try_write(&response));
-            return;
-        };
-        tokio::spawn(async move {
-            // Written only when the request is there, and then what has arrived is read: a client
-            // that still writes, or whose bytes are unread at the close, may miss the response.
-            if timeout(REQUEST_WITHIN, stream.readable()).await.is_ok() {
-                let mut request = Zeroizing::new([0; 4 * 1024]);
-                drop(stream.try_read(request.as_mut()));
-            }
-            drop(stream.try_write(&response));
-            drop(place);
-        });
+/// A place in the waiting room.
+pub(super) struct Waiting {
+    _place: OwnedSemaphorePermit,
+}
+
+impl WaitingRoom {
+    /// Returns a place, if there is one.
+    pub(super) fn enter(&self) -> Option<Waiting> {
+        let place = self.free.clone().try_acquire_owned().ok()?;
+        Some(Waiting { _place: place })
     }
+}
+
+impl Waiting {
+    /// Waits for a place among the served. Without one, responds and returns nothing.
+    pub(super) async fn admit(
+        self,
+        stream: UnixStream,
+        uid: u32,
+        budget: &Arc<ConnectionBudget>,
+    ) -> Option<(UnixStream, ConnectionSlot)> {
+        match budget.admit_within(uid, PLACE_WITHIN).await {
+            Ok(slot) => Some((stream, slot)),
+            Err(refused) => {
+                // A client that still writes, or whose bytes are unread at the close, may miss the
+                // response.
+                if timeout(REQUEST_WITHIN, stream.readable()).await.is_ok() {
+                    let mut request = Zeroizing::new([0; 4 * 1024]);
+                    drop(stream.try_read(request.as_mut()));
+                }
+                refuse(stream, &refused.into());
+                None
+            }
+        }
+    }
+}
+
+/// Sends the problem and closes the connection.
+pub(super) fn refuse(stream: UnixStream, problem: &Problem) {
+    // The socket buffer of a new connection is empty, so that this is written whole.
+    drop(stream.try_write(&response(problem)));
 }
 
 fn response(problem: &Problem) -> Vec<u8> {
@@ -67,7 +92,7 @@ fn response(problem: &Problem) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::AsyncReadExt as _;
 
     use super::*;
     use crate::daemon::accounts::{Refused, Resource};
@@ -82,11 +107,7 @@ mod tests {
             limit: 3,
             total: 9,
         };
-        Refusals::default().send(server, &refused.into());
-        client
-            .write_all(b"GET / HTTP/1.1\r\nhost: l\r\n\r\n")
-            .await
-            .unwrap();
+        refuse(server, &refused.into());
         let mut response = String::new();
         client.read_to_string(&mut response).await.unwrap();
         let (head, body) = response.split_once("\r\n\r\n").unwrap();

@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::connection_budget::ConnectionBudget;
 use super::listener::Socket;
-use super::refused::Refusals;
+use super::refused::{WaitingRoom, refuse};
 use super::{App, Peer, Transport, authorize, connection};
 
 /// The pause after a failed accept, for lack of descriptors or memory. The connection that is
@@ -28,7 +28,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
 pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
     let budget = ConnectionBudget::new(app.accounts.clone(), app.options.keep_alive);
     let mut acceptor = Acceptor::new(budget.clone());
-    let refusals = Refusals::default();
+    let waiting_room = WaitingRoom::default();
     let mut connections = JoinSet::new();
     let mut socket_checks = interval(SOCKET_CHECK_INTERVAL);
     socket_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -44,13 +44,24 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
                 };
                 // Not in the `select!`, where another branch could cancel it after it has closed a
                 // connection for this one.
+                let stopping = stopping.clone();
                 match budget.admit(peer.uid).await {
                     Ok(slot) => {
-                        let stopping = stopping.clone();
                         let served = connection::serve(app.clone(), stream, peer, stopping, slot);
                         connections.spawn(served);
                     }
-                    Err(refused) => refusals.send(stream, &refused.into()),
+                    Err(refused) => match waiting_room.enter() {
+                        None => refuse(stream, &refused.into()),
+                        Some(waiting) => {
+                            let (app, budget) = (app.clone(), budget.clone());
+                            connections.spawn(async move {
+                                let admitted = waiting.admit(stream, peer.uid, &budget).await;
+                                if let Some((stream, slot)) = admitted {
+                                    connection::serve(app, stream, peer, stopping, slot).await;
+                                }
+                            });
+                        }
+                    },
                 }
             }
         }
