@@ -213,3 +213,19 @@ async fn a_freed_place_goes_to_the_next_connection() {
     assert!(budget.admit(7).await.is_ok());
     assert_eq!(budget.idle().users().next(), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_waits_gets_the_next_place_or_is_refused_in_time() {
+    let budget = budget(42);
+    let mut slots = fill(&budget, 7, Open::busy).await;
+    let limit = Duration::from_millis(500);
+    let began = Instant::now();
+    assert!(budget.admit_within(7, limit).await.is_err());
+    assert_eq!(began.elapsed(), limit);
+    let ending = async {
+        tokio::time::sleep(limit / 2).await;
+        slots.pop();
+    };
+    let (admitted, ()) = tokio::join!(budget.admit_within(7, limit), ending);
+    assert!(admitted.is_ok());
+}
