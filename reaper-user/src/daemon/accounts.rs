@@ -58,7 +58,7 @@ pub(crate) struct Limit {
     pub(crate) total: usize,
     /// Of these, what is kept for root, and as much again for the daemon's own user.
     pub(crate) reserve: usize,
-    /// The most that one user may hold, whoever it is. `None`: as much as the shares allow.
+    /// The most that any one user may hold, root included. `None`: as much as the shares allow.
     pub(crate) per_user: Option<usize>,
 }
 

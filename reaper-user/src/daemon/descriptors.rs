@@ -21,7 +21,7 @@ const MAX_CONNECTIONS: usize = 1_024;
 /// Connections that are kept for root, and as many for the daemon's own user: an eighth, within
 /// these bounds.
 const RESERVE: (usize, usize) = (1, 8);
-/// Event streams leave as many connections to requests, whoever opens them, and at least this many:
+/// Event streams leave as many connections to requests, whichever user opens them, and at least this many:
 /// a few clients can then send requests at once.
 const FOR_REQUESTS: usize = 4;
 /// More requests in progress are of no use. Each may have a whole body in memory.

@@ -15,7 +15,7 @@ use super::fixture::{Daemon, Kept, TestProcess, as_user, eventually, session_hea
 const ROOT: u32 = 0;
 const GREEDY: u32 = 2_001;
 const OTHER: u32 = 2_002;
-/// A response that waits for nobody comes sooner, even on a busy machine.
+/// A response that waits for no other comes sooner, even on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// A daemon for several users with so many connections, as root. Skips without root.
@@ -91,7 +91,7 @@ fn keep_busy(connections: &mut [Kept], stop: &AtomicBool) {
 }
 
 #[test]
-fn a_user_with_all_the_connections_that_it_can_get_keeps_nobody_out() {
+fn a_user_with_all_the_connections_that_it_can_get_keeps_no_other_out() {
     let Some(daemon) = shared(120, |_| {}) else {
         return;
     };

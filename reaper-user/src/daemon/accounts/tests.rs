@@ -35,7 +35,7 @@ fn a_lone_user_gets_three_quarters_of_what_is_not_reserved() {
 }
 
 #[test]
-fn where_nobody_else_can_come_the_owner_gets_all_but_the_reserve_of_root() {
+fn where_no_other_user_can_come_the_owner_gets_all_but_the_reserve_of_root() {
     let accounts = accounts(Newcomers::None, 100, 8);
     let owned = take_all(&accounts, OWNER);
     assert_eq!(owned.len(), 92);

@@ -208,10 +208,10 @@ impl ConnectionBudget {
 impl ConnectionSlot {
     /// Waits until a request of this user may start.
     ///
-    /// The runtime runs what is ready in its order, whoever it belongs to: without this, a request
+    /// The runtime runs what is ready in its order, whichever user it belongs to: without this, a request
     /// waits behind those of each of another user's connections. Here few requests of one user are
     /// in that queue at a time, and the others wait in a queue of their user. So a request of another
-    /// user waits for these few at most, and nobody waits while a processor is free. It counts
+    /// user waits for these few at most, and no request waits while a processor is free. It counts
     /// requests and not time, because no request runs for long without a pause.
     pub(super) async fn may_start(&self) {
         let accounts = &self.budget.accounts;
