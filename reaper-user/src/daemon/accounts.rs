@@ -192,13 +192,6 @@ impl Accounts {
         self.books().users.keys().copied().collect()
     }
 
-    /// Returns whether this user has more than `few` units of a resource while another user has
-    /// something too.
-    pub(crate) fn crowds(&self, uid: u32, resource: Resource, few: usize) -> bool {
-        let books = self.books();
-        books.users.len() > 1 && books.used(uid, resource) > few
-    }
-
     /// Returns the limits of a resource.
     pub(crate) fn limit(&self, resource: Resource) -> Limit {
         self.limits[resource as usize]

@@ -34,9 +34,11 @@ const HEAD_WITHIN: Duration = Duration::from_secs(5);
 /// How much longer a connection is kept than is announced: a client that counts from the arrival of
 /// a response must not meet the close.
 const KEPT_LONGER: Duration = Duration::from_secs(2);
-/// How many requests of one user may start at the same time while other users are connected. A user
+/// How many requests of one user may start at the same time while other users send some too. A user
 /// with no more connections than this never waits.
 const STARTS_AT_ONCE: usize = 4;
+/// For how long after a request of another user that is so. Turns cost a user some throughput.
+const IN_TURNS_FOR: Duration = Duration::from_secs(1);
 
 /// The open connections of all users.
 pub(super) struct ConnectionBudget {
@@ -44,6 +46,8 @@ pub(super) struct ConnectionBudget {
     idle: Mutex<IdleConnections>,
     /// Of each user, who may start a request.
     starts: Mutex<HashMap<u32, Weak<Semaphore>>>,
+    /// The user of the last request, and when that was another one than the time before.
+    last_request: Mutex<(u32, Option<Instant>)>,
     /// Notified when a connection has given its place back.
     freed: Notify,
     kept_idle: Duration,
@@ -88,6 +92,7 @@ impl ConnectionBudget {
             accounts,
             idle: Mutex::default(),
             starts: Mutex::default(),
+            last_request: Mutex::default(),
             freed: Notify::new(),
             kept_idle: keep_alive + KEPT_LONGER,
         })
@@ -200,6 +205,18 @@ impl ConnectionBudget {
         starts
     }
 
+    /// Notes a request of this user. Returns whether another user has sent one lately.
+    fn is_contended_by(&self, uid: u32) -> bool {
+        let last = self.last_request.lock();
+        let mut last = last.unwrap_or_else(PoisonError::into_inner);
+        let (last_uid, changed_at) = &mut *last;
+        if *last_uid != uid {
+            *last_uid = uid;
+            *changed_at = Some(Instant::now());
+        }
+        changed_at.is_some_and(|at| at.elapsed() < IN_TURNS_FOR)
+    }
+
     fn idle(&self) -> MutexGuard<'_, IdleConnections> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -215,7 +232,9 @@ impl ConnectionSlot {
     /// requests and not time, because no request runs for long without a pause.
     pub(super) async fn may_start(&self) {
         let accounts = &self.budget.accounts;
-        if accounts.crowds(self.uid, Resource::Connections, STARTS_AT_ONCE) {
+        if self.budget.is_contended_by(self.uid)
+            && accounts.usage(self.uid, Resource::Connections).used > STARTS_AT_ONCE
+        {
             let start = self.starts.acquire().await;
             // Behind what is ready now.
             yield_now().await;
