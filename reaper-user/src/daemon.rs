@@ -4,6 +4,7 @@
     reason = "not public: tests reach some of it through the test kit"
 )]
 
+pub(crate) mod accounts;
 pub(crate) mod api;
 pub(crate) mod config;
 pub(crate) mod descriptors;

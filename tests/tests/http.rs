@@ -8,11 +8,16 @@
 mod containers;
 #[path = "http/fixture.rs"]
 mod fixture;
+#[path = "http/keep_alive.rs"]
+mod keep_alive;
 #[cfg(target_os = "linux")]
 #[path = "http/passed_on.rs"]
 mod passed_on;
 #[path = "http/sessions.rs"]
 mod sessions;
+#[cfg(target_os = "linux")]
+#[path = "http/shares.rs"]
+mod shares;
 #[path = "http/streams.rs"]
 mod streams;
 #[cfg(target_os = "linux")]

@@ -40,6 +40,18 @@ pub(super) struct Arguments {
     /// Maximum size of the sessions of one user in memory
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
     max_bytes_per_uid: usize,
+    /// Maximum number of connections [default: as open files allow, at most 1024]
+    #[arg(long, value_name = "N", value_parser = values::connections)]
+    max_connections: Option<usize>,
+    /// Maximum number of connections per user [default: a fair share]
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    max_connections_per_uid: Option<usize>,
+    /// Maximum number of event streams per user [default: a fair share]
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    max_streams_per_uid: Option<usize>,
+    /// How long clients may keep an idle connection; at least 1s
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::keep_alive)]
+    keep_alive: Duration,
     /// Which processes a client may register: self, same-uid or any
     #[arg(long, value_name = "POLICY", default_value = "same-uid")]
     register_policy: RegisterPolicy,
@@ -81,6 +93,10 @@ impl Arguments {
             max_sessions_per_uid: self.max_sessions_per_uid,
             max_bytes: self.max_bytes,
             max_bytes_per_uid: self.max_bytes_per_uid,
+            max_connections: self.max_connections,
+            max_connections_per_uid: self.max_connections_per_uid,
+            max_streams_per_uid: self.max_streams_per_uid,
+            keep_alive: self.keep_alive,
             register_policy: self.register_policy,
             strict_replace: self.strict_replace,
             allow_uids: self.allow_uid,

@@ -5,6 +5,7 @@
 //! reports. `doctor/doubt.rs` finds sources that report success but may still miss exits.
 
 mod doubt;
+mod shares;
 
 use std::io::{self, Write};
 
@@ -57,6 +58,9 @@ impl Arguments {
             reports.extend(of_daemon.sources.iter().cloned());
         }
         findings.push(daemon_finding(client, daemon));
+        // An older daemon has no such route.
+        let limits = client.get::<shares::Limits>("/v1/limits").await;
+        findings.extend(limits.ok().as_ref().map(shares::finding));
         findings.extend(doubt::finding(&doubt::doubts(&release(), &reports)));
         let mut out = io::stdout().lock();
         let written = if self.json {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reaper_registry::Source;
 
+use crate::daemon::descriptors::MIN_CONNECTIONS;
 use crate::engine::Sources;
 
 /// Parses `auto` or a comma-separated list of sources.
@@ -96,6 +97,22 @@ fn id(text: &str, what: &str, by_name: impl Fn(&str) -> Option<u32>) -> Result<u
         .ok_or_else(|| format!("there is no {what} with this name or number"))
 }
 
+/// Parses a number of connections, of which the daemon needs some.
+pub(super) fn connections(text: &str) -> Result<usize, String> {
+    match count(text)? {
+        ..MIN_CONNECTIONS => Err(format!("must be at least {MIN_CONNECTIONS}")),
+        count => Ok(count),
+    }
+}
+
+/// Parses a time span of at least one second: whole seconds are announced.
+pub(super) fn keep_alive(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        time if time < Duration::from_secs(1) => Err("must be at least 1s".to_owned()),
+        time => Ok(time),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +135,8 @@ mod tests {
         }
         assert_eq!(age("24h"), Ok(Age(Some(Duration::from_hours(24)))));
         assert_eq!(age("never"), Ok(Age(None)));
+        assert!(keep_alive("900ms").is_err() && keep_alive("1s").is_ok());
+        assert!(connections("5").is_err() && connections("6").is_ok());
         assert!(age("0s").is_err() && age("Never").is_err());
         assert_eq!(size("4096"), Ok(4_096));
         assert_eq!(size("64MiB"), Ok(64 << 20));

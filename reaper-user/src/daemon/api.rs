@@ -10,6 +10,7 @@
 //! | `DELETE /v1/sessions/TOKEN` | the same, for clients of the claudemesh daemon |
 //! | `DELETE /v1/sessions/by-id/ID[?uid=]` | by name, for the session's user and root |
 //! | `GET /v1/events[?event=a,b][&session=ID][&uid=][&snapshot=1]` | a stream of events |
+//! | `GET /v1/limits` | what the caller holds and may hold; for root, of all users |
 //! | `GET /v1/sources`, `/v1/health`, `/v1/version` | the state of the daemon, and its version |
 //!
 //! Paths match exactly; a wrong method is 404 like a wrong path. A session is presented as
@@ -46,9 +47,9 @@
 //!   pieces as its reader takes them.
 //! - A reader that takes less than 1 KiB a second, while more is waiting, for a minute in all, is
 //!   disconnected.
-//! - Event streams leave connections to requests: one too many is refused (429, `too_many_streams`,
-//!   Retry-After). If all connections are in use, the one that has been idle longest is closed for
-//!   a new one.
+//! - Connections, event streams and requests in progress are shared fairly among users
+//!   ([`accounts`](super::accounts)); what is beyond a share is refused (429, Retry-After). If the
+//!   connections are used up, an idle one is closed for a new one.
 //! - An event stream ends with its connection, so that a reader notices the death of the daemon
 //!   too.
 //!
@@ -63,12 +64,15 @@
 
 pub(crate) mod admission;
 pub(crate) mod authorize;
+mod connection;
 mod connection_budget;
 pub(crate) mod events;
 mod health;
+pub(crate) mod limits;
 pub(crate) mod listener;
 mod peaks;
 pub(crate) mod peer_pin;
+mod refused;
 pub(crate) mod register;
 mod remove;
 mod routes;
@@ -83,11 +87,9 @@ pub(crate) mod wire;
 
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::Semaphore;
-
 use self::peer_pin::PeerPin;
+use crate::daemon::accounts::Accounts;
 use crate::daemon::config::DaemonOptions;
-use crate::daemon::descriptors::Shares;
 use crate::reaper::Reaper;
 use crate::sys::process_table::ProcessTable;
 
@@ -98,9 +100,8 @@ pub(crate) struct App {
     pub(crate) table: Arc<dyn ProcessTable>,
     /// Random at each start. Event numbers of another epoch are invalid.
     pub(crate) epoch: u64,
-    pub(crate) descriptors: Shares,
-    /// One permit for each further event stream.
-    pub(crate) streams: Arc<Semaphore>,
+    /// What each user makes the daemon hold.
+    pub(crate) accounts: Arc<Accounts>,
 }
 
 /// The transport of a connection. A property of the listener, never derived from an address.

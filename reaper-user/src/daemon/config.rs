@@ -49,6 +49,9 @@ impl FromStr for RegisterPolicy {
     }
 }
 
+/// Longer than the pauses of a client at work, short enough that idle connections end on their own.
+const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(30);
+
 /// The options of one daemon.
 #[derive(Clone, Debug)]
 pub struct DaemonOptions {
@@ -71,6 +74,14 @@ pub struct DaemonOptions {
     pub register_policy: RegisterPolicy,
     /// Whether replacing the session of a live id requires its token.
     pub strict_replace: bool,
+    /// Connections of all users at once. `None`: as the descriptors allow, at most 1,024.
+    pub max_connections: Option<usize>,
+    /// Connections of one user. `None`: its share.
+    pub max_connections_per_uid: Option<usize>,
+    /// Event streams of one user. `None`: its share.
+    pub max_streams_per_uid: Option<usize>,
+    /// How long a connection is announced to be kept after a response. Whole seconds are announced.
+    pub keep_alive: Duration,
     /// Users that may connect, besides the daemon's own and root.
     pub allow_uids: Vec<u32>,
     /// The group of the socket and its folder. Its members may connect as well.
@@ -94,6 +105,10 @@ impl DaemonOptions {
             max_bytes_per_uid: limits.bytes_per_owner,
             register_policy: RegisterPolicy::default(),
             strict_replace: false,
+            max_connections: None,
+            max_connections_per_uid: None,
+            max_streams_per_uid: None,
+            keep_alive: DEFAULT_KEEP_ALIVE,
             allow_uids: Vec::new(),
             socket_group: None,
         }

@@ -5,6 +5,8 @@ use std::fmt;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
+use crate::daemon::accounts::{Limit, Limits};
+use crate::daemon::config::DaemonOptions;
 use crate::engine::Sources;
 use crate::sys::limits;
 use crate::watch::fd_budget::{
@@ -13,13 +15,17 @@ use crate::watch::fd_budget::{
 };
 
 /// Fewer connections are not enough for some event streams and some requests.
-const MIN_CONNECTIONS: usize = 6;
+pub(crate) const MIN_CONNECTIONS: usize = 8;
 /// More connections are of no use: further clients wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1_024;
-/// Connections that event streams leave to requests, which end: a quarter, within these bounds.
-/// With the lower one a few clients can send requests at once; the upper one is more than run at
-/// once.
-const FOR_REQUESTS: (usize, usize) = (4, 64);
+/// Connections that are kept for root, and as many for the daemon's own user: an eighth, within
+/// these bounds.
+const RESERVE: (usize, usize) = (1, 8);
+/// Event streams leave as many connections to requests, whichever user opens them, and at least this many:
+/// a few clients can then send requests at once.
+const FOR_REQUESTS: usize = 4;
+/// More requests in progress are of no use. Each may have a whole body in memory.
+const MAX_REQUESTS: usize = 256;
 
 /// The limit of open descriptors is too low for the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,30 +51,63 @@ pub(crate) struct Shares {
 }
 
 impl Shares {
-    /// Returns the shares of a daemon with these sources and this many worker threads. Call it
+    /// Returns the shares of a daemon with these options and this many worker threads. Call it
     /// before the daemon opens anything: what is open already is counted as reserved.
-    pub(crate) fn of_daemon(sources: &Sources, workers: usize) -> Result<Self, TooFewDescriptors> {
+    pub(crate) fn of_daemon(
+        options: &DaemonOptions,
+        workers: usize,
+    ) -> Result<Self, TooFewDescriptors> {
         let limit = open_file_limit();
-        Self::of(limit, reserved(sources, workers, open_below(limit)))
+        let reserved = reserved(&options.sources, workers, open_below(limit));
+        Self::of(limit, reserved, options.max_connections)
     }
 
-    fn of(limit: usize, reserved: usize) -> Result<Self, TooFewDescriptors> {
+    fn of(
+        limit: usize,
+        reserved: usize,
+        max_connections: Option<usize>,
+    ) -> Result<Self, TooFewDescriptors> {
         let needed = reserved + MIN_CONNECTIONS;
         let Some(spare) = limit.checked_sub(needed) else {
             return Err(TooFewDescriptors { limit, needed });
         };
         let rest = spare + MIN_CONNECTIONS;
+        let max = max_connections.unwrap_or(MAX_CONNECTIONS);
         let connections =
-            percent(rest, CONNECTIONS_PERCENT).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);
-        let (fewest, most) = FOR_REQUESTS;
+            percent(rest, CONNECTIONS_PERCENT).clamp(MIN_CONNECTIONS, max.max(MIN_CONNECTIONS));
         Ok(Self {
             limit,
             reserved,
             processes: rest - connections,
             connections,
-            streams: connections - (connections / 4).clamp(fewest, most),
+            streams: connections - reserve_of(connections).max(FOR_REQUESTS),
         })
     }
+
+    /// Returns what users may hold of these shares.
+    pub(crate) fn limits(&self, options: &DaemonOptions) -> Limits {
+        let reserve = reserve_of(self.connections);
+        let limit = |total, reserve, per_user| Limit {
+            total,
+            reserve,
+            per_user,
+        };
+        [
+            limit(self.connections, reserve, options.max_connections_per_uid),
+            // Half, so that streams do not take the whole reserve from requests.
+            limit(
+                self.streams,
+                reserve.div_ceil(2),
+                options.max_streams_per_uid,
+            ),
+            limit(self.connections.min(MAX_REQUESTS), reserve, None),
+        ]
+    }
+}
+
+fn reserve_of(connections: usize) -> usize {
+    let (fewest, most) = RESERVE;
+    (connections / 8).clamp(fewest, most)
 }
 
 impl fmt::Display for Shares {
@@ -126,7 +165,7 @@ mod tests {
         let sources = Sources::default();
         let least = minimum(&sources);
         for limit in (least..2_000).chain([65_536, 1 << 20, usize::MAX]) {
-            let shares = Shares::of(limit, reserved(&sources, 1, 0)).unwrap();
+            let shares = Shares::of(limit, reserved(&sources, 1, 0), None).unwrap();
             let Shares {
                 reserved,
                 processes,
@@ -137,7 +176,7 @@ mod tests {
             assert_eq!(reserved + processes + connections, limit, "{shares:?}");
             assert!((MIN_CONNECTIONS..=MAX_CONNECTIONS).contains(&connections));
             assert!(streams >= 2, "{shares:?}");
-            assert!(connections - streams >= FOR_REQUESTS.0, "{shares:?}");
+            assert!(connections - streams >= FOR_REQUESTS, "{shares:?}");
         }
     }
 
@@ -145,7 +184,7 @@ mod tests {
     fn an_error_below_the_minimum_has_the_limit_and_the_need() {
         let sources = Sources::only([]);
         let least = minimum(&sources);
-        let refused = Shares::of(least - 1, reserved(&sources, 1, 0)).unwrap_err();
+        let refused = Shares::of(least - 1, reserved(&sources, 1, 0), None).unwrap_err();
         let expected = TooFewDescriptors {
             limit: least - 1,
             needed: least,

@@ -12,9 +12,10 @@ use std::time::Duration;
 use reaper_registry::{Limits, Registry, Source, TokenKey};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::accounts::{Accounts, Newcomers};
 use super::api::listener::{ListenError, Socket, SocketAccess};
 use super::api::{self, App};
 use super::config::DaemonOptions;
@@ -97,7 +98,7 @@ pub async fn run_until(
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartupError> {
     let workers = Handle::current().metrics().num_workers();
-    let descriptors = Shares::of_daemon(&options.sources, workers)?;
+    let descriptors = Shares::of_daemon(&options, workers)?;
     let reaper = start_reaper(&options, descriptors)?;
     let reports = first_reports(&reaper, &options).await?;
     let access = SocketAccess::of(&options);
@@ -105,13 +106,14 @@ pub async fn run_until(
     log::info!("{}", banner(&socket, &reports));
     log::info!("{descriptors}");
     let epoch = getrandom::u64().map_err(|error| StartupError::Random(error.into()))?;
+    let accounts = open_accounts(&options, descriptors, access);
+    log::info!("{}", api::limits::Memory::of(&options, &accounts));
     let app = Arc::new(App {
         reaper,
         options,
         table: process_table::of_this_system(),
         epoch,
-        descriptors,
-        streams: Arc::new(Semaphore::new(descriptors.streams)),
+        accounts,
     });
     let (stop_sender, stop_receiver) = watch::channel(false);
     systemd::notify("READY=1");
@@ -123,6 +125,20 @@ pub async fn run_until(
     };
     tokio::join!(serving, stopping);
     Ok(())
+}
+
+fn open_accounts(
+    options: &DaemonOptions,
+    descriptors: Shares,
+    access: SocketAccess,
+) -> Arc<Accounts> {
+    let owner = rustix::process::geteuid().as_raw();
+    let newcomers = if access == SocketAccess::Private {
+        Newcomers::None
+    } else {
+        Newcomers::Possible
+    };
+    Accounts::new(owner, newcomers, descriptors.limits(options))
 }
 
 fn start_reaper(options: &DaemonOptions, descriptors: Shares) -> Result<Reaper, StartupError> {

@@ -13,3 +13,5 @@ pub mod exec_loop;
 pub mod test_process;
 #[cfg(target_os = "linux")]
 pub mod time_namespace;
+#[cfg(target_os = "linux")]
+pub mod user;

@@ -1,6 +1,8 @@
 //! A daemon within the test process, and raw connections to it.
 
-use std::io::{Read as _, Write as _};
+use std::fs::Permissions;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
@@ -9,6 +11,8 @@ use std::time::Duration;
 use reaper_tests::daemon::{private_folder, sources_of_this_run};
 use reaper_tests::raw_http;
 pub(crate) use reaper_tests::test_process::TestProcess;
+#[cfg(target_os = "linux")]
+pub(crate) use reaper_tests::user::as_user;
 pub(crate) use reaper_tests::wait::eventually;
 use reaperd::testkit::clock::monotonic_ns;
 use reaperd::testkit::daemon::{self, DaemonOptions, StartupError};
@@ -37,6 +41,10 @@ impl Daemon {
             options.sweep_interval = Duration::from_millis(100);
         }
         change(&mut options);
+        if !options.allow_uids.is_empty() {
+            // Other users must reach the socket, and must not replace it.
+            std::fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).unwrap();
+        }
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -131,6 +139,11 @@ impl Daemon {
         self.request("GET", "/v1/sessions/me", &session_header(token), "")
     }
 
+    /// Opens a connection that is kept for several requests.
+    pub(crate) fn kept(&self) -> Kept {
+        Kept(self.connect())
+    }
+
     pub(crate) fn stop(mut self) -> Duration {
         let start_ns = monotonic_ns();
         self.stop.take().unwrap().send(()).unwrap();
@@ -140,6 +153,37 @@ impl Daemon {
             "the daemon removes its socket file"
         );
         Duration::from_nanos(monotonic_ns() - start_ns)
+    }
+}
+
+/// A connection for several requests.
+pub(crate) struct Kept(pub(crate) UnixStream);
+
+impl Kept {
+    /// Sends a request, and returns status, head and body; an error if the daemon has closed the
+    /// connection.
+    pub(crate) fn ask(&mut self, line: &str) -> io::Result<(u16, String, Value)> {
+        let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        self.0.write_all(request.as_bytes())?;
+        self.response()
+    }
+
+    /// Reads a response with a length.
+    pub(crate) fn response(&mut self) -> io::Result<(u16, String, Value)> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte)?;
+            head.extend(byte);
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
+        let length = field("content-length: ").map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body)?;
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = serde_json::from_slice(&body).unwrap_or_default();
+        Ok((status, head, body))
     }
 }
 
@@ -199,22 +243,6 @@ pub(crate) fn events_in(text: &str) -> Vec<(String, Option<u64>)> {
             Some((line("event: ")?.to_owned(), seq))
         })
         .collect()
-}
-
-/// Runs this as another user, which only root can. The kernel reads the user of a connection from the
-/// thread that connects.
-#[cfg(target_os = "linux")]
-pub(crate) fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> T + Send) -> T {
-    use rustix::thread::{Gid, Uid, set_thread_res_gid, set_thread_res_uid};
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(move || {
-            let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
-            set_thread_res_gid(group, group, group).unwrap();
-            set_thread_res_uid(user, user, user).unwrap();
-            work()
-        });
-        thread.join().unwrap()
-    })
 }
 
 pub(crate) fn session_header(token: u64) -> String {

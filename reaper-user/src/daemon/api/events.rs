@@ -19,13 +19,13 @@ use futures_core::Stream as _;
 use hyper::body::{Body, Bytes, Frame};
 use hyper::http::request;
 use reaper_registry::{EntryId, Event, EventKind, Next, Session, SessionId};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::sessions::{Cursor, PIECE_FULL};
 use super::sse::{self, EventId};
 use super::wire::{GapData, SessionView};
 use super::{App, Peer};
+use crate::daemon::accounts::{Charge, Resource};
 use crate::daemon::http::problem::Problem;
 use crate::daemon::http::query;
 use crate::reaper::{EventItem, Events};
@@ -42,7 +42,7 @@ pub(crate) struct EventStream {
     out: Vec<u8>,
     keepalive: Interval,
     ended: bool,
-    _permit: OwnedSemaphorePermit,
+    _charge: Charge,
 }
 
 /// The unwritten rest of a snapshot.
@@ -105,11 +105,7 @@ impl EventStream {
                 .chain(one_session)
                 .collect(),
         };
-        let permit = app
-            .streams
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_none_left| Problem::too_many_streams(app.descriptors.streams))?;
+        let charge = app.accounts.try_charge(peer.uid, Resource::Streams)?;
         let mut keepalive = interval_at(Instant::now() + KEEPALIVE_EVERY, KEEPALIVE_EVERY);
         keepalive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (position, last) = app.reaper.registry().subscribe(filter.owner);
@@ -121,7 +117,7 @@ impl EventStream {
             out: sse::PREAMBLE.to_vec(),
             keepalive,
             ended: false,
-            _permit: permit,
+            _charge: charge,
         };
         let last_seen = head
             .headers

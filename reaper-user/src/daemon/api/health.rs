@@ -16,7 +16,9 @@ use crate::watch::status::SourceStatus;
 pub(super) const ABOUT: About = About {
     daemon_version: env!("CARGO_PKG_VERSION"),
     ipc_api: "v1",
-    ipc_features: &["version", "health", "events", "sessions", "sources"],
+    ipc_features: &[
+        "version", "health", "events", "sessions", "sources", "limits",
+    ],
     schema_version: 1,
 };
 

@@ -15,7 +15,7 @@ use super::remove::{delete, delete_me};
 use super::sessions::list;
 use super::undelivered::UndeliveredSessions;
 use super::wire::{Me, RegisterResponse, SessionView};
-use super::{App, Peer, PeerPidNs, authorize, health, register};
+use super::{App, Peer, PeerPidNs, authorize, health, limits, register};
 use crate::clock;
 use crate::daemon::http::body::{ResponseBody, event_stream, json, problem, read_body};
 use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
@@ -72,6 +72,7 @@ async fn route(
             let stream = EventStream::open(app, peer, head, own.as_deref())?;
             Ok(event_stream(stream))
         }
+        (&Method::GET, "/v1/limits") => Ok(json(&limits::limits(app, peer))),
         (&Method::GET, "/v1/sources") => Ok(json(&health::sources(app).view())),
         (&Method::GET, "/v1/health") => Ok(json(&health::health(app))),
         (&Method::GET, "/v1/version") => Ok(json(&health::ABOUT)),

@@ -1,15 +1,9 @@
 //! Accepts connections and serves them until the daemon stops.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tokio::net::{UnixListener, UnixStream};
@@ -18,19 +12,13 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::admission::Admission;
-use super::connection_budget::{ConnectionBudget, ConnectionSlot};
+use super::connection_budget::ConnectionBudget;
 use super::listener::Socket;
 use super::peaks::Peaks;
-use super::undelivered::{DeliveryTracker, UndeliveredSessions};
-use super::{App, Peer, PeerPidNs, routes};
-use crate::daemon::http::framing::FramingFilter;
+use super::refused::{WaitingRoom, refuse};
+use super::{App, connection};
 use crate::sys::allocator::give_back_freed;
 
-/// How long a head may take, and how long a connection may idle between two requests.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Larger than the largest head that the framing filter passes. Bounds what is buffered for a slow
-/// reader.
-const BUFFER: usize = 64 * 1024;
 /// The pause after a failed accept, for lack of descriptors or memory. The connection that is
 /// closed then takes a moment to end; retrying at once would only use the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -42,7 +30,9 @@ const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
 /// Serves until `stop` turns true, ends every connection and removes the socket.
 pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
     let admission = Admission::new(&app.options, app.table.clone());
-    let mut acceptor = Acceptor::new(app.descriptors.connections, admission);
+    let budget = ConnectionBudget::new(app.accounts.clone(), app.options.keep_alive);
+    let mut acceptor = Acceptor::new(budget.clone());
+    let waiting_room = WaitingRoom::default();
     let mut connections = JoinSet::new();
     let mut peaks = Peaks::default();
     let mut regular_checks = interval(CHECK_INTERVAL);
@@ -59,9 +49,32 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
                 }
             }
             Some(ended) = connections.join_next() => report_panic(ended),
-            (stream, peer, slot) = acceptor.next(&socket.listener) => {
-                let connection = connection(app.clone(), stream, peer, stopping.clone(), slot);
-                connections.spawn(connection);
+            stream = acceptor.next(&socket.listener) => {
+                // Before a place is taken: a refused user must not take one from others.
+                let Some((stream, peer)) = admission.admit(stream) else {
+                    continue;
+                };
+                // Not in the `select!`, where another branch could cancel it after it has closed a
+                // connection for this one.
+                let stopping = stopping.clone();
+                match budget.admit(peer.uid).await {
+                    Ok(slot) => {
+                        let served = connection::serve(app.clone(), stream, peer, stopping, slot);
+                        connections.spawn(served);
+                    }
+                    Err(refused) => match waiting_room.enter() {
+                        None => refuse(stream, &refused.into()),
+                        Some(waiting) => {
+                            let (app, budget) = (app.clone(), budget.clone());
+                            connections.spawn(async move {
+                                let admitted = waiting.admit(stream, peer.uid, &budget).await;
+                                if let Some((stream, slot)) = admitted {
+                                    connection::serve(app, stream, peer, stopping, slot).await;
+                                }
+                            });
+                        }
+                    },
+                }
             }
         }
     }
@@ -76,16 +89,13 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
 }
 
 /// Waits for the request to stop. A dropped sender counts as one: the daemon is gone.
-async fn stop_requested(stop: &mut watch::Receiver<bool>) {
+pub(super) async fn stop_requested(stop: &mut watch::Receiver<bool>) {
     let _result = stop.wait_for(|stop| *stop).await.is_ok();
 }
 
-/// Accepts connections and takes slots for those that are served.
+/// Accepts connections.
 struct Acceptor {
-    admission: Admission,
     budget: Arc<ConnectionBudget>,
-    /// Accepted and admitted, and without a slot yet.
-    accepted: Option<(UnixStream, Peer)>,
     /// Consecutive failed attempts.
     failures: u64,
     /// Idle connections closed during these.
@@ -93,33 +103,21 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    fn new(connections: usize, admission: Admission) -> Self {
+    fn new(budget: Arc<ConnectionBudget>) -> Self {
         Self {
-            admission,
-            budget: ConnectionBudget::new(connections),
-            accepted: None,
+            budget,
             failures: 0,
             closed: 0,
         }
     }
 
-    /// Returns the next connection and its slot. Cancel-safe: an accepted connection is kept for
-    /// the next call.
-    async fn next(&mut self, listener: &UnixListener) -> (UnixStream, Peer, ConnectionSlot) {
+    /// Returns the next connection. Cancel-safe, because `accept` is.
+    async fn next(&mut self, listener: &UnixListener) -> UnixStream {
         loop {
-            // Moved out only after the slot is taken: this future may be dropped while it waits for
-            // one.
-            if self.accepted.is_some() {
-                let slot = self.budget.take().await;
-                if let Some((stream, peer)) = self.accepted.take() {
-                    return (stream, peer, slot);
-                }
-            }
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    // Before the slot: a refused user must not take one from others.
-                    self.accepted = self.admission.admit(stream);
                     self.recovered();
+                    return stream;
                 }
                 Err(error) => {
                     // The kernel allocates the descriptor before it checks for a connection
@@ -167,61 +165,6 @@ impl Acceptor {
 fn is_readable(listener: &UnixListener) -> bool {
     let mut fds = [PollFd::new(listener, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec::default())).is_err() || !fds[0].revents().is_empty()
-}
-
-async fn connection(
-    app: Arc<App>,
-    stream: UnixStream,
-    peer: Peer,
-    mut stop: watch::Receiver<bool>,
-    slot: ConnectionSlot,
-) {
-    let slot = Arc::new(slot);
-    let request_slot = slot.clone();
-    let undelivered = UndeliveredSessions::default();
-    let registry = app.reaper.registry().clone();
-    let for_requests = undelivered.clone();
-    let pid_ns = PeerPidNs::default();
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        let busy = request_slot.busy();
-        request.extensions_mut().insert(for_requests.clone());
-        if request.method() == Method::POST {
-            request.extensions_mut().insert(pid_ns.clone());
-        }
-        let responding = routes::respond(app.clone(), peer, request);
-        async {
-            let response = responding.await;
-            Ok::<_, Infallible>(response.map(|body| busy.until_written(body)))
-        }
-    });
-    let io = DeliveryTracker {
-        inner: FramingFilter::new(stream),
-        undelivered: undelivered.clone(),
-    };
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(io), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop_requested(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-        // An idle connection closes at once. A request that has arrived meanwhile gets its
-        // response.
-        () = slot.close_requested() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        // A slow or broken peer. The text is hyper's and contains nothing that the peer sent.
-        log::debug!("a connection ended: {error}");
-    }
-    undelivered.remove_all(&registry);
 }
 
 /// Logs a panic. It ends only its own connection.

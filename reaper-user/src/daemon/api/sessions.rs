@@ -20,7 +20,7 @@ use crate::daemon::http::problem::Problem;
 use crate::daemon::http::query;
 
 /// The longest piece of a list or a stream.
-const PIECE_MAX: usize = 32 * 1_024;
+pub(super) const PIECE_MAX: usize = 32 * 1_024;
 /// No session is longer in JSON, with every character of its text escaped.
 const SESSION_MAX: usize = 24 * 1_024;
 /// No session is added to a piece that is longer than this.

@@ -1,5 +1,7 @@
 //! The JSON types of responses and events. None of them has a field for a token or a secret key.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use reaper_registry::{
     Death, Event, Exit, ExitStatus, Moment, Removal, Session, Source, SourceState,
@@ -168,9 +170,38 @@ pub(crate) struct Health {
     /// Always empty. Clients of the claudemesh daemon require the field.
     pub(crate) brokers: Nothing,
     pub(crate) status: &'static str,
-    pub(crate) sources: std::collections::BTreeMap<&'static str, &'static str>,
+    pub(crate) sources: BTreeMap<&'static str, &'static str>,
     /// How often the reap loop panicked and was restarted.
     pub(crate) reap_loop_restarts: u64,
+}
+
+/// `/v1/limits`.
+#[derive(Serialize)]
+pub(crate) struct LimitsReport {
+    /// The caller.
+    #[serde(flatten)]
+    pub(crate) caller: UserLimits,
+    pub(crate) memory: BTreeMap<&'static str, u64>,
+    /// All users that hold something; for root only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) users: Option<Vec<UserLimits>>,
+}
+
+/// What one user holds, and may hold, by resource.
+#[derive(Serialize)]
+pub(crate) struct UserLimits {
+    pub(crate) uid: u32,
+    pub(crate) limits: BTreeMap<&'static str, LimitView>,
+}
+
+/// One resource of one user.
+#[derive(Serialize)]
+pub(crate) struct LimitView {
+    pub(crate) used: usize,
+    /// What the user may hold now.
+    pub(crate) limit: usize,
+    /// What all users may hold together.
+    pub(crate) total: usize,
 }
 
 /// `{}`.

@@ -24,8 +24,8 @@ use tokio::time::{Sleep, sleep};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use self::chunks::Chunks;
-pub(crate) use self::head::{BODY_MAX, REFUSAL_FIELD, Refusal};
-use self::head::{BodyFraming, HEAD_MAX};
+use self::head::BodyFraming;
+pub(crate) use self::head::{BODY_MAX, HEAD_MAX, REFUSAL_FIELD, Refusal};
 use self::pace::Pace;
 
 /// For how long, and how much of, the rest of a refused message is read and discarded. Closing with

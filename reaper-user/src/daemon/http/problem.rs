@@ -10,6 +10,7 @@ use reaper_registry::{
 use serde::Serialize;
 
 use super::framing::Refusal;
+use crate::daemon::accounts::{self, Resource};
 use crate::daemon::api::authorize::Refused;
 use crate::daemon::api::wire::EndView;
 use crate::reaper::RegistrationError;
@@ -125,16 +126,6 @@ impl Problem {
         problem
     }
 
-    pub(crate) fn too_many_streams(limit: usize) -> Self {
-        Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "too_many_streams",
-            "too_many_streams",
-            format!("{limit} event streams are open, which is the limit"),
-        )
-        .retry_later()
-    }
-
     pub(crate) fn unknown_id() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -248,6 +239,18 @@ impl From<Refusal> for Problem {
             _ => (StatusCode::BAD_REQUEST, refusal.code()),
         };
         Self::new(status, refusal.code(), error, refusal.to_string()).closing()
+    }
+}
+
+impl From<accounts::Refused> for Problem {
+    fn from(refused: accounts::Refused) -> Self {
+        let code = match refused.resource {
+            Resource::Connections => "too_many_connections",
+            Resource::Streams => "too_many_streams",
+            Resource::Requests => "too_many_requests",
+        };
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self::new(status, code, code, refused.to_string()).retry_later()
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use reaper_tests::crowd::Crowd;
 use reaper_tests::daemon::TestDaemon;
 use reaper_tests::wait::{eventually, within};
+use reaperd::client::Version;
 use reaperd::testkit::descriptors;
 
 use super::{
@@ -80,6 +81,12 @@ fn silent_connections_give_way_to_one_with_a_request() {
     let silent: Vec<_> = (0..shares_of(&daemon).connections * 2)
         .map(|_| UnixStream::connect(daemon.socket()).unwrap())
         .collect();
+    // Those that have just connected are given a moment for their first request.
+    within(
+        AT_ONCE,
+        "a silent connection is closed for a request",
+        || daemon.get::<Version>("/v1/version").is_ok(),
+    );
     requests_are_served(&daemon, "beside silent connections");
     drop(silent);
     daemon.stop();

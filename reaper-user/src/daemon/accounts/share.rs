@@ -1,0 +1,48 @@
+//! The rule by which users share a resource.
+//!
+//! A user may hold a share `s` of a pool of which `r` is left, if
+//!
+//! ```text
+//! s <= (r + s) / A(n)        A(n) = n + 1/3
+//! ```
+//!
+//! where `r + s` is the pool without what others hold, and `n` the number of users that hold some of
+//! it, this one included. dbus-broker has the same rule with `A(n) = n + 1`
+//! (<https://github.com/bus1/dbus-broker/blob/main/src/util/user.c>), by which a user that is alone
+//! gets half. Here it gets three quarters, because being alone is the common case; the price is a
+//! smaller guarantee in a crowd.
+//!
+//! What it guarantees in a pool of `P`, whatever the others do and in whatever order: of `n` users
+//! each gets `3 P / ((3n - 2) (3n + 1))`, which is about `P / 3n²`.
+//!
+//! Proof: sort the users by their last grant. At that time, at least `j` users were active for the
+//! `j`-th, and the `j - 1` before it had at least what they have now. So
+//! `s_j <= (P - s_1 - .. - s_(j-1)) / (j + 1/3)`, and by induction `m` users leave at least
+//! `P / (3m + 1)`. With `m = n - 1` the rule gives the `n`-th user its guarantee of that.
+//!
+//! A user that has nothing may take one unit as long as there is one, where its share would be
+//! rounded down to nothing. That changes no guarantee of one unit or more: only a share that is
+//! smaller than one is exceeded.
+
+/// Whether users other than root and the daemon's own can come. Those two have their reserves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Newcomers {
+    Possible,
+    /// Nothing has to be left for them: `A(n) = n`.
+    None,
+}
+
+/// Returns the largest share of a user, of what is visible to it: what is left and what it holds.
+pub(super) fn most(visible: usize, users: usize, newcomers: Newcomers) -> usize {
+    let share = match newcomers {
+        Newcomers::Possible => visible.saturating_mul(3) / (3 * users + 1),
+        Newcomers::None => visible / users,
+    };
+    share.max(1).min(visible)
+}
+
+/// Returns what each of this many users can be sure of.
+#[cfg(test)]
+pub(super) fn guaranteed(pool: usize, users: usize) -> usize {
+    3 * pool / ((3 * users - 2) * (3 * users + 1))
+}
