@@ -6,15 +6,18 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::LazyLock;
 
 use hyper::http::request;
-use reaper_registry::{Details, Pid, Presence, SessionId, Token, Ttl};
+use reaper_registry::{Details, Pid, Presence, Registry, SessionId, Token, TokenKey, Ttl};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::daemon::api::{Transport, register, sse};
 use crate::daemon::http::framing::{self, chunks, head};
+use crate::daemon::http::secrets::{self, SecretQueue};
 use crate::daemon::http::{policy, problem, query};
 use crate::sources::ebpf::btf::blob;
+use crate::sys::secret_arena::SecretArena;
 use crate::sys::{cn_proc, proc_stat};
 
 pub use crate::sources::ebpf::btf::{BtfError, Offsets, offsets};
@@ -56,14 +59,14 @@ impl fmt::Display for Refusal {
 
 /// Looks for the end of a head, from `scanned` on; returns its length and its body's framing.
 pub fn scan(bytes: &[u8], scanned: &mut usize) -> Result<Option<(usize, BodyFraming)>, Refusal> {
-    match framing::scan(bytes, scanned) {
-        Ok(None) => Ok(None),
-        Ok(Some((length, head::BodyFraming::Length(body)))) => {
-            Ok(Some((length, BodyFraming::Length(body))))
-        }
-        Ok(Some((length, head::BodyFraming::Chunked))) => Ok(Some((length, BodyFraming::Chunked))),
-        Err(refusal) => Err(Refusal(refusal)),
-    }
+    let Some(length) = framing::end_of_head(bytes, scanned).map_err(Refusal)? else {
+        return Ok(None);
+    };
+    let framing = match head::check(&bytes[..length]).map_err(Refusal)? {
+        head::BodyFraming::Length(body) => BodyFraming::Length(body),
+        head::BodyFraming::Chunked => BodyFraming::Chunked,
+    };
+    Ok(Some((length, framing)))
 }
 
 /// The bytes are not a chunked body.
@@ -87,17 +90,46 @@ impl Chunks {
     /// Returns how many of the bytes belong to this body, and whether it is complete.
     pub fn walk(&mut self, bytes: &[u8]) -> Result<(usize, bool), MalformedChunk> {
         self.0
-            .walk(bytes)
+            .walk(&mut bytes.to_vec(), |_data| {})
             .map_err(|chunks::Malformed| MalformedChunk)
     }
 }
 
-/// A connection as hyper reads it: behind the framing filter.
-pub fn filtered<S>(connection: S) -> impl AsyncRead + AsyncWrite + Unpin
+/// A connection as hyper reads it, behind the framing filter, and the secrets that hyper does not see.
+pub fn filtered<S>(connection: S) -> (impl AsyncRead + AsyncWrite + Unpin, Secrets)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    framing::FramingFilter::new(connection)
+    let queue = SecretQueue::new(Registry::builder(TokenKey::new([7; 16])).build());
+    let filter = framing::FramingFilter::new(connection, queue.clone());
+    (filter, Secrets(queue))
+}
+
+/// The secrets of the requests of one connection.
+pub struct Secrets(SecretQueue);
+
+impl Secrets {
+    /// The secrets of the next request.
+    pub fn next(&self) -> RequestSecrets {
+        RequestSecrets(self.0.next())
+    }
+}
+
+/// The secrets of one request.
+pub struct RequestSecrets(secrets::RequestSecrets);
+
+impl RequestSecrets {
+    /// The prefix of the presented token.
+    pub fn token_prefix(&self) -> Option<String> {
+        match self.0.claim {
+            secrets::Claim::Token(token) => Some(token.prefix().to_string()),
+            secrets::Claim::None | secrets::Claim::Malformed => None,
+        }
+    }
+
+    pub fn body(&self) -> Vec<u8> {
+        self.0.take_body().to_vec()
+    }
 }
 
 /// An error response.
@@ -118,12 +150,10 @@ impl From<problem::Problem> for Problem {
     }
 }
 
-/// The request policy; returns the token that the request presents.
-pub fn check_policy(head: &request::Parts) -> Result<Option<Token>, Problem> {
-    match policy::check(head, Transport::Unix)? {
-        policy::Claim::Token(token) => Ok(Some(token)),
-        policy::Claim::None | policy::Claim::Malformed => Ok(None),
-    }
+/// The request policy.
+pub fn check_policy(head: &request::Parts) -> Result<(), Problem> {
+    policy::check(head, Transport::Unix, secrets::Claim::None)?;
+    Ok(())
 }
 
 /// The pairs of a query string.
@@ -160,7 +190,8 @@ pub struct RegistrationBody {
 /// Parses the body of a registration.
 pub fn registration(body: &[u8]) -> Result<RegistrationBody, Problem> {
     const OWNER: u32 = 1000;
-    let (parsed, if_answered) = register::parse(body, OWNER)?;
+    static MEMORY: LazyLock<SecretArena> = LazyLock::new(SecretArena::new);
+    let (parsed, if_answered) = register::parse(body, OWNER, &MEMORY)?;
     assert_eq!(parsed.owner, OWNER, "the owner is not read from the body");
     Ok(RegistrationBody {
         id: parsed.id,

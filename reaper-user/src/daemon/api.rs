@@ -79,6 +79,7 @@ use crate::daemon::config::DaemonOptions;
 use crate::daemon::descriptors::Shares;
 use crate::reaper::Reaper;
 use crate::sys::process_table::ProcessTable;
+use crate::sys::secret_arena::SecretArena;
 
 /// The state that all requests share.
 pub(crate) struct App {
@@ -93,6 +94,8 @@ pub(crate) struct App {
     /// One permit for each further event stream.
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) lists: sessions::ListBudget,
+    /// Where secret keys are stored.
+    pub(crate) secret_memory: SecretArena,
 }
 
 /// The transport of a connection. A property of the listener, never derived from an address.

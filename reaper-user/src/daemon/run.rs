@@ -21,10 +21,10 @@ use super::config::DaemonOptions;
 use super::systemd;
 use super::token_files::TokenFiles;
 use crate::daemon::descriptors::{self, Shares, TooFewDescriptors};
-use crate::random::Random as _;
 use crate::reaper::Reaper;
 use crate::sources;
 use crate::sys::process_table;
+use crate::sys::secret_arena::SecretArena;
 use crate::watch::status::SourceStatus;
 
 /// How long the start waits for the first reports of the sources.
@@ -99,7 +99,8 @@ pub async fn run_until(
     let workers = Handle::current().metrics().num_workers();
     let descriptors = Shares::of_daemon(&options.sources, workers)?;
     let events = Arc::new(Notify::new());
-    let reaper = start_reaper(&options, descriptors, events.clone())?;
+    let secret_memory = SecretArena::new();
+    let reaper = start_reaper(&options, descriptors, events.clone(), &secret_memory)?;
     let reports = first_reports(&reaper, &options).await?;
     let access = if options.allow_uids.is_empty() {
         SocketAccess::Private
@@ -119,6 +120,7 @@ pub async fn run_until(
         descriptors,
         streams: Arc::new(Semaphore::new(descriptors.streams)),
         lists: api::sessions::ListBudget::default(),
+        secret_memory,
     });
     let (stop_sender, stop_receiver) = watch::channel(false);
     systemd::notify("READY=1");
@@ -136,8 +138,10 @@ fn start_reaper(
     options: &DaemonOptions,
     descriptors: Shares,
     events: Arc<Notify>,
+    secret_memory: &SecretArena,
 ) -> Result<Reaper, StartupError> {
-    let token_key = TokenKey::random().map_err(StartupError::Random)?;
+    let token_key = TokenKey::written_to(secret_memory.take(), |key| getrandom::fill(key))
+        .map_err(|error| StartupError::Random(error.into()))?;
     let token_files = TokenFiles::default();
     let files_of_ended = token_files.clone();
     let registry = Registry::builder(token_key)

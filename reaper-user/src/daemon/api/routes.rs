@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::http::request;
 use hyper::{Method, Request, Response, StatusCode};
-use reaper_registry::{Authority, Removal, Session, SessionId, Source, Token};
+use reaper_registry::{Authority, Removal, Session, SessionId, Source, TokenRef};
 use tokio::time::{Instant, sleep};
 
 use super::events::EventStream;
@@ -17,9 +17,10 @@ use super::{App, Peer, PidNs, authorize, health, register};
 use crate::clock;
 use crate::daemon::http::body::{ResponseBody, event_stream, json, problem, read_body};
 use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
-use crate::daemon::http::policy::{self, Claim};
+use crate::daemon::http::policy;
 use crate::daemon::http::problem::{NOT_NOW, Problem};
 use crate::daemon::http::query;
+use crate::daemon::http::secrets::{Claim, RequestSecrets};
 use crate::reaper::Registration;
 use crate::sources;
 use crate::watch::identity::IdentityStrength;
@@ -34,14 +35,15 @@ pub(super) async fn respond(
     app: Arc<App>,
     peer: Peer,
     request: Request<Incoming>,
+    secrets: RequestSecrets,
 ) -> Response<ResponseBody> {
     let (head, body) = request.into_parts();
     let refused = head.headers.get(REFUSAL_FIELD);
     if let Some(refusal) = refused.and_then(|code| Refusal::from_code(code.as_bytes())) {
         return problem(&refusal.into());
     }
-    let result = match policy::check(&head, peer.transport) {
-        Ok(claim) => route(&app, peer, &head, body, claim).await,
+    let result = match policy::check(&head, peer.transport, secrets.claim) {
+        Ok(claim) => route(&app, peer, &head, body, claim, &secrets).await,
         Err(refused) => Err(refused),
     };
     result.unwrap_or_else(|refused| {
@@ -56,9 +58,13 @@ async fn route(
     head: &request::Parts,
     body: Incoming,
     claim: Claim,
+    secrets: &RequestSecrets,
 ) -> Result<Response<ResponseBody>, Problem> {
     match (&head.method, head.uri.path()) {
-        (&Method::POST, "/v1/sessions/register") => register(app, peer, head, body).await,
+        (&Method::POST, "/v1/sessions/register") => {
+            let body = read_body(body, secrets).await?;
+            register(app, peer, head, &body).await
+        }
         (&Method::GET, "/v1/sessions") => list(app, peer, head.uri.query()).await,
         (&Method::GET, "/v1/sessions/me") => {
             let session = required_session(app, &claim)?;
@@ -74,9 +80,12 @@ async fn route(
         (&Method::GET, "/v1/sources") => Ok(json(&health::sources(app).view())),
         (&Method::GET, "/v1/health") => Ok(json(&health::health(app))),
         (&Method::GET, "/v1/version") => Ok(json(&health::ABOUT)),
-        (&Method::DELETE, path) if path.starts_with("/v1/sessions/") => {
-            delete(app, peer, &path["/v1/sessions/".len()..])
-        }
+        (&Method::DELETE, path) if path.starts_with("/v1/sessions/") => delete(
+            app,
+            peer,
+            &path["/v1/sessions/".len()..],
+            secrets.path_token,
+        ),
         (method, path) => match broker_route(method, path) {
             Some(error) => {
                 session(app, &claim)?;
@@ -119,13 +128,12 @@ async fn register(
     app: &App,
     mut peer: Peer,
     head: &request::Parts,
-    body: Incoming,
+    body: &[u8],
 ) -> Result<Response<ResponseBody>, Problem> {
-    let body = read_body(body).await?;
     let began = Instant::now();
     loop {
         // For each try, because it is consumed and its secret key cannot be cloned.
-        let (registration, if_answered) = register::parse(&body, peer.uid)?;
+        let (registration, if_answered) = register::parse(body, peer.uid, &app.secret_memory)?;
         let undelivered = head.extensions.get::<UndeliveredSessions>();
         let undelivered = undelivered.filter(|_| if_answered);
         if undelivered.is_some() {
@@ -200,11 +208,17 @@ fn delete_me(app: &App, claim: &Claim) -> Result<Response<ResponseBody>, Problem
     let Claim::Token(token) = claim else {
         return Err(no_token());
     };
-    remove_by_token(app, token).ok_or_else(|| unknown(app, token))
+    remove_by_token(app, *token).ok_or_else(|| unknown(app, *token))
 }
 
-/// Removes by token, as clients of the claudemesh daemon do, or by name.
-fn delete(app: &App, peer: Peer, tail: &str) -> Result<Response<ResponseBody>, Problem> {
+/// Removes by token, as clients of the claudemesh daemon do, or by name. In `tail` the digits of a token
+/// are blanked.
+fn delete(
+    app: &App,
+    peer: Peer,
+    tail: &str,
+    token: Option<TokenRef>,
+) -> Result<Response<ResponseBody>, Problem> {
     if let Some(id) = tail.strip_prefix("by-id/") {
         let id = query::decode_segment(id)
             .ok_or_else(|| Problem::query("session_id", "the session id has a malformed escape"))?;
@@ -213,7 +227,7 @@ fn delete(app: &App, peer: Peer, tail: &str) -> Result<Response<ResponseBody>, P
     if tail.is_empty() || tail.contains('/') {
         return Err(Problem::not_found());
     }
-    let token = Token::parse(tail).map_err(|_malformed| {
+    let token = token.ok_or_else(|| {
         Problem::new(
             StatusCode::BAD_REQUEST,
             "invalid_token",
@@ -221,7 +235,7 @@ fn delete(app: &App, peer: Peer, tail: &str) -> Result<Response<ResponseBody>, P
             "a token is 64 hex digits",
         )
     })?;
-    // As in the request. Since it parses as a token, these bytes are hex digits.
+    // As in the request. Since there is a token, these bytes are its first digits.
     let prefix = &tail[..8];
     let removed = app.reaper.registry().deregister(&token, clock::now());
     match removed {
@@ -257,8 +271,8 @@ fn delete_named(app: &App, peer: Peer, id: &SessionId) -> Result<Response<Respon
         })
 }
 
-fn remove_by_token(app: &App, token: &Token) -> Option<Response<ResponseBody>> {
-    let session = app.reaper.registry().deregister(token, clock::now())?;
+fn remove_by_token(app: &App, token: TokenRef) -> Option<Response<ResponseBody>> {
+    let session = app.reaper.registry().deregister(&token, clock::now())?;
     Some(removed(&session))
 }
 
@@ -277,9 +291,9 @@ fn session(app: &App, claim: &Claim) -> Result<Option<Arc<Session>>, Problem> {
             "malformed_session_token",
             "a session token is 64 hex digits",
         )),
-        Claim::Token(token) => match app.reaper.resolve(token) {
+        Claim::Token(token) => match app.reaper.registry().resolve(token, clock::now()) {
             Some(session) => Ok(Some(session)),
-            None => Err(unknown(app, token)),
+            None => Err(unknown(app, *token)),
         },
     }
 }
@@ -295,9 +309,9 @@ fn no_token() -> Problem {
     )
 }
 
-fn unknown(app: &App, token: &Token) -> Problem {
+fn unknown(app: &App, token: TokenRef) -> Problem {
     let now = clock::now();
-    match app.reaper.registry().recently_gone(token, now) {
+    match app.reaper.registry().recently_gone(&token, now) {
         Some(end) => Problem::session_gone(&end, now),
         None => Problem::no_session("unknown_session", "no live session has this token"),
     }

@@ -22,6 +22,7 @@ use super::listener::Socket;
 use super::undelivered::{DeliveryTracker, UndeliveredSessions};
 use super::{App, Peer, Transport, authorize, routes};
 use crate::daemon::http::framing::FramingFilter;
+use crate::daemon::http::secrets::SecretQueue;
 
 /// How long a head may take, and how long a connection may idle between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -191,17 +192,19 @@ async fn connection(
     let undelivered = UndeliveredSessions::default();
     let registry = app.reaper.registry().clone();
     let for_requests = undelivered.clone();
+    let secrets = SecretQueue::new(registry.clone());
+    let next_secrets = secrets.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let busy = request_slot.busy();
         request.extensions_mut().insert(for_requests.clone());
-        let responding = routes::respond(app.clone(), peer, request);
+        let responding = routes::respond(app.clone(), peer, request, next_secrets.next());
         async {
             let response = responding.await;
             Ok::<_, Infallible>(response.map(|body| busy.until_written(body)))
         }
     });
     let io = DeliveryTracker {
-        inner: FramingFilter::new(stream),
+        inner: FramingFilter::new(stream, secrets),
         undelivered: undelivered.clone(),
     };
     let connection = http1::Builder::new()
