@@ -31,6 +31,8 @@ use crate::daemon::descriptors;
 use crate::daemon::harden;
 use crate::daemon::runtime;
 use crate::daemon::socket_path::{self, Surroundings};
+use crate::random::Random as _;
+pub use crate::sys::zeroing_allocator::ZeroingAllocator;
 use crate::testkit::test_process::Kind;
 use exit_code::ExitCode;
 use failure::Failure;
@@ -244,18 +246,20 @@ fn version() -> Result<ExitCode, Failure> {
 
 /// Creates a token from the system's random source.
 fn new_token() -> Result<Token, Failure> {
-    Ok(Token::from_bytes(random()?))
+    Token::random().map_err(no_random)
 }
 
 fn random<const N: usize>() -> Result<[u8; N], Failure> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| {
-        Failure::new(
-            format!("cannot get random bytes: {error}"),
-            "reaperd doctor",
-        )
-    })?;
+    getrandom::fill(&mut bytes).map_err(|error| no_random(error.into()))?;
     Ok(bytes)
+}
+
+fn no_random(error: io::Error) -> Failure {
+    Failure::new(
+        format!("cannot get random bytes: {error}"),
+        "reaperd doctor",
+    )
 }
 
 /// Prints the failure, if there is one, and returns the exit code.

@@ -4,18 +4,22 @@
 //! The parsers are in private modules, so that the crate keeps its interface. What takes or returns
 //! types of the daemon has a function here, so that an oracle sees what the daemon sees.
 
+use std::sync::LazyLock;
+
 use hyper::http::request;
-use reaper_registry::{Details, Pid, Presence, SessionId, Token, Ttl};
+use reaper_registry::{Details, Pid, Presence, Registry, SessionId, Token, TokenKey, Ttl};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::daemon::api::{Transport, register, sse};
-use crate::daemon::http::{framing, policy, problem};
+use crate::daemon::http::framing::{self, head};
+use crate::daemon::http::secrets::{self, SecretQueue};
+use crate::daemon::http::{policy, problem};
+use crate::sys::secret_arena::SecretArena;
 
 pub use crate::daemon::http::framing::chunks::{Chunks, Malformed as MalformedChunk};
 pub use crate::daemon::http::framing::head::{
     BODY_MAX, BodyFraming, HEAD_MAX, REFUSAL_FIELD, Refusal,
 };
-pub use crate::daemon::http::framing::scan;
 pub use crate::daemon::http::query::{decode_segment, pairs, value};
 pub use crate::sources::ebpf::btf::blob::Blob as BtfWriter;
 pub use crate::sources::ebpf::btf::{BtfError, offsets};
@@ -23,12 +27,49 @@ pub use crate::sys::cn_proc;
 pub use crate::sys::proc_stat::{Malformed as MalformedStat, stat, wait_status};
 pub use crate::sys::process_table::ProcStat;
 
-/// A connection as hyper reads it: behind the framing filter.
-pub fn filtered<S>(connection: S) -> impl AsyncRead + AsyncWrite + Unpin
+/// Looks for the end of a head, from `scanned` on; returns its length and its body's framing.
+pub fn scan(bytes: &[u8], scanned: &mut usize) -> Result<Option<(usize, BodyFraming)>, Refusal> {
+    let Some(length) = framing::end_of_head(bytes, scanned)? else {
+        return Ok(None);
+    };
+    Ok(Some((length, head::check(&bytes[..length])?)))
+}
+
+/// A connection as hyper reads it, behind the framing filter, and the secrets that hyper does not see.
+pub fn filtered<S>(connection: S) -> (impl AsyncRead + AsyncWrite + Unpin, Secrets)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    framing::FramingFilter::new(connection)
+    let queue = SecretQueue::new(Registry::builder(TokenKey::new([7; 16])).build());
+    let filter = framing::FramingFilter::new(connection, queue.clone());
+    (filter, Secrets(queue))
+}
+
+/// The secrets of the requests of one connection.
+pub struct Secrets(SecretQueue);
+
+impl Secrets {
+    /// The secrets of the next request.
+    pub fn next(&self) -> RequestSecrets {
+        RequestSecrets(self.0.next())
+    }
+}
+
+/// The secrets of one request.
+pub struct RequestSecrets(secrets::RequestSecrets);
+
+impl RequestSecrets {
+    /// The prefix of the presented token.
+    pub fn token_prefix(&self) -> Option<String> {
+        match self.0.claim {
+            secrets::Claim::Token(token) => Some(token.prefix().to_string()),
+            secrets::Claim::None | secrets::Claim::Malformed => None,
+        }
+    }
+
+    pub fn body(&self) -> Vec<u8> {
+        self.0.take_body().to_vec()
+    }
 }
 
 /// An error response.
@@ -49,12 +90,10 @@ impl From<problem::Problem> for Problem {
     }
 }
 
-/// The request policy; returns the token that the request presents.
-pub fn check_policy(head: &request::Parts) -> Result<Option<Token>, Problem> {
-    match policy::check(head, Transport::Unix)? {
-        policy::Claim::Token(token) => Ok(Some(token)),
-        policy::Claim::None | policy::Claim::Malformed => Ok(None),
-    }
+/// The request policy.
+pub fn check_policy(head: &request::Parts) -> Result<(), Problem> {
+    policy::check(head, Transport::Unix, secrets::Claim::None)?;
+    Ok(())
 }
 
 /// Parses an event id; returns it as it is written.
@@ -77,7 +116,8 @@ pub struct RegistrationBody {
 /// Parses the body of a registration.
 pub fn registration(body: &[u8]) -> Result<RegistrationBody, Problem> {
     const OWNER: u32 = 1000;
-    let (parsed, if_answered) = register::parse(body, OWNER)?;
+    static MEMORY: LazyLock<SecretArena> = LazyLock::new(SecretArena::new);
+    let (parsed, if_answered) = register::parse(body, OWNER, &MEMORY)?;
     assert_eq!(parsed.owner, OWNER, "the owner is not read from the body");
     Ok(RegistrationBody {
         id: parsed.id,

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Secrets may have been in memory that is freed.
+#[global_allocator]
+static ALLOCATOR: reaperd::cli::ZeroingAllocator = reaperd::cli::ZeroingAllocator;
+
 fn main() -> ExitCode {
     reaperd::cli::main()
 }

@@ -33,10 +33,14 @@ pub(crate) mod proc_stat;
 pub(crate) mod process_table;
 #[cfg(target_os = "linux")]
 mod readiness;
+#[cfg(feature = "cli")]
+pub(crate) mod secret_arena;
 #[cfg(all(target_os = "linux", feature = "testkit"))]
 pub(crate) mod set_tid;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 pub(crate) mod test_process;
+#[cfg(feature = "cli")]
+pub(crate) mod zeroing_allocator;
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux_table::LinuxTable as SystemTable;

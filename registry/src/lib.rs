@@ -65,7 +65,7 @@
 //!
 //! 1. The table.
 //! 2. Any one of: a shard of the token index, the event log, the tombstones, the hook queues, the secret
-//!    key of a session.
+//!    key of a session, a lock of [`SecretMemory`].
 //!
 //! A thread may take a lock of the second group while it holds the table, never the reverse, and never
 //! two of the second group. Callbacks (hooks, `on_event`, `on_removed`) run with no lock held, so they
@@ -82,6 +82,7 @@ mod presence;
 mod process;
 mod registry;
 mod removal;
+mod secret_memory;
 mod session;
 mod size;
 mod table;
@@ -100,6 +101,7 @@ pub use presence::{Attestation, Presence, SecretKey};
 pub use process::{Pid, PidOutOfRange, Process, ProcessId, StartTime};
 pub use registry::{OwnerUsage, Registry, Stored};
 pub use removal::{Death, Evidence, Exit, ExitStatus, Removal, Source};
+pub use secret_memory::SecretMemory;
 pub use session::{Details, EntryId, NewSession, Session, SessionId};
 pub use time::{BootTime, Moment};
-pub use token::{Token, TokenKey, TokenMalformed, TokenPrefix};
+pub use token::{Presented, Token, TokenKey, TokenMalformed, TokenPrefix, TokenRef};

@@ -3,8 +3,7 @@
 
 use std::fmt;
 
-use zeroize::Zeroizing;
-
+use crate::secret_memory::{self, Secret, SecretMemory};
 use crate::token::decode_hex;
 
 /// A session's secret signing key: 64 bytes, overwritten with zeros when dropped.
@@ -16,20 +15,26 @@ use crate::token::decode_hex;
 /// fn printable<T: std::fmt::Display>() {}
 /// printable::<reaper_registry::SecretKey>();
 /// ```
-pub struct SecretKey(Box<Zeroizing<[u8; 64]>>);
+pub struct SecretKey(Secret);
 
 impl SecretKey {
-    /// Parses exactly 128 hex digits of either case; returns `None` for any other text.
+    /// Parses exactly 128 hex digits of either case into ordinary memory; returns `None` for any other
+    /// text.
     pub fn parse(text: &str) -> Option<Self> {
-        // Decoded in place on the heap: moving the array would leave a copy on the stack.
-        let mut key = Self(Box::new(Zeroizing::new([0; 64])));
-        decode_hex(text, &mut **key.0)?;
-        Some(key)
+        Self::parse_into(secret_memory::ordinary(), text)
+    }
+
+    /// As [`Self::parse`], into this memory.
+    pub fn parse_into(memory: Box<dyn SecretMemory>, text: &str) -> Option<Self> {
+        // Decoded in place: moving the array would leave a copy on the stack.
+        Secret::written(memory, |key| decode_hex(text, key).ok_or(()))
+            .map(Self)
+            .ok()
     }
 
     /// Returns the secret bytes. The caller must not keep a copy.
     pub fn expose(&self) -> &[u8; 64] {
-        &self.0
+        self.0.bytes()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::session::{EntryId, NewSession, Session, SessionId};
 use crate::table::Table;
 use crate::table::token_index::TokenIndex;
 use crate::time::Moment;
-use crate::token::{Token, TokenKey};
+use crate::token::{Presented, TokenKey, TokenRef};
 
 pub use self::usage::OwnerUsage;
 
@@ -105,13 +105,18 @@ impl Registry {
         })
     }
 
+    /// Returns what this registry keeps of a token, by which its session can be looked up.
+    pub fn token_ref(&self, token: &impl Presented) -> TokenRef {
+        token.token_ref(&self.0.token_key)
+    }
+
     /// Returns the live session with this token. `None` if there is none, or if it has expired at `now`;
     /// an expired session is removed.
     ///
     /// O(1) and concurrent: takes one read lock that writers hold for one map operation only. Does not
     /// allocate.
-    pub fn resolve(&self, token: &Token, now: Moment) -> Option<Arc<Session>> {
-        let session = self.0.by_token.find(self.0.token_key.digest(token))?;
+    pub fn resolve(&self, token: &impl Presented, now: Moment) -> Option<Arc<Session>> {
+        let session = self.0.by_token.find(self.token_ref(token).digest)?;
         if session.has_expired(now.boot) {
             return self.expire_entry(session.entry, now);
         }
@@ -120,15 +125,16 @@ impl Registry {
 
     /// Returns the [`EventKind::Deregistered`] event of the last session with this token, if that session
     /// was removed within the last minute. Fewer are kept if more than 4,096 sessions were removed in that
-    /// time; the owner with most of them then loses his oldest one. A session that is live again under this token does not change the result.
-    pub fn recently_gone(&self, token: &Token, now: Moment) -> Option<Arc<Event>> {
-        let digest = self.0.token_key.digest(token);
+    /// time; the owner with most of them then loses his oldest one. A session that is live again under
+    /// this token does not change the result.
+    pub fn recently_gone(&self, token: &impl Presented, now: Moment) -> Option<Arc<Event>> {
+        let digest = self.token_ref(token).digest;
         self.tombstones().find(digest, now.boot)
     }
 
     /// Returns whether `token` is the token of `session`, whether or not the session is live.
-    pub fn is_token_of(&self, token: &Token, session: &Session) -> bool {
-        self.0.token_key.digest(token) == *session.digest()
+    pub fn is_token_of(&self, token: &impl Presented, session: &Session) -> bool {
+        self.token_ref(token).digest == *session.digest()
     }
 
     /// Returns all sessions in the order in which they were first stored. Includes expired ones that
@@ -176,8 +182,8 @@ impl Registry {
 
     /// Removes the session with this token ([`Removal::Requested`]) and returns it; `None` if no live
     /// session has it. Also removes all sessions that have expired at `now`.
-    pub fn deregister(&self, token: &Token, now: Moment) -> Option<Arc<Session>> {
-        let digest = self.0.token_key.digest(token);
+    pub fn deregister(&self, token: &impl Presented, now: Moment) -> Option<Arc<Session>> {
+        let digest = self.token_ref(token).digest;
         self.mutate(now, |table, changes| {
             table.expire(now.boot, changes);
             let entry = self.0.by_token.find(digest)?.entry;

@@ -128,7 +128,7 @@ pub struct NewSession {
 #[derive(Debug)]
 #[repr(C)]
 pub struct Session {
-    digest: Digest,
+    digest: TokenDigest,
     /// The last moment at which the session is live; `None`: it stays until its process ends.
     pub expires_at: Option<Moment>,
     /// When it was stored, or last renewed.
@@ -187,7 +187,7 @@ impl Session {
             expires_at,
             registered_at: now,
             secret_key: Mutex::new(secret_key.map(Arc::new)),
-            digest: Digest(token.digest),
+            digest: token.digest,
         }
     }
 
@@ -207,7 +207,9 @@ impl Session {
     }
 
     pub(crate) fn wipe_secret_key(&self) {
-        *self.secret_key() = None;
+        let key = self.secret_key().take();
+        // Not under the lock of the key: its memory may have a lock of its own.
+        drop(key);
     }
 
     /// Returns its id together with its owner, whose sessions have distinct ids.
@@ -216,21 +218,12 @@ impl Session {
     }
 
     pub(crate) fn digest(&self) -> &TokenDigest {
-        &self.digest.0
+        &self.digest
     }
 
     fn secret_key(&self) -> MutexGuard<'_, Option<Arc<SecretKey>>> {
         self.secret_key
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Keeps the digest out of the derived `Debug` of a session.
-struct Digest(TokenDigest);
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("hidden")
     }
 }

@@ -10,15 +10,18 @@ use std::hash::Hasher as _;
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 use zeroize::{Zeroize as _, Zeroizing};
 
-/// A session's bearer token: 32 bytes, overwritten with zeros when dropped.
+use crate::secret_memory::{self, Secret, SecretMemory};
+
+/// A session's bearer token: 32 bytes on the heap, overwritten with zeros when dropped.
+///
+/// Moving a token leaves no copy of it, because only the box moves.
 ///
 /// `Debug` does not print it, and there is no `Display`; [`Self::reveal`] returns the text.
 ///
 /// ```compile_fail
 /// println!("{}", reaper_registry::Token::from_bytes([1; 32]));
 /// ```
-#[derive(Clone)]
-pub struct Token([u8; 32]);
+pub struct Token(Box<Zeroizing<[u8; 32]>>);
 
 /// The error for a text that is not a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,30 +30,40 @@ pub struct TokenMalformed;
 
 impl Token {
     /// Creates a token. The bytes must come from the system's random source.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    pub fn from_bytes(mut bytes: [u8; 32]) -> Self {
+        let token = Self::copy_of(&bytes);
+        bytes.zeroize();
+        token
+    }
+
+    fn copy_of(bytes: &[u8; 32]) -> Self {
+        let mut token = Self::zeros();
+        token.0.copy_from_slice(bytes);
+        token
+    }
+
+    /// Secrets are written into the box: an array that is moved into one leaves a copy on the stack.
+    fn zeros() -> Self {
+        Self(Box::new(Zeroizing::new([0; 32])))
     }
 
     /// Parses exactly 64 hex digits of either case.
     pub fn parse(text: &str) -> Result<Self, TokenMalformed> {
-        let mut token = Self([0; 32]);
-        decode_hex(text, &mut token.0).ok_or(TokenMalformed)?;
+        let mut token = Self::zeros();
+        decode_hex(text, &mut **token.0).ok_or(TokenMalformed)?;
         Ok(token)
     }
 
     /// Returns the token as 64 lower-case hex digits, for its owner only. The text is overwritten with
     /// zeros when dropped.
     pub fn reveal(&self) -> Zeroizing<String> {
-        Zeroizing::new(encode_hex(&self.0))
+        Zeroizing::new(encode_hex(&**self.0))
     }
 
     /// Returns what the registry keeps of the token, and overwrites the token with zeros at once, so that
     /// moving the registration leaves no copies of it.
     pub(crate) fn digest_and_zeroize(&mut self, key: &TokenKey) -> TokenRef {
-        let token_ref = TokenRef {
-            digest: key.digest(self),
-            prefix: self.prefix(),
-        };
+        let token_ref = self.token_ref(key);
         self.0.zeroize();
         token_ref
     }
@@ -67,9 +80,9 @@ impl fmt::Debug for Token {
     }
 }
 
-impl Drop for Token {
-    fn drop(&mut self) {
-        self.0.zeroize();
+impl Clone for Token {
+    fn clone(&self) -> Self {
+        Self::copy_of(&self.0)
     }
 }
 
@@ -92,17 +105,34 @@ impl fmt::Debug for TokenPrefix {
 
 /// The secret key of the token digests: 16 bytes, overwritten with zeros when dropped. `Debug` does not
 /// print it.
-pub struct TokenKey(Zeroizing<[u8; 16]>);
+pub struct TokenKey(Secret);
 
 impl TokenKey {
-    /// Creates a key. The bytes must come from the system's random source and be new at each start.
-    pub fn new(bytes: [u8; 16]) -> Self {
-        Self(Zeroizing::new(bytes))
+    /// Creates a key in ordinary memory. The bytes must come from the system's random source and be new
+    /// at each start.
+    pub fn new(mut bytes: [u8; 16]) -> Self {
+        let written: Result<_, std::convert::Infallible> =
+            Self::written_to(secret_memory::ordinary(), |key| {
+                key.copy_from_slice(&bytes);
+                Ok(())
+            });
+        bytes.zeroize();
+        let Ok(key) = written;
+        key
+    }
+
+    /// Creates a key in this memory. `write` writes the bytes, as for [`Self::new`]; its error is
+    /// returned.
+    pub fn written_to<E>(
+        memory: Box<dyn SecretMemory>,
+        write: impl FnOnce(&mut [u8; 16]) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        Secret::written(memory, |bytes| write(&mut bytes.as_chunks_mut().0[0])).map(Self)
     }
 
     pub(crate) fn digest(&self, token: &Token) -> TokenDigest {
-        let mut hasher = SipHasher24::new_with_key(&self.0);
-        hasher.write(&token.0);
+        let mut hasher = SipHasher24::new_with_key(&self.0.bytes().as_chunks().0[0]);
+        hasher.write(&**token.0);
         TokenDigest(hasher.finish128().as_u128())
     }
 }
@@ -117,11 +147,48 @@ impl fmt::Debug for TokenKey {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct TokenDigest(pub(crate) u128);
 
-/// The digest and the prefix of a token, which a session keeps.
-#[derive(Clone, Copy)]
-pub(crate) struct TokenRef {
+impl fmt::Debug for TokenDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("hidden")
+    }
+}
+
+/// What a registry keeps of a token: a keyed digest, and the prefix. Sessions are found by it as by the
+/// token itself, so the token can be wiped as soon as it has been read.
+///
+/// Made by [`Registry::token_ref`](crate::Registry::token_ref), and of use in that registry only.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenRef {
     pub(crate) digest: TokenDigest,
     pub(crate) prefix: TokenPrefix,
+}
+
+impl TokenRef {
+    /// Returns the first eight hex digits of the token.
+    pub fn prefix(&self) -> TokenPrefix {
+        self.prefix
+    }
+}
+
+/// By what a session is looked up: a [`Token`] or its [`TokenRef`].
+pub trait Presented {
+    /// Returns what a registry with this key keeps of the token.
+    fn token_ref(&self, key: &TokenKey) -> TokenRef;
+}
+
+impl Presented for Token {
+    fn token_ref(&self, key: &TokenKey) -> TokenRef {
+        TokenRef {
+            digest: key.digest(self),
+            prefix: self.prefix(),
+        }
+    }
+}
+
+impl Presented for TokenRef {
+    fn token_ref(&self, _key: &TokenKey) -> TokenRef {
+        *self
+    }
 }
 
 /// Decodes exactly `2 * bytes.len()` hex digits of either case into `bytes`.

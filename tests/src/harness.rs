@@ -1,11 +1,14 @@
 //! The parts that tests are built from: a daemon to test, processes to register with it, and ways
 //! to wait, to skip and to scale.
 
+pub mod canary;
 pub mod daemon;
 pub mod expect;
 #[cfg(target_os = "linux")]
 pub mod fork_server;
 pub mod libtest;
+#[cfg(target_os = "linux")]
+pub mod memory_scan;
 mod processes;
 pub mod raw_http;
 #[cfg(target_os = "linux")]

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "test helpers may panic")]
 
+#[path = "http/canary.rs"]
+mod canary;
 #[cfg(target_os = "linux")]
 #[path = "http/containers.rs"]
 mod containers;

@@ -2,9 +2,11 @@
 //!
 //! The sources are started in this process, because the daemon may not be running. The state of a
 //! running daemon is one more finding. The output contains no secrets and can be attached to bug
-//! reports. `doctor/doubt.rs` finds sources that report success but may still miss exits.
+//! reports. `doctor/doubt.rs` finds sources that report success but may still miss exits,
+//! `doctor/memory.rs` has the memory of the running daemon.
 
 mod doubt;
+mod memory;
 mod shares;
 
 use std::io::{self, Write};
@@ -57,10 +59,14 @@ impl Arguments {
         if let Ok((_, of_daemon)) = &daemon {
             reports.extend(of_daemon.sources.iter().cloned());
         }
+        let serves = daemon.is_ok();
         findings.push(daemon_finding(client, daemon));
         // An older daemon has no such route.
         let limits = client.get::<shares::Limits>("/v1/limits").await;
         findings.extend(limits.ok().as_ref().map(shares::finding));
+        if serves {
+            findings.extend(memory::finding(client).await);
+        }
         findings.extend(doubt::finding(&doubt::doubts(&release(), &reports)));
         let mut out = io::stdout().lock();
         let written = if self.json {

@@ -92,6 +92,7 @@ use crate::daemon::accounts::Accounts;
 use crate::daemon::config::DaemonOptions;
 use crate::reaper::Reaper;
 use crate::sys::process_table::ProcessTable;
+use crate::sys::secret_arena::SecretArena;
 
 /// The state that all requests share.
 pub(crate) struct App {
@@ -102,6 +103,8 @@ pub(crate) struct App {
     pub(crate) epoch: u64,
     /// What each user makes the daemon hold.
     pub(crate) accounts: Arc<Accounts>,
+    /// Where secret keys are stored.
+    pub(crate) secret_memory: SecretArena,
 }
 
 /// The transport of a connection. A property of the listener, never derived from an address.

@@ -22,10 +22,10 @@ use super::config::DaemonOptions;
 use super::systemd;
 use super::token_files::TokenFiles;
 use crate::daemon::descriptors::{self, Shares, TooFewDescriptors};
-use crate::random::Random as _;
 use crate::reaper::Reaper;
 use crate::sources;
 use crate::sys::process_table;
+use crate::sys::secret_arena::SecretArena;
 use crate::watch::status::SourceStatus;
 
 /// How long the start waits for the first reports of the sources.
@@ -99,7 +99,8 @@ pub async fn run_until(
 ) -> Result<(), StartupError> {
     let workers = Handle::current().metrics().num_workers();
     let descriptors = Shares::of_daemon(&options, workers)?;
-    let reaper = start_reaper(&options, descriptors)?;
+    let secret_memory = SecretArena::new();
+    let reaper = start_reaper(&options, descriptors, &secret_memory)?;
     let reports = first_reports(&reaper, &options).await?;
     let access = SocketAccess::of(&options);
     let socket = Socket::claim(&options.socket, access)?;
@@ -114,6 +115,7 @@ pub async fn run_until(
         table: process_table::of_this_system(),
         epoch,
         accounts,
+        secret_memory,
     });
     let (stop_sender, stop_receiver) = watch::channel(false);
     systemd::notify("READY=1");
@@ -141,8 +143,13 @@ fn open_accounts(
     Accounts::new(owner, newcomers, descriptors.limits(options))
 }
 
-fn start_reaper(options: &DaemonOptions, descriptors: Shares) -> Result<Reaper, StartupError> {
-    let token_key = TokenKey::random().map_err(StartupError::Random)?;
+fn start_reaper(
+    options: &DaemonOptions,
+    descriptors: Shares,
+    secret_memory: &SecretArena,
+) -> Result<Reaper, StartupError> {
+    let token_key = TokenKey::written_to(secret_memory.take(), |key| getrandom::fill(key))
+        .map_err(|error| StartupError::Random(error.into()))?;
     let token_files = TokenFiles::default();
     let files_of_ended = token_files.clone();
     let registry = Registry::builder(token_key)

@@ -279,3 +279,14 @@ pub fn put_behind(descriptor: RawFd, file: BorrowedFd<'_>) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+/// How many bytes, and of the kernel's memory for them, the peer of a Unix socket has not read yet
+/// (`SIOCOUTQ`); 0: it has read all.
+pub fn unread_by_peer(socket: BorrowedFd<'_>) -> io::Result<i32> {
+    let mut unread = 0;
+    // SAFETY: writes one integer, which is a local variable.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut unread) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(unread),
+    }
+}

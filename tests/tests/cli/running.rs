@@ -169,10 +169,12 @@ fn run_returns_the_exit_code_of_the_command_and_leaves_no_session() {
 }
 
 #[test]
-fn doctor_names_every_source_the_daemon_and_the_share_of_it() {
+fn doctor_names_every_source_the_daemon_its_memory_and_the_share_of_it() {
     let daemon = daemon();
     let output = run(&daemon, &["doctor"]).done();
-    for subject in ["netlink", "ebpf", "pidfd", "sweep", "daemon", "limits"] {
+    for subject in [
+        "netlink", "ebpf", "pidfd", "sweep", "daemon", "memory", "limits",
+    ] {
         let names_it = |line: &str| line.split_whitespace().nth(1) == Some(subject);
         assert!(output.lines().any(names_it), "{subject}: {output}");
     }

@@ -1,5 +1,5 @@
-//! The daemon as root on the real kernel: each source alone, many deaths at once, a stopped daemon
-//! and restricted environments.
+//! The daemon as root on the real kernel: each source alone, many deaths at once, a stopped daemon,
+//! restricted environments, and secrets in its memory.
 //!
 //! Run it as root with `REAPER_REQUIRE=netlink,ebpf`, so that a missing source fails a test.
 //! Otherwise a test prints what it lacks and passes.
@@ -16,6 +16,7 @@ mod confined;
 mod crowds;
 mod deaths;
 mod foreign_proc;
+mod secrets;
 mod time_namespaces;
 
 use reaper_tests::daemon::TestDaemon;

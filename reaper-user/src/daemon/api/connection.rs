@@ -26,6 +26,7 @@ use super::undelivered::{DeliveryTracker, UndeliveredSessions};
 use super::{App, Peer, PeerPidNs, routes};
 use crate::daemon::http::body::{ResponseBody, problem};
 use crate::daemon::http::framing::FramingFilter;
+use crate::daemon::http::secrets::{RequestSecrets, SecretQueue};
 
 /// Larger than the largest head that the framing filter passes. Bounds what is buffered for a slow
 /// reader.
@@ -45,6 +46,7 @@ pub(super) async fn serve(
     let phase = Arc::new(Phase::new(app.options.keep_alive));
     let undelivered = UndeliveredSessions::default();
     let registry = app.reaper.registry().clone();
+    let secrets = SecretQueue::new(registry.clone());
     let io = ConnectionIo {
         stream,
         slot: slot.clone(),
@@ -53,7 +55,7 @@ pub(super) async fn serve(
         is_shut: false,
     };
     let io = DeliveryTracker {
-        inner: FramingFilter::new(io),
+        inner: FramingFilter::new(io, secrets.clone()),
         undelivered: undelivered.clone(),
     };
     let pid_ns = PeerPidNs::default();
@@ -65,9 +67,10 @@ pub(super) async fn serve(
         if request.method() == Method::POST {
             request.extensions_mut().insert(pid_ns.clone());
         }
+        let secrets = secrets.next();
         async move {
             let is_kept = keeps_alive(request.version(), request.headers());
-            let mut response = respond(&app, peer, request, &slot).await;
+            let mut response = respond(&app, peer, request, secrets, &slot).await;
             phase.announce(is_kept, &mut response);
             Ok::<_, Infallible>(response.map(|body| busy.until_written(body)))
         }
@@ -104,11 +107,12 @@ async fn respond(
     app: &Arc<App>,
     peer: Peer,
     request: Request<Incoming>,
+    secrets: RequestSecrets,
     slot: &ConnectionSlot,
 ) -> Response<ResponseBody> {
     slot.may_start().await;
     match slot.begin_request() {
-        Ok(_charge) => routes::respond(app.clone(), peer, request).await,
+        Ok(_charge) => routes::respond(app.clone(), peer, request, secrets).await,
         Err(refused) => problem(&refused.into()),
     }
 }

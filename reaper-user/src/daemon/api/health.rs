@@ -6,10 +6,11 @@ use std::time::Duration;
 use reaper_registry::{Session, Source, SourceHealth};
 
 use super::App;
-use super::wire::{About, Health, Nothing, SourceReport, SourceView, wall_ms_of};
+use super::wire::{About, Health, MemoryView, Nothing, SourceReport, SourceView, wall_ms_of};
 use crate::clock;
 use crate::daemon::config::DaemonOptions;
 use crate::engine;
+use crate::sys::secret_arena::ArenaState;
 use crate::watch::status::SourceStatus;
 
 /// `/v1/version`.
@@ -68,6 +69,20 @@ pub(super) fn health(app: &App) -> Health {
         status: overall(&statuses, &app.options),
         sources: states.collect::<BTreeMap<_, _>>(),
         reap_loop_restarts: app.reaper.loop_restarts(),
+        memory: memory(app.secret_memory.state()),
+    }
+}
+
+fn memory(state: ArenaState) -> MemoryView {
+    let ArenaState {
+        protection,
+        bytes,
+        reason,
+    } = state;
+    MemoryView {
+        kind: protection.name(),
+        bytes,
+        reason,
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Each field is first kept as the raw text of its JSON value. So the first invalid field is named,
 //! a duplicate field is refused, and the token and the secret key are decoded directly from the
-//! body's buffer, without a copy in between.
+//! body's buffer into their place, without a copy in between. For the same reason they must have no
+//! escapes.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use serde_json::value::RawValue;
 
 use crate::daemon::http::problem::Problem;
 use crate::reaper::Registration;
+use crate::sys::secret_arena::SecretArena;
 use crate::text::{self, GROUP_MAX, GROUPS_MAX, NAME_MAX, PATH_MAX};
 
 /// Keys and signatures in hex are 64 to 128 bytes long.
@@ -58,8 +60,10 @@ struct Fields<'a> {
 
 #[derive(Deserialize)]
 struct PresenceFields<'a> {
-    session_pubkey: &'a str,
-    session_secret_key: &'a str,
+    #[serde(borrow)]
+    session_pubkey: &'a RawValue,
+    #[serde(borrow)]
+    session_secret_key: &'a RawValue,
     #[serde(borrow)]
     parent_attestation: &'a RawValue,
 }
@@ -76,8 +80,13 @@ struct AttestationFields<'a> {
 }
 
 /// Parses a body into a registration for this owner, and the flag `if_answered`: whether the
-/// session is stored only if its response reaches the caller. The process is not checked here.
-pub(crate) fn parse(body: &[u8], owner: u32) -> Result<(Registration, bool), Problem> {
+/// session is stored only if its response reaches the caller. The process is not checked here. The
+/// secret key is stored in `memory`.
+pub(crate) fn parse(
+    body: &[u8],
+    owner: u32,
+    memory: &SecretArena,
+) -> Result<(Registration, bool), Problem> {
     let body = str::from_utf8(body).map_err(|_not_text| invalid_json("the body is not UTF-8"))?;
     let Fields {
         token,
@@ -121,7 +130,7 @@ pub(crate) fn parse(body: &[u8], owner: u32) -> Result<(Registration, bool), Pro
             ..details
         },
         ttl: parse_ttl(ttl)?,
-        presence: present(presence).and_then(parse_presence),
+        presence: present(presence).and_then(|raw| parse_presence(raw, memory)),
     };
     Ok((registration, optional_flag("if_answered", if_answered)?))
 }
@@ -181,9 +190,11 @@ fn duplicate_field(message: &str) -> &'static str {
         .unwrap_or("body")
 }
 
-/// Returns a string without escapes, borrowed from the body.
+/// Returns a string without escapes, borrowed from the body. It is not parsed once more: serde copies
+/// strings with escapes, and writes them into its errors.
 fn borrowed_text(raw: &RawValue) -> Option<&str> {
-    serde_json::from_str(raw.get()).ok()
+    let text = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+    (!text.contains('\\')).then_some(text)
 }
 
 /// Treats `null` as absent.
@@ -291,7 +302,7 @@ fn parse_groups(raw: Option<&RawValue>) -> Result<Box<[Box<str>]>, Problem> {
 }
 
 /// Returns `None` if any part is invalid. The session is then registered without presence.
-fn parse_presence(raw: &RawValue) -> Option<Presence> {
+fn parse_presence(raw: &RawValue, memory: &SecretArena) -> Option<Presence> {
     let presence: PresenceFields<'_> = object(raw)?.ok()?;
     let attestation: AttestationFields<'_> = object(presence.parent_attestation)?.ok()?;
     let texts = [
@@ -302,16 +313,12 @@ fn parse_presence(raw: &RawValue) -> Option<Presence> {
     if !texts.into_iter().all(|text| is_encoded(text)) {
         return None;
     }
-    let is_hex_key = presence.session_pubkey.len() == 64
-        && presence
-            .session_pubkey
-            .bytes()
-            .all(|c| c.is_ascii_hexdigit());
+    let pubkey = borrowed_text(presence.session_pubkey)
+        .filter(|hex| hex.len() == 64 && hex.bytes().all(|c| c.is_ascii_hexdigit()))?;
+    let secret_key = borrowed_text(presence.session_secret_key)?;
     Some(Presence {
-        session_pubkey: is_hex_key
-            .then(|| presence.session_pubkey.to_ascii_lowercase())?
-            .into(),
-        secret_key: SecretKey::parse(presence.session_secret_key)?,
+        session_pubkey: pubkey.to_ascii_lowercase().into(),
+        secret_key: SecretKey::parse_into(memory.take(), secret_key)?,
         attestation: Attestation {
             session_pubkey: attestation.session_pubkey.into(),
             parent_member_pubkey: attestation.parent_member_pubkey.into(),

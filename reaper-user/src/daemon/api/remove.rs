@@ -1,18 +1,19 @@
 //! Removal on request: by the token of a session, or by its id.
 
+use std::sync::Arc;
+
 use hyper::http::request;
 use hyper::{Response, StatusCode};
-use reaper_registry::{Removal, Session, SessionId, Token};
-use std::sync::Arc;
+use reaper_registry::{Removal, Session, SessionId, TokenRef};
 
 use super::routes::{required_session, unknown};
 use super::wire::Removed;
 use super::{App, Peer};
 use crate::clock;
 use crate::daemon::http::body::{ResponseBody, json};
-use crate::daemon::http::policy::Claim;
 use crate::daemon::http::problem::Problem;
 use crate::daemon::http::query;
+use crate::daemon::http::secrets::Claim;
 
 /// `DELETE /v1/sessions/me`.
 pub(super) fn delete_me(
@@ -24,18 +25,20 @@ pub(super) fn delete_me(
     match (remove(app, &session), claim) {
         (Some(response), _) => Ok(response),
         // It has ended since.
-        (None, Claim::Token(token)) => Err(unknown(app, peer, token)),
+        (None, Claim::Token(token)) => Err(unknown(app, peer, *token)),
         (None, _) => Err(Problem::unknown_id()),
     }
 }
 
-/// `DELETE /v1/sessions/TOKEN`, as clients of the claudemesh daemon do, or by name.
+/// `DELETE /v1/sessions/TOKEN`, as clients of the claudemesh daemon do, or by name. In `tail` the digits of
+/// a token are blanked, except for its prefix.
 pub(super) fn delete(
     app: &App,
     peer: Peer,
     head: &request::Parts,
     tail: &str,
     claim: &Claim,
+    token: Option<TokenRef>,
 ) -> Result<Response<ResponseBody>, Problem> {
     if let Some(id) = tail.strip_prefix("by-id/") {
         let id = query::decode_segment(id)
@@ -46,7 +49,7 @@ pub(super) fn delete(
     if tail.is_empty() || tail.contains('/') {
         return Err(Problem::not_found());
     }
-    let token = Token::parse(tail).map_err(|_malformed| {
+    let token = token.ok_or_else(|| {
         Problem::new(
             StatusCode::BAD_REQUEST,
             "invalid_token",
@@ -55,7 +58,8 @@ pub(super) fn delete(
         )
     })?;
     app.reaper
-        .resolve(&token)
+        .registry()
+        .resolve(&token, clock::now())
         .filter(|session| peer.sees(session.owner))
         .and_then(|session| remove(app, &session))
         .ok_or_else(|| {
@@ -65,7 +69,7 @@ pub(super) fn delete(
                 "unknown session",
                 "no live session has this token",
             )
-            // As in the request. Since it parses as a token, these bytes are hex digits.
+            // As in the request. Since there is a token, these bytes are its first digits.
             .not_ok(&tail[..8])
         })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::http::request;
 use hyper::{Method, Request, Response, StatusCode};
-use reaper_registry::{Event, Session, Source, Token};
+use reaper_registry::{Event, Session, Source, TokenRef};
 use tokio::time::{Instant, sleep};
 
 use super::authorize::Refused;
@@ -19,8 +19,9 @@ use super::{App, Peer, PeerPidNs, authorize, health, limits, register};
 use crate::clock;
 use crate::daemon::http::body::{ResponseBody, event_stream, json, problem, read_body};
 use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
-use crate::daemon::http::policy::{self, Claim};
+use crate::daemon::http::policy;
 use crate::daemon::http::problem::{NOT_NOW, Problem};
+use crate::daemon::http::secrets::{Claim, RequestSecrets};
 use crate::reaper::Registration;
 use crate::sources;
 use crate::watch::identity::IdentityStrength;
@@ -35,14 +36,15 @@ pub(super) async fn respond(
     app: Arc<App>,
     peer: Peer,
     request: Request<Incoming>,
+    secrets: RequestSecrets,
 ) -> Response<ResponseBody> {
     let (head, body) = request.into_parts();
     let refused = head.headers.get(REFUSAL_FIELD);
     if let Some(refusal) = refused.and_then(|code| Refusal::from_code(code.as_bytes())) {
         return problem(&refusal.into());
     }
-    let result = match policy::check(&head, peer.transport) {
-        Ok(claim) => route(&app, peer, &head, body, claim).await,
+    let result = match policy::check(&head, peer.transport, secrets.claim) {
+        Ok(claim) => route(&app, peer, &head, body, claim, &secrets).await,
         Err(refused) => Err(refused),
     };
     result.unwrap_or_else(|refused| {
@@ -57,9 +59,13 @@ async fn route(
     head: &request::Parts,
     body: Incoming,
     claim: Claim,
+    secrets: &RequestSecrets,
 ) -> Result<Response<ResponseBody>, Problem> {
     match (&head.method, head.uri.path()) {
-        (&Method::POST, "/v1/sessions/register") => register(app, peer, head, body).await,
+        (&Method::POST, "/v1/sessions/register") => {
+            let body = read_body(body, secrets).await?;
+            register(app, peer, head, &body).await
+        }
         (&Method::GET, "/v1/sessions") => list(app, peer, head.uri.query()).await,
         (&Method::GET, "/v1/sessions/me") => {
             let session = required_session(app, peer, &claim)?;
@@ -78,7 +84,7 @@ async fn route(
         (&Method::GET, "/v1/version") => Ok(json(&health::ABOUT)),
         (&Method::DELETE, path) if path.starts_with("/v1/sessions/") => {
             let tail = &path["/v1/sessions/".len()..];
-            delete(app, peer, head, tail, &claim)
+            delete(app, peer, head, tail, &claim, secrets.path_token)
         }
         (method, path) => match broker_route(method, path) {
             Some(error) => {
@@ -122,15 +128,14 @@ async fn register(
     app: &App,
     mut peer: Peer,
     head: &request::Parts,
-    body: Incoming,
+    body: &[u8],
 ) -> Result<Response<ResponseBody>, Problem> {
-    let body = read_body(body).await?;
     let pid_ns = head.extensions.get::<PeerPidNs>().cloned();
     let pid_ns = pid_ns.unwrap_or_default();
     let began = Instant::now();
     loop {
         // For each try, because it is consumed and its secret key cannot be cloned.
-        let (registration, if_answered) = register::parse(&body, peer.uid)?;
+        let (registration, if_answered) = register::parse(body, peer.uid, &app.secret_memory)?;
         let undelivered = head.extensions.get::<UndeliveredSessions>();
         let undelivered = undelivered.filter(|_| if_answered);
         if undelivered.is_some() {
@@ -209,10 +214,11 @@ fn session(app: &App, peer: Peer, claim: &Claim) -> Result<Option<Arc<Session>>,
         )),
         Claim::Token(token) => app
             .reaper
-            .resolve(token)
+            .registry()
+            .resolve(token, clock::now())
             .filter(|session| peer.sees(session.owner))
             .map(Some)
-            .ok_or_else(|| unknown(app, peer, token)),
+            .ok_or_else(|| unknown(app, peer, *token)),
     }
 }
 
@@ -231,9 +237,9 @@ pub(super) fn required_session(
 
 /// The error for a token that has no live session of this user. It does not show whether another user has
 /// or had one.
-pub(super) fn unknown(app: &App, peer: Peer, token: &Token) -> Problem {
+pub(super) fn unknown(app: &App, peer: Peer, token: TokenRef) -> Problem {
     let now = clock::now();
-    let ended = app.reaper.registry().recently_gone(token, now);
+    let ended = app.reaper.registry().recently_gone(&token, now);
     let visible = |event: &Arc<Event>| event.owner().is_some_and(|owner| peer.sees(owner));
     match ended.filter(visible) {
         Some(end) => Problem::session_gone(&end, now),

@@ -173,6 +173,16 @@ pub(crate) struct Health {
     pub(crate) sources: BTreeMap<&'static str, &'static str>,
     /// How often the reap loop panicked and was restarted.
     pub(crate) reap_loop_restarts: u64,
+    pub(crate) memory: MemoryView,
+}
+
+/// The memory of secret keys.
+#[derive(Serialize)]
+pub(crate) struct MemoryView {
+    pub(crate) kind: &'static str,
+    pub(crate) bytes: usize,
+    /// Why it is not of a better kind; empty if there is none.
+    pub(crate) reason: String,
 }
 
 /// `/v1/limits`.

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::framing::{BODY_MAX, Refusal};
 use super::problem::Problem;
+use super::secrets::RequestSecrets;
 use crate::daemon::api::events::EventStream;
 use crate::daemon::api::sse;
 
@@ -23,31 +24,29 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The body of a response.
 pub(crate) type ResponseBody = Either<Full<Bytes>, UnsyncBoxBody<Bytes, Infallible>>;
 
-/// Reads the whole body into a buffer that never moves and is zeroized on drop.
-pub(crate) async fn read_body(body: Incoming) -> Result<Zeroizing<Vec<u8>>, Problem> {
-    let announced = body.size_hint().upper().unwrap_or(BODY_MAX);
-    let max = usize::try_from(BODY_MAX).unwrap_or(usize::MAX);
-    let capacity = usize::try_from(announced).unwrap_or(max).min(max);
-    let mut whole = Zeroizing::new(Vec::with_capacity(capacity));
+/// Waits for the whole body and returns it, in a buffer that is zeroized on drop. Hyper has blanks in
+/// its place, of the same length.
+pub(crate) async fn read_body(
+    body: Incoming,
+    secrets: &RequestSecrets,
+) -> Result<Zeroizing<Vec<u8>>, Problem> {
     let mut body = std::pin::pin!(body);
     let reading = async {
+        let mut length = 0_u64;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| {
                 log::debug!("reading a body: {error}");
                 broken_body()
             })?;
-            let Some(data) = frame.data_ref() else {
-                continue;
-            };
-            if whole.len() + data.len() > capacity {
+            length += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if length > BODY_MAX {
                 return Err(Refusal::BodyTooLarge.into());
             }
-            whole.extend_from_slice(data);
         }
         Ok(())
     };
     match timeout(BODY_TIMEOUT, reading).await {
-        Ok(read) => read.map(|()| whole),
+        Ok(read) => read.map(|()| secrets.take_body()),
         Err(_elapsed) => Err(Problem::new(
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",

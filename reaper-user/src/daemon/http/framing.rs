@@ -7,6 +7,9 @@
 //! its turn, behind the responses to earlier requests, and the service sends the error. No client
 //! can send such a head, because the filter refuses the field that marks it.
 //!
+//! Tokens and bodies do not pass: [`SecretQueue`] has them, and hyper reads other bytes in their
+//! places. What has not been checked yet is in one buffer, and is wiped there.
+//!
 //! Not here: the timeout of heads (hyper's, because only hyper has the state of the response
 //! before) and that of bodies (the route's).
 
@@ -27,6 +30,7 @@ use self::chunks::Chunks;
 use self::head::BodyFraming;
 pub(crate) use self::head::{BODY_MAX, HEAD_MAX, REFUSAL_FIELD, Refusal};
 use self::pace::Pace;
+use super::secrets::{BodyKeeper, SecretQueue};
 
 /// For how long, and how much of, the rest of a refused message is read and discarded. Closing with
 /// unread bytes would reset the connection before the peer has read the error.
@@ -36,14 +40,17 @@ const LINGER_BYTES: usize = 1024 * 1024;
 /// A connection from which only well-framed messages can be read.
 pub(crate) struct FramingFilter<S> {
     inner: S,
-    /// `start..cleared` is checked and can be read, `cleared..end` is not checked yet. Zeroized
-    /// whenever it is empty, because tokens and keys pass through it.
+    /// `start..cleared` is checked and can be read, `cleared..end` is not checked yet. Only the
+    /// latter may contain secrets.
     buffer: Zeroizing<Box<[u8]>>,
     start: usize,
     cleared: usize,
     end: usize,
     state: State,
     pace: Pace,
+    secrets: SecretQueue,
+    /// Of the request whose body is arriving.
+    body: BodyKeeper,
     linger: Option<Linger>,
 }
 
@@ -69,7 +76,7 @@ struct Linger {
 }
 
 impl<S> FramingFilter<S> {
-    pub(crate) fn new(inner: S) -> Self {
+    pub(crate) fn new(inner: S, secrets: SecretQueue) -> Self {
         Self {
             inner,
             buffer: Zeroizing::new(vec![0; HEAD_MAX].into_boxed_slice()),
@@ -78,6 +85,8 @@ impl<S> FramingFilter<S> {
             end: 0,
             state: State::Head { scanned: 0 },
             pace: Pace::default(),
+            secrets,
+            body: BodyKeeper::default(),
             linger: None,
         }
     }
@@ -86,22 +95,21 @@ impl<S> FramingFilter<S> {
     /// state is `Refused`.
     fn clear(&mut self) -> io::Result<()> {
         match &mut self.state {
-            State::Head { scanned } => match scan(&self.buffer[self.start..self.end], scanned) {
-                Ok(None) if self.end - self.start == HEAD_MAX => self.refuse(Refusal::HeadTooLarge),
-                Ok(None) => {}
-                Ok(Some((length, framing))) => {
-                    self.cleared = self.start + length;
-                    self.state = match framing {
-                        BodyFraming::Length(0) => State::Head { scanned: 0 },
-                        BodyFraming::Length(left) => State::Body { left },
-                        BodyFraming::Chunked => State::Chunked(Chunks::new()),
-                    };
+            State::Head { scanned } => {
+                match end_of_head(&self.buffer[self.start..self.end], scanned) {
+                    Ok(None) if self.end - self.start == HEAD_MAX => {
+                        self.refuse(Refusal::HeadTooLarge);
+                    }
+                    Ok(None) => {}
+                    Ok(Some(length)) => self.clear_head(length),
+                    Err(refusal) => self.refuse(refusal),
                 }
-                Err(refusal) => self.refuse(refusal),
-            },
+            }
             State::Body { left } => {
                 let here = self.end - self.cleared;
                 let here = here.min(usize::try_from(*left).unwrap_or(usize::MAX));
+                self.body
+                    .take(&mut self.buffer[self.cleared..self.cleared + here]);
                 self.cleared += here;
                 *left -= here as u64;
                 if *left == 0 {
@@ -110,7 +118,9 @@ impl<S> FramingFilter<S> {
             }
             State::Chunked(chunks) => {
                 let (walked, complete) = chunks
-                    .walk(&self.buffer[self.cleared..self.end])
+                    .walk(&mut self.buffer[self.cleared..self.end], |data| {
+                        self.body.take(data);
+                    })
                     .map_err(|malformed| io::Error::new(io::ErrorKind::InvalidData, malformed))?;
                 self.cleared += walked;
                 if chunks.is_too_large() && self.linger.is_none() {
@@ -125,8 +135,30 @@ impl<S> FramingFilter<S> {
         Ok(())
     }
 
+    /// Takes the secrets out of a complete head before it is checked, because the check copies parts
+    /// of it.
+    fn clear_head(&mut self, length: usize) {
+        let head = &mut self.buffer[self.start..self.start + length];
+        let (secrets, body) = self.secrets.take_from(head);
+        let framing = match head::check(head) {
+            Ok(framing) => framing,
+            Err(refusal) => return self.refuse(refusal),
+        };
+        self.secrets.push(secrets);
+        self.body = body;
+        self.cleared = self.start + length;
+        self.state = match framing {
+            BodyFraming::Length(0) => State::Head { scanned: 0 },
+            BodyFraming::Length(left) => State::Body { left },
+            BodyFraming::Chunked => State::Chunked(Chunks::new()),
+        };
+    }
+
     fn refuse(&mut self, refusal: Refusal) {
         let code = refusal.code();
+        // Nothing of it is read any more.
+        self.buffer[..self.end].zeroize();
+        (self.start, self.cleared, self.end) = (0, 0, 0);
         self.state = State::Refused {
             head: format!(
                 "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{REFUSAL_FIELD}: \
@@ -144,7 +176,6 @@ impl<S> FramingFilter<S> {
         out.put_slice(&self.buffer[self.start..self.start + count]);
         self.start += count;
         if self.start == self.end {
-            self.buffer[..self.end].zeroize();
             (self.start, self.cleared, self.end) = (0, 0, 0);
         }
     }
@@ -153,15 +184,18 @@ impl<S> FramingFilter<S> {
     fn compact(&mut self) {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
+            let end = self.end - self.start;
+            // Else a part of what was moved would stay behind its new place.
+            self.buffer[end..self.end].zeroize();
+            self.end = end;
             (self.start, self.cleared) = (0, 0);
         }
     }
 }
 
-/// Searches `bytes` for the end of the head, from `scanned` on, and checks the head once it is
-/// complete. A bare line feed is refused at once, because other parsers may take it for the end.
-pub fn scan(bytes: &[u8], scanned: &mut usize) -> Result<Option<(usize, BodyFraming)>, Refusal> {
+/// Searches `bytes` for the end of the head, from `scanned` on, and returns the length of the head. A
+/// bare line feed is refused at once, because other parsers may take it for the end.
+pub(crate) fn end_of_head(bytes: &[u8], scanned: &mut usize) -> Result<Option<usize>, Refusal> {
     while let Some(at) = bytes[*scanned..].iter().position(|byte| *byte == b'\n') {
         let line_feed = *scanned + at;
         let before = &bytes[..line_feed];
@@ -173,7 +207,7 @@ pub fn scan(bytes: &[u8], scanned: &mut usize) -> Result<Option<(usize, BodyFram
             return Err(Refusal::RequestLine);
         }
         if before.ends_with(b"\r\n\r") {
-            return head::check(&bytes[..*scanned]).map(|framing| Some((*scanned, framing)));
+            return Ok(Some(*scanned));
         }
     }
     *scanned = bytes.len();
@@ -273,6 +307,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FramingFilter<S> {
             }
             ready!(Pin::new(&mut this.inner).poll_read(cx, &mut discarded))?;
             let count = discarded.filled().len();
+            discarded.filled_mut().zeroize();
             if count == 0 || count > linger.bytes_left {
                 return Poll::Ready(Ok(()));
             }

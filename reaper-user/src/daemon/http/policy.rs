@@ -4,25 +4,19 @@
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN};
 use hyper::http::request;
-use reaper_registry::Token;
 
 use super::problem::Problem;
 use super::query;
+use super::secrets::Claim;
 use crate::daemon::api::Transport;
 
-/// The authentication scheme that presents a session, in any case.
-const SESSION_SCHEME: &str = "claudemesh-session";
-
-/// The session that a request presents. Whether it is live is checked by the route.
-pub(crate) enum Claim {
-    None,
-    /// A session was presented with a malformed token.
-    Malformed,
-    Token(Token),
-}
-
-/// Checks one request. Returns the session that it presents.
-pub(crate) fn check(head: &request::Parts, transport: Transport) -> Result<Claim, Problem> {
+/// Checks one request. `first` is what its first `Authorization` field presents; returns what the
+/// request presents.
+pub(crate) fn check(
+    head: &request::Parts,
+    transport: Transport,
+    first: Claim,
+) -> Result<Claim, Problem> {
     let has_token_key = |text| query::pairs(text).any(|(key, _)| key == "token");
     if head.uri.query().is_some_and(has_token_key) {
         return Err(bad_request(
@@ -39,9 +33,8 @@ pub(crate) fn check(head: &request::Parts, transport: Transport) -> Result<Claim
     {
         return Err(forbidden("forbidden origin", "forbidden_origin"));
     }
-    let mut authorizations = head.headers.get_all(AUTHORIZATION).iter();
-    let first = authorizations.next();
-    if authorizations.next().is_some() {
+    // Their values are blanked.
+    if head.headers.get_all(AUTHORIZATION).iter().count() > 1 {
         return Err(bad_request(
             "two_authorizations",
             "there must not be more than one Authorization header",
@@ -49,7 +42,7 @@ pub(crate) fn check(head: &request::Parts, transport: Transport) -> Result<Claim
     }
     match transport {
         // The peer is already authenticated by the kernel.
-        Transport::Unix => Ok(first.map_or(Claim::None, |value| claim(value.as_bytes()))),
+        Transport::Unix => Ok(first),
     }
 }
 
@@ -73,19 +66,6 @@ fn is_host(host: &[u8]) -> bool {
     let is_allowed =
         |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte);
     host.iter().all(is_allowed)
-}
-
-fn claim(authorization: &[u8]) -> Claim {
-    let mut parts = authorization.splitn(2, |byte| *byte == b' ');
-    let scheme = parts.next().unwrap_or_default();
-    if !scheme.eq_ignore_ascii_case(SESSION_SCHEME.as_bytes()) {
-        return Claim::None;
-    }
-    let value = parts.next().unwrap_or_default().trim_ascii();
-    str::from_utf8(value)
-        .ok()
-        .and_then(|text| Token::parse(text).ok())
-        .map_or(Claim::Malformed, Claim::Token)
 }
 
 fn bad_request(code: &'static str, error: &'static str) -> Problem {
@@ -113,7 +93,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let head = request.body(()).unwrap().into_parts().0;
-        super::check(&head, Transport::Unix).map_err(|problem| {
+        super::check(&head, Transport::Unix, Claim::Malformed).map_err(|problem| {
             let json: serde_json::Value = serde_json::from_slice(&problem.to_json()).unwrap();
             (
                 problem.status().as_u16(),
@@ -192,41 +172,5 @@ mod tests {
         assert_eq!(status(&[("origin", "x")]).1, "forbidden origin");
         let host = "the host is not a name or an address with an optional port";
         assert_eq!(status(&[("origin", "x"), ("host", "x@y")]).1, host);
-    }
-
-    #[test]
-    fn a_session_is_presented_by_its_scheme_and_a_token() {
-        let of = |value: &str| check("/", &[("authorization", value)]).ok().unwrap();
-        let hex = "aB".repeat(32);
-        for value in [
-            format!("ClaudeMesh-Session {hex}"),
-            format!("claudemesh-session {hex}"),
-            format!("CLAUDEMESH-SESSION   {}", hex.to_uppercase()),
-        ] {
-            assert!(
-                matches!(of(&value), Claim::Token(token) if *token.reveal() == "ab".repeat(32))
-            );
-        }
-        for value in [
-            "ClaudeMesh-Session".to_owned(),
-            "ClaudeMesh-Session ".to_owned(),
-            format!("ClaudeMesh-Session {}", &hex[1..]),
-            format!("ClaudeMesh-Session {hex}0"),
-            format!("ClaudeMesh-Session {hex} {hex}"),
-            format!("ClaudeMesh-Session \"{hex}\""),
-            "ClaudeMesh-Session null".to_owned(),
-        ] {
-            assert!(matches!(of(&value), Claim::Malformed), "{value}");
-        }
-        for value in [
-            "",
-            "Bearer x",
-            &hex,
-            "ClaudeMesh-Sessions x",
-            "ClaudeMesh-Session:x",
-        ] {
-            assert!(matches!(of(value), Claim::None), "{value}");
-        }
-        assert!(matches!(check("/", &[]), Ok(Claim::None)));
     }
 }

@@ -140,12 +140,13 @@ pub(super) fn chunks(body: &[u8]) -> Option<(Vec<Range<usize>>, usize)> {
 
 fn check_chunks(body: &[u8], piece: usize) {
     let mut walker = Chunks::new();
-    let whole = walker.walk(body);
+    let whole = walker.walk(&mut body.to_vec(), |_data| {});
     let mut in_pieces = Chunks::new();
     let mut at = 0;
     let mut outcome = Ok((0, false));
     while at < body.len() {
-        outcome = in_pieces.walk(&body[at..body.len().min(at + piece)]);
+        let part = &body[at..body.len().min(at + piece)];
+        outcome = in_pieces.walk(&mut part.to_vec(), |_data| {});
         let Ok((taken, complete)) = outcome else {
             break;
         };

@@ -23,8 +23,12 @@ fn with(field: &str, value: Value) -> Value {
     body
 }
 
+fn parse_bytes(body: &[u8]) -> Result<(Registration, bool), Problem> {
+    super::parse(body, OWNER, &SecretArena::new())
+}
+
 fn parse(body: &str) -> Result<Registration, Problem> {
-    super::parse(body.as_bytes(), OWNER).map(|(registration, _)| registration)
+    parse_bytes(body.as_bytes()).map(|(registration, _)| registration)
 }
 
 fn refusal(body: &str) -> (u16, Value) {
@@ -78,7 +82,7 @@ fn a_body_that_is_not_an_object_gets_the_error_of_the_claudemesh_daemon() {
             "{body:?}"
         );
     }
-    let not_utf8 = super::parse(b"{\"token\":\"\xff\"}", OWNER);
+    let not_utf8 = parse_bytes(b"{\"token\":\"\xff\"}");
     assert_eq!(not_utf8.err().unwrap().code(), "invalid_json");
 }
 
@@ -270,7 +274,7 @@ fn a_token_file_is_an_absolute_path_of_valid_text() {
 #[test]
 fn if_answered_is_a_boolean() {
     let if_answered = |body: Value| {
-        let parsed = super::parse(body.to_string().as_bytes(), OWNER);
+        let parsed = parse_bytes(body.to_string().as_bytes());
         parsed.unwrap().1
     };
     for (value, expected) in [

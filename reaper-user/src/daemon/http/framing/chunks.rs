@@ -47,8 +47,12 @@ impl Chunks {
     }
 
     /// Advances over `bytes`. Returns how many of them belong to this body, and whether it is
-    /// complete.
-    pub fn walk(&mut self, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
+    /// complete. Passes the data of the chunks to `take`, which may overwrite it.
+    pub fn walk(
+        &mut self,
+        bytes: &mut [u8],
+        mut take: impl FnMut(&mut [u8]),
+    ) -> Result<(usize, bool), Malformed> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             self.expecting = match (self.expecting, byte) {
@@ -72,6 +76,7 @@ impl Chunks {
                 }
                 (Expecting::Data { left }, _) => {
                     let here = (bytes.len() - at).min(usize::try_from(left).unwrap_or(usize::MAX));
+                    take(&mut bytes[at..at + here]);
                     // All available data at once; the last byte is counted below.
                     at += here - 1;
                     match left - here as u64 {
@@ -95,22 +100,33 @@ impl Chunks {
 mod tests {
     use super::*;
 
+    /// Returns the result of `walk`, and adds the data to `data`.
+    fn walk(
+        chunks: &mut Chunks,
+        bytes: &[u8],
+        data: &mut Vec<u8>,
+    ) -> Result<(usize, bool), Malformed> {
+        chunks.walk(&mut bytes.to_vec(), |taken| data.extend_from_slice(taken))
+    }
+
     #[test]
-    fn the_end_is_found_in_pieces_of_any_size() {
+    fn end_and_data_are_found_in_pieces_of_any_size() {
         let body = b"5\r\nhello\r\n1A\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\nGET /next";
         let end = body.len() - b"GET /next".len();
         for piece in 1..=body.len() {
             let mut chunks = Chunks::new();
             let mut at = 0;
+            let mut data = Vec::new();
             loop {
                 let upto = (at + piece).min(body.len());
-                let (walked, complete) = chunks.walk(&body[at..upto]).unwrap();
+                let (walked, complete) = walk(&mut chunks, &body[at..upto], &mut data).unwrap();
                 at += walked;
                 if complete {
                     break;
                 }
             }
             assert_eq!(at, end, "in pieces of {piece}");
+            assert_eq!(data, b"helloabcdefghijklmnopqrstuvwxyz");
         }
     }
 
@@ -132,7 +148,7 @@ mod tests {
             "fffffffffffffffff\r\n",
         ] {
             assert_eq!(
-                Chunks::new().walk(body.as_bytes()),
+                walk(&mut Chunks::new(), body.as_bytes(), &mut Vec::new()),
                 Err(Malformed),
                 "{body:?}"
             );
@@ -142,10 +158,13 @@ mod tests {
     #[test]
     fn the_sum_of_the_chunks_is_limited() {
         let mut chunks = Chunks::new();
-        chunks.walk(b"10000\r\n").unwrap();
+        let mut walk = |bytes: &[u8]| walk(&mut chunks, bytes, &mut Vec::new());
+        walk(b"10000\r\n").unwrap();
+        walk(&vec![b'x'; 65_536]).unwrap();
+        walk(b"\r\n").unwrap();
+        let mut one_more = chunks;
         assert!(!chunks.is_too_large());
-        chunks.walk(&vec![b'x'; 65_536]).unwrap();
-        chunks.walk(b"\r\n1\r\n").unwrap();
-        assert!(chunks.is_too_large());
+        self::walk(&mut one_more, b"1\r\n", &mut Vec::new()).unwrap();
+        assert!(one_more.is_too_large());
     }
 }

@@ -72,12 +72,13 @@ mod tests {
 
     use super::super::FramingFilter;
     use super::*;
+    use crate::daemon::http::secrets::SecretQueue;
 
     /// Writes without end to a peer that takes so many bytes each time after such a pause. Returns how
     /// long that lasted, if it ended within ten minutes.
     async fn lasts(bytes: usize, pause: Duration) -> Option<Duration> {
         let (mut peer, server) = tokio::io::duplex(1_024);
-        let mut filter = FramingFilter::new(server);
+        let mut filter = FramingFilter::new(server, SecretQueue::for_tests());
         let start = Instant::now();
         let writing = async {
             while filter.write_all(&[0; 512]).await.is_ok() {}

@@ -3,11 +3,42 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
+use crate::daemon::http::secrets::Claim;
+
+#[tokio::test(start_paused = true)]
+async fn the_secrets_of_each_message_are_in_the_queue() {
+    let secrets = SecretQueue::for_tests();
+    let token = "ab".repeat(32);
+    let bytes = format!(
+        "POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody\
+         GET /b HTTP/1.1\r\nHost: localhost\r\n\
+         Authorization: ClaudeMesh-Session {token}\r\n\r\n\
+         POST /c HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
+         2\r\nch\r\n4\r\nunks\r\n0\r\n\r\n"
+    );
+    let (mut client, server) = tokio::io::duplex(7);
+    let mut filter = FramingFilter::new(server, secrets.clone());
+    let sender = tokio::spawn(async move {
+        client.write_all(bytes.as_bytes()).await.unwrap();
+        client.shutdown().await.unwrap();
+    });
+    let mut seen = String::new();
+    filter.read_to_string(&mut seen).await.unwrap();
+    sender.await.unwrap();
+    assert!(
+        !seen.contains("body") && !seen.contains(&token[..16]),
+        "{seen}"
+    );
+    let [a, b, c] = [(); 3].map(|()| secrets.next());
+    assert_eq!(*a.take_body(), b"body");
+    assert!(matches!(a.claim, Claim::None) && matches!(b.claim, Claim::Token(_)));
+    assert_eq!(*c.take_body(), b"chunks");
+}
 
 /// Returns what hyper reads if these bytes arrive in pieces of this size.
 async fn filtered(bytes: &[u8], piece: usize) -> io::Result<Vec<u8>> {
     let (mut client, server) = tokio::io::duplex(piece);
-    let mut filter = FramingFilter::new(server);
+    let mut filter = FramingFilter::new(server, SecretQueue::for_tests());
     let bytes = bytes.to_vec();
     let sender = tokio::spawn(async move {
         client.write_all(&bytes).await.unwrap();
@@ -30,14 +61,19 @@ async fn filtered(bytes: &[u8], piece: usize) -> io::Result<Vec<u8>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn good_messages_are_passed_on_unchanged_in_pieces_of_any_size() {
+async fn good_messages_are_passed_on_with_blanks_for_bodies_in_pieces_of_any_size() {
     let bytes = b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n\
         POST /b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhe\n\nl\
         POST /c HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
         3\r\n\n\n\n\r\n0\r\n\r\n\
         GET /d HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for piece in [1, 2, 3, 7, 50, 1_000] {
-        assert_eq!(filtered(bytes, piece).await.unwrap(), bytes, "{piece}");
+        let seen = String::from_utf8(filtered(bytes, piece).await.unwrap()).unwrap();
+        let expected = str::from_utf8(bytes).unwrap();
+        let expected = expected
+            .replace("he\n\nl", "     ")
+            .replace("\n\n\n\r\n0", "   \r\n0");
+        assert_eq!(seen, expected, "{piece}");
     }
 }
 
@@ -97,7 +133,7 @@ async fn a_malformed_chunk_is_a_read_error() {
 #[tokio::test(start_paused = true)]
 async fn writing_to_a_peer_that_never_reads_times_out() {
     let (_client, server) = tokio::io::duplex(16);
-    let mut filter = FramingFilter::new(server);
+    let mut filter = FramingFilter::new(server, SecretQueue::for_tests());
     let error = filter.write_all(&[0; 64]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 }
