@@ -9,6 +9,9 @@ pub(crate) mod config;
 pub(crate) mod descriptors;
 pub(crate) mod harden;
 pub(crate) mod http;
+#[cfg(target_os = "linux")]
+pub(crate) mod monitor;
+pub(crate) mod private_memory;
 mod run;
 pub(crate) mod runtime;
 pub(crate) mod socket_path;

@@ -11,6 +11,8 @@ pub(crate) mod cbpf;
 #[cfg(target_os = "linux")]
 pub(crate) mod cn_proc;
 pub(crate) mod foreign_proc;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+pub(crate) mod fork;
 pub(crate) mod limits;
 #[cfg(target_os = "linux")]
 mod linux_table;
@@ -33,6 +35,8 @@ pub(crate) mod process_table;
 mod readiness;
 #[cfg(all(target_os = "linux", feature = "testkit"))]
 pub(crate) mod set_tid;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+pub(crate) mod signals;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 pub(crate) mod test_process;
 

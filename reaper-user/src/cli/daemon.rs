@@ -9,6 +9,9 @@ use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::values::{self, Age, SourceChoice};
 use crate::daemon::config::{DaemonOptions, RegisterPolicy};
+#[cfg(target_os = "linux")]
+use crate::daemon::monitor;
+use crate::daemon::{descriptors, harden, private_memory, runtime};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -42,16 +45,42 @@ pub(super) struct Arguments {
     /// Also serve this user; may be a comma-separated list
     #[arg(long, value_name = "UID", value_delimiter = ',')]
     allow_uid: Vec<u32>,
+    /// Run one process, without a monitor
+    ///
+    /// By default the daemon is two processes: a monitor, which is the one that was started, and a
+    /// worker, which does everything else. Without a monitor the worker is a new program, and for
+    /// some milliseconds after its start another process of the same user can open its memory and
+    /// keep it open.
+    #[cfg(target_os = "linux")]
+    #[arg(long)]
+    no_monitor: bool,
     /// Stop when the parent process, which must have this pid, exits
     #[arg(long, hide = true, value_name = "PID")]
     child_of: Option<u32>,
 }
 
 impl Arguments {
-    pub(super) async fn run(self, socket: PathBuf) -> Result<ExitCode, Failure> {
+    /// Runs the daemon and returns its exit code; in the monitor, that of the worker.
+    pub(super) fn run(self, socket: PathBuf) -> Result<u8, Failure> {
+        private_memory::refuse_tracer()?;
         if let Some(parent) = self.child_of {
             stop_with(parent)?;
         }
+        #[cfg(target_os = "linux")]
+        if !self.no_monitor
+            && let Some(code) = monitor::split()
+        {
+            return Ok(code);
+        }
+        harden::keep_only_what_sources_need();
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(descriptors::worker_threads());
+        let runtime = runtime::build(builder).map_err(super::no_runtime)?;
+        let ended = runtime.block_on(self.serve(socket));
+        ended.map(ExitCode::number)
+    }
+
+    async fn serve(self, socket: PathBuf) -> Result<ExitCode, Failure> {
         let options = DaemonOptions {
             socket,
             sources: self.sources.into(),

@@ -20,6 +20,8 @@ pub enum ExitCode {
     Degraded = 6,
     /// The response is not one of this daemon's protocol.
     Protocol = 7,
+    /// `daemon`: another process traces it and could read every secret.
+    Traced = 8,
     /// `run`: the command was found but cannot be executed. The same code as in shells.
     CannotExecute = 126,
     /// `run`: the command was not found. The same code as in shells.
@@ -28,7 +30,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// All codes, in ascending order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Success,
         Self::Failure,
         Self::Usage,
@@ -37,6 +39,7 @@ impl ExitCode {
         Self::NotPermitted,
         Self::Degraded,
         Self::Protocol,
+        Self::Traced,
         Self::CannotExecute,
         Self::CommandNotFound,
     ];
@@ -57,6 +60,7 @@ impl ExitCode {
             Self::NotPermitted => "Permission denied",
             Self::Degraded => "doctor --strict: a check gave a warning or failed",
             Self::Protocol => "The daemon sent an unexpected response",
+            Self::Traced => "daemon: another process traces it",
             Self::CannotExecute => "run: the command cannot be executed",
             Self::CommandNotFound => "run: the command was not found",
         }

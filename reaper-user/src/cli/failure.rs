@@ -5,6 +5,7 @@ use std::io;
 use super::exit_code::ExitCode;
 use super::output::{escape, print_message};
 use crate::client::ClientError;
+use crate::daemon::private_memory::Traced;
 
 /// Why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +79,15 @@ impl From<ClientError> for Failure {
             code,
             message: escape(&error.to_string()).into_owned(),
             remedy: remedy.to_owned(),
+        }
+    }
+}
+
+impl From<Traced> for Failure {
+    fn from(traced: Traced) -> Self {
+        Self {
+            code: ExitCode::Traced,
+            ..Self::new(traced.to_string(), Traced::REMEDY)
         }
     }
 }

@@ -90,7 +90,7 @@ struct Fixture {
 
 impl Fixture {
     fn new(daemon: TestDaemon) -> Self {
-        let inside = children_of(daemon.pid());
+        let inside = children_of(daemon.started());
         assert_eq!(inside.len(), 1, "the daemon is the only child");
         Self {
             events: daemon.events(),

@@ -62,11 +62,23 @@ pub(super) fn health(app: &App) -> Health {
     Health {
         ok: true,
         pid: std::process::id(),
+        monitor_pid: monitor_pid(),
         brokers: Nothing {},
         status: overall(&statuses, &app.options),
         sources: states.collect::<BTreeMap<_, _>>(),
         reap_loop_restarts: app.reaper.loop_restarts(),
     }
+}
+
+#[cfg(target_os = "linux")]
+fn monitor_pid() -> Option<u32> {
+    crate::daemon::monitor::pid()
+}
+
+/// Only Linux has a monitor.
+#[cfg(not(target_os = "linux"))]
+fn monitor_pid() -> Option<u32> {
+    None
 }
 
 /// Returns `degraded` or `ok`. Degraded means that a source is degraded, the sweep or a required

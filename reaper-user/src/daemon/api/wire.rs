@@ -164,7 +164,10 @@ pub(crate) struct SourceReport<'a> {
 #[derive(Serialize)]
 pub(crate) struct Health {
     pub(crate) ok: bool,
+    /// The worker's.
     pub(crate) pid: u32,
+    /// Null with `--no-monitor`.
+    pub(crate) monitor_pid: Option<u32>,
     /// Always empty. Clients of the claudemesh daemon require the field.
     pub(crate) brokers: Nothing,
     pub(crate) status: &'static str,

@@ -38,6 +38,12 @@ impl Launch {
         }
     }
 
+    /// Without a monitor, where a test counts system calls of the daemon and the monitor has its own.
+    pub fn one_process(mut self) -> Self {
+        self.arguments.push("--no-monitor".to_owned());
+        self
+    }
+
     /// Starts it through this command, whose last arguments are the daemon's command line.
     pub fn through(mut self, prefix: &[&str]) -> Self {
         self.prefix = owned(prefix);
