@@ -1,5 +1,6 @@
 //! A loaded probe, and test processes to watch with it.
 
+use std::os::fd::AsFd as _;
 use std::{fs, time::Instant};
 
 use aya::{
@@ -119,7 +120,9 @@ fn attach_btf(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<Misses, String> 
     watch.lap("verify");
     program.attach().map_err(|e| chain(&e))?;
     watch.lap("attach");
-    Ok(Misses::of(program.fd().unwrap()).unwrap())
+    Ok(Misses::of(
+        program.fd().unwrap().as_fd().try_clone_to_owned().unwrap(),
+    ))
 }
 
 fn attach_classic(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<Misses, String> {
@@ -134,7 +137,9 @@ fn attach_classic(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<Misses, Stri
         .attach(probe::TRACEPOINT_CATEGORY, probe::TRACEPOINT)
         .map_err(|e| chain(&e))?;
     watch.lap("attach");
-    Ok(Misses::of(program.fd().unwrap()).unwrap())
+    Ok(Misses::of(
+        program.fd().unwrap().as_fd().try_clone_to_owned().unwrap(),
+    ))
 }
 
 /// An error with its causes.
