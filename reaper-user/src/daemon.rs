@@ -14,6 +14,8 @@ pub(crate) mod monitor;
 pub(crate) mod private_memory;
 mod run;
 pub(crate) mod runtime;
+#[cfg(target_os = "linux")]
+pub(crate) mod sandbox;
 pub(crate) mod socket_path;
 mod systemd;
 pub(crate) mod token_files;

@@ -5,6 +5,7 @@
 //! reports. `doctor/doubt.rs` finds sources that report success but may still miss exits.
 
 mod doubt;
+mod sandbox;
 
 use std::io::{self, Write};
 
@@ -56,7 +57,11 @@ impl Arguments {
         if let Ok((_, of_daemon)) = &daemon {
             reports.extend(of_daemon.sources.iter().cloned());
         }
+        let is_there = daemon.is_ok();
         findings.push(daemon_finding(client, daemon));
+        if is_there && let Ok(health) = client.get("/v1/health").await {
+            findings.extend(sandbox::finding(health));
+        }
         findings.extend(doubt::finding(&doubt::doubts(&release(), &reports)));
         let mut out = io::stdout().lock();
         let written = if self.json {

@@ -5,7 +5,10 @@ use std::io;
 use super::exit_code::ExitCode;
 use super::output::{escape, print_message};
 use crate::client::ClientError;
+#[cfg(target_os = "linux")]
 use crate::daemon::private_memory::Traced;
+#[cfg(target_os = "linux")]
+use crate::daemon::sandbox::NoSuchUser;
 
 /// Why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,12 +86,20 @@ impl From<ClientError> for Failure {
     }
 }
 
+#[cfg(target_os = "linux")]
 impl From<Traced> for Failure {
     fn from(traced: Traced) -> Self {
         Self {
             code: ExitCode::Traced,
             ..Self::new(traced.to_string(), Traced::REMEDY)
         }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl From<NoSuchUser> for Failure {
+    fn from(error: NoSuchUser) -> Self {
+        Self::new(format!("--user: {error}"), "use a user's name or number")
     }
 }
 

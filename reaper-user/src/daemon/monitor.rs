@@ -2,7 +2,7 @@
 //!
 //! The process that was started stays as the *monitor*. It has one thread and no secret, reads nothing
 //! from outside, and does four things: it waits for the worker, passes signals on to it, serves the
-//! few requests of [`channel`], and exits with the worker's status. The *worker* is its child and runs
+//! few requests of `message`, and exits with the worker's status. The *worker* is its child and runs
 //! the daemon. The child is not a new program, so its memory was never open to other processes of this
 //! user, not for a moment: a child of a process that is closed to them is closed from its start. A
 //! descriptor of the monitor's memory, opened before its first statement, shows the monitor alone.
@@ -10,6 +10,8 @@
 //! Neither process outlives the other. A worker that ends is not replaced.
 
 mod channel;
+mod message;
+mod serve;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,10 +25,16 @@ use rustix::process::{
     set_parent_process_death_signal, waitpid,
 };
 
+use rustix::thread::CapabilitySet;
+
 use crate::daemon::systemd::State;
+use crate::daemon::{harden, sandbox};
+use crate::sources::opener;
 use crate::sys::fork::{Forked, fork};
+use crate::sys::proc_file;
 use crate::sys::signals::{Blocked, Pending};
-use channel::{Answered, Channel};
+use channel::Channel;
+use serve::{Kept, answer};
 
 /// What the monitor passes on. SIGCHLD, which is its own, comes the same way.
 const PASSED_ON: [Signal; 6] = [
@@ -43,20 +51,29 @@ const KILLED: i32 = 128;
 /// The worker's end of the channel.
 static MONITOR: OnceLock<(Pid, Channel)> = OnceLock::new();
 
-/// Continues as the worker in a child of this process, and returns `None` there. The calling process
-/// becomes the monitor, and returns the worker's exit code once the worker has ended.
-///
-/// Where there can be no monitor, this process runs the daemon, with one line in the log.
-pub(crate) fn split() -> Option<u8> {
+/// Which process this is after [`split`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Split {
+    /// The monitor, whose worker has ended with this code.
+    Monitor(u8),
+    /// The worker of this monitor.
+    Worker(Pid),
+    /// The only one: there can be no monitor here. The log has the reason.
+    Alone,
+}
+
+/// Continues in two processes. The calling one becomes the monitor, and returns once the worker has
+/// ended. Its child is the worker, which may become another user.
+pub(crate) fn split(to_other_user: bool) -> Split {
     if let Some(namespace) = namespace_of_children() {
         log::warn!(
             "no monitor: a child would be in another {namespace} namespace than this process"
         );
-        return None;
+        return Split::Alone;
     }
-    try_split().unwrap_or_else(|error| {
+    try_split(to_other_user).unwrap_or_else(|error| {
         log::warn!("no monitor: {error}");
-        None
+        Split::Alone
     })
 }
 
@@ -78,7 +95,7 @@ pub(crate) fn notify(state: State) -> bool {
     true
 }
 
-fn try_split() -> io::Result<Option<u8>> {
+fn try_split(to_other_user: bool) -> io::Result<Split> {
     let (ours, workers) = socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -95,13 +112,23 @@ fn try_split() -> io::Result<Option<u8>> {
     match forked {
         Ok((pending, Forked::Parent(worker))) => {
             drop(workers);
-            Ok(Some(watch(worker, &pending, ours)))
+            sandbox::empty_bounding_set();
+            harden::keep_also(if to_other_user {
+                CapabilitySet::KILL // to pass signals on
+            } else {
+                CapabilitySet::empty()
+            });
+            sandbox::restrict_calls(sandbox::Role::Monitor);
+            Ok(Split::Monitor(watch(worker, &pending, ours)))
         }
         Ok((_, Forked::Child)) => {
             blocked.restore()?;
             end_with(monitor)?;
-            MONITOR.get_or_init(|| (monitor, Channel::new(workers)));
-            Ok(None)
+            let channel = Channel::new(workers);
+            opener::replace(channel.clone());
+            proc_file::use_deputy(channel.clone());
+            MONITOR.get_or_init(|| (monitor, channel));
+            Ok(Split::Worker(monitor))
         }
         Err(error) => {
             blocked.restore()?;
@@ -124,6 +151,7 @@ pub(crate) fn end_with(monitor: Pid) -> io::Result<()> {
 /// Serves the worker until it has ended, and returns its exit code.
 fn watch(worker: Pid, pending: &Pending, channel: OwnedFd) -> u8 {
     let mut channel = Some(channel);
+    let mut kept = Kept::default();
     loop {
         let mut polled = vec![PollFd::new(pending, PollFlags::IN)];
         polled.extend(channel.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
@@ -135,7 +163,7 @@ fn watch(worker: Pid, pending: &Pending, channel: OwnedFd) -> u8 {
         if let Some(code) = take_signals(worker, pending) {
             return code;
         }
-        if is_request && channel.as_ref().map(channel::answer) == Some(Answered::Closed) {
+        if is_request && !channel.as_ref().is_some_and(|fd| answer(fd, &mut kept)) {
             // The worker is about to end.
             channel = None;
         }

@@ -8,12 +8,14 @@
 use std::io;
 
 /// Another process traces this one.
+#[cfg(target_os = "linux")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("process {tracer} traces this process and could read every secret")]
 pub(crate) struct Traced {
     tracer: u32,
 }
 
+#[cfg(target_os = "linux")]
 impl Traced {
     /// How to start nevertheless.
     pub(crate) const REMEDY: &str =
@@ -64,13 +66,6 @@ pub(crate) fn refuse_tracer() -> Result<(), Traced> {
             Ok(())
         }
     }
-}
-
-/// Other systems have no such file.
-#[cfg(not(target_os = "linux"))]
-#[expect(clippy::unnecessary_wraps, reason = "the same signature everywhere")]
-pub(crate) fn refuse_tracer() -> Result<(), Traced> {
-    Ok(())
 }
 
 /// Parses the tracer's pid in `/proc/PID/status`; 0: there is none.

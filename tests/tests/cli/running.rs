@@ -168,7 +168,7 @@ fn run_returns_the_exit_code_of_the_command_and_leaves_no_session() {
 fn doctor_names_every_source_and_the_daemon() {
     let daemon = daemon();
     let output = run(&daemon, &["doctor"]).done();
-    for subject in ["netlink", "ebpf", "pidfd", "sweep", "daemon"] {
+    for subject in ["netlink", "ebpf", "pidfd", "sweep", "daemon", "sandbox"] {
         let names_it = |line: &str| line.split_whitespace().nth(1) == Some(subject);
         assert!(output.lines().any(names_it), "{subject}: {output}");
     }
@@ -177,7 +177,7 @@ fn doctor_names_every_source_and_the_daemon() {
         "{output}"
     );
     let report = json(&run(&daemon, &["doctor", "--json"]).done());
-    assert_eq!(report["findings"].as_array().unwrap().len(), 5, "{report}");
+    assert_eq!(report["findings"].as_array().unwrap().len(), 6, "{report}");
     daemon.stop();
 }
 

@@ -6,5 +6,6 @@
     reason = "steps of tests; figures are printed"
 )]
 
+mod confinement;
 mod two_processes;
 mod window;

@@ -174,6 +174,25 @@ pub(crate) struct Health {
     pub(crate) sources: std::collections::BTreeMap<&'static str, &'static str>,
     /// How often the reap loop panicked and was restarted.
     pub(crate) reap_loop_restarts: u64,
+    /// Null on systems that have none.
+    pub(crate) sandbox: Option<SandboxView>,
+}
+
+/// Other systems have no sandbox.
+#[cfg(not(target_os = "linux"))]
+pub(crate) type SandboxView = Nothing;
+
+/// What the worker may still do.
+#[cfg(target_os = "linux")]
+#[derive(Serialize)]
+pub(crate) struct SandboxView {
+    pub(crate) user: u32,
+    pub(crate) capabilities: Vec<&'static str>,
+    pub(crate) bounding_set: usize,
+    pub(crate) no_new_privs: bool,
+    pub(crate) seccomp: &'static str,
+    pub(crate) landlock: &'static str,
+    pub(crate) monitor: bool,
 }
 
 /// `{}`.
