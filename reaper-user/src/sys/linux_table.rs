@@ -307,7 +307,8 @@ const fn status_by_deputy(_pid: Pid, _start_time: Option<StartTime>) -> Option<u
 pub(super) fn may_read_status(folder: &Path) -> bool {
     match std::fs::read_link(folder.join("exe")) {
         Ok(_) => true,
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
+        // Or the mount hides the whole folder (`hidepid`), and the record was opened for us.
+        Err(error) => error.kind() == io::ErrorKind::NotFound && folder.join("stat").exists(),
     }
 }
 

@@ -154,6 +154,55 @@ fn forbidden_system_calls_and_files_are_refused() {
     }
 }
 
+/// Hidden from the worker: the record of another user's process, and the exit status in it.
+#[test]
+fn the_monitor_reads_what_is_hidden_from_the_worker() {
+    if !root_with(&["unshare", "mount", "setpriv", "sleep"]) {
+        return;
+    }
+    let hide = "mount -t proc -o hidepid=2 proc /proc && exec \"$@\"";
+    let flags = [
+        "--user",
+        "2001",
+        "--sources",
+        "pidfd",
+        "--register-policy",
+        "any",
+    ];
+    let daemon = Launch::with(&flags)
+        .through(&["unshare", "--mount", "sh", "-c", hide, "sh"])
+        .for_user(USER)
+        .start();
+    let mut other = Command::new("setpriv")
+        .args([
+            "--reuid",
+            "2002",
+            "--regid",
+            "2002",
+            "--clear-groups",
+            "sleep",
+            "600",
+        ])
+        .spawn()
+        .unwrap();
+    eventually("it is another user's", || {
+        status_of(other.id())["Uid"].starts_with("2002")
+    });
+    daemon.register("hidden", other.id());
+    let sessions: Value = daemon.get("/v1/sessions").unwrap();
+    let start_time = &sessions["sessions"][0]["startTime"];
+    assert!(start_time.is_string(), "{sessions}");
+    let mut events = daemon.events();
+    // Not reaped before the event, so that only its record has the status.
+    kill_process(Pid::from_child(&other), Signal::KILL).unwrap();
+    let removal = events.removal_of("hidden").data;
+    println!("{removal:?}");
+    assert_eq!(removal.exit.unwrap().signal, Some(9));
+    other.wait().unwrap();
+    drop(events);
+    daemon.stop();
+}
+
 /// A duplicate of the worker's connector socket.
 fn netlink_socket_of(worker: u32) -> OwnedFd {
     let pid = Pid::from_raw(worker.cast_signed()).unwrap();
