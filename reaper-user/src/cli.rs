@@ -27,8 +27,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use reaper_registry::Token;
 
 use crate::client::Client;
-use crate::daemon::descriptors;
-use crate::daemon::harden;
+use crate::daemon::private_memory;
 use crate::daemon::runtime;
 use crate::daemon::socket_path::{self, Surroundings};
 use crate::random::Random as _;
@@ -149,11 +148,34 @@ enum Command {
 }
 
 /// Parses the command line of this process and runs the command.
+///
+/// A daemon closes its memory to others first: what happens before that is a window.
 pub fn main() -> process::ExitCode {
+    if starts_daemon(std::env::args_os()) {
+        // A failure is logged by the daemon, which repeats it.
+        private_memory::protect().unwrap_or_default();
+    }
     match Arguments::try_parse() {
         Ok(arguments) => process::ExitCode::from(report(arguments.dispatch())),
         Err(error) => process::ExitCode::from(report_parse_error(&error)),
     }
+}
+
+/// Returns whether this command line runs the daemon, without parsing it: the first argument that is
+/// neither an option nor the value of one names the command.
+fn starts_daemon(arguments: impl Iterator<Item = OsString>) -> bool {
+    let mut arguments = arguments.skip(1);
+    while let Some(argument) = arguments.next() {
+        if ["--socket", "--server-uid", "--color"]
+            .iter()
+            .any(|it| argument == *it)
+        {
+            arguments.next();
+        } else if !argument.as_encoded_bytes().starts_with(b"-") {
+            return argument == "daemon";
+        }
+    }
+    false
 }
 
 impl Arguments {
@@ -178,15 +200,8 @@ impl Arguments {
         let client = client(self.socket.as_deref(), self.server_uid, &surroundings);
         let code = match self.command {
             Command::Daemon(arguments) => {
-                if let Some(group) = arguments.socket_group() {
-                    harden::join_group(group);
-                }
-                harden::keep_only_what_sources_need();
-                let mut builder = tokio::runtime::Builder::new_multi_thread();
-                builder.worker_threads(descriptors::worker_threads());
-                let runtime = runtime::build(builder).map_err(no_runtime)?;
                 let socket = socket_path::resolve(self.socket.as_deref(), &surroundings);
-                runtime.block_on(arguments.run(socket))
+                return arguments.run(socket);
             }
             Command::Run(arguments) => arguments.run(&client),
             Command::Ls(arguments) => single_thread()?.block_on(arguments.run(&client)),
@@ -343,6 +358,23 @@ mod tests {
             command,
             Command::TestProcess { kind: Kind::Sleep }
         ));
+    }
+
+    #[test]
+    fn a_daemon_is_recognised_before_its_command_line_is_parsed() {
+        for (line, expected) in [
+            ("reaperd daemon --ttl never", true),
+            ("reaperd --socket run daemon", true),
+            ("reaperd --server-uid 7 daemon", true),
+            ("reaperd --socket=x --color never daemon", true),
+            ("reaperd run -- daemon", false),
+            ("reaperd ls --socket daemon", false),
+            ("reaperd --socket daemon", false),
+            ("reaperd", false),
+        ] {
+            let words = line.split(' ').map(OsString::from);
+            assert_eq!(starts_daemon(words), expected, "{line}");
+        }
     }
 
     #[test]

@@ -10,8 +10,13 @@ pub(crate) mod config;
 pub(crate) mod descriptors;
 pub(crate) mod harden;
 pub(crate) mod http;
+#[cfg(target_os = "linux")]
+pub(crate) mod monitor;
+pub(crate) mod private_memory;
 mod run;
 pub(crate) mod runtime;
+#[cfg(target_os = "linux")]
+pub(crate) mod sandbox;
 pub(crate) mod socket_path;
 mod systemd;
 pub(crate) mod token_files;

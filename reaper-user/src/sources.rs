@@ -13,6 +13,8 @@ pub(crate) mod namespaces;
 #[cfg(target_os = "linux")]
 pub(crate) mod netlink;
 #[cfg(target_os = "linux")]
+pub(crate) mod opener;
+#[cfg(target_os = "linux")]
 pub(crate) mod pidfd;
 pub(crate) mod supervisor;
 pub(crate) mod sweep;

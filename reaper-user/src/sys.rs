@@ -11,6 +11,8 @@ pub(crate) mod cbpf;
 #[cfg(target_os = "linux")]
 pub mod cn_proc;
 pub(crate) mod foreign_proc;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+pub(crate) mod fork;
 pub(crate) mod limits;
 #[cfg(target_os = "linux")]
 mod linux_table;
@@ -28,6 +30,8 @@ pub(crate) mod peer_socket;
 pub(crate) mod pid_namespace;
 #[cfg(target_os = "linux")]
 pub(crate) mod pidfd_info;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+pub(crate) mod proc_file;
 #[cfg(any(target_os = "linux", test))]
 pub(crate) mod proc_stat;
 pub(crate) mod process_table;
@@ -37,6 +41,8 @@ mod readiness;
 pub(crate) mod secret_arena;
 #[cfg(all(target_os = "linux", feature = "testkit"))]
 pub(crate) mod set_tid;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+pub(crate) mod signals;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 pub(crate) mod test_process;
 #[cfg(feature = "cli")]

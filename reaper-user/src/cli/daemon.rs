@@ -1,5 +1,7 @@
 //! `reaperd daemon`: its options. The daemon itself is in [`crate::daemon`].
 
+#[cfg(target_os = "linux")]
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +10,18 @@ use reaper_registry::Source;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::values::{self, Age};
+#[cfg(target_os = "linux")]
+use crate::daemon::api::listener::{self, SocketAccess};
 use crate::daemon::config::{DaemonOptions, RegisterPolicy};
+#[cfg(target_os = "linux")]
+use crate::daemon::monitor::{self, Split};
+#[cfg(target_os = "linux")]
+use crate::daemon::private_memory;
+#[cfg(target_os = "linux")]
+use crate::daemon::sandbox::{self, User};
+#[cfg(target_os = "linux")]
+use crate::daemon::socket_path::{Surroundings, runtime_folder};
+use crate::daemon::{descriptors, harden, runtime};
 use crate::engine::Sources;
 
 #[derive(Debug, clap::Args)]
@@ -68,21 +81,93 @@ pub(super) struct Arguments {
     /// Also serve the members of this group, by name or gid; the socket gets mode 0660
     #[arg(long, value_name = "GROUP", value_parser = values::group)]
     socket_group: Option<u32>,
+    /// Run the worker as this user
+    ///
+    /// For a start as root. The folder of the socket must belong to that user; if it does not exist,
+    /// it is created so. Not possible with --no-monitor.
+    #[cfg(target_os = "linux")]
+    #[arg(long, value_name = "USER", value_parser = values::account, conflicts_with = "no_monitor")]
+    user: Option<User>,
+    /// Run one process, without a monitor
+    ///
+    /// By default the daemon is two processes: a monitor, which is the one that was started, and a
+    /// worker, which does everything else and can do little else: it has no capabilities, few system
+    /// calls and few files, and the monitor reopens sources for it. Without a monitor the worker is a
+    /// new program, and for some milliseconds after its start another process of the same user can
+    /// open its memory and keep it open. It also keeps the capabilities that sources need, all
+    /// system calls and all files.
+    #[cfg(target_os = "linux")]
+    #[arg(long)]
+    no_monitor: bool,
     /// Stop when the parent process, which must have this pid, exits
     #[arg(long, hide = true, value_name = "PID")]
     child_of: Option<u32>,
 }
 
 impl Arguments {
-    pub(super) fn socket_group(&self) -> Option<u32> {
-        self.socket_group
-    }
-
-    pub(super) async fn run(self, socket: PathBuf) -> Result<ExitCode, Failure> {
+    /// Runs the daemon and returns its exit code; in the monitor, that of the worker.
+    pub(super) fn run(self, socket: PathBuf) -> Result<u8, Failure> {
+        #[cfg(target_os = "linux")]
+        private_memory::refuse_tracer()?;
         if let Some(parent) = self.child_of {
             stop_with(parent)?;
         }
-        let options = DaemonOptions {
+        #[cfg(target_os = "linux")]
+        if let Some(code) = self.divide(&socket)? {
+            return Ok(code);
+        }
+        #[cfg(not(target_os = "linux"))]
+        harden::keep_only_what_sources_need();
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(descriptors::worker_threads());
+        let runtime = runtime::build(builder).map_err(super::no_runtime)?;
+        let ended = runtime.block_on(serve(self.into_options(socket)));
+        ended.map(ExitCode::number)
+    }
+
+    /// Gives up what this process does not need. In the monitor, returns the worker's exit code.
+    #[cfg(target_os = "linux")]
+    fn divide(&self, socket: &Path) -> Result<Option<u8>, Failure> {
+        let user = self.user;
+        if let Some(group) = self.socket_group {
+            harden::join_group(group);
+        }
+        let split = if self.no_monitor {
+            Split::Alone
+        } else {
+            monitor::split(user.is_some())
+        };
+        match split {
+            Split::Monitor(code) => return Ok(Some(code)),
+            Split::Worker(monitor) => {
+                let access = SocketAccess::with(&self.allow_uid, self.socket_group);
+                let files = sandbox::Files {
+                    socket_folder: &listener::create_folder(socket, access, user),
+                    token_folders: &token_folders(user),
+                };
+                sandbox::confine(user, self.socket_group, monitor, &files).map_err(|error| {
+                    Failure::new(
+                        format!("the daemon cannot become the user of --user: {error}"),
+                        "start it as root, or without --user",
+                    )
+                })?;
+            }
+            Split::Alone if user.is_some() => {
+                return Err(Failure::new(
+                    "--user needs a monitor, which cannot be started here",
+                    "start the daemon as that user",
+                ));
+            }
+            Split::Alone => {
+                sandbox::empty_bounding_set();
+                harden::keep_only_what_sources_need();
+            }
+        }
+        Ok(None)
+    }
+
+    fn into_options(self, socket: PathBuf) -> DaemonOptions {
+        DaemonOptions {
             socket,
             sources: self.sources,
             require: self.require,
@@ -101,12 +186,32 @@ impl Arguments {
             strict_replace: self.strict_replace,
             allow_uids: self.allow_uid,
             socket_group: self.socket_group,
-        };
-        match crate::daemon::run(options).await {
-            Ok(()) => Ok(ExitCode::Success),
-            Err(error) => Err(Failure::new(error.to_string(), error.remedy())),
         }
     }
+}
+
+async fn serve(options: DaemonOptions) -> Result<ExitCode, Failure> {
+    match crate::daemon::run(options).await {
+        Ok(()) => Ok(ExitCode::Success),
+        Err(error) => Err(Failure::new(error.to_string(), error.remedy())),
+    }
+}
+
+/// Returns the folders below which sessions of the daemon's user have their token files: the user's
+/// runtime folder as this process sees it, and the usual one, which a login sets.
+#[cfg(target_os = "linux")]
+fn token_folders(user: Option<User>) -> [PathBuf; 2] {
+    let surroundings = Surroundings::of_this_process();
+    let uid = user.map_or(surroundings.uid, |user| user.uid);
+    let usual = PathBuf::from(format!("/run/user/{uid}"));
+    let folder = runtime_folder(&Surroundings {
+        uid,
+        ..surroundings
+    });
+    // The folder of this program may not exist yet, that of the user does.
+    let of_user = folder.variable.and_then(|_| folder.path.parent());
+    let own = of_user.map(Path::to_owned);
+    [own.unwrap_or(folder.path), usual]
 }
 
 /// Makes the kernel stop this daemon when the parent exits. A killed demo cannot stop it.

@@ -7,6 +7,7 @@
 
 mod doubt;
 mod memory;
+mod sandbox;
 mod shares;
 
 use std::io::{self, Write};
@@ -66,6 +67,9 @@ impl Arguments {
         findings.extend(limits.ok().as_ref().map(shares::finding));
         if serves {
             findings.extend(memory::finding(client).await);
+        }
+        if serves && let Ok(health) = client.get("/v1/health").await {
+            findings.extend(sandbox::finding(health));
         }
         findings.extend(doubt::finding(&doubt::doubts(&release(), &reports)));
         let mut out = io::stdout().lock();

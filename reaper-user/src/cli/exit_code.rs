@@ -20,6 +20,8 @@ pub enum ExitCode {
     Degraded = 6,
     /// The response is not one of this daemon's protocol.
     Protocol = 7,
+    /// `daemon`: another process traces it and could read every secret.
+    Traced = 8,
     /// This user may not connect to the daemon, or another user's program listens on the socket.
     /// `EX_NOPERM` of sysexits(3).
     NotAllowed = 77,
@@ -31,7 +33,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// All codes in ascending order, with their descriptions in `reaperd --help`.
-    pub const ALL: [(Self, &str); 11] = [
+    pub const ALL: [(Self, &str); 12] = [
         (Self::Success, "Success"),
         (Self::Failure, "The command failed"),
         (Self::Usage, "Invalid command line"),
@@ -43,6 +45,7 @@ impl ExitCode {
             "doctor --strict: a check gave a warning or failed",
         ),
         (Self::Protocol, "The daemon sent an unexpected response"),
+        (Self::Traced, "daemon: another process traces it"),
         (
             Self::NotAllowed,
             "The daemon does not serve this user, or belongs to a user that is not trusted",

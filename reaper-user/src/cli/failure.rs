@@ -5,6 +5,8 @@ use std::io;
 use super::exit_code::ExitCode;
 use super::output::{escape, print_message};
 use crate::client::ClientError;
+#[cfg(target_os = "linux")]
+use crate::daemon::private_memory::Traced;
 
 /// The code of the daemon's response to a user that it does not serve.
 const USER_NOT_ALLOWED: &str = "user_not_allowed";
@@ -102,6 +104,16 @@ fn not_served() -> (ExitCode, String) {
          run a daemon of this user"
     );
     (ExitCode::NotAllowed, remedy)
+}
+
+#[cfg(target_os = "linux")]
+impl From<Traced> for Failure {
+    fn from(traced: Traced) -> Self {
+        Self {
+            code: ExitCode::Traced,
+            ..Self::new(traced.to_string(), Traced::REMEDY)
+        }
+    }
 }
 
 impl From<io::Error> for Failure {

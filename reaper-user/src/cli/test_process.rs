@@ -57,6 +57,7 @@ fn run_kind(kind: Kind) -> io::Result<u8> {
             }
         }
         Kind::ThreadChurn { threads } => churn(threads),
+        Kind::Confined => confined(),
         Kind::Hog { megabytes } => {
             // Written, so that every page is allocated.
             let memory = vec![0xa5_u8; usize::try_from(megabytes).unwrap_or(0) << 20];
@@ -135,6 +136,39 @@ fn leader_first() -> io::Result<u8> {
     Err(io::Error::other(
         "a process can outlive its main thread only on Linux",
     ))
+}
+
+#[cfg(target_os = "linux")]
+fn confined() -> io::Result<u8> {
+    use crate::daemon::sandbox::{Files, Role, restrict_calls, restrict_files};
+    use crate::sys::test_process::{FORBIDDEN, try_call};
+
+    let folder = std::env::current_dir()?;
+    let files = Files {
+        socket_folder: &folder,
+        token_folders: &[],
+    };
+    report(&format!("landlock {}", restrict_files(&files)))?;
+    let has_filter = restrict_calls(Role::Worker);
+    report(if has_filter {
+        "seccomp on"
+    } else {
+        "seccomp off"
+    })?;
+    for (name, path) in [("inside", "inside"), ("outside", "../outside")] {
+        let written = std::fs::write(folder.join(path), "");
+        let errno = written.map_or_else(|error| error.raw_os_error().unwrap_or(0), |()| 0);
+        report(&format!("{name} {errno}"))?;
+    }
+    for (name, number, arguments) in FORBIDDEN {
+        report(&format!("call {name} {}", try_call(number, arguments)))?;
+    }
+    Ok(0)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn confined() -> io::Result<u8> {
+    Err(io::Error::other("only Linux has this sandbox"))
 }
 
 fn orphan() -> io::Result<u8> {

@@ -5,6 +5,8 @@ use std::time::Duration;
 use reaper_registry::Source;
 
 use crate::daemon::descriptors::MIN_CONNECTIONS;
+#[cfg(target_os = "linux")]
+use crate::daemon::sandbox::User;
 use crate::engine::Sources;
 
 /// Parses `auto` or a comma-separated list of sources.
@@ -79,6 +81,15 @@ pub(super) fn user(text: &str) -> Result<u32, String> {
     id(text, "user", |name| {
         uzers::get_user_by_name(name).map(|user| user.uid())
     })
+}
+
+/// Parses the name or uid of a user who can own processes. A uid without an account is its own group.
+#[cfg(target_os = "linux")]
+pub(super) fn account(text: &str) -> Result<User, String> {
+    let uid = user(text)?;
+    let account = uzers::get_user_by_uid(uid);
+    let gid = account.map_or(uid, |account| account.primary_group_id());
+    Ok(User { uid, gid })
 }
 
 /// Parses a gid or the name of a group.

@@ -16,21 +16,24 @@ pub(crate) fn join_group(group: u32) {
     }
 }
 
-/// Other systems keep the privilege to give files away.
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn join_group(_group: u32) {}
-
 /// Drops every capability that no source needs, and sets `no_new_privs`.
 ///
 /// Must be called before the process has a second thread: capabilities belong to threads, and later
 /// threads inherit them. What sources need to restart after a failure is kept.
 #[cfg(target_os = "linux")]
 pub(crate) fn keep_only_what_sources_need() {
+    keep_also(rustix::thread::CapabilitySet::empty());
+}
+
+/// As [`keep_only_what_sources_need`], and keeps these.
+#[cfg(target_os = "linux")]
+pub(crate) fn keep_also(others: rustix::thread::CapabilitySet) {
     use rustix::thread::{
         CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs,
     };
 
-    let needed = CapabilitySet::BPF // the probe and the connector's filter
+    let needed = others
+        | CapabilitySet::BPF // the probe and the connector's filter
         | CapabilitySet::PERFMON // the probe
         | CapabilitySet::NET_ADMIN // a large receive buffer; before Linux 6.6, the connector itself
         | CapabilitySet::SYS_PTRACE; // other users' start times under hidepid, and exit statuses

@@ -19,6 +19,7 @@ use super::accounts::{Accounts, Newcomers};
 use super::api::listener::{ListenError, Socket, SocketAccess};
 use super::api::{self, App};
 use super::config::DaemonOptions;
+use super::private_memory;
 use super::systemd;
 use super::token_files::TokenFiles;
 use crate::daemon::descriptors::{self, Shares, TooFewDescriptors};
@@ -80,7 +81,7 @@ impl StartupError {
 /// Must be called within a tokio runtime, and once per process.
 pub(crate) async fn run(options: DaemonOptions) -> Result<(), StartupError> {
     descriptors::raise_open_file_limit();
-    keep_memory_private();
+    private_memory::protect_and_log();
     let mut terminate = signal(SignalKind::terminate()).map_err(StartupError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartupError::Signals)?;
     run_until(options, async move {
@@ -118,11 +119,11 @@ pub async fn run_until(
         secret_memory,
     });
     let (stop_sender, stop_receiver) = watch::channel(false);
-    systemd::notify("READY=1");
+    systemd::notify(systemd::State::Ready);
     let serving = api::server::serve(app, socket, stop_receiver);
     let stopping = async {
         stop.await;
-        systemd::notify("STOPPING=1");
+        systemd::notify(systemd::State::Stopping);
         stop_sender.send_replace(true);
     };
     tokio::join!(serving, stopping);
@@ -213,24 +214,4 @@ fn banner(socket: &Socket, reports: &[SourceStatus]) -> String {
         socket.mode(),
         sources.join("+")
     )
-}
-
-/// Disables core dumps, and access to memory and descriptors by other processes of the same user.
-/// Called before the process has its first secret.
-fn keep_memory_private() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    let zero = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    if let Err(error) = setrlimit(Resource::Core, zero) {
-        log::warn!("cannot disable core dumps: {error}");
-    }
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-        if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-            log::warn!("other processes of this user can read the memory of this one: {error}");
-        }
-    }
 }

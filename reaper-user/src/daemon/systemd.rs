@@ -4,8 +4,44 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+/// What is reported to the service manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum State {
+    Ready = 1,
+    Stopping = 2,
+}
+
+impl State {
+    #[cfg(target_os = "linux")]
+    pub(super) const fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Ready),
+            2 => Some(Self::Stopping),
+            _ => None,
+        }
+    }
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Ready => "READY=1",
+            Self::Stopping => "STOPPING=1",
+        }
+    }
+}
+
+/// Reports a state to the service manager, through the monitor if there is one.
+pub(crate) fn notify(state: State) {
+    #[cfg(target_os = "linux")]
+    if super::monitor::notify(state) {
+        return;
+    }
+    send(state);
+}
+
 /// Sends one state if `NOTIFY_SOCKET` is set. A failure is only logged.
-pub(crate) fn notify(state: &str) {
+pub(super) fn send(state: State) {
+    let state = state.text();
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };

@@ -14,6 +14,7 @@
 //!   again for some seconds after it. If the probe is detached, the source goes down and loads it
 //!   again.
 
+pub(super) mod attach;
 pub mod btf;
 pub mod misses;
 mod probe;
@@ -24,7 +25,6 @@ use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
-use reaper_ebpf::probe::DEFAULT_WAKEUP_BYTES;
 use reaper_ebpf::{Counter, GroupDeath};
 use reaper_registry::{Pid, ProcessId, Source, StartTime};
 use tokio::io::Interest;
@@ -32,13 +32,14 @@ use tokio::io::Interest;
 use super::canary::{Canary, NO_THREAD_REMEDY};
 use super::supervisor::on_a_thread;
 use super::time_namespace::TimeNamespace;
-use super::{Context, SourceError};
+use super::{Context, SourceError, opener};
 use crate::sys::readiness_of;
 use crate::watch::hint::{Hint, HintSender, WaitStatus};
 use crate::watch::set::WatchSet;
 use crate::watch::status::Reporter;
 use crate::watch::verdict::GroupDead;
-use probe::{Armed, Probe, Variant, Wakeup};
+use attach::{Attached, Variant};
+use probe::{Armed, Probe, Wakeup};
 use proof::{Proof, prove};
 
 /// How often the probe must prove that it counts.
@@ -51,11 +52,17 @@ const SCAN_SLICE: usize = 1_024;
 
 /// Runs until the probe no longer delivers.
 pub(crate) async fn run(context: Context) -> Result<Infallible, SourceError> {
-    run_with(context, DEFAULT_WAKEUP_BYTES).await
+    run_with(context, |boot_offset_ns| {
+        opener::current().probe(std::process::id(), boot_offset_ns)
+    })
+    .await
 }
 
-/// As [`run`], with a ring of this size: a power of two and whole pages.
-async fn run_with(context: Context, wakeup_bytes: u32) -> Result<Infallible, SourceError> {
+/// As [`run`], with a probe that is attached in this way; `attach` gets the offset of our boot times.
+async fn run_with(
+    context: Context,
+    attach: impl FnOnce(u64) -> Result<Attached, SourceError> + Send + 'static,
+) -> Result<Infallible, SourceError> {
     let Context {
         hints,
         watched,
@@ -69,17 +76,18 @@ async fn run_with(context: Context, wakeup_bytes: u32) -> Result<Infallible, Sou
         counters,
         misses,
         variant,
-        program,
-    } = on_a_thread(move || Probe::attach(wakeup_bytes, clocks))
+        attachment,
+    } = on_a_thread(move || attach(clocks.boot_offset_ns()))
         .await
-        .map_err(no_thread)??;
+        .map_err(no_thread)?
+        .and_then(Probe::new)?;
     // Dropping it, at the end of this function, detaches the probe.
-    let _program = program;
+    let _attachment = attachment;
     let readiness = wakeup
         .descriptor()
         .and_then(|ring| readiness_of(ring, Interest::READABLE))
         .map_err(failed)?;
-    let _attachment = watched.attach(armed.clone());
+    let _arming = watched.attach(armed.clone());
     let counted = || counters.read(Counter::Canary).map_err(failed);
     let mut probe_health = ProbeHealth {
         hints: hints.clone(),

@@ -20,7 +20,7 @@
 
 mod filter;
 #[cfg(feature = "ebpf")]
-mod map_filter;
+pub(super) mod map_filter;
 mod refusal;
 mod subscription;
 mod thread_exits;
@@ -40,16 +40,30 @@ use self::subscription::{Drained, INTEREST, Subscription};
 use self::thread_exits::ThreadExits;
 use super::canary::{Canary, NO_THREAD_REMEDY};
 #[cfg(feature = "ebpf")]
+use super::opener;
+#[cfg(feature = "ebpf")]
 use super::supervisor::on_a_thread;
 use super::time_namespace::TimeNamespace;
 use super::{Context, SourceError};
 use crate::sys::cn_proc::{Event, Exit};
+use crate::sys::netlink::ConnectorSocket;
 use crate::watch::hint::{Hint, HintSender, WaitStatus};
 use crate::watch::set::{Arm, Watched};
 use crate::watch::status::Reporter;
 
+/// Opens a socket that has joined the group, with a receive buffer of about this size. Returns the size
+/// that the kernel granted.
+pub(super) fn open_socket(receive_buffer: usize) -> Result<(ConnectorSocket, usize), SourceError> {
+    let mut socket = ConnectorSocket::open().map_err(|error| refusal::socket(&error))?;
+    let receive_buffer = socket
+        .enlarge_receive_buffer(receive_buffer)
+        .map_err(|error| refusal::failed("SO_RCVBUF", &error))?;
+    socket.join().map_err(|error| refusal::bind(&error))?;
+    Ok((socket, receive_buffer))
+}
+
 /// Space for 20,000 exits at once (832 bytes each; the kernel doubles the requested size).
-const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+pub(crate) const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
 /// How often a canary is started.
 const CANARY_INTERVAL: Duration = Duration::from_secs(2);
 /// How long its exit may take to arrive. Two misses in a row must fit into two periods.
@@ -58,12 +72,17 @@ const CANARY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Runs the source until it fails.
 pub(crate) async fn run(context: Context) -> Result<Infallible, SourceError> {
     #[cfg(feature = "ebpf")]
-    match on_a_thread(|| MapFilter::load(std::process::id())).await {
+    match on_a_thread(load_filter).await {
         Ok(Ok(filter)) => return run_with(context, filter).await,
         Ok(Err(refusal)) => log::info!("no eBPF filter for the proc connector: {refusal:#}"),
         Err(no_thread) => log::warn!("loading the connector's filter failed: {no_thread}"),
     }
     run_with(context, ClassicFilter::new(Some(std::process::id()))).await
+}
+
+#[cfg(feature = "ebpf")]
+fn load_filter() -> Result<MapFilter, opener::Refusal> {
+    MapFilter::new(opener::current().filter(std::process::id())?)
 }
 
 async fn run_with<F: ExitFilter + 'static>(

@@ -16,14 +16,17 @@ use rustix::process::{PidfdFlags, pidfd_open, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::foreign_proc::ForeignProc;
+#[cfg(feature = "cli")]
+use super::proc_file::{self, ProcFile};
 use super::process_table::{ProcStat, ProcessTable};
 use super::{memory, own_proc, pidfd_info, proc_stat};
 
 /// `PID_FS_MAGIC` of the kernel's `include/uapi/linux/magic.h`. Before 6.9 all pidfds share one
 /// anonymous inode, and its number identifies no process.
 const PID_FS_MAGIC: i64 = 0x5049_4446;
-/// Longer than any stat line: 52 numbers of at most 20 digits and a name of 64 bytes at most.
-const STAT_LINE_MAX: usize = 2_048;
+
+/// Longer than any record: 52 numbers of at most 20 digits and a name of 64 bytes at most.
+pub(crate) const RECORD_MAX: usize = 2_048;
 
 /// Start times are in ticks of `USER_HZ`, which is 100 on every architecture supported here.
 const TICK_NS: u64 = 10_000_000;
@@ -157,7 +160,14 @@ impl LinuxTable {
     /// Opens the record of this process, and reads it to check that it is the right one.
     fn open_record(&self, pid: Pid) -> io::Result<(OwnedFd, Line)> {
         own_proc::check()?;
-        open_checked(&self.proc_root.join(pid.to_string()).join("stat"), pid)
+        let path = self.proc_root.join(pid.to_string()).join("stat");
+        let opened = open_checked(&path, pid);
+        #[cfg(feature = "cli")]
+        let opened = opened.or_else(|error| {
+            let stat = proc_file::open_by_deputy(ProcFile::Stat, pid, error)?;
+            checked(stat, pid)
+        });
+        opened
     }
 
     fn wait_status_of_zombie(&self, pid: Pid, start_time: Option<StartTime>) -> Option<u32> {
@@ -168,28 +178,18 @@ impl LinuxTable {
             return None;
         }
         let status = proc_stat::wait_status(line).ok()?;
+        if status != 0 {
+            return Some(status);
+        }
         // A zero may mean that we lack permission to read it, and before 6.1 that the main thread
         // left with it and another thread ended the process.
-        let is_certain = || {
-            *RECORD_HAS_GROUP_STATUS
-                && self.may_read_status(pid)
-                && self.read_stat(stat.as_fd()).is_ok()
-        };
-        (status != 0 || is_certain()).then_some(status)
-    }
-
-    /// Returns whether the kernel shows us the exit status in this process's record. The same check
-    /// (`PTRACE_MODE_READ_FSCREDS`, `do_task_stat` in [`fs/proc/array.c`]) applies to the link to
-    /// its program (`proc_pid_readlink` in [`fs/proc/base.c`]), which is absent without memory.
-    ///
-    /// [`fs/proc/array.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/proc/array.c
-    /// [`fs/proc/base.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/proc/base.c
-    fn may_read_status(&self, pid: Pid) -> bool {
-        let program = self.proc_root.join(pid.to_string()).join("exe");
-        match std::fs::read_link(program) {
-            Ok(_) => true,
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        if !*RECORD_HAS_GROUP_STATUS {
+            return None;
         }
+        if may_read_status(&self.proc_root.join(pid.to_string())) {
+            return self.read_stat(stat.as_fd()).is_ok().then_some(status);
+        }
+        status_by_deputy(pid, start_time)
     }
 
     /// Returns the threads of a process if each of them has ended and waits to be reaped. `None` if
@@ -221,13 +221,13 @@ impl LinuxTable {
 
 /// The text of one record.
 struct Line {
-    bytes: [u8; STAT_LINE_MAX],
+    bytes: [u8; RECORD_MAX],
     length: usize,
 }
 
 impl Line {
     fn of(stat: BorrowedFd<'_>) -> io::Result<Self> {
-        let mut bytes = [0; STAT_LINE_MAX];
+        let mut bytes = [0; RECORD_MAX];
         let length = pread(stat, &mut bytes, 0)?;
         Ok(Self { bytes, length })
     }
@@ -239,7 +239,13 @@ impl Line {
 
 /// Opens a record that must be of this process or thread.
 fn open_checked(path: &Path, id: Pid) -> io::Result<(OwnedFd, Line)> {
-    let stat = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    checked(
+        open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?,
+        id,
+    )
+}
+
+fn checked(stat: OwnedFd, id: Pid) -> io::Result<(OwnedFd, Line)> {
     let line = Line::of(stat.as_fd())?;
     if proc_stat::is_of(line.bytes(), id) {
         Ok((stat, line))
@@ -258,7 +264,52 @@ pub(crate) fn status_of(pid: i32) -> ProcResult<Status> {
             error.into()
         }
     })?;
-    Process::new(pid)?.status()
+    let here = Process::new(pid).and_then(|process| process.status());
+    #[cfg(feature = "cli")]
+    let here = here.or_else(|error| hidden_status_of(pid).ok_or(error));
+    here
+}
+
+/// Reads `/proc/PID/status` with the deputy's rights.
+#[cfg(feature = "cli")]
+fn hidden_status_of(pid: i32) -> Option<Status> {
+    use procfs::FromRead as _;
+
+    let pid = Pid::try_from(pid).ok()?;
+    let hidden = io::ErrorKind::PermissionDenied.into();
+    let status = proc_file::open_by_deputy(ProcFile::Status, pid, hidden).ok()?;
+    Status::from_read(std::fs::File::from(status)).ok()
+}
+
+/// Reads the exit status of this zombie with the deputy's rights.
+#[cfg(feature = "cli")]
+fn status_by_deputy(pid: Pid, start_time: Option<StartTime>) -> Option<u32> {
+    let record = proc_file::record_by_deputy(pid)?;
+    let seen = proc_stat::stat(&record.bytes).ok()?;
+    let is_it = proc_stat::is_of(&record.bytes, pid) && Some(seen.start_time) == start_time;
+    (record.has_status && is_it && seen.main_thread_ended)
+        .then(|| proc_stat::wait_status(&record.bytes).ok())
+        .flatten()
+}
+
+/// The library has no deputy.
+#[cfg(not(feature = "cli"))]
+const fn status_by_deputy(_pid: Pid, _start_time: Option<StartTime>) -> Option<u32> {
+    None
+}
+
+/// Returns whether the kernel shows us the exit status in the record of the process with this folder.
+/// The same check (`PTRACE_MODE_READ_FSCREDS`, `do_task_stat` in [`fs/proc/array.c`]) applies to the
+/// link to its program (`proc_pid_readlink` in [`fs/proc/base.c`]), which is absent without memory.
+///
+/// [`fs/proc/array.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/proc/array.c
+/// [`fs/proc/base.c`]: https://elixir.bootlin.com/linux/v6.12/source/fs/proc/base.c
+pub(super) fn may_read_status(folder: &Path) -> bool {
+    match std::fs::read_link(folder.join("exe")) {
+        Ok(_) => true,
+        // Or the mount hides the whole folder (`hidepid`), and the record was opened for us.
+        Err(error) => error.kind() == io::ErrorKind::NotFound && folder.join("stat").exists(),
+    }
 }
 
 fn kernel_pid(pid: Pid) -> rustix::process::Pid {

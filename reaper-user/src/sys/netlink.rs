@@ -8,6 +8,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+#[cfg(feature = "cli")]
+use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::sync::Arc;
 
 use libc::{c_int, c_void, socklen_t};
@@ -32,6 +34,20 @@ impl ConnectorSocket {
         let socket = Socket::new(NETLINK_CONNECTOR)?;
         socket.set_non_blocking(true)?;
         Ok(Self(socket))
+    }
+
+    /// Takes over a socket that another process has opened.
+    #[cfg(feature = "cli")]
+    pub(crate) fn from_fd(socket: OwnedFd) -> Self {
+        // SAFETY: the descriptor is ours and open, and from here on nothing else owns it.
+        Self(unsafe { Socket::from_raw_fd(socket.into_raw_fd()) })
+    }
+
+    /// Gives the socket to another process.
+    #[cfg(feature = "cli")]
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        // SAFETY: the descriptor is open, and the socket that owned it has given it up.
+        unsafe { OwnedFd::from_raw_fd(self.0.into_raw_fd()) }
     }
 
     /// Joins the group of process events. The kernel chooses the port: the customary one, our pid,

@@ -9,6 +9,8 @@ use std::os::linux::fs::MetadataExt as _;
 use reaper_registry::Pid;
 use rustix::ioctl::opcode;
 
+use super::proc_file::{ProcFile, open};
+
 /// `NS_GET_PID_FROM_PIDNS` of the kernel's `include/uapi/linux/nsfs.h`. It takes a pid in the
 /// namespace and returns the pid in the caller's (6.11+, commit ca567df74a28).
 const NS_GET_PID_FROM_PIDNS: rustix::ioctl::Opcode = opcode::read::<libc::c_int>(0xb7, 6);
@@ -21,7 +23,7 @@ impl PidNamespace {
     /// Opens the pid namespace of the process with this pid. Needs `CAP_SYS_PTRACE` over the
     /// process, or its user (`PTRACE_MODE_READ_FSCREDS` of ptrace(2)).
     pub(crate) fn of(pid: Pid) -> io::Result<Self> {
-        File::open(path_of(pid)).map(Self)
+        open(ProcFile::PidNamespace, pid).map(|fd| Self(fd.into()))
     }
 
     /// Returns the inode number, which identifies a namespace as long as it exists.
@@ -50,9 +52,5 @@ impl PidNamespace {
 
 /// Returns the inode number of the pid namespace of this process.
 pub(crate) fn pid_namespace_inode(pid: Pid) -> io::Result<u64> {
-    Ok(std::fs::metadata(path_of(pid))?.st_ino())
-}
-
-fn path_of(pid: Pid) -> String {
-    format!("/proc/{pid}/ns/pid")
+    PidNamespace::of(pid)?.inode()
 }

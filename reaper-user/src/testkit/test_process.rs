@@ -57,6 +57,9 @@ pub enum Kind {
     /// Starts and ends this many threads repeatedly (after 2,000 threads it prints `churned`). Exits with 0
     /// on cue.
     ThreadChurn { threads: u16 },
+    /// Gives up system calls and files as the daemon's worker does, and prints for each of some forbidden
+    /// ones how it fails. It may write in the folder in which it was started.
+    Confined,
     /// Touches this many MiB of memory. Exits with 0 on cue.
     Hog { megabytes: u32 },
 }
@@ -75,6 +78,7 @@ impl Kind {
             Self::Traced => ("traced", None),
             Self::Tracee => ("tracee", None),
             Self::ThreadChurn { threads } => ("thread-churn", Some(threads.to_string())),
+            Self::Confined => ("confined", None),
             Self::Hog { megabytes } => ("hog", Some(megabytes.to_string())),
         };
         ["test-process", name]

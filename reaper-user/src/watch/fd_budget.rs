@@ -36,6 +36,7 @@ const PROCESS: &[Need] = &[
     need("standard streams", 3, 0),
     need("runtime: epoll set, its duplicate, eventfd", 3, 0),
     need("signals: socket pair, duplicate of its reading end", 3, 0),
+    need("channel to the monitor", 1, 0),
 ];
 const SERVING: &[Need] = &[
     need(

@@ -53,10 +53,18 @@ impl TestDaemon {
         self.folder.path().join("s.sock")
     }
 
-    /// The process that was started: the daemon, or the command it was started through, if that does
-    /// not execute the daemon.
-    pub fn pid(&self) -> u32 {
+    /// The process that was started: the daemon's monitor, or the command it was started through, if
+    /// that does not execute the daemon.
+    pub fn started(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The process that does the work: the daemon's worker, or the daemon itself with
+    /// `--no-monitor`. It has no children, and each process above it has no other child.
+    pub fn pid(&self) -> u32 {
+        let below = |pid: &u32| children_of(*pid).first().map(|child| number_of(*child));
+        let chain = std::iter::successors(Some(self.started()), below);
+        chain.last().expect("the first is always there")
     }
 
     /// Everything that it has printed.
@@ -205,27 +213,35 @@ impl TestDaemon {
         Events::open(&self.runtime, &self.client)
     }
 
+    /// Sends a signal to the process that was started.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Stops it, and returns when it has stopped.
+    /// Sends a signal to the process that does the work.
+    pub fn signal_worker(&self, signal: Signal) {
+        let worker = Pid::from_raw(self.pid().cast_signed()).unwrap();
+        kill_process(worker, signal).unwrap();
+    }
+
+    /// Stops the worker, and returns when it has stopped.
     pub fn suspend(&self) {
-        use rustix::process::{WaitId, WaitIdOptions, waitid};
-        self.signal(Signal::STOP);
-        let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        let pid = Pid::from_child(&self.child);
-        let status = waitid(WaitId::Pid(pid), options).unwrap();
-        assert!(status.is_some_and(|status| status.stopped()));
+        let stat = format!("/proc/{}/stat", self.pid());
+        self.signal_worker(Signal::STOP);
+        within(TIMEOUT, "the worker has stopped", || {
+            let record = fs::read_to_string(&stat).unwrap();
+            record.rsplit_once(") ").unwrap().1.starts_with('T')
+        });
     }
 
     pub fn resume(&self) {
-        self.signal(Signal::CONT);
+        self.signal_worker(Signal::CONT);
     }
 
     /// Kills it with SIGKILL and starts another one on the same socket.
     pub fn replaced_by(mut self, launch: &Launch) -> Self {
-        self.child.kill().unwrap();
+        // The monitor ends with its worker. The other way round the worker may live a moment longer.
+        self.signal_worker(Signal::KILL);
         self.child.wait().unwrap();
         self.child = launch.spawn_in(self.folder.path(), Command::spawn);
         self.serves();
@@ -271,6 +287,10 @@ impl Drop for TestDaemon {
         self.child.kill().unwrap_or_default();
         self.child.wait().map(drop).unwrap_or_default();
     }
+}
+
+fn number_of(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().cast_unsigned()
 }
 
 /// The children of a process, from `/proc`.

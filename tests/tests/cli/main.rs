@@ -8,7 +8,7 @@ mod running;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
-use reaper_tests::daemon::{TestDaemon, reaperd, sources_of_this_run};
+use reaper_tests::daemon::{Launch, TestDaemon, reaperd, sources_of_this_run};
 use serde_json::Value;
 
 const DONE: i32 = 0;
@@ -21,9 +21,13 @@ const NOT_PERMITTED: i32 = 5;
 /// A daemon for the commands, with the one event source that needs no privileges, or with the
 /// sources that this test run is for.
 fn daemon() -> TestDaemon {
+    launch().start()
+}
+
+fn launch() -> Launch {
     match sources_of_this_run() {
-        Some(flags) => TestDaemon::start(&flags),
-        None => TestDaemon::start(&["--sources", "pidfd"]),
+        Some(flags) => Launch::with(&flags),
+        None => Launch::with(&["--sources", "pidfd"]),
     }
 }
 

@@ -114,7 +114,7 @@ fn a_stale_socket_is_taken_over() {
     let daemon = daemon();
     let socket = daemon.socket();
     // Killed, it leaves its socket behind.
-    daemon.signal(Signal::KILL);
+    daemon.signal_worker(Signal::KILL);
     eventually("no process listens", || {
         std::os::unix::net::UnixStream::connect(&socket).is_err()
     });

@@ -17,7 +17,7 @@ use reaper_tests::daemon::TestDaemon;
 use reaper_tests::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{CommandOutput, Launched, command, daemon, reaperd};
+use super::{CommandOutput, Launched, command, launch, reaperd};
 
 /// A script that prints the token and the id of its session.
 const PRINT_SESSION: &str = "cat \"$REAPERD_TOKEN_FILE\"; echo; echo \"$REAPERD_SESSION_ID\"";
@@ -30,9 +30,10 @@ struct Harness {
 
 impl Harness {
     fn new() -> Self {
+        let runtime_dir = tempfile::tempdir().unwrap();
         Self {
-            daemon: daemon(),
-            runtime_dir: tempfile::tempdir().unwrap(),
+            daemon: launch().with_runtime_dir(runtime_dir.path()).start(),
+            runtime_dir,
         }
     }
 

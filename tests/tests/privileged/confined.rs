@@ -78,7 +78,7 @@ fn in_a_pid_namespace_pidfd_and_sweep_work_and_doctor_reports_what_is_missing() 
     assert!(daemon.settled("netlink").is_err() && daemon.settled("ebpf").is_err());
     assert!(daemon.settled("pidfd").is_ok() && daemon.settled("sweep").is_ok());
     // Its pids differ from the test's, so the session is registered from inside the namespace.
-    let inside = children_of(daemon.pid());
+    let inside = children_of(daemon.started());
     assert_eq!(inside.len(), 1, "unshare has one child, the daemon");
     let enter = [
         "nsenter",

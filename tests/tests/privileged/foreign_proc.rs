@@ -124,7 +124,7 @@ fn start(flags: &[&str], with_pidfds: bool) -> (TestDaemon, Pid) {
     let denied = (!with_pidfds).then_some(pidfd_open);
     let mut daemon = launch.spawn_by(|command| spawn_denied(command, denied.as_slice()));
     daemon.serves();
-    let inside = children_of(daemon.pid());
+    let inside = children_of(daemon.started());
     assert_eq!(inside.len(), 1, "unshare has one child, the daemon");
     (daemon, inside[0])
 }

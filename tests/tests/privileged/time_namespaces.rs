@@ -64,7 +64,7 @@ fn check_death_report(offsets: Offsets, source: &str) {
         found_by.push(removal.source.unwrap());
     }
     drop(events);
-    for inside in children_of(daemon.pid()) {
+    for inside in children_of(daemon.started()) {
         kill_process(inside, Signal::TERM).unwrap();
     }
     daemon.stopped();

@@ -1,5 +1,6 @@
 //! A loaded probe, and test processes to watch with it.
 
+use std::os::fd::AsFd as _;
 use std::{fmt::Debug, fs, time::Instant};
 
 use aya::{
@@ -115,7 +116,9 @@ fn attach_btf(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<Misses, String> 
     watch.lap("verify");
     program.attach().map_err(|e| chain(&e))?;
     watch.lap("attach");
-    Ok(Misses::of(program.fd().unwrap()).unwrap())
+    Ok(Misses::of(
+        program.fd().unwrap().as_fd().try_clone_to_owned().unwrap(),
+    ))
 }
 
 fn attach_classic(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<Misses, String> {
@@ -126,7 +129,9 @@ fn attach_classic(ebpf: &mut Ebpf, watch: &mut Stopwatch) -> Result<Misses, Stri
         .attach(probe::TRACEPOINT_CATEGORY, probe::TRACEPOINT)
         .map_err(|e| chain(&e))?;
     watch.lap("attach");
-    Ok(Misses::of(program.fd().unwrap()).unwrap())
+    Ok(Misses::of(
+        program.fd().unwrap().as_fd().try_clone_to_owned().unwrap(),
+    ))
 }
 
 /// A program of the object, which must be of this type.

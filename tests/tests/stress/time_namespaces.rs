@@ -90,7 +90,7 @@ struct Fixture {
 
 impl Fixture {
     fn new(daemon: TestDaemon) -> Self {
-        let inside = children_of(daemon.pid());
+        let inside = children_of(daemon.started());
         assert_eq!(inside.len(), 1, "the daemon is the only child");
         Self {
             events: daemon.events(),
@@ -115,7 +115,7 @@ impl Fixture {
         let (first_token, token) = (self.token(), self.token());
         let round = self.tokens;
         let (first, second) = (format!("first-{round}"), format!("second-{round}"));
-        let daemon = u32::try_from(self.inner.as_raw_nonzero().get()).unwrap();
+        let daemon = self.daemon.pid();
         let replaced = self.fork_server.replace(
             daemon,
             &self.daemon.socket(),

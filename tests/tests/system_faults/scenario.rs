@@ -108,7 +108,7 @@ pub(crate) fn run_with_fault(
 ) -> Outcome {
     // Dropped after the daemon, whose calls it handles.
     let mut injection = Injection::new(fault);
-    let launch = pinned_by.launch();
+    let launch = pinned_by.launch().one_process();
     let denied = [&pinned_by.denied(), denied].concat();
     let mut daemon = launch.spawn_by(|command| injection.spawn(command, &denied));
     if let Some(status) = wait_until_serving_or_ended(&mut daemon) {
@@ -138,7 +138,7 @@ pub(crate) fn run_with_fault(
 /// and is then lifted. Returns whether the fault was injected.
 pub(crate) fn run_with_lifted_fault(fault: Fault, pinned_by: PinnedBy) -> bool {
     let mut injection = Injection::new(fault);
-    let launch = pinned_by.launch();
+    let launch = pinned_by.launch().one_process();
     let mut daemon = launch.spawn_by(|command| injection.spawn(command, &pinned_by.denied()));
     assert_eq!(
         wait_until_serving_or_ended(&mut daemon),

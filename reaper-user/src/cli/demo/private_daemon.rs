@@ -49,6 +49,8 @@ impl PrivateDaemon {
         let log = File::create(dir.path().join("log"))?;
         let child = Command::new(program)
             .arg("daemon")
+            // The demo suspends its child, which must be the process that does the work.
+            .args(cfg!(target_os = "linux").then_some("--no-monitor"))
             .arg("--socket")
             .arg(dir.path().join("s.sock"))
             .args(["--sources", &sources.join(",")])

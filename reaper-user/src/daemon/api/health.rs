@@ -6,9 +6,13 @@ use std::time::Duration;
 use reaper_registry::{Session, Source, SourceHealth};
 
 use super::App;
-use super::wire::{About, Health, MemoryView, Nothing, SourceReport, SourceView, wall_ms_of};
+use super::wire::{
+    About, Health, MemoryView, Nothing, SandboxView, SourceReport, SourceView, wall_ms_of,
+};
 use crate::clock;
 use crate::daemon::config::DaemonOptions;
+#[cfg(target_os = "linux")]
+use crate::daemon::sandbox::Report;
 use crate::engine;
 use crate::sys::secret_arena::ArenaState;
 use crate::watch::status::SourceStatus;
@@ -65,11 +69,13 @@ pub(super) fn health(app: &App) -> Health {
     Health {
         ok: true,
         pid: std::process::id(),
+        monitor_pid: monitor_pid(),
         brokers: Nothing {},
         status: overall(&statuses, &app.options),
         sources: states.collect::<BTreeMap<_, _>>(),
         reap_loop_restarts: app.reaper.loop_restarts(),
         memory: memory(app.secret_memory.state()),
+        sandbox: sandbox(),
     }
 }
 
@@ -84,6 +90,38 @@ fn memory(state: ArenaState) -> MemoryView {
         bytes,
         reason,
     }
+}
+
+#[cfg(target_os = "linux")]
+fn monitor_pid() -> Option<u32> {
+    crate::daemon::monitor::pid()
+}
+
+#[cfg(target_os = "linux")]
+#[expect(clippy::unnecessary_wraps, reason = "the same signature everywhere")]
+fn sandbox() -> Option<SandboxView> {
+    let report = Report::of_this_process();
+    Some(SandboxView {
+        user: report.user,
+        capabilities: report.capabilities,
+        bounding_set: report.bounding_set,
+        no_new_privs: report.no_new_privs,
+        seccomp: if report.seccomp { "filter" } else { "off" },
+        landlock: report.landlock,
+        monitor: monitor_pid().is_some(),
+    })
+}
+
+/// Only Linux has one.
+#[cfg(not(target_os = "linux"))]
+fn sandbox() -> Option<SandboxView> {
+    None
+}
+
+/// Only Linux has a monitor.
+#[cfg(not(target_os = "linux"))]
+fn monitor_pid() -> Option<u32> {
+    None
 }
 
 /// Returns `degraded` or `ok`. Degraded means that a source is degraded, the sweep or a required

@@ -48,6 +48,25 @@ const PATH_MAX: usize = if cfg!(any(target_os = "linux", target_os = "android"))
 /// Connections that wait to be accepted: more than any burst of clients. The kernel caps it.
 const BACKLOG: i32 = 4_096;
 
+/// Creates the folder of this socket if it is missing, for the user who is going to listen there, and
+/// returns its path. A failure is reported when the socket is bound.
+#[cfg(target_os = "linux")]
+pub(crate) fn create_folder(
+    socket: &Path,
+    access: SocketAccess,
+    user: Option<crate::daemon::sandbox::User>,
+) -> PathBuf {
+    let socket = std::path::absolute(socket).unwrap_or_else(|_error| socket.to_owned());
+    let folder = socket.parent().unwrap_or(&socket).to_owned();
+    let is_new = folder.symlink_metadata().is_err();
+    if let (Ok(opened), Some(user), true) = (Folder::of_socket(&socket, access), user, is_new)
+        && let Err(error) = opened.give_to(user.uid, access, user.gid)
+    {
+        log::warn!("{} stays a folder of root: {error}", folder.display());
+    }
+    folder
+}
+
 /// The socket of this daemon, listening.
 pub(crate) struct Socket {
     pub(crate) listener: UnixListener,

@@ -166,7 +166,10 @@ pub(crate) struct SourceReport<'a> {
 #[derive(Serialize)]
 pub(crate) struct Health {
     pub(crate) ok: bool,
+    /// The worker's.
     pub(crate) pid: u32,
+    /// Null with `--no-monitor`.
+    pub(crate) monitor_pid: Option<u32>,
     /// Always empty. Clients of the claudemesh daemon require the field.
     pub(crate) brokers: Nothing,
     pub(crate) status: &'static str,
@@ -174,6 +177,8 @@ pub(crate) struct Health {
     /// How often the reap loop panicked and was restarted.
     pub(crate) reap_loop_restarts: u64,
     pub(crate) memory: MemoryView,
+    /// Null on systems that have none.
+    pub(crate) sandbox: Option<SandboxView>,
 }
 
 /// The memory of secret keys.
@@ -212,6 +217,23 @@ pub(crate) struct LimitView {
     pub(crate) limit: usize,
     /// What all users may hold together.
     pub(crate) total: usize,
+}
+
+/// Other systems have no sandbox.
+#[cfg(not(target_os = "linux"))]
+pub(crate) type SandboxView = Nothing;
+
+/// What the worker may still do.
+#[cfg(target_os = "linux")]
+#[derive(Serialize)]
+pub(crate) struct SandboxView {
+    pub(crate) user: u32,
+    pub(crate) capabilities: Vec<&'static str>,
+    pub(crate) bounding_set: usize,
+    pub(crate) no_new_privs: bool,
+    pub(crate) seccomp: &'static str,
+    pub(crate) landlock: &'static str,
+    pub(crate) monitor: bool,
 }
 
 /// `{}`.

@@ -1,8 +1,7 @@
 //! The kernel's count of program runs that it skipped.
 
 use std::fs;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 /// The exits for which the kernel did not run the probe, because a task in the middle of it was
 /// preempted by the one that exits. They include unwatched processes. A kernel whose tracepoints
@@ -12,9 +11,9 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 pub struct Misses(OwnedFd);
 
 impl Misses {
-    /// Keeps a descriptor of this program.
-    pub fn of(program: impl AsFd) -> io::Result<Self> {
-        program.as_fd().try_clone_to_owned().map(Self)
+    /// Reads the count of this program.
+    pub fn of(program: OwnedFd) -> Self {
+        Self(program)
     }
 
     /// Returns the count since the probe was loaded; it only rises. `None` before 5.12, without

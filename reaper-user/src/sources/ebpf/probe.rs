@@ -1,28 +1,18 @@
-//! The probe as aya loads it: the object, its maps, and the errors of kernels that refuse it.
+//! The attached probe: its maps and counters.
 
 use std::collections::{BTreeSet, HashMap as StdHashMap};
-use std::fmt;
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, ProgramError, TracePoint};
-use aya::{Btf, Ebpf, EbpfLoader};
-use reaper_ebpf::{Counter, GroupDeath, WatchEntry, objects, probe};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
+use reaper_ebpf::{Counter, GroupDeath, WatchEntry};
 use reaper_registry::{Pid, ProcessId};
-use rustix::thread::{CapabilitySet, capabilities};
 
-use super::btf;
+use super::attach::{Attached, Variant, refused};
 use super::misses::Misses;
-use crate::sources::time_namespace::TimeNamespace;
-use crate::sources::{SourceError, namespaces};
+use crate::sources::SourceError;
 use crate::watch::set::{Arm, Watched};
-
-/// Before 5.11 BPF maps count against the limit of locked memory.
-const GRANT: &str = "give the daemon CAP_BPF and CAP_PERFMON (setcap, or AmbientCapabilities= \
-     under systemd), and before Linux 5.11 unlimited locked memory (LimitMEMLOCK=infinity)";
 
 /// An attached probe, in the parts that its source uses.
 pub(super) struct Probe {
@@ -31,183 +21,29 @@ pub(super) struct Probe {
     pub(super) counters: Counters,
     pub(super) misses: Misses,
     pub(super) variant: Variant,
-    /// Program and link. Dropping it detaches.
-    pub(super) program: Ebpf,
-}
-
-/// Which of the two hooks is attached.
-#[derive(Clone, Copy)]
-pub(super) enum Variant {
-    BtfTracepoint,
-    ClassicTracepoint,
-}
-
-impl fmt::Display for Variant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::BtfTracepoint => "BTF tracepoint",
-            Self::ClassicTracepoint => "classic tracepoint",
-        })
-    }
+    /// Dropping it detaches the probe.
+    pub(super) attachment: Box<dyn Send>,
 }
 
 impl Probe {
-    /// Loads and attaches. Blocks for tens of milliseconds.
-    pub(super) fn attach(wakeup_bytes: u32, clocks: TimeNamespace) -> Result<Self, SourceError> {
-        namespaces::must_see_initial_pids()?;
-        let blob = fs::read(btf::VMLINUX).map_err(|error| {
-            SourceError::new(
-                format!("{} cannot be read: {error}", btf::VMLINUX),
-                "run a kernel with CONFIG_DEBUG_INFO_BTF",
-            )
-        })?;
-        let offsets = btf::offsets(&blob).map_err(|error| {
-            SourceError::new(format!("this kernel's types cannot be read: {error}"), "")
-        })?;
-        let mut loader = EbpfLoader::new();
-        for (name, offset) in &offsets {
-            loader.override_global(name, offset, true);
-        }
-        let ourselves = std::process::id();
-        let mut program = loader
-            .override_global(probe::globals::CANARY_TGID, &ourselves, true)
-            .override_global(
-                probe::globals::BOOT_OFFSET_NS,
-                &clocks.boot_offset_ns(),
-                true,
-            )
-            .map_max_entries(probe::MAP_WAKEUPS, wakeup_bytes)
-            .load(objects::PROBE)
-            .map_err(|error| refused(&error))?;
-        let (variant, misses) = match attach_btf(&mut program) {
-            Ok(misses) => (Variant::BtfTracepoint, misses),
-            // The first error is more informative than the second.
-            Err(first) => attach_classic(&mut program)
-                .map(|misses| (Variant::ClassicTracepoint, misses))
-                .map_err(|_second| first)?,
-        };
-        let watched = take_map(&mut program, probe::MAP_WATCHED)?;
-        let wakeup = take_map(&mut program, probe::MAP_WAKEUPS)?;
-        let counters = take_map(&mut program, probe::MAP_COUNTERS)?;
+    pub(super) fn new(attached: Attached) -> Result<Self, SourceError> {
+        let data = |map| MapData::from_fd(map).map_err(|error| refused(&error));
+        let watched = HashMap::try_from(Map::HashMap(data(attached.watched)?));
+        let wakeups = RingBuf::try_from(Map::RingBuf(data(attached.wakeups)?));
+        let counters = PerCpuArray::try_from(Map::PerCpuArray(data(attached.counters)?));
         Ok(Self {
             armed: Arc::new(Armed(Mutex::new(ArmedState {
-                map: HashMap::try_from(watched).map_err(|error| refused(&error))?,
+                map: watched.map_err(|error| refused(&error))?,
                 owners: StdHashMap::new(),
                 refused: BTreeSet::new(),
             }))),
-            wakeup: Wakeup(RingBuf::try_from(wakeup).map_err(|error| refused(&error))?),
-            counters: Counters(PerCpuArray::try_from(counters).map_err(|error| refused(&error))?),
-            misses,
-            variant,
-            program,
+            wakeup: Wakeup(wakeups.map_err(|error| refused(&error))?),
+            counters: Counters(counters.map_err(|error| refused(&error))?),
+            misses: Misses::of(attached.program),
+            variant: attached.variant,
+            attachment: attached.attachment,
         })
     }
-}
-
-fn attach_btf(ebpf: &mut Ebpf) -> Result<Misses, SourceError> {
-    let kernel = Btf::from_sys_fs().map_err(|error| refused(&error))?;
-    let program: &mut BtfTracePoint = program(ebpf, probe::PROGRAM_BTF)?;
-    program
-        .load(probe::TRACEPOINT, &kernel)
-        .map_err(|error| refused(&error))?;
-    program.attach().map_err(|error| refused(&error))?;
-    Misses::of(program.fd().map_err(|error| refused(&error))?).map_err(|error| refused(&error))
-}
-
-fn attach_classic(ebpf: &mut Ebpf) -> Result<Misses, SourceError> {
-    let program: &mut TracePoint = program(ebpf, probe::PROGRAM_CLASSIC)?;
-    program.load().map_err(|error| refused(&error))?;
-    program
-        .attach(probe::TRACEPOINT_CATEGORY, probe::TRACEPOINT)
-        .map_err(|error| refused(&error))?;
-    Misses::of(program.fd().map_err(|error| refused(&error))?).map_err(|error| refused(&error))
-}
-
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, SourceError>
-where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
-{
-    ebpf.program_mut(name)
-        .ok_or_else(|| incomplete(name))?
-        .try_into()
-        .map_err(|error: ProgramError| refused(&error))
-}
-
-fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, SourceError> {
-    ebpf.take_map(name).ok_or_else(|| incomplete(name))
-}
-
-fn incomplete(name: &str) -> SourceError {
-    SourceError::new(
-        format!("the built object lacks {name}"),
-        "rebuild it: cargo xtask build-ebpf",
-    )
-}
-
-/// Describes a refusal: what was tried, and the kernel's error number.
-fn refused(error: &(dyn std::error::Error + 'static)) -> SourceError {
-    let mut text = error.to_string();
-    let mut errno = None;
-    let mut at_load = false;
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        errno = errno.or(error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::raw_os_error));
-        at_load |= matches!(error.downcast_ref(), Some(ProgramError::LoadError { .. }));
-        // Some errors include the text of their cause, others do not.
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text = format!("{text}: {message}");
-        }
-        cause = error.source();
-    }
-    // The verifier's log can be long, and its first line has the reason.
-    let text = without_map_name(text.lines().next().unwrap_or_default());
-    let text = text.as_str();
-    match errno {
-        Some(libc::EPERM | libc::EACCES) if in_confidentiality_lockdown() => SourceError::new(
-            format!("kernel lockdown (confidentiality) forbids it: {text}"),
-            "boot without lockdown=confidentiality",
-        ),
-        Some(errno) => refused_with(errno, at_load, lacks_capabilities(), text),
-        None => SourceError::new(text, ""),
-    }
-}
-
-/// Maps are created in a random order. Without the name of the first one, a source that is refused
-/// again has the same reason, which is no event.
-fn without_map_name(text: &str) -> String {
-    let names = [probe::MAP_WATCHED, probe::MAP_WAKEUPS, probe::MAP_COUNTERS];
-    names.iter().fold(text.to_owned(), |text, name| {
-        text.replace(&format!(" `{name}`"), "")
-    })
-}
-
-/// The kernel returns EPERM for a missing capability. The verifier returns EACCES for a program
-/// that it rejects, and then no capability helps. Files of tracefs return EACCES too.
-fn refused_with(errno: i32, at_load: bool, lacks_capabilities: bool, text: &str) -> SourceError {
-    match errno {
-        libc::EACCES if at_load && !lacks_capabilities => SourceError::new(
-            format!("this kernel refuses the program: {text}"),
-            "report it with the kernel's version; the other sources do without the probe",
-        ),
-        libc::EPERM | libc::EACCES => SourceError::new(format!("not permitted: {text}"), GRANT),
-        _ => SourceError::new(text, ""),
-    }
-}
-
-/// Returns whether we are known to lack what the probe needs. `CAP_SYS_ADMIN` includes both.
-fn lacks_capabilities() -> bool {
-    let needed = CapabilitySet::BPF | CapabilitySet::PERFMON;
-    capabilities(None).is_ok_and(|held| {
-        !held.effective.contains(needed) && !held.effective.contains(CapabilitySet::SYS_ADMIN)
-    })
-}
-
-fn in_confidentiality_lockdown() -> bool {
-    fs::read_to_string("/sys/kernel/security/lockdown")
-        .is_ok_and(|modes| modes.contains("[confidentiality]"))
 }
 
 /// The watch map, and the processes for which each pid is armed. A pid can be armed for a successor
@@ -357,34 +193,5 @@ impl Counters {
     pub(super) fn read(&self, counter: Counter) -> io::Result<u64> {
         let per_cpu = self.0.get(&counter.index(), 0).map_err(io::Error::other)?;
         Ok(per_cpu.iter().sum())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_reason_does_not_name_the_map_that_was_created_first() {
-        let reason = |map: &str| without_map_name(&format!("failed to create map `{map}`: EPERM"));
-        assert_eq!(reason(probe::MAP_WATCHED), "failed to create map: EPERM");
-        assert_eq!(reason(probe::MAP_WATCHED), reason(probe::MAP_WAKEUPS));
-    }
-
-    #[test]
-    fn a_missing_capability_is_distinguished_from_a_rejected_program() {
-        for (errno, at_load, lacks_capabilities, words, grants) in [
-            (libc::EPERM, true, true, "not permitted", true),
-            // The limit of locked memory, before 5.11.
-            (libc::EPERM, false, false, "not permitted", true),
-            (libc::EACCES, true, true, "not permitted", true),
-            (libc::EACCES, false, false, "not permitted", true),
-            (libc::EACCES, true, false, "refuses the program", false),
-            (libc::EINVAL, true, true, "the call", false),
-        ] {
-            let error = refused_with(errno, at_load, lacks_capabilities, "the call");
-            assert!(error.reason.contains(words), "{errno}: {error}");
-            assert_eq!(error.remedy == GRANT, grants, "{errno}: {}", error.remedy);
-        }
     }
 }

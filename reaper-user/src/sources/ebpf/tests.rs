@@ -84,7 +84,7 @@ async fn deaths_that_did_not_fit_the_ring_are_found_in_the_map() {
     };
     let page = u32::try_from(rustix::param::page_size()).unwrap();
     tokio::select! {
-        ended = run_with(context, page) => {
+        ended = run_with(context, move |offset| Attached::attach(page, std::process::id(), offset)) => {
             let Err(refused) = ended;
             assert_eq!(board.get(Source::Ebpf).health, None, "{refused}");
             skip_without("ebpf", refused);

@@ -4,24 +4,31 @@
 use std::collections::HashMap as StdHashMap;
 use std::convert::Infallible;
 use std::error::Error;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use aya::maps::{HashMap, MapData};
-use aya::programs::{ProgramFd, SocketFilter};
-use aya::{Ebpf, EbpfLoader};
+use aya::EbpfLoader;
+use aya::maps::{HashMap, Map, MapData};
+use aya::programs::SocketFilter;
 use reaper_ebpf::{filter, objects};
 use reaper_registry::ProcessId;
 
 use super::filter::ExitFilter;
 use crate::sys::netlink::ConnectorSocket;
 
-/// The loaded program and its map.
+/// The loaded program and its map, as descriptors, which another process may have opened.
+pub(crate) struct Loaded {
+    pub(crate) program: OwnedFd,
+    pub(crate) map: OwnedFd,
+}
+
+/// Why there is no such filter.
+pub(crate) type Refusal = Box<dyn Error + Send + Sync>;
+
+/// The filter of one run of the source.
 pub(super) struct MapFilter {
-    program: ProgramFd,
+    program: OwnedFd,
     state: Mutex<State>,
-    /// Keeps the loaded object alive.
-    _object: Ebpf,
 }
 
 struct State {
@@ -34,10 +41,10 @@ struct State {
     complete: bool,
 }
 
-impl MapFilter {
+impl Loaded {
     /// Loads the program. `own` is a thread group that always passes. Blocks for tens of
     /// milliseconds, in which the loader reads the kernel's types.
-    pub(super) fn load(own: u32) -> Result<Self, Box<dyn Error + Send + Sync>> {
+    pub(crate) fn load(own: u32) -> Result<Self, Refusal> {
         let mut object = EbpfLoader::new()
             .override_global(filter::globals::CANARY_TGID, &own, true)
             .load(objects::FILTER)?;
@@ -46,10 +53,21 @@ impl MapFilter {
             .ok_or("the built object lacks its program")?
             .try_into()?;
         program.load()?;
-        let program = program.fd()?.try_clone()?;
-        let map = object
-            .take_map(filter::MAP_WATCHED)
-            .ok_or("the built object lacks its map")?;
+        // The program keeps its maps.
+        let program = program.fd()?.as_fd().try_clone_to_owned()?;
+        match object.map(filter::MAP_WATCHED) {
+            Some(Map::HashMap(map)) => Ok(Self {
+                program,
+                map: map.fd().as_fd().try_clone_to_owned()?,
+            }),
+            _ => Err("the built object lacks its map".into()),
+        }
+    }
+}
+
+impl MapFilter {
+    pub(super) fn new(loaded: Loaded) -> Result<Self, Refusal> {
+        let map = Map::HashMap(MapData::from_fd(loaded.map)?);
         let state = State {
             map: HashMap::try_from(map)?,
             processes: StdHashMap::new(),
@@ -57,9 +75,8 @@ impl MapFilter {
             complete: true,
         };
         Ok(Self {
-            program,
+            program: loaded.program,
             state: Mutex::new(state),
-            _object: object,
         })
     }
 

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::filter::ExitFilter;
 use super::refusal;
 use crate::clock::monotonic_ns;
-use crate::sources::SourceError;
+use crate::sources::{SourceError, opener};
 use crate::sys::cn_proc::{self, Event, Request, WHAT_EXIT};
 use crate::sys::netlink::ConnectorSocket;
 
@@ -69,11 +69,7 @@ impl Subscription {
         filter: &impl ExitFilter,
         receive_buffer: usize,
     ) -> Result<Self, SourceError> {
-        let mut socket = ConnectorSocket::open().map_err(|error| refusal::socket(&error))?;
-        let receive_buffer = socket
-            .enlarge_receive_buffer(receive_buffer)
-            .map_err(|error| refusal::failed("SO_RCVBUF", &error))?;
-        socket.join().map_err(|error| refusal::bind(&error))?;
+        let (socket, receive_buffer) = opener::current().connector(receive_buffer)?;
         let socket = Arc::new(socket);
         // Before anything can arrive. Only acknowledgements and watched exits enter the queue while
         // we wait. Acknowledgements pass every filter.
@@ -119,8 +115,8 @@ impl Subscription {
     }
 
     fn send(&self, request: Request, seq: u32) -> Result<(), SourceError> {
-        self.socket
-            .send(&request.encode(seq))
+        opener::current()
+            .send(&self.socket, request, seq)
             .map_err(|error| refusal::send(&error))
     }
 

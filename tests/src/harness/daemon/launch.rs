@@ -3,7 +3,7 @@
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use reaperd::client::Client;
@@ -27,6 +27,7 @@ pub struct Launch {
     prefix: Vec<String>,
     arguments: Vec<String>,
     owner: Option<u32>,
+    runtime_dir: Option<PathBuf>,
 }
 
 impl Launch {
@@ -38,6 +39,12 @@ impl Launch {
         }
     }
 
+    /// Without a monitor, where a test counts system calls of the daemon and the monitor has its own.
+    pub fn one_process(mut self) -> Self {
+        self.arguments.push("--no-monitor".to_owned());
+        self
+    }
+
     /// Starts it through this command, whose last arguments are the daemon's command line.
     pub fn through(mut self, prefix: &[impl AsRef<str>]) -> Self {
         self.prefix = owned(prefix);
@@ -47,6 +54,12 @@ impl Launch {
     /// Gives the folder of its socket to this user.
     pub fn for_user(mut self, uid: u32) -> Self {
         self.owner = Some(uid);
+        self
+    }
+
+    /// Sets the runtime folder of its user, where its clients have their token files.
+    pub fn with_runtime_dir(mut self, folder: &Path) -> Self {
+        self.runtime_dir = Some(folder.to_owned());
         self
     }
 
@@ -98,7 +111,11 @@ impl Launch {
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
-            .stderr(log);
+            .stderr(log)
+            .env(
+                "XDG_RUNTIME_DIR",
+                self.runtime_dir.as_deref().unwrap_or(folder),
+            );
         start(&mut command).unwrap_or_else(|error| panic!("{command_line:?}: {error}"))
     }
 

@@ -83,9 +83,8 @@ fn a_command_that_does_not_run_leaves_no_file() {
 fn a_later_run_removes_the_files_that_a_killed_daemon_left() {
     let mut harness = Harness::new();
     let [mut dead, mut alive] = [(); 2].map(|()| start(&harness));
-    harness.daemon = harness
-        .daemon
-        .replaced_by(&Launch::with(&["--sources", "pidfd"]));
+    let next = Launch::with(&["--sources", "pidfd"]).with_runtime_dir(harness.runtime_dir.path());
+    harness.daemon = harness.daemon.replaced_by(&next);
     dead.0.kill();
     assert_eq!(
         harness.files().len(),

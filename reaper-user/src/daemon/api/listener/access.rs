@@ -17,8 +17,12 @@ pub(crate) enum SocketAccess {
 
 impl SocketAccess {
     pub(crate) fn of(options: &DaemonOptions) -> Self {
-        match options.socket_group {
-            _ if !options.allow_uids.is_empty() => Self::Shared,
+        Self::with(&options.allow_uids, options.socket_group)
+    }
+
+    pub(crate) fn with(allow_uids: &[u32], socket_group: Option<u32>) -> Self {
+        match socket_group {
+            _ if !allow_uids.is_empty() => Self::Shared,
             Some(group) => Self::Group(group),
             None => Self::Private,
         }

@@ -106,6 +106,18 @@ impl Folder {
         &self.path
     }
 
+    /// Makes this user its owner, and this group its group unless the access determines that.
+    #[cfg(target_os = "linux")]
+    pub(super) fn give_to(&self, uid: u32, access: SocketAccess, gid: u32) -> Result<(), Errno> {
+        use rustix::fs::{Gid, Uid, chownat};
+        let group = match access {
+            SocketAccess::Group(_) => None,
+            SocketAccess::Private | SocketAccess::Shared => Some(Gid::from_raw(gid)),
+        };
+        let owner = Some(Uid::from_raw(uid));
+        chownat(&self.descriptor, "", owner, group, AtFlags::EMPTY_PATH)
+    }
+
     /// Returns whether the path leads to this folder now, as far as the system shows it. Another
     /// process may change that at once.
     pub(super) fn is_at_its_path(&self) -> bool {

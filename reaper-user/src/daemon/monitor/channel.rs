@@ -1,0 +1,176 @@
+//! The worker's end of the channel: what it cannot open, the monitor opens.
+//!
+//! One request at a time. A thread that asks for a record waits while another one has the probe
+//! loaded: some tens of milliseconds at the start, and after a failure of the probe.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use reaper_registry::Pid;
+
+use super::message::{self, Listening, Reply, Request, Wanted};
+use crate::daemon::systemd::State;
+use crate::sources::SourceError;
+use crate::sources::opener::Opener;
+#[cfg(feature = "ebpf")]
+use crate::sources::opener::{Attached, Loaded, Refusal, Variant};
+use crate::sys::cn_proc::{self, WHAT_EXIT};
+use crate::sys::netlink::ConnectorSocket;
+use crate::sys::proc_file::{Deputy, ProcFile, Record};
+
+/// A handle of the channel.
+#[derive(Clone)]
+pub(super) struct Channel(Arc<Mutex<OwnedFd>>);
+
+impl Channel {
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        Self(Arc::new(Mutex::new(socket)))
+    }
+
+    pub(super) fn notify(&self, state: State) -> io::Result<()> {
+        let request = Request {
+            argument: state as u8,
+            ..Request::new(Wanted::Notify)
+        };
+        done(self.ask(request, None)?).map(drop)
+    }
+
+    fn ask(&self, request: Request, fd: Option<BorrowedFd<'_>>) -> io::Result<Reply> {
+        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        message::exchange(&socket, request, fd)
+    }
+
+    /// As [`Self::ask`], for what fails with a reason and a remedy.
+    fn ask_for_source(&self, request: Request) -> Result<(Vec<u8>, Vec<OwnedFd>), SourceError> {
+        match self.ask(request, None) {
+            Ok(Reply::Failed { reason, remedy }) => Err(SourceError::new(reason, remedy)),
+            Ok(reply) => done(reply).map_err(|error| no_monitor(&error)),
+            Err(error) => Err(no_monitor(&error)),
+        }
+    }
+}
+
+fn no_monitor(error: &io::Error) -> SourceError {
+    SourceError::new(format!("the monitor does not respond: {error}"), "")
+}
+
+fn done(reply: Reply) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    match reply {
+        Reply::Done { bytes, fds } => Ok((bytes, fds)),
+        Reply::Errno(number) => Err(io::Error::from_raw_os_error(number)),
+        Reply::Failed { reason, .. } => Err(io::Error::other(reason)),
+    }
+}
+
+/// Takes exactly these descriptors out of a reply.
+fn take<const N: usize>(fds: Vec<OwnedFd>) -> io::Result<[OwnedFd; N]> {
+    <[OwnedFd; N]>::try_from(fds).map_err(|_others| io::ErrorKind::InvalidData.into())
+}
+
+impl Opener for Channel {
+    fn connector(&self, receive_buffer: usize) -> Result<(ConnectorSocket, usize), SourceError> {
+        let request = Request {
+            value: u64::try_from(receive_buffer).unwrap_or(u64::MAX),
+            ..Request::new(Wanted::Connector)
+        };
+        let (bytes, fds) = self.ask_for_source(request)?;
+        let [socket] = take(fds).map_err(|error| no_monitor(&error))?;
+        let granted = bytes.try_into().map_or(0, u64::from_ne_bytes);
+        let granted = usize::try_from(granted).unwrap_or(usize::MAX);
+        Ok((ConnectorSocket::from_fd(socket), granted))
+    }
+
+    fn send(
+        &self,
+        socket: &ConnectorSocket,
+        request: cn_proc::Request,
+        seq: u32,
+    ) -> io::Result<()> {
+        let listening = match request {
+            cn_proc::Request::Listen => Listening::ToAll,
+            cn_proc::Request::ListenTo(WHAT_EXIT) => Listening::ToExits,
+            _ => return socket.send(&request.encode(seq)),
+        };
+        let request = Request {
+            argument: listening as u8,
+            seq,
+            ..Request::new(Wanted::Send)
+        };
+        done(self.ask(request, Some(socket.as_fd()))?).map(drop)
+    }
+
+    #[cfg(feature = "ebpf")]
+    fn filter(&self, own: u32) -> Result<Loaded, Refusal> {
+        let request = Request {
+            pid: own,
+            ..Request::new(Wanted::Filter)
+        };
+        let (_, fds) = done(self.ask(request, None)?)?;
+        let [program, map] = take(fds)?;
+        Ok(Loaded { program, map })
+    }
+
+    #[cfg(feature = "ebpf")]
+    fn probe(&self, own: u32, boot_offset_ns: u64) -> Result<Attached, SourceError> {
+        let request = Request {
+            pid: own,
+            value: boot_offset_ns,
+            ..Request::new(Wanted::Probe)
+        };
+        let (bytes, fds) = self.ask_for_source(request)?;
+        let attachment = Box::new(Attachment(self.clone()));
+        let [watched, wakeups, counters, program] =
+            take(fds).map_err(|error| no_monitor(&error))?;
+        Ok(Attached {
+            watched,
+            wakeups,
+            counters,
+            program,
+            variant: if bytes == [Variant::ClassicTracepoint as u8] {
+                Variant::ClassicTracepoint
+            } else {
+                Variant::BtfTracepoint
+            },
+            attachment,
+        })
+    }
+}
+
+/// The monitor keeps the probe attached until this is dropped.
+#[cfg(feature = "ebpf")]
+struct Attachment(Channel);
+
+#[cfg(feature = "ebpf")]
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.ask(Request::new(Wanted::Detach), None) {
+            log::debug!("the probe is not detached: {error}");
+        }
+    }
+}
+
+impl Deputy for Channel {
+    fn open(&self, file: ProcFile, pid: Pid) -> io::Result<OwnedFd> {
+        let request = Request {
+            argument: file as u8,
+            pid: pid.get(),
+            ..Request::new(Wanted::Open)
+        };
+        let (_, fds) = done(self.ask(request, None)?)?;
+        take(fds).map(|[fd]| fd)
+    }
+
+    fn read_record(&self, pid: Pid) -> io::Result<Record> {
+        let request = Request {
+            pid: pid.get(),
+            ..Request::new(Wanted::Record)
+        };
+        let (bytes, _) = done(self.ask(request, None)?)?;
+        let (has_status, bytes) = bytes.split_first().ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Record {
+            has_status: *has_status != 0,
+            bytes: bytes.to_owned(),
+        })
+    }
+}

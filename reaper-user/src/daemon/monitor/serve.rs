@@ -1,0 +1,160 @@
+//! The monitor's end of the channel. It does what is asked with its own rights and looks into nothing
+//! that it passes on.
+
+use std::os::fd::OwnedFd;
+
+use reaper_registry::Pid;
+
+use super::message::{Listening, Received, Reply, Request, Wanted, next_request, reply};
+use crate::daemon::systemd::{self, State};
+use crate::sources::SourceError;
+use crate::sources::opener::{Direct, Opener as _, RECEIVE_BUFFER};
+#[cfg(feature = "ebpf")]
+use crate::sys::allocator::give_back_freed;
+use crate::sys::cn_proc::{self, WHAT_EXIT};
+use crate::sys::netlink::ConnectorSocket;
+use crate::sys::proc_file::{ProcFile, open_here, read_record_here};
+
+/// What the monitor keeps for the worker.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// The attached probe, at most one.
+    #[cfg(feature = "ebpf")]
+    probe: Option<Box<dyn Send>>,
+}
+
+/// Serves the next request. Returns false once the worker has closed its end.
+pub(super) fn answer(socket: &OwnedFd, kept: &mut Kept) -> bool {
+    let answer = match next_request(socket) {
+        Received::Closed => return false,
+        Received::Nothing => return true,
+        Received::Request(Some((request, fd))) => kept.serve(request, fd),
+        Received::Request(None) => Reply::Errno(libc::EINVAL),
+    };
+    reply(socket, &answer).is_ok()
+}
+
+impl Kept {
+    fn serve(&mut self, request: Request, fd: Option<OwnedFd>) -> Reply {
+        match request.wanted {
+            Wanted::Notify => match State::from_byte(request.argument) {
+                Some(state) => {
+                    systemd::send(state);
+                    Reply::done()
+                }
+                None => Reply::Errno(libc::EINVAL),
+            },
+            Wanted::Connector => connector(request.value),
+            Wanted::Send => send(request, fd),
+            #[cfg(feature = "ebpf")]
+            Wanted::Filter => filter(request.pid),
+            #[cfg(feature = "ebpf")]
+            Wanted::Probe => self.probe(request),
+            #[cfg(feature = "ebpf")]
+            Wanted::Detach => {
+                self.probe = None;
+                Reply::done()
+            }
+            #[cfg(not(feature = "ebpf"))]
+            Wanted::Filter | Wanted::Probe | Wanted::Detach => Reply::Errno(libc::ENOSYS),
+            Wanted::Open => open(request),
+            Wanted::Record => record(request.pid),
+        }
+    }
+
+    #[cfg(feature = "ebpf")]
+    fn probe(&mut self, request: Request) -> Reply {
+        // The former one first: the worker has no use for two.
+        self.probe = None;
+        let attached = Direct.probe(request.pid, request.value);
+        give_back_freed();
+        match attached {
+            Ok(attached) => {
+                self.probe = Some(attached.attachment);
+                Reply::Done {
+                    bytes: vec![attached.variant as u8],
+                    fds: vec![
+                        attached.watched,
+                        attached.wakeups,
+                        attached.counters,
+                        attached.program,
+                    ],
+                }
+            }
+            Err(error) => failed(error),
+        }
+    }
+}
+
+fn connector(receive_buffer: u64) -> Reply {
+    // The worker may not have more of the kernel's memory than it is meant to.
+    let bytes = usize::try_from(receive_buffer).unwrap_or(usize::MAX);
+    match Direct.connector(bytes.min(RECEIVE_BUFFER)) {
+        Ok((socket, granted)) => Reply::Done {
+            bytes: u64::try_from(granted)
+                .unwrap_or(u64::MAX)
+                .to_ne_bytes()
+                .into(),
+            fds: vec![socket.into_fd()],
+        },
+        Err(error) => failed(error),
+    }
+}
+
+fn send(request: Request, fd: Option<OwnedFd>) -> Reply {
+    let to_all = Listening::ToAll as u8;
+    let to_exits = Listening::ToExits as u8;
+    let wanted = match request.argument {
+        argument if argument == to_all => cn_proc::Request::Listen,
+        argument if argument == to_exits => cn_proc::Request::ListenTo(WHAT_EXIT),
+        _ => return Reply::Errno(libc::EINVAL),
+    };
+    let Some(fd) = fd else {
+        return Reply::Errno(libc::EBADF);
+    };
+    match Direct.send(&ConnectorSocket::from_fd(fd), wanted, request.seq) {
+        Ok(()) => Reply::done(),
+        Err(error) => Reply::error(&error),
+    }
+}
+
+#[cfg(feature = "ebpf")]
+fn filter(own: u32) -> Reply {
+    let loaded = Direct.filter(own);
+    give_back_freed();
+    match loaded {
+        Ok(loaded) => Reply::fds([loaded.program, loaded.map]),
+        Err(refusal) => failed(SourceError::new(format!("{refusal:#}"), "")),
+    }
+}
+
+fn open(request: Request) -> Reply {
+    let file = ProcFile::from_byte(request.argument);
+    let (Some(file), Ok(pid)) = (file, Pid::new(request.pid)) else {
+        return Reply::Errno(libc::EINVAL);
+    };
+    match open_here(file, pid) {
+        Ok(fd) => Reply::fds([fd]),
+        Err(error) => Reply::error(&error),
+    }
+}
+
+fn record(pid: u32) -> Reply {
+    let Ok(pid) = Pid::new(pid) else {
+        return Reply::Errno(libc::EINVAL);
+    };
+    match read_record_here(pid) {
+        Ok(record) => Reply::Done {
+            bytes: [&[u8::from(record.has_status)], record.bytes.as_slice()].concat(),
+            fds: Vec::new(),
+        },
+        Err(error) => Reply::error(&error),
+    }
+}
+
+fn failed(error: SourceError) -> Reply {
+    Reply::Failed {
+        reason: error.reason,
+        remedy: error.remedy,
+    }
+}
