@@ -15,15 +15,27 @@ pub struct Cgroup(PathBuf);
 impl Cgroup {
     /// Creates an empty one, or returns the reason why that is not possible.
     pub fn new(name: &str) -> Result<Self, String> {
-        let root = root().ok_or("no cgroup2 is mounted")?;
+        Self::new_below(&root().ok_or("no cgroup2 is mounted")?, name)
+    }
+
+    fn new_below(root: &Path, name: &str) -> Result<Self, String> {
         let path = root.join(format!("reaperd-test-{}-{name}", std::process::id()));
         fs::create_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Self(path))
     }
 
     /// As above, with a limit on the memory of all its processes, beyond which one of them is killed.
-    /// The memory controller stays enabled for the groups below the root.
+    /// Where cgroup v2 has no memory controller, the group belongs to that of v1. In v2 the controller
+    /// stays enabled for the groups below the root.
     pub fn with_memory(name: &str, bytes: u64) -> Result<Self, String> {
+        let failed = |error| format!("no limit of memory: {error}");
+        if let Some(root) = memory_root_of_v1() {
+            let group = Self::new_below(&root, name)?;
+            group
+                .set("memory.limit_in_bytes", &bytes.to_string())
+                .map_err(failed)?;
+            return Ok(group);
+        }
         let group = Self::new(name)?;
         let limit = || {
             let root = group.0.parent().unwrap_or(&group.0);
@@ -34,8 +46,20 @@ impl Cgroup {
             }
             group.set("memory.max", &bytes.to_string())
         };
-        limit().map_err(|error| format!("no limit of memory: {error}"))?;
+        limit().map_err(failed)?;
         Ok(group)
+    }
+
+    /// How often a process of a group with a limit on memory was killed for it.
+    pub fn oom_kills(&self) -> Option<u64> {
+        self.count("memory.events", "oom_kill ")
+            .or_else(|| self.count("memory.oom_control", "oom_kill "))
+    }
+
+    /// The highest memory use of a group with a limit on memory, in bytes. In v2 since Linux 5.19.
+    pub fn peak_memory(&self) -> Option<u64> {
+        self.count("memory.peak", "")
+            .or_else(|| self.count("memory.max_usage_in_bytes", ""))
     }
 
     /// The file into which a process writes its pid to become a member.
@@ -90,12 +114,23 @@ impl Drop for Cgroup {
     }
 }
 
-/// Where the hierarchy is mounted.
+/// Where the hierarchy of v2 is mounted.
 fn root() -> Option<PathBuf> {
+    mount_point(|kind, _| kind == "cgroup2")
+}
+
+/// Where the memory controller of v1 is mounted, on systems where v2 does not have it.
+fn memory_root_of_v1() -> Option<PathBuf> {
+    mount_point(|kind, options| kind == "cgroup" && options.split(',').any(|it| it == "memory"))
+}
+
+/// The first mount point of such a type and options.
+fn mount_point(is_wanted: impl Fn(&str, &str) -> bool) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     let mut fields = mounts.lines().map(|line| line.split(' '));
     fields.find_map(|mut fields| {
-        let (_, at, kind) = (fields.next()?, fields.next()?, fields.next()?);
-        (kind == "cgroup2").then(|| Path::new(at).to_owned())
+        let (_, at) = (fields.next()?, fields.next()?);
+        let (kind, options) = (fields.next()?, fields.next()?);
+        is_wanted(kind, options).then(|| Path::new(at).to_owned())
     })
 }

@@ -95,13 +95,12 @@ fn a_memory_limit_a_fifth_above_the_bound_does_not_kill_the_daemon() {
     }
     drop(streams);
     check_removals(&daemon, &Crowd::start(0).unwrap(), || {});
-    // `memory.peak` exists since 5.19.
-    if let Some(peak) = group.count("memory.peak", "") {
+    if let Some(peak) = group.peak_memory() {
         measured(
             "peak memory, of the computed bound",
             format_args!("{peak} of {BOUND} bytes"),
         );
     }
-    assert_eq!(group.count("memory.events", "oom_kill "), Some(0));
+    assert_eq!(group.oom_kills(), Some(0));
     daemon.stop();
 }

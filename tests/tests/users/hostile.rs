@@ -1,0 +1,348 @@
+//! Three users who take as much as they are given, and one who may not connect at all: a fourth user
+//! is served almost as quickly as before, and memory stays within the bound that the daemon prints.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use reaper_tests::cgroup::Cgroup;
+use reaper_tests::daemon::{Launch, TestDaemon};
+use reaper_tests::expect::{measured, root_with, skip};
+use reaper_tests::scale::scaled;
+use reaper_tests::user::{UserProcess, as_user, spawn_as_user};
+use reaper_tests::wait::{eventually, throughout};
+use reaperd::testkit::clock::monotonic_ns;
+use serde_json::Value;
+
+use crate::client::{Connection, register, register_fat};
+use crate::measured::Delays;
+use crate::{FAT, MANY, OTHER, REFUSED, RESTLESS};
+
+/// The sessions of one user, so that a bounded run fills the limit.
+const SESSIONS: usize = 1_000;
+/// More connections than the daemon has for one user.
+const CONNECTIONS: usize = 1_100;
+const STREAMS: usize = 64;
+/// The bound on the 99th percentile: of requests, as a multiple of the quiet one, and of deaths.
+const TIMES_THE_QUIET_ONE: u32 = 3;
+const DEATH_SEEN_WITHIN: Duration = Duration::from_millis(5);
+/// The pause of the measured user between two requests.
+const PACE: Duration = Duration::from_millis(1);
+
+fn duration() -> Duration {
+    Duration::from_secs(scaled(30, 5))
+}
+
+/// What the hostile users did, and the signal to stop.
+#[derive(Default)]
+struct Hostility {
+    stop: AtomicBool,
+    fat_sessions: AtomicUsize,
+    unread: AtomicUsize,
+    connections: AtomicUsize,
+    streams: AtomicUsize,
+    reopened: AtomicUsize,
+    refused: AtomicUsize,
+}
+
+impl Hostility {
+    fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// Fills the user's limit of sessions, then requests lists and snapshots and reads none of them.
+fn fat(socket: &Path, hostility: &Hostility, pid: u32) {
+    for number in 0..SESSIONS {
+        if matches!(register_fat(socket, number, pid), Ok(200)) {
+            hostility.fat_sessions.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let mut unread = Vec::new();
+    while hostility.goes_on() {
+        let target = ["/v1/sessions", "/v1/events?snapshot=1"][unread.len() % 2];
+        let begun = Connection::open(socket).and_then(|mut connection| {
+            connection.send(target)?;
+            Ok((connection.status()?, connection))
+        });
+        match begun {
+            Ok((200, connection)) => {
+                unread.push(connection);
+                hostility.unread.fetch_max(unread.len(), Ordering::Relaxed);
+            }
+            _ => thread::sleep(PACE),
+        }
+    }
+}
+
+/// Holds as many connections as possible with a cheap request each every 3 s, and event streams.
+fn many(socket: &Path, hostility: &Hostility) {
+    let mut held: Vec<(Connection, u64)> = Vec::new();
+    let mut streams = Vec::new();
+    while hostility.goes_on() {
+        if held.len() < CONNECTIONS
+            && let Ok(connection) = Connection::open(socket)
+        {
+            held.push((connection, 0));
+        }
+        if streams.len() < STREAMS
+            && let Ok(mut stream) = Connection::open(socket)
+            && stream.send("/v1/events").is_ok()
+            && matches!(stream.status(), Ok(200))
+        {
+            streams.push(stream);
+        }
+        let now = monotonic_ns();
+        held.retain_mut(|(connection, at)| {
+            let is_due = now - *at > 3_000_000_000;
+            if is_due {
+                *at = now;
+            }
+            !is_due || connection.send("/v1/version").is_ok()
+        });
+        hostility
+            .connections
+            .fetch_max(held.len(), Ordering::Relaxed);
+        hostility
+            .streams
+            .fetch_max(streams.len(), Ordering::Relaxed);
+        if held.len() == CONNECTIONS {
+            thread::sleep(PACE);
+        }
+    }
+}
+
+/// Opens and closes event streams without pause.
+fn restless(socket: &Path, hostility: &Hostility) {
+    while hostility.goes_on() {
+        let opened = Connection::open(socket).and_then(|mut stream| {
+            stream.send("/v1/events")?;
+            stream.status()
+        });
+        if matches!(opened, Ok(200)) {
+            hostility.reopened.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Connects without pause, although the daemon does not serve this user.
+fn refused(socket: &Path, hostility: &Hostility) {
+    while hostility.goes_on() {
+        if UnixStream::connect(socket).is_ok() {
+            hostility.refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn start_hostility(socket: &Path, pid: u32) -> (Arc<Hostility>, Vec<JoinHandle<()>>) {
+    let hostility = Arc::new(Hostility::default());
+    let start = |uid, act: fn(&Path, &Hostility)| {
+        let (socket, hostility) = (socket.to_owned(), hostility.clone());
+        spawn_as_user(uid, move || act(&socket, &hostility))
+    };
+    let mut threads = vec![
+        start(MANY, many),
+        start(RESTLESS, restless),
+        start(RESTLESS, restless),
+        start(REFUSED, refused),
+    ];
+    let (socket, shared) = (socket.to_owned(), hostility.clone());
+    threads.push(spawn_as_user(FAT, move || fat(&socket, &shared, pid)));
+    (hostility, threads)
+}
+
+/// The delays of the measured user's requests, on a kept connection and on new ones.
+#[derive(Default)]
+struct Served {
+    kept: Delays,
+    new: Delays,
+}
+
+/// The measured user looks his session up at a steady pace, now and then on a new connection.
+fn measure(socket: PathBuf, token: String, duration: Duration) -> JoinHandle<Served> {
+    spawn_as_user(OTHER, move || {
+        let mut served = Served::default();
+        let mut kept = Connection::open(&socket).unwrap();
+        let mut number = 0;
+        throughout(duration, || {
+            thread::sleep(PACE);
+            let status = served.kept.of(|| kept.get_as(&token, "/v1/sessions/me"));
+            assert_eq!(status.unwrap(), 200);
+            number += 1;
+            if number % 10 == 0 {
+                let mut request = || Connection::open(&socket)?.get_as(&token, "/v1/sessions/me");
+                assert_eq!(served.new.of(&mut request).unwrap(), 200);
+            }
+        });
+        served
+    })
+}
+
+/// Kills processes of the measured user, one after another, and measures the delay of their events.
+fn kill_some(daemon: &TestDaemon, round: &str, count: usize) -> Delays {
+    let mut events = daemon.events();
+    let mut delays = Delays::default();
+    for number in 0..count {
+        let mut process = UserProcess::start(OTHER);
+        let id = format!("{round}-{number}");
+        let token = format!("{:0>64}", format!("{number:x}d{}", round.len()));
+        as_user(OTHER, || {
+            register(&daemon.socket(), &token, &id, process.pid())
+        });
+        let killed = monotonic_ns();
+        process.kill();
+        delays.push(events.removal_of(&id).at_ns.saturating_sub(killed));
+    }
+    delays
+}
+
+fn worst_case_bytes(daemon: &TestDaemon) -> u64 {
+    let limits: Value = daemon.get("/v1/limits").unwrap();
+    limits["memory"]["total"].as_u64().unwrap()
+}
+
+/// The resident memory of a process in bytes.
+fn rss(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    kib.unwrap().trim().parse::<u64>().unwrap() * 1_024
+}
+
+fn launch() -> Launch {
+    let users = [FAT, MANY, RESTLESS, OTHER]
+        .map(|uid| uid.to_string())
+        .join(",");
+    let sessions = SESSIONS.to_string();
+    Launch::with(&["--allow-uid", &users, "--max-sessions-per-uid", &sessions])
+}
+
+fn open_to_all(daemon: &TestDaemon) {
+    let folder = daemon.socket().parent().unwrap().to_owned();
+    fs::set_permissions(folder, Permissions::from_mode(0o711)).unwrap();
+}
+
+#[test]
+fn hostile_users_neither_kill_the_daemon_nor_delay_another_user() {
+    if !root_with(&["sh", "sleep"]) {
+        return;
+    }
+    let first = launch().start();
+    let bound = worst_case_bytes(&first);
+    first.stop();
+    let group = match Cgroup::with_memory("users", bound * 6 / 5) {
+        Ok(group) => group,
+        Err(reason) => return skip(reason),
+    };
+    let procs_file = group.procs_file();
+    let enter = [
+        "sh",
+        "-c",
+        "echo $$ > \"$0\" && exec \"$@\"",
+        procs_file.to_str().unwrap(),
+    ];
+    let daemon = launch().through(&enter).start();
+    open_to_all(&daemon);
+    let worker = daemon.pid();
+
+    let own = UserProcess::start(OTHER);
+    let token = "f".repeat(64);
+    as_user(OTHER, || {
+        register(&daemon.socket(), &token, "own", own.pid())
+    });
+    let measured_for = |duration| measure(daemon.socket(), token.clone(), duration);
+    let quiet_measured = measured_for(duration() / 2);
+    let quiet_deaths = kill_some(&daemon, "quiet", 50);
+    let quiet = quiet_measured.join().unwrap();
+    let before = rss(worker);
+
+    let fat_process = UserProcess::start(FAT);
+    let (hostility, threads) = start_hostility(&daemon.socket(), fat_process.pid());
+    eventually("the hostile users have begun", || {
+        hostility.streams.load(Ordering::Relaxed) > 0
+            && hostility.unread.load(Ordering::Relaxed) > 0
+    });
+    let under_attack = measured_for(duration());
+    let deaths = kill_some(&daemon, "attacked", scaled(500, 100));
+    let listed = daemon.list().len();
+    let attacked = under_attack.join().unwrap();
+    hostility.stop.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    report(
+        &hostility,
+        &quiet,
+        &attacked,
+        (&quiet_deaths, &deaths),
+        listed,
+    );
+
+    assert_eq!(group.oom_kills(), Some(0));
+    let peak = group.peak_memory().unwrap_or_default();
+    measured(
+        "peak memory, of the computed bound",
+        format_args!("{peak} of {bound} bytes"),
+    );
+    assert!(listed >= 1, "root lists all sessions");
+    assert!(hostility.refused.load(Ordering::Relaxed) > 0);
+    let limit = quiet.kept.percentile(99) * TIMES_THE_QUIET_ONE;
+    assert!(attacked.kept.percentile(99) <= limit, "kept connection");
+    assert!(deaths.percentile(99) <= DEATH_SEEN_WITHIN, "deaths");
+
+    drop(fat_process);
+    eventually(
+        "the sessions of the hostile user end with his process",
+        || daemon.list().len() == 1,
+    );
+    eventually("memory goes back to within 25 % of before", || {
+        rss(worker) <= before * 5 / 4
+    });
+    daemon.stop();
+}
+
+fn report(
+    hostility: &Hostility,
+    quiet: &Served,
+    attacked: &Served,
+    (quiet_deaths, deaths): (&Delays, &Delays),
+    listed: usize,
+) {
+    let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+    measured(
+        "hostile users",
+        format_args!(
+            "{} fat sessions, {} unread responses, {} connections, {} streams, {} streams reopened, {} \
+             refused connections; root lists {listed} sessions",
+            count(&hostility.fat_sessions),
+            count(&hostility.unread),
+            count(&hostility.connections),
+            count(&hostility.streams),
+            count(&hostility.reopened),
+            count(&hostility.refused),
+        ),
+    );
+    for (what, quiet, attacked) in [
+        ("me, kept connection", &quiet.kept, &attacked.kept),
+        ("me, new connection", &quiet.new, &attacked.new),
+        ("death to event", quiet_deaths, deaths),
+    ] {
+        measured(
+            what,
+            format_args!(
+                "p50 {:?} and p99 {:?} of {} quiet, p50 {:?} and p99 {:?} of {} beside hostile users",
+                quiet.percentile(50),
+                quiet.percentile(99),
+                quiet.len(),
+                attacked.percentile(50),
+                attacked.percentile(99),
+                attacked.len(),
+            ),
+        );
+    }
+}
