@@ -109,8 +109,9 @@ impl RegistryBuilder {
         self
     }
 
-    /// Sets how many events are kept for readers; 0 means 1. If there are more, the owner that has most
-    /// of them loses his oldest one. A reader that did not read it gets a
+    /// Sets how many events are kept for readers; 0 means 1. An event of a session of more than 2 KiB
+    /// counts as one for each 2 KiB, so the history takes no more than 2 KiB for each. If there are more,
+    /// the owner that has most of them loses the oldest one. A reader that did not read it gets a
     /// [`Next::Gap`](crate::Next::Gap). Default: 4,096.
     pub fn event_capacity(mut self, events: usize) -> Self {
         self.event_capacity = events;

@@ -11,6 +11,10 @@ use crate::removal::{Removal, Source};
 use crate::session::Session;
 use crate::time::Moment;
 
+/// A session of up to this size has the weight of one event in the history; larger ones have more, so that
+/// the memory of the history is bounded.
+const BYTES_PER_WEIGHT: usize = 2_048;
+
 /// One entry of the ordered history of a registry.
 #[derive(Debug)]
 pub struct Event {
@@ -31,6 +35,15 @@ impl Event {
                 Some(session.owner)
             }
             EventKind::SourceState(_) | EventKind::Shutdown => None,
+        }
+    }
+
+    fn weight(&self) -> usize {
+        match &self.kind {
+            EventKind::Registered(session) | EventKind::Deregistered(session, _) => {
+                session.bytes.div_ceil(BYTES_PER_WEIGHT)
+            }
+            EventKind::SourceState(_) | EventKind::Shutdown => 1,
         }
     }
 }

@@ -141,8 +141,10 @@ impl Arguments {
             Split::Monitor(code) => return Ok(Some(code)),
             Split::Worker(monitor) => {
                 let access = SocketAccess::with(&self.allow_uid, self.socket_group);
+                let folder = listener::create_folder(socket, access, user)
+                    .map_err(|error| Failure::new(error.to_string(), error.remedy()))?;
                 let files = sandbox::Files {
-                    socket_folder: &listener::create_folder(socket, access, user),
+                    socket_folder: &folder,
                     token_folders: &token_folders(user),
                 };
                 sandbox::confine(user, self.socket_group, monitor, &files).map_err(|error| {

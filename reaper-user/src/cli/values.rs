@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(age("24h"), Ok(Age(Some(Duration::from_hours(24)))));
         assert_eq!(age("never"), Ok(Age(None)));
         assert!(keep_alive("900ms").is_err() && keep_alive("1s").is_ok());
-        assert!(connections("5").is_err() && connections("6").is_ok());
+        assert!(connections("7").is_err() && connections("8").is_ok());
         assert!(age("0s").is_err() && age("Never").is_err());
         assert_eq!(size("4096"), Ok(4_096));
         assert_eq!(size("64MiB"), Ok(64 << 20));

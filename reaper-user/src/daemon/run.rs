@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::accounts::{Accounts, Newcomers};
-use super::api::listener::{ListenError, Socket, SocketAccess};
+use super::api::listener::{AccessList, ListenError, Socket, SocketAccess};
 use super::api::{self, App};
 use super::config::DaemonOptions;
 use super::private_memory;
@@ -104,7 +104,7 @@ pub async fn run_until(
     let reaper = start_reaper(&options, descriptors, &secret_memory)?;
     let reports = first_reports(&reaper, &options).await?;
     let access = SocketAccess::of(&options);
-    let socket = Socket::claim(&options.socket, access)?;
+    let socket = Socket::claim(&options.socket, access, AccessList::of(&options))?;
     log::info!("{}", banner(&socket, &reports));
     log::info!("{descriptors}");
     let epoch = getrandom::u64().map_err(|error| StartupError::Random(error.into()))?;

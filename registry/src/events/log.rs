@@ -29,6 +29,7 @@ struct History {
     shares: Shares<Option<u32>>,
     /// The last event that was dropped; 0 if none.
     dropped: u64,
+    /// The limit of the weight of all events.
     capacity: usize,
     next_seq: u64,
 }
@@ -56,8 +57,9 @@ impl EventLog {
         });
         history.next_seq += 1;
         history.events.insert(event.seq, event.clone());
-        history.shares.add(event.owner(), event.seq);
-        if history.events.len() > history.capacity
+        let weight = event.weight().min(history.capacity);
+        history.shares.add(event.owner(), event.seq, weight);
+        while history.shares.weight() > history.capacity
             && let Some(seq) = history.shares.drop_one()
         {
             history.events.remove(&seq);
@@ -115,7 +117,7 @@ impl EventLog {
     pub(crate) fn check_invariants(&self) {
         let history = self.history.lock().unwrap();
         assert!(
-            history.events.len() <= history.capacity,
+            history.shares.weight() <= history.capacity,
             "the history is bounded"
         );
         history.shares.check_invariants(history.events.len());

@@ -1,22 +1,27 @@
 //! Who has how much of a bounded history. The oldest entry of the owner that has most is dropped first,
 //! so the history of one owner cannot displace that of another which has less.
 //!
-//! With *n* owners, each keeps at least the last 1/*n* of the whole.
+//! Entries have weights, so that large ones take more of a share. With *n* owners, each keeps at least the
+//! last 1/*n* of the whole.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 
 pub(crate) struct Shares<K> {
     of: HashMap<K, Share>,
-    /// By size; of equal shares the one whose first entry is oldest is last.
-    by_size: BTreeSet<(usize, Reverse<u64>, K)>,
+    /// By weight; of equal shares the one whose first entry is oldest is last.
+    by_weight: BTreeSet<(usize, Reverse<u64>, K)>,
+    /// Of all entries.
+    weight: usize,
     /// The last entry that was dropped of an owner that has no share any more.
     forgotten: u64,
 }
 
 struct Share {
-    seqs: BTreeSet<u64>,
+    /// The entries and their weights.
+    weights: BTreeMap<u64, usize>,
+    weight: usize,
     /// The last entry of this owner that was dropped, or may have been; 0 if none.
     dropped: u64,
 }
@@ -25,7 +30,8 @@ impl<K> Default for Shares<K> {
     fn default() -> Self {
         Self {
             of: HashMap::new(),
-            by_size: BTreeSet::new(),
+            by_weight: BTreeSet::new(),
+            weight: 0,
             forgotten: 0,
         }
     }
@@ -33,14 +39,17 @@ impl<K> Default for Shares<K> {
 
 impl<K: Copy + Ord + Hash> Shares<K> {
     /// Adds the newest entry.
-    pub(crate) fn add(&mut self, owner: K, seq: u64) {
+    pub(crate) fn add(&mut self, owner: K, seq: u64, weight: usize) {
         let dropped = self.forgotten;
         let share = self.of.entry(owner).or_insert_with(|| Share {
-            seqs: BTreeSet::new(),
+            weights: BTreeMap::new(),
+            weight: 0,
             dropped,
         });
         let before = share.rank(owner);
-        share.seqs.insert(seq);
+        share.weights.insert(seq, weight);
+        share.weight += weight;
+        self.weight += weight;
         let after = share.rank(owner);
         self.rerank(before, after);
     }
@@ -51,7 +60,9 @@ impl<K: Copy + Ord + Hash> Shares<K> {
             return;
         };
         let before = share.rank(owner);
-        share.seqs.remove(&seq);
+        let weight = share.weights.remove(&seq).unwrap_or(0);
+        share.weight -= weight;
+        self.weight -= weight;
         let after = share.rank(owner);
         if after.is_none() {
             self.forgotten = self.forgotten.max(share.dropped);
@@ -62,12 +73,17 @@ impl<K: Copy + Ord + Hash> Shares<K> {
 
     /// Drops the oldest entry of the largest share and returns it.
     pub(crate) fn drop_one(&mut self) -> Option<u64> {
-        let &(_, Reverse(seq), owner) = self.by_size.last()?;
+        let &(_, Reverse(seq), owner) = self.by_weight.last()?;
         if let Some(share) = self.of.get_mut(&owner) {
             share.dropped = share.dropped.max(seq);
         }
         self.remove(owner, seq);
         Some(seq)
+    }
+
+    /// Returns the weight of all entries.
+    pub(crate) fn weight(&self) -> usize {
+        self.weight
     }
 
     /// Returns the last entry of this owner that was dropped; 0 if none. For an owner without entries
@@ -80,12 +96,13 @@ impl<K: Copy + Ord + Hash> Shares<K> {
 
     /// Returns the first entry of this owner from `seq` on.
     pub(crate) fn next(&self, owner: K, seq: u64) -> Option<u64> {
-        self.of.get(&owner)?.seqs.range(seq..).next().copied()
+        let mut later = self.of.get(&owner)?.weights.range(seq..);
+        later.next().map(|(seq, _)| *seq)
     }
 
     /// Returns how many entries this owner has.
     pub(crate) fn count(&self, owner: K) -> usize {
-        self.of.get(&owner).map_or(0, |share| share.seqs.len())
+        self.of.get(&owner).map_or(0, |share| share.weights.len())
     }
 
     pub(crate) fn owners(&self) -> impl Iterator<Item = K> {
@@ -94,19 +111,22 @@ impl<K: Copy + Ord + Hash> Shares<K> {
 
     fn rerank(&mut self, before: Option<Rank<K>>, after: Option<Rank<K>>) {
         if let Some(before) = before {
-            self.by_size.remove(&before);
+            self.by_weight.remove(&before);
         }
-        self.by_size.extend(after);
+        self.by_weight.extend(after);
     }
 
     #[cfg(test)]
     pub(crate) fn check_invariants(&self, entries: usize) {
-        let counted: usize = self.of.values().map(|share| share.seqs.len()).sum();
+        let counted: usize = self.of.values().map(|share| share.weights.len()).sum();
         assert_eq!(counted, entries);
-        assert_eq!(self.of.len(), self.by_size.len());
+        let weight: usize = self.of.values().map(|share| share.weight).sum();
+        assert_eq!(weight, self.weight);
+        assert_eq!(self.of.len(), self.by_weight.len());
         for (owner, share) in &self.of {
+            assert_eq!(share.weights.values().sum::<usize>(), share.weight);
             let rank = share.rank(*owner).expect("an owner without entries");
-            assert!(self.by_size.contains(&rank));
+            assert!(self.by_weight.contains(&rank));
         }
     }
 }
@@ -115,8 +135,8 @@ type Rank<K> = (usize, Reverse<u64>, K);
 
 impl Share {
     fn rank<K>(&self, owner: K) -> Option<Rank<K>> {
-        let oldest = self.seqs.first()?;
-        Some((self.seqs.len(), Reverse(*oldest), owner))
+        let (oldest, _) = self.weights.first_key_value()?;
+        Some((self.weight, Reverse(*oldest), owner))
     }
 }
 
@@ -128,7 +148,7 @@ mod tests {
     fn the_oldest_of_the_largest_share_is_dropped_and_of_equal_ones_the_oldest() {
         let mut shares = Shares::default();
         for (owner, seq) in [("a", 1), ("b", 2), ("b", 3), ("b", 4), ("a", 5), ("c", 6)] {
-            shares.add(owner, seq);
+            shares.add(owner, seq, 1);
         }
         let dropped: Vec<_> = std::iter::from_fn(|| shares.drop_one()).collect();
         assert_eq!(dropped, [2, 1, 3, 4, 5, 6]);
@@ -138,13 +158,25 @@ mod tests {
     #[test]
     fn an_owner_without_entries_is_forgotten_and_counts_as_dropped_up_to_its_last_one() {
         let mut shares = Shares::default();
-        shares.add("a", 1);
-        shares.add("b", 2);
+        shares.add("a", 1, 1);
+        shares.add("b", 2, 1);
         assert_eq!(shares.drop_one(), Some(1));
         assert_eq!((shares.dropped("a"), shares.dropped("b")), (1, 0));
-        shares.add("a", 3);
-        shares.add("c", 4);
+        shares.add("a", 3, 1);
+        shares.add("c", 4, 1);
         assert_eq!((shares.dropped("a"), shares.dropped("c")), (1, 1));
         shares.check_invariants(3);
+    }
+
+    #[test]
+    fn a_heavy_entry_takes_as_much_of_a_share_as_several_light_ones() {
+        let mut shares = Shares::default();
+        for (owner, seq, weight) in [("a", 1, 1), ("a", 2, 1), ("b", 3, 3), ("a", 4, 1)] {
+            shares.add(owner, seq, weight);
+        }
+        assert_eq!(shares.weight(), 6);
+        let dropped: Vec<_> = std::iter::from_fn(|| shares.drop_one()).collect();
+        assert_eq!(dropped, [1, 3, 2, 4]);
+        shares.check_invariants(0);
     }
 }

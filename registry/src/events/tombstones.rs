@@ -12,8 +12,8 @@ use crate::token::TokenDigest;
 
 /// How long a removed session is kept.
 const RETENTION: Duration = Duration::from_mins(1);
-/// How many are kept at most. If more sessions end within a minute, the oldest of the owner that has most
-/// are dropped early.
+/// The weight of those that are kept, which is their number unless they are large. If more sessions end
+/// within a minute, the oldest of the owner that has most are dropped early.
 pub(crate) const CAPACITY: usize = 4_096;
 
 #[derive(Default)]
@@ -28,17 +28,18 @@ impl Tombstones {
     pub(crate) fn insert(&mut self, digest: TokenDigest, event: Arc<Event>) {
         self.drop_expired(event.at.boot);
         self.by_seq.insert(event.seq, digest);
-        self.shares.add(event.owner(), event.seq);
+        self.shares.add(event.owner(), event.seq, event.weight());
         // If the token was registered and removed before, only the last removal counts.
         if let Some(former) = self.by_digest.insert(digest, event) {
             self.by_seq.remove(&former.seq);
             self.shares.remove(former.owner(), former.seq);
         }
-        if self.by_seq.len() > CAPACITY
+        while self.shares.weight() > CAPACITY
             && let Some(seq) = self.shares.drop_one()
-            && let Some(digest) = self.by_seq.remove(&seq)
         {
-            self.by_digest.remove(&digest);
+            if let Some(digest) = self.by_seq.remove(&seq) {
+                self.by_digest.remove(&digest);
+            }
         }
     }
 
@@ -67,7 +68,7 @@ impl Tombstones {
 
     #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
-        assert!(self.by_seq.len() <= CAPACITY, "tombstones are bounded");
+        assert!(self.shares.weight() <= CAPACITY, "tombstones are bounded");
         assert_eq!(self.by_digest.len(), self.by_seq.len());
         self.shares.check_invariants(self.by_seq.len());
         for (digest, event) in &self.by_digest {

@@ -35,12 +35,35 @@ impl Connection {
         status.parse().map_err(io::Error::other)
     }
 
-    /// Sends a request with the token of a session and reads the whole response, which has a length.
+    /// Looks up the session with this token; returns the status.
     pub(crate) fn get_as(&mut self, token: &str, target: &str) -> io::Result<u16> {
-        let request = format!(
+        self.exchange(&format!(
             "GET {target} HTTP/1.1\r\nHost: localhost\r\n\
              Authorization: ClaudeMesh-Session {token}\r\n\r\n"
-        );
+        ))
+    }
+
+    /// Registers a session as large as allowed; returns the status.
+    pub(crate) fn register_fat(&mut self, number: usize, pid: u32) -> io::Result<u16> {
+        let body = json!({
+            "token": format!("{number:064x}"),
+            "session_id": format!("{number}-{}", "s".repeat(100)),
+            "mesh": "m".repeat(128),
+            "display_name": "d".repeat(128),
+            "pid": pid,
+            "cwd": format!("/{}", "x".repeat(4_095)),
+            "groups": vec!["g".repeat(64); 64],
+        });
+        let body = body.to_string();
+        let length = body.len();
+        self.exchange(&format!(
+            "POST /v1/sessions/register HTTP/1.1\r\nHost: localhost\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        ))
+    }
+
+    /// Sends a request and reads the whole response, which has a length; returns the status.
+    fn exchange(&mut self, request: &str) -> io::Result<u16> {
         self.0.write_all(request.as_bytes())?;
         let mut response = Vec::new();
         let head = loop {
@@ -75,21 +98,6 @@ pub(crate) fn one_request(socket: &Path, request: &str) -> io::Result<(u16, Stri
     stream.read_to_string(&mut response)?;
     let (status, body) = raw_http::parse(&response).map_err(io::Error::other)?;
     Ok((status, body.to_owned()))
-}
-
-/// Registers a session as large as allowed.
-pub(crate) fn register_fat(socket: &Path, number: usize, pid: u32) -> io::Result<u16> {
-    let body = json!({
-        "token": format!("{number:064x}"),
-        "session_id": format!("{number}-{}", "s".repeat(100)),
-        "mesh": "m".repeat(128),
-        "display_name": "d".repeat(128),
-        "pid": pid,
-        "cwd": format!("/{}", "x".repeat(4_095)),
-        "groups": vec!["g".repeat(64); 64],
-    });
-    let request = raw_http::request("POST /v1/sessions/register", "", &body.to_string());
-    one_request(socket, &request).map(|(status, _)| status)
 }
 
 /// Registers a session; its response must be a success.

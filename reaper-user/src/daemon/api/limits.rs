@@ -13,10 +13,10 @@ use crate::daemon::http::framing::{BODY_MAX, HEAD_MAX};
 
 /// The state of one connection beside its buffers: its task and timers.
 const TASK: usize = 8 * 1024;
-/// The largest session, with its event: its fields at their limits, and its places in the indexes.
-const SESSION_MAX: usize = 20 * 1024;
-/// Sessions that have ended and are kept by events, or as those of tokens that were valid a minute ago.
+/// Sessions that have ended and are kept by events, or as those of tokens that were valid a minute ago: as
+/// many of each, and more than these bytes for one count as several.
 const ENDED: usize = 2 * 4_096;
+const ENDED_BYTES: usize = 2 * 1024;
 
 pub(super) fn limits(app: &App, peer: Peer) -> LimitsReport {
     let users = peer.is_root().then(|| {
@@ -88,7 +88,7 @@ impl Memory {
             // One piece of a list or a stream that is written, and one that is built.
             responses: total(Resource::Connections) * 2 * PIECE_MAX,
             sessions: options.max_bytes,
-            ended: ENDED * SESSION_MAX,
+            ended: ENDED * ENDED_BYTES,
         }
     }
 

@@ -8,16 +8,18 @@
 //! - The daemon keeps a lock file beside the socket locked until it ends. A stale socket is removed
 //!   only under that lock, so two daemons that start at once cannot both do it. The lock file is
 //!   never removed: otherwise one daemon could lock the old file and another the new one.
-//! - The socket file has its final mode from the start, without a change of the umask, which
-//!   belongs to the whole process. On Linux `bind` creates the file with the mode of the unbound
-//!   socket ([`unix_bind_bsd`]), so that mode is set first. On other systems it is set right after
-//!   `bind`, and until then the private folder keeps other users out.
+//! - The socket file is private from the start, without a change of the umask, which belongs to the
+//!   whole process. On Linux `bind` creates the file with the mode of the unbound socket
+//!   ([`unix_bind_bsd`]), so that mode is set first. On other systems it is set right after `bind`,
+//!   and until then the private folder keeps other users out. A group or an access list ([`acl`]) is
+//!   set before the socket listens.
 //! - A socket file that was removed is bound again. At the end a file is removed only if the daemon
 //!   created it.
 //!
 //! [`unix_bind_bsd`]: https://elixir.bootlin.com/linux/v6.12/source/net/unix/af_unix.c
 
 mod access;
+mod acl;
 mod error;
 mod folder;
 mod lock;
@@ -34,6 +36,7 @@ use tokio::net::UnixListener;
 
 pub(crate) use access::SocketAccess;
 use access::permissions;
+pub(crate) use acl::AccessList;
 pub use error::ListenError;
 use error::SET_GROUP;
 use folder::{FileId, Folder, is_socket, mode_of, system};
@@ -49,22 +52,25 @@ const PATH_MAX: usize = if cfg!(any(target_os = "linux", target_os = "android"))
 const BACKLOG: i32 = 4_096;
 
 /// Creates the folder of this socket if it is missing, for the user who is going to listen there, and
-/// returns its path. A failure is reported when the socket is bound.
+/// returns its path. An existing folder is checked when the socket is bound.
 #[cfg(target_os = "linux")]
 pub(crate) fn create_folder(
     socket: &Path,
     access: SocketAccess,
     user: Option<crate::daemon::sandbox::User>,
-) -> PathBuf {
-    let socket = std::path::absolute(socket).unwrap_or_else(|_error| socket.to_owned());
-    let folder = socket.parent().unwrap_or(&socket).to_owned();
-    let is_new = folder.symlink_metadata().is_err();
-    if let (Ok(opened), Some(user), true) = (Folder::of_socket(&socket, access), user, is_new)
-        && let Err(error) = opened.give_to(user.uid, access, user.gid)
-    {
-        log::warn!("{} stays a folder of root: {error}", folder.display());
+) -> Result<PathBuf, ListenError> {
+    let socket = std::path::absolute(socket).map_err(ListenError::system("resolve", socket))?;
+    let path = socket.parent().unwrap_or(&socket).to_owned();
+    if path.symlink_metadata().is_ok() {
+        return Ok(path);
     }
-    folder
+    let folder = Folder::of_socket(&socket, access)?;
+    if let Some(user) = user
+        && let Err(errno) = folder.give_to(user.uid, access, user.gid)
+    {
+        return Err(system("give away folder", &path, errno));
+    }
+    Ok(path)
 }
 
 /// The socket of this daemon, listening.
@@ -72,6 +78,8 @@ pub(crate) struct Socket {
     pub(crate) listener: UnixListener,
     path: PathBuf,
     access: SocketAccess,
+    list: AccessList,
+    mode: u32,
     place: Place,
     file: FileId,
     lock: Lock,
@@ -81,18 +89,24 @@ pub(crate) struct Socket {
 
 impl Socket {
     /// Locks the path for this daemon and listens on it. Must be called within a tokio runtime.
-    pub(crate) fn claim(path: &Path, access: SocketAccess) -> Result<Self, ListenError> {
+    pub(crate) fn claim(
+        path: &Path,
+        access: SocketAccess,
+        list: AccessList,
+    ) -> Result<Self, ListenError> {
         let path = std::path::absolute(path).map_err(ListenError::system("resolve", path))?;
         check_length(&path)?;
         let place = Place::open(&path, access)?;
         let lock = Lock::take(&place.folder, &place.name)?;
-        let (listener, file) = place.bind(access)?;
+        let (listener, file) = place.bind(access, &list)?;
         Ok(Self {
             listener,
             path,
             access,
+            list,
             place,
-            file,
+            mode: mode_of(&file),
+            file: FileId::of(&file),
             lock,
             rebind_failed: false,
         })
@@ -104,7 +118,7 @@ impl Socket {
 
     /// Returns the mode of the socket file.
     pub(crate) fn mode(&self) -> u32 {
-        self.access.socket_mode()
+        self.mode
     }
 
     /// Binds again if the file, or its folder, is no longer at the path. Accepted connections are
@@ -138,10 +152,10 @@ impl Socket {
         if !self.lock.is_in(&place.folder) {
             self.lock = Lock::take(&place.folder, &place.name)?;
         }
-        let (listener, file) = place.bind(self.access)?;
+        let (listener, file) = place.bind(self.access, &self.list)?;
         // A folder that was renamed still contains the former file, which has no listener now.
         self.remove_file();
-        (self.listener, self.place, self.file) = (listener, place, file);
+        (self.listener, self.place, self.file) = (listener, place, FileId::of(&file));
         Ok(())
     }
 
@@ -195,27 +209,29 @@ impl Place {
     }
 
     /// Replaces a stale socket if there is one, binds and listens. Called under the lock.
-    fn bind(&self, access: SocketAccess) -> Result<(UnixListener, FileId), ListenError> {
+    fn bind(
+        &self,
+        access: SocketAccess,
+        list: &AccessList,
+    ) -> Result<(UnixListener, Stat), ListenError> {
         let address = self.address()?;
         self.clear_stale(&address)?;
         let socket = unix_socket().map_err(self.failed("open a socket for"))?;
         // On the BSDs and macOS this is impossible before `bind`; there the folder protects the
         // socket.
         if cfg!(any(target_os = "linux", target_os = "android")) {
-            let until_it_has_its_group = match access {
-                SocketAccess::Group(_) => SocketAccess::Private,
-                other => other,
-            };
-            rustix::fs::fchmod(&socket, permissions(until_it_has_its_group.socket_mode()))
-                .map_err(self.failed("set the mode of"))?;
+            // Others get access once the file has its group or its list.
+            let private = permissions(SocketAccess::Private.socket_mode());
+            rustix::fs::fchmod(&socket, private).map_err(self.failed("set the mode of"))?;
         }
         rustix::net::bind(&socket, &address).map_err(self.failed("bind"))?;
         let file = self.bound()?;
-        self.set_access(access, &file)?;
+        self.set_access(access, list, &file)?;
+        let file = self.bound()?;
         rustix::net::listen(&socket, BACKLOG).map_err(self.failed("listen on"))?;
         let listener = UnixListener::from_std(socket.into())
             .map_err(ListenError::system("register", &self.path()))?;
-        Ok((listener, FileId::of(&file)))
+        Ok((listener, file))
     }
 
     /// Returns an address that leads to this folder even if the path no longer does. See the top of
@@ -237,8 +253,13 @@ impl Place {
             .ok_or_else(|| ListenError::Moved(self.folder.path().to_owned()))
     }
 
-    /// Sets the group, and the bits of the mode that a strict umask has removed.
-    fn set_access(&self, access: SocketAccess, file: &Stat) -> Result<(), ListenError> {
+    /// Sets the group or the access list, and the mode.
+    fn set_access(
+        &self,
+        access: SocketAccess,
+        list: &AccessList,
+        file: &Stat,
+    ) -> Result<(), ListenError> {
         let Self { folder, name } = self;
         if let SocketAccess::Group(group) = access {
             let group = Some(rustix::fs::Gid::from_raw(group));
@@ -251,6 +272,17 @@ impl Place {
         // The call follows links. Only this user can put one here, and this is still the socket.
         if !folder.has(name, FileId::of(file)) {
             return Err(ListenError::Moved(folder.path().to_owned()));
+        }
+        if access == SocketAccess::Shared {
+            let through = folder.path_through_descriptor(name, PATH_MAX);
+            match list.set(&through.unwrap_or_else(|| self.path())) {
+                Ok(()) => return Ok(()),
+                Err(error) => log::warn!(
+                    "all users can connect to {}, where those who are not served get an error: its file \
+                     system takes no access list ({error})",
+                    self.path().display()
+                ),
+            }
         }
         let mode = permissions(access.socket_mode());
         rustix::fs::chmodat(folder, name, mode, AtFlags::empty())

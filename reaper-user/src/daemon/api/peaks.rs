@@ -12,6 +12,11 @@ pub(super) struct Peaks {
 }
 
 impl Peaks {
+    /// Takes a new number of connections, which may be a peak that is over before the next check.
+    pub(super) fn connected(&mut self, connections: usize) {
+        self.connections = self.connections.max(connections);
+    }
+
     /// Takes the current numbers. Returns whether one is half of its peak or less; the peaks then begin
     /// anew.
     pub(super) fn is_over(&mut self, connections: usize, sessions: usize) -> bool {
@@ -41,5 +46,7 @@ mod tests {
         ];
         assert_eq!(over, expected);
         assert!(!peaks.is_over(0, SESSIONS_MIN) && peaks.is_over(0, 1));
+        peaks.connected(CONNECTIONS_MIN);
+        assert!(peaks.is_over(0, 0), "a peak between two checks");
     }
 }

@@ -61,6 +61,7 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
                     Ok(slot) => {
                         let served = connection::serve(app.clone(), stream, peer, stopping, slot);
                         connections.spawn(served);
+                        peaks.connected(connections.len());
                     }
                     Err(refused) => match waiting_room.enter() {
                         None => refuse(stream, &refused.into()),

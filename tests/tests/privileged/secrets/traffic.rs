@@ -237,9 +237,9 @@ fn refuse_heads(socket: &Path, sent: &mut Sent) {
             "GET / HTTP/1.1\r\nHOSTAuthorization: a\r\nAuthorization: TOKEN\r\n",
         ),
         (
-            "another host",
+            "an origin",
             403,
-            "GET / HTTP/1.1\r\nHost: x\r\nAuthorization: ClaudeMesh-Session TOKEN\r\n",
+            "GET / HTTP/1.1\r\nHOSTOrigin: null\r\nAuthorization: ClaudeMesh-Session TOKEN\r\n",
         ),
         (
             "a bad field name",

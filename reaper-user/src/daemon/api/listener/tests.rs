@@ -15,7 +15,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn claim(path: &Path) -> Result<Socket, ListenError> {
-    Socket::claim(path, SocketAccess::Private)
+    Socket::claim(path, SocketAccess::Private, AccessList::default())
 }
 
 fn refusal(path: &Path) -> ListenError {
@@ -241,14 +241,14 @@ async fn a_socket_of_a_group_has_its_mode_and_group_in_a_folder_that_members_can
     let folder = folder();
     let group = rustix::process::getegid().as_raw();
     let path = folder.path().join("in/s");
-    let socket = Socket::claim(&path, SocketAccess::Group(group)).unwrap();
+    let socket = Socket::claim(&path, SocketAccess::Group(group), AccessList::default()).unwrap();
     let parent = path.parent().unwrap();
     assert_eq!((mode_of(parent), mode_of(&path)), (0o710, 0o660));
     assert_eq!(path.metadata().unwrap().gid(), group);
     socket.remove();
 
     std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o700)).unwrap();
-    let error = Socket::claim(&path, SocketAccess::Group(group)).err();
+    let error = Socket::claim(&path, SocketAccess::Group(group), AccessList::default()).err();
     let error = error.expect("members cannot enter the folder");
     assert!(matches!(error, ListenError::ShutFolder { .. }), "{error}");
     assert!(error.remedy().contains("chmod 710"), "{}", error.remedy());

@@ -176,6 +176,7 @@ pub(super) const WORKER: &[c_long] = &[
     SYS_FCHMODAT2,
     c::SYS_fchown,
     c::SYS_fchownat,
+    c::SYS_lsetxattr,
     c::SYS_renameat,
     c::SYS_renameat2,
     c::SYS_linkat,

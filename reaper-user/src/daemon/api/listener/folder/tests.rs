@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::os::unix::net::UnixListener as StdListener;
 
-use super::super::Socket;
+use super::super::{AccessList, Socket};
 use super::*;
 use crate::testing::skip_without;
 
@@ -165,7 +165,11 @@ fn exchanging_folders_of_the_path_never_leads_outside() {
                 !deadline.has_passed(),
                 "{claims} starts, {exchanges:?} exchanges"
             );
-            if let Ok(mut socket) = Socket::claim(&inside.join("run/s"), SocketAccess::Private) {
+            if let Ok(mut socket) = Socket::claim(
+                &inside.join("run/s"),
+                SocketAccess::Private,
+                AccessList::default(),
+            ) {
                 claims += 1;
                 socket.restore();
                 socket.remove();
@@ -188,7 +192,12 @@ fn every_step_after_opening_stays_in_the_opened_folder() {
         .build()
         .unwrap();
     let _in = runtime.enter();
-    let socket = Socket::claim(&inside.join("run/s"), SocketAccess::Private).unwrap();
+    let socket = Socket::claim(
+        &inside.join("run/s"),
+        SocketAccess::Private,
+        AccessList::default(),
+    )
+    .unwrap();
     let away = top.path().join("away");
     fs::rename(&inside, &away).unwrap();
     fs::rename(&outside, &inside).unwrap();
