@@ -38,9 +38,16 @@ pub(super) struct Model {
     /// The event with sequence number n has index n - 1.
     pub(super) events: Vec<ModelEvent>,
     pub(super) stored: u64,
-    /// Number and owner of the events that are kept, the oldest first.
-    pub(super) kept: Vec<(u64, u32)>,
-    pub(super) dropped: Vec<(u64, u32)>,
+    /// The events that are kept, the oldest first.
+    pub(super) kept: Vec<Kept>,
+    pub(super) dropped: Vec<Kept>,
+}
+
+/// An event that is kept.
+pub(super) struct Kept {
+    seq: u64,
+    pub(super) owner: u32,
+    weight: usize,
 }
 
 impl Model {
@@ -194,31 +201,35 @@ impl Model {
 
     /// Returns the last event that was dropped, of one owner or of all; 0 if none was.
     pub(super) fn dropped(&self, owner: Option<u32>) -> u64 {
-        let of_it = self.dropped.iter().filter(|(_, of)| shows(owner, *of));
-        of_it.map(|(seq, _)| *seq).max().unwrap_or(0)
+        let of_it = self.dropped.iter().filter(|it| shows(owner, it.owner));
+        of_it.map(|it| it.seq).max().unwrap_or(0)
     }
 
     /// Returns the first event from this one on that is kept, of one owner or of all.
     pub(super) fn next_kept(&self, seq: u64, owner: Option<u32>) -> Option<u64> {
-        let kept = self.kept.iter().filter(|(_, of)| shows(owner, *of));
-        kept.map(|(kept, _)| *kept).find(|kept| *kept >= seq)
+        let kept = self.kept.iter().filter(|it| shows(owner, it.owner));
+        kept.map(|it| it.seq).find(|kept| *kept >= seq)
     }
 
-    fn keep_event(&mut self, seq: u64, owner: u32) {
-        self.kept.push((seq, owner));
-        if self.kept.len() > self.event_capacity {
-            let of = |owner| self.kept.iter().filter(move |(_, of)| *of == owner).count();
-            let most = self.kept.iter().map(|(_, owner)| of(*owner)).max();
-            let oldest = self
-                .kept
-                .iter()
-                .position(|(_, owner)| Some(of(*owner)) == most);
+    fn weight(&self, is_meant: impl Fn(&Kept) -> bool) -> usize {
+        let meant = self.kept.iter().filter(|it| is_meant(it));
+        meant.map(|it| it.weight).sum()
+    }
+
+    fn keep_event(&mut self, seq: u64, session: &Live) {
+        let owner = session.owner;
+        let weight = session.bytes.div_ceil(2_048).min(self.event_capacity);
+        self.kept.push(Kept { seq, owner, weight });
+        while self.weight(|_| true) > self.event_capacity {
+            let share = |it: &Kept| self.weight(|other| other.owner == it.owner);
+            let most = self.kept.iter().map(share).max();
+            let oldest = self.kept.iter().position(|it| Some(share(it)) == most);
             self.dropped.push(self.kept.remove(oldest.unwrap()));
         }
     }
 
     fn append(&mut self, session: &Live, seen: Seen, now: Moment) {
-        self.keep_event(self.next_seq(), session.owner);
+        self.keep_event(self.next_seq(), session);
         self.events.push(ModelEvent {
             id: session.id,
             seen,

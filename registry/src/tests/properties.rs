@@ -333,7 +333,7 @@ impl World {
         let usage = OwnerUsage {
             sessions: own.len(),
             bytes: live.map(|live| live.bytes).sum(),
-            events: model.kept.iter().filter(|(_, of)| *of == owner).count(),
+            events: model.kept.iter().filter(|it| it.owner == owner).count(),
         };
         assert_eq!(registry.usage(owner), usage);
         let all = registry.usage_by_owner().get(&owner).copied();

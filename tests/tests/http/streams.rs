@@ -157,11 +157,25 @@ fn a_session_token_limits_a_stream_to_its_session_and_filters_narrow_it() {
             events_in(text).len(),
         )
     };
-    assert_eq!(shown(own.until("session_deregistered")), ([1, 0], 1));
+    assert_eq!(shown(own.until("event: end\n")), ([1, 0], 2));
     assert_eq!(shown(named.until("\"detection_us\"")), ([0, 2], 2));
     ends.until("\"sessionId\":\"a\"");
     assert_eq!(shown(ends.until("\"sessionId\":\"b c\"")), ([1, 1], 2));
     assert_eq!(daemon.get("/v1/events?event=nonsense").1["field"], "event");
+    daemon.stop();
+}
+
+#[test]
+fn a_stream_of_a_session_ends_with_it_and_does_not_show_the_next_one_of_its_id() {
+    let daemon = Daemon::start();
+    let test_process = TestProcess::start();
+    daemon.register(0xa, "a", test_process.pid());
+    let own = Events::open(&daemon, "/v1/events", &session_header(0xa));
+    // The registration replaces the session of the same id.
+    daemon.register(0xb, "a", test_process.pid());
+    let text = own.read_to_the_end();
+    let names: Vec<_> = events_in(&text).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["session_deregistered", "end"], "{text}");
     daemon.stop();
 }
 

@@ -57,7 +57,9 @@ struct Filter {
     owner: Option<u32>,
     /// `None`: all names. `gap`, `snapshot` and `shutdown` are always sent.
     names: Option<BTreeSet<&'static str>>,
-    sessions: Vec<SessionId>,
+    /// The session that the reader presented. The stream ends with it.
+    own: Option<EntryId>,
+    id: Option<SessionId>,
 }
 
 impl Filter {
@@ -72,13 +74,19 @@ impl Filter {
             }
             EventKind::Shutdown => true,
             // Events that belong to no session.
-            _ => by_name && self.sessions.is_empty(),
+            _ => by_name && self.own.is_none() && self.id.is_none(),
         }
     }
 
     fn shows_session(&self, session: &Session) -> bool {
         self.owner.is_none_or(|owner| owner == session.owner)
-            && self.sessions.iter().all(|id| *id == session.id)
+            && self.own.is_none_or(|own| own == session.entry)
+            && self.id.as_ref().is_none_or(|id| *id == session.id)
+    }
+
+    /// Returns whether the session that the reader presented ends with this event.
+    fn ends_with(&self, event: &Event) -> bool {
+        matches!(&event.kind, EventKind::Deregistered(session, _) if Some(session.entry) == self.own)
     }
 }
 
@@ -94,16 +102,12 @@ impl EventStream {
         let names = query::value(query, "event")
             .map(|names| parse_names(&names))
             .transpose()?;
-        let one_session = query::value(query, "session").map(|id| SessionId::new(&id));
         let filter = Filter {
             // Another user's session may have the same id.
             owner: own.map_or(peer.scope(query)?, |own| Some(own.owner)),
             names,
-            sessions: own
-                .map(|own| own.id.clone())
-                .into_iter()
-                .chain(one_session)
-                .collect(),
+            own: own.map(|own| own.entry),
+            id: query::value(query, "session").map(|id| SessionId::new(&id)),
         };
         let charge = app.accounts.try_charge(peer.uid, Resource::Streams)?;
         let mut keepalive = interval_at(Instant::now() + KEEPALIVE_EVERY, KEEPALIVE_EVERY);
@@ -196,6 +200,8 @@ impl EventStream {
                         missed_to,
                     };
                     sse::write_gap(&mut self.out, id, &gap);
+                    // The end of the reader's own session may be among what was missed.
+                    self.ended |= self.filter.own.is_some();
                 }
                 Poll::Ready(None) => self.ended = true,
                 Poll::Pending => return,
@@ -247,6 +253,10 @@ impl EventStream {
                 _ => None,
             };
             sse::write_event(&mut self.out, self.app.epoch, event, identity);
+        }
+        if self.filter.ends_with(event) {
+            sse::write_end(&mut self.out);
+            self.ended = true;
         }
         self.ended |= matches!(event.kind, EventKind::Shutdown);
     }

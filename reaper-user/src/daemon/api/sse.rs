@@ -96,6 +96,13 @@ pub(super) fn write_gap(out: &mut Vec<u8>, id: Option<EventId>, gap: &GapData) {
     end(out);
 }
 
+/// Writes the last event of a stream of one session.
+pub(super) fn write_end(out: &mut Vec<u8>) {
+    begin(out, None, "end");
+    out.extend_from_slice(b"{}");
+    end(out);
+}
+
 /// Writes a snapshot up to its first session.
 pub(super) fn begin_snapshot(out: &mut Vec<u8>, id: EventId) {
     begin(out, Some(id), "snapshot");
