@@ -47,7 +47,11 @@ fn beside_busy_threads<T>(act: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         for _ in 0..HOSTILE_THREADS {
-            scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         let result = act();
         stop.store(true, Ordering::Relaxed);
@@ -194,8 +198,8 @@ fn measure(socket: PathBuf, token: String, duration: Duration) -> JoinHandle<Ser
             assert_eq!(status.unwrap(), 200);
             number += 1;
             if number % 10 == 0 {
-                let mut request = || Connection::open(&socket)?.get_as(&token, "/v1/sessions/me");
-                assert_eq!(served.new.of(&mut request).unwrap(), 200);
+                let request = || Connection::open(&socket)?.get_as(&token, "/v1/sessions/me");
+                assert_eq!(served.new.of(request).unwrap(), 200);
             }
         });
         served

@@ -44,9 +44,9 @@ impl AccessList {
     #[cfg(target_os = "linux")]
     fn encoded(&self) -> Vec<u8> {
         const VERSION: u32 = 2;
-        let [owner, user, owning_group, group, mask, others] = [1_u16, 2, 4, 8, 16, 32];
         const READ_WRITE: u16 = 6;
         const NO_ID: u32 = u32::MAX;
+        let [owner, user, owning_group, group, mask, others] = [1_u16, 2, 4, 8, 16, 32];
         let entries = std::iter::once((owner, READ_WRITE, NO_ID))
             .chain(self.uids.iter().map(|uid| (user, READ_WRITE, *uid)))
             .chain([(owning_group, 0, NO_ID)])
