@@ -129,13 +129,20 @@ impl Arguments {
     #[cfg(target_os = "linux")]
     fn divide(&self, socket: &Path) -> Result<Option<u8>, Failure> {
         let user = self.user;
+        harden::raise_locked_memory_limit();
         if let Some(group) = self.socket_group {
             harden::join_group(group);
         }
         let split = if self.no_monitor {
             Split::Alone
         } else {
-            monitor::split(user.is_some())
+            monitor::split(user.is_some()).map_err(|error| {
+                Failure::new(
+                    format!("the daemon cannot start its worker: {error}"),
+                    "raise the limits of processes and open files (ulimit -u, ulimit -n), or use \
+                     --no-monitor",
+                )
+            })?
         };
         match split {
             Split::Monitor(code) => return Ok(Some(code)),

@@ -37,7 +37,6 @@ pub(crate) fn keep_also(others: rustix::thread::CapabilitySet) {
         | CapabilitySet::PERFMON // the probe
         | CapabilitySet::NET_ADMIN // a large receive buffer; before Linux 6.6, the connector itself
         | CapabilitySet::SYS_PTRACE; // other users' start times under hidepid, and exit statuses
-    raise_locked_memory_limit();
     let outcome = capabilities(None).and_then(|current| {
         set_no_new_privs(true)?;
         set_capabilities(
@@ -54,10 +53,10 @@ pub(crate) fn keep_also(others: rustix::thread::CapabilitySet) {
     }
 }
 
-/// Raises the limit of locked memory, against which BPF maps count before Linux 5.11. Raising it
-/// takes a capability that is dropped next.
+/// Raises the limit of locked memory, against which secrets count, and before Linux 5.11 BPF maps.
+/// Raising it takes a capability that is dropped next.
 #[cfg(target_os = "linux")]
-fn raise_locked_memory_limit() {
+pub(crate) fn raise_locked_memory_limit() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     let unlimited = Rlimit {
         current: None,

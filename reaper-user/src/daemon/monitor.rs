@@ -32,7 +32,7 @@ use crate::daemon::{harden, sandbox};
 use crate::sources::opener;
 use crate::sys::fork::{Forked, fork};
 use crate::sys::proc_file;
-use crate::sys::signals::{Blocked, Pending};
+use crate::sys::signals::{self, Blocked, Pending};
 use channel::Channel;
 use serve::{Kept, answer};
 
@@ -63,18 +63,16 @@ pub(crate) enum Split {
 }
 
 /// Continues in two processes. The calling one becomes the monitor, and returns once the worker has
-/// ended. Its child is the worker, which may become another user.
-pub(crate) fn split(to_other_user: bool) -> Split {
+/// ended. Its child is the worker, which may become another user. An error must end the process that
+/// gets it: one that went on alone would have memory that was open to others for a moment.
+pub(crate) fn split(to_other_user: bool) -> io::Result<Split> {
     if let Some(namespace) = namespace_of_children() {
         log::warn!(
             "no monitor: a child would be in another {namespace} namespace than this process"
         );
-        return Split::Alone;
+        return Ok(Split::Alone);
     }
-    try_split(to_other_user).unwrap_or_else(|error| {
-        log::warn!("no monitor: {error}");
-        Split::Alone
-    })
+    try_split(to_other_user)
 }
 
 /// Returns the pid of the monitor, if this process is a worker.
@@ -102,6 +100,8 @@ fn try_split(to_other_user: bool) -> io::Result<Split> {
         SocketFlags::CLOEXEC,
         None,
     )?;
+    // Where it is ignored, the kernel reaps the worker and reports nothing.
+    signals::restore_default(Signal::CHILD)?;
     // Before the fork, so that no signal is lost and the end of the worker is seen.
     let signals: Vec<_> = PASSED_ON.into_iter().chain([Signal::CHILD]).collect();
     let blocked = Blocked::these(&signals)?;

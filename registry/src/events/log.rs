@@ -95,15 +95,16 @@ impl EventLog {
                 .dropped(owner)
                 .max(history.shares.dropped(None)),
         };
-        if position <= dropped {
-            return Read::Gap(dropped);
-        }
         let of_either = || [owner, None].map(|of| history.shares.next(of, position));
-        let seq = match owner {
+        let next = match owner {
             None => history.events.range(position..).next().map(|(seq, _)| *seq),
             Some(_) => of_either().into_iter().flatten().min(),
         };
-        seq.and_then(|seq| history.events.get(&seq))
+        // What is kept is read, although later events have been dropped.
+        if position <= dropped && next != Some(position) {
+            return Read::Gap(next.map_or(dropped, |next| dropped.min(next - 1)));
+        }
+        next.and_then(|seq| history.events.get(&seq))
             .map_or(Read::End(history.next_seq), |event| {
                 Read::Event(event.clone())
             })

@@ -89,6 +89,8 @@ pub(super) async fn serve(
         }
         ending = slot.ending() => match ending {
             Ending::SlowHead => Ok(()),
+            // Its peer does not read, and could delay the close for as long as a reader may take.
+            Ending::Idle if phase.is_blocked.load(Ordering::Relaxed) => Ok(()),
             Ending::Idle => {
                 phase.closing.store(true, Ordering::Relaxed);
                 connection.await
@@ -140,6 +142,9 @@ struct Phase {
     closing: AtomicBool,
     /// Its response ends with the connection. What else arrives is never read.
     last_response: AtomicBool,
+    /// Something is to be written, and the socket takes no more. Hyper has the response in its buffer,
+    /// and the body is gone already, so that the connection counts as idle.
+    is_blocked: AtomicBool,
 }
 
 impl Phase {
@@ -149,7 +154,13 @@ impl Phase {
             keep_alive: timeout.expect("letters and digits"),
             closing: AtomicBool::new(false),
             last_response: AtomicBool::new(false),
+            is_blocked: AtomicBool::new(false),
         }
+    }
+
+    fn note_write(&self, written: &Poll<io::Result<usize>>) {
+        self.is_blocked
+            .store(written.is_pending(), Ordering::Relaxed);
     }
 
     /// Adds to a response how long the connection is kept, or that it is not.
@@ -245,7 +256,10 @@ impl AsyncWrite for ConnectionIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.phase.note_write(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -253,7 +267,10 @@ impl AsyncWrite for ConnectionIo {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.phase.note_write(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

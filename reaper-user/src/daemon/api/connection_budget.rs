@@ -109,6 +109,10 @@ impl ConnectionBudget {
             // Before the close is requested, so that it is not missed.
             let mut freed = pin!(self.freed.notified());
             freed.as_mut().enable();
+            // One may have been freed before that.
+            if let Ok(charge) = self.accounts.try_charge(uid, Resource::Connections) {
+                return Ok(self.slot(charge));
+            }
             let Some(most) = self.make_room(uid) else {
                 break;
             };
@@ -144,7 +148,8 @@ impl ConnectionBudget {
                 Ok(slot) => return Ok(slot),
                 Err(refused) => refused,
             };
-            if timeout_at(deadline, freed).await.is_err() {
+            // Places that are freed all the time must not keep it waiting for ever.
+            if Instant::now() >= deadline || timeout_at(deadline, freed).await.is_err() {
                 return Err(refused);
             }
         }

@@ -128,6 +128,15 @@ impl EventStream {
             .get("last-event-id")
             .filter(|id| !id.is_empty())
             .map(|id| id.to_str().unwrap_or_default());
+        let registry = app.reaper.registry();
+        let is_live = |own: &Session| {
+            let named = registry.session_named(own.owner, &own.id);
+            named.is_some_and(|session| session.entry == own.entry)
+        };
+        if own.is_some_and(|own| !is_live(own)) {
+            // It has ended since it was presented, and its event may be behind this position.
+            stream.end();
+        }
         match last_seen {
             Some(last_seen) => stream.resume(last_seen, last),
             None if query::value(query, "snapshot").as_deref() == Some("1") => {
@@ -201,7 +210,9 @@ impl EventStream {
                     };
                     sse::write_gap(&mut self.out, id, &gap);
                     // The end of the reader's own session may be among what was missed.
-                    self.ended |= self.filter.own.is_some();
+                    if self.filter.own.is_some() {
+                        self.end();
+                    }
                 }
                 Poll::Ready(None) => self.ended = true,
                 Poll::Pending => return,
@@ -246,6 +257,12 @@ impl EventStream {
         }
     }
 
+    /// Ends a stream of one session.
+    fn end(&mut self) {
+        sse::write_end(&mut self.out);
+        self.ended = true;
+    }
+
     fn write(&mut self, event: &Event) {
         if self.filter.shows(event) {
             let identity = match &event.kind {
@@ -255,8 +272,7 @@ impl EventStream {
             sse::write_event(&mut self.out, self.app.epoch, event, identity);
         }
         if self.filter.ends_with(event) {
-            sse::write_end(&mut self.out);
-            self.ended = true;
+            self.end();
         }
         self.ended |= matches!(event.kind, EventKind::Shutdown);
     }

@@ -277,11 +277,12 @@ impl Place {
             let through = folder.path_through_descriptor(name, PATH_MAX);
             match list.set(&through.unwrap_or_else(|| self.path())) {
                 Ok(()) => return Ok(()),
-                Err(error) => log::warn!(
+                Err(Errno::OPNOTSUPP) => log::warn!(
                     "all users can connect to {}, where those who are not served get an error: its file \
-                     system takes no access list ({error})",
+                     system has no access lists",
                     self.path().display()
                 ),
+                Err(errno) => return Err(self.failed("set the access list of")(errno)),
             }
         }
         let mode = permissions(access.socket_mode());

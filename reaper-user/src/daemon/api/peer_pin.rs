@@ -115,7 +115,9 @@ fn by_start_time(pid: Option<i32>, table: &dyn ProcessTable) -> PeerPin {
     match table.stat(pid) {
         Ok(stat) => PeerPin::StartTime(stat.start_time),
         Err(error) if Errno::from_io_error(&error).is_some_and(is_short) => PeerPin::NotNow,
-        Err(_hidden_or_gone) => PeerPin::None,
+        // Otherwise a process that gets the pid later would be taken for it.
+        Err(_gone) if matches!(table.pid_in_use(pid), Ok(false)) => PeerPin::Ended,
+        Err(_hidden) => PeerPin::None,
     }
 }
 

@@ -6,8 +6,11 @@
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use reaper_registry::Pid;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{Shutdown, shutdown};
 
 use super::message::{self, Listening, Reply, Request, Wanted};
 use crate::daemon::systemd::State;
@@ -19,12 +22,19 @@ use crate::sys::cn_proc::{self, WHAT_EXIT};
 use crate::sys::netlink::ConnectorSocket;
 use crate::sys::proc_file::{Deputy, ProcFile, Record};
 
+/// How long a reply may take: loading the probe takes seconds on an emulated machine. After that the
+/// channel is closed, because a late reply would be taken for the next one.
+const REPLY_WITHIN: Duration = Duration::from_secs(30);
+
 /// A handle of the channel.
 #[derive(Clone)]
 pub(super) struct Channel(Arc<Mutex<OwnedFd>>);
 
 impl Channel {
     pub(super) fn new(socket: OwnedFd) -> Self {
+        if let Err(errno) = set_socket_timeout(&socket, Timeout::Recv, Some(REPLY_WITHIN)) {
+            log::warn!("a monitor that is stopped will stop the worker too: {errno}");
+        }
         Self(Arc::new(Mutex::new(socket)))
     }
 
@@ -38,7 +48,12 @@ impl Channel {
 
     fn ask(&self, request: Request, fd: Option<BorrowedFd<'_>>) -> io::Result<Reply> {
         let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        message::exchange(&socket, request, fd)
+        message::exchange(&socket, request, fd).inspect_err(|error| {
+            if error.kind() == io::ErrorKind::WouldBlock {
+                log::error!("the monitor does not respond; sources cannot be reopened any more");
+                shutdown(&*socket, Shutdown::Both).unwrap_or_default();
+            }
+        })
     }
 
     /// As [`Self::ask`], for what fails with a reason and a remedy.

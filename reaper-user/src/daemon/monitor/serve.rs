@@ -1,6 +1,7 @@
 //! The monitor's end of the channel. It does what is asked with its own rights and looks into nothing
 //! that it passes on.
 
+use std::io;
 use std::os::fd::OwnedFd;
 
 use reaper_registry::Pid;
@@ -31,7 +32,21 @@ pub(super) fn answer(socket: &OwnedFd, kept: &mut Kept) -> bool {
         Received::Request(Some((request, fd))) => kept.serve(request, fd),
         Received::Request(None) => Reply::Errno(libc::EINVAL),
     };
-    reply(socket, &answer).is_ok()
+    match reply(socket, &answer) {
+        Ok(()) => true,
+        Err(error) if is_closed(&error) => false,
+        // The system may refuse the descriptors, of which it allows only so many in flight.
+        Err(error) => {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            reply(socket, &Reply::Errno(errno)).is_ok()
+        }
+    }
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, WouldBlock};
+    // A worker that does not read its replies is not served any more either.
+    matches!(error.kind(), BrokenPipe | ConnectionReset | WouldBlock)
 }
 
 impl Kept {

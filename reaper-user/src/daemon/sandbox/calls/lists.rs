@@ -38,7 +38,6 @@ pub(super) const SHARED: &[c_long] = &[
     c::SYS_writev,
     c::SYS_lseek,
     c::SYS_close,
-    c::SYS_fcntl,
     c::SYS_dup,
     c::SYS_dup3,
     c::SYS_ppoll,
@@ -118,6 +117,17 @@ pub(super) const SHARED_IF: &[Allowed] = &[
     only(c::SYS_mmap, &[(2, word(c::PROT_EXEC), 0)]),
     only(c::SYS_mprotect, &[(2, word(c::PROT_EXEC), 0)]),
     only(c::SYS_socket, &[(0, INT, word(c::AF_UNIX))]),
+    // Not who gets signals of a descriptor, and which.
+    only(c::SYS_fcntl, &[(1, INT, word(c::F_DUPFD))]),
+    only(c::SYS_fcntl, &[(1, INT, word(c::F_DUPFD_CLOEXEC))]),
+    only(c::SYS_fcntl, &[(1, INT, word(c::F_GETFD))]),
+    only(c::SYS_fcntl, &[(1, INT, word(c::F_SETFD))]),
+    only(c::SYS_fcntl, &[(1, INT, word(c::F_GETFL))]),
+    only(c::SYS_fcntl, &[(1, INT, word(c::F_SETFL))]),
+    only(c::SYS_fcntl, &[(1, INT, word(c::F_GETLK))]),
+    only(c::SYS_fcntl, &[(1, INT, word(c::F_SETLK))]),
+    only(c::SYS_fcntl, &[(1, INT, word(c::F_OFD_GETLK))]),
+    only(c::SYS_fcntl, &[(1, INT, word(c::F_OFD_SETLK))]),
     // `abort`.
     only(c::SYS_tgkill, &[(2, INT, word(c::SIGABRT))]),
     // Whether a pid is in use.
