@@ -147,46 +147,6 @@ fn a_user_with_all_the_connections_that_it_can_get_keeps_no_other_out() {
     daemon.stop();
 }
 
-/// Sends requests and reads no response, until neither side can write any more.
-fn blocked(daemon: &Daemon) -> UnixStream {
-    let mut stream = daemon.connect();
-    stream
-        .set_write_timeout(Some(Duration::from_millis(50)))
-        .unwrap();
-    let request = "GET /v1/version HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
-    while stream.write_all(request.as_bytes()).is_ok() {}
-    stream
-}
-
-#[test]
-fn connections_whose_responses_are_not_read_give_way_at_once() {
-    let Some(daemon) = shared(60, |_| {}) else {
-        return;
-    };
-    let test_process = TestProcess::start();
-    let (status, body) = daemon.register(3, "s", test_process.pid());
-    assert_eq!(status, 200, "{body}");
-    let allowed = as_user(GREEDY, || limit(&daemon, "connections").1);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let unread: Vec<_> = as_user(GREEDY, || (0..allowed).map(|_| blocked(&daemon)).collect());
-        scope.spawn(|| {
-            as_user(GREEDY, || {
-                // Each takes the place of one that is not read.
-                while !stop.load(Ordering::Relaxed) {
-                    drop(daemon.connect());
-                }
-            });
-        });
-        let _stop = StopOnDrop(&stop);
-        for _ in 0..50 {
-            me_works(&daemon, 3);
-        }
-        drop(unread);
-    });
-    daemon.stop();
-}
-
 #[test]
 fn a_user_with_all_the_streams_that_it_can_get_leaves_some_to_others() {
     let Some(daemon) = shared(160, |_| {}) else {
