@@ -130,8 +130,8 @@ impl EventStream {
             .map(|id| id.to_str().unwrap_or_default());
         let registry = app.reaper.registry();
         let is_live = |own: &Session| {
-            let named = registry.session_named(own.owner, &own.id);
-            named.is_some_and(|session| session.entry == own.entry)
+            let found = registry.session_named(own.owner, &own.id);
+            found.is_some_and(|session| session.entry == own.entry)
         };
         if own.is_some_and(|own| !is_live(own)) {
             // It has ended since it was presented, and its event may be behind this position.
