@@ -16,7 +16,7 @@ use reaper_tests::daemon::{Launch, TestDaemon};
 use reaper_tests::expect::{measured, root_with, skip};
 use reaper_tests::scale::scaled;
 use reaper_tests::user::{UserProcess, as_user, spawn_as_user};
-use reaper_tests::wait::{eventually, throughout};
+use reaper_tests::wait::{eventually, throughout, within};
 use reaperd::testkit::clock::monotonic_ns;
 use serde_json::Value;
 
@@ -34,9 +34,19 @@ const HOSTILE_THREADS: usize = 5;
 /// The bound on the 99th percentile of requests, as a multiple of that on a machine which is as busy,
 /// but not with the daemon: the processor time of the hostile users is not the daemon's to share out.
 const TIMES_THE_BUSY_ONE: u32 = 3;
-const DEATH_SEEN_WITHIN: Duration = Duration::from_millis(5);
+/// What is allowed in any case. Two processors that seven threads want make a single delay of some
+/// milliseconds likely, in some runs also without the daemon.
+const KEPT_WITHIN: Duration = Duration::from_millis(100);
+/// A queue of connections that another user fills takes longer: 116 ms on a machine without other work.
+const NEW_WITHIN: Duration = Duration::from_millis(100);
 /// The pause of the measured user between two requests.
 const PACE: Duration = Duration::from_millis(1);
+
+/// The bound on the 99th percentile of the delays of deaths. In a bounded run that is the longest of
+/// all, and the machine has other work.
+fn death_seen_within() -> Duration {
+    Duration::from_millis(scaled(5, 500))
+}
 
 fn duration() -> Duration {
     Duration::from_secs(scaled(30, 5))
@@ -323,9 +333,17 @@ fn hostile_users_neither_kill_the_daemon_nor_delay_another_user() {
     );
     assert!(listed >= 1, "root lists all sessions");
     assert!(hostility.refused.load(Ordering::Relaxed) > 0);
-    let limit = busy.kept.percentile(99) * TIMES_THE_BUSY_ONE;
-    assert!(attacked.kept.percentile(99) <= limit, "kept connection");
-    assert!(deaths.percentile(99) <= DEATH_SEEN_WITHIN, "deaths");
+    let p99 = |delays: &Delays| delays.percentile(99);
+    let limit = |busy: &Delays, least: Duration| least.max(p99(busy) * TIMES_THE_BUSY_ONE);
+    assert!(
+        p99(&attacked.kept) <= limit(&busy.kept, KEPT_WITHIN),
+        "kept connection"
+    );
+    assert!(
+        p99(&attacked.new) <= limit(&busy.new, NEW_WITHIN),
+        "new connection"
+    );
+    assert!(p99(&deaths) <= death_seen_within(), "deaths");
 
     drop(fat_process);
     eventually(
@@ -333,7 +351,9 @@ fn hostile_users_neither_kill_the_daemon_nor_delay_another_user() {
         || daemon.list().len() == 1,
     );
     let most = before * 5 / 4 + of_ended_sessions;
-    eventually("memory goes back, except for the history", || {
+    // Tokens of ended sessions are known for a minute.
+    let limit = Duration::from_secs(120);
+    within(limit, "memory goes back, except for the history", || {
         rss(worker) <= most
     });
     measured(
