@@ -85,6 +85,7 @@ macro_rules! crashes {
 crashes![
     http_connection / a_target_without_its_slash_is_refused_with_a_body,
     http_connection / any_host_is_served_over_the_socket,
+    http_connection / a_blanked_query_is_no_more_valid_than_before,
 ];
 
 #[test]

@@ -207,7 +207,9 @@ fn path_and_query(target: &[u8]) -> (Range<usize>, Range<usize>) {
     (start..path_end, (path_end + 1).min(end)..end)
 }
 
-/// Blanks the values of the key `token`. Such a request is refused, and its token is a secret still.
+/// Blanks the values of the key `token`. Such a request is refused, and its token is a secret still. What
+/// cannot be part of a token stays, so that a target with a space is still refused, and one with a fragment
+/// ends where it did.
 fn blank_tokens_in_query(query: &mut [u8]) {
     for pair in query.split_mut(|byte| *byte == b'&') {
         let Some(equals) = pair.iter().position(|byte| *byte == b'=') else {
@@ -217,7 +219,9 @@ fn blank_tokens_in_query(query: &mut [u8]) {
         // Only the key is decoded, because decoding may copy.
         let key = str::from_utf8(key).unwrap_or_default();
         if query::pairs(key).any(|(key, _)| key == "token") {
-            blank(&mut value[1..]);
+            for byte in value.iter_mut().filter(|byte| byte.is_ascii_alphanumeric()) {
+                *byte = b'*';
+            }
         }
     }
 }
