@@ -274,14 +274,7 @@ fn hostile_users_neither_kill_the_daemon_nor_delay_another_user() {
         Ok(group) => group,
         Err(reason) => return skip(reason),
     };
-    let procs_file = group.procs_file();
-    let enter = [
-        "sh",
-        "-c",
-        "echo $$ > \"$0\" && exec \"$@\"",
-        procs_file.to_str().unwrap(),
-    ];
-    let daemon = launch().through(&enter).start();
+    let daemon = launch().through(&group.entering()).start();
     open_to_all(&daemon);
     let worker = daemon.pid();
 

@@ -67,6 +67,13 @@ impl Cgroup {
         self.0.join("cgroup.procs")
     }
 
+    /// A command that becomes a member and then executes its arguments.
+    pub fn entering(&self) -> Vec<String> {
+        let enter = ["sh", "-c", "echo $$ > \"$0\" && exec \"$@\""].map(str::to_owned);
+        let procs_file = self.procs_file().display().to_string();
+        enter.into_iter().chain([procs_file]).collect()
+    }
+
     /// Makes a process a member.
     pub fn add(&self, pid: u32) -> io::Result<()> {
         fs::write(self.procs_file(), pid.to_string())

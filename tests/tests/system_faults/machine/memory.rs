@@ -65,13 +65,6 @@ fn a_memory_limit_a_fifth_above_the_bound_does_not_kill_the_daemon() {
         Ok(group) => group,
         Err(reason) => return skip(reason),
     };
-    let procs_file = group.procs_file();
-    let enter = [
-        "sh",
-        "-c",
-        "echo $$ > \"$0\" && exec \"$@\"",
-        procs_file.to_str().unwrap(),
-    ];
     let limit = SESSIONS.to_string();
     let daemon = Launch::with(&[
         "--sweep-interval",
@@ -81,7 +74,7 @@ fn a_memory_limit_a_fifth_above_the_bound_does_not_kill_the_daemon() {
         "--max-bytes-per-uid",
         "512MiB",
     ])
-    .through(&enter)
+    .through(&group.entering())
     .start();
     let streams: Vec<_> = (0..UNREAD_STREAMS).map(|_| open_stream(&daemon)).collect();
     for round in 0..ROUNDS {

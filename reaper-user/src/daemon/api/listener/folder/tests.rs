@@ -12,6 +12,12 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
+/// What a socket that listens needs.
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
+}
+
 fn open(socket: &Path) -> Result<Folder, ListenError> {
     Folder::of_socket(socket, SocketAccess::Private)
 }
@@ -137,10 +143,7 @@ fn exchanging_folders_of_the_path_never_leads_outside() {
     let (inside, outside) = (top.path().join("in"), top.path().join("out"));
     fs::create_dir(&inside).unwrap();
     let _listener = create_outside(&outside);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let _in = runtime.enter();
     let exchange = || renameat_with(CWD, &inside, CWD, &outside, RenameFlags::EXCHANGE);
     if exchange().and_then(|()| exchange()).is_err() {
@@ -187,10 +190,7 @@ fn every_step_after_opening_stays_in_the_opened_folder() {
     let (inside, outside) = (top.path().join("in"), top.path().join("out"));
     fs::create_dir(&inside).unwrap();
     let _listener = create_outside(&outside);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let _in = runtime.enter();
     let socket = Socket::claim(
         &inside.join("run/s"),
