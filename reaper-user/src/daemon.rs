@@ -6,6 +6,7 @@
 
 pub(crate) mod accounts;
 pub(crate) mod api;
+pub(crate) mod carried;
 pub(crate) mod config;
 pub(crate) mod descriptors;
 pub(crate) mod harden;

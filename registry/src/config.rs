@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::events::log::Waker;
 use crate::hooks::{HookRun, HookRunner, Hooks};
+use crate::journal::{Journal, State};
 use crate::lifetime::Lifetimes;
 use crate::removal::Removal;
 use crate::session::Session;
@@ -60,6 +61,8 @@ pub struct RegistryBuilder {
     pub(crate) hooks: Hooks,
     pub(crate) run_hooks: Option<HookRunner>,
     pub(crate) on_removed: Vec<OnRemoved>,
+    pub(crate) journal: Option<Arc<dyn Journal>>,
+    pub(crate) state: Option<State>,
 }
 
 impl RegistryBuilder {
@@ -77,6 +80,8 @@ impl RegistryBuilder {
             hooks: Hooks::default(),
             run_hooks: None,
             on_removed: Vec::new(),
+            journal: None,
+            state: None,
         }
     }
 
@@ -165,6 +170,19 @@ impl RegistryBuilder {
         self
     }
 
+    /// Writes every change to this journal before the change is reported.
+    pub fn journal(mut self, journal: Arc<dyn Journal>) -> Self {
+        self.journal = Some(journal);
+        self
+    }
+
+    /// Starts with this state instead of an empty registry. Building writes nothing to the journal and
+    /// calls no hook: to readers the registry has never stopped. Sessions above a limit are kept.
+    pub fn restore(mut self, state: State) -> Self {
+        self.state = Some(state);
+        self
+    }
+
     /// Returns whether [`Self::on_register`] or [`Self::on_deregister`] has been called.
     pub fn has_hooks(&self) -> bool {
         !self.hooks.is_empty()
@@ -194,6 +212,8 @@ impl fmt::Debug for RegistryBuilder {
             hooks: _,
             run_hooks: _,
             on_removed: _,
+            journal: _,
+            state: _,
         } = self;
         f.debug_struct("RegistryBuilder")
             .field("ttl", &lifetimes.default)

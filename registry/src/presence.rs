@@ -32,6 +32,16 @@ impl SecretKey {
             .ok()
     }
 
+    /// Takes over a key that is in this memory already, as it was before a restart.
+    pub fn adopt(memory: Box<dyn SecretMemory>) -> Self {
+        Self(Secret::found_in(memory))
+    }
+
+    /// Returns the number of its slot, if its memory has numbers.
+    pub fn slot(&self) -> Option<u32> {
+        self.0.slot()
+    }
+
     /// Returns the secret bytes. The caller must not keep a copy.
     pub fn expose(&self) -> &[u8; 64] {
         self.0.bytes()

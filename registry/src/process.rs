@@ -117,6 +117,8 @@ pub struct Process {
     pub id: ProcessId,
     /// Its pid, for display.
     pub pid: Pid,
+    /// Another number by which the caller recognises the process, such as the inode of its pidfd.
+    pub inode: Option<u64>,
     start_time: OnceLock<StartTime>,
 }
 
@@ -127,8 +129,15 @@ impl Process {
         Self {
             id,
             pid,
+            inode: None,
             start_time: start_time.map_or_else(OnceLock::new, OnceLock::from),
         }
+    }
+
+    /// Sets [`Self::inode`].
+    pub fn with_inode(mut self, inode: Option<u64>) -> Self {
+        self.inode = inode;
+        self
     }
 
     /// Returns the start time, if it is known.

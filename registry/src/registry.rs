@@ -1,5 +1,6 @@
 //! The shared handle: one lock around the table, and what must happen outside of it.
 
+mod step;
 mod usage;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use crate::events::log::{EventLog, Subscription};
 use crate::events::tombstones::Tombstones;
 use crate::events::{Event, EventKind, SourceState};
 use crate::hooks::{Change, HookRunner, Hooks};
+use crate::journal::Journal;
 use crate::process::ProcessId;
 use crate::removal::{Death, Removal};
 use crate::session::{EntryId, NewSession, Session, SessionId};
@@ -46,6 +48,7 @@ struct Shared {
     hooks: Hooks,
     run_hooks: Option<HookRunner>,
     on_removed: Vec<OnRemoved>,
+    journal: Option<Arc<dyn Journal>>,
 }
 
 impl fmt::Debug for Registry {
@@ -58,24 +61,39 @@ impl fmt::Debug for Registry {
 }
 
 impl RegistryBuilder {
-    /// Builds an empty registry.
+    /// Builds the registry: an empty one, unless a state is restored.
     pub fn build(self) -> Registry {
         let by_token = Arc::new(TokenIndex::new());
-        let table = Table::new(
+        let state = self.state.unwrap_or_default();
+        let mut table = Table::new(
             self.limits,
             self.lifetimes,
             self.strict_replace,
             by_token.clone(),
         );
+        table.restore(state.sessions, state.counters.next_entry);
+        let log = EventLog::restore(
+            self.event_capacity,
+            self.wakers,
+            state.events,
+            state.counters,
+        );
+        let mut tombstones = Tombstones::default();
+        log.for_each(|event| {
+            if let EventKind::Deregistered(session, _) = &event.kind {
+                tombstones.insert(*session.digest(), event.clone());
+            }
+        });
         Registry(Arc::new(Shared {
             table: Mutex::new(table),
-            tombstones: Mutex::default(),
+            tombstones: Mutex::new(tombstones),
             by_token,
             token_key: self.token_key,
-            log: Arc::new(EventLog::new(self.event_capacity, self.wakers)),
+            log: Arc::new(log),
             hooks: self.hooks,
             run_hooks: self.run_hooks,
             on_removed: self.on_removed,
+            journal: self.journal,
         }))
     }
 }
@@ -293,8 +311,8 @@ impl Registry {
 
     fn publish(&self, kind: EventKind, now: Moment) {
         {
-            let _order = self.table();
-            self.0.log.append(kind, now);
+            let table = self.table();
+            self.append(&table, (&[], &[]), std::iter::once(kind), now);
         }
         self.wake_readers();
     }
@@ -316,8 +334,8 @@ impl Registry {
         let outcome = {
             let mut table = self.table();
             let outcome = mutation(&mut table, &mut changes);
+            self.record(&mut table, &changes, now);
             for change in &changes {
-                self.record(change, now);
                 self.0.hooks.queue(change);
             }
             outcome
@@ -347,21 +365,6 @@ impl Registry {
                 runner(Box::new(move || registry.0.hooks.run(&changes)));
             }
             _ => self.0.hooks.run(&changes),
-        }
-    }
-
-    fn record(&self, change: &Change, now: Moment) {
-        match change {
-            Change::Registered { session, .. } => {
-                self.0
-                    .log
-                    .append(EventKind::Registered(session.clone()), now);
-            }
-            Change::Deregistered(session, removal) => {
-                let kind = EventKind::Deregistered(session.clone(), *removal);
-                let event = self.0.log.append(kind, now);
-                self.tombstones().insert(*session.digest(), event);
-            }
         }
     }
 

@@ -17,6 +17,8 @@ pub enum Source {
     Sweep,
     /// The check that follows each registration.
     Register,
+    /// The check of every process after a restart.
+    Restart,
 }
 
 impl Source {
@@ -28,6 +30,7 @@ impl Source {
             Self::Pidfd => "pidfd",
             Self::Sweep => "sweep",
             Self::Register => "register",
+            Self::Restart => "restart",
         }
     }
 }

@@ -18,6 +18,12 @@ pub trait SecretMemory: Send + Sync {
 
     /// Returns the bytes, to write the secret.
     fn bytes_mut(&mut self) -> &mut [u8; SIZE];
+
+    /// Returns a number by which this memory can be found again after a restart. `None`: it does not
+    /// outlive the process.
+    fn slot(&self) -> Option<u32> {
+        None
+    }
 }
 
 impl SecretMemory for Zeroizing<[u8; SIZE]> {
@@ -47,8 +53,17 @@ impl Secret {
         Ok(Self(memory))
     }
 
+    /// Returns the secret that this memory has already.
+    pub(crate) fn found_in(memory: Box<dyn SecretMemory>) -> Self {
+        Self(memory)
+    }
+
     pub(crate) fn bytes(&self) -> &[u8; SIZE] {
         self.0.bytes()
+    }
+
+    pub(crate) fn slot(&self) -> Option<u32> {
+        self.0.slot()
     }
 }
 

@@ -1,8 +1,10 @@
 //! Sessions: what a registration consists of, and what the registry shares of it.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::journal::SavedSession;
 use crate::lifetime::Ttl;
 use crate::presence::{Attestation, Presence, SecretKey};
 use crate::process::Process;
@@ -152,9 +154,46 @@ pub struct Session {
     // Separate from `presence`, because events and readers keep the session after its removal, but the
     // key must be dropped.
     secret_key: Mutex<Option<Arc<SecretKey>>>,
+    /// Where the secret key is, if its memory outlives the process.
+    secret_slot: Option<u32>,
+    journal_mark: AtomicU64,
 }
 
 impl Session {
+    /// Builds a session again as it was saved.
+    pub fn restore(saved: SavedSession) -> Arc<Self> {
+        let SavedSession {
+            digest,
+            token_prefix,
+            expires_at,
+            registered_at,
+            entry,
+            id,
+            process,
+            owner,
+            details,
+            presence,
+            bytes,
+            secret_key,
+        } = saved;
+        Arc::new(Self {
+            digest: TokenDigest(u128::from_le_bytes(digest)),
+            expires_at,
+            registered_at,
+            entry,
+            id,
+            token_prefix: TokenPrefix::from_bytes(token_prefix),
+            process,
+            owner,
+            details,
+            presence,
+            bytes,
+            secret_slot: secret_key.as_ref().and_then(SecretKey::slot),
+            secret_key: Mutex::new(secret_key.map(Arc::new)),
+            journal_mark: AtomicU64::new(0),
+        })
+    }
+
     pub(crate) fn store(
         new: NewSession,
         entry: EntryId,
@@ -186,7 +225,9 @@ impl Session {
             bytes,
             expires_at,
             registered_at: now,
+            secret_slot: secret_key.as_ref().and_then(SecretKey::slot),
             secret_key: Mutex::new(secret_key.map(Arc::new)),
+            journal_mark: AtomicU64::new(0),
             digest: token.digest,
         }
     }
@@ -199,6 +240,23 @@ impl Session {
     pub fn with_secret_key<T>(&self, use_it: impl FnOnce(Option<&SecretKey>) -> T) -> T {
         let key = self.secret_key().clone();
         use_it(key.as_deref())
+    }
+
+    /// Returns the keyed digest of its token, for a [`Journal`](crate::Journal). It does not reveal the
+    /// token, but must not be shown.
+    pub fn digest_bytes(&self) -> [u8; 16] {
+        self.digest.0.to_le_bytes()
+    }
+
+    /// Returns the number of the slot in which the secret key is or was, if there is one and its memory has
+    /// numbers ([`SecretMemory::slot`](crate::SecretMemory::slot)).
+    pub fn secret_slot(&self) -> Option<u32> {
+        self.secret_slot
+    }
+
+    /// A number that a [`Journal`](crate::Journal) may keep with this value; 0 at first.
+    pub fn journal_mark(&self) -> &AtomicU64 {
+        &self.journal_mark
     }
 
     /// Returns whether `now` is past its last moment.

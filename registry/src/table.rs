@@ -38,6 +38,8 @@ pub(crate) struct Table {
     owners: Owners,
     /// The size of all sessions.
     bytes: usize,
+    /// The values before and after the renewal of this step.
+    renewed: Option<(Arc<Session>, Arc<Session>)>,
 }
 
 impl Table {
@@ -59,7 +61,24 @@ impl Table {
             by_token,
             owners: Owners::default(),
             bytes: 0,
+            renewed: None,
         }
+    }
+
+    /// Adds the sessions of an earlier table, with their ids.
+    pub(crate) fn restore(&mut self, mut sessions: Vec<Arc<Session>>, next_entry: u64) {
+        sessions.sort_by_key(|session| session.entry);
+        self.next_entry = next_entry.max(1);
+        for session in sessions {
+            self.by_id.insert(session.key(), session.entry);
+            self.by_process.insert((session.process.id, session.entry));
+            self.link(session);
+        }
+    }
+
+    /// Takes the session that was renewed in this step: its value before, and its value now.
+    pub(crate) fn take_renewed(&mut self) -> Option<(Arc<Session>, Arc<Session>)> {
+        self.renewed.take()
     }
 
     /// Stores a session after removing what it replaces: its owner's session of its id and the session of
@@ -182,7 +201,7 @@ impl Table {
     /// Replaces the value of a session of the same id, token, process and owner; the entry id stays.
     fn renew(
         &mut self,
-        old: &Session,
+        old: &Arc<Session>,
         new: NewSession,
         token: TokenRef,
         now: Moment,
@@ -199,8 +218,7 @@ impl Table {
             requested => self.lifetimes.granted(requested),
         };
         let session = self.place(old.entry, new, token, granted, now);
-        // Readers may keep the old value for any time.
-        old.wipe_secret_key();
+        self.renewed = Some((old.clone(), session.clone()));
         session
     }
 
@@ -215,14 +233,18 @@ impl Table {
     ) -> Arc<Session> {
         let expires_at = granted.map(|ttl| now.after(ttl));
         let session = Arc::new(Session::store(new, entry, token, now, expires_at));
-        if let Some(last) = expires_at {
-            self.by_last_moment.insert((last.boot, entry));
+        self.link(session.clone());
+        session
+    }
+
+    fn link(&mut self, session: Arc<Session>) {
+        if let Some(last) = session.expires_at {
+            self.by_last_moment.insert((last.boot, session.entry));
         }
         self.owners.add(&session);
         self.bytes += session.bytes;
-        self.sessions.insert(entry, session.clone());
-        self.by_token.put(session.clone());
-        session
+        self.sessions.insert(session.entry, session.clone());
+        self.by_token.put(session);
     }
 
     /// Takes back what `place` has added, except what the next `place` of this entry replaces.
@@ -262,7 +284,6 @@ impl Table {
         self.displace(&session);
         self.by_id.remove(&session.key());
         self.by_process.remove(&(session.process.id, entry));
-        session.wipe_secret_key();
         changes.push(Change::Deregistered(session.clone(), removal));
         Some(session)
     }

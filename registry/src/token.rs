@@ -91,6 +91,18 @@ impl Clone for Token {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TokenPrefix([u8; 4]);
 
+impl TokenPrefix {
+    /// Creates the prefix with these bytes.
+    pub(crate) fn from_bytes(bytes: [u8; 4]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the first four bytes of the token.
+    pub fn to_bytes(self) -> [u8; 4] {
+        self.0
+    }
+}
+
 impl fmt::Display for TokenPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&encode_hex(&self.0))
@@ -128,6 +140,16 @@ impl TokenKey {
         write: impl FnOnce(&mut [u8; 16]) -> Result<(), E>,
     ) -> Result<Self, E> {
         Secret::written(memory, |bytes| write(&mut bytes.as_chunks_mut().0[0])).map(Self)
+    }
+
+    /// Takes over a key that is in this memory already, as it was before a restart.
+    pub fn adopt(memory: Box<dyn SecretMemory>) -> Self {
+        Self(Secret::found_in(memory))
+    }
+
+    /// Returns the number of its slot, if its memory has numbers.
+    pub fn slot(&self) -> Option<u32> {
+        self.0.slot()
     }
 
     pub(crate) fn digest(&self, token: &Token) -> TokenDigest {

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::events::shares::Shares;
 use crate::events::{Event, EventKind};
+use crate::journal::{Appended, Counters};
 use crate::time::Moment;
 
 /// Called after events have been appended, with no lock held.
@@ -48,24 +49,56 @@ impl EventLog {
         }
     }
 
-    pub(crate) fn append(&self, kind: EventKind, at: Moment) -> Arc<Event> {
-        let mut history = self.history();
-        let event = Arc::new(Event {
-            seq: history.next_seq,
-            at,
-            kind,
-        });
-        history.next_seq += 1;
-        history.events.insert(event.seq, event.clone());
-        let weight = event.weight().min(history.capacity);
-        history.shares.add(event.owner(), event.seq, weight);
-        while history.shares.weight() > history.capacity
-            && let Some(seq) = history.shares.drop_one()
-        {
-            history.events.remove(&seq);
-            history.dropped = history.dropped.max(seq);
+    /// Creates a log with these events of an earlier one.
+    pub(crate) fn restore(
+        capacity: usize,
+        wakers: Vec<Waker>,
+        mut events: Vec<Appended>,
+        counters: Counters,
+    ) -> Self {
+        let log = Self::new(capacity, wakers);
+        let mut history = log.history();
+        events.sort_by_key(|it| it.event.seq);
+        for Appended { event, previous } in events {
+            let weight = event.weight().min(history.capacity);
+            let shares = &mut history.shares;
+            shares.restore(event.owner(), event.seq, weight, previous);
+            history.events.insert(event.seq, event);
         }
-        event
+        history.shares.set_forgotten(counters.forgotten);
+        history.dropped = counters.dropped;
+        history.next_seq = counters.next_seq.max(1);
+        drop(history);
+        log
+    }
+
+    /// Appends these events. No reader sees them before `commit` has returned.
+    pub(crate) fn append(
+        &self,
+        kinds: impl Iterator<Item = EventKind>,
+        at: Moment,
+        commit: impl FnOnce(&Batch),
+    ) -> Vec<Appended> {
+        let mut history = self.history();
+        let first = history.next_seq;
+        let mut dropped = Vec::new();
+        let appended: Vec<_> = kinds
+            .map(|kind| history.append(kind, at, &mut dropped))
+            .collect();
+        // An event of this batch may have been dropped again.
+        dropped.retain(|event| event.seq < first);
+        let is_kept = |it: &&Appended| history.events.contains_key(&it.event.seq);
+        commit(&Batch {
+            appended: appended.iter().filter(is_kept).cloned().collect(),
+            dropped,
+            counters: Counters {
+                next_entry: 0,
+                next_seq: history.next_seq,
+                dropped: history.dropped,
+                forgotten: history.shares.forgotten(),
+            },
+        });
+        appended
     }
 
     pub(crate) fn wakers(&self) -> &[Waker] {
@@ -84,6 +117,11 @@ impl EventLog {
     /// Returns the owners of the sessions of which events are kept.
     pub(crate) fn owners(&self) -> Vec<u32> {
         self.history().shares.owners().flatten().collect()
+    }
+
+    /// Calls `use_them` with all events that are kept, in order.
+    pub(crate) fn for_each(&self, mut use_it: impl FnMut(&Arc<Event>)) {
+        self.history().events.values().for_each(&mut use_it);
     }
 
     fn read(&self, position: u64, owner: Option<u32>) -> Read {
@@ -128,6 +166,37 @@ impl EventLog {
         }
         let newest = history.events.last_key_value().map(|(seq, _)| *seq + 1);
         assert_eq!(newest.unwrap_or(1), history.next_seq);
+    }
+}
+
+/// The effect of one step on the history.
+pub(crate) struct Batch {
+    /// Those that are kept.
+    pub(crate) appended: Vec<Appended>,
+    pub(crate) dropped: Vec<Arc<Event>>,
+    /// Without the next entry id.
+    pub(crate) counters: Counters,
+}
+
+impl History {
+    fn append(&mut self, kind: EventKind, at: Moment, dropped: &mut Vec<Arc<Event>>) -> Appended {
+        let event = Arc::new(Event {
+            seq: self.next_seq,
+            at,
+            kind,
+        });
+        self.next_seq += 1;
+        self.events.insert(event.seq, event.clone());
+        let previous = self.shares.last(event.owner());
+        let weight = event.weight().min(self.capacity);
+        self.shares.add(event.owner(), event.seq, weight);
+        while self.shares.weight() > self.capacity
+            && let Some(seq) = self.shares.drop_one()
+        {
+            dropped.extend(self.events.remove(&seq));
+            self.dropped = self.dropped.max(seq);
+        }
+        Appended { event, previous }
     }
 }
 

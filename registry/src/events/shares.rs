@@ -54,6 +54,35 @@ impl<K: Copy + Ord + Hash> Shares<K> {
         self.rerank(before, after);
     }
 
+    /// Adds an entry that was kept before a restart; in ascending order. `previous` is the one before it
+    /// of this owner.
+    pub(crate) fn restore(&mut self, owner: K, seq: u64, weight: usize, previous: u64) {
+        let is_first = !self.of.contains_key(&owner);
+        self.add(owner, seq, weight);
+        if is_first && let Some(share) = self.of.get_mut(&owner) {
+            share.dropped = previous;
+        }
+    }
+
+    /// Sets what is known of owners without entries, after all entries have been restored.
+    pub(crate) fn set_forgotten(&mut self, seq: u64) {
+        self.forgotten = seq;
+    }
+
+    /// Returns the last entry that was dropped of an owner that has no share any more; 0 if none.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// Returns the newest entry of this owner, or what is known to be not before it.
+    pub(crate) fn last(&self, owner: K) -> u64 {
+        let newest = |share: &Share| share.weights.last_key_value().map(|(seq, _)| *seq);
+        let share = self.of.get(&owner);
+        share.map_or(self.forgotten, |share| {
+            newest(share).unwrap_or(share.dropped)
+        })
+    }
+
     /// Removes an entry that is not needed any more.
     pub(crate) fn remove(&mut self, owner: K, seq: u64) {
         let Some(share) = self.of.get_mut(&owner) else {

@@ -1,0 +1,85 @@
+//! What outlives a worker: descriptors of its table, its secrets, its listening socket and its lock. The
+//! monitor has duplicates of them, the service manager may have some, and the next worker gets them.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+/// What a descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// The memory file of the registry.
+    Table = 1,
+    /// The memory of secret keys.
+    Secrets = 2,
+    /// The listening socket.
+    Listener = 3,
+    /// The lock file beside the socket.
+    Lock = 4,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 4] = [Self::Table, Self::Secrets, Self::Listener, Self::Lock];
+
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
+    }
+
+    /// Returns the name in the descriptor store of a service manager.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Table => "reaperd-table",
+            Self::Secrets => "reaperd-secrets",
+            Self::Listener => "reaperd-listener",
+            Self::Lock => "reaperd-lock",
+        }
+    }
+}
+
+/// The descriptors that a worker starts with, or that the monitor keeps for the next one.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    pub(crate) table: Option<OwnedFd>,
+    pub(crate) secrets: Option<OwnedFd>,
+    pub(crate) listener: Option<OwnedFd>,
+    pub(crate) lock: Option<OwnedFd>,
+}
+
+impl Carried {
+    /// Sorts descriptors by their names. Returns those with other names as well.
+    pub(crate) fn from_named(named: Vec<(String, OwnedFd)>) -> (Self, Vec<(String, OwnedFd)>) {
+        let mut carried = Self::default();
+        let mut others = Vec::new();
+        for (name, fd) in named {
+            match Kind::ALL.into_iter().find(|kind| kind.name() == name) {
+                Some(kind) => carried.put(kind, fd),
+                None => others.push((name, fd)),
+            }
+        }
+        (carried, others)
+    }
+
+    /// Replaces the descriptor of this kind.
+    pub(crate) fn put(&mut self, kind: Kind, fd: OwnedFd) {
+        *self.place(kind) = Some(fd);
+    }
+
+    /// Returns the descriptor of this kind.
+    pub(crate) fn get(&self, kind: Kind) -> Option<BorrowedFd<'_>> {
+        let fd = match kind {
+            Kind::Table => &self.table,
+            Kind::Secrets => &self.secrets,
+            Kind::Listener => &self.listener,
+            Kind::Lock => &self.lock,
+        };
+        fd.as_ref().map(|fd| fd.as_fd())
+    }
+
+    fn place(&mut self, kind: Kind) -> &mut Option<OwnedFd> {
+        match kind {
+            Kind::Table => &mut self.table,
+            Kind::Secrets => &mut self.secrets,
+            Kind::Listener => &mut self.listener,
+            Kind::Lock => &mut self.lock,
+        }
+    }
+}
