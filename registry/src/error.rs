@@ -44,4 +44,7 @@ pub enum RegisterError {
     /// token is not that of the live session with this id.
     #[error("replacing this live session requires its current token")]
     NeedsOldToken,
+    /// The registry is paused ([`Registry::pause`](crate::Registry::pause)).
+    #[error("sessions cannot be changed at the moment")]
+    Paused,
 }

@@ -1,5 +1,6 @@
 //! The shared handle: one lock around the table, and what must happen outside of it.
 
+mod pause;
 mod step;
 mod usage;
 
@@ -49,6 +50,8 @@ struct Shared {
     run_hooks: Option<HookRunner>,
     on_removed: Vec<OnRemoved>,
     journal: Option<Arc<dyn Journal>>,
+    /// Set while it is paused: the source states to be published then. Locked under the table's lock.
+    paused: Mutex<Option<Vec<(SourceState, Moment)>>>,
 }
 
 impl fmt::Debug for Registry {
@@ -94,6 +97,7 @@ impl RegistryBuilder {
             run_hooks: self.run_hooks,
             on_removed: self.on_removed,
             journal: self.journal,
+            paused: Mutex::default(),
         }))
     }
 }
@@ -121,6 +125,7 @@ impl Registry {
         self.mutate(now, |table, changes| {
             table.register(new, token_ref, now, changes)
         })
+        .unwrap_or(Err(RegisterError::Paused))
     }
 
     /// Returns what this registry keeps of a token, by which its session can be looked up.
@@ -207,6 +212,7 @@ impl Registry {
             let entry = self.0.by_token.find(digest)?.entry;
             table.remove(entry, Removal::Requested, changes)
         })
+        .flatten()
     }
 
     /// Removes the session with this entry id and returns it; `None` if it has been removed already. A
@@ -218,6 +224,7 @@ impl Registry {
         now: Moment,
     ) -> Option<Arc<Session>> {
         self.mutate(now, |table, changes| table.remove(entry, removal, changes))
+            .flatten()
     }
 
     /// Removes this session and returns it; `None` if it has been removed or renewed since it was
@@ -234,6 +241,7 @@ impl Registry {
                 .then(|| table.remove(session.entry, removal, changes))
                 .flatten()
         })
+        .flatten()
     }
 
     /// Removes every session of a dead process ([`Removal::Died`]). Returns how many it removed; 0 if the
@@ -243,6 +251,7 @@ impl Registry {
             table.remove_process(process, death, changes);
             changes.len()
         })
+        .unwrap_or(0)
     }
 
     /// Removes every session that has expired at `now` ([`Removal::Expired`]). Returns how many it
@@ -254,6 +263,7 @@ impl Registry {
             table.expire(now.boot, changes);
             changes.len()
         })
+        .unwrap_or(0)
     }
 
     /// Returns a subscription to the events from now on, of one owner or of all, and the highest
@@ -280,16 +290,6 @@ impl Registry {
             .then(|| Subscription::at(self.0.log.clone(), last_seen + 1, owner))
     }
 
-    /// Appends an [`EventKind::SourceState`] event.
-    pub fn publish_source_state(&self, state: SourceState, now: Moment) {
-        self.publish(EventKind::SourceState(state), now);
-    }
-
-    /// Appends an [`EventKind::Shutdown`] event. The registry remains usable.
-    pub fn publish_shutdown(&self, now: Moment) {
-        self.publish(EventKind::Shutdown, now);
-    }
-
     /// Returns how many calls of hooks, of `on_event` and of `on_removed` functions have panicked so far.
     pub fn hook_panics(&self) -> u64 {
         self.0.hooks.panics()
@@ -307,14 +307,7 @@ impl Registry {
         self.mutate(now, |table, changes| {
             table.expire_entry(entry, now.boot, changes)
         })
-    }
-
-    fn publish(&self, kind: EventKind, now: Moment) {
-        {
-            let table = self.table();
-            self.append(&table, (&[], &[]), std::iter::once(kind), now);
-        }
-        self.wake_readers();
+        .flatten()
     }
 
     fn wake_readers(&self) {
@@ -323,16 +316,19 @@ impl Registry {
         }
     }
 
-    /// The only function that changes the table. Under the lock: mutates, appends the events and queues
+    /// The only function that changes the table; returns `None` while it is paused. Under the lock: mutates, appends the events and queues
     /// the hooks. After it: wakes the readers, releases and runs the hooks.
     fn mutate<T>(
         &self,
         now: Moment,
         mutation: impl FnOnce(&mut Table, &mut Vec<Change>) -> T,
-    ) -> T {
+    ) -> Option<T> {
         let mut changes = Vec::new();
         let outcome = {
             let mut table = self.table();
+            if self.is_paused() {
+                return None;
+            }
             let outcome = mutation(&mut table, &mut changes);
             self.record(&mut table, &changes, now);
             for change in &changes {
@@ -345,7 +341,7 @@ impl Registry {
             self.release(&changes);
             self.run_hooks(changes);
         }
-        outcome
+        Some(outcome)
     }
 
     fn release(&self, changes: &[Change]) {
