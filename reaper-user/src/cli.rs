@@ -201,7 +201,7 @@ impl Arguments {
         let code = match self.command {
             Command::Daemon(arguments) => {
                 let socket = socket_path::resolve(self.socket.as_deref(), &surroundings);
-                return arguments.run(socket);
+                return arguments.run(socket, client);
             }
             Command::Run(arguments) => arguments.run(&client),
             Command::Ls(arguments) => single_thread()?.block_on(arguments.run(&client)),

@@ -10,6 +10,8 @@
 //! without a token) to any user's daemon.
 
 mod error;
+#[cfg(feature = "cli")]
+mod keep;
 mod reading;
 mod speaks_first;
 mod sse;

@@ -9,6 +9,7 @@ pub(crate) mod api;
 pub(crate) mod carried;
 pub(crate) mod config;
 pub(crate) mod descriptors;
+pub(crate) mod handover;
 pub(crate) mod harden;
 pub(crate) mod http;
 #[cfg(target_os = "linux")]

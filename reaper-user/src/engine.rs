@@ -117,6 +117,7 @@ pub(crate) struct Prepared {
 pub(crate) struct Engine {
     pub(crate) watched: Arc<WatchSet>,
     pub(crate) board: StatusBoard,
+    hints: HintSender,
     _tasks: JoinSet<()>,
 }
 
@@ -167,7 +168,7 @@ impl Prepared {
         }
         let mut supervision = Supervision {
             tasks: &mut tasks,
-            hints,
+            hints: hints.clone(),
             watched: watched.clone(),
             board: board.clone(),
         };
@@ -182,6 +183,7 @@ impl Prepared {
         Engine {
             watched,
             board,
+            hints,
             _tasks: tasks,
         }
     }
@@ -196,6 +198,12 @@ impl Engine {
             }
         }
         self.board.all(of)
+    }
+
+    /// Requests a check of every process now.
+    #[cfg(feature = "cli")]
+    pub(crate) fn request_sweep(&self) {
+        self.hints.request_sweep();
     }
 
     pub(crate) fn status(&self) -> Vec<SourceStatus> {

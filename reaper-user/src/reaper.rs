@@ -322,6 +322,19 @@ impl Reaper {
         &self.registry
     }
 
+    /// Changes nothing from now on, whatever ends.
+    #[cfg(feature = "cli")]
+    pub(crate) fn pause(&self) {
+        self.registry.pause();
+    }
+
+    /// Ends a pause. What has ended meanwhile is removed now.
+    #[cfg(feature = "cli")]
+    pub(crate) fn end_pause(&self) {
+        self.registry.end_pause();
+        self.engine.request_sweep();
+    }
+
     pub(crate) fn works(&self, source: Source) -> bool {
         self.engine.board.works(source)
     }

@@ -10,9 +10,11 @@ use reaper_registry::Source;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::values::{self, Age};
+use crate::client::Client;
 #[cfg(target_os = "linux")]
 use crate::daemon::api::listener::{self, SocketAccess};
 use crate::daemon::config::{DaemonOptions, RegisterPolicy};
+use crate::daemon::handover::take::{self, NotTaken, Taken};
 #[cfg(target_os = "linux")]
 use crate::daemon::monitor::{self, Split};
 #[cfg(target_os = "linux")]
@@ -99,6 +101,12 @@ pub(super) struct Arguments {
     #[cfg(target_os = "linux")]
     #[arg(long)]
     no_monitor: bool,
+    /// Take the place of the daemon that runs on this socket, without a refused request
+    ///
+    /// It gets the socket, the connections and the sessions, and the running daemon ends. If this one
+    /// cannot start, the running one goes on. Without a running daemon, starts as usual.
+    #[arg(long)]
+    replace: bool,
     /// Stop when the parent process, which must have this pid, exits
     #[arg(long, hide = true, value_name = "PID")]
     child_of: Option<u32>,
@@ -106,14 +114,18 @@ pub(super) struct Arguments {
 
 impl Arguments {
     /// Runs the daemon and returns its exit code; in the monitor, that of the worker.
-    pub(super) fn run(self, socket: PathBuf) -> Result<u8, Failure> {
+    pub(super) fn run(self, socket: PathBuf, client: Client) -> Result<u8, Failure> {
         #[cfg(target_os = "linux")]
         private_memory::refuse_tracer()?;
         if let Some(parent) = self.child_of {
             stop_with(parent)?;
         }
+        let mut taken = None;
+        if self.replace {
+            taken = self.take_over(client)?;
+        }
         #[cfg(target_os = "linux")]
-        if let Some(code) = self.divide(&socket)? {
+        if let Some(code) = self.divide(&socket, &mut taken)? {
             return Ok(code);
         }
         #[cfg(not(target_os = "linux"))]
@@ -121,13 +133,30 @@ impl Arguments {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(descriptors::worker_threads());
         let runtime = runtime::build(builder).map_err(super::no_runtime)?;
-        let ended = runtime.block_on(serve(self.into_options(socket)));
+        let ended = runtime.block_on(serve(self.into_options(socket), taken));
         ended.map(ExitCode::number)
+    }
+
+    /// Takes everything from the running daemon, if there is one.
+    fn take_over(&self, client: Client) -> Result<Option<Taken>, Failure> {
+        #[cfg(target_os = "linux")]
+        let client = match self.user {
+            // Started by root, which does not trust other users' programs by itself.
+            Some(user) if client.server_uid().is_none() => client.with_server_uid(user.uid),
+            _ => client,
+        };
+        take::take_over(&client).map_err(|error| match error {
+            NotTaken::Client(error) => error.into(),
+            error => Failure {
+                code: ExitCode::Protocol,
+                ..Failure::new(error.to_string(), error.remedy())
+            },
+        })
     }
 
     /// Gives up what this process does not need. In the monitor, returns the worker's exit code.
     #[cfg(target_os = "linux")]
-    fn divide(&self, socket: &Path) -> Result<Option<u8>, Failure> {
+    fn divide(&self, socket: &Path, taken: &mut Option<Taken>) -> Result<Option<u8>, Failure> {
         let user = self.user;
         harden::raise_locked_memory_limit();
         if let Some(group) = self.socket_group {
@@ -136,7 +165,9 @@ impl Arguments {
         let split = if self.no_monitor {
             Split::Alone
         } else {
-            monitor::split(user.is_some()).map_err(|error| {
+            // A connection that the monitor keeps open would never end for its client.
+            let close_connections = || *taken = None;
+            monitor::split(user.is_some(), close_connections).map_err(|error| {
                 Failure::new(
                     format!("the daemon cannot start its worker: {error}"),
                     "raise the limits of processes and open files (ulimit -u, ulimit -n), or use \
@@ -199,8 +230,8 @@ impl Arguments {
     }
 }
 
-async fn serve(options: DaemonOptions) -> Result<ExitCode, Failure> {
-    match crate::daemon::run(options).await {
+async fn serve(options: DaemonOptions, taken: Option<Taken>) -> Result<ExitCode, Failure> {
+    match crate::daemon::run(options, taken).await {
         Ok(()) => Ok(ExitCode::Success),
         Err(error) => Err(Failure::new(error.to_string(), error.remedy())),
     }

@@ -25,6 +25,11 @@ impl<S> SpeaksFirst<S> {
             reader: None,
         }
     }
+
+    #[cfg(feature = "cli")]
+    pub(super) fn into_inner(self) -> S {
+        self.inner
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for SpeaksFirst<S> {

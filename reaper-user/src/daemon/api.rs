@@ -10,6 +10,7 @@
 //! | `DELETE /v1/sessions/TOKEN` | the same, for clients of the claudemesh daemon |
 //! | `DELETE /v1/sessions/by-id/ID[?uid=]` | by name, for the session's user and root |
 //! | `GET /v1/events[?event=a,b][&session=ID][&uid=][&snapshot=1]` | a stream of events |
+//! | `POST /v1/daemon/replace` | for a successor of the daemon; then its connection carries the hand-over |
 //! | `GET /v1/limits` | what the caller holds and may hold; for root, of all users |
 //! | `GET /v1/sources`, `/v1/health`, `/v1/version` | the state of the daemon, and its version |
 //!
@@ -75,6 +76,7 @@ pub(crate) mod peer_pin;
 mod refused;
 pub(crate) mod register;
 mod remove;
+mod replace;
 mod routes;
 mod scope;
 pub(crate) mod server;
@@ -90,6 +92,7 @@ use std::sync::{Arc, OnceLock};
 use self::peer_pin::PeerPin;
 use crate::daemon::accounts::Accounts;
 use crate::daemon::config::DaemonOptions;
+use crate::daemon::handover::Handovers;
 use crate::reaper::Reaper;
 use crate::sys::process_table::ProcessTable;
 use crate::sys::secret_arena::SecretArena;
@@ -105,6 +108,8 @@ pub(crate) struct App {
     pub(crate) accounts: Arc<Accounts>,
     /// Where secret keys are stored.
     pub(crate) secret_memory: SecretArena,
+    /// Where a successor asks for a hand-over.
+    pub(crate) handovers: Handovers,
 }
 
 /// The transport of a connection. A property of the listener, never derived from an address.

@@ -52,13 +52,16 @@ pub(crate) struct Shares {
 
 impl Shares {
     /// Returns the shares of a daemon with these options and this many worker threads. Call it
-    /// before the daemon opens anything: what is open already is counted as reserved.
+    /// before the daemon opens anything: what is open already is counted as reserved, except for
+    /// `taken` connections of the daemon that this one replaces.
     pub(crate) fn of_daemon(
         options: &DaemonOptions,
         workers: usize,
+        taken: usize,
     ) -> Result<Self, TooFewDescriptors> {
         let limit = open_file_limit();
-        let reserved = reserved(&options.sources, workers, open_below(limit));
+        let open = open_below(limit).saturating_sub(taken);
+        let reserved = reserved(&options.sources, workers, open);
         Self::of(limit, reserved, options.max_connections)
     }
 

@@ -64,15 +64,16 @@ pub(crate) enum Split {
 
 /// Continues in two processes. The calling one becomes the monitor, and returns once the worker has
 /// ended. Its child is the worker, which may become another user. An error must end the process that
-/// gets it: one that went on alone would have memory that was open to others for a moment.
-pub(crate) fn split(to_other_user: bool) -> io::Result<Split> {
+/// gets it: one that went on alone would have memory that was open to others for a moment. The monitor
+/// calls `as_monitor` first.
+pub(crate) fn split(to_other_user: bool, as_monitor: impl FnOnce()) -> io::Result<Split> {
     if let Some(namespace) = namespace_of_children() {
         log::warn!(
             "no monitor: a child would be in another {namespace} namespace than this process"
         );
         return Ok(Split::Alone);
     }
-    try_split(to_other_user)
+    try_split(to_other_user, as_monitor)
 }
 
 /// Returns the pid of the monitor, if this process is a worker.
@@ -93,7 +94,7 @@ pub(crate) fn notify(state: State) -> bool {
     true
 }
 
-fn try_split(to_other_user: bool) -> io::Result<Split> {
+fn try_split(to_other_user: bool, as_monitor: impl FnOnce()) -> io::Result<Split> {
     let (ours, workers) = socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -112,6 +113,7 @@ fn try_split(to_other_user: bool) -> io::Result<Split> {
     match forked {
         Ok((pending, Forked::Parent(worker))) => {
             drop(workers);
+            as_monitor();
             sandbox::empty_bounding_set();
             harden::keep_also(if to_other_user {
                 CapabilitySet::KILL // to pass signals on

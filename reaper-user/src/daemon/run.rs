@@ -12,13 +12,16 @@ use std::time::Duration;
 use reaper_registry::{Limits, Registry, Source, TokenKey};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::accounts::{Accounts, Newcomers};
 use super::api::listener::{AccessList, ListenError, Socket, SocketAccess};
+use super::api::server::Start;
 use super::api::{self, App};
 use super::config::DaemonOptions;
+use super::handover::take::{NotTaken, Taken};
+use super::handover::{Handovers, Request};
 use super::private_memory;
 use super::systemd;
 use super::token_files::TokenFiles;
@@ -48,6 +51,8 @@ pub enum StartupError {
     Random(io::Error),
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
+    #[error(transparent)]
+    Replace(#[from] NotTaken),
 }
 
 fn reason(status: &SourceStatus) -> &str {
@@ -72,6 +77,7 @@ impl StartupError {
             Self::Listen(error) => error.remedy(),
             Self::Random(_) => "check that getrandom(2) is allowed here".to_owned(),
             Self::Signals(_) => "check the limit of open files (ulimit -n)".to_owned(),
+            Self::Replace(error) => error.remedy().to_owned(),
         }
     }
 }
@@ -79,12 +85,12 @@ impl StartupError {
 /// Runs the daemon until SIGTERM or SIGINT; it ends within two seconds of the signal.
 ///
 /// Must be called within a tokio runtime, and once per process.
-pub(crate) async fn run(options: DaemonOptions) -> Result<(), StartupError> {
+pub(crate) async fn run(options: DaemonOptions, taken: Option<Taken>) -> Result<(), StartupError> {
     descriptors::raise_open_file_limit();
     private_memory::protect_and_log();
     let mut terminate = signal(SignalKind::terminate()).map_err(StartupError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartupError::Signals)?;
-    run_until(options, async move {
+    run_from(options, taken, async move {
         tokio::select! {
             _ = terminate.recv() => log::info!("SIGTERM: stopping"),
             _ = interrupt.recv() => log::info!("SIGINT: stopping"),
@@ -98,18 +104,95 @@ pub async fn run_until(
     options: DaemonOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartupError> {
+    run_from(options, None, stop).await
+}
+
+/// Runs the daemon, with what the daemon that it replaces has handed over.
+async fn run_from(
+    options: DaemonOptions,
+    mut taken: Option<Taken>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), StartupError> {
+    let prepared = prepare(options, taken.as_ref()).await;
+    let Prepared {
+        app,
+        mut socket,
+        handovers,
+    } = match (prepared, &taken) {
+        (Ok(prepared), _) => prepared,
+        (Err(error), former) => {
+            if let Some(former) = former {
+                former.give_up(&error.to_string());
+            }
+            return Err(error);
+        }
+    };
+    let mut connections = Vec::new();
+    if let Some(taken) = &mut taken {
+        taken.go()?;
+        socket.begin();
+        connections = std::mem::take(&mut taken.connections);
+    }
+    drop(taken);
+    let start = Start {
+        socket,
+        taken: connections,
+        handovers,
+    };
+    let (stop_sender, stop_receiver) = watch::channel(false);
+    systemd::notify(systemd::State::Ready);
+    let serving = api::server::serve(app, start, stop_receiver);
+    let stopping = async {
+        stop.await;
+        systemd::notify(systemd::State::Stopping);
+        stop_sender.send_replace(true);
+    };
+    // Whichever comes first: a daemon that was replaced is not stopped.
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        _ended = serving.as_mut() => {}
+        () = stopping => {
+            serving.await;
+        }
+    }
+    Ok(())
+}
+
+/// A daemon that can serve.
+struct Prepared {
+    app: Arc<App>,
+    socket: Socket,
+    handovers: mpsc::UnboundedReceiver<Request>,
+}
+
+/// Starts everything. With `taken`, nothing that the former daemon still uses is changed.
+async fn prepare(options: DaemonOptions, taken: Option<&Taken>) -> Result<Prepared, StartupError> {
     let workers = Handle::current().metrics().num_workers();
-    let descriptors = Shares::of_daemon(&options, workers)?;
+    let connections = taken.map_or(0, |taken| taken.connections.len());
+    let descriptors = Shares::of_daemon(&options, workers, connections)?;
     let secret_memory = SecretArena::new();
     let reaper = start_reaper(&options, descriptors, &secret_memory)?;
     let reports = first_reports(&reaper, &options).await?;
     let access = SocketAccess::of(&options);
-    let socket = Socket::claim(&options.socket, access, AccessList::of(&options))?;
+    let list = AccessList::of(&options);
+    let socket = match taken {
+        Some(taken) => Socket::adopt(
+            &options.socket,
+            access,
+            list,
+            taken.socket().map_err(NotTaken::from)?,
+        )?,
+        None => Socket::claim(&options.socket, access, list)?,
+    };
     log::info!("{}", banner(&socket, &reports));
     log::info!("{descriptors}");
-    let epoch = getrandom::u64().map_err(|error| StartupError::Random(error.into()))?;
+    let epoch = match taken {
+        Some(taken) => taken.rest.epoch,
+        None => getrandom::u64().map_err(|error| StartupError::Random(error.into()))?,
+    };
     let accounts = open_accounts(&options, descriptors, access);
     log::info!("{}", api::limits::Memory::of(&options, &accounts));
+    let (handovers, requests) = Handovers::new(taken.map_or(0, |taken| taken.rest.replaced));
     let app = Arc::new(App {
         reaper,
         options,
@@ -117,17 +200,13 @@ pub async fn run_until(
         epoch,
         accounts,
         secret_memory,
+        handovers,
     });
-    let (stop_sender, stop_receiver) = watch::channel(false);
-    systemd::notify(systemd::State::Ready);
-    let serving = api::server::serve(app, socket, stop_receiver);
-    let stopping = async {
-        stop.await;
-        systemd::notify(systemd::State::Stopping);
-        stop_sender.send_replace(true);
-    };
-    tokio::join!(serving, stopping);
-    Ok(())
+    Ok(Prepared {
+        app,
+        socket,
+        handovers: requests,
+    })
 }
 
 fn open_accounts(

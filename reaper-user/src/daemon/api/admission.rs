@@ -7,11 +7,13 @@
 use std::sync::Arc;
 
 use hyper::StatusCode;
+use reaper_registry::StartTime;
 use tokio::net::UnixStream;
 
-use super::peer_pin::Pinning;
+use super::peer_pin::{PeerPin, Pinning};
 use super::{Peer, PidNs, Transport};
 use crate::daemon::config::DaemonOptions;
+use crate::daemon::handover::message::Pin;
 use crate::daemon::http::problem::Problem;
 use crate::sys::process_table::ProcessTable;
 
@@ -61,6 +63,31 @@ impl Admission {
             pid,
             pid_ns: PidNs::NotNow,
             pin: self.pinning.take(&stream, pid, self.table.as_ref()),
+        };
+        Some((stream, peer))
+    }
+
+    /// As [`Self::admit`], for a connection that the former daemon has accepted and pinned. It is closed
+    /// without a response if its user is not served any more, because it has no request.
+    pub(super) fn take(&self, stream: UnixStream, pin: Pin) -> Option<(UnixStream, Peer)> {
+        let credentials = stream.peer_cred().ok()?;
+        let uid = credentials.uid();
+        if !self.serves(uid) && !self.serves_group(&stream, credentials.gid()) {
+            return None;
+        }
+        let pid = credentials.pid();
+        let pin = match pin {
+            Pin::PidfdInode(inode) => PeerPin::PidfdInode(inode),
+            Pin::StartTime(ticks) => PeerPin::StartTime(StartTime(ticks)),
+            Pin::Ended => PeerPin::Ended,
+            Pin::Open => self.pinning.take(&stream, pid, self.table.as_ref()),
+        };
+        let peer = Peer {
+            transport: Transport::Unix,
+            uid,
+            pid,
+            pid_ns: PidNs::NotNow,
+            pin,
         };
         Some((stream, peer))
     }

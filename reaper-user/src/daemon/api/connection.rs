@@ -1,29 +1,30 @@
 //! Serves one connection: its requests in order, until its peer, its idle time or the daemon ends it.
 
+mod driver;
+mod event_writer;
+mod io;
+
 use std::convert::Infallible;
-use std::io;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::header;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, Version};
 use hyper_util::rt::TokioIo;
-use rustix::net::{Shutdown, shutdown};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-use zeroize::Zeroizing;
 
-use super::connection_budget::{ConnectionSlot, Ending};
-use super::server::stop_requested;
+use self::event_writer::EventWriter;
+use self::io::{ConnectionIo, Phase};
+use super::connection_budget::ConnectionSlot;
+use super::events::EventStream;
 use super::undelivered::{DeliveryTracker, UndeliveredSessions};
 use super::{App, Peer, PeerPidNs, routes};
+use crate::daemon::handover::{Hold, Mode, StreamPosition};
 use crate::daemon::http::body::{ResponseBody, problem};
 use crate::daemon::http::framing::FramingFilter;
 use crate::daemon::http::secrets::{RequestSecrets, SecretQueue};
@@ -31,47 +32,40 @@ use crate::daemon::http::secrets::{RequestSecrets, SecretQueue};
 /// Larger than the largest head that the framing filter passes. Bounds what is buffered for a slow
 /// reader.
 pub(super) const BUFFER: usize = 64 * 1024;
-/// The response field that announces how long a connection is kept, as Node's client reads it.
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Serves one connection.
 pub(super) async fn serve(
     app: Arc<App>,
     stream: UnixStream,
     peer: Peer,
-    mut stop: watch::Receiver<bool>,
+    mode: watch::Receiver<Mode>,
     slot: ConnectionSlot,
 ) {
-    let slot = Arc::new(slot);
-    let phase = Arc::new(Phase::new(app.options.keep_alive));
+    let place = Place::new(&app, peer, slot);
     let undelivered = UndeliveredSessions::default();
     let registry = app.reaper.registry().clone();
     let secrets = SecretQueue::new(registry.clone());
-    let io = ConnectionIo {
-        stream,
-        slot: slot.clone(),
-        phase: phase.clone(),
-        read_in: None,
-        is_shut: false,
-    };
     let io = DeliveryTracker {
-        inner: FramingFilter::new(io, secrets.clone()),
+        inner: place.socket(stream, secrets.clone()),
         undelivered: undelivered.clone(),
     };
     let pid_ns = PeerPidNs::default();
-    let (for_requests, for_slot, for_phase) = (undelivered.clone(), slot.clone(), phase.clone());
+    let (for_requests, at) = (undelivered.clone(), place.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let (app, slot, phase) = (app.clone(), for_slot.clone(), for_phase.clone());
-        let busy = slot.busy();
+        let (app, at) = (app.clone(), at.clone());
+        let busy = at.slot.busy();
         request.extensions_mut().insert(for_requests.clone());
         if request.method() == Method::POST {
             request.extensions_mut().insert(pid_ns.clone());
         }
+        if routes::needs_hold(request.uri().path()) {
+            request.extensions_mut().insert(at.hold.clone());
+        }
         let secrets = secrets.next();
         async move {
             let is_kept = keeps_alive(request.version(), request.headers());
-            let mut response = respond(&app, peer, request, secrets, &slot).await;
-            phase.announce(is_kept, &mut response);
+            let mut response = respond(&app, peer, request, secrets, &at.slot).await;
+            at.phase.announce(is_kept, &mut response);
             Ok::<_, Infallible>(response.map(|body| busy.until_written(body)))
         }
     });
@@ -80,28 +74,73 @@ pub(super) async fn serve(
         .header_read_timeout(None)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(io), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop_requested(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-        ending = slot.ending() => match ending {
-            Ending::SlowHead => Ok(()),
-            // Its peer does not read, and could delay the close for as long as a reader may take.
-            Ending::Idle if phase.is_blocked.load(Ordering::Relaxed) => Ok(()),
-            Ending::Idle => {
-                phase.closing.store(true, Ordering::Relaxed);
-                connection.await
-            }
-        }
-    };
-    if let Err(error) = ended {
+    let connection = pin!(connection);
+    let ended = driver::drive(connection, mode, &place, |connection| {
+        connection.graceful_shutdown();
+    });
+    if let Err(error) = ended.await {
         // A slow or broken peer. The text is hyper's and contains nothing that the peer sent.
         log::debug!("a connection ended: {error}");
     }
     undelivered.remove_all(&registry);
+}
+
+/// Continues the event stream of a connection that the former daemon has handed over.
+pub(super) async fn serve_stream(
+    app: Arc<App>,
+    stream: UnixStream,
+    peer: Peer,
+    mode: watch::Receiver<Mode>,
+    slot: ConnectionSlot,
+    position: StreamPosition,
+) {
+    let place = Place::new(&app, peer, slot);
+    let _busy = place.slot.busy();
+    // What else arrives is never read, as behind a request for a stream.
+    place.phase.last_response.store(true, Ordering::Relaxed);
+    let secrets = SecretQueue::new(app.reaper.registry().clone());
+    let events = EventStream::continued(&app, peer, position, place.hold.clone());
+    let events = match events {
+        Ok(events) => events,
+        Err(problem) => {
+            log::debug!("a stream ends with the hand-over: {}", problem.code());
+            return;
+        }
+    };
+    let writer = pin!(EventWriter::new(place.socket(stream, secrets), events));
+    // It ends by itself with the event of the shutdown.
+    let ended = driver::drive(writer, mode, &place, |_| {});
+    if let Err(error) = ended.await {
+        log::debug!("a stream ended: {error}");
+    }
+}
+
+/// What belongs to one connection.
+#[derive(Clone)]
+struct Place {
+    peer: Peer,
+    slot: Arc<ConnectionSlot>,
+    phase: Arc<Phase>,
+    hold: Hold,
+}
+
+impl Place {
+    fn new(app: &App, peer: Peer, slot: ConnectionSlot) -> Self {
+        Self {
+            peer,
+            slot: Arc::new(slot),
+            phase: Arc::new(Phase::new(app.options.keep_alive)),
+            hold: Hold::default(),
+        }
+    }
+
+    fn socket(&self, stream: UnixStream, secrets: SecretQueue) -> FramingFilter<ConnectionIo> {
+        let Self {
+            slot, phase, hold, ..
+        } = self.clone();
+        let io = ConnectionIo::new(stream, slot, phase, hold.clone());
+        FramingFilter::new(io, secrets).held_by(hold)
+    }
 }
 
 /// Responds in the user's turn, and refuses if too many requests of this user are in progress.
@@ -134,165 +173,10 @@ fn keeps_alive(version: Version, fields: &HeaderMap) -> bool {
     }
 }
 
-/// What a connection does next.
-struct Phase {
-    /// The value of `keep-alive`.
-    keep_alive: HeaderValue,
-    /// It closes, after the requests that have arrived.
-    closing: AtomicBool,
-    /// Its response ends with the connection. What else arrives is never read.
-    last_response: AtomicBool,
-    /// Something is to be written, and the socket takes no more. Hyper has the response in its buffer,
-    /// and the body is gone already, so that the connection counts as idle.
-    is_blocked: AtomicBool,
-}
-
-impl Phase {
-    fn new(keep_alive: Duration) -> Self {
-        let timeout = HeaderValue::try_from(format!("timeout={}", keep_alive.as_secs()));
-        Self {
-            keep_alive: timeout.expect("letters and digits"),
-            closing: AtomicBool::new(false),
-            last_response: AtomicBool::new(false),
-            is_blocked: AtomicBool::new(false),
-        }
-    }
-
-    fn note_write(&self, written: &Poll<io::Result<usize>>) {
-        self.is_blocked
-            .store(written.is_pending(), Ordering::Relaxed);
-    }
-
-    /// Adds to a response how long the connection is kept, or that it is not.
-    fn announce(&self, is_kept: bool, response: &mut Response<ResponseBody>) {
-        // Only event streams have this version: they have no length and no chunks.
-        if response.version() == Version::HTTP_10 {
-            self.last_response.store(true, Ordering::Relaxed);
-        }
-        let fields = response.headers_mut();
-        if self.closing.load(Ordering::Relaxed) {
-            fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        } else if is_kept && !fields.contains_key(header::CONNECTION) {
-            fields.insert(KEEP_ALIVE, self.keep_alive.clone());
-        }
-    }
-}
-
-/// The socket of a connection.
-///
-/// - Before an idle connection is closed, it is shut down for reading. From then on the peer cannot
-///   write; what it wrote before is still read and answered. So no request is lost between the last
-///   read and the close: it is answered, or was never written (`EPIPE`, [`unix_stream_sendmsg`]).
-/// - During the last response the socket is read although hyper does not want more: hyper stops
-///   reading once it has a part of another request, and would not notice that the peer has gone.
-///
-/// [`unix_stream_sendmsg`]: https://elixir.bootlin.com/linux/v6.12/source/net/unix/af_unix.c
-struct ConnectionIo {
-    stream: UnixStream,
-    slot: Arc<ConnectionSlot>,
-    phase: Arc<Phase>,
-    /// The state of the connection, as [`ConnectionSlot::changes`], in which the last bytes arrived.
-    /// `None` if they have been waited for since.
-    read_in: Option<u64>,
-    is_shut: bool,
-}
-
-impl ConnectionIo {
-    /// Discards what arrives, and returns an error once the peer has gone.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        // A token may be in them.
-        let mut discarded = Zeroizing::new([0; 512]);
-        loop {
-            let mut part = ReadBuf::new(discarded.as_mut());
-            match Pin::new(&mut self.stream).poll_read(cx, &mut part) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(read) => read?,
-            }
-            if part.filled().is_empty() {
-                return Err(io::ErrorKind::BrokenPipe.into());
-            }
-        }
-    }
-}
-
-impl AsyncRead for ConnectionIo {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.phase.closing.load(Ordering::Relaxed) && !this.is_shut {
-            this.is_shut = true;
-            shutdown(&this.stream, Shutdown::Read)?;
-        }
-        let before = out.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(cx, out);
-        match &read {
-            Poll::Ready(_) => {
-                let has_read = out.filled().len() > before;
-                if this.is_shut && !has_read && this.slot.is_busy() {
-                    // For hyper, the end of the stream during a request is a peer that has gone, and
-                    // it would drop the response. It closes after the response in any case.
-                    return Poll::Pending;
-                }
-                this.read_in = has_read.then(|| this.slot.changes());
-            }
-            Poll::Pending => {
-                let read_in = this.read_in.take();
-                // Otherwise they were of a request that has been answered.
-                if read_in.is_some_and(|state| state == this.slot.changes()) {
-                    this.slot.is_incomplete();
-                }
-            }
-        }
-        read
-    }
-}
-
-impl AsyncWrite for ConnectionIo {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        this.phase.note_write(&written);
-        written
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
-        this.phase.note_write(&written);
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    /// Hyper calls this whenever the connection is polled and nothing is left to write.
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.phase.last_response.load(Ordering::Relaxed) {
-            this.poll_gone(cx)?;
-        }
-        Pin::new(&mut this.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
 
     #[test]

@@ -228,6 +228,13 @@ impl ConnectionBudget {
 }
 
 impl ConnectionSlot {
+    /// The slot of a connection that has had requests.
+    pub(super) fn used_before(self) -> Self {
+        self.clear_idle();
+        self.set_idle(false);
+        self
+    }
+
     /// Waits until a request of this user may start.
     ///
     /// The runtime runs what is ready in its order, whichever user it belongs to: without this, a request
@@ -291,6 +298,12 @@ impl ConnectionSlot {
 
     pub(super) fn is_busy(&self) -> bool {
         self.idle_state().is_none()
+    }
+
+    /// Returns whether it has had no request yet.
+    pub(super) fn is_new(&self) -> bool {
+        let idle = self.idle_state();
+        idle.as_ref().is_some_and(|idle| idle.before_first_request)
     }
 
     /// Returns how often the connection has become busy or idle.

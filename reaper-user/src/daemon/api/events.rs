@@ -26,6 +26,7 @@ use super::sse::{self, EventId};
 use super::wire::{GapData, SessionView};
 use super::{App, Peer};
 use crate::daemon::accounts::{Charge, Resource};
+use crate::daemon::handover::{Hold, StreamPosition};
 use crate::daemon::http::problem::Problem;
 use crate::daemon::http::query;
 use crate::reaper::{EventItem, Events};
@@ -42,6 +43,7 @@ pub(crate) struct EventStream {
     out: Vec<u8>,
     keepalive: Interval,
     ended: bool,
+    hold: Hold,
     _charge: Charge,
 }
 
@@ -110,8 +112,6 @@ impl EventStream {
             id: query::value(query, "session").map(|id| SessionId::new(&id)),
         };
         let charge = app.accounts.try_charge(peer.uid, Resource::Streams)?;
-        let mut keepalive = interval_at(Instant::now() + KEEPALIVE_EVERY, KEEPALIVE_EVERY);
-        keepalive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (position, last) = app.reaper.registry().subscribe(filter.owner);
         let mut stream = Self {
             app: app.clone(),
@@ -119,8 +119,9 @@ impl EventStream {
             events: app.reaper.events_from(position),
             snapshot: None,
             out: sse::PREAMBLE.to_vec(),
-            keepalive,
+            keepalive: keepalive(),
             ended: false,
+            hold: head.extensions.get().cloned().unwrap_or_default(),
             _charge: charge,
         };
         let last_seen = head
@@ -145,6 +146,59 @@ impl EventStream {
             None => {}
         }
         Ok(stream)
+    }
+
+    /// Continues a stream of the former daemon where it has stopped.
+    pub(super) fn continued(
+        app: &Arc<App>,
+        peer: Peer,
+        stopped: StreamPosition,
+        hold: Hold,
+    ) -> Result<Self, Problem> {
+        let charge = app.accounts.try_charge(peer.uid, Resource::Streams)?;
+        let names = stopped.names.map(|names| parse_names(&names.join(",")));
+        let filter = Filter {
+            owner: stopped.owner,
+            names: names.transpose()?,
+            own: stopped.own.map(EntryId),
+            id: stopped.id.map(|id| SessionId::new(&id)),
+        };
+        let registry = app.reaper.registry();
+        let last_seen = stopped.position.saturating_sub(1);
+        let position = registry.resume(last_seen, filter.owner);
+        let position = position
+            .ok_or_else(|| Problem::query("position", "there is no event before this position"))?;
+        Ok(Self {
+            app: app.clone(),
+            filter,
+            events: app.reaper.events_from(position),
+            snapshot: None,
+            out: Vec::new(),
+            keepalive: keepalive(),
+            ended: false,
+            hold,
+            _charge: charge,
+        })
+    }
+
+    /// Returns where the stream has stopped, if it is held and is between two events.
+    fn stopped(&self) -> Option<StreamPosition> {
+        let is_between = self.out.is_empty() && self.snapshot.is_none() && !self.ended;
+        let Filter {
+            owner,
+            names,
+            own,
+            id,
+        } = &self.filter;
+        (self.hold.is_set() && is_between).then(|| StreamPosition {
+            owner: *owner,
+            names: names
+                .as_ref()
+                .map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
+            own: own.map(|own| own.0),
+            id: id.as_ref().map(|id| id.as_str().to_owned()),
+            position: self.events.position(),
+        })
     }
 
     /// Continues behind the last event that the reader saw. If events in between are no longer kept,
@@ -278,6 +332,12 @@ impl EventStream {
     }
 }
 
+fn keepalive() -> Interval {
+    let mut keepalive = interval_at(Instant::now() + KEEPALIVE_EVERY, KEEPALIVE_EVERY);
+    keepalive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    keepalive
+}
+
 fn parse_names(names: &str) -> Result<BTreeSet<&'static str>, Problem> {
     names
         .split(',')
@@ -299,6 +359,11 @@ impl Body for EventStream {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
+        if let Some(position) = this.stopped() {
+            // Whatever ends the hold polls the connection.
+            this.hold.stop_stream(position);
+            return Poll::Pending;
+        }
         this.fill(cx);
         if !this.out.is_empty() {
             let frame = Bytes::from(std::mem::take(&mut this.out));

@@ -25,7 +25,7 @@ mod folder;
 mod lock;
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -110,6 +110,56 @@ impl Socket {
             lock,
             rebind_failed: false,
         })
+    }
+
+    /// Takes over the socket of the daemon that this one replaces. Changes nothing until
+    /// [`Self::begin`].
+    pub(crate) fn adopt(
+        path: &Path,
+        access: SocketAccess,
+        list: AccessList,
+        (listener, lock): (OwnedFd, OwnedFd),
+    ) -> Result<Self, ListenError> {
+        let path = std::path::absolute(path).map_err(ListenError::system("resolve", path))?;
+        let place = Place::open(&path, access)?;
+        let lock = Lock::adopt(&place.folder, &place.name, lock)?;
+        let file = place.bound()?;
+        let listener = UnixListener::from_std(listener.into())
+            .map_err(ListenError::system("register", &path))?;
+        Ok(Self {
+            listener,
+            path,
+            access,
+            list,
+            place,
+            mode: mode_of(&file),
+            file: FileId::of(&file),
+            lock,
+            rebind_failed: false,
+        })
+    }
+
+    /// Makes a socket that was taken over that of this process: what it shows of its listener, who can
+    /// connect, and the pid in the lock file. A failure is only logged, because the former daemon
+    /// has gone.
+    pub(crate) fn begin(&mut self) {
+        let (path, place) = (&self.path, &self.place);
+        let begun = rustix::net::listen(&self.listener, BACKLOG)
+            .map_err(place.failed("listen on"))
+            .and_then(|()| place.set_access(self.access, &self.list, &place.bound()?))
+            .and_then(|()| place.bound());
+        match begun {
+            Ok(file) => self.mode = mode_of(&file),
+            Err(error) => log::warn!("{error}"),
+        }
+        if let Err(error) = self.lock.write_pid() {
+            log::warn!("cannot write the pid beside {}: {error}", path.display());
+        }
+    }
+
+    /// The lock file, locked.
+    pub(crate) fn lock_file(&self) -> BorrowedFd<'_> {
+        self.lock.file()
     }
 
     pub(crate) fn path(&self) -> &Path {

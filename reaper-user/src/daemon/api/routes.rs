@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::authorize::Refused;
 use super::events::EventStream;
 use super::remove::{delete, delete_me};
+use super::replace;
 use super::sessions::list;
 use super::undelivered::UndeliveredSessions;
 use super::wire::{Me, RegisterResponse, SessionView};
@@ -31,6 +32,11 @@ use crate::watch::identity::IdentityStrength;
 const NOT_NOW_LIMIT: Duration = Duration::from_millis(550);
 const NOT_NOW_PAUSE: Duration = Duration::from_millis(50);
 
+/// Returns whether the handler of this request needs the hold of its connection.
+pub(super) fn needs_hold(path: &str) -> bool {
+    path == "/v1/events" || path == replace::PATH
+}
+
 /// Returns the response to a request.
 pub(super) async fn respond(
     app: Arc<App>,
@@ -43,11 +49,16 @@ pub(super) async fn respond(
     if let Some(refusal) = refused.and_then(|code| Refusal::from_code(code.as_bytes())) {
         return problem(&refusal.into());
     }
+    let is_removal = head.method == Method::DELETE;
     let result = match policy::check(&head, peer.transport, secrets.claim) {
         Ok(claim) => route(&app, peer, &head, body, claim, &secrets).await,
         Err(refused) => Err(refused),
     };
-    result.unwrap_or_else(|refused| {
+    result.unwrap_or_else(|mut refused| {
+        // What was not found may be there.
+        if is_removal && app.reaper.registry().is_paused() {
+            refused = Problem::paused();
+        }
         log::debug!("{} {}", refused.status().as_u16(), refused.code());
         problem(&refused)
     })
@@ -77,6 +88,10 @@ async fn route(
             let own = session(app, peer, &claim)?;
             let stream = EventStream::open(app, peer, head, own.as_deref())?;
             Ok(event_stream(stream))
+        }
+        (&Method::POST, replace::PATH) => {
+            let body = read_body(body, secrets).await?;
+            replace::replace(app, peer, head, &body)
         }
         (&Method::GET, "/v1/limits") => Ok(json(&limits::limits(app, peer))),
         (&Method::GET, "/v1/sources") => Ok(json(&health::sources(app).view())),

@@ -1,13 +1,15 @@
 //! Accepts connections and serves them until the daemon stops.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -17,6 +19,9 @@ use super::listener::Socket;
 use super::peaks::Peaks;
 use super::refused::{WaitingRoom, refuse};
 use super::{App, connection};
+use crate::daemon::handover::give::Belongings;
+use crate::daemon::handover::message::Connection;
+use crate::daemon::handover::{Mode, Request};
 use crate::sys::allocator::give_back_freed;
 
 /// The pause after a failed accept, for lack of descriptors or memory. The connection that is
@@ -27,70 +32,171 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long connections may take to end at shutdown. The others are aborted.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
 
-/// Serves until `stop` turns true, ends every connection and removes the socket.
-pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
-    let admission = Admission::new(&app.options, app.table.clone());
-    let budget = ConnectionBudget::new(app.accounts.clone(), app.options.keep_alive);
-    let mut acceptor = Acceptor::new(budget.clone());
-    let waiting_room = WaitingRoom::default();
-    let mut connections = JoinSet::new();
-    let mut peaks = Peaks::default();
+/// How serving has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// On request. The socket is removed.
+    Stopped,
+    /// Another process serves on the socket.
+    Replaced,
+}
+
+/// What the daemon serves at first: its socket, and what a former daemon has handed over.
+pub(crate) struct Start {
+    pub(crate) socket: Socket,
+    pub(crate) taken: Vec<(Connection, OwnedFd)>,
+    pub(crate) handovers: mpsc::UnboundedReceiver<Request>,
+}
+
+/// Serves until `stop` turns true, or until another process has everything, and ends every connection.
+pub(crate) async fn serve(app: Arc<App>, start: Start, mut stop: watch::Receiver<bool>) -> Ended {
+    let Start {
+        mut socket,
+        taken,
+        mut handovers,
+    } = start;
+    let mut server = Server::new(app);
+    for (connection, fd) in taken {
+        server.take(connection, fd).await;
+    }
+    let mut acceptor = Acceptor::new(server.budget.clone());
     let mut regular_checks = interval(CHECK_INTERVAL);
     regular_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let stopping = stop.clone();
-    loop {
+    let ended = loop {
         tokio::select! {
-            () = stop_requested(&mut stop) => break,
+            () = stop_requested(&mut stop) => break Ended::Stopped,
             _ = regular_checks.tick() => {
                 socket.restore();
-                if peaks.is_over(connections.len(), app.reaper.len()) {
+                if server.peaks.is_over(server.connections.len(), server.app.reaper.len()) {
                     // It visits all free memory, which takes some milliseconds.
                     tokio::task::spawn_blocking(give_back_freed);
                 }
             }
-            Some(ended) = connections.join_next() => report_panic(ended),
-            stream = acceptor.next(&socket.listener) => {
-                // Before a place is taken: a refused user must not take one from others.
-                let Some((stream, peer)) = admission.admit(stream) else {
-                    continue;
+            Some(ended) = server.connections.join_next() => report_panic(ended),
+            Some(request) = handovers.recv() => {
+                let all = Belongings {
+                    app: &server.app,
+                    socket: &socket,
+                    connections: &mut server.connections,
                 };
-                // Not in the `select!`, where another branch could cancel it after it has closed a
-                // connection for this one.
-                let stopping = stopping.clone();
-                match budget.admit(peer.uid).await {
-                    Ok(slot) => {
-                        let served = connection::serve(app.clone(), stream, peer, stopping, slot);
-                        connections.spawn(served);
-                        peaks.connected(connections.len());
-                    }
-                    Err(refused) => match waiting_room.enter() {
-                        None => refuse(stream, &refused.into()),
-                        Some(waiting) => {
-                            let (app, budget) = (app.clone(), budget.clone());
-                            connections.spawn(async move {
-                                let admitted = waiting.admit(stream, peer.uid, &budget).await;
-                                if let Some((stream, slot)) = admitted {
-                                    connection::serve(app, stream, peer, stopping, slot).await;
-                                }
-                            });
-                        }
-                    },
+                if request.serve(&server.mode, all, &mut stop).await {
+                    break Ended::Replaced;
                 }
             }
+            stream = acceptor.next(&socket.listener) => server.admit(stream).await,
+        }
+    };
+    if ended == Ended::Stopped {
+        // From here on no client can connect, and another daemon can take the path.
+        socket.remove();
+        let registry = server.app.reaper.registry();
+        registry.publish_shutdown(crate::clock::now());
+        server.mode.send_replace(Mode::Stopping);
+    }
+    server.end_connections().await;
+    ended
+}
+
+/// The connections, and what decides about them.
+struct Server {
+    app: Arc<App>,
+    admission: Admission,
+    budget: Arc<ConnectionBudget>,
+    waiting_room: WaitingRoom,
+    connections: JoinSet<()>,
+    peaks: Peaks,
+    mode: watch::Sender<Mode>,
+}
+
+impl Server {
+    fn new(app: Arc<App>) -> Self {
+        let admission = Admission::new(&app.options, app.table.clone());
+        let budget = ConnectionBudget::new(app.accounts.clone(), app.options.keep_alive);
+        Self {
+            app,
+            admission,
+            budget,
+            waiting_room: WaitingRoom::default(),
+            connections: JoinSet::new(),
+            peaks: Peaks::default(),
+            mode: watch::Sender::new(Mode::Serving),
         }
     }
-    // From here on no client can connect, and another daemon can take the path.
-    socket.remove();
-    app.reaper.registry().publish_shutdown(crate::clock::now());
-    let all_ended = async { while connections.join_next().await.is_some() {} };
-    if timeout(SHUTDOWN_GRACE, all_ended).await.is_err() {
-        log::debug!("{} connections are aborted", connections.len());
-        connections.shutdown().await;
+
+    /// Serves a new connection, or refuses it.
+    async fn admit(&mut self, stream: UnixStream) {
+        // Before a place is taken: a refused user must not take one from others.
+        let Some((stream, peer)) = self.admission.admit(stream) else {
+            return;
+        };
+        let (app, mode) = (self.app.clone(), self.mode.subscribe());
+        // Not in the `select!`, where another branch could cancel it after it has closed a
+        // connection for this one.
+        match self.budget.admit(peer.uid).await {
+            Ok(slot) => {
+                let served = connection::serve(app, stream, peer, mode, slot);
+                self.connections.spawn(served);
+                self.peaks.connected(self.connections.len());
+            }
+            Err(refused) => match self.waiting_room.enter() {
+                None => refuse(stream, &refused.into()),
+                Some(waiting) => {
+                    let budget = self.budget.clone();
+                    self.connections.spawn(async move {
+                        let admitted = waiting.admit(stream, peer.uid, &budget).await;
+                        if let Some((stream, slot)) = admitted {
+                            connection::serve(app, stream, peer, mode, slot).await;
+                        }
+                    });
+                }
+            },
+        }
+    }
+
+    /// Serves a connection of the former daemon. One that this daemon would not serve is closed.
+    async fn take(&mut self, connection: Connection, fd: OwnedFd) {
+        let stream = UnixStream::from_std(StdUnixStream::from(fd));
+        let stream = stream
+            .inspect_err(|error| log::warn!("a connection cannot be taken over: {error}"))
+            .ok();
+        let taken = stream.and_then(|stream| self.admission.take(stream, connection.pin));
+        let Some((stream, peer)) = taken else {
+            return;
+        };
+        let Ok(slot) = self.budget.admit(peer.uid).await else {
+            return;
+        };
+        let (app, mode) = (self.app.clone(), self.mode.subscribe());
+        match connection.stream {
+            Some(position) => {
+                let served = connection::serve_stream(app, stream, peer, mode, slot, position);
+                self.connections.spawn(served);
+            }
+            None => {
+                let slot = if connection.was_used {
+                    slot.used_before()
+                } else {
+                    slot
+                };
+                let served = connection::serve(app, stream, peer, mode, slot);
+                self.connections.spawn(served);
+            }
+        }
+        self.peaks.connected(self.connections.len());
+    }
+
+    async fn end_connections(&mut self) {
+        let connections = &mut self.connections;
+        let all_ended = async { while connections.join_next().await.is_some() {} };
+        if timeout(SHUTDOWN_GRACE, all_ended).await.is_err() {
+            log::debug!("{} connections are aborted", self.connections.len());
+            self.connections.shutdown().await;
+        }
     }
 }
 
 /// Waits for the request to stop. A dropped sender counts as one: the daemon is gone.
-pub(super) async fn stop_requested(stop: &mut watch::Receiver<bool>) {
+pub(in crate::daemon) async fn stop_requested(stop: &mut watch::Receiver<bool>) {
     let _result = stop.wait_for(|stop| *stop).await.is_ok();
 }
 
@@ -169,7 +275,7 @@ fn is_readable(listener: &UnixListener) -> bool {
 }
 
 /// Logs a panic. It ends only its own connection.
-fn report_panic(ended: Result<(), JoinError>) {
+pub(in crate::daemon) fn report_panic(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {

@@ -31,6 +31,7 @@ use self::head::BodyFraming;
 pub(crate) use self::head::{BODY_MAX, HEAD_MAX, REFUSAL_FIELD, Refusal};
 use self::pace::Pace;
 use super::secrets::{BodyKeeper, SecretQueue};
+use crate::daemon::handover::Hold;
 
 /// For how long, and how much of, the rest of a refused message is read and discarded. Closing with
 /// unread bytes would reset the connection before the peer has read the error.
@@ -52,6 +53,7 @@ pub(crate) struct FramingFilter<S> {
     /// Of the request whose body is arriving.
     body: BodyKeeper,
     linger: Option<Linger>,
+    hold: Hold,
 }
 
 enum State {
@@ -88,7 +90,14 @@ impl<S> FramingFilter<S> {
             secrets,
             body: BodyKeeper::default(),
             linger: None,
+            hold: Hold::default(),
         }
+    }
+
+    /// Begins to read no message while this is set.
+    pub(crate) fn held_by(mut self, hold: Hold) -> Self {
+        self.hold = hold;
+        self
     }
 
     /// Checks the bytes that have arrived. Afterwards some are cleared, or more are needed, or the
@@ -252,6 +261,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for FramingFilter<S> {
                 continue;
             }
             this.compact();
+            let is_between_messages = this.end == 0 && matches!(this.state, State::Head { .. });
+            if is_between_messages && this.hold.stops_reading() {
+                // Whatever ends the hold polls the connection.
+                return Poll::Pending;
+            }
             let mut free = ReadBuf::new(&mut this.buffer[this.end..]);
             ready!(Pin::new(&mut this.inner).poll_read(cx, &mut free))?;
             let arrived = free.filled().len();

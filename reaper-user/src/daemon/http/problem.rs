@@ -145,6 +145,17 @@ impl Problem {
         )
     }
 
+    /// Another process takes this daemon's place, and nothing can be changed until it has.
+    pub(crate) fn paused() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            NOT_NOW,
+            NOT_NOW,
+            "this daemon is being replaced; retry",
+        )
+        .retry_later()
+    }
+
     /// The removal of this session needs its token.
     pub(crate) fn needs_token() -> Self {
         Self::new(
@@ -317,6 +328,7 @@ impl From<RegisterError> for Problem {
             }
             RegisterError::TokenInUse => (StatusCode::CONFLICT, "token_in_use"),
             RegisterError::NeedsOldToken => (StatusCode::CONFLICT, "needs_old_token"),
+            RegisterError::Paused => return Self::paused(),
             // The enum may grow. Nothing is stored on any error.
             _ => (StatusCode::CONFLICT, "refused"),
         };

@@ -3,7 +3,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -14,7 +15,7 @@ use super::folder::{FileId, Folder, system};
 pub(super) struct Lock {
     name: OsString,
     file_id: FileId,
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -44,17 +45,43 @@ impl Lock {
                 return Err(ListenError::system("lock", &path)(error));
             }
         }
-        let written = file
-            .rewind()
-            .and_then(|()| file.set_len(0))
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-        written.map_err(ListenError::system("write", &path))?;
-        let stat = rustix::fs::fstat(&file).map_err(|errno| system("stat", &path, errno))?;
+        let lock = Self::of(name, file).map_err(ListenError::system("stat", &path))?;
+        lock.write_pid()
+            .map_err(ListenError::system("write", &path))?;
+        Ok(lock)
+    }
+
+    /// Takes over the lock of the daemon that this one replaces: the file is locked already.
+    pub(super) fn adopt(
+        folder: &Folder,
+        socket: &OsStr,
+        file: OwnedFd,
+    ) -> Result<Self, ListenError> {
+        let mut name = socket.to_owned();
+        name.push(".lock");
+        let path = folder.path().join(&name);
+        Self::of(name, file.into()).map_err(ListenError::system("stat", &path))
+    }
+
+    fn of(name: OsString, file: File) -> io::Result<Self> {
+        let stat = rustix::fs::fstat(&file)?;
         Ok(Self {
             file_id: FileId::of(&stat),
             name,
-            _file: file,
+            file,
         })
+    }
+
+    /// Writes the pid of this process into the file, for the errors of other daemons.
+    pub(super) fn write_pid(&self) -> io::Result<()> {
+        let mut file = &self.file;
+        file.rewind()?;
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())
+    }
+
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// Returns whether the file still has its name in this folder. It may have been removed, and
