@@ -42,6 +42,8 @@ pub(crate) mod secret_arena;
 #[cfg(all(target_os = "linux", feature = "testkit"))]
 pub(crate) mod set_tid;
 #[cfg(all(target_os = "linux", feature = "cli"))]
+pub(crate) mod shared_file;
+#[cfg(all(target_os = "linux", feature = "cli"))]
 pub(crate) mod signals;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 pub(crate) mod test_process;
