@@ -13,6 +13,8 @@ pub(crate) mod handover;
 pub(crate) mod harden;
 pub(crate) mod http;
 #[cfg(target_os = "linux")]
+pub(crate) mod memory_file;
+#[cfg(target_os = "linux")]
 pub(crate) mod monitor;
 pub(crate) mod private_memory;
 mod run;

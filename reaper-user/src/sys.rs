@@ -13,6 +13,8 @@ pub mod cn_proc;
 pub(crate) mod foreign_proc;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 pub(crate) mod fork;
+#[cfg(feature = "cli")]
+pub(crate) mod inherited;
 pub(crate) mod limits;
 #[cfg(target_os = "linux")]
 mod linux_table;
@@ -41,6 +43,8 @@ mod readiness;
 pub(crate) mod secret_arena;
 #[cfg(all(target_os = "linux", feature = "testkit"))]
 pub(crate) mod set_tid;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+pub(crate) mod shared_file;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 pub(crate) mod signals;
 #[cfg(all(target_os = "linux", feature = "cli"))]

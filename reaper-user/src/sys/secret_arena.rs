@@ -1,29 +1,41 @@
 //! Pages for secrets: invisible to other processes where the kernel has such memory, else locked.
 //!
-//! Each secret has a slot of 64 bytes in a chunk of pages. A chunk is, in this order of preference:
+//! Each secret has a slot of 64 bytes in a chunk of pages. On Linux all chunks are pieces of one file in
+//! memory, so that a later process that gets its descriptor finds each secret in its slot again. The
+//! file is, in this order of preference:
 //!
 //! - memory of `memfd_secret(2)`: absent from the kernel's direct map, so that not even root reads it
 //!   through `/proc/PID/mem` or with ptrace. Linux 5.14 with `secretmem.enable=1`, from 6.5 on without
 //!   it. A system with such memory does not hibernate.
-//! - anonymous memory that is locked (`mlock(2)`) and left out of core dumps.
+//! - memory of `memfd_create(2)` that is locked (`mlock(2)`) and left out of core dumps.
 //! - the same without the lock, if the limit of locked memory is too low. It may be written to swap.
 //!
+//! Where there is no such file, chunks are anonymous memory with the same protection, and end with the
+//! process.
+//!
 //! Chunks are never unmapped while the arena is in use. Their number is bounded by that of the
-//! secrets that exist at once, which the registry limits.
+//! secrets that exist at once, which the registry limits. The first slot has the number of chunks, and
+//! no secret.
 #![expect(unsafe_code, reason = "memory mappings, and references into them")]
 
+mod chunk;
+
 use std::fmt;
+#[cfg(target_os = "linux")]
 use std::io;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use reaper_registry::SecretMemory;
+#[cfg(target_os = "linux")]
+use rustix::fd::{AsFd as _, OwnedFd};
 use zeroize::{Zeroize as _, Zeroizing};
+
+use chunk::{CHUNK, Chunk};
 
 /// The size of one slot: that of the largest secret.
 const SLOT: usize = 64;
-/// The size of a chunk: 512 slots. Small enough for the limit of locked memory of old systems, 64 KiB.
-const CHUNK: usize = 32 * 1_024;
+const SLOTS: usize = CHUNK / SLOT;
 
 /// How memory is protected, from the strongest to the weakest protection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,10 +71,15 @@ impl Protection {
 #[derive(Clone)]
 pub(crate) struct SecretArena(Arc<Mutex<Chunks>>);
 
+#[derive(Default)]
 struct Chunks {
+    #[cfg(target_os = "linux")]
+    file: Option<OwnedFd>,
     mapped: Vec<Chunk>,
+    /// Every slot, by number.
+    slots: Vec<NonNull<[u8; SLOT]>>,
     /// All bytes of a free slot are zero.
-    free: Vec<NonNull<[u8; SLOT]>>,
+    free: Vec<u32>,
     weakest: Option<Protection>,
     /// Why the preferred protection is not used.
     reason: String,
@@ -82,14 +99,56 @@ pub(crate) struct ArenaState {
 impl SecretArena {
     /// Creates an arena with its first chunk, so that its state is known.
     pub(crate) fn new() -> Self {
-        let mut chunks = Chunks {
-            mapped: Vec::new(),
-            free: Vec::new(),
-            weakest: None,
-            reason: String::new(),
-        };
+        let mut chunks = Chunks::default();
         chunks.grow();
         Self(Arc::new(Mutex::new(chunks)))
+    }
+
+    /// Maps the file of an earlier arena. No slot of it is free before [`Self::begin`].
+    #[cfg(target_os = "linux")]
+    pub(crate) fn open(file: OwnedFd) -> io::Result<Self> {
+        let mut chunks = Chunks {
+            file: Some(file),
+            ..Chunks::default()
+        };
+        chunks.map_next()?;
+        let earlier = usize::try_from(chunks.number_of_chunks()).unwrap_or(usize::MAX);
+        if !(1..=chunk::MOST_CHUNKS).contains(&earlier) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        while chunks.mapped.len() < earlier {
+            chunks.map_next()?;
+        }
+        Ok(Self(Arc::new(Mutex::new(chunks))))
+    }
+
+    /// Returns the memory of a slot of an earlier arena, with the secret that is in it. The caller takes
+    /// each slot once.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn adopt(&self, number: u32) -> Option<Box<dyn SecretMemory>> {
+        let at = *self.chunks().slots.get(number as usize)?;
+        (number > 0).then(|| Slot::boxed(at, number, self))
+    }
+
+    /// Wipes and frees all slots of an earlier arena except these.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn begin(&self, adopted: &std::collections::HashSet<u32>) {
+        let mut chunks = self.chunks();
+        let free = (1..).zip(chunks.slots.iter().skip(1));
+        let free: Vec<_> = free.filter(|(it, _)| !adopted.contains(it)).collect();
+        let numbers: Vec<_> = free.iter().map(|(number, _)| *number).collect();
+        for (_, at) in free {
+            // SAFETY: mapped and initialised. No slot with this number exists.
+            unsafe { &mut *at.as_ptr() }.zeroize();
+        }
+        chunks.free.extend(numbers.iter().rev());
+    }
+
+    /// Returns a duplicate of the descriptor of its file, if there is one.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn descriptor(&self) -> Option<OwnedFd> {
+        let chunks = self.chunks();
+        chunks.file.as_ref()?.try_clone().ok()
     }
 
     /// Returns a slot of zeros. Without memory for a chunk it is in ordinary memory.
@@ -99,10 +158,7 @@ impl SecretArena {
             chunks.grow();
         }
         match chunks.free.pop() {
-            Some(at) => Box::new(Slot {
-                at,
-                arena: self.clone(),
-            }),
+            Some(number) => Slot::boxed(chunks.slots[number as usize], number, self),
             None => Box::new(Zeroizing::new([0; SLOT])),
         }
     }
@@ -114,6 +170,13 @@ impl SecretArena {
             bytes: chunks.mapped.len() * CHUNK,
             reason: chunks.reason.clone(),
         }
+    }
+
+    fn outlives_process(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        return self.chunks().file.is_some();
+        #[cfg(not(target_os = "linux"))]
+        false
     }
 
     fn chunks(&self) -> MutexGuard<'_, Chunks> {
@@ -130,25 +193,111 @@ impl fmt::Debug for SecretArena {
 impl Chunks {
     /// Adds a chunk with the strongest protection that works.
     fn grow(&mut self) {
+        #[cfg(target_os = "linux")]
+        if self.file.is_some() {
+            match self.map_next() {
+                Ok(()) => self.free_last_chunk(),
+                Err(error) => log::warn!("there is no memory for more secret keys: {error}"),
+            }
+            return;
+        }
         let mut reasons = Vec::new();
         let chunk = PREFERRED.into_iter().find_map(|protection| {
-            let mapped = Chunk::map(protection);
+            let mapped = self.map(protection);
             let failed = |error| reasons.push(format!("{}: {error}", protection.name()));
             Some((protection, mapped.map_err(failed).ok()?))
         });
         let protection = chunk
             .as_ref()
             .map_or(Protection::Unlocked, |(found, _)| *found);
+        self.note(protection, reasons.join("; "));
+        if let Some((_, chunk)) = chunk {
+            self.add(chunk);
+            self.free_last_chunk();
+        }
+    }
+
+    /// Maps the next chunk of the first file that can be created, or of anonymous memory.
+    #[cfg(target_os = "linux")]
+    fn map(&mut self, protection: Protection) -> std::io::Result<Chunk> {
+        if self.mapped.is_empty() {
+            let mapped = chunk::create_file(protection).and_then(|file| {
+                let chunk = Chunk::of_file(file.as_fd(), 0, protection)?;
+                Ok((file, chunk))
+            });
+            if let Ok((file, chunk)) = mapped {
+                self.file = Some(file);
+                return Ok(chunk);
+            }
+            if protection == Protection::MemfdSecret {
+                return mapped.map(|(_, chunk)| chunk);
+            }
+        }
+        match protection {
+            Protection::MemfdSecret => Err(std::io::ErrorKind::Unsupported.into()),
+            Protection::Locked | Protection::Unlocked => Chunk::anonymous(protection),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    #[expect(clippy::unused_self, reason = "the same signature everywhere")]
+    fn map(&mut self, protection: Protection) -> std::io::Result<Chunk> {
+        Chunk::anonymous(protection)
+    }
+
+    /// Maps the next chunk of the file.
+    #[cfg(target_os = "linux")]
+    fn map_next(&mut self) -> io::Result<()> {
+        let index = self.mapped.len();
+        let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?.as_fd();
+        if index == chunk::MOST_CHUNKS {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let kinds: &[_] = if is_ordinary(file) {
+            &[Protection::Locked, Protection::Unlocked]
+        } else {
+            &[Protection::MemfdSecret]
+        };
+        let mut last = Err(io::ErrorKind::Unsupported.into());
+        for protection in kinds {
+            last = Chunk::of_file(file, index, *protection);
+            if last.is_ok() {
+                self.note(*protection, String::new());
+                break;
+            }
+        }
+        self.add(last?);
+        Ok(())
+    }
+
+    fn add(&mut self, chunk: Chunk) {
+        self.slots.extend(chunk.slots());
+        self.mapped.push(chunk);
+    }
+
+    fn free_last_chunk(&mut self) {
+        let chunks = self.mapped.len() as u64;
+        // The first slot is not for secrets.
+        let first = ((self.mapped.len() - 1) * SLOTS).max(1);
+        let numbers = first..self.slots.len();
+        self.free
+            .extend(numbers.rev().filter_map(|it| u32::try_from(it).ok()));
+        // SAFETY: mapped, of this size, and no slot that is ever taken.
+        unsafe { self.slots[0].cast::<u64>().write(chunks) };
+    }
+
+    #[cfg(target_os = "linux")]
+    fn number_of_chunks(&self) -> u64 {
+        // SAFETY: as in `free_last_chunk`.
+        unsafe { self.slots[0].cast::<u64>().read() }
+    }
+
+    fn note(&mut self, protection: Protection, reason: String) {
         if self.weakest.is_none_or(|weakest| weakest < protection) {
             self.weakest = Some(protection);
-            self.reason = reasons.join("; ");
+            self.reason = reason;
             self.log_protection(protection);
         }
-        let Some((_, chunk)) = chunk else {
-            return;
-        };
-        self.free.extend(chunk.slots());
-        self.mapped.push(chunk);
     }
 
     fn log_protection(&self, protection: Protection) {
@@ -165,114 +314,25 @@ impl Chunks {
     }
 }
 
-/// One mapping.
-struct Chunk(NonNull<u8>);
-
-impl Chunk {
-    fn map(protection: Protection) -> io::Result<Self> {
-        match protection {
-            #[cfg(target_os = "linux")]
-            Protection::MemfdSecret => {
-                let chunk = Self::of_memfd_secret()?;
-                // A child process must not inherit it. Such memory is shared, so it cannot be wiped
-                // in the child alone.
-                chunk.advise(libc::MADV_DONTFORK);
-                Ok(chunk)
-            }
-            Protection::Locked => {
-                let chunk = Self::anonymous()?;
-                chunk.lock()?;
-                Ok(chunk)
-            }
-            Protection::Unlocked => Self::anonymous(),
-        }
-    }
-
-    #[cfg(target_os = "linux")]
-    fn of_memfd_secret() -> io::Result<Self> {
-        use rustix::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-
-        // SAFETY: takes no pointer (memfd_secret(2)).
-        let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let fd = i32::try_from(fd).map_err(io::Error::other)?;
-        // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
-        let file = unsafe { OwnedFd::from_raw_fd(fd) };
-        rustix::fs::ftruncate(&file, CHUNK as u64)?;
-        // The mapping keeps the memory; the descriptor is closed.
-        let mut chunk = Self::mmap(libc::MAP_SHARED, file.as_raw_fd())?;
-        // Allocates the pages now, because a later failure would be a signal.
-        chunk.bytes_mut().zeroize();
-        Ok(chunk)
-    }
-
-    fn anonymous() -> io::Result<Self> {
-        let chunk = Self::mmap(libc::MAP_PRIVATE | libc::MAP_ANON, -1)?;
-        #[cfg(target_os = "linux")]
-        {
-            chunk.advise(libc::MADV_DONTDUMP);
-            chunk.advise(libc::MADV_WIPEONFORK);
-        }
-        Ok(chunk)
-    }
-
-    fn mmap(flags: libc::c_int, fd: libc::c_int) -> io::Result<Self> {
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice (mmap(2)).
-        let at = unsafe { libc::mmap(std::ptr::null_mut(), CHUNK, access, flags, fd, 0) };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let at = NonNull::new(at.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self(at))
-    }
-
-    fn lock(&self) -> io::Result<()> {
-        // SAFETY: the range is a mapping of this process (mlock(2)).
-        match unsafe { libc::mlock(self.0.as_ptr().cast(), CHUNK) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-
-    /// Protects the memory further where the kernel can. A failure takes nothing away.
-    #[cfg(target_os = "linux")]
-    fn advise(&self, advice: libc::c_int) {
-        // SAFETY: the range is a mapping of this process, and none of the values in use here discards
-        // its content in this process (madvise(2)).
-        if unsafe { libc::madvise(self.0.as_ptr().cast(), CHUNK, advice) } != 0 {
-            log::debug!("madvise {advice}: {}", io::Error::last_os_error());
-        }
-    }
-
-    #[cfg(target_os = "linux")]
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: the mapping has this size and is initialised with zeros. No slot of it exists yet.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr(), CHUNK) }
-    }
-
-    fn slots(&self) -> impl Iterator<Item = NonNull<[u8; SLOT]>> {
-        (0..CHUNK / SLOT).map(|index| {
-            // SAFETY: the slot lies within the mapping.
-            unsafe { self.0.add(index * SLOT) }.cast()
-        })
-    }
-}
-
-impl Drop for Chunk {
-    fn drop(&mut self) {
-        // SAFETY: the arena is dropped after its last slot, so there are no references into it.
-        unsafe { libc::munmap(self.0.as_ptr().cast(), CHUNK) };
-    }
+/// Returns whether this is a file of `memfd_create(2)`, which alone can have seals (fcntl(2)).
+#[cfg(target_os = "linux")]
+fn is_ordinary(file: rustix::fd::BorrowedFd<'_>) -> bool {
+    rustix::fs::fcntl_get_seals(file).is_ok()
 }
 
 /// The only access to 64 bytes of a chunk.
 struct Slot {
     at: NonNull<[u8; SLOT]>,
+    number: u32,
     /// Keeps the chunk mapped.
     arena: SecretArena,
+}
+
+impl Slot {
+    fn boxed(at: NonNull<[u8; SLOT]>, number: u32, arena: &SecretArena) -> Box<dyn SecretMemory> {
+        let arena = arena.clone();
+        Box::new(Self { at, number, arena })
+    }
 }
 
 // SAFETY: a slot is the only access to its bytes, like a box.
@@ -290,12 +350,16 @@ impl SecretMemory for Slot {
         // SAFETY: as above.
         unsafe { self.at.as_mut() }
     }
+
+    fn slot(&self) -> Option<u32> {
+        self.arena.outlives_process().then_some(self.number)
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         self.bytes_mut().zeroize();
-        self.arena.chunks().free.push(self.at);
+        self.arena.chunks().free.push(self.number);
     }
 }
 
@@ -306,7 +370,7 @@ mod tests {
     #[test]
     fn slots_are_distinct_and_a_freed_one_is_wiped_and_used_again() {
         let arena = SecretArena::new();
-        let mut slots: Vec<_> = (0..2 * CHUNK / SLOT).map(|_| arena.take()).collect();
+        let mut slots: Vec<_> = (0..2 * SLOTS - 1).map(|_| arena.take()).collect();
         for (number, slot) in slots.iter_mut().enumerate() {
             assert_eq!(*slot.bytes(), [0; SLOT]);
             slot.bytes_mut()[..8].copy_from_slice(&number.to_le_bytes());
@@ -317,7 +381,7 @@ mod tests {
         let before = arena.state();
         assert_eq!(before.bytes, 2 * CHUNK);
         drop(slots);
-        let slots: Vec<_> = (0..2 * CHUNK / SLOT).map(|_| arena.take()).collect();
+        let slots: Vec<_> = (0..2 * SLOTS - 1).map(|_| arena.take()).collect();
         assert!(slots.iter().all(|slot| *slot.bytes() == [0; SLOT]));
         assert_eq!(arena.state(), before);
     }

@@ -1,0 +1,168 @@
+//! The registry's state in a memory file beside the process: complete after every change, whatever
+//! ends the process, and at whichever instruction.
+//!
+//! The file has blocks of 256 bytes. A record is a chain of them. The head of a record has the numbers of
+//! the steps in which it was written (`born`), in which its session ended (`ended`), and in which it
+//! became superfluous (`died`); 0 means not yet. The header of the file has the number of the last
+//! complete step (`committed`). A step writes new records with the next number, puts that number into
+//! the heads of old ones, and then stores it as `committed`: before that store none of it counts, after
+//! it all does. What died is wiped only afterwards.
+//!
+//! A record counts if `born` is not 0 and not above `committed`, and `died` is 0 or above. All else is
+//! free. Reading writes nothing; [`MemoryFile::begin`] undoes what an incomplete step has left.
+//!
+//! Counters are in the header twice, and the parity of `committed` chooses.
+
+mod blocks;
+mod header;
+mod records;
+mod restore;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use reaper_registry::{Changes, Event, EventKind, Journal, Session};
+
+use blocks::{Block, Blocks, Kind};
+pub(crate) use header::{Identity, Unusable};
+pub(crate) use restore::Found;
+
+/// The journal of the daemon's registry.
+pub(crate) struct MemoryFile(Mutex<Inner>);
+
+struct Inner {
+    blocks: Blocks,
+    /// The records of the events that are kept, by number.
+    events: BTreeMap<u64, Block>,
+    next_process: u64,
+    /// A change could not be written, so the file is of no use any more.
+    failed: bool,
+}
+
+impl MemoryFile {
+    /// Creates an empty one.
+    pub(crate) fn create(identity: &Identity) -> io::Result<Self> {
+        let blocks = Blocks::create()?;
+        header::write(&blocks.file, identity);
+        Ok(Self::with(blocks, BTreeMap::new(), 1))
+    }
+
+    fn with(blocks: Blocks, events: BTreeMap<u64, Block>, next_process: u64) -> Self {
+        Self(Mutex::new(Inner {
+            blocks,
+            events,
+            next_process,
+            failed: false,
+        }))
+    }
+
+    /// Returns a duplicate of its descriptor.
+    pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.inner().blocks.file.as_fd().try_clone_to_owned()
+    }
+
+    /// Makes the file ready for changes. Nothing is written before.
+    pub(crate) fn begin(&self) {
+        self.inner().blocks.repair();
+    }
+
+    /// Overwrites everything with zeros, at the end without a successor.
+    pub(crate) fn wipe(&self) {
+        let mut inner = self.inner();
+        inner.failed = true;
+        header::invalidate(&inner.blocks.file);
+        inner.blocks.wipe_all();
+    }
+
+    /// Returns the size of the file, and how many bytes of it are in use.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let inner = self.inner();
+        (inner.blocks.file.size(), inner.blocks.used_bytes())
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Journal for MemoryFile {
+    fn commit(&self, changes: &Changes<'_>) {
+        let mut inner = self.inner();
+        if inner.failed {
+            return;
+        }
+        if let Err(error) = inner.commit(changes) {
+            inner.failed = true;
+            header::invalidate(&inner.blocks.file);
+            log::error!(
+                "the memory file cannot be extended: {error}; sessions will not outlive this process"
+            );
+        }
+    }
+}
+
+impl Inner {
+    fn commit(&mut self, changes: &Changes<'_>) -> io::Result<()> {
+        let Changes {
+            stored,
+            ended,
+            appended,
+            dropped,
+            counters,
+        } = *changes;
+        let step = header::committed(&self.blocks.file) + 1;
+        for session in stored {
+            let block = self
+                .blocks
+                .put(step, Kind::Session, &records::of_session(session))?;
+            session
+                .journal_mark()
+                .store(block.number(), Ordering::Relaxed);
+            self.blocks.refer(block);
+            self.next_process = self.next_process.max(session.process.id.0 + 1);
+        }
+        for it in appended {
+            let session = session_of(&it.event).map(|session| block_of(session));
+            let record = records::of_event(it, session);
+            let block = self.blocks.put(step, Kind::Event, &record)?;
+            session
+                .into_iter()
+                .for_each(|block| self.blocks.refer(block));
+            self.events.insert(it.event.seq, block);
+        }
+        let mut died = Vec::new();
+        for session in ended {
+            self.blocks.end(block_of(session), step);
+            died.extend(self.blocks.release(block_of(session), step));
+        }
+        for event in dropped {
+            if let Some(block) = self.events.remove(&event.seq) {
+                self.blocks.refer(block);
+                died.extend(self.blocks.release(block, step));
+            }
+            if let Some(session) = session_of(event) {
+                died.extend(self.blocks.release(block_of(session), step));
+            }
+        }
+        header::commit(&self.blocks, step, counters, self.next_process);
+        died.into_iter().for_each(|block| self.blocks.free(block));
+        Ok(())
+    }
+}
+
+fn session_of(event: &Event) -> Option<&Arc<Session>> {
+    match &event.kind {
+        EventKind::Registered(session) | EventKind::Deregistered(session, _) => Some(session),
+        _ => None,
+    }
+}
+
+/// Returns the block of a session that was written or read.
+fn block_of(session: &Session) -> Block {
+    Block::numbered(session.journal_mark().load(Ordering::Relaxed))
+}
