@@ -7,6 +7,7 @@ pub mod daemon {
     pub use crate::daemon::api::listener::ListenError;
     pub use crate::daemon::config::{DaemonOptions, RegisterPolicy, UnknownPolicy};
     pub use crate::daemon::descriptors::TooFewDescriptors;
+    pub use crate::daemon::handover::take::NotTaken;
     pub use crate::daemon::{StartupError, run_until};
 }
 

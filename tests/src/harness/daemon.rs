@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 pub use events::{Arrived, Events, Removal};
+use launch::new_log;
 pub use launch::{Launch, private_folder, sources_of_this_run};
 pub use program::reaperd;
 
@@ -243,9 +244,34 @@ impl TestDaemon {
         // The monitor ends with its worker. The other way round the worker may live a moment longer.
         self.signal_worker(Signal::KILL);
         self.child.wait().unwrap();
-        self.child = launch.spawn_in(self.folder.path(), Command::spawn);
+        let folder = self.folder.path();
+        self.child = launch.spawn_in(folder, new_log(folder), Command::spawn);
         self.serves();
         self
+    }
+
+    /// Starts another one on the same socket while this one runs. It writes into the same log.
+    pub fn spawn_beside(&self, launch: &Launch) -> Child {
+        let folder = self.folder.path();
+        let log = fs::File::options().append(true).open(folder.join("log"));
+        launch.spawn_in(folder, log.unwrap(), Command::spawn)
+    }
+
+    /// Replaces it by another one, and waits for its end. It must exit with success.
+    pub fn hand_over_to(&mut self, launch: &Launch) {
+        let successor = self.spawn_beside(launch);
+        self.adopt(successor);
+    }
+
+    /// Waits for the end of this daemon, which the successor has replaced. It must exit with success.
+    pub fn adopt(&mut self, successor: Child) {
+        let mut former = std::mem::replace(&mut self.child, successor);
+        let ended = some_within(TIMEOUT, "the former daemon ends", || {
+            let ended = self.ended();
+            assert!(ended.is_none(), "{ended:?}\n{}", self.log());
+            former.try_wait().unwrap()
+        });
+        assert!(ended.success(), "{ended:?}\n{}", self.log());
     }
 
     /// The status, if it has ended.

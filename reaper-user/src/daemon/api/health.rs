@@ -74,6 +74,7 @@ pub(super) fn health(app: &App) -> Health {
         status: overall(&statuses, &app.options),
         sources: states.collect::<BTreeMap<_, _>>(),
         reap_loop_restarts: app.reaper.loop_restarts(),
+        replaced: app.handovers.replaced,
         memory: memory(app.secret_memory.state()),
         sandbox: sandbox(),
     }

@@ -176,6 +176,8 @@ pub(crate) struct Health {
     pub(crate) sources: BTreeMap<&'static str, &'static str>,
     /// How often the reap loop panicked and was restarted.
     pub(crate) reap_loop_restarts: u64,
+    /// How many daemons before this one have handed over to their successors.
+    pub(crate) replaced: u32,
     pub(crate) memory: MemoryView,
     /// Null on systems that have none.
     pub(crate) sandbox: Option<SandboxView>,

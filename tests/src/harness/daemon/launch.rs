@@ -82,7 +82,7 @@ impl Launch {
             None => client,
         };
         TestDaemon {
-            child: self.spawn_in(folder.path(), start),
+            child: self.spawn_in(folder.path(), new_log(folder.path()), start),
             client,
             runtime: runtime(),
             folder,
@@ -92,9 +92,9 @@ impl Launch {
     pub(super) fn spawn_in(
         &self,
         folder: &Path,
+        log: File,
         start: impl FnOnce(&mut Command) -> io::Result<Child>,
     ) -> Child {
-        let log = File::create(folder.join("log")).unwrap();
         let socket = folder.join("s.sock");
         let mut command_line = self.prefix.clone();
         command_line.push(reaperd().to_str().unwrap().to_owned());
@@ -125,6 +125,11 @@ impl Launch {
         daemon.serves();
         daemon
     }
+}
+
+/// An empty log in this folder.
+pub(super) fn new_log(folder: &Path) -> File {
+    File::create(folder.join("log")).unwrap()
 }
 
 /// A temporary folder that only this user can access.

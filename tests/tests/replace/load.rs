@@ -1,0 +1,163 @@
+//! Clients at work while the daemon is replaced again and again: none of their requests fails.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use reaper_tests::daemon::TestDaemon;
+use reaper_tests::expect;
+use reaper_tests::scale::scaled;
+use reaper_tests::test_process::TestProcess;
+use reaper_tests::wait::{eventually, within};
+
+use super::client::Connection;
+use super::successor;
+
+/// Requests a second of all clients together.
+const RATE: usize = 2_000;
+const KEPT: usize = 6;
+const NEW: usize = 2;
+/// Registrations a second.
+const REGISTRATIONS: usize = 100;
+/// Sessions whose tokens are looked up.
+const SESSIONS: usize = 50;
+
+/// What all clients share.
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    answered: AtomicUsize,
+    /// In milliseconds.
+    slowest: AtomicUsize,
+    failed: Mutex<Vec<String>>,
+    registered: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    /// Sends requests at this rate until the end, each by `request`.
+    fn run(&self, rate: usize, mut request: impl FnMut(usize) -> io::Result<u16>) {
+        let pause = Duration::from_secs(1) / u32::try_from(rate).unwrap();
+        let mut due = Instant::now();
+        for number in 0.. {
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let began = Instant::now();
+            match request(number) {
+                Ok(200) => {
+                    self.answered.fetch_add(1, Ordering::Relaxed);
+                }
+                outcome => {
+                    let mut failed = self.failed.lock().unwrap();
+                    failed.push(format!("{outcome:?} in request {number}"));
+                    return;
+                }
+            }
+            let took = usize::try_from(began.elapsed().as_millis()).unwrap();
+            self.slowest.fetch_max(took, Ordering::Relaxed);
+            due += pause;
+            // What was late is not made up for.
+            due = due.max(Instant::now() - pause);
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+fn token(number: usize) -> String {
+    format!("{number:064x}")
+}
+
+/// A thread with this client.
+fn client(
+    shared: &Arc<Shared>,
+    socket: &Path,
+    run: impl FnOnce(&Shared, PathBuf) + Send + 'static,
+) -> JoinHandle<()> {
+    let (shared, socket) = (shared.clone(), socket.to_owned());
+    thread::spawn(move || run(&shared, socket))
+}
+
+#[test]
+fn no_request_fails_while_the_daemon_is_replaced_again_and_again() {
+    let replacements = scaled(50, 5);
+    let mut daemon = TestDaemon::start(&[]);
+    let mut process = TestProcess::start();
+    let pid = process.pid();
+    let socket = daemon.socket();
+    let mut first = Connection::open(&socket).unwrap();
+    for number in 0..SESSIONS {
+        let status = first.register(&token(number), &format!("s-{number}"), pid);
+        assert_eq!(status.unwrap(), 200);
+    }
+    let shared = Arc::new(Shared::default());
+    let mut clients = Vec::new();
+    for _ in 0..KEPT {
+        clients.push(client(&shared, &socket, |shared, socket| {
+            let mut kept = Connection::open(&socket).unwrap();
+            shared.run(RATE / (KEPT + NEW), |number| {
+                let token = token(number % SESSIONS);
+                kept.get("/v1/sessions/me", Some(&token))
+                    .map(|(status, _)| status)
+            });
+        }));
+    }
+    for _ in 0..NEW {
+        clients.push(client(&shared, &socket, |shared, socket| {
+            shared.run(RATE / (KEPT + NEW), |number| {
+                let token = token(number % SESSIONS);
+                let mut new = Connection::open(&socket)?;
+                new.get("/v1/sessions/me", Some(&token))
+                    .map(|(status, _)| status)
+            });
+        }));
+    }
+    clients.push(client(&shared, &socket, move |shared, socket| {
+        let mut kept = Connection::open(&socket).unwrap();
+        shared.run(REGISTRATIONS, |number| {
+            let token = token(1_000 + number);
+            let status = kept.register(&token, &format!("r-{number}"), pid)?;
+            if status == 200 {
+                shared.registered.lock().unwrap().push(token);
+            }
+            Ok(status)
+        });
+    }));
+
+    let began = Instant::now();
+    for _ in 0..replacements {
+        let before = shared.answered.load(Ordering::Relaxed);
+        eventually("requests are answered", || {
+            shared.answered.load(Ordering::Relaxed) > before + RATE / 10
+                || !shared.failed.lock().unwrap().is_empty()
+        });
+        daemon.hand_over_to(&successor());
+    }
+    shared.stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.join().unwrap();
+    }
+    let answered = shared.answered.load(Ordering::Relaxed);
+    let per_second = answered as f64 / began.elapsed().as_secs_f64();
+    expect::measured("requests during replacements", answered);
+    expect::measured("requests a second", format!("{per_second:.0}"));
+    expect::measured("slowest in ms", shared.slowest.load(Ordering::Relaxed));
+    let failed = shared.failed.lock().unwrap();
+    assert!(failed.is_empty(), "{failed:?}\n{}", daemon.log());
+
+    let registered = shared.registered.lock().unwrap();
+    assert!(!registered.is_empty());
+    let mut kept = Connection::open(&socket).unwrap();
+    for token in registered.iter() {
+        let (status, _) = kept.get("/v1/sessions/me", Some(token)).unwrap();
+        assert_eq!(status, 200, "a session was lost");
+    }
+    assert_eq!(daemon.list().len(), SESSIONS + registered.len());
+    process.kill();
+    within(reaper_tests::wait::TIMEOUT, "all are removed", || {
+        daemon.list().is_empty()
+    });
+    daemon.stop();
+}
