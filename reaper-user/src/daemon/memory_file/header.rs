@@ -11,7 +11,7 @@ use crate::sys::shared_file::SharedFile;
 const MAGIC: u64 = u64::from_le_bytes(*b"reaperd\n");
 /// The format of the file. A change of blocks or records gets the next number; [`OLDEST`] follows one
 /// behind.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 /// The oldest format that is read.
 const OLDEST: u32 = 1;
 
