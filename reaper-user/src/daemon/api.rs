@@ -90,6 +90,7 @@ use std::sync::{Arc, OnceLock};
 use self::peer_pin::PeerPin;
 use crate::daemon::accounts::Accounts;
 use crate::daemon::config::DaemonOptions;
+use crate::daemon::restart::CarriedOver;
 use crate::reaper::Reaper;
 use crate::sys::process_table::ProcessTable;
 use crate::sys::secret_arena::SecretArena;
@@ -105,6 +106,8 @@ pub(crate) struct App {
     pub(crate) accounts: Arc<Accounts>,
     /// Where secret keys are stored.
     pub(crate) secret_memory: SecretArena,
+    /// What this daemon continues.
+    pub(crate) carried_over: CarriedOver,
 }
 
 /// The transport of a connection. A property of the listener, never derived from an address.

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reaper_registry::{Limits, Registry, Source, TokenKey};
+use reaper_registry::{Limits, Source};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -18,15 +18,16 @@ use tokio::time::timeout;
 use super::accounts::{Accounts, Newcomers};
 use super::api::listener::{AccessList, ListenError, Socket, SocketAccess};
 use super::api::{self, App};
+use super::carried::Carried;
 use super::config::DaemonOptions;
 use super::private_memory;
+use super::restart::Restart;
 use super::systemd;
 use super::token_files::TokenFiles;
 use crate::daemon::descriptors::{self, Shares, TooFewDescriptors};
-use crate::reaper::Reaper;
+use crate::reaper::{PreparedReaper, Reaper};
 use crate::sources;
 use crate::sys::process_table;
-use crate::sys::secret_arena::SecretArena;
 use crate::watch::status::SourceStatus;
 
 /// How long the start waits for the first reports of the sources.
@@ -79,12 +80,14 @@ impl StartupError {
 /// Runs the daemon until SIGTERM or SIGINT; it ends within two seconds of the signal.
 ///
 /// Must be called within a tokio runtime, and once per process.
-pub(crate) async fn run(options: DaemonOptions) -> Result<(), StartupError> {
+///
+/// It continues what `carried` has of the daemon before it.
+pub(crate) async fn run(options: DaemonOptions, carried: Carried) -> Result<(), StartupError> {
     descriptors::raise_open_file_limit();
     private_memory::protect_and_log();
     let mut terminate = signal(SignalKind::terminate()).map_err(StartupError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartupError::Signals)?;
-    run_until(options, async move {
+    run_with(options, carried, async move {
         tokio::select! {
             _ = terminate.recv() => log::info!("SIGTERM: stopping"),
             _ = interrupt.recv() => log::info!("SIGINT: stopping"),
@@ -98,25 +101,43 @@ pub async fn run_until(
     options: DaemonOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartupError> {
+    run_with(options, Carried::default(), stop).await
+}
+
+async fn run_with(
+    options: DaemonOptions,
+    mut carried: Carried,
+    stop: impl Future<Output = ()>,
+) -> Result<(), StartupError> {
     let workers = Handle::current().metrics().num_workers();
     let descriptors = Shares::of_daemon(&options, workers)?;
-    let secret_memory = SecretArena::new();
-    let reaper = start_reaper(&options, descriptors, &secret_memory)?;
-    let reports = first_reports(&reaper, &options).await?;
+    let mut restart = Restart::read(&mut carried)?;
+    let prepared = prepare_reaper(&options, descriptors, &mut restart)?;
+    // From here on this process writes, and the former one must not.
+    restart.begin();
+    let reaper = prepared.start();
+    restart.continued(reaper.len());
+    let reports = if restart.carried_over.restarts == 0 {
+        first_reports(&reaper, &options).await?
+    } else {
+        // Connections wait on the socket of the former worker.
+        reaper.status()
+    };
     let access = SocketAccess::of(&options);
-    let socket = Socket::claim(&options.socket, access, AccessList::of(&options))?;
+    let socket = listen(&options, access, carried)?;
     log::info!("{}", banner(&socket, &reports));
     log::info!("{descriptors}");
-    let epoch = getrandom::u64().map_err(|error| StartupError::Random(error.into()))?;
     let accounts = open_accounts(&options, descriptors, access);
     log::info!("{}", api::limits::Memory::of(&options, &accounts));
+    let registry = reaper.registry().clone();
     let app = Arc::new(App {
         reaper,
         options,
         table: process_table::of_this_system(),
-        epoch,
+        epoch: restart.epoch,
         accounts,
-        secret_memory,
+        secret_memory: restart.secret_memory.clone(),
+        carried_over: restart.carried_over.clone(),
     });
     let (stop_sender, stop_receiver) = watch::channel(false);
     systemd::notify(systemd::State::Ready);
@@ -127,7 +148,29 @@ pub async fn run_until(
         stop_sender.send_replace(true);
     };
     tokio::join!(serving, stopping);
+    restart.end(&registry);
     Ok(())
+}
+
+/// Listens on the socket of the former worker, if there was one.
+fn listen(
+    options: &DaemonOptions,
+    access: SocketAccess,
+    carried: Carried,
+) -> Result<Socket, ListenError> {
+    let list = AccessList::of(options);
+    #[cfg(target_os = "linux")]
+    return Socket::take_over(
+        &options.socket,
+        access,
+        list,
+        (carried.listener, carried.lock),
+    );
+    #[cfg(not(target_os = "linux"))]
+    {
+        drop(carried);
+        Socket::claim(&options.socket, access, list)
+    }
 }
 
 fn open_accounts(
@@ -144,16 +187,30 @@ fn open_accounts(
     Accounts::new(owner, newcomers, descriptors.limits(options))
 }
 
-fn start_reaper(
+/// A reaper that has read everything and changed nothing yet.
+struct Prepared {
+    reaper: PreparedReaper,
+    token_files: TokenFiles,
+}
+
+impl Prepared {
+    fn start(self) -> Reaper {
+        let token_files = self.token_files;
+        self.reaper
+            .start_now(|registry| token_files.set_registry(registry))
+    }
+}
+
+fn prepare_reaper(
     options: &DaemonOptions,
     descriptors: Shares,
-    secret_memory: &SecretArena,
-) -> Result<Reaper, StartupError> {
-    let token_key = TokenKey::written_to(secret_memory.take(), |key| getrandom::fill(key))
-        .map_err(|error| StartupError::Random(error.into()))?;
+    restart: &mut Restart,
+) -> Result<Prepared, StartupError> {
     let token_files = TokenFiles::default();
     let files_of_ended = token_files.clone();
-    let registry = Registry::builder(token_key)
+    let (processes, next_process) = restart.processes();
+    let registry = restart
+        .registry()?
         .ttl(options.ttl)
         .max_ttl(options.max_ttl)
         .limits(Limits {
@@ -168,9 +225,11 @@ fn start_reaper(
         .sources(options.sources.clone())
         .sweep_interval(options.sweep_interval)
         .max_pidfds(descriptors.processes)
-        .start_now();
-    token_files.set_registry(reaper.registry());
-    Ok(reaper)
+        .prepare(&processes, next_process);
+    Ok(Prepared {
+        reaper,
+        token_files,
+    })
 }
 
 /// Returns the state of the sources, and an error if a required one does not work.

@@ -21,7 +21,6 @@
 mod chunk;
 
 use std::fmt;
-#[cfg(target_os = "linux")]
 use std::io;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,6 +79,11 @@ struct Chunks {
     slots: Vec<NonNull<[u8; SLOT]>>,
     /// All bytes of a free slot are zero.
     free: Vec<u32>,
+    /// The slots that were taken over from an earlier arena.
+    #[cfg(target_os = "linux")]
+    adopted: std::collections::HashSet<u32>,
+    /// It only looks at an earlier arena, whose process may still use it.
+    only_reads: bool,
     weakest: Option<Protection>,
     /// Why the preferred protection is not used.
     reason: String,
@@ -109,6 +113,7 @@ impl SecretArena {
     pub(crate) fn open(file: OwnedFd) -> io::Result<Self> {
         let mut chunks = Chunks {
             file: Some(file),
+            only_reads: true,
             ..Chunks::default()
         };
         chunks.map_next()?;
@@ -122,26 +127,35 @@ impl SecretArena {
         Ok(Self(Arc::new(Mutex::new(chunks))))
     }
 
-    /// Returns the memory of a slot of an earlier arena, with the secret that is in it. The caller takes
-    /// each slot once.
+    /// Returns the memory of a slot of an earlier arena, with the secret that is in it. Each slot can be
+    /// taken over once.
     #[cfg(target_os = "linux")]
     pub(crate) fn adopt(&self, number: u32) -> Option<Box<dyn SecretMemory>> {
-        let at = *self.chunks().slots.get(number as usize)?;
-        (number > 0).then(|| Slot::boxed(at, number, self))
+        let mut chunks = self.chunks();
+        let at = *chunks.slots.get(number as usize)?;
+        let is_new = number > 0 && chunks.adopted.insert(number);
+        is_new.then(|| Slot::boxed(at, number, self))
     }
 
-    /// Wipes and frees all slots of an earlier arena except these.
+    /// Continues an earlier arena, whose process uses it no more: wipes and frees all slots that were
+    /// not taken over.
     #[cfg(target_os = "linux")]
-    pub(crate) fn begin(&self, adopted: &std::collections::HashSet<u32>) {
+    pub(crate) fn begin(&self) {
         let mut chunks = self.chunks();
-        let free = (1..).zip(chunks.slots.iter().skip(1));
-        let free: Vec<_> = free.filter(|(it, _)| !adopted.contains(it)).collect();
-        let numbers: Vec<_> = free.iter().map(|(number, _)| *number).collect();
-        for (_, at) in free {
-            // SAFETY: mapped and initialised. No slot with this number exists.
-            unsafe { &mut *at.as_ptr() }.zeroize();
+        if !std::mem::take(&mut chunks.only_reads) {
+            return;
         }
-        chunks.free.extend(numbers.iter().rev());
+        let adopted = std::mem::take(&mut chunks.adopted);
+        let all = (1..).zip(chunks.slots.iter().skip(1));
+        let free = all.filter(|(number, _)| !adopted.contains(number));
+        let free: Vec<_> = free
+            .map(|(number, at)| {
+                // SAFETY: mapped and initialised. No slot with this number exists.
+                unsafe { &mut *at.as_ptr() }.zeroize();
+                number
+            })
+            .collect();
+        chunks.free.extend(free.iter().rev());
     }
 
     /// Returns a duplicate of the descriptor of its file, if there is one.
@@ -219,7 +233,7 @@ impl Chunks {
 
     /// Maps the next chunk of the first file that can be created, or of anonymous memory.
     #[cfg(target_os = "linux")]
-    fn map(&mut self, protection: Protection) -> std::io::Result<Chunk> {
+    fn map(&mut self, protection: Protection) -> io::Result<Chunk> {
         if self.mapped.is_empty() {
             let mapped = chunk::create_file(protection).and_then(|file| {
                 let chunk = Chunk::of_file(file.as_fd(), 0, protection)?;
@@ -234,14 +248,14 @@ impl Chunks {
             }
         }
         match protection {
-            Protection::MemfdSecret => Err(std::io::ErrorKind::Unsupported.into()),
+            Protection::MemfdSecret => Err(io::ErrorKind::Unsupported.into()),
             Protection::Locked | Protection::Unlocked => Chunk::anonymous(protection),
         }
     }
 
     #[cfg(not(target_os = "linux"))]
     #[expect(clippy::unused_self, reason = "the same signature everywhere")]
-    fn map(&mut self, protection: Protection) -> std::io::Result<Chunk> {
+    fn map(&mut self, protection: Protection) -> io::Result<Chunk> {
         Chunk::anonymous(protection)
     }
 
@@ -358,8 +372,13 @@ impl SecretMemory for Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.bytes_mut().zeroize();
-        self.arena.chunks().free.push(self.number);
+        let arena = self.arena.clone();
+        let mut chunks = arena.chunks();
+        // A start that is given up leaves the secrets to the process that has them.
+        if !chunks.only_reads {
+            self.bytes_mut().zeroize();
+            chunks.free.push(self.number);
+        }
     }
 }
 

@@ -99,6 +99,42 @@ impl Socket {
         let place = Place::open(&path, access)?;
         let lock = Lock::take(&place.folder, &place.name)?;
         let (listener, file) = place.bind(access, &list)?;
+        let socket = Self {
+            listener,
+            path,
+            access,
+            list,
+            place,
+            mode: mode_of(&file),
+            file: FileId::of(&file),
+            lock,
+            rebind_failed: false,
+        };
+        socket.keep();
+        Ok(socket)
+    }
+
+    /// Continues to listen on the socket of a former worker of this daemon, which has left its listener
+    /// and its lock. Where it is no longer at the path, as [`Self::claim`].
+    #[cfg(target_os = "linux")]
+    pub(crate) fn take_over(
+        path: &Path,
+        access: SocketAccess,
+        list: AccessList,
+        (listener, lock): (Option<OwnedFd>, Option<OwnedFd>),
+    ) -> Result<Self, ListenError> {
+        let path = std::path::absolute(path).map_err(ListenError::system("resolve", path))?;
+        let place = Place::open(&path, access)?;
+        let lock = lock.and_then(|lock| Lock::adopt(lock, &place.folder, &place.name));
+        // Whoever has the lock has bound the socket that is there.
+        let file = place.folder.find(&place.name)?.filter(is_socket);
+        let (Some(listener), Some(lock), Some(file)) = (listener, lock, file) else {
+            return Self::claim(&path, access, list);
+        };
+        place.set_access(access, &list, &file)?;
+        let file = place.bound()?;
+        let listener = UnixListener::from_std(listener.into())
+            .map_err(ListenError::system("register", &path))?;
         Ok(Self {
             listener,
             path,
@@ -110,6 +146,20 @@ impl Socket {
             lock,
             rebind_failed: false,
         })
+    }
+
+    /// Leaves duplicates of listener and lock with the monitor.
+    fn keep(&self) {
+        #[cfg(target_os = "linux")]
+        {
+            use std::os::fd::AsFd as _;
+
+            use crate::daemon::carried::Kind;
+            use crate::daemon::monitor;
+
+            monitor::keep(Kind::Listener, self.listener.as_fd());
+            monitor::keep(Kind::Lock, self.lock.descriptor());
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -156,12 +206,14 @@ impl Socket {
         // A folder that was renamed still contains the former file, which has no listener now.
         self.remove_file();
         (self.listener, self.place, self.file) = (listener, place, FileId::of(&file));
+        self.keep();
         Ok(())
     }
 
     /// Stops listening and removes the file, if it is still this socket.
     pub(crate) fn remove(self) {
         self.remove_file();
+        self.lock.release();
     }
 
     fn remove_file(&self) {

@@ -3,7 +3,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
+#[cfg(target_os = "linux")]
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -14,7 +16,7 @@ use super::folder::{FileId, Folder, system};
 pub(super) struct Lock {
     name: OsString,
     file_id: FileId,
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -44,17 +46,39 @@ impl Lock {
                 return Err(ListenError::system("lock", &path)(error));
             }
         }
-        let written = file
-            .rewind()
-            .and_then(|()| file.set_len(0))
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-        written.map_err(ListenError::system("write", &path))?;
+        write_pid(&file).map_err(ListenError::system("write", &path))?;
         let stat = rustix::fs::fstat(&file).map_err(|errno| system("stat", &path, errno))?;
         Ok(Self {
             file_id: FileId::of(&stat),
             name,
-            _file: file,
+            file,
         })
+    }
+
+    /// Takes over the lock that a former worker of this daemon has left, if it is the one of this socket.
+    #[cfg(target_os = "linux")]
+    pub(super) fn adopt(fd: OwnedFd, folder: &Folder, socket: &OsStr) -> Option<Self> {
+        let mut name = socket.to_owned();
+        name.push(".lock");
+        let lock = Self {
+            file_id: FileId::of(&rustix::fs::fstat(&fd).ok()?),
+            name,
+            file: File::from(fd),
+        };
+        if !lock.is_in(folder) || lock.file.try_lock().is_err() {
+            return None;
+        }
+        if let Err(error) = write_pid(&lock.file) {
+            log::warn!("the lock file names a former process: {error}");
+        }
+        Some(lock)
+    }
+
+    /// Gives the lock back, although the monitor has a duplicate of its descriptor.
+    pub(super) fn release(&self) {
+        if let Err(error) = self.file.unlock() {
+            log::debug!("the lock is released later: {error}");
+        }
     }
 
     /// Returns whether the file still has its name in this folder. It may have been removed, and
@@ -62,4 +86,16 @@ impl Lock {
     pub(super) fn is_in(&self, folder: &Folder) -> bool {
         folder.has(&self.name, self.file_id)
     }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Writes the pid of this process into the lock file, for the error text of other daemons.
+fn write_pid(mut file: &File) -> io::Result<()> {
+    file.rewind()?;
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())
 }
