@@ -17,12 +17,13 @@ pub(crate) mod memory_file;
 #[cfg(target_os = "linux")]
 pub(crate) mod monitor;
 pub(crate) mod private_memory;
+pub(crate) mod restart;
 mod run;
 pub(crate) mod runtime;
 #[cfg(target_os = "linux")]
 pub(crate) mod sandbox;
 pub(crate) mod socket_path;
-mod systemd;
+pub(crate) mod systemd;
 pub(crate) mod token_files;
 
 pub(crate) use run::run;

@@ -22,6 +22,7 @@ use crate::engine::{Engine, Handler, Prepared, Settings, Sources};
 use crate::hook_threads::HookThreads;
 use crate::sources;
 use crate::watch::reap_loop::Commit;
+use crate::watch::set::restore::{KnownProcess, PinnedAgain};
 use crate::watch::status::SourceStatus;
 use crate::watch::verdict::Verdict;
 
@@ -110,12 +111,72 @@ impl ReaperBuilder {
 
     /// The same without waiting for reports. Must be called within a tokio runtime.
     pub(crate) fn start_now(self) -> Reaper {
+        self.prepare(&[], 1).start_now(|_| {})
+    }
+
+    /// Looks for the processes of a registry that is restored. Nothing changes by that. Process ids from
+    /// `next_process` on are new.
+    pub(crate) fn prepare(self, known: &[KnownProcess], next_process: u64) -> PreparedReaper {
         let prepared = Prepared::new(self.settings);
-        let registry = if self.registry.has_hooks() {
+        let pinned = prepared.watched.pin_again(known);
+        PreparedReaper {
+            registry: self.registry,
+            prepared,
+            pinned,
+            next_process,
+        }
+    }
+
+    /// Puts the hints of the event sources through a filter. For tests.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn hint_filter(mut self, filter: Arc<dyn crate::engine::HintFilter>) -> Self {
+        self.settings.hint_filter = Some(filter);
+        self
+    }
+}
+
+/// A reaper that has looked for the processes of its sessions, and has changed nothing yet.
+pub(crate) struct PreparedReaper {
+    registry: RegistryBuilder,
+    prepared: Prepared,
+    pinned: PinnedAgain,
+    next_process: u64,
+}
+
+impl PreparedReaper {
+    /// Builds the registry and passes it to `built`; then removes the sessions of the processes that have
+    /// ended, and starts. Must be called within a tokio runtime.
+    pub(crate) fn start_now(self, built: impl FnOnce(&Registry)) -> Reaper {
+        let (reaper, ended) = self.start(|registry, ended| {
+            built(registry);
+            ended.remove_from(registry);
+        });
+        drop(ended);
+        reaper
+    }
+
+    /// As [`Self::start_now`], but changes nothing before [`Reaper::end_pause`]: the sources start, and
+    /// what they report waits. Returns the processes that have ended, whose sessions are still there.
+    #[cfg(feature = "cli")]
+    pub(crate) fn start_paused(self, built: impl FnOnce(&Registry)) -> (Reaper, Ended) {
+        self.start(|registry, _| {
+            built(registry);
+            registry.pause();
+        })
+    }
+
+    fn start(self, built: impl FnOnce(&Registry, &mut Ended)) -> (Reaper, Ended) {
+        let Self {
+            registry,
+            prepared,
+            mut pinned,
+            next_process,
+        } = self;
+        let registry = if registry.has_hooks() {
             let threads = HookThreads::default();
-            self.registry.run_hooks_by(move |hooks| threads.run(hooks))
+            registry.run_hooks_by(move |hooks| threads.run(hooks))
         } else {
-            self.registry
+            registry
         };
         let watched = prepared.watched.clone();
         let changed = Arc::new(watch::Sender::new(()));
@@ -129,19 +190,29 @@ impl ReaperBuilder {
                 }
             })
             .build();
+        let mut ended = Ended(std::mem::take(&mut pinned.ended));
+        prepared.watched.restore(pinned, next_process);
+        built(&registry, &mut ended);
         let engine = prepared.start(KeepTrue(registry.clone()));
-        Reaper {
+        let reaper = Reaper {
             registry,
             engine,
             changed,
-        }
+        };
+        (reaper, ended)
     }
+}
 
-    /// Puts the hints of the event sources through a filter. For tests.
-    #[cfg(feature = "testkit")]
-    pub(crate) fn hint_filter(mut self, filter: Arc<dyn crate::engine::HintFilter>) -> Self {
-        self.settings.hint_filter = Some(filter);
-        self
+/// The processes of restored sessions that have ended.
+#[derive(Default)]
+pub(crate) struct Ended(Vec<(ProcessId, Death)>);
+
+impl Ended {
+    fn remove_from(&mut self, registry: &Registry) {
+        for (process, death) in self.0.drain(..) {
+            registry.remove_process(process, death, clock::now());
+        }
+        registry.expire(clock::now());
     }
 }
 
@@ -190,7 +261,8 @@ impl Reaper {
         let new = NewSession {
             id,
             token,
-            process: Process::new(guard.watched.id, pid, guard.watched.start_time()),
+            process: Process::new(guard.watched.id, pid, guard.watched.start_time())
+                .with_inode(guard.watched.inode()),
             owner,
             details,
             presence,
@@ -330,8 +402,9 @@ impl Reaper {
 
     /// Ends a pause. What has ended meanwhile is removed now.
     #[cfg(feature = "cli")]
-    pub(crate) fn end_pause(&self) {
+    pub(crate) fn end_pause(&self, mut ended: Ended) {
         self.registry.end_pause();
+        ended.remove_from(&self.registry);
         self.engine.request_sweep();
     }
 

@@ -290,6 +290,13 @@ impl Registry {
             .then(|| Subscription::at(self.0.log.clone(), last_seen + 1, owner))
     }
 
+    /// Wipes the secret keys of all sessions, at the end of the program.
+    pub fn wipe_secret_keys(&self) {
+        for session in self.list() {
+            session.wipe_secret_key();
+        }
+    }
+
     /// Returns how many calls of hooks, of `on_event` and of `on_removed` functions have panicked so far.
     pub fn hook_panics(&self) -> u64 {
         self.0.hooks.panics()

@@ -4,6 +4,7 @@
 mod claudemesh_rules;
 mod history;
 mod hooks;
+mod journal;
 mod lifetimes;
 mod limits;
 mod model;

@@ -13,6 +13,7 @@ use super::values::{self, Age};
 use crate::client::Client;
 #[cfg(target_os = "linux")]
 use crate::daemon::api::listener::{self, SocketAccess};
+use crate::daemon::carried::Carried;
 use crate::daemon::config::{DaemonOptions, RegisterPolicy};
 use crate::daemon::handover::take::{self, NotTaken, Taken};
 #[cfg(target_os = "linux")]
@@ -23,6 +24,8 @@ use crate::daemon::private_memory;
 use crate::daemon::sandbox::{self, User};
 #[cfg(target_os = "linux")]
 use crate::daemon::socket_path::{Surroundings, runtime_folder};
+#[cfg(target_os = "linux")]
+use crate::daemon::systemd::listen_fds;
 use crate::daemon::{descriptors, harden, runtime};
 use crate::engine::Sources;
 
@@ -96,7 +99,8 @@ pub(super) struct Arguments {
     /// worker, which does everything else and can do little else: it has no capabilities, few system
     /// calls and few files, and the monitor reopens sources for it. Without a monitor the worker is a
     /// new program, and for some milliseconds after its start another process of the same user can
-    /// open its memory and keep it open. It also keeps the capabilities that sources need, all
+    /// open its memory and keep it open. If it is killed, its sessions are lost, where the monitor starts
+    /// another worker that continues with them. It also keeps the capabilities that sources need, all
     /// system calls and all files.
     #[cfg(target_os = "linux")]
     #[arg(long)]
@@ -115,30 +119,39 @@ pub(super) struct Arguments {
 impl Arguments {
     /// Runs the daemon and returns its exit code; in the monitor, that of the worker.
     pub(super) fn run(self, socket: PathBuf, client: Client) -> Result<u8, Failure> {
+        // Before this process opens a descriptor itself.
+        #[cfg(target_os = "linux")]
+        let (carried, _others) = Carried::from_named(listen_fds::take());
+        #[cfg(not(target_os = "linux"))]
+        let carried = Carried::default();
         #[cfg(target_os = "linux")]
         private_memory::refuse_tracer()?;
         if let Some(parent) = self.child_of {
             stop_with(parent)?;
         }
-        let mut taken = None;
-        if self.replace {
-            taken = self.take_over(client)?;
-        }
+        let (mut taken, carried) = match self.take_over(client)? {
+            Some((taken, carried)) => (Some(taken), carried),
+            None => (None, carried),
+        };
         #[cfg(target_os = "linux")]
-        if let Some(code) = self.divide(&socket, &mut taken)? {
-            return Ok(code);
-        }
+        let carried = match self.divide(&socket, carried, &mut taken)? {
+            Divided::Ended(code) => return Ok(code),
+            Divided::Serves(carried) => carried,
+        };
         #[cfg(not(target_os = "linux"))]
         harden::keep_only_what_sources_need();
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(descriptors::worker_threads());
         let runtime = runtime::build(builder).map_err(super::no_runtime)?;
-        let ended = runtime.block_on(serve(self.into_options(socket), taken));
+        let ended = runtime.block_on(serve(self.into_options(socket), carried, taken));
         ended.map(ExitCode::number)
     }
 
-    /// Takes everything from the running daemon, if there is one.
-    fn take_over(&self, client: Client) -> Result<Option<Taken>, Failure> {
+    /// Takes everything from the running daemon, if it is to be replaced and there is one.
+    fn take_over(&self, client: Client) -> Result<Option<(Taken, Carried)>, Failure> {
+        if !self.replace {
+            return Ok(None);
+        }
         #[cfg(target_os = "linux")]
         let client = match self.user {
             // Started by root, which does not trust other users' programs by itself.
@@ -154,20 +167,25 @@ impl Arguments {
         })
     }
 
-    /// Gives up what this process does not need. In the monitor, returns the worker's exit code.
+    /// Gives up what this process does not need.
     #[cfg(target_os = "linux")]
-    fn divide(&self, socket: &Path, taken: &mut Option<Taken>) -> Result<Option<u8>, Failure> {
+    fn divide(
+        &self,
+        socket: &Path,
+        carried: Carried,
+        taken: &mut Option<Taken>,
+    ) -> Result<Divided, Failure> {
         let user = self.user;
         harden::raise_locked_memory_limit();
         if let Some(group) = self.socket_group {
             harden::join_group(group);
         }
         let split = if self.no_monitor {
-            Split::Alone
+            Split::Alone(carried)
         } else {
             // A connection that the monitor keeps open would never end for its client.
             let close_connections = || *taken = None;
-            monitor::split(user.is_some(), close_connections).map_err(|error| {
+            monitor::split(user.is_some(), carried, close_connections).map_err(|error| {
                 Failure::new(
                     format!("the daemon cannot start its worker: {error}"),
                     "raise the limits of processes and open files (ulimit -u, ulimit -n), or use \
@@ -175,9 +193,9 @@ impl Arguments {
                 )
             })?
         };
-        match split {
-            Split::Monitor(code) => return Ok(Some(code)),
-            Split::Worker(monitor) => {
+        let carried = match split {
+            Split::Monitor(code) => return Ok(Divided::Ended(code)),
+            Split::Worker(monitor, carried) => {
                 let access = SocketAccess::with(&self.allow_uid, self.socket_group);
                 let folder = listener::create_folder(socket, access, user)
                     .map_err(|error| Failure::new(error.to_string(), error.remedy()))?;
@@ -191,19 +209,21 @@ impl Arguments {
                         "start it as root, or without --user",
                     )
                 })?;
+                carried
             }
-            Split::Alone if user.is_some() => {
+            Split::Alone(_) if user.is_some() => {
                 return Err(Failure::new(
                     "--user needs a monitor, which cannot be started here",
                     "start the daemon as that user",
                 ));
             }
-            Split::Alone => {
+            Split::Alone(carried) => {
                 sandbox::empty_bounding_set();
                 harden::keep_only_what_sources_need();
+                carried
             }
-        }
-        Ok(None)
+        };
+        Ok(Divided::Serves(carried))
     }
 
     fn into_options(self, socket: PathBuf) -> DaemonOptions {
@@ -230,8 +250,21 @@ impl Arguments {
     }
 }
 
-async fn serve(options: DaemonOptions, taken: Option<Taken>) -> Result<ExitCode, Failure> {
-    match crate::daemon::run(options, taken).await {
+/// What this process is, once it has been divided.
+#[cfg(target_os = "linux")]
+enum Divided {
+    /// The monitor, whose worker has ended with this code.
+    Ended(u8),
+    /// The one that serves, with what was left by the one before it.
+    Serves(Carried),
+}
+
+async fn serve(
+    options: DaemonOptions,
+    carried: Carried,
+    taken: Option<Taken>,
+) -> Result<ExitCode, Failure> {
+    match crate::daemon::run(options, carried, taken).await {
         Ok(()) => Ok(ExitCode::Success),
         Err(error) => Err(Failure::new(error.to_string(), error.remedy())),
     }

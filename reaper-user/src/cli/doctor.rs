@@ -7,6 +7,7 @@
 
 mod doubt;
 mod memory;
+mod restart;
 mod sandbox;
 mod shares;
 
@@ -67,6 +68,7 @@ impl Arguments {
         findings.extend(limits.ok().as_ref().map(shares::finding));
         if serves {
             findings.extend(memory::finding(client).await);
+            findings.extend(restart::finding(client).await);
         }
         if serves && let Ok(health) = client.get("/v1/health").await {
             findings.extend(sandbox::finding(health));

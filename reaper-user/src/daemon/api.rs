@@ -93,6 +93,7 @@ use self::peer_pin::PeerPin;
 use crate::daemon::accounts::Accounts;
 use crate::daemon::config::DaemonOptions;
 use crate::daemon::handover::Handovers;
+use crate::daemon::restart::{Belongings, CarriedOver};
 use crate::reaper::Reaper;
 use crate::sys::process_table::ProcessTable;
 use crate::sys::secret_arena::SecretArena;
@@ -110,6 +111,10 @@ pub(crate) struct App {
     pub(crate) secret_memory: SecretArena,
     /// Where a successor asks for a hand-over.
     pub(crate) handovers: Handovers,
+    /// What this daemon continues.
+    pub(crate) carried_over: CarriedOver,
+    /// The memory that a successor gets.
+    pub(crate) belongings: Belongings,
 }
 
 /// The transport of a connection. A property of the listener, never derived from an address.

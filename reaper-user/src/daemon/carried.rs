@@ -42,6 +42,10 @@ pub(crate) struct Carried {
     pub(crate) secrets: Option<OwnedFd>,
     pub(crate) listener: Option<OwnedFd>,
     pub(crate) lock: Option<OwnedFd>,
+    /// How many workers this monitor has replaced.
+    pub(crate) restarts: u32,
+    /// The daemon that is to be replaced still uses them.
+    pub(crate) is_lent: bool,
 }
 
 impl Carried {

@@ -34,8 +34,6 @@ pub(crate) use message::StreamPosition;
 
 /// How long a hand-over may take in all. Clients wait for as long.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
-/// The format of the memory with the sessions.
-pub(crate) const TABLE_FORMAT: u32 = 0;
 /// How many sockets are duplicated at the same time to be sent. A duplicate is a descriptor, of which
 /// few may be left.
 const AT_ONCE: usize = 8;

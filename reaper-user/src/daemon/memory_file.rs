@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use reaper_registry::{Changes, Event, EventKind, Journal, Session};
 
 use blocks::{Block, Blocks, Kind};
-pub(crate) use header::{Identity, Unusable};
+pub(crate) use header::{FORMAT, Identity};
 pub(crate) use restore::Found;
 
 /// The journal of the daemon's registry.

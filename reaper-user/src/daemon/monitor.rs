@@ -7,17 +7,23 @@
 //! user, not for a moment: a child of a process that is closed to them is closed from its start. A
 //! descriptor of the monitor's memory, opened before its first statement, shows the monitor alone.
 //!
-//! Neither process outlives the other. A worker that ends is not replaced.
+//! A monitor that ends takes its worker with it. A worker that is killed or fails is replaced within
+//! milliseconds: the monitor has duplicates of what outlives a worker (see `carried`), so that the
+//! next one continues with the same sessions on the same listening socket, on which connections wait
+//! meanwhile. Therefore the monitor keeps the rights to start a worker, and the system calls that a
+//! worker needs: a process has no more of them than the one that started it.
 
 mod channel;
 mod message;
 mod serve;
+mod successor;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{
@@ -27,6 +33,8 @@ use rustix::process::{
 
 use rustix::thread::CapabilitySet;
 
+use crate::clock::monotonic_ns;
+use crate::daemon::carried::{Carried, Kind};
 use crate::daemon::systemd::State;
 use crate::daemon::{harden, sandbox};
 use crate::sources::opener;
@@ -34,7 +42,8 @@ use crate::sys::fork::{Forked, fork};
 use crate::sys::proc_file;
 use crate::sys::signals::{self, Blocked, Pending};
 use channel::Channel;
-use serve::{Kept, answer};
+use serve::{Answered, Kept, answer};
+use successor::{End, History};
 
 /// What the monitor passes on. SIGCHLD, which is its own, comes the same way.
 const PASSED_ON: [Signal; 6] = [
@@ -45,35 +54,37 @@ const PASSED_ON: [Signal; 6] = [
     Signal::USR1,
     Signal::USR2,
 ];
-/// A process that a signal ended has this status plus the signal's number, as in shells.
-const KILLED: i32 = 128;
 
 /// The worker's end of the channel.
 static MONITOR: OnceLock<(Pid, Channel)> = OnceLock::new();
 
 /// Which process this is after [`split`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Split {
-    /// The monitor, whose worker has ended with this code.
+    /// The monitor, whose last worker has ended with this code.
     Monitor(u8),
-    /// The worker of this monitor.
-    Worker(Pid),
+    /// A worker of this monitor, with what a former one has left.
+    Worker(Pid, Carried),
     /// The only one: there can be no monitor here. The log has the reason.
-    Alone,
+    Alone(Carried),
 }
 
-/// Continues in two processes. The calling one becomes the monitor, and returns once the worker has
-/// ended. Its child is the worker, which may become another user. An error must end the process that
-/// gets it: one that went on alone would have memory that was open to others for a moment. The monitor
-/// calls `as_monitor` first.
-pub(crate) fn split(to_other_user: bool, as_monitor: impl FnOnce()) -> io::Result<Split> {
+/// Continues in two processes. The calling one becomes the monitor, and returns once a worker has ended
+/// that is not replaced. Its child is the worker, which may become another user. An error must end the
+/// process that gets it: one that went on alone would have memory that was open to others for a moment.
+/// The monitor calls `as_monitor` first.
+pub(crate) fn split(
+    to_other_user: bool,
+    carried: Carried,
+    as_monitor: impl FnOnce(),
+) -> io::Result<Split> {
     if let Some(namespace) = namespace_of_children() {
         log::warn!(
             "no monitor: a child would be in another {namespace} namespace than this process"
         );
-        return Ok(Split::Alone);
+        return Ok(Split::Alone(carried));
     }
-    try_split(to_other_user, as_monitor)
+    try_split(to_other_user, carried, as_monitor)
 }
 
 /// Returns the pid of the monitor, if this process is a worker.
@@ -94,49 +105,124 @@ pub(crate) fn notify(state: State) -> bool {
     true
 }
 
-fn try_split(to_other_user: bool, as_monitor: impl FnOnce()) -> io::Result<Split> {
-    let (ours, workers) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+/// Leaves a duplicate of this descriptor with the monitor, for the next worker. Returns whether this
+/// process has a monitor that keeps it.
+pub(crate) fn keep(kind: Kind, fd: BorrowedFd<'_>) -> bool {
+    let Some((_, channel)) = MONITOR.get() else {
+        return false;
+    };
+    channel
+        .keep(kind, fd)
+        .inspect_err(|error| log::warn!("the monitor does not keep {}: {error}", kind.name()))
+        .is_ok()
+}
+
+/// Tells the monitor whether it is to end with this worker, however that ends, because another daemon has
+/// what outlives it. After an error it may start another worker.
+pub(crate) fn release(is_released: bool) -> io::Result<()> {
+    MONITOR
+        .get()
+        .map_or(Ok(()), |(_, channel)| channel.release(is_released))
+}
+
+fn try_split(
+    to_other_user: bool,
+    carried: Carried,
+    as_monitor: impl FnOnce(),
+) -> io::Result<Split> {
     // Where it is ignored, the kernel reaps the worker and reports nothing.
     signals::restore_default(Signal::CHILD)?;
     // Before the fork, so that no signal is lost and the end of the worker is seen.
     let signals: Vec<_> = PASSED_ON.into_iter().chain([Signal::CHILD]).collect();
     let blocked = Blocked::these(&signals)?;
     let monitor = getpid();
-    let forked = blocked
+    let mut kept = Kept::with(carried);
+    let started = blocked
         .descriptor()
-        .and_then(|pending| Ok((pending, fork()?)));
-    match forked {
-        Ok((pending, Forked::Parent(worker))) => {
-            drop(workers);
-            as_monitor();
-            sandbox::empty_bounding_set();
-            harden::keep_also(if to_other_user {
-                CapabilitySet::KILL // to pass signals on
-            } else {
-                CapabilitySet::empty()
-            });
-            sandbox::restrict_calls(sandbox::Role::Monitor);
-            Ok(Split::Monitor(watch(worker, &pending, ours)))
-        }
-        Ok((_, Forked::Child)) => {
-            blocked.restore()?;
-            end_with(monitor)?;
-            let channel = Channel::new(workers);
-            opener::replace(channel.clone());
-            proc_file::use_deputy(channel.clone());
-            MONITOR.get_or_init(|| (monitor, channel));
-            Ok(Split::Worker(monitor))
-        }
+        .and_then(|pending| Ok((pending, start_worker()?)));
+    let (pending, mut started) = match started {
+        Ok(started) => started,
         Err(error) => {
             blocked.restore()?;
-            Err(error)
+            return Err(error);
         }
+    };
+    let mut history = History::default();
+    let mut as_monitor = Some(as_monitor);
+    loop {
+        match started {
+            Started::Worker(channel) => {
+                drop(pending);
+                blocked.restore()?;
+                end_with(monitor)?;
+                become_worker(monitor, channel);
+                return Ok(Split::Worker(monitor, history.trusted(kept.carried)));
+            }
+            Started::Monitor(worker, channel) => {
+                if let Some(as_monitor) = as_monitor.take() {
+                    as_monitor();
+                    restrict_monitor(to_other_user);
+                }
+                let end = watch(worker, &pending, channel, &mut kept);
+                let code = history.ended(&end, kept.is_ready);
+                if let Some(code) = code.or(kept.belongs_to_another().then(|| history.code())) {
+                    return Ok(Split::Monitor(code));
+                }
+            }
+        }
+        kept.forget_worker();
+        started = loop {
+            if is_stopped_within(history.pause(), &pending) {
+                return Ok(Split::Monitor(0));
+            }
+            match start_worker() {
+                Ok(started) => break started,
+                Err(error) => log::error!("no worker can be started: {error}"),
+            }
+            if let Some(code) = history.not_started() {
+                return Ok(Split::Monitor(code));
+            }
+        };
     }
+}
+
+enum Started {
+    /// In the monitor: the worker, and this end of the channel to it.
+    Monitor(Pid, OwnedFd),
+    /// In the worker: its end.
+    Worker(OwnedFd),
+}
+
+fn start_worker() -> io::Result<Started> {
+    let (ours, workers) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    Ok(match fork()? {
+        Forked::Parent(worker) => Started::Monitor(worker, ours),
+        Forked::Child => Started::Worker(workers),
+    })
+}
+
+/// Takes from the monitor what neither it nor a worker needs.
+fn restrict_monitor(to_other_user: bool) {
+    sandbox::empty_bounding_set();
+    harden::keep_also(if to_other_user {
+        // To pass signals on, and to start further workers as that user.
+        CapabilitySet::KILL | CapabilitySet::SETUID | CapabilitySet::SETGID
+    } else {
+        CapabilitySet::empty()
+    });
+    sandbox::restrict_calls(sandbox::Role::Monitor);
+}
+
+fn become_worker(monitor: Pid, channel: OwnedFd) {
+    let channel = Channel::new(channel);
+    opener::replace(channel.clone());
+    proc_file::use_deputy(channel.clone());
+    MONITOR.get_or_init(|| (monitor, channel));
 }
 
 /// Makes the kernel kill this process when the monitor ends.
@@ -150,10 +236,10 @@ pub(crate) fn end_with(monitor: Pid) -> io::Result<()> {
     Ok(())
 }
 
-/// Serves the worker until it has ended, and returns its exit code.
-fn watch(worker: Pid, pending: &Pending, channel: OwnedFd) -> u8 {
+/// Serves the worker until it has ended.
+fn watch(worker: Pid, pending: &Pending, channel: OwnedFd, kept: &mut Kept) -> End {
     let mut channel = Some(channel);
-    let mut kept = Kept::default();
+    let mut passed_on = Vec::new();
     loop {
         let mut polled = vec![PollFd::new(pending, PollFlags::IN)];
         polled.extend(channel.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
@@ -162,26 +248,37 @@ fn watch(worker: Pid, pending: &Pending, channel: OwnedFd) -> u8 {
             Err(errno) => log::error!("the monitor cannot wait for events: {errno}"),
         }
         let is_request = polled.get(1).is_some_and(|fd| !fd.revents().is_empty());
-        if let Some(code) = take_signals(worker, pending) {
-            return code;
+        if let Some(status) = take_signals(worker, pending, &mut passed_on) {
+            // What it has left in the channel counts: it may have handed over a descriptor just now.
+            while channel
+                .as_ref()
+                .is_some_and(|fd| answer(fd, kept) == Answered::One)
+            {}
+            return End { status, passed_on };
         }
-        if is_request && !channel.as_ref().is_some_and(|fd| answer(fd, &mut kept)) {
+        if is_request
+            && channel
+                .as_ref()
+                .is_some_and(|fd| answer(fd, kept) == Answered::Closed)
+        {
             // The worker is about to end.
             channel = None;
         }
     }
 }
 
-/// Passes pending signals on. Returns the worker's exit code if it has ended.
-fn take_signals(worker: Pid, pending: &Pending) -> Option<u8> {
+/// Passes pending signals on. Returns the worker's status if it has ended.
+fn take_signals(worker: Pid, pending: &Pending, passed_on: &mut Vec<Signal>) -> Option<WaitStatus> {
     loop {
         match pending.take() {
             Ok(Some(Signal::CHILD)) => {
-                if let Some(code) = ended(worker) {
-                    return Some(code);
+                let ended = waitpid(Some(worker), WaitOptions::NOHANG).ok().flatten();
+                if let Some((_, status)) = ended {
+                    return Some(status);
                 }
             }
             Ok(Some(signal)) => {
+                passed_on.push(signal);
                 if let Err(errno) = kill_process(worker, signal) {
                     log::warn!("{signal:?} cannot be passed on to the worker: {errno}");
                 }
@@ -195,20 +292,30 @@ fn take_signals(worker: Pid, pending: &Pending) -> Option<u8> {
     }
 }
 
-fn ended(worker: Pid) -> Option<u8> {
-    let (_, status) = waitpid(Some(worker), WaitOptions::NOHANG).ok().flatten()?;
-    let code = exit_code(status)?;
-    if let Some(signal) = status.terminating_signal() {
-        log::error!("the worker was killed by signal {signal}");
+/// Waits this long between two workers. Returns whether a signal that ends the daemon came meanwhile.
+fn is_stopped_within(pause: Duration, pending: &Pending) -> bool {
+    let deadline = monotonic_ns() + u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+    loop {
+        while let Ok(Some(signal)) = pending.take() {
+            if matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT) {
+                log::info!("{signal:?}: stopping");
+                return true;
+            }
+        }
+        let left = Duration::from_nanos(deadline.saturating_sub(monotonic_ns()));
+        let Ok(left) = Timespec::try_from(left) else {
+            return false;
+        };
+        if left == Timespec::default() {
+            return false;
+        }
+        let mut polled = [PollFd::new(pending, PollFlags::IN)];
+        if let Err(errno) = poll(&mut polled, Some(&left))
+            && errno != Errno::INTR
+        {
+            return false;
+        }
     }
-    Some(code)
-}
-
-/// Returns the exit code that a shell shows for this status; `None`: the process has not ended.
-fn exit_code(status: WaitStatus) -> Option<u8> {
-    let of_signal = status.terminating_signal().map(|signal| KILLED + signal);
-    let code = status.exit_status().or(of_signal)?;
-    Some(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
 /// Returns the kind of the namespace in which children of this process are, if it is not in it itself.

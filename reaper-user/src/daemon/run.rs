@@ -6,30 +6,32 @@
 //! Order of the end: the socket file, the `shutdown` event, connections, sources.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reaper_registry::{Limits, Registry, Source, TokenKey};
+use reaper_registry::{Limits, Source};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::accounts::{Accounts, Newcomers};
 use super::api::listener::{AccessList, ListenError, Socket, SocketAccess};
-use super::api::server::Start;
+use super::api::server::{Ended, Start};
 use super::api::{self, App};
+use super::carried::Carried;
 use super::config::DaemonOptions;
+use super::handover::Handovers;
 use super::handover::take::{NotTaken, Taken};
-use super::handover::{Handovers, Request};
 use super::private_memory;
+use super::restart::Restart;
 use super::systemd;
 use super::token_files::TokenFiles;
 use crate::daemon::descriptors::{self, Shares, TooFewDescriptors};
-use crate::reaper::Reaper;
+use crate::reaper::{self, PreparedReaper, Reaper};
 use crate::sources;
 use crate::sys::process_table;
-use crate::sys::secret_arena::SecretArena;
 use crate::watch::status::SourceStatus;
 
 /// How long the start waits for the first reports of the sources.
@@ -82,15 +84,22 @@ impl StartupError {
     }
 }
 
-/// Runs the daemon until SIGTERM or SIGINT; it ends within two seconds of the signal.
+/// Runs the daemon until SIGTERM or SIGINT; it ends within two seconds of the signal. It also ends once
+/// another daemon has replaced it.
 ///
 /// Must be called within a tokio runtime, and once per process.
-pub(crate) async fn run(options: DaemonOptions, taken: Option<Taken>) -> Result<(), StartupError> {
+///
+/// It continues what `carried` has of the daemon before it; with `taken` that daemon still runs.
+pub(crate) async fn run(
+    options: DaemonOptions,
+    carried: Carried,
+    taken: Option<Taken>,
+) -> Result<(), StartupError> {
     descriptors::raise_open_file_limit();
     private_memory::protect_and_log();
     let mut terminate = signal(SignalKind::terminate()).map_err(StartupError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartupError::Signals)?;
-    run_from(options, taken, async move {
+    run_with(options, carried, taken, async move {
         tokio::select! {
             _ = terminate.recv() => log::info!("SIGTERM: stopping"),
             _ = interrupt.recv() => log::info!("SIGINT: stopping"),
@@ -104,109 +113,138 @@ pub async fn run_until(
     options: DaemonOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartupError> {
-    run_from(options, None, stop).await
+    run_with(options, Carried::default(), None, stop).await
 }
 
-/// Runs the daemon, with what the daemon that it replaces has handed over.
-async fn run_from(
+async fn run_with(
     options: DaemonOptions,
+    carried: Carried,
     mut taken: Option<Taken>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartupError> {
-    let prepared = prepare(options, taken.as_ref()).await;
-    let Prepared {
-        app,
-        mut socket,
-        handovers,
-    } = match (prepared, &taken) {
-        (Ok(prepared), _) => prepared,
-        (Err(error), former) => {
-            if let Some(former) = former {
-                former.give_up(&error.to_string());
-            }
-            return Err(error);
+    let started = start(&options, carried, &mut taken).await;
+    let Started {
+        reaper,
+        restart,
+        socket,
+        descriptors,
+    } = started.inspect_err(|error| {
+        if let Some(taken) = &taken {
+            taken.give_up(&error.to_string());
         }
-    };
-    let mut connections = Vec::new();
-    if let Some(taken) = &mut taken {
-        taken.go()?;
-        socket.begin();
-        connections = std::mem::take(&mut taken.connections);
-    }
-    drop(taken);
+    })?;
+    let access = SocketAccess::of(&options);
+    let accounts = open_accounts(&options, descriptors, access);
+    log::info!("{}", api::limits::Memory::of(&options, &accounts));
+    let registry = reaper.registry().clone();
+    let replaced = taken.as_ref().map_or(0, |taken| taken.rest.replaced);
+    let (handovers, requests) = Handovers::new(replaced);
+    let app = Arc::new(App {
+        reaper,
+        options,
+        table: process_table::of_this_system(),
+        epoch: restart.epoch,
+        accounts,
+        secret_memory: restart.secret_memory.clone(),
+        carried_over: restart.carried_over.clone(),
+        belongings: restart.belongings(),
+        handovers,
+    });
     let start = Start {
         socket,
-        taken: connections,
-        handovers,
+        taken: taken.map_or_else(Vec::new, |taken| taken.connections),
+        handovers: requests,
     };
     let (stop_sender, stop_receiver) = watch::channel(false);
     systemd::notify(systemd::State::Ready);
-    let serving = api::server::serve(app, start, stop_receiver);
     let stopping = async {
         stop.await;
         systemd::notify(systemd::State::Stopping);
         stop_sender.send_replace(true);
     };
-    // Whichever comes first: a daemon that was replaced is not stopped.
-    let mut serving = std::pin::pin!(serving);
-    tokio::select! {
-        _ended = serving.as_mut() => {}
-        () = stopping => {
-            serving.await;
-        }
+    let mut serving = pin!(api::server::serve(app, start, stop_receiver));
+    // A daemon that was replaced is not stopped.
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = stopping => serving.await,
+    };
+    if ended == Ended::Stopped {
+        restart.end(&registry);
     }
     Ok(())
 }
 
-/// A daemon that can serve.
-struct Prepared {
-    app: Arc<App>,
+/// A daemon that can serve, and whose predecessor does not any more.
+struct Started {
+    reaper: Reaper,
+    restart: Restart,
     socket: Socket,
-    handovers: mpsc::UnboundedReceiver<Request>,
+    descriptors: Shares,
 }
 
-/// Starts everything. With `taken`, nothing that the former daemon still uses is changed.
-async fn prepare(options: DaemonOptions, taken: Option<&Taken>) -> Result<Prepared, StartupError> {
+async fn start(
+    options: &DaemonOptions,
+    mut carried: Carried,
+    taken: &mut Option<Taken>,
+) -> Result<Started, StartupError> {
     let workers = Handle::current().metrics().num_workers();
-    let connections = taken.map_or(0, |taken| taken.connections.len());
-    let descriptors = Shares::of_daemon(&options, workers, connections)?;
-    let secret_memory = SecretArena::new();
-    let reaper = start_reaper(&options, descriptors, &secret_memory)?;
-    let reports = first_reports(&reaper, &options).await?;
-    let access = SocketAccess::of(&options);
-    let list = AccessList::of(&options);
-    let socket = match taken {
-        Some(taken) => Socket::adopt(
-            &options.socket,
-            access,
-            list,
-            taken.socket().map_err(NotTaken::from)?,
-        )?,
-        None => Socket::claim(&options.socket, access, list)?,
+    let connections = taken.as_ref().map_or(0, |taken| taken.connections.len());
+    let descriptors = Shares::of_daemon(options, workers, connections)?;
+    let mut restart = Restart::read(&mut carried)?;
+    let prepared = prepare_reaper(options, descriptors, &mut restart)?;
+    let (reaper, socket) = match taken {
+        Some(taken) => replace(options, carried, taken, &mut restart, prepared).await?,
+        None => {
+            // From here on this process writes, and the former one must not.
+            restart.begin();
+            let reaper = prepared.start();
+            restart.continued(reaper.len());
+            if restart.carried_over.restarts == 0 {
+                first_reports(&reaper, options).await?;
+            } // Otherwise connections wait on the socket of the former worker.
+            let mut socket = listen(options, carried)?;
+            socket.begin();
+            (reaper, socket)
+        }
     };
-    log::info!("{}", banner(&socket, &reports));
+    log::info!("{}", banner(&socket, &reaper.status()));
     log::info!("{descriptors}");
-    let epoch = match taken {
-        Some(taken) => taken.rest.epoch,
-        None => getrandom::u64().map_err(|error| StartupError::Random(error.into()))?,
-    };
-    let accounts = open_accounts(&options, descriptors, access);
-    log::info!("{}", api::limits::Memory::of(&options, &accounts));
-    let (handovers, requests) = Handovers::new(taken.map_or(0, |taken| taken.rest.replaced));
-    let app = Arc::new(App {
+    Ok(Started {
         reaper,
-        options,
-        table: process_table::of_this_system(),
-        epoch,
-        accounts,
-        secret_memory,
-        handovers,
-    });
-    Ok(Prepared {
-        app,
+        restart,
         socket,
-        handovers: requests,
+        descriptors,
     })
+}
+
+/// Starts everything without a change to what the former daemon still uses, and then takes its place.
+async fn replace(
+    options: &DaemonOptions,
+    carried: Carried,
+    taken: &mut Taken,
+    restart: &mut Restart,
+    prepared: Prepared,
+) -> Result<(Reaper, Socket), StartupError> {
+    let refused = &restart.carried_over.refused;
+    if !refused.is_empty() {
+        return Err(NotTaken::Unusable(refused.clone()).into());
+    }
+    let (reaper, ended) = prepared.start_paused();
+    first_reports(&reaper, options).await?;
+    let mut socket = listen(options, carried)?;
+    taken.go()?;
+    restart.begin();
+    reaper.end_pause(ended);
+    restart.continued(reaper.len());
+    socket.begin();
+    Ok((reaper, socket))
+}
+
+/// Listens on the socket of the former process, if there was one.
+fn listen(options: &DaemonOptions, carried: Carried) -> Result<Socket, ListenError> {
+    let (access, list) = (SocketAccess::of(options), AccessList::of(options));
+    let former = (carried.listener, carried.lock);
+    Socket::take_over(&options.socket, access, list, former)
 }
 
 fn open_accounts(
@@ -223,16 +261,36 @@ fn open_accounts(
     Accounts::new(owner, newcomers, descriptors.limits(options))
 }
 
-fn start_reaper(
+/// A reaper that has read everything and changed nothing yet.
+struct Prepared {
+    reaper: PreparedReaper,
+    token_files: TokenFiles,
+}
+
+impl Prepared {
+    fn start(self) -> Reaper {
+        let token_files = self.token_files;
+        self.reaper
+            .start_now(|registry| token_files.set_registry(registry))
+    }
+
+    fn start_paused(self) -> (Reaper, reaper::Ended) {
+        let token_files = self.token_files;
+        self.reaper
+            .start_paused(|registry| token_files.set_registry(registry))
+    }
+}
+
+fn prepare_reaper(
     options: &DaemonOptions,
     descriptors: Shares,
-    secret_memory: &SecretArena,
-) -> Result<Reaper, StartupError> {
-    let token_key = TokenKey::written_to(secret_memory.take(), |key| getrandom::fill(key))
-        .map_err(|error| StartupError::Random(error.into()))?;
+    restart: &mut Restart,
+) -> Result<Prepared, StartupError> {
     let token_files = TokenFiles::default();
     let files_of_ended = token_files.clone();
-    let registry = Registry::builder(token_key)
+    let (processes, next_process) = restart.processes();
+    let registry = restart
+        .registry()?
         .ttl(options.ttl)
         .max_ttl(options.max_ttl)
         .limits(Limits {
@@ -247,9 +305,11 @@ fn start_reaper(
         .sources(options.sources.clone())
         .sweep_interval(options.sweep_interval)
         .max_pidfds(descriptors.processes)
-        .start_now();
-    token_files.set_registry(reaper.registry());
-    Ok(reaper)
+        .prepare(&processes, next_process);
+    Ok(Prepared {
+        reaper,
+        token_files,
+    })
 }
 
 /// Returns the state of the sources, and an error if a required one does not work.

@@ -1,11 +1,15 @@
 //! Notifications to the service manager: `sd_notify(3)` without its library. The crate `sd-notify`
 //! 0.5 neither supports abstract addresses (`@name`) nor sends without blocking.
 
-#[expect(dead_code, reason = "used by socket activation, which follows")]
 pub(crate) mod listen_fds;
 
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 /// What is reported to the service manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +48,30 @@ pub(crate) fn notify(state: State) {
 
 /// Sends one state if `NOTIFY_SOCKET` is set. A failure is only logged.
 pub(super) fn send(state: State) {
-    let state = state.text();
+    send_text(state.text(), None);
+}
+
+/// Lets the service manager keep a duplicate of this descriptor for the next start, if it does so
+/// (`FileDescriptorStoreMax=`). It is lost when the service manager stops the service for good.
+#[cfg(target_os = "linux")]
+pub(super) fn store(name: &str, fd: &OwnedFd) {
+    // Without the last field systemd removes a descriptor that becomes readable or has an error.
+    send_text(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), Some(fd));
+}
+
+/// Lets the service manager close the descriptors that it keeps under this name.
+#[cfg(target_os = "linux")]
+pub(super) fn remove_stored(name: &str) {
+    send_text(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
+}
+
+/// Returns whether this process was started by a service manager that gets notifications.
+#[cfg(target_os = "linux")]
+pub(super) fn has_service_manager() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+fn send_text(text: &str, fd: Option<&OwnedFd>) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };
@@ -52,10 +79,20 @@ pub(super) fn send(state: State) {
         let socket = UnixDatagram::unbound()?;
         // The daemon does not wait for the service manager.
         socket.set_nonblocking(true)?;
-        socket.send_to_addr(state.as_bytes(), &address)
+        let Some(fd) = fd else {
+            return socket.send_to_addr(text.as_bytes(), &address);
+        };
+        socket.connect_addr(&address)?;
+        let fds = [fd.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        let parts = [IoSlice::new(text.as_bytes())];
+        Ok(sendmsg(&socket, &parts, &mut control, SendFlags::NOSIGNAL)?)
     });
     if let Err(error) = sent {
-        log::warn!("cannot send {state} to the service manager: {error}");
+        let first = text.lines().next().unwrap_or_default();
+        log::warn!("cannot send {first} to the service manager: {error}");
     }
 }
 

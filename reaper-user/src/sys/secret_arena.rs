@@ -21,7 +21,6 @@
 mod chunk;
 
 use std::fmt;
-#[cfg(target_os = "linux")]
 use std::io;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,6 +79,13 @@ struct Chunks {
     slots: Vec<NonNull<[u8; SLOT]>>,
     /// All bytes of a free slot are zero.
     free: Vec<u32>,
+    /// The slots that were taken over from an earlier arena.
+    #[cfg(target_os = "linux")]
+    adopted: std::collections::HashSet<u32>,
+    /// Another process may use the file: the one before this one, or the one after it.
+    only_reads: bool,
+    /// The slots that were given back meanwhile, and are not wiped.
+    given_back: Vec<u32>,
     weakest: Option<Protection>,
     /// Why the preferred protection is not used.
     reason: String,
@@ -109,6 +115,7 @@ impl SecretArena {
     pub(crate) fn open(file: OwnedFd) -> io::Result<Self> {
         let mut chunks = Chunks {
             file: Some(file),
+            only_reads: true,
             ..Chunks::default()
         };
         chunks.map_next()?;
@@ -122,26 +129,35 @@ impl SecretArena {
         Ok(Self(Arc::new(Mutex::new(chunks))))
     }
 
-    /// Returns the memory of a slot of an earlier arena, with the secret that is in it. The caller takes
-    /// each slot once.
+    /// Returns the memory of a slot of an earlier arena, with the secret that is in it. Each slot can be
+    /// taken over once.
     #[cfg(target_os = "linux")]
     pub(crate) fn adopt(&self, number: u32) -> Option<Box<dyn SecretMemory>> {
-        let at = *self.chunks().slots.get(number as usize)?;
-        (number > 0).then(|| Slot::boxed(at, number, self))
+        let mut chunks = self.chunks();
+        let at = *chunks.slots.get(number as usize)?;
+        let is_new = number > 0 && chunks.adopted.insert(number);
+        is_new.then(|| Slot::boxed(at, number, self))
     }
 
-    /// Wipes and frees all slots of an earlier arena except these.
+    /// Continues an earlier arena, whose process uses it no more: wipes and frees all slots that were
+    /// not taken over.
     #[cfg(target_os = "linux")]
-    pub(crate) fn begin(&self, adopted: &std::collections::HashSet<u32>) {
+    pub(crate) fn begin(&self) {
         let mut chunks = self.chunks();
-        let free = (1..).zip(chunks.slots.iter().skip(1));
-        let free: Vec<_> = free.filter(|(it, _)| !adopted.contains(it)).collect();
-        let numbers: Vec<_> = free.iter().map(|(number, _)| *number).collect();
-        for (_, at) in free {
-            // SAFETY: mapped and initialised. No slot with this number exists.
-            unsafe { &mut *at.as_ptr() }.zeroize();
+        if !std::mem::take(&mut chunks.only_reads) {
+            return;
         }
-        chunks.free.extend(numbers.iter().rev());
+        let adopted = std::mem::take(&mut chunks.adopted);
+        let all = (1..).zip(chunks.slots.iter().skip(1));
+        let free = all.filter(|(number, _)| !adopted.contains(number));
+        let free: Vec<_> = free
+            .map(|(number, at)| {
+                // SAFETY: mapped and initialised. No slot with this number exists.
+                unsafe { &mut *at.as_ptr() }.zeroize();
+                number
+            })
+            .collect();
+        chunks.free.extend(free.iter().rev());
     }
 
     /// Returns a duplicate of the descriptor of its file, if there is one.
@@ -151,9 +167,30 @@ impl SecretArena {
         chunks.file.as_ref()?.try_clone().ok()
     }
 
-    /// Returns a slot of zeros. Without memory for a chunk it is in ordinary memory.
+    /// Changes nothing from now on, because another process reads the secrets, and may then use all
+    /// slots.
+    pub(crate) fn pause(&self) {
+        self.chunks().only_reads = true;
+    }
+
+    /// Ends a pause: the other process has ended.
+    pub(crate) fn end_pause(&self) {
+        let mut chunks = self.chunks();
+        chunks.only_reads = false;
+        for number in std::mem::take(&mut chunks.given_back) {
+            let at = chunks.slots[number as usize];
+            // SAFETY: mapped and initialised, and its slot was dropped.
+            unsafe { &mut *at.as_ptr() }.zeroize();
+            chunks.free.push(number);
+        }
+    }
+
+    /// Returns a slot of zeros. Without memory for a chunk, and during a pause, it is in ordinary memory.
     pub(crate) fn take(&self) -> Box<dyn SecretMemory> {
         let mut chunks = self.chunks();
+        if chunks.only_reads {
+            return Box::new(Zeroizing::new([0; SLOT]));
+        }
         if chunks.free.is_empty() {
             chunks.grow();
         }
@@ -219,7 +256,7 @@ impl Chunks {
 
     /// Maps the next chunk of the first file that can be created, or of anonymous memory.
     #[cfg(target_os = "linux")]
-    fn map(&mut self, protection: Protection) -> std::io::Result<Chunk> {
+    fn map(&mut self, protection: Protection) -> io::Result<Chunk> {
         if self.mapped.is_empty() {
             let mapped = chunk::create_file(protection).and_then(|file| {
                 let chunk = Chunk::of_file(file.as_fd(), 0, protection)?;
@@ -234,14 +271,14 @@ impl Chunks {
             }
         }
         match protection {
-            Protection::MemfdSecret => Err(std::io::ErrorKind::Unsupported.into()),
+            Protection::MemfdSecret => Err(io::ErrorKind::Unsupported.into()),
             Protection::Locked | Protection::Unlocked => Chunk::anonymous(protection),
         }
     }
 
     #[cfg(not(target_os = "linux"))]
     #[expect(clippy::unused_self, reason = "the same signature everywhere")]
-    fn map(&mut self, protection: Protection) -> std::io::Result<Chunk> {
+    fn map(&mut self, protection: Protection) -> io::Result<Chunk> {
         Chunk::anonymous(protection)
     }
 
@@ -358,8 +395,16 @@ impl SecretMemory for Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.bytes_mut().zeroize();
-        self.arena.chunks().free.push(self.number);
+        let arena = self.arena.clone();
+        let mut chunks = arena.chunks();
+        // A start that is given up leaves the secrets to the process that has them, as an end does that
+        // has a successor.
+        if chunks.only_reads {
+            chunks.given_back.push(self.number);
+        } else {
+            self.bytes_mut().zeroize();
+            chunks.free.push(self.number);
+        }
     }
 }
 

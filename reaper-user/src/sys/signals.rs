@@ -29,7 +29,7 @@ impl Blocked {
     }
 
     /// Restores what was blocked before.
-    pub(crate) fn restore(self) -> io::Result<()> {
+    pub(crate) fn restore(&self) -> io::Result<()> {
         let no_result = ptr::null_mut();
         // SAFETY: reads the set, which the kernel has filled, and writes nothing.
         let error =

@@ -9,12 +9,15 @@ use std::fmt;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use reaper_registry::{Pid, StartTime};
+use reaper_registry::{BootTime, Evidence, Exit, ExitStatus, Pid, Source, StartTime};
 
-use crate::clock::monotonic_ns;
+use crate::clock::{self, monotonic_ns};
 use crate::sys::process_table::{ProcessTable, is_no_such_process};
 use crate::watch::fd_budget::{FdBudget, Slot};
 use crate::watch::verdict::{Verdict, judge, judge_by_poll};
+
+/// The unit of start times: `USER_HZ` of Linux, 100 a second on every architecture that is supported.
+const TICK_NS: u128 = 10_000_000;
 
 /// The identity of one process.
 #[derive(Debug)]
@@ -99,6 +102,31 @@ pub enum WatchError {
         /// The process that the thread belongs to.
         process: Pid,
     },
+}
+
+/// What was recorded of a process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recorded {
+    pub(crate) pid: Pid,
+    pub(crate) start_time: Option<StartTime>,
+    pub(crate) inode: Option<u64>,
+    /// A time at which it was alive.
+    pub(crate) alive_at: BootTime,
+}
+
+/// A process that was pinned before has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gone {
+    pub(crate) evidence: Evidence,
+    pub(crate) pid_reused: bool,
+    pub(crate) exit: Option<Exit>,
+}
+
+/// Returns the start time of a process that started at this time.
+fn started_by(table: &dyn ProcessTable, at: BootTime) -> Option<StartTime> {
+    let passed = clock::now().boot.since(at);
+    let ticks = u64::try_from(passed.as_nanos() / TICK_NS).unwrap_or(u64::MAX);
+    Some(StartTime(table.start_time_now()?.0.saturating_sub(ticks)))
 }
 
 impl Identity {
@@ -209,6 +237,46 @@ impl Identity {
         if may_have_ended && let Verdict::Gone { .. } = judge(&identity, None, table) {
             return Err(AlreadyGone.into());
         }
+        Ok(identity)
+    }
+
+    /// Pins a process that was pinned before, by an earlier process of this program.
+    pub(crate) fn pin_again(
+        table: &dyn ProcessTable,
+        budget: &Arc<FdBudget>,
+        recorded: &Recorded,
+    ) -> Result<Self, Gone> {
+        let Recorded {
+            pid,
+            start_time,
+            inode,
+            alive_at,
+        } = *recorded;
+        let mut identity = Self {
+            pid,
+            start_time,
+            alive_at_ns: monotonic_ns(),
+            started_by: started_by(table, alive_at).filter(|_| start_time.is_none()),
+            inode,
+            handle: Handle::Nothing,
+        };
+        if let Verdict::Gone {
+            evidence,
+            pid_reused,
+        } = judge(&identity, None, table)
+        {
+            let exit = identity.wait_status(table).map(|status| Exit {
+                status: ExitStatus::from_wait_status(status),
+                from: Source::Restart,
+            });
+            return Err(Gone {
+                evidence,
+                pid_reused,
+                exit,
+            });
+        }
+        identity.complete(table);
+        identity.promote(table, budget);
         Ok(identity)
     }
 

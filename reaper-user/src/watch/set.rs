@@ -19,6 +19,8 @@
 //! All others are taken with none of these held: entries, arms, status board, each source's record
 //! of its armed processes, the watches of an `ExitWatcher`, the work queue of the hook threads.
 
+pub(crate) mod restore;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::os::fd::BorrowedFd;

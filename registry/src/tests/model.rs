@@ -1,5 +1,6 @@
 //! A simple model of the registry: a list that is searched from front to back every time.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::support::Seen;
@@ -41,6 +42,8 @@ pub(super) struct Model {
     /// The events that are kept, the oldest first.
     pub(super) kept: Vec<Kept>,
     pub(super) dropped: Vec<Kept>,
+    /// Events that were not kept at a restart, so that they are no tombstones after it.
+    pub(super) lost: BTreeSet<u64>,
 }
 
 /// An event that is kept.
@@ -188,11 +191,20 @@ impl Model {
     pub(super) fn tombstone(&self, token: u64, now: Moment) -> Option<u64> {
         let numbered = (1..).zip(&self.events);
         let (seq, last) = numbered
-            .filter(|(_, event)| {
-                event.token == token && matches!(event.seen, Seen::Deregistered(..))
+            .filter(|(seq, event)| {
+                event.token == token
+                    && matches!(event.seen, Seen::Deregistered(..))
+                    && !self.lost.contains(seq)
             })
             .last()?;
         (now.boot.since(last.at) <= Duration::from_mins(1)).then_some(seq)
+    }
+
+    /// The registry was built again from its journal.
+    pub(super) fn restart(&mut self) {
+        let is_kept = |seq: &u64| self.kept.iter().any(|it| it.seq == *seq);
+        let lost: Vec<_> = (1..self.next_seq()).filter(|seq| !is_kept(seq)).collect();
+        self.lost.extend(lost);
     }
 
     pub(super) fn next_seq(&self) -> u64 {

@@ -1,11 +1,13 @@
 //! Property test: after every step of any list of operations, the registry equals the model and all
 //! invariants hold.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::journal::Ledger;
 use super::model::{Live, Model, is_expired, unregistered};
 use super::support::*;
 use crate::*;
@@ -34,6 +36,8 @@ enum Op {
         events: usize,
     },
     LearnStartTime(u64, u64),
+    /// The registry is built again from its journal.
+    Restart,
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
@@ -63,6 +67,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => (-2..12_i8, scope()).prop_map(|(back, owner)| Op::Resume(back, owner)),
         3 => (0..4_usize, 1..6_usize).prop_map(|(reader, events)| Op::Read { reader, events }),
         1 => (0..20_u64, 1..3_u64).prop_map(|(entry, time)| Op::LearnStartTime(entry, time)),
+        1 => Just(Op::Restart),
     ]
 }
 
@@ -96,6 +101,7 @@ struct World {
     registry: Registry,
     model: Model,
     hook_log: HookLog,
+    ledger: Arc<Ledger>,
     now_nanos: u64,
     /// Every session ever stored, kept referenced.
     kept: Vec<(Arc<Session>, Option<StartTime>)>,
@@ -111,15 +117,17 @@ impl World {
             bytes: 12_000,
             bytes_per_owner: 10_000,
         };
-        let hook_log = HookLog::default();
+        let (hook_log, ledger) = (HookLog::default(), Arc::new(Ledger::default()));
         let builder = builder()
             .ttl(ttl)
             .max_ttl(max_ttl)
             .limits(limits)
             .strict_replace(rules.strict)
+            .journal(ledger.clone())
             .event_capacity(6);
         Self {
             registry: hook_log.attach(builder).build(),
+            ledger,
             model: Model {
                 ttl,
                 max_ttl,
@@ -131,6 +139,7 @@ impl World {
                 stored: 0,
                 kept: Vec::new(),
                 dropped: Vec::new(),
+                lost: BTreeSet::new(),
             },
             hook_log,
             now_nanos: 1,
@@ -174,7 +183,33 @@ impl World {
             Op::Resume(back, owner) => self.resume(back, owner),
             Op::Read { reader, events } => (0..events).for_each(|_| self.read(reader)),
             Op::LearnStartTime(number, time) => self.learn_start_time(number, time),
+            Op::Restart => self.restart(),
         }
+    }
+
+    fn restart(&mut self) {
+        let Model {
+            ttl,
+            max_ttl,
+            limits,
+            strict,
+            ..
+        } = self.model;
+        let builder = builder()
+            .ttl(ttl)
+            .max_ttl(max_ttl)
+            .limits(limits)
+            .strict_replace(strict)
+            .journal(self.ledger.clone())
+            .restore(self.ledger.state())
+            .event_capacity(6);
+        self.registry = self.hook_log.attach(builder).build();
+        self.model.restart();
+        let resume = |(_, position, owner): &(Subscription, u64, Option<u32>)| {
+            let reader = self.registry.resume(position - 1, *owner);
+            (reader.expect("numbers go on"), *position, *owner)
+        };
+        self.readers = self.readers.iter().map(resume).collect();
     }
 
     fn register(&mut self, newcomer: &Live) {

@@ -7,8 +7,8 @@ use std::process::Command;
 use std::thread;
 
 use reaper_tests::daemon::{Launch, TestDaemon, private_folder, reaperd};
-use reaper_tests::{expect, raw_http};
 use reaper_tests::wait::eventually_some;
+use reaper_tests::{expect, raw_http};
 use serde_json::json;
 
 use super::client::{Connection, post};

@@ -7,10 +7,12 @@ use reaper_registry::{Session, Source, SourceHealth};
 
 use super::App;
 use super::wire::{
-    About, Health, MemoryView, Nothing, SandboxView, SourceReport, SourceView, wall_ms_of,
+    About, CarriedOverView, Health, MemoryView, Nothing, SandboxView, SourceReport, SourceView,
+    wall_ms_of,
 };
 use crate::clock;
 use crate::daemon::config::DaemonOptions;
+use crate::daemon::restart::CarriedOver;
 #[cfg(target_os = "linux")]
 use crate::daemon::sandbox::Report;
 use crate::engine;
@@ -77,6 +79,26 @@ pub(super) fn health(app: &App) -> Health {
         replaced: app.handovers.replaced,
         memory: memory(app.secret_memory.state()),
         sandbox: sandbox(),
+        restarts: app.carried_over.restarts,
+        carried_over: carried_over(&app.carried_over),
+    }
+}
+
+fn carried_over(carried: &CarriedOver) -> CarriedOverView {
+    let CarriedOver {
+        restarts: _,
+        sessions,
+        ended,
+        damaged,
+        ref refused,
+        is_kept,
+    } = *carried;
+    CarriedOverView {
+        sessions,
+        ended,
+        damaged,
+        refused: refused.clone(),
+        is_kept,
     }
 }
 

@@ -99,7 +99,7 @@ impl Socket {
         let place = Place::open(&path, access)?;
         let lock = Lock::take(&place.folder, &place.name)?;
         let (listener, file) = place.bind(access, &list)?;
-        Ok(Self {
+        let socket = Self {
             listener,
             path,
             access,
@@ -109,21 +109,28 @@ impl Socket {
             file: FileId::of(&file),
             lock,
             rebind_failed: false,
-        })
+        };
+        socket.keep();
+        Ok(socket)
     }
 
-    /// Takes over the socket of the daemon that this one replaces. Changes nothing until
-    /// [`Self::begin`].
-    pub(crate) fn adopt(
+    /// Continues to listen on the socket of a former worker of this daemon, which has left its listener
+    /// and its lock. Where it is no longer at the path, as [`Self::claim`].
+    /// Changes nothing until [`Self::begin`].
+    pub(crate) fn take_over(
         path: &Path,
         access: SocketAccess,
         list: AccessList,
-        (listener, lock): (OwnedFd, OwnedFd),
+        (listener, lock): (Option<OwnedFd>, Option<OwnedFd>),
     ) -> Result<Self, ListenError> {
         let path = std::path::absolute(path).map_err(ListenError::system("resolve", path))?;
         let place = Place::open(&path, access)?;
-        let lock = Lock::adopt(&place.folder, &place.name, lock)?;
-        let file = place.bound()?;
+        let lock = lock.and_then(|lock| Lock::adopt(lock, &place.folder, &place.name));
+        // Whoever has the lock has bound the socket that is there.
+        let file = place.folder.find(&place.name)?.filter(is_socket);
+        let (Some(listener), Some(lock), Some(file)) = (listener, lock, file) else {
+            return Self::claim(&path, access, list);
+        };
         let listener = UnixListener::from_std(listener.into())
             .map_err(ListenError::system("register", &path))?;
         Ok(Self {
@@ -139,11 +146,25 @@ impl Socket {
         })
     }
 
+    /// Leaves duplicates of listener and lock with the monitor.
+    fn keep(&self) {
+        #[cfg(target_os = "linux")]
+        {
+            use std::os::fd::AsFd as _;
+
+            use crate::daemon::carried::Kind;
+            use crate::daemon::monitor;
+
+            monitor::keep(Kind::Listener, self.listener.as_fd());
+            monitor::keep(Kind::Lock, self.lock.descriptor());
+        }
+    }
+
     /// Makes a socket that was taken over that of this process: what it shows of its listener, who can
-    /// connect, and the pid in the lock file. A failure is only logged, because the former daemon
-    /// has gone.
+    /// connect, and the pid in the lock file. A failure is only logged, because the former process has
+    /// gone.
     pub(crate) fn begin(&mut self) {
-        let (path, place) = (&self.path, &self.place);
+        let place = &self.place;
         let begun = rustix::net::listen(&self.listener, BACKLOG)
             .map_err(place.failed("listen on"))
             .and_then(|()| place.set_access(self.access, &self.list, &place.bound()?))
@@ -152,14 +173,12 @@ impl Socket {
             Ok(file) => self.mode = mode_of(&file),
             Err(error) => log::warn!("{error}"),
         }
-        if let Err(error) = self.lock.write_pid() {
-            log::warn!("cannot write the pid beside {}: {error}", path.display());
-        }
+        self.lock.name_this_process();
     }
 
     /// The lock file, locked.
     pub(crate) fn lock_file(&self) -> BorrowedFd<'_> {
-        self.lock.file()
+        self.lock.descriptor()
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -206,12 +225,14 @@ impl Socket {
         // A folder that was renamed still contains the former file, which has no listener now.
         self.remove_file();
         (self.listener, self.place, self.file) = (listener, place, FileId::of(&file));
+        self.keep();
         Ok(())
     }
 
     /// Stops listening and removes the file, if it is still this socket.
     pub(crate) fn remove(self) {
         self.remove_file();
+        self.lock.release();
     }
 
     fn remove_file(&self) {

@@ -19,7 +19,7 @@ use super::listener::Socket;
 use super::peaks::Peaks;
 use super::refused::{WaitingRoom, refuse};
 use super::{App, connection};
-use crate::daemon::handover::give::Belongings;
+use crate::daemon::handover::give::All;
 use crate::daemon::handover::message::Connection;
 use crate::daemon::handover::{Mode, Request};
 use crate::sys::allocator::give_back_freed;
@@ -74,7 +74,7 @@ pub(crate) async fn serve(app: Arc<App>, start: Start, mut stop: watch::Receiver
             }
             Some(ended) = server.connections.join_next() => report_panic(ended),
             Some(request) = handovers.recv() => {
-                let all = Belongings {
+                let all = All {
                     app: &server.app,
                     socket: &socket,
                     connections: &mut server.connections,

@@ -181,6 +181,21 @@ pub(crate) struct Health {
     pub(crate) memory: MemoryView,
     /// Null on systems that have none.
     pub(crate) sandbox: Option<SandboxView>,
+    /// How many workers the monitor has replaced.
+    pub(crate) restarts: u32,
+    pub(crate) carried_over: CarriedOverView,
+}
+
+/// What the daemon continues of the one before it, and whether the next one can.
+#[derive(Serialize)]
+pub(crate) struct CarriedOverView {
+    pub(crate) sessions: usize,
+    pub(crate) ended: usize,
+    pub(crate) damaged: usize,
+    /// Why nothing was carried over although there was something; empty otherwise.
+    pub(crate) refused: String,
+    /// Whether sessions outlive this worker.
+    pub(crate) is_kept: bool,
 }
 
 /// The memory of secret keys.

@@ -17,6 +17,7 @@ use super::{Giving, LIMIT, Mode, Parked, Request};
 use crate::daemon::api::App;
 use crate::daemon::api::listener::Socket;
 use crate::daemon::api::server::{report_panic, stop_requested};
+use crate::reaper::Ended;
 
 /// How long requests in progress may take. A client that sends or reads slowly must not make all others
 /// wait for longer: its connection ends with this process.
@@ -47,7 +48,7 @@ struct Moved {
 }
 
 /// What is given away.
-pub(crate) struct Belongings<'a> {
+pub(crate) struct All<'a> {
     pub(crate) app: &'a App,
     pub(crate) socket: &'a Socket,
     pub(crate) connections: &'a mut JoinSet<()>,
@@ -58,7 +59,7 @@ impl Request {
     pub(crate) async fn serve(
         self,
         to: &watch::Sender<Mode>,
-        all: Belongings<'_>,
+        all: All<'_>,
         stop: &mut watch::Receiver<bool>,
     ) -> bool {
         let deadline = Instant::now() + LIMIT;
@@ -94,7 +95,9 @@ impl Request {
                 log::warn!(
                     "process {successor} does not replace this daemon, which goes on: {kept}"
                 );
-                app.reaper.end_pause();
+                release(false);
+                app.secret_memory.end_pause();
+                app.reaper.end_pause(Ended::default());
                 to.send_replace(Mode::Serving);
                 // It may have ended already.
                 let failed = Message::Failed(kept.to_string());
@@ -105,12 +108,8 @@ impl Request {
     }
 }
 
-async fn hand_over(
-    link: &mut Link,
-    to: &watch::Sender<Mode>,
-    all: Belongings<'_>,
-) -> Result<Moved, Kept> {
-    let Belongings {
+async fn hand_over(link: &mut Link, to: &watch::Sender<Mode>, all: All<'_>) -> Result<Moved, Kept> {
+    let All {
         app,
         socket,
         connections,
@@ -119,17 +118,34 @@ async fn hand_over(
         .await?;
     let moved = give_connections(link, to, connections).await?;
     app.reaper.pause();
+    app.secret_memory.pause();
     let rest = Rest {
-        epoch: app.epoch,
         replaced: app.handovers.replaced + 1,
-        has_table: false,
     };
-    let fds = [socket.listener.as_fd(), socket.lock_file()];
+    let [table, secrets] = app.belongings.descriptors()?;
+    let fds = [
+        table.as_fd(),
+        secrets.as_fd(),
+        socket.listener.as_fd(),
+        socket.lock_file(),
+    ];
     link.send(&Message::Rest(rest), &fds).await?;
     link.expect(|message| matches!(message, Message::Ready))
         .await?;
+    // Before the successor may write: this worker could be killed in between.
+    release(true);
     link.send(&Message::Go, &[]).await?;
     Ok(moved)
+}
+
+/// Lets the monitor start no other worker, or again one.
+fn release(is_released: bool) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = crate::daemon::monitor::release(is_released) {
+        log::warn!("the monitor does not respond: {error}");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _only_linux_has_one = is_released;
 }
 
 /// Sends each connection once it is between two requests.

@@ -33,7 +33,7 @@ pub(crate) enum Message {
     Begin,
     /// One connection, with its socket.
     Connection(Connection),
-    /// Everything else: the listening socket and the lock file, then what `carried` names.
+    /// Everything else: the memory file, the secrets, the listening socket and the lock file.
     Rest(Rest),
     /// The successor can serve, and waits for [`Self::Go`].
     Ready,
@@ -93,12 +93,8 @@ pub(crate) struct StreamPosition {
 /// The last part of a hand-over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rest {
-    /// The epoch of event numbers.
-    pub(crate) epoch: u64,
     /// How many hand-overs came before this one.
     pub(crate) replaced: u32,
-    /// Whether the memory file and the secrets follow the listening socket and the lock file.
-    pub(crate) has_table: bool,
 }
 
 /// The bytes of a frame, and how many of them are sent.

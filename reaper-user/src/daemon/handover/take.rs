@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::LIMIT;
 use super::message::{Connection, FORMAT, Frame, Message, Receiver, Rest};
-use super::{LIMIT, TABLE_FORMAT};
 use crate::client::{Client, ClientError};
-use crate::daemon::carried::{Carried, Kind};
+use crate::daemon::carried::Carried;
+use crate::daemon::memory_file::FORMAT as TABLE_FORMAT;
 use crate::daemon::{descriptors, runtime};
 
 /// How much longer than the former daemon the successor waits, which learns of its decision.
@@ -26,6 +27,8 @@ pub enum NotTaken {
     TooOld,
     #[error("the running daemon keeps its place: {0}")]
     Kept(String),
+    #[error("the sessions of the running daemon cannot be read: {0}")]
+    Unusable(String),
     #[error("the running daemon does not respond any more: {0}")]
     Lost(#[from] io::Error),
 }
@@ -34,7 +37,7 @@ impl NotTaken {
     /// Returns the remedy, for the line behind `try:`.
     pub(crate) fn remedy(&self) -> &'static str {
         match self {
-            Self::TooOld => "stop it, and start this one without --replace",
+            Self::TooOld | Self::Unusable(_) => "stop it, and start this one without --replace",
             Self::Client(_) | Self::Kept(_) | Self::Lost(_) => {
                 "read the log of the running daemon; reaperd doctor"
             }
@@ -63,13 +66,12 @@ pub(crate) struct Taken {
     link: UnixStream,
     receiver: Receiver,
     pub(crate) rest: Rest,
-    pub(crate) carried: Carried,
     pub(crate) connections: Vec<(Connection, OwnedFd)>,
 }
 
 /// Asks the daemon of this client to hand over, and receives everything. Returns `None` if there is no
 /// daemon.
-pub(crate) fn take_over(client: &Client) -> Result<Option<Taken>, NotTaken> {
+pub(crate) fn take_over(client: &Client) -> Result<Option<(Taken, Carried)>, NotTaken> {
     descriptors::raise_open_file_limit();
     let asked = Asked {
         format: FORMAT,
@@ -92,7 +94,7 @@ pub(crate) fn take_over(client: &Client) -> Result<Option<Taken>, NotTaken> {
     receive(link).map(Some)
 }
 
-fn receive(link: UnixStream) -> Result<Taken, NotTaken> {
+fn receive(link: UnixStream) -> Result<(Taken, Carried), NotTaken> {
     let mut receiver = Receiver::default();
     let mut connections = Vec::new();
     loop {
@@ -103,19 +105,22 @@ fn receive(link: UnixStream) -> Result<Taken, NotTaken> {
                 connections.push((connection, socket));
             }
             Message::Rest(rest) => {
-                let [listener, lock] = exactly(fds)?;
+                let [table, secrets, listener, lock] = exactly(fds)?.map(Some);
                 let carried = Carried {
-                    listener: Some(listener),
-                    lock: Some(lock),
-                    ..Carried::default()
+                    table,
+                    secrets,
+                    listener,
+                    lock,
+                    restarts: 0,
+                    is_lent: true,
                 };
-                return Ok(Taken {
+                let taken = Taken {
                     link,
                     receiver,
                     rest,
-                    carried,
                     connections,
-                });
+                };
+                return Ok((taken, carried));
             }
             message => return Err(unexpected(message)),
         }
@@ -130,15 +135,6 @@ impl Taken {
             (Message::Go, _) => Ok(()),
             (message, _) => Err(unexpected(message)),
         }
-    }
-
-    /// Returns duplicates of the listening socket and of the lock file.
-    pub(crate) fn socket(&self) -> io::Result<(OwnedFd, OwnedFd)> {
-        let duplicate = |kind| {
-            let fd = self.carried.get(kind).ok_or(io::ErrorKind::InvalidData)?;
-            fd.try_clone_to_owned()
-        };
-        Ok((duplicate(Kind::Listener)?, duplicate(Kind::Lock)?))
     }
 
     /// Reports why this process cannot serve.

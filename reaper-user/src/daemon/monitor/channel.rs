@@ -13,6 +13,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{Shutdown, shutdown};
 
 use super::message::{self, Listening, Reply, Request, Wanted};
+use crate::daemon::carried::Kind;
 use crate::daemon::systemd::State;
 use crate::sources::SourceError;
 use crate::sources::opener::Opener;
@@ -44,6 +45,22 @@ impl Channel {
             ..Request::new(Wanted::Notify)
         };
         done(self.ask(request, None)?).map(drop)
+    }
+
+    pub(super) fn release(&self, is_released: bool) -> io::Result<()> {
+        let request = Request {
+            argument: u8::from(is_released),
+            ..Request::new(Wanted::Release)
+        };
+        done(self.ask(request, None)?).map(drop)
+    }
+
+    pub(super) fn keep(&self, kind: Kind, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let request = Request {
+            argument: kind as u8,
+            ..Request::new(Wanted::Keep)
+        };
+        done(self.ask(request, Some(fd))?).map(drop)
     }
 
     fn ask(&self, request: Request, fd: Option<BorrowedFd<'_>>) -> io::Result<Reply> {

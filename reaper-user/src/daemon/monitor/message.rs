@@ -32,10 +32,14 @@ pub(super) enum Wanted {
     Open = 7,
     /// The record of a process.
     Record = 8,
+    /// The descriptor that comes with this is for the next worker; the argument is a `Kind` of `carried`.
+    Keep = 9,
+    /// Whether another daemon has what is kept; the argument is 1 or 0.
+    Release = 10,
 }
 
 impl Wanted {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Notify,
         Self::Connector,
         Self::Send,
@@ -44,6 +48,8 @@ impl Wanted {
         Self::Detach,
         Self::Open,
         Self::Record,
+        Self::Keep,
+        Self::Release,
     ];
 }
 

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use reaper_registry::Pid;
 
 use super::message::{Listening, Received, Reply, Request, Wanted, next_request, reply};
+use crate::daemon::carried::{Carried, Kind};
 use crate::daemon::systemd::{self, State};
 use crate::sources::SourceError;
 use crate::sources::opener::{Direct, Opener as _, RECEIVE_BUFFER};
@@ -16,29 +17,46 @@ use crate::sys::cn_proc::{self, WHAT_EXIT};
 use crate::sys::netlink::ConnectorSocket;
 use crate::sys::proc_file::{ProcFile, open_here, read_record_here};
 
-/// What the monitor keeps for the worker.
+/// What the monitor keeps for the worker, and for the next one.
 #[derive(Default)]
 pub(super) struct Kept {
+    pub(super) carried: Carried,
+    /// Whether this worker has reported that it serves.
+    pub(super) is_ready: bool,
+    /// Another daemon has taken this one's place.
+    is_released: bool,
     /// The attached probe, at most one.
     #[cfg(feature = "ebpf")]
     probe: Option<Box<dyn Send>>,
 }
 
-/// Serves the next request. Returns false once the worker has closed its end.
-pub(super) fn answer(socket: &OwnedFd, kept: &mut Kept) -> bool {
+/// What was in the channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answered {
+    One,
+    Nothing,
+    /// The worker has closed its end.
+    Closed,
+}
+
+/// Serves the next request.
+pub(super) fn answer(socket: &OwnedFd, kept: &mut Kept) -> Answered {
     let answer = match next_request(socket) {
-        Received::Closed => return false,
-        Received::Nothing => return true,
+        Received::Closed => return Answered::Closed,
+        Received::Nothing => return Answered::Nothing,
         Received::Request(Some((request, fd))) => kept.serve(request, fd),
         Received::Request(None) => Reply::Errno(libc::EINVAL),
     };
     match reply(socket, &answer) {
-        Ok(()) => true,
-        Err(error) if is_closed(&error) => false,
+        Ok(()) => Answered::One,
+        Err(error) if is_closed(&error) => Answered::Closed,
         // The system may refuse the descriptors, of which it allows only so many in flight.
         Err(error) => {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
-            reply(socket, &Reply::Errno(errno)).is_ok()
+            match reply(socket, &Reply::Errno(errno)) {
+                Ok(()) => Answered::One,
+                Err(_) => Answered::Closed,
+            }
         }
     }
 }
@@ -50,10 +68,34 @@ fn is_closed(error: &io::Error) -> bool {
 }
 
 impl Kept {
+    pub(super) fn with(carried: Carried) -> Self {
+        Self {
+            carried,
+            ..Self::default()
+        }
+    }
+
+    /// Returns whether another daemon uses what is kept: the one that has replaced this one, or the one
+    /// that this one was to replace. There must be no other worker then.
+    pub(super) fn belongs_to_another(&self) -> bool {
+        self.is_released || self.carried.is_lent
+    }
+
+    /// Ends what was for the last worker alone.
+    pub(super) fn forget_worker(&mut self) {
+        self.is_ready = false;
+        #[cfg(feature = "ebpf")]
+        {
+            self.probe = None;
+        }
+    }
+
     fn serve(&mut self, request: Request, fd: Option<OwnedFd>) -> Reply {
         match request.wanted {
             Wanted::Notify => match State::from_byte(request.argument) {
                 Some(state) => {
+                    self.is_ready |= state == State::Ready;
+                    self.carried.is_lent &= state != State::Ready;
                     systemd::send(state);
                     Reply::done()
                 }
@@ -74,7 +116,29 @@ impl Kept {
             Wanted::Filter | Wanted::Probe | Wanted::Detach => Reply::Errno(libc::ENOSYS),
             Wanted::Open => open(request),
             Wanted::Record => record(request.pid),
+            Wanted::Keep => self.keep(request.argument, fd),
+            Wanted::Release => {
+                self.is_released = request.argument != 0;
+                Reply::done()
+            }
         }
+    }
+
+    /// Keeps a descriptor for the next worker, and for the next monitor if there is a service manager
+    /// that does so.
+    fn keep(&mut self, kind: u8, fd: Option<OwnedFd>) -> Reply {
+        let Some(kind) = Kind::from_byte(kind) else {
+            return Reply::Errno(libc::EINVAL);
+        };
+        let Some(fd) = fd else {
+            return Reply::Errno(libc::EBADF);
+        };
+        if self.carried.get(kind).is_some() {
+            systemd::remove_stored(kind.name());
+        }
+        systemd::store(kind.name(), &fd);
+        self.carried.put(kind, fd);
+        Reply::done()
     }
 
     #[cfg(feature = "ebpf")]

@@ -13,7 +13,7 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
-use lists::{Allowed, MONITOR, MONITOR_IF, SHARED, SHARED_IF, WORKER, WORKER_IF};
+use lists::{Allowed, MONITOR, MONITOR_IF, SHARED, SHARED_IF, START, START_IF, WORKER, WORKER_IF};
 
 /// Which of the two processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,16 +48,21 @@ fn try_restrict(role: Role) -> Result<(), Failure> {
         not_there,
         arch,
     )?;
-    let (calls, conditional) = match role {
-        Role::Monitor => (MONITOR, MONITOR_IF),
-        Role::Worker => (WORKER, WORKER_IF),
+    // Further workers inherit the monitor's filter and add their own, so it lets pass what a worker needs,
+    // and what it takes to start one.
+    let (calls, conditional): (Vec<&[_]>, Vec<&[_]>) = match role {
+        Role::Monitor => (
+            vec![SHARED, WORKER, MONITOR, START],
+            vec![SHARED_IF, WORKER_IF, MONITOR_IF, START_IF],
+        ),
+        Role::Worker => (vec![SHARED, WORKER], vec![SHARED_IF, WORKER_IF]),
     };
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> = BTreeMap::new();
-    for call in SHARED.iter().chain(calls) {
+    for call in calls.into_iter().flatten() {
         rules.insert(*call, Vec::new());
     }
     rules.insert(libc::SYS_clone3, Vec::new());
-    for allowed in SHARED_IF.iter().chain(conditional) {
+    for allowed in conditional.into_iter().flatten() {
         rules.entry(allowed.call).or_default().push(rule(allowed)?);
     }
     let allowed = SeccompFilter::new(

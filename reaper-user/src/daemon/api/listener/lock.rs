@@ -45,26 +45,8 @@ impl Lock {
                 return Err(ListenError::system("lock", &path)(error));
             }
         }
-        let lock = Self::of(name, file).map_err(ListenError::system("stat", &path))?;
-        lock.write_pid()
-            .map_err(ListenError::system("write", &path))?;
-        Ok(lock)
-    }
-
-    /// Takes over the lock of the daemon that this one replaces: the file is locked already.
-    pub(super) fn adopt(
-        folder: &Folder,
-        socket: &OsStr,
-        file: OwnedFd,
-    ) -> Result<Self, ListenError> {
-        let mut name = socket.to_owned();
-        name.push(".lock");
-        let path = folder.path().join(&name);
-        Self::of(name, file.into()).map_err(ListenError::system("stat", &path))
-    }
-
-    fn of(name: OsString, file: File) -> io::Result<Self> {
-        let stat = rustix::fs::fstat(&file)?;
+        write_pid(&file).map_err(ListenError::system("write", &path))?;
+        let stat = rustix::fs::fstat(&file).map_err(|errno| system("stat", &path, errno))?;
         Ok(Self {
             file_id: FileId::of(&stat),
             name,
@@ -72,16 +54,33 @@ impl Lock {
         })
     }
 
-    /// Writes the pid of this process into the file, for the errors of other daemons.
-    pub(super) fn write_pid(&self) -> io::Result<()> {
-        let mut file = &self.file;
-        file.rewind()?;
-        file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())
+    /// Takes over the lock that a former worker of this daemon has left, if it is the one of this socket.
+    pub(super) fn adopt(fd: OwnedFd, folder: &Folder, socket: &OsStr) -> Option<Self> {
+        let mut name = socket.to_owned();
+        name.push(".lock");
+        let lock = Self {
+            file_id: FileId::of(&rustix::fs::fstat(&fd).ok()?),
+            name,
+            file: File::from(fd),
+        };
+        if !lock.is_in(folder) || lock.file.try_lock().is_err() {
+            return None;
+        }
+        Some(lock)
     }
 
-    pub(super) fn file(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    /// Names this process in a lock that was taken over.
+    pub(super) fn name_this_process(&self) {
+        if let Err(error) = write_pid(&self.file) {
+            log::warn!("the lock file names a former process: {error}");
+        }
+    }
+
+    /// Gives the lock back, although the monitor has a duplicate of its descriptor.
+    pub(super) fn release(&self) {
+        if let Err(error) = self.file.unlock() {
+            log::debug!("the lock is released later: {error}");
+        }
     }
 
     /// Returns whether the file still has its name in this folder. It may have been removed, and
@@ -89,4 +88,15 @@ impl Lock {
     pub(super) fn is_in(&self, folder: &Folder) -> bool {
         folder.has(&self.name, self.file_id)
     }
+
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Writes the pid of this process into the lock file, for the error text of other daemons.
+fn write_pid(mut file: &File) -> io::Result<()> {
+    file.rewind()?;
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())
 }

@@ -162,6 +162,7 @@ pub(super) const WORKER: &[c_long] = &[
     c::SYS_munlock,
     c::SYS_memfd_create,
     c::SYS_memfd_secret,
+    c::SYS_fallocate,
     // The event loop.
     c::SYS_epoll_create1,
     c::SYS_epoll_ctl,
@@ -230,6 +231,9 @@ pub(super) const WORKER_IF: &[Allowed] = &[
         &[(0, word(c::CLONE_THREAD), word(c::CLONE_THREAD))],
     ),
     only(c::SYS_socketpair, &[(0, INT, word(c::AF_UNIX))]),
+    // The memory file cannot shrink.
+    only(c::SYS_fcntl, &[(1, INT, word(c::F_ADD_SEALS))]),
+    only(c::SYS_fcntl, &[(1, INT, word(c::F_GET_SEALS))]),
     // Signal 0: whether the process has been reaped.
     only(c::SYS_pidfd_send_signal, &[(1, INT, 0)]),
     only(c::SYS_ioctl, &[(1, IOCTL, 0xff0b)]), // PIDFD_GET_INFO
@@ -265,4 +269,42 @@ pub(super) const MONITOR_IF: &[Allowed] = &[
     only(c::SYS_ioctl, &[(1, IOCTL, 0x2400)]), // PERF_EVENT_IOC_ENABLE
     only(c::SYS_ioctl, &[(1, IOCTL, 0x2401)]), // PERF_EVENT_IOC_DISABLE
     only(c::SYS_ioctl, &[(1, IOCTL, 0x2408)]), // PERF_EVENT_IOC_SET_BPF
+];
+
+/// What it takes to start a worker, which then gives it up: another user, no capabilities, and limits of
+/// files and calls.
+pub(super) const START: &[c_long] = &[
+    c::SYS_setgroups,
+    c::SYS_getgroups,
+    c::SYS_setresgid,
+    c::SYS_setresuid,
+    c::SYS_capset,
+    c::SYS_landlock_create_ruleset,
+    c::SYS_landlock_add_rule,
+    c::SYS_landlock_restrict_self,
+    c::SYS_seccomp,
+    #[cfg(target_arch = "x86_64")]
+    c::SYS_fork,
+];
+
+/// The flags of clone(2) that create namespaces.
+const NAMESPACES: u64 = word(c::CLONE_NEWNS)
+    | word(c::CLONE_NEWUTS)
+    | word(c::CLONE_NEWIPC)
+    | word(c::CLONE_NEWUSER)
+    | word(c::CLONE_NEWPID)
+    | word(c::CLONE_NEWNET)
+    | word(c::CLONE_NEWCGROUP);
+
+/// The same, with these arguments only.
+pub(super) const START_IF: &[Allowed] = &[
+    only(c::SYS_clone, &[(0, NAMESPACES, 0)]),
+    only(c::SYS_prctl, &[(0, INT, word(c::PR_SET_PDEATHSIG))]),
+    only(c::SYS_prctl, &[(0, INT, word(c::PR_SET_KEEPCAPS))]),
+    only(c::SYS_prctl, &[(0, INT, word(c::PR_SET_NO_NEW_PRIVS))]),
+    only(c::SYS_prctl, &[(0, INT, word(c::PR_CAPBSET_DROP))]),
+    only(c::SYS_prctl, &[(0, INT, word(c::PR_CAP_AMBIENT))]),
+    only(c::SYS_prctl, &[(0, INT, word(c::PR_SET_SECCOMP))]),
+    // To itself, if its monitor has ended.
+    only(c::SYS_kill, &[(1, INT, word(c::SIGKILL))]),
 ];
