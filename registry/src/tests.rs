@@ -8,6 +8,7 @@ mod journal;
 mod lifetimes;
 mod limits;
 mod model;
+mod pause;
 mod properties;
 mod regressions;
 mod removals;

@@ -439,4 +439,27 @@ mod tests {
         slot.bytes_mut().fill(7);
         assert_eq!(*slot.bytes(), [7; SLOT]);
     }
+
+    #[test]
+    fn during_a_pause_no_slot_is_wiped_or_taken() {
+        let arena = SecretArena::new();
+        let mut slot = arena.take();
+        slot.bytes_mut().fill(7);
+        let (number, free) = (slot.slot(), arena.chunks().free.len());
+        let at = arena.chunks().slots[number.unwrap_or(1) as usize];
+        arena.pause();
+        drop(slot);
+        // SAFETY: mapped as long as the arena, and no slot refers to it.
+        assert_eq!(
+            unsafe { at.read() },
+            [7; SLOT],
+            "the other process reads it"
+        );
+        assert_eq!(arena.take().slot(), None, "ordinary memory");
+        assert_eq!(arena.chunks().free.len(), free);
+        arena.end_pause();
+        // SAFETY: as above.
+        assert_eq!(unsafe { at.read() }, [0; SLOT]);
+        assert_eq!(arena.chunks().free.len(), free + 1);
+    }
 }

@@ -9,6 +9,7 @@ use reaper_tests::expect;
 use reaper_tests::scale::scaled;
 use reaper_tests::test_process::TestProcess;
 use reaper_tests::wait::eventually;
+use rustix::process::Signal;
 
 use super::successor;
 
@@ -123,5 +124,40 @@ fn secrets_limits_and_ages_go_on() {
     process.kill();
     eventually("all are removed", || daemon.list().is_empty());
     assert!(tokens.iter().all(|token| !daemon.accepts(token)));
+    daemon.stop();
+}
+
+#[test]
+fn a_worker_that_is_killed_after_a_replacement_loses_nothing() {
+    let mut daemon = TestDaemon::start(&[]);
+    let mut process = TestProcess::start();
+    let token = daemon.register("kept", process.pid());
+    for _ in 0..2 {
+        daemon.hand_over_to(&successor());
+        daemon.signal_worker(Signal::KILL);
+        daemon.serves();
+        assert!(daemon.accepts(&token));
+    }
+    daemon.hand_over_to(&successor());
+    process.kill();
+    eventually("it is removed", || !daemon.accepts(&token));
+    daemon.stop();
+}
+
+#[test]
+fn a_daemon_of_another_user_is_replaced_by_root_and_goes_on_as_that_user() {
+    if !expect::root_with(&[]) {
+        return;
+    }
+    let launch = |arguments: &[&str]| Launch::with(arguments).for_user(2001);
+    let mut daemon = launch(&["--user", "2001"]).start();
+    let mut process = TestProcess::start();
+    let token = daemon.register("kept", process.pid());
+    daemon.hand_over_to(&launch(&["--user", "2001", "--replace"]));
+    assert!(daemon.accepts(&token));
+    let health: serde_json::Value = daemon.get("/v1/health").unwrap();
+    assert_eq!(health["sandbox"]["user"], 2001);
+    process.kill();
+    eventually("it is removed", || !daemon.accepts(&token));
     daemon.stop();
 }

@@ -8,6 +8,7 @@ use crate::client::Client;
 #[derive(Deserialize)]
 struct Health {
     restarts: u32,
+    replaced: u32,
     carried_over: CarriedOver,
 }
 
@@ -29,6 +30,7 @@ pub(super) async fn finding(client: &Client) -> Option<Finding> {
 fn finding_about(health: &Health) -> Finding {
     let Health {
         restarts,
+        replaced,
         carried_over,
     } = health;
     let CarriedOver {
@@ -46,8 +48,8 @@ fn finding_about(health: &Health) -> Finding {
         (Verdict::Warn, text, "let their programs register again")
     } else if *is_kept {
         let text = format!(
-            "sessions outlive a worker that is killed; {restarts} restarts, {sessions} sessions carried \
-             over, {ended} ended meanwhile"
+            "sessions outlive a worker that is killed; {restarts} restarts, replaced {replaced} times, \
+             {sessions} sessions carried over, {ended} ended meanwhile"
         );
         (Verdict::Ok, text, "")
     } else {
@@ -81,6 +83,7 @@ mod tests {
         ] {
             let finding = finding_about(&Health {
                 restarts: 2,
+                replaced: 1,
                 carried_over: CarriedOver {
                     sessions: 5,
                     ended: 1,

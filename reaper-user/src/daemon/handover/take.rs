@@ -12,8 +12,8 @@ use super::LIMIT;
 use super::message::{Connection, FORMAT, Frame, Message, Receiver, Rest};
 use crate::client::{Client, ClientError};
 use crate::daemon::carried::Carried;
+use crate::daemon::descriptors;
 use crate::daemon::memory_file::FORMAT as TABLE_FORMAT;
-use crate::daemon::{descriptors, runtime};
 
 /// How much longer than the former daemon the successor waits, which learns of its decision.
 const LONGER: Duration = Duration::from_secs(2);
@@ -78,7 +78,9 @@ pub(crate) fn take_over(client: &Client) -> Result<Option<(Taken, Carried)>, Not
         table_format: TABLE_FORMAT,
     };
     let request = client.post_and_keep::<Granted>("/v1/daemon/replace", &asked);
-    let runtime = runtime::build(tokio::runtime::Builder::new_current_thread())?;
+    // Not by `runtime::build`, whose thread may still exist when this process forks.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build()?;
     let link = match runtime.block_on(request) {
         Ok((_granted, stream)) => stream,
         Err(ClientError::NoDaemon { .. }) => return Ok(None),

@@ -137,3 +137,32 @@ async fn writing_to_a_peer_that_never_reads_times_out() {
     let error = filter.write_all(&[0; 64]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_held_connection_ends_the_message_it_is_in_and_begins_no_other() {
+    let (mut client, server) = tokio::io::duplex(1_024);
+    let hold = Hold::default();
+    let mut filter = FramingFilter::new(server, SecretQueue::for_tests()).held_by(hold.clone());
+    let mut out = [0; 100];
+    let request = b"POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody";
+    client.write_all(&request[..20]).await.unwrap();
+    let waits = Duration::from_millis(50);
+    let mut read = async |out: &mut [u8]| {
+        let reading = tokio::time::timeout(waits, filter.read(out)).await;
+        reading.map_or(0, Result::unwrap)
+    };
+    assert_eq!(read(&mut out).await, 0, "the head is incomplete");
+    hold.set(true);
+    client.write_all(&request[20..]).await.unwrap();
+    let mut count = 0;
+    while count < request.len() {
+        assert!(!hold.has_stopped_reading(), "within the message");
+        count += read(&mut out).await;
+    }
+    client.write_all(request).await.unwrap();
+    assert_eq!(read(&mut out).await, 0, "another message waits");
+    assert!(hold.has_stopped_reading());
+    hold.set(false);
+    assert!(!hold.has_stopped_reading());
+    assert_ne!(read(&mut out).await, 0);
+}
