@@ -254,7 +254,11 @@ fn watch(worker: Pid, pending: &Pending, channel: OwnedFd, kept: &mut Kept) -> E
                 .as_ref()
                 .is_some_and(|fd| answer(fd, kept) == Answered::One)
             {}
-            return End { status, passed_on };
+            return End {
+                code: status.exit_status(),
+                signal: status.terminating_signal(),
+                passed_on,
+            };
         }
         if is_request
             && channel

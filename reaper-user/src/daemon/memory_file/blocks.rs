@@ -248,9 +248,12 @@ impl Blocks {
     fn write(&self, at: usize, bytes: &[u8]) {
         #[cfg(test)]
         if !self.takes_effect() {
-            // Torn: the first half was written.
-            self.file.write(at, &bytes[..bytes.len() / 2]);
             return;
+        }
+        #[cfg(test)]
+        if self.writes_left.get() == Some(0) {
+            // The last one is torn.
+            return self.file.write(at, &bytes[..bytes.len() / 2]);
         }
         self.file.write(at, bytes);
     }

@@ -1,1 +1,342 @@
+//! Whatever instruction a process is stopped at, what is read back is the state before or after a change.
 
+mod stopped;
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reaper_registry::*;
+
+use super::header;
+use super::{Identity, MemoryFile};
+use crate::sys::secret_arena::SecretArena;
+
+const SECRET: &str = "c0ffee00deadbeefc0ffee00deadbeefc0ffee00deadbeefc0ffee00deadbeef\
+                      c0ffee00deadbeefc0ffee00deadbeefc0ffee00deadbeefc0ffee00deadbeef";
+const EVENTS: usize = 6;
+
+fn identity() -> Identity {
+    Identity::of_this_process(7, Some(1)).unwrap()
+}
+
+fn at(seconds: u64) -> Moment {
+    Moment {
+        boot: BootTime::from_nanos(seconds * 1_000_000_000),
+        wall_ms: 5_000 + seconds,
+    }
+}
+
+fn token(number: u8) -> Token {
+    Token::from_bytes([number; 32])
+}
+
+fn builder() -> RegistryBuilder {
+    Registry::builder(TokenKey::new([7; 16])).event_capacity(EVENTS)
+}
+
+/// A registry with its memory file and the memory of its secrets.
+struct Daemon {
+    registry: Registry,
+    file: Arc<MemoryFile>,
+    arena: SecretArena,
+}
+
+impl Daemon {
+    fn new() -> Self {
+        let file = Arc::new(MemoryFile::create(&identity()).unwrap());
+        Self {
+            registry: builder().journal(file.clone()).build(),
+            file,
+            arena: SecretArena::new(),
+        }
+    }
+
+    /// What another process reads.
+    fn read(&self) -> (Self, usize) {
+        let arena = SecretArena::open(self.arena.descriptor().unwrap()).unwrap();
+        let fd = self.file.descriptor().unwrap();
+        let found = MemoryFile::read(fd, &identity(), |slot| arena.adopt(slot)).unwrap();
+        let file = Arc::new(found.file);
+        let builder = builder().journal(file.clone()).restore(found.state);
+        let next = Self {
+            registry: builder.build(),
+            file,
+            arena,
+        };
+        (next, found.damaged)
+    }
+
+    /// As [`Self::read`], and the former process has ended.
+    fn restart(&self) -> Self {
+        let (next, damaged) = self.read();
+        assert_eq!(damaged, 0);
+        next.arena.begin();
+        next.file.begin();
+        next
+    }
+
+    fn register(&self, id: &str, number: u8, process: u64, cwd: usize, now: Moment) {
+        let has_key = number.is_multiple_of(2);
+        let key = || SecretKey::parse_into(self.arena.take(), SECRET).unwrap();
+        let process = Process::new(
+            ProcessId(process),
+            Pid::new(42).unwrap(),
+            Some(StartTime(8)),
+        );
+        let new = NewSession {
+            id: id.into(),
+            token: token(number),
+            process: process.with_inode(Some(99)),
+            owner: 1_000 + u32::from(number % 3),
+            details: Details {
+                mesh: "mesh".into(),
+                display_name: "näme".into(),
+                cwd: Some("x".repeat(cwd).into()),
+                role: None,
+                groups: ["g1".into(), "g2".into()].into(),
+                token_file: Some("/run/token".into()),
+            },
+            presence: has_key.then(|| Presence {
+                session_pubkey: "11".repeat(32).into(),
+                secret_key: key(),
+                attestation: Attestation {
+                    session_pubkey: "22".repeat(32).into(),
+                    parent_member_pubkey: "33".repeat(32).into(),
+                    expires_at: 1.5,
+                    signature: "signature".into(),
+                },
+            }),
+            ttl: Ttl::For(Duration::from_secs(100)),
+        };
+        // Another process may have the token.
+        self.registry
+            .register(new, now)
+            .map(drop)
+            .unwrap_or_default();
+    }
+
+    /// All that can be seen of it.
+    fn view(&self) -> View {
+        let sessions = self.registry.list().into_iter().map(|it| of_session(&it));
+        let mut reader = self.registry.resume(0, None).unwrap();
+        let mut events = Vec::new();
+        loop {
+            match reader.poll_next() {
+                Next::Event(event) => events.push(of_event(&event)),
+                Next::Gap { missed_to, .. } => events.push(format!("up to {missed_to}")),
+                Next::Empty => break,
+            }
+        }
+        let owners = (1_000..1_003).map(|owner| self.registry.usage(owner));
+        View {
+            sessions: sessions.collect(),
+            events,
+            next: (reader.position(), self.registry.subscribe(None).1),
+            usage: owners.collect(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct View {
+    sessions: Vec<String>,
+    events: Vec<String>,
+    next: (u64, EntryId),
+    usage: Vec<OwnerUsage>,
+}
+
+fn of_session(session: &Session) -> String {
+    let key = session.with_secret_key(|key| key.map(|key| key.expose()[..4].to_vec()));
+    format!("{} {key:?}", public_part(session))
+}
+
+fn public_part(session: &Session) -> String {
+    let process = &session.process;
+    format!(
+        "{} {} {:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {} {:?} {:?}",
+        session.entry,
+        session.id,
+        session.digest_bytes(),
+        session.token_prefix,
+        session.expires_at,
+        session.registered_at,
+        process.id,
+        process.pid,
+        process.start_time(),
+        process.inode,
+        session.details,
+        session.owner,
+        session.presence,
+        session.details.token_file,
+    )
+}
+
+fn of_event(event: &Event) -> String {
+    let what = match &event.kind {
+        EventKind::Registered(session) => format!("+ {}", public_part(session)),
+        EventKind::Deregistered(session, removal) => {
+            format!("- {} {removal:?}", public_part(session))
+        }
+        other => format!("{other:?}"),
+    };
+    format!("{} {:?} {what}", event.seq, event.at)
+}
+
+#[test]
+fn everything_is_read_back() {
+    let daemon = Daemon::new();
+    daemon.register("a", 1, 1, 10, at(1));
+    daemon.register("b", 2, 1, 2_000, at(2));
+    daemon.register("c", 4, 2, 0, at(3));
+    daemon.register("b", 2, 1, 3_000, at(4));
+    let exit = Exit {
+        status: ExitStatus::Signal {
+            signal: 9,
+            core: false,
+        },
+        from: Source::Ebpf,
+    };
+    let death = Death {
+        source: Source::Netlink,
+        evidence: Evidence::GroupDead,
+        pid_reused: true,
+        exit: Some(exit),
+        detection: Some(Duration::from_micros(3)),
+    };
+    daemon.registry.remove_process(ProcessId(2), death, at(5));
+    let state = SourceState {
+        source: Source::Sweep,
+        health: SourceHealth::Degraded,
+        reason: "slow".to_owned(),
+    };
+    daemon.registry.publish_source_state(state, at(6));
+    let before = daemon.view();
+    assert_eq!((before.sessions.len(), before.events.len()), (2, 5));
+    let next = daemon.restart();
+    assert_eq!(next.view(), before);
+    assert!(next.registry.resolve(&token(2), at(7)).is_some());
+    let gone = next.registry.recently_gone(&token(4), at(7)).unwrap();
+    assert_eq!(gone.seq, 4);
+    // And again, after changes.
+    next.register("d", 6, 3, 0, at(8));
+    next.registry.publish_shutdown(at(9));
+    next.registry.deregister(&token(1), at(10));
+    assert_eq!(next.restart().view(), next.view());
+}
+
+#[test]
+fn reading_writes_nothing_and_a_start_that_is_given_up_changes_nothing() {
+    let daemon = Daemon::new();
+    daemon.register("a", 2, 1, 10, at(1));
+    let before = daemon.view();
+    drop(daemon.read());
+    assert_eq!(daemon.view(), before, "the secret is still there");
+    daemon.register("b", 4, 1, 10, at(2));
+    assert_eq!(daemon.restart().view(), daemon.view());
+}
+
+#[test]
+fn slots_that_no_record_names_are_wiped() {
+    let daemon = Daemon::new();
+    daemon.register("a", 2, 1, 10, at(1));
+    let mut in_flight = daemon.arena.take();
+    in_flight.bytes_mut().fill(0xee);
+    let next = daemon.restart();
+    assert_eq!(*in_flight.bytes(), [0; 64]);
+    assert_eq!(next.view().sessions.len(), 1);
+    assert!(next.view().sessions[0].contains("192, 255, 238"), "its key");
+}
+
+#[test]
+fn space_is_used_again() {
+    let daemon = Daemon::new();
+    let (size, used) = daemon.file.size();
+    for round in 0..3_000 {
+        daemon.register("a", 2, 1, 1_000, at(round));
+        daemon.register("a", 2, 1, 10, at(round));
+        daemon.registry.deregister(&token(2), at(round));
+    }
+    assert_eq!(daemon.file.size().0, size);
+    assert!(daemon.file.size().1 - used < 20_000);
+    let next = daemon.restart();
+    assert_eq!(next.file.size(), daemon.file.size());
+}
+
+#[test]
+fn the_file_grows_with_the_sessions() {
+    let daemon = Daemon::new();
+    let (size, _) = daemon.file.size();
+    for number in 0..200_u8 {
+        daemon.register(&format!("s{number}"), number, 1, 9_000, at(1));
+    }
+    assert!(daemon.file.size().0 > size);
+    assert_eq!(daemon.restart().view(), daemon.view());
+}
+
+#[test]
+fn a_damaged_record_is_left_out_and_counted() {
+    let daemon = Daemon::new();
+    daemon.register("a", 1, 1, 10, at(1));
+    daemon.register("b", 5, 2, 10, at(2));
+    // The content of the first record, which is behind the header.
+    daemon
+        .file
+        .inner()
+        .blocks
+        .file
+        .write(4_096 + 60, &[0xff; 8]);
+    let (next, damaged) = daemon.read();
+    assert_eq!(damaged, 2, "the session and its event");
+    assert_eq!(next.registry.len(), 1);
+    next.arena.begin();
+    next.file.begin();
+    next.register("c", 7, 3, 10, at(3));
+    assert_eq!(next.restart().view(), next.view());
+}
+
+#[test]
+fn a_file_of_another_format_boot_or_namespace_is_refused_and_left_as_it_is() {
+    let daemon = Daemon::new();
+    daemon.register("a", 2, 1, 10, at(1));
+    let here = identity();
+    let refused = |here: &Identity| {
+        let fd = daemon.file.descriptor().unwrap();
+        let error = MemoryFile::read(fd, here, |_| None)
+            .map(|_| ())
+            .unwrap_err();
+        error.to_string()
+    };
+    let boot = [1; 16];
+    let text = refused(&Identity {
+        boot,
+        ..here.clone()
+    });
+    assert_eq!(text, "it was written before the last boot");
+    let pid_namespace = 1;
+    let text = refused(&Identity {
+        pid_namespace,
+        ..here.clone()
+    });
+    assert_eq!(text, "it was written in another pid namespace");
+    for (format, expected) in [(2, "reads up to 1"), (0, "reads from 1 on")] {
+        header::set_format(&daemon.file.inner().blocks.file, format);
+        let text = refused(&here);
+        assert!(text.contains(expected) && text.contains(env!("CARGO_PKG_VERSION")));
+    }
+    header::set_format(&daemon.file.inner().blocks.file, 1);
+    assert_eq!(daemon.restart().view(), daemon.view());
+
+    daemon.file.wipe();
+    assert_eq!(refused(&here), "it is not a memory file of reaperd");
+    let other = std::fs::File::open("/dev/null").unwrap().into();
+    assert!(MemoryFile::read(other, &here, |_| None).is_err());
+}
+
+#[test]
+fn the_file_cannot_be_shortened() {
+    let daemon = Daemon::new();
+    let fd = daemon.file.descriptor().unwrap();
+    let error = rustix::fs::ftruncate(fd.as_fd(), 0).unwrap_err();
+    assert_eq!(error, rustix::io::Errno::PERM);
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rustix::process::{Signal, WaitStatus};
+use rustix::process::Signal;
 
 use crate::daemon::carried::Carried;
 
@@ -18,7 +18,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a worker has ended.
 pub(super) struct End {
-    pub(super) status: WaitStatus,
+    pub(super) code: Option<i32>,
+    pub(super) signal: Option<i32>,
     /// The signals that it got from the monitor.
     pub(super) passed_on: Vec<Signal>,
 }
@@ -39,8 +40,8 @@ impl History {
     /// other one: after an orderly end, after a signal that was passed on, and if the first one refuses
     /// to start.
     pub(super) fn ended(&mut self, end: &End, was_ready: bool) -> Option<u8> {
-        let signal = end.status.terminating_signal();
-        let code = end.status.exit_status().or(signal.map(|it| KILLED + it));
+        let signal = end.signal;
+        let code = end.code.or(signal.map(|it| KILLED + it));
         self.last_code = code.map_or(u8::MAX, |it| u8::try_from(it).unwrap_or(u8::MAX));
         match signal {
             Some(signal) => log::error!("the worker was killed by signal {signal}"),
@@ -107,16 +108,18 @@ impl History {
 mod tests {
     use super::*;
 
-    fn exited(code: u32) -> End {
+    fn exited(code: i32) -> End {
         End {
-            status: WaitStatus::new((code << 8).cast_signed()),
+            code: Some(code),
+            signal: None,
             passed_on: Vec::new(),
         }
     }
 
     fn killed(signal: i32, passed_on: &[Signal]) -> End {
         End {
-            status: WaitStatus::new(signal),
+            code: None,
+            signal: Some(signal),
             passed_on: passed_on.to_vec(),
         }
     }
