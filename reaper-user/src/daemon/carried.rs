@@ -44,8 +44,8 @@ pub(crate) struct Carried {
     pub(crate) lock: Option<OwnedFd>,
     /// How many workers this monitor has replaced.
     pub(crate) restarts: u32,
-    /// The daemon that is to be replaced still uses them.
-    pub(crate) is_lent: bool,
+    /// The connection to the daemon that is to be replaced and still uses them.
+    pub(crate) lent_by: Option<OwnedFd>,
 }
 
 impl Carried {

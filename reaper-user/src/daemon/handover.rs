@@ -34,9 +34,9 @@ pub(crate) use message::StreamPosition;
 
 /// How long a hand-over may take in all. Clients wait for as long.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
-/// How many sockets are duplicated at the same time to be sent. A duplicate is a descriptor, of which
-/// few may be left.
-const AT_ONCE: usize = 8;
+/// How many sockets are duplicated at the same time to be sent. No more descriptors are needed than what
+/// is reserved for connections that are being accepted, which none is meanwhile.
+const AT_ONCE: usize = 3;
 
 /// What all connections do.
 #[derive(Clone)]
@@ -144,4 +144,12 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.in_progress.store(false, Ordering::Release);
     }
+}
+
+/// Tells the monitor, if there is one, whether another daemon has what outlives its worker.
+fn release(is_released: bool) {
+    #[cfg(target_os = "linux")]
+    crate::daemon::monitor::release(is_released);
+    #[cfg(not(target_os = "linux"))]
+    let _only_linux_has_one = is_released;
 }

@@ -117,12 +117,14 @@ pub(crate) fn keep(kind: Kind, fd: BorrowedFd<'_>) -> bool {
         .is_ok()
 }
 
-/// Tells the monitor whether it is to end with this worker, however that ends, because another daemon has
-/// what outlives it. After an error it may start another worker.
-pub(crate) fn release(is_released: bool) -> io::Result<()> {
-    MONITOR
-        .get()
-        .map_or(Ok(()), |(_, channel)| channel.release(is_released))
+/// Tells the monitor whether another daemon has what outlives this worker: it then ends with the worker,
+/// however that ends. Otherwise it starts another worker if need be.
+pub(crate) fn release(is_released: bool) {
+    if let Some((_, channel)) = MONITOR.get()
+        && let Err(error) = channel.release(is_released)
+    {
+        log::warn!("the monitor does not respond: {error}");
+    }
 }
 
 fn try_split(

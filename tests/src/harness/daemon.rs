@@ -28,7 +28,7 @@ pub use launch::{Launch, private_folder, sources_of_this_run};
 pub use program::reaperd;
 
 use crate::expect::{self, State};
-use crate::wait::{TIMEOUT, eventually_some, some_within, within};
+use crate::wait::{TIMEOUT, eventually, eventually_some, some_within, within};
 
 /// `reaperd daemon` ends within two seconds of SIGTERM; an emulated machine is allowed five times that.
 fn stops_within() -> Duration {
@@ -114,12 +114,7 @@ impl TestDaemon {
         pid: u32,
         mut details: Value,
     ) -> Result<Token, ClientError> {
-        let mut bytes = [0; 32];
-        // Any token will do that no other session has.
-        let tail = &id.as_bytes()[id.len().saturating_sub(28)..];
-        bytes[..tail.len()].copy_from_slice(tail);
-        bytes[28..].copy_from_slice(&pid.to_ne_bytes());
-        let token = Token::from_bytes(bytes);
+        let token = Self::token_of(id, pid);
         details["token"] = token.reveal().as_str().into();
         details["session_id"] = id.into();
         details["mesh"] = "test".into();
@@ -129,6 +124,22 @@ impl TestDaemon {
             .runtime
             .block_on(self.client.post("/v1/sessions/register", &details))?;
         Ok(token)
+    }
+
+    /// The token under which a session with this id is registered for this process.
+    pub fn token_of(id: &str, pid: u32) -> Token {
+        let mut bytes = [0; 32];
+        // Any token will do that no other session has.
+        let tail = &id.as_bytes()[id.len().saturating_sub(28)..];
+        bytes[..tail.len()].copy_from_slice(tail);
+        bytes[28..].copy_from_slice(&pid.to_ne_bytes());
+        Token::from_bytes(bytes)
+    }
+
+    /// Removes the session of this token.
+    pub fn remove(&self, token: &Token) -> Result<(), ClientError> {
+        let removed = self.client.delete_as::<Value>(token, "/v1/sessions/me");
+        self.runtime.block_on(removed).map(drop)
     }
 
     /// As above; a refusal fails the test.
@@ -241,9 +252,7 @@ impl TestDaemon {
 
     /// Kills it with SIGKILL and starts another one on the same socket.
     pub fn replaced_by(mut self, launch: &Launch) -> Self {
-        // The monitor ends with its worker. The other way round the worker may live a moment longer.
-        self.signal_worker(Signal::KILL);
-        self.child.wait().unwrap();
+        self.kill();
         let folder = self.folder.path();
         self.child = launch.spawn_in(folder, new_log(folder), Command::spawn);
         self.serves();
@@ -272,6 +281,15 @@ impl TestDaemon {
             former.try_wait().unwrap()
         });
         assert!(ended.success(), "{ended:?}\n{}", self.log());
+    }
+
+    /// Kills it with SIGKILL, the monitor first, which would replace the worker. Returns when both have
+    /// ended.
+    pub fn kill(&mut self) {
+        let worker = format!("/proc/{}", self.pid());
+        self.signal(Signal::KILL);
+        self.child.wait().unwrap();
+        eventually("the worker has ended", || !Path::new(&worker).exists());
     }
 
     /// The status, if it has ended.

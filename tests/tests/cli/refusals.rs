@@ -111,10 +111,10 @@ fn a_required_source_that_is_not_enabled_fails_the_start() {
 
 #[test]
 fn a_stale_socket_is_taken_over() {
-    let daemon = daemon();
+    let mut daemon = daemon();
     let socket = daemon.socket();
     // Killed, it leaves its socket behind.
-    daemon.signal_worker(Signal::KILL);
+    daemon.kill();
     eventually("no process listens", || {
         std::os::unix::net::UnixStream::connect(&socket).is_err()
     });

@@ -16,8 +16,6 @@ use rustix::net::{
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
-/// As in shells: 128 plus the number of SIGKILL.
-const KILLED: i32 = 128 + 9;
 const TRACED: i32 = 8;
 
 fn process_exists(pid: u32) -> bool {
@@ -41,16 +39,30 @@ fn health_shows_the_pids_of_worker_and_monitor() {
 }
 
 #[test]
-fn a_killed_worker_ends_the_monitor_with_its_status() {
+fn a_killed_worker_is_replaced() {
     // Where the end of children is ignored, the kernel keeps no status and sends no signal.
     let with_ignored = ["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh"];
     for prefix in [&[][..], &with_ignored] {
-        let mut daemon = Launch::with(&[]).through(prefix).start();
+        let daemon = Launch::with(&[]).through(prefix).start();
+        let worker = daemon.pid();
         daemon.signal_worker(Signal::KILL);
-        assert_eq!(daemon.wait().code(), Some(KILLED));
+        eventually("another worker serves", || {
+            let health = daemon.get::<Value>("/v1/health");
+            health.is_ok_and(|health| health["pid"] != worker)
+        });
         let log = daemon.log();
         assert!(log.contains("the worker was killed by signal 9"), "{log}");
+        daemon.stop();
     }
+}
+
+#[test]
+fn a_worker_that_a_passed_on_signal_ends_ends_the_monitor_with_its_status() {
+    let mut daemon = Launch::with(&[])
+        .through(&["env", "--default-signal=USR1"])
+        .start();
+    daemon.signal(Signal::USR1);
+    assert_eq!(daemon.wait().code(), Some(128 + Signal::USR1.as_raw()));
 }
 
 #[test]

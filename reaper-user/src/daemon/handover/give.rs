@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::message::{Frame, Message, Receiver, Rest};
-use super::{Giving, LIMIT, Mode, Parked, Request};
+use super::{Giving, LIMIT, Mode, Parked, Request, release};
 use crate::daemon::api::App;
 use crate::daemon::api::listener::Socket;
 use crate::daemon::api::server::{report_panic, stop_requested};
@@ -136,16 +136,6 @@ async fn hand_over(link: &mut Link, to: &watch::Sender<Mode>, all: All<'_>) -> R
     release(true);
     link.send(&Message::Go, &[]).await?;
     Ok(moved)
-}
-
-/// Lets the monitor start no other worker, or again one.
-fn release(is_released: bool) {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = crate::daemon::monitor::release(is_released) {
-        log::warn!("the monitor does not respond: {error}");
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _only_linux_has_one = is_released;
 }
 
 /// Sends each connection once it is between two requests.

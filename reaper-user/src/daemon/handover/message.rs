@@ -116,6 +116,10 @@ impl Frame {
         })
     }
 
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Sends what is left. The descriptors go with the first byte. An error leaves the rest for another
     /// call.
     pub(super) fn send(&mut self, socket: impl AsFd, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

@@ -2,14 +2,17 @@
 //! blocks; what was received is inherited by its worker.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use serde::{Deserialize, Serialize};
 
-use super::LIMIT;
 use super::message::{Connection, FORMAT, Frame, Message, Receiver, Rest};
+use super::{LIMIT, release};
 use crate::client::{Client, ClientError};
 use crate::daemon::carried::Carried;
 use crate::daemon::descriptors;
@@ -114,7 +117,7 @@ fn receive(link: UnixStream) -> Result<(Taken, Carried), NotTaken> {
                     listener,
                     lock,
                     restarts: 0,
-                    is_lent: true,
+                    lent_by: Some(link.as_fd().try_clone_to_owned()?),
                 };
                 let taken = Taken {
                     link,
@@ -133,7 +136,15 @@ impl Taken {
     /// Reports that this process can serve, and returns once the former daemon has stopped for ever.
     pub(crate) fn go(&mut self) -> Result<(), NotTaken> {
         Frame::of(&Message::Ready)?.send(&self.link, &[])?;
-        match self.receiver.receive(self.link.as_fd())? {
+        let limit = Timespec::try_from(LIMIT + LONGER).ok();
+        let mut polled = [PollFd::new(&self.link, PollFlags::IN)];
+        poll(&mut polled, limit.as_ref()).map_err(io::Error::from)?;
+        if has_gone(&self.link)? {
+            // From here on the monitor replaces this worker if it is killed. Until then it finds the
+            // message itself.
+            release(false);
+        }
+        match self.receiver.receive(&self.link)? {
             (Message::Go, _) => Ok(()),
             (message, _) => Err(unexpected(message)),
         }
@@ -146,6 +157,18 @@ impl Taken {
         if let Err(error) = sent {
             log::debug!("the former daemon does not get the reason: {error}");
         }
+    }
+}
+
+/// Returns whether the former daemon has sent its last message. Leaves it to be received.
+pub(crate) fn has_gone(link: impl AsFd) -> io::Result<bool> {
+    let last = Frame::of(&Message::Go)?;
+    let mut found = vec![0; last.bytes().len()];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    match recv(link, &mut found[..], flags) {
+        Ok((length, _)) => Ok(found[..length] == *last.bytes()),
+        Err(Errno::AGAIN) => Ok(false),
+        Err(errno) => Err(errno.into()),
     }
 }
 

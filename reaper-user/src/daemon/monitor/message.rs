@@ -34,7 +34,7 @@ pub(super) enum Wanted {
     Record = 8,
     /// The descriptor that comes with this is for the next worker; the argument is a `Kind` of `carried`.
     Keep = 9,
-    /// Whether another daemon has what is kept; the argument is 1 or 0.
+    /// Whether another daemon has what is kept, or this one; the argument is 1 or 0.
     Release = 10,
 }
 

@@ -8,6 +8,7 @@ use reaper_registry::Pid;
 
 use super::message::{Listening, Received, Reply, Request, Wanted, next_request, reply};
 use crate::daemon::carried::{Carried, Kind};
+use crate::daemon::handover::take;
 use crate::daemon::systemd::{self, State};
 use crate::sources::SourceError;
 use crate::sources::opener::{Direct, Opener as _, RECEIVE_BUFFER};
@@ -78,12 +79,15 @@ impl Kept {
     /// Returns whether another daemon uses what is kept: the one that has replaced this one, or the one
     /// that this one was to replace. There must be no other worker then.
     pub(super) fn belongs_to_another(&self) -> bool {
-        self.is_released || self.carried.is_lent
+        // The worker may have been killed between the last message to it and its request here.
+        let may_use = |link: &OwnedFd| !matches!(take::has_gone(link), Ok(true));
+        self.is_released || self.carried.lent_by.as_ref().is_some_and(may_use)
     }
 
     /// Ends what was for the last worker alone.
     pub(super) fn forget_worker(&mut self) {
         self.is_ready = false;
+        self.carried.lent_by = None;
         #[cfg(feature = "ebpf")]
         {
             self.probe = None;
@@ -95,7 +99,6 @@ impl Kept {
             Wanted::Notify => match State::from_byte(request.argument) {
                 Some(state) => {
                     self.is_ready |= state == State::Ready;
-                    self.carried.is_lent &= state != State::Ready;
                     systemd::send(state);
                     Reply::done()
                 }
@@ -119,6 +122,7 @@ impl Kept {
             Wanted::Keep => self.keep(request.argument, fd),
             Wanted::Release => {
                 self.is_released = request.argument != 0;
+                self.carried.lent_by = None;
                 Reply::done()
             }
         }

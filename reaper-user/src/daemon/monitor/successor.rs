@@ -71,6 +71,7 @@ impl History {
     /// Notes that a worker did not begin to serve. Returns the code with which the monitor gives up.
     pub(super) fn not_started(&mut self) -> Option<u8> {
         self.failures += 1;
+        log::warn!("the worker did not begin to serve; trying again");
         self.restarts += 1;
         if self.failures >= HOPELESS {
             log::error!("{HOPELESS} workers in a row ended before they served; giving up");
