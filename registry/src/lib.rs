@@ -68,7 +68,8 @@
 //!    key of a session, a lock of [`SecretMemory`].
 //!
 //! A thread may take a lock of the second group while it holds the table, never the reverse, and never
-//! two of the second group. Callbacks (hooks, `on_event`, `on_removed`) run with no lock held, so they
+//! two of the second group. A [`Journal`] is called with the locks of the table and of the event log, and
+//! must take no other lock of the registry. Callbacks (hooks, `on_event`, `on_removed`) run with no lock held, so they
 //! may call any method of the registry. A panic never poisons the registry: every lock is recovered.
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations)]

@@ -11,6 +11,7 @@ mod program;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
@@ -23,7 +24,6 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 pub use events::{Arrived, Events, Removal};
-use launch::new_log;
 pub use launch::{Launch, private_folder, sources_of_this_run};
 pub use program::reaperd;
 
@@ -251,10 +251,31 @@ impl TestDaemon {
     }
 
     /// Kills it with SIGKILL and starts another one on the same socket.
-    pub fn replaced_by(mut self, launch: &Launch) -> Self {
+    pub fn replaced_by(self, launch: &Launch) -> Self {
+        self.replaced_through(launch, Command::spawn)
+    }
+
+    /// As above; `start` starts the process.
+    pub fn replaced_through(
+        mut self,
+        launch: &Launch,
+        start: impl FnOnce(&mut Command) -> io::Result<Child>,
+    ) -> Self {
         self.kill();
-        let folder = self.folder.path();
-        self.child = launch.spawn_in(folder, new_log(folder), Command::spawn);
+        self.child = launch.spawn_in(self.folder.path(), start);
+        self.serves();
+        self
+    }
+
+    /// As above, after an orderly end.
+    pub fn restarted_through(
+        mut self,
+        launch: &Launch,
+        start: impl FnOnce(&mut Command) -> io::Result<Child>,
+    ) -> Self {
+        self.signal(Signal::TERM);
+        assert!(self.wait().success(), "{}", self.log());
+        self.child = launch.spawn_in(self.folder.path(), start);
         self.serves();
         self
     }
@@ -263,7 +284,7 @@ impl TestDaemon {
     pub fn spawn_beside(&self, launch: &Launch) -> Child {
         let folder = self.folder.path();
         let log = fs::File::options().append(true).open(folder.join("log"));
-        launch.spawn_in(folder, log.unwrap(), Command::spawn)
+        launch.spawn_logging_to(log.unwrap(), folder, Command::spawn)
     }
 
     /// Replaces it by another one, and waits for its end. It must exit with success.
@@ -287,7 +308,7 @@ impl TestDaemon {
     /// ended.
     pub fn kill(&mut self) {
         let worker = format!("/proc/{}", self.pid());
-        self.signal(Signal::KILL);
+        self.child.kill().unwrap();
         self.child.wait().unwrap();
         eventually("the worker has ended", || !Path::new(&worker).exists());
     }

@@ -98,6 +98,16 @@ impl Socket {
         check_length(&path)?;
         let place = Place::open(&path, access)?;
         let lock = Lock::take(&place.folder, &place.name)?;
+        Self::bind(path, place, lock, access, list)
+    }
+
+    fn bind(
+        path: PathBuf,
+        place: Place,
+        lock: Lock,
+        access: SocketAccess,
+        list: AccessList,
+    ) -> Result<Self, ListenError> {
         let (listener, file) = place.bind(access, &list)?;
         let socket = Self {
             listener,
@@ -125,11 +135,13 @@ impl Socket {
     ) -> Result<Self, ListenError> {
         let path = std::path::absolute(path).map_err(ListenError::system("resolve", path))?;
         let place = Place::open(&path, access)?;
-        let lock = lock.and_then(|lock| Lock::adopt(lock, &place.folder, &place.name));
+        let Some(lock) = lock.and_then(|lock| Lock::adopt(lock, &place.folder, &place.name)) else {
+            return Self::claim(&path, access, list);
+        };
         // Whoever has the lock has bound the socket that is there.
         let file = place.folder.find(&place.name)?.filter(is_socket);
-        let (Some(listener), Some(lock), Some(file)) = (listener, lock, file) else {
-            return Self::claim(&path, access, list);
+        let (Some(listener), Some(file)) = (listener, file) else {
+            return Self::bind(path, place, lock, access, list);
         };
         let listener = UnixListener::from_std(listener.into())
             .map_err(ListenError::system("register", &path))?;

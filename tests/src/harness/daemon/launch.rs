@@ -82,7 +82,7 @@ impl Launch {
             None => client,
         };
         TestDaemon {
-            child: self.spawn_in(folder.path(), new_log(folder.path()), start),
+            child: self.spawn_in(folder.path(), start),
             client,
             runtime: runtime(),
             folder,
@@ -92,7 +92,16 @@ impl Launch {
     pub(super) fn spawn_in(
         &self,
         folder: &Path,
+        start: impl FnOnce(&mut Command) -> io::Result<Child>,
+    ) -> Child {
+        let log = File::create(folder.join("log")).unwrap();
+        self.spawn_logging_to(log, folder, start)
+    }
+
+    pub(super) fn spawn_logging_to(
+        &self,
         log: File,
+        folder: &Path,
         start: impl FnOnce(&mut Command) -> io::Result<Child>,
     ) -> Child {
         let socket = folder.join("s.sock");
@@ -125,11 +134,6 @@ impl Launch {
         daemon.serves();
         daemon
     }
-}
-
-/// An empty log in this folder.
-pub(super) fn new_log(folder: &Path) -> File {
-    File::create(folder.join("log")).unwrap()
 }
 
 /// A temporary folder that only this user can access.
