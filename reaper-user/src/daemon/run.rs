@@ -192,20 +192,19 @@ async fn start(
     let descriptors = Shares::of_daemon(options, workers, connections)?;
     let mut restart = Restart::read(&mut carried)?;
     let prepared = prepare_reaper(options, descriptors, &mut restart)?;
-    let (reaper, socket) = match taken {
-        Some(taken) => replace(options, carried, taken, &mut restart, prepared).await?,
-        None => {
-            // From here on this process writes, and the former one must not.
-            restart.begin();
-            let reaper = prepared.start();
-            restart.continued(reaper.len());
-            if restart.carried_over.restarts == 0 {
-                first_reports(&reaper, options).await?;
-            } // Otherwise connections wait on the socket of the former worker.
-            let mut socket = listen(options, carried)?;
-            socket.begin();
-            (reaper, socket)
-        }
+    let (reaper, socket) = if let Some(taken) = taken {
+        replace(options, carried, taken, &mut restart, prepared).await?
+    } else {
+        // From here on this process writes, and the former one must not.
+        restart.begin();
+        let reaper = prepared.start();
+        restart.continued(reaper.len());
+        if restart.carried_over.restarts == 0 {
+            first_reports(&reaper, options).await?;
+        } // Otherwise connections wait on the socket of the former worker.
+        let mut socket = listen(options, carried)?;
+        socket.begin();
+        (reaper, socket)
     };
     log::info!("{}", banner(&socket, &reaper.status()));
     log::info!("{descriptors}");

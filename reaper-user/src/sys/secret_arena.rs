@@ -450,16 +450,14 @@ mod tests {
         arena.pause();
         drop(slot);
         // SAFETY: mapped as long as the arena, and no slot refers to it.
-        assert_eq!(
-            unsafe { at.read() },
-            [7; SLOT],
-            "the other process reads it"
-        );
+        let found = unsafe { at.read() };
+        assert_eq!(found, [7; SLOT], "the other process reads it");
         assert_eq!(arena.take().slot(), None, "ordinary memory");
         assert_eq!(arena.chunks().free.len(), free);
         arena.end_pause();
         // SAFETY: as above.
-        assert_eq!(unsafe { at.read() }, [0; SLOT]);
+        let found = unsafe { at.read() };
+        assert_eq!(found, [0; SLOT]);
         assert_eq!(arena.chunks().free.len(), free + 1);
     }
 }

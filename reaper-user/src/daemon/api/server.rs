@@ -167,20 +167,17 @@ impl Server {
             return;
         };
         let (app, mode) = (self.app.clone(), self.mode.subscribe());
-        match connection.stream {
-            Some(position) => {
-                let served = connection::serve_stream(app, stream, peer, mode, slot, position);
-                self.connections.spawn(served);
-            }
-            None => {
-                let slot = if connection.was_used {
-                    slot.used_before()
-                } else {
-                    slot
-                };
-                let served = connection::serve(app, stream, peer, mode, slot);
-                self.connections.spawn(served);
-            }
+        if let Some(position) = connection.stream {
+            let served = connection::serve_stream(app, stream, peer, mode, slot, position);
+            self.connections.spawn(served);
+        } else {
+            let slot = if connection.was_used {
+                slot.used_before()
+            } else {
+                slot
+            };
+            let served = connection::serve(app, stream, peer, mode, slot);
+            self.connections.spawn(served);
         }
         self.peaks.connected(self.connections.len());
     }

@@ -195,7 +195,7 @@ impl Link {
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::TOOMANYREFS) => {
                     sleep(TOO_MANY_PAUSE).await;
                 }
-                sent => return sent,
+                outcome => return outcome,
             }
         }
     }

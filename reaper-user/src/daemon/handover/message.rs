@@ -261,9 +261,9 @@ mod tests {
         drop(ours);
         let mut receiver = Receiver::default();
         for (message, fds) in messages.iter().zip(&with) {
-            let (received, with) = receiver.receive(&theirs).unwrap();
-            assert_eq!(format!("{received:?}"), format!("{message:?}"));
-            assert_eq!(with.len(), fds.len());
+            let (next, files) = receiver.receive(&theirs).unwrap();
+            assert_eq!(format!("{next:?}"), format!("{message:?}"));
+            assert_eq!(files.len(), fds.len());
         }
         let end = receiver.receive(&theirs).unwrap_err();
         assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
