@@ -78,7 +78,7 @@ impl Connection {
     }
 
     /// Reads everything up to the end of the connection.
-    pub(crate) fn to_end(&mut self) -> String {
+    pub(crate) fn rest(&mut self) -> String {
         while self.more().is_ok() {}
         String::from_utf8_lossy(&self.rest).into_owned()
     }

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reaper_tests::daemon::TestDaemon;
 use reaper_tests::expect;
 use reaper_tests::scale::scaled;
 use reaper_tests::test_process::TestProcess;
-use reaper_tests::wait::{eventually, within};
+use reaper_tests::wait::{Deadline, TIMEOUT, eventually};
+use reaperd::testkit::clock::monotonic_ns;
 
 use super::client::Connection;
 use super::successor;
@@ -39,13 +40,13 @@ struct Shared {
 impl Shared {
     /// Sends requests at this rate until the end, each by `request`.
     fn run(&self, rate: usize, mut request: impl FnMut(usize) -> io::Result<u16>) {
-        let pause = Duration::from_secs(1) / u32::try_from(rate).unwrap();
-        let mut due = Instant::now();
+        let pause_ns = 1_000_000_000 / rate as u64;
+        let mut due_ns = monotonic_ns();
         for number in 0.. {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            let began = Instant::now();
+            let began = Deadline::after(TIMEOUT);
             match request(number) {
                 Ok(200) => {
                     self.answered.fetch_add(1, Ordering::Relaxed);
@@ -58,10 +59,10 @@ impl Shared {
             }
             let took = usize::try_from(began.elapsed().as_millis()).unwrap();
             self.slowest.fetch_max(took, Ordering::Relaxed);
-            due += pause;
             // What was late is not made up for.
-            due = due.max(Instant::now() - pause);
-            thread::sleep(due.saturating_duration_since(Instant::now()));
+            let now_ns = monotonic_ns();
+            due_ns = (due_ns + pause_ns).max(now_ns);
+            thread::sleep(Duration::from_nanos(due_ns - now_ns));
         }
     }
 }
@@ -126,7 +127,7 @@ fn no_request_fails_while_the_daemon_is_replaced_again_and_again() {
         });
     }));
 
-    let began = Instant::now();
+    let began = Deadline::after(TIMEOUT);
     for _ in 0..replacements {
         let before = shared.answered.load(Ordering::Relaxed);
         eventually("requests are answered", || {
@@ -140,9 +141,9 @@ fn no_request_fails_while_the_daemon_is_replaced_again_and_again() {
         client.join().unwrap();
     }
     let answered = shared.answered.load(Ordering::Relaxed);
-    let per_second = answered as f64 / began.elapsed().as_secs_f64();
+    let per_second = answered as u128 * 1_000 / began.elapsed().as_millis();
     expect::measured("requests during replacements", answered);
-    expect::measured("requests a second", format!("{per_second:.0}"));
+    expect::measured("requests a second", per_second);
     expect::measured("slowest in ms", shared.slowest.load(Ordering::Relaxed));
     let failed = shared.failed.lock().unwrap();
     assert!(failed.is_empty(), "{failed:?}\n{}", daemon.log());
@@ -156,8 +157,6 @@ fn no_request_fails_while_the_daemon_is_replaced_again_and_again() {
     }
     assert_eq!(daemon.list().len(), SESSIONS + registered.len());
     process.kill();
-    within(reaper_tests::wait::TIMEOUT, "all are removed", || {
-        daemon.list().is_empty()
-    });
+    eventually("all are removed", || daemon.list().is_empty());
     daemon.stop();
 }

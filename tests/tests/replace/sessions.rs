@@ -96,7 +96,7 @@ fn a_stream_goes_on_in_the_same_response_whatever_it_shows() {
     }
     process.kill();
     // The stream of one session ends with it.
-    let rest = own.to_end();
+    let rest = own.rest();
     assert!(rest.contains("event: session_deregistered"), "{rest}");
     assert!(rest.ends_with("event: end\ndata: {}\n\n"), "{rest}");
     assert!(!rest.contains("round-"), "another session: {rest}");
