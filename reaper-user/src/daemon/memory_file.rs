@@ -80,6 +80,7 @@ impl MemoryFile {
     }
 
     /// Returns the size of the file, and how many bytes of it are in use.
+    #[cfg(test)]
     pub(crate) fn size(&self) -> (usize, usize) {
         let inner = self.inner();
         (inner.blocks.file.size(), inner.blocks.used_bytes())
@@ -130,9 +131,9 @@ impl Inner {
             let session = session_of(&it.event).map(|session| block_of(session));
             let record = records::of_event(it, session);
             let block = self.blocks.put(step, Kind::Event, &record)?;
-            session
-                .into_iter()
-                .for_each(|block| self.blocks.refer(block));
+            if let Some(block) = session {
+                self.blocks.refer(block);
+            }
             self.events.insert(it.event.seq, block);
         }
         let mut died = Vec::new();
@@ -150,7 +151,9 @@ impl Inner {
             }
         }
         header::commit(&self.blocks, step, counters, self.next_process);
-        died.into_iter().for_each(|block| self.blocks.free(block));
+        for block in died {
+            self.blocks.free(block);
+        }
         Ok(())
     }
 }

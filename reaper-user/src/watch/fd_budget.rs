@@ -37,13 +37,13 @@ const PROCESS: &[Need] = &[
     need("runtime: epoll set, its duplicate, eventfd", 3, 0),
     need("signals: socket pair, duplicate of its reading end", 3, 0),
     need("channel to the monitor", 1, 0),
+];
+const SERVING: &[Need] = &[
     need(
         "memory file and memory of secrets; duplicates for the monitor",
         2,
         2,
     ),
-];
-const SERVING: &[Need] = &[
     need(
         "lock file, socket folder; new ones while it is bound again",
         2,

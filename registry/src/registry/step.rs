@@ -37,7 +37,9 @@ impl Registry {
         let events = self.append(table, (&stored, &ended), kinds, now);
         // Not before: after a restart the former state may be the one that counts. Readers may keep a
         // value for any time.
-        ended.iter().for_each(|session| session.wipe_secret_key());
+        for session in &ended {
+            session.wipe_secret_key();
+        }
         for event in events {
             if let EventKind::Deregistered(session, _) = &event.kind {
                 self.tombstones().insert(*session.digest(), event.clone());

@@ -111,8 +111,18 @@ fn the_monitor_notifies_the_service_manager() {
     assert_eq!(next(&manager), ("STOPPING=1".to_owned(), monitor));
 }
 
-/// The next notification, and the pid of its sender.
+/// The next notification of a state, and the pid of its sender. The descriptors that are to be kept come
+/// before it.
 fn next(manager: &UnixDatagram) -> (String, u32) {
+    loop {
+        let (text, pid) = next_of_any_kind(manager);
+        if !text.starts_with("FDSTORE") {
+            return (text, pid);
+        }
+    }
+}
+
+fn next_of_any_kind(manager: &UnixDatagram) -> (String, u32) {
     let mut text = [0; 64];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -212,11 +212,12 @@ impl Blocks {
 
     /// Overwrites all blocks with zeros.
     pub(super) fn wipe_all(&mut self) {
-        (FIRST..self.count())
-            .map(Block)
-            .for_each(|it| self.wipe(it));
+        for block in (FIRST..self.count()).map(Block) {
+            self.wipe(block);
+        }
     }
 
+    #[cfg(test)]
     pub(super) fn used_bytes(&self) -> usize {
         (self.count() as usize - self.free.len()) * BLOCK
     }
