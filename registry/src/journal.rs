@@ -14,7 +14,7 @@ use crate::time::Moment;
 ///
 /// It is called under the locks of the table and of the history: after the change was made in memory,
 /// before its events can be read, before a removed secret key is wiped, and before the method that made
-/// the change returns. So nothing that a caller was told is missing. It must be quick, and must not
+/// the change returns. So nothing that was answered is missing. It must be quick, and must not
 /// call the registry.
 pub trait Journal: Send + Sync {
     /// Writes these changes in one step: what is read back has all of them or none.

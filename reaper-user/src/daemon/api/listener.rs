@@ -138,7 +138,7 @@ impl Socket {
         let Some(lock) = lock.and_then(|lock| Lock::adopt(lock, &place.folder, &place.name)) else {
             return Self::claim(&path, access, list);
         };
-        // Whoever has the lock has bound the socket that is there.
+        // The owner of the lock has bound the socket that is there.
         let file = place.folder.find(&place.name)?.filter(is_socket);
         let (Some(listener), Some(file)) = (listener, file) else {
             return Self::bind(path, place, lock, access, list);

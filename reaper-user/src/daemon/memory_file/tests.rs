@@ -340,3 +340,34 @@ fn the_file_cannot_be_shortened() {
     let error = rustix::fs::ftruncate(fd.as_fd(), 0).unwrap_err();
     assert_eq!(error, rustix::io::Errno::PERM);
 }
+
+#[test]
+fn a_small_session_and_its_event_take_a_block_each() {
+    const SESSIONS: usize = 2_000;
+    let daemon = Daemon::new();
+    let (_, empty) = daemon.file.size();
+    let process = || Process::new(ProcessId(1), Pid::new(42).unwrap(), Some(StartTime(8)));
+    let fill = |registry: &Registry| {
+        let began = crate::clock::monotonic_ns();
+        for number in 0..SESSIONS {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&number.to_le_bytes());
+            let new = NewSession {
+                id: SessionId::new(&format!("session-{number}")),
+                token: Token::from_bytes(bytes),
+                process: process(),
+                owner: 1_000,
+                details: Details::default(),
+                presence: None,
+                ttl: Ttl::Process,
+            };
+            registry.register(new, at(1)).unwrap();
+        }
+        (crate::clock::monotonic_ns() - began) / SESSIONS as u64
+    };
+    let with = fill(&daemon.registry);
+    let without = fill(&builder().build());
+    let used = daemon.file.size().1 - empty;
+    log::info!("{with} ns with and {without} ns without a journal for each registration");
+    assert_eq!(used, (SESSIONS + EVENTS) * 256);
+}
