@@ -206,21 +206,21 @@ async fn serve(options: DaemonOptions) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Returns the folders below which sessions of the daemon's user have their token files: the user's
-/// runtime folder as this process sees it, and the usual one, which a login sets.
+/// Returns the folders below which sessions of the daemon's user have their token files: this program's in
+/// the user's runtime folder as this process sees it, and in the usual one, which a login sets.
 #[cfg(target_os = "linux")]
 fn token_folders(user: Option<User>) -> [PathBuf; 2] {
     let surroundings = Surroundings::of_this_process();
     let uid = user.map_or(surroundings.uid, |user| user.uid);
-    let usual = PathBuf::from(format!("/run/user/{uid}"));
-    let folder = runtime_folder(&Surroundings {
+    let usual = Surroundings {
+        runtime_dir: Some(format!("/run/user/{uid}").into()),
+        ..surroundings.clone()
+    };
+    let seen = Surroundings {
         uid,
         ..surroundings
-    });
-    // The folder of this program may not exist yet, that of the user does.
-    let of_user = folder.variable.and_then(|_| folder.path.parent());
-    let own = of_user.map(Path::to_owned);
-    [own.unwrap_or(folder.path), usual]
+    };
+    [seen, usual].map(|surroundings| runtime_folder(&surroundings).path)
 }
 
 /// Makes the kernel stop this daemon when the parent exits. A killed demo cannot stop it.

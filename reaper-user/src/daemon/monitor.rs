@@ -11,6 +11,7 @@
 
 mod channel;
 mod message;
+mod rates;
 mod serve;
 
 use std::io;

@@ -105,6 +105,8 @@ pub async fn run_until(
     let reports = first_reports(&reaper, &options).await?;
     let access = SocketAccess::of(&options);
     let socket = Socket::claim(&options.socket, access, AccessList::of(&options))?;
+    #[cfg(target_os = "linux")]
+    super::sandbox::listening(access);
     log::info!("{}", banner(&socket, &reports));
     log::info!("{descriptors}");
     let epoch = getrandom::u64().map_err(|error| StartupError::Random(error.into()))?;

@@ -26,7 +26,7 @@ use super::{memory, own_proc, pidfd_info, proc_stat};
 const PID_FS_MAGIC: i64 = 0x5049_4446;
 
 /// Longer than any record: 52 numbers of at most 20 digits and a name of 64 bytes at most.
-pub(crate) const RECORD_MAX: usize = 2_048;
+pub(super) const RECORD_MAX: usize = 2_048;
 
 /// Start times are in ticks of `USER_HZ`, which is 100 on every architecture supported here.
 const TICK_NS: u64 = 10_000_000;
@@ -285,11 +285,7 @@ fn hidden_status_of(pid: i32) -> Option<Status> {
 #[cfg(feature = "cli")]
 fn status_by_deputy(pid: Pid, start_time: Option<StartTime>) -> Option<u32> {
     let record = proc_file::record_by_deputy(pid)?;
-    let seen = proc_stat::stat(&record.bytes).ok()?;
-    let is_it = proc_stat::is_of(&record.bytes, pid) && Some(seen.start_time) == start_time;
-    (record.has_status && is_it && seen.main_thread_ended)
-        .then(|| proc_stat::wait_status(&record.bytes).ok())
-        .flatten()
+    (Some(record.start_time) == start_time).then_some(record.wait_status)
 }
 
 /// The library has no deputy.

@@ -155,6 +155,36 @@ fn forbidden_system_calls_and_files_are_refused() {
     for call in calls {
         assert_eq!(ends_in(call), Some(EPERM), "{call}");
     }
+    let later = |is_listening: bool| {
+        let start = format!("later {is_listening} ");
+        let lines = text.lines().filter(move |line| line.starts_with(&start));
+        lines.map(|line| (line, ends_in(line))).collect::<Vec<_>>()
+    };
+    assert_eq!((later(false).len(), later(true).len()), (6, 6));
+    for (line, errno) in later(false) {
+        assert_ne!(errno, Some(EPERM), "{line}");
+    }
+    for (line, errno) in later(true) {
+        assert_eq!(errno, Some(EPERM), "{line}");
+    }
+    // The whole of Landlock includes the scope of signals.
+    if text.contains("landlock full\n") {
+        assert!(text.contains("signal 1\n"), "{text}");
+    }
+}
+
+#[test]
+fn a_worker_that_listens_has_one_more_filter_and_binds_again() {
+    let daemon = TestDaemon::start(&[]);
+    let filters = status_of(daemon.pid())["Seccomp_filters"].clone();
+    let before = status_of(std::process::id())["Seccomp_filters"].clone();
+    let count = |text: &str| text.parse::<u32>().unwrap();
+    assert_eq!(count(&filters), count(&before) + 3);
+    fs::remove_file(daemon.socket()).unwrap();
+    eventually("it binds again", || {
+        daemon.get::<Value>("/v1/version").is_ok()
+    });
+    daemon.stop();
 }
 
 /// Hidden from the worker: the record of another user's process, and the exit status in it.

@@ -305,8 +305,9 @@ impl Place {
                 rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty())
                     .map_err(self.failed("remove"))
             }
-            // EAGAIN: there is a listener with a full queue.
-            Ok(()) | Err(Errno::AGAIN) => Err(ListenError::InUse(self.path())),
+            // EAGAIN: there is a listener with a full queue. EPERM: a confined worker that binds again can
+            // no longer find out.
+            Ok(()) | Err(Errno::AGAIN | Errno::PERM) => Err(ListenError::InUse(self.path())),
             Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.failed("connect to")(errno)),
         }

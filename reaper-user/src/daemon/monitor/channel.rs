@@ -182,10 +182,6 @@ impl Deputy for Channel {
             ..Request::new(Wanted::Record)
         };
         let (bytes, _) = done(self.ask(request, None)?)?;
-        let (has_status, bytes) = bytes.split_first().ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Record {
-            has_status: *has_status != 0,
-            bytes: bytes.to_owned(),
-        })
+        Record::decode(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }

@@ -10,8 +10,6 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use crate::sys::proc_file::RECORD_MAX;
-
 /// What a worker can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -30,7 +28,7 @@ pub(super) enum Wanted {
     Detach = 6,
     /// A file of a process; the argument is a `ProcFile`.
     Open = 7,
-    /// The record of a process.
+    /// Start time and exit status of a process that has ended: a `Record`.
     Record = 8,
 }
 
@@ -126,8 +124,8 @@ const ERRNO: u8 = 1;
 const FAILED: u8 = 2;
 /// Between reason and remedy, and in neither.
 const SEPARATOR: u8 = 0;
-/// The longest reply: a record with two bytes before it. Longer reasons are cut off.
-const REPLY: usize = RECORD_MAX + 2;
+/// The longest reply. Longer reasons are cut off.
+const REPLY: usize = 2_050;
 /// The most descriptors of one message: those of the probe.
 const DESCRIPTORS: usize = 4;
 

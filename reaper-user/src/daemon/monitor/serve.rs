@@ -1,5 +1,5 @@
-//! The monitor's end of the channel. It does what is asked with its own rights and looks into nothing
-//! that it passes on.
+//! The monitor's end of the channel. It does what is asked with its own rights. The only thing that it
+//! parses is the kernel's record of a process that has ended, because the worker must not see the rest.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,6 +7,8 @@ use std::os::fd::OwnedFd;
 use reaper_registry::Pid;
 
 use super::message::{Listening, Received, Reply, Request, Wanted, next_request, reply};
+use super::rates::Rates;
+use crate::clock::monotonic_ns;
 use crate::daemon::systemd::{self, State};
 use crate::sources::SourceError;
 use crate::sources::opener::{Direct, Opener as _, RECEIVE_BUFFER};
@@ -22,6 +24,7 @@ pub(super) struct Kept {
     /// The attached probe, at most one.
     #[cfg(feature = "ebpf")]
     probe: Option<Box<dyn Send>>,
+    rates: Rates,
 }
 
 /// Serves the next request. Returns false once the worker has closed its end.
@@ -51,6 +54,12 @@ fn is_closed(error: &io::Error) -> bool {
 
 impl Kept {
     fn serve(&mut self, request: Request, fd: Option<OwnedFd>) -> Reply {
+        if let Err(reason) = self.rates.take(request.wanted, monotonic_ns()) {
+            return Reply::Failed {
+                reason,
+                remedy: String::new(),
+            };
+        }
         match request.wanted {
             Wanted::Notify => match State::from_byte(request.argument) {
                 Some(state) => {
@@ -160,7 +169,7 @@ fn record(pid: u32) -> Reply {
     };
     match read_record_here(pid) {
         Ok(record) => Reply::Done {
-            bytes: [&[u8::from(record.has_status)], record.bytes.as_slice()].concat(),
+            bytes: record.encode().into(),
             fds: Vec::new(),
         },
         Err(error) => Reply::error(&error),
@@ -171,5 +180,23 @@ fn failed(error: SourceError) -> Reply {
     Reply::Failed {
         reason: error.reason,
         remedy: error.remedy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_asks_without_end_is_refused() {
+        let mut kept = Kept::default();
+        // Without a descriptor it fails at once, with an error number.
+        let mut ask = || kept.serve(Request::new(Wanted::Send), None);
+        assert!(matches!(ask(), Reply::Errno(libc::EINVAL)));
+        let refused = (0..10_000).find_map(|_| match ask() {
+            Reply::Failed { reason, .. } => Some(reason),
+            _ => None,
+        });
+        assert!(refused.unwrap().contains("too often"));
     }
 }
