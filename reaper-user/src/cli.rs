@@ -220,8 +220,11 @@ impl Arguments {
 
 /// Returns the client of all commands.
 fn client(socket: Option<&Path>, server_uid: Option<u32>, surroundings: &Surroundings) -> Client {
-    let exists = |path: &Path| path.symlink_metadata().is_ok();
-    let socket = socket_path::resolve_for_client(socket, surroundings, exists);
+    let socket = socket_path::resolve_for_client(
+        socket,
+        surroundings,
+        crate::client::is_in_folder_of_caller,
+    );
     let mut client = Client::new(socket.path);
     if socket.is_in_temporary_folder {
         client = client.in_checked_folder();

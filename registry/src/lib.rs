@@ -84,6 +84,7 @@ mod registry;
 mod removal;
 mod secret_memory;
 mod session;
+mod sharing;
 mod size;
 mod table;
 #[cfg(test)]
@@ -103,5 +104,6 @@ pub use registry::{OwnerUsage, Registry, Stored};
 pub use removal::{Death, Evidence, Exit, ExitStatus, Removal, Source};
 pub use secret_memory::SecretMemory;
 pub use session::{Details, EntryId, NewSession, Session, SessionId};
+pub use sharing::Claim;
 pub use time::{BootTime, Moment};
 pub use token::{Presented, Token, TokenKey, TokenMalformed, TokenPrefix, TokenRef};

@@ -63,6 +63,7 @@ impl RegistryBuilder {
         let by_token = Arc::new(TokenIndex::new());
         let table = Table::new(
             self.limits,
+            self.sharing,
             self.lifetimes,
             self.strict_replace,
             by_token.clone(),
@@ -123,13 +124,18 @@ impl Registry {
         Some(session)
     }
 
-    /// Returns the [`EventKind::Deregistered`] event of the last session with this token, if that session
-    /// was removed within the last minute. Fewer are kept if more than 4,096 sessions were removed in that
+    /// Returns the [`EventKind::Deregistered`] event of the last session of this owner, or of any, with this
+    /// token, if that session was removed within the last minute. Fewer are kept if more than 4,096 sessions were removed in that
     /// time; the owner with most of them then loses his oldest one. A session that is live again under
     /// this token does not change the result.
-    pub fn recently_gone(&self, token: &impl Presented, now: Moment) -> Option<Arc<Event>> {
+    pub fn recently_gone(
+        &self,
+        token: &impl Presented,
+        owner: Option<u32>,
+        now: Moment,
+    ) -> Option<Arc<Event>> {
         let digest = self.token_ref(token).digest;
-        self.tombstones().find(digest, now.boot)
+        self.tombstones().find(digest, owner, now.boot)
     }
 
     /// Returns whether `token` is the token of `session`, whether or not the session is live.

@@ -18,6 +18,7 @@ use crate::process::ProcessId;
 use crate::registry::Stored;
 use crate::removal::{Death, Removal};
 use crate::session::{EntryId, NewSession, Session, SessionId, SessionKey};
+use crate::sharing::{Claim, Sharing};
 use crate::table::owners::Owners;
 use crate::table::token_index::TokenIndex;
 use crate::time::{BootTime, Moment};
@@ -25,6 +26,7 @@ use crate::token::{TokenDigest, TokenRef};
 
 pub(crate) struct Table {
     limits: Limits,
+    sharing: Option<Sharing>,
     lifetimes: Lifetimes,
     strict_replace: bool,
     next_entry: u64,
@@ -43,12 +45,14 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(
         limits: Limits,
+        sharing: Option<Sharing>,
         lifetimes: Lifetimes,
         strict_replace: bool,
         by_token: Arc<TokenIndex>,
     ) -> Self {
         Self {
             limits,
+            sharing,
             lifetimes,
             strict_replace,
             next_entry: 1,
@@ -142,19 +146,18 @@ impl Table {
         replaced: impl Fn() -> I,
     ) -> Result<(), RegisterError> {
         let Limits {
-            sessions,
-            sessions_per_owner,
-            bytes,
-            bytes_per_owner,
+            sessions, bytes, ..
         } = self.limits;
         let owner = new.owner;
+        let (most, most_bytes) = self.most(owner);
         let (held, held_bytes) = self.owners.holdings(owner);
         let freed = replaced().count();
         if self.sessions.len() - freed >= sessions {
             return Err(RegisterError::TooManySessions { limit: sessions });
         }
-        if held - freed >= sessions_per_owner {
-            let limit = sessions_per_owner;
+        // A share that has shrunk takes nothing back.
+        let limit = most.max(held.min(self.limits.sessions_per_owner));
+        if held - freed >= limit {
             return Err(RegisterError::TooManyForOwner { owner, limit });
         }
         let freed: usize = replaced().map(|old| old.bytes).sum();
@@ -162,11 +165,39 @@ impl Table {
         if self.bytes - freed + added > bytes {
             return Err(RegisterError::TooManyBytes { limit: bytes });
         }
-        if held_bytes - freed + added > bytes_per_owner {
-            let limit = bytes_per_owner;
+        let limit = most_bytes.max(held_bytes.min(self.limits.bytes_per_owner));
+        if held_bytes - freed + added > limit {
             return Err(RegisterError::TooManyBytesForOwner { owner, limit });
         }
         Ok(())
+    }
+
+    /// Returns how many sessions a user may have now, and how many bytes.
+    pub(crate) fn most(&self, owner: u32) -> (usize, usize) {
+        let Limits {
+            sessions,
+            sessions_per_owner,
+            bytes,
+            bytes_per_owner,
+        } = self.limits;
+        let Some(sharing) = &self.sharing else {
+            return (sessions_per_owner, bytes_per_owner);
+        };
+        let share = |total, held: fn((usize, usize)) -> usize| {
+            let others = self.owners.all().filter(|other| *other != owner);
+            let others: Vec<_> = others
+                .map(|other| (other, held(self.owners.holdings(other))))
+                .collect();
+            sharing(&Claim {
+                owner,
+                total,
+                others: &others,
+            })
+        };
+        (
+            share(sessions, |(count, _)| count).min(sessions_per_owner),
+            share(bytes, |(_, bytes)| bytes).min(bytes_per_owner),
+        )
     }
 
     fn insert(&mut self, new: NewSession, token: TokenRef, now: Moment) -> Arc<Session> {

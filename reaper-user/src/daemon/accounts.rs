@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(crate) use share::Newcomers;
+pub(crate) use share::{Newcomers, of_registry};
 
 /// What is charged to users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

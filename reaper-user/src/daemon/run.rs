@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::accounts::{Accounts, Newcomers};
+use super::accounts::{Accounts, Newcomers, of_registry};
 use super::api::listener::{AccessList, ListenError, Socket, SocketAccess};
 use super::api::{self, App};
 use super::config::DaemonOptions;
@@ -138,12 +138,15 @@ fn open_accounts(
     access: SocketAccess,
 ) -> Arc<Accounts> {
     let owner = rustix::process::geteuid().as_raw();
-    let newcomers = if access == SocketAccess::Private {
+    Accounts::new(owner, newcomers(access), descriptors.limits(options))
+}
+
+fn newcomers(access: SocketAccess) -> Newcomers {
+    if access == SocketAccess::Private {
         Newcomers::None
     } else {
         Newcomers::Possible
-    };
-    Accounts::new(owner, newcomers, descriptors.limits(options))
+    }
 }
 
 fn start_reaper(
@@ -164,6 +167,10 @@ fn start_reaper(
             bytes: options.max_bytes,
             bytes_per_owner: options.max_bytes_per_uid,
         })
+        .share_by(of_registry(
+            rustix::process::geteuid().as_raw(),
+            newcomers(SocketAccess::of(options)),
+        ))
         .strict_replace(options.strict_replace)
         .on_removed(move |session| files_of_ended.session_ended(session));
     let reaper = Reaper::builder(registry)

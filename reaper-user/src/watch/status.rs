@@ -29,6 +29,8 @@ pub struct SourceStatus {
     pub detail: String,
     /// Events known to be lost.
     pub lost: u64,
+    /// Messages to it that did not come from the kernel. They are ignored.
+    pub forged: u64,
 }
 
 impl SourceStatus {
@@ -161,6 +163,7 @@ fn off(source: Source) -> SourceStatus {
         remedy: String::new(),
         detail: String::new(),
         lost: 0,
+        forged: 0,
     }
 }
 
@@ -202,6 +205,18 @@ impl Reporter {
     pub(crate) fn lost(&self, events: u64) {
         self.board
             .update(self.source, |status| status.lost += events);
+    }
+
+    /// Counts this many further messages that did not come from the kernel. The first one is logged.
+    pub(crate) fn forged(&self, messages: u64) {
+        if self.board.get(self.source).forged == 0 {
+            log::warn!(
+                "{}: a message did not come from the kernel and is ignored; further ones are only counted",
+                self.source
+            );
+        }
+        self.board
+            .update(self.source, |status| status.forged += messages);
     }
 
     fn report(&self, health: SourceHealth, reason: &str, remedy: &str, detail: String) {

@@ -47,6 +47,37 @@ fn one_user_cannot_use_up_the_limit_of_another() {
 }
 
 #[test]
+fn a_share_bounds_what_a_user_adds_and_takes_nothing_back() {
+    let limits = Limits {
+        sessions: 10,
+        sessions_per_owner: 6,
+        ..Limits::default()
+    };
+    // Half for a user that is not alone.
+    let share = |claim: &Claim<'_>| {
+        let held: usize = claim.others.iter().map(|(_, held)| held).sum();
+        (claim.total - held) / (1 + claim.others.len())
+    };
+    let registry = builder().limits(limits).share_by(share).build();
+    for token in 1..=6 {
+        put(&registry, &token.to_string(), token, at(1));
+    }
+    assert_eq!(registry.usage(1_000).most_sessions, 6, "the limit of one");
+    registry.register(of_owner(1_001, "a", 7), at(1)).unwrap();
+    registry.register(of_owner(1_001, "b", 8), at(1)).unwrap();
+    let refused_at = |owner, limit| {
+        let error = refused(&registry, of_owner(owner, "x", 9));
+        assert_eq!(error, RegisterError::TooManyForOwner { owner, limit });
+    };
+    refused_at(1_001, 2);
+    assert_eq!(registry.usage(1_000).most_sessions, 4, "less than it has");
+    refused_at(1_000, 6);
+    put(&registry, "1", 1, at(2));
+    put(&registry, "1", 10, at(2));
+    assert_eq!(registry.usage(1_000).sessions, 6);
+}
+
+#[test]
 fn expired_sessions_do_not_count() {
     let registry = limited_to(1, 1);
     put(&registry, "a", 1, at(1));

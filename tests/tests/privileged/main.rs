@@ -16,6 +16,7 @@ mod confined;
 mod crowds;
 mod deaths;
 mod foreign_proc;
+mod forged;
 mod secrets;
 mod time_namespaces;
 

@@ -110,6 +110,42 @@ fn the_socket_folder_is_created_for_the_user() {
 }
 
 #[test]
+fn a_worker_whose_folder_was_removed_says_what_to_do() {
+    let parent = private_folder();
+    let folder = parent.path().join("folder");
+    let socket = folder.join("s.sock");
+    let log = parent.path().join("log");
+    let mut daemon = Command::new(reaperd())
+        .args(["daemon", "--sources", "sweep", "--socket"])
+        .arg(&socket)
+        .env("XDG_RUNTIME_DIR", parent.path())
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    eventually("it listens", || socket.exists());
+    fs::remove_dir_all(&folder).unwrap();
+    let log = || fs::read_to_string(&log).unwrap();
+    eventually("it binds again, or says that it cannot", || {
+        socket.exists() || log().contains("until the daemon is restarted")
+    });
+    // Only Landlock keeps it from a new folder.
+    println!("{}", log());
+    assert_eq!(socket.exists(), log().contains("has no Landlock"));
+    kill_process(Pid::from_child(&daemon), Signal::TERM).unwrap();
+    assert!(daemon.wait().unwrap().success());
+}
+
+#[test]
+fn a_missing_folder_of_token_files_is_created_and_no_other_is_open() {
+    let runtime = private_folder();
+    let daemon = Launch::with(&[]).with_runtime_dir(runtime.path()).start();
+    let folder = runtime.path().join("reaperd");
+    let found = folder.symlink_metadata().unwrap();
+    assert_eq!(found.permissions().mode() & 0o7777, 0o700);
+    daemon.stop();
+}
+
+#[test]
 fn an_unknown_user_is_refused_with_its_name() {
     let mut daemon = Launch::with(&["--user", "no-such-user"]).spawn();
     assert_eq!(daemon.wait().code(), Some(2));

@@ -73,6 +73,51 @@ fn a_second_user_gets_its_guarantee_and_the_first_keeps_its_grants() {
     );
 }
 
+/// Users take sessions one after the other, each until it is refused, within this limit for one user.
+fn fill(total: usize, per_user: usize, uids: &[u32]) -> Vec<(u32, usize)> {
+    let share = of_registry(OWNER, Newcomers::Possible);
+    let mut held: Vec<(u32, usize)> = Vec::new();
+    for owner in uids.iter().copied() {
+        let claim = reaper_registry::Claim {
+            owner,
+            total,
+            others: &held,
+        };
+        held.push((owner, share(&claim).min(per_user)));
+    }
+    held
+}
+
+#[test]
+fn many_users_who_take_all_they_can_leave_sessions_to_each_other_to_root_and_to_the_owner() {
+    let uids: Vec<_> = (USER..USER + 50).chain([OWNER, ROOT]).collect();
+    let held = fill(100_000, 10_000, &uids);
+    assert_eq!(held[0].1, 10_000, "the limit of one user");
+    assert!(held.iter().map(|(_, held)| held).sum::<usize>() <= 100_000);
+    for (at, (uid, held)) in held.iter().enumerate() {
+        assert!(
+            *held >= share::guaranteed(87_500, at + 1).min(10_000),
+            "{uid}: {held}"
+        );
+    }
+    for (uid, held) in &held[50..] {
+        assert!(*held >= 6_250, "{uid}: {held}");
+    }
+}
+
+#[test]
+fn a_user_that_is_alone_gets_the_stated_limit() {
+    for (total, per_user, uid, expected) in [
+        (100_000, 10_000, USER, 10_000),
+        (10, 10, USER, 10),
+        (2, 2, ROOT, 2),
+        (160, 160, USER, 140),
+        (160, 160, ROOT, 150),
+    ] {
+        assert_eq!(fill(total, per_user, &[uid]), [(uid, expected)]);
+    }
+}
+
 #[test]
 fn the_limit_of_one_user_applies_to_all_users() {
     let limit = Limit {

@@ -66,7 +66,12 @@ pub(super) fn health(app: &App) -> Health {
     let states = statuses
         .iter()
         .map(|status| (status.source.name(), status.state()));
+    let forged = statuses
+        .iter()
+        .filter(|status| status.wanted)
+        .map(|status| (status.source.name(), status.forged));
     Health {
+        forged: forged.collect(),
         ok: true,
         pid: std::process::id(),
         monitor_pid: monitor_pid(),
@@ -174,6 +179,7 @@ mod tests {
             remedy: String::new(),
             detail: String::new(),
             lost: 0,
+            forged: 0,
         }
     }
 

@@ -57,12 +57,12 @@ fn in_registry(app: &App, uid: u32) -> [(&'static str, LimitView); 2] {
     let usage = app.reaper.registry().usage(uid);
     let sessions = LimitView {
         used: usage.sessions,
-        limit: app.options.max_sessions_per_uid,
+        limit: usage.most_sessions,
         total: app.options.max_sessions,
     };
     let bytes = LimitView {
         used: usage.bytes,
-        limit: app.options.max_bytes_per_uid,
+        limit: usage.most_bytes,
         total: app.options.max_bytes,
     };
     [("sessions", sessions), ("bytes", bytes)]

@@ -133,10 +133,15 @@ impl Socket {
                 self.rebind_failed = false;
             }
             Err(error) if !self.rebind_failed => {
-                log::error!(
-                    "{} was removed and cannot be bound again: {error}",
-                    self.path.display()
-                );
+                let path = self.path.display();
+                log::error!("{path} was removed and cannot be bound again: {error}");
+                if !self.place.folder.is_at_its_path() && is_confined_to_folders() {
+                    // The rule of the sandbox is about the former folder, not about its path.
+                    log::error!(
+                        "the worker can bind {path} in the folder that was removed only; no client can \
+                         connect until the daemon is restarted"
+                    );
+                }
                 self.rebind_failed = true;
             }
             Err(_already_logged) => {}
@@ -173,6 +178,16 @@ impl Socket {
             log::warn!("cannot remove {}: {error}", self.path.display());
         }
     }
+}
+
+/// Returns whether the folders in which this process can create files were fixed at its start.
+fn is_confined_to_folders() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        crate::daemon::sandbox::Report::of_this_process().landlock != "off"
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
 }
 
 fn check_length(path: &Path) -> Result<(), ListenError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::http::request;
 use hyper::{Method, Request, Response, StatusCode};
-use reaper_registry::{Event, Session, Source, TokenRef};
+use reaper_registry::{Session, Source, TokenRef};
 use tokio::time::{Instant, sleep};
 
 use super::authorize::Refused;
@@ -239,9 +239,8 @@ pub(super) fn required_session(
 /// or had one.
 pub(super) fn unknown(app: &App, peer: Peer, token: TokenRef) -> Problem {
     let now = clock::now();
-    let ended = app.reaper.registry().recently_gone(&token, now);
-    let visible = |event: &Arc<Event>| event.owner().is_some_and(|owner| peer.sees(owner));
-    match ended.filter(visible) {
+    let owner = (!peer.is_root()).then_some(peer.uid);
+    match app.reaper.registry().recently_gone(&token, owner, now) {
         Some(end) => Problem::session_gone(&end, now),
         None => Problem::no_session("unknown_session", "no live session has this token"),
     }

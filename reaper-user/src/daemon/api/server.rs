@@ -32,7 +32,7 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
     let admission = Admission::new(&app.options, app.table.clone());
     let budget = ConnectionBudget::new(app.accounts.clone(), app.options.keep_alive);
     let mut acceptor = Acceptor::new(budget.clone());
-    let waiting_room = WaitingRoom::default();
+    let waiting_room = WaitingRoom::new(rustix::process::geteuid().as_raw());
     let mut connections = JoinSet::new();
     let mut peaks = Peaks::default();
     let mut regular_checks = interval(CHECK_INTERVAL);
@@ -63,12 +63,12 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
                         connections.spawn(served);
                         peaks.connected(connections.len());
                     }
-                    Err(refused) => match waiting_room.enter() {
+                    Err(refused) => match waiting_room.enter(peer.uid) {
                         None => refuse(stream, &refused.into()),
                         Some(waiting) => {
                             let (app, budget) = (app.clone(), budget.clone());
                             connections.spawn(async move {
-                                let admitted = waiting.admit(stream, peer.uid, &budget).await;
+                                let admitted = waiting.admit(stream, &budget).await;
                                 if let Some((stream, slot)) = admitted {
                                     connection::serve(app, stream, peer, stopping, slot).await;
                                 }

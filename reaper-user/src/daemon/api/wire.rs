@@ -135,6 +135,7 @@ pub(crate) struct SourceView<'a> {
     remedy: &'a str,
     detail: &'a str,
     lost: u64,
+    forged: u64,
 }
 
 impl<'a> From<&'a SourceStatus> for SourceView<'a> {
@@ -146,6 +147,7 @@ impl<'a> From<&'a SourceStatus> for SourceView<'a> {
             remedy: &status.remedy,
             detail: &status.detail,
             lost: status.lost,
+            forged: status.forged,
         }
     }
 }
@@ -174,6 +176,8 @@ pub(crate) struct Health {
     pub(crate) brokers: Nothing,
     pub(crate) status: &'static str,
     pub(crate) sources: BTreeMap<&'static str, &'static str>,
+    /// Messages to each source that did not come from the kernel.
+    pub(crate) forged: BTreeMap<&'static str, u64>,
     /// How often the reap loop panicked and was restarted.
     pub(crate) reap_loop_restarts: u64,
     pub(crate) memory: MemoryView,
