@@ -18,6 +18,7 @@ mod deaths;
 mod foreign_proc;
 mod forged;
 mod secrets;
+mod squatted;
 mod time_namespaces;
 
 use reaper_tests::daemon::TestDaemon;

@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use super::connection_budget::{ConnectionSlot, Ending};
+use super::connection_budget::{ConnectionSlot, Ending, Turns};
 use super::server::stop_requested;
 use super::undelivered::{DeliveryTracker, UndeliveredSessions};
 use super::{App, Peer, PeerPidNs, routes};
@@ -66,6 +66,8 @@ pub(super) async fn serve(
         request.extensions_mut().insert(for_requests.clone());
         if request.method() == Method::POST {
             request.extensions_mut().insert(pid_ns.clone());
+        } else {
+            request.extensions_mut().insert(Turns::of(&slot));
         }
         let secrets = secrets.next();
         async move {

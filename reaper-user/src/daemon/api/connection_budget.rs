@@ -8,6 +8,7 @@
 mod idle;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -21,6 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 pub(super) use idle::BusyGuard;
 use idle::{Idle, IdleConnections};
+pub(super) use turn::{Turn, Turns};
 
 use crate::daemon::accounts::{Accounts, Charge, Refused, Resource};
 
@@ -236,15 +238,20 @@ impl ConnectionSlot {
     /// user waits for these few at most, and no request waits while a processor is free. It counts
     /// requests and not time, because no request runs for long without a pause.
     pub(super) async fn may_start(&self) {
-        let accounts = &self.budget.accounts;
-        if self.budget.is_contended_by(self.uid)
-            && accounts.usage(self.uid, Resource::Connections).used > STARTS_AT_ONCE
-        {
+        if self.takes_turns() {
             let start = self.starts.acquire().await;
             // Behind what is ready now.
             yield_now().await;
             drop(start);
         }
+    }
+
+    /// Returns whether other users have sent requests lately, and this one has more connections than may
+    /// start requests at once.
+    fn takes_turns(&self) -> bool {
+        let accounts = &self.budget.accounts;
+        self.budget.is_contended_by(self.uid)
+            && accounts.usage(self.uid, Resource::Connections).used > STARTS_AT_ONCE
     }
 
     /// Charges a request to the user.

@@ -12,7 +12,7 @@ use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_core::Stream as _;
@@ -21,6 +21,7 @@ use hyper::http::request;
 use reaper_registry::{EntryId, Event, EventKind, Next, Session, SessionId};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
+use super::connection_budget::{Turn, Turns};
 use super::sessions::{Cursor, PIECE_FULL};
 use super::sse::{self, EventId};
 use super::wire::{GapData, SessionView};
@@ -42,6 +43,8 @@ pub(crate) struct EventStream {
     out: Vec<u8>,
     keepalive: Interval,
     ended: bool,
+    /// Of the pieces of a snapshot.
+    turn: Turn,
     _charge: Charge,
 }
 
@@ -121,6 +124,7 @@ impl EventStream {
             out: sse::PREAMBLE.to_vec(),
             keepalive,
             ended: false,
+            turn: Turn::of(head.extensions.get::<Turns>().cloned()),
             _charge: charge,
         };
         let last_seen = head
@@ -299,6 +303,9 @@ impl Body for EventStream {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
+        if this.snapshot.is_some() {
+            ready!(this.turn.poll(cx));
+        }
         this.fill(cx);
         if !this.out.is_empty() {
             let frame = Bytes::from(std::mem::take(&mut this.out));

@@ -66,7 +66,7 @@ async fn route(
             let body = read_body(body, secrets).await?;
             register(app, peer, head, &body).await
         }
-        (&Method::GET, "/v1/sessions") => list(app, peer, head.uri.query()).await,
+        (&Method::GET, "/v1/sessions") => list(app, peer, head).await,
         (&Method::GET, "/v1/sessions/me") => {
             let session = required_session(app, peer, &claim)?;
             let session = SessionView::new(&session, app.reaper.identity_of(&session));
