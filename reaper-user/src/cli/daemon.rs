@@ -244,3 +244,19 @@ fn stop_with(parent: u32) -> Result<(), Failure> {
 fn stop_with(_parent: u32) -> Result<(), Failure> {
     Ok(())
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_runtime_folders_only_the_part_of_this_program_is_open_to_the_worker() {
+        let user = User { uid: 7, gid: 7 };
+        let folders = token_folders(Some(user));
+        assert_eq!(folders[1], Path::new("/run/user/7/reaperd"));
+        for folder in folders {
+            let name = folder.file_name().unwrap().to_str().unwrap();
+            assert!(name.starts_with("reaperd"), "{name}");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //! token never, and nothing is left of what was removed or refused.
 
 mod dumps;
+mod swap;
 mod traffic;
 
 use std::process::Command;
