@@ -184,11 +184,12 @@ mod tests {
         }
         #[cfg(feature = "cli")]
         {
+            std::fs::write(&socket, "").unwrap();
             assert!(!is_in_folder_of_caller(&socket), "open to others");
             std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).unwrap();
-            assert!(!is_in_folder_of_caller(&socket), "no socket");
-            std::fs::write(&socket, "").unwrap();
             assert!(is_in_folder_of_caller(&socket));
+            std::fs::remove_file(&socket).unwrap();
+            assert!(!is_in_folder_of_caller(&socket), "no socket");
         }
         let link = parent.path().join("link");
         std::os::unix::fs::symlink("/", &link).unwrap();
