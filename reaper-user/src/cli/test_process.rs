@@ -178,7 +178,7 @@ fn confined() -> io::Result<u8> {
     // To the parent, which is outside. Signal 0 only asks whether it is there.
     let parent = getppid().ok_or_else(|| io::Error::other("the process has no parent"))?;
     let signalled = rustix::process::test_kill_process(parent);
-    let errno = signalled.map_or_else(|errno| errno.raw_os_error(), |()| 0);
+    let errno = signalled.map_or_else(rustix::io::Errno::raw_os_error, |()| 0);
     report(&format!("signal {errno}"))?;
     Ok(0)
 }
