@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use reaper_tests::expect::root_with;
+use reaper_tests::expect::{measured, root_with};
 use reaper_tests::wait::Deadline;
 use reaperd::testkit::daemon::{DaemonOptions, RegisterPolicy};
 use serde_json::{Value, json};
@@ -341,7 +341,8 @@ fn answered_before_another_users(
     });
     delays.sort_unstable();
     let (median, p90) = (delays[100], delays[180]);
-    println!("answered to the other user before a `me`: median {median}, p90 {p90} of {CROWD}");
+    let figures = format_args!("median {median}, p90 {p90} of {CROWD}");
+    measured("answered to the other user before a `me`", figures);
     median
 }
 
@@ -352,18 +353,18 @@ fn bodies_that_trickle_hold_only_their_users_requests_and_end_in_time() {
         return;
     };
     let test_process = TestProcess::start();
-    let head = "POST /v1/sessions/register HTTP/1.1\r\nHost: l\r\nContent-Length: 60000\r\n\r\n";
+    let post = "POST /v1/sessions/register HTTP/1.1\r\nHost: l\r\nContent-Length: 60000\r\n\r\n";
     let began = Deadline::after(Duration::from_secs(40));
     let mut slow: Vec<UnixStream> = as_user(GREEDY, || {
-        let begun = |_| {
+        let open = |_| {
             let mut stream = daemon.connect();
-            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(post.as_bytes()).unwrap();
             stream
         };
-        (0..100).map(begun).collect()
+        (0..100).map(open).collect()
     });
-    let held = || as_user(GREEDY, || limit(&daemon, "requests").0);
-    eventually("they are in progress", || held() > 100);
+    let in_progress = || as_user(GREEDY, || limit(&daemon, "requests").0);
+    eventually("they are in progress", || in_progress() > 100);
     as_user(OTHER, || {
         assert_eq!(daemon.register(2, "o", test_process.pid()).0, 200);
         me_works(&daemon, 2);
@@ -374,7 +375,7 @@ fn bodies_that_trickle_hold_only_their_users_requests_and_end_in_time() {
             // Fails once the daemon has closed it.
             drop(stream.write_all(b" "));
         }
-        held() == 1
+        in_progress() == 1
     });
     println!("ended after {:?}", began.elapsed());
     assert!(!began.has_passed());
