@@ -2,7 +2,7 @@
 //! distinguished from one that was valid a moment ago. Keeps digests and events, never a token or a key.
 //!
 //! By owner too, because another user who registers the token of a session that has ended must not change
-//! what its owner is told.
+//! what is reported to its owner.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -208,7 +208,7 @@ fn cause(registry: &Registry, token_number: u64, now: Moment) -> Option<&'static
 }
 
 #[test]
-fn another_owner_of_a_token_does_not_change_what_its_former_owner_is_told() {
+fn another_owner_of_a_token_does_not_change_what_is_reported_to_its_former_owner() {
     let registry = registry();
     put(&registry, "a", 1, at(1));
     registry.remove_process(ProcessId(1), DEATH, at(2));
