@@ -3,6 +3,7 @@
 mod any_order;
 mod doubt;
 mod incomplete;
+mod later;
 mod panics;
 mod turns;
 mod unread;
