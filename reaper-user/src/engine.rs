@@ -90,8 +90,8 @@ pub(crate) trait HintFilter: Send + Sync {
 }
 
 impl<C: Commit> Commit for Arc<C> {
-    fn commit(&self, process: ProcessId, death: Death) {
-        (**self).commit(process, death);
+    fn commit(&self, process: ProcessId, death: Death) -> bool {
+        (**self).commit(process, death)
     }
 }
 

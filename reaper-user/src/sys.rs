@@ -17,7 +17,7 @@ pub(crate) mod limits;
 #[cfg(target_os = "linux")]
 mod linux_table;
 #[cfg(target_os = "linux")]
-mod memory;
+pub(crate) mod memory;
 #[cfg(target_os = "linux")]
 pub(crate) mod netlink;
 #[cfg(not(target_os = "linux"))]

@@ -21,6 +21,9 @@ use crate::token::{Presented, TokenKey, TokenRef};
 
 pub use self::usage::OwnerUsage;
 
+/// How many sessions of a dead process are removed under one lock.
+const REMOVED_AT_ONCE: usize = 256;
+
 /// The result of a successful registration.
 #[derive(Clone, Debug)]
 pub struct Stored {
@@ -225,10 +228,31 @@ impl Registry {
     }
 
     /// Removes every session of a dead process ([`Removal::Died`]). Returns how many it removed; 0 if the
-    /// process has none, as in a second call for the same process.
+    /// process has none, as in a second call for the same process. The table's lock is released after
+    /// every few hundred, so that others need not wait for all of them.
     pub fn remove_process(&self, process: ProcessId, death: Death, now: Moment) -> usize {
+        let mut removed = 0;
+        loop {
+            let part = self.remove_some_of_process(process, death, now, REMOVED_AT_ONCE);
+            removed += part;
+            if part < REMOVED_AT_ONCE {
+                return removed;
+            }
+        }
+    }
+
+    /// As [`Self::remove_process`], but removes up to `max` sessions only, those first that were stored
+    /// first. If it returns less than `max`, none is left. For a caller that does something else in
+    /// between, such as letting subscribers read.
+    pub fn remove_some_of_process(
+        &self,
+        process: ProcessId,
+        death: Death,
+        now: Moment,
+        max: usize,
+    ) -> usize {
         self.mutate(now, |table, changes| {
-            table.remove_process(process, death, changes);
+            table.remove_process(process, death, max, changes);
             changes.len()
         })
     }

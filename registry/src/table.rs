@@ -298,14 +298,17 @@ impl Table {
         Some(session)
     }
 
+    /// Removes up to `max` sessions of a process, those first that were stored first.
     pub(crate) fn remove_process(
         &mut self,
         process: ProcessId,
         death: Death,
+        max: usize,
         changes: &mut Vec<Change>,
     ) {
-        for session in self.sessions_of(process) {
-            self.remove(session.entry, Removal::Died(death), changes);
+        let entries = self.entries_of(process).take(max);
+        for entry in entries.collect::<Vec<_>>() {
+            self.remove(entry, Removal::Died(death), changes);
         }
     }
 
@@ -340,10 +343,14 @@ impl Table {
     }
 
     pub(crate) fn sessions_of(&self, process: ProcessId) -> Vec<Arc<Session>> {
-        self.by_process
-            .range((process, EntryId(0))..=(process, EntryId(u64::MAX)))
-            .filter_map(|(_, entry)| self.sessions.get(entry).cloned())
+        self.entries_of(process)
+            .filter_map(|entry| self.sessions.get(&entry).cloned())
             .collect()
+    }
+
+    fn entries_of(&self, process: ProcessId) -> impl Iterator<Item = EntryId> {
+        let range = (process, EntryId(0))..=(process, EntryId(u64::MAX));
+        self.by_process.range(range).map(|(_, entry)| *entry)
     }
 
     pub(crate) fn session_named(&self, owner: u32, id: &SessionId) -> Option<&Arc<Session>> {

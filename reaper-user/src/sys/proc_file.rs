@@ -76,6 +76,8 @@ impl Record {
 pub(crate) trait Deputy: Send + Sync {
     fn open(&self, file: ProcFile, pid: Pid) -> io::Result<OwnedFd>;
     fn read_record(&self, pid: Pid) -> io::Result<Record>;
+    /// Returns for each process whether it is known to have memory.
+    fn have_memory(&self, pids: &[Pid]) -> io::Result<Vec<bool>>;
 }
 
 static DEPUTY: OnceLock<Box<dyn Deputy>> = OnceLock::new();
@@ -102,6 +104,11 @@ pub(crate) fn open_by_deputy(file: ProcFile, pid: Pid, error: io::Error) -> io::
 /// Returns the record as the deputy reads it; `None` without a deputy, and if it cannot either.
 pub(crate) fn record_by_deputy(pid: Pid) -> Option<Record> {
     DEPUTY.get()?.read_record(pid).ok()
+}
+
+/// Returns for each process whether it has memory as far as the deputy sees; `None` as above.
+pub(crate) fn have_memory_by_deputy(pids: &[Pid]) -> Option<Vec<bool>> {
+    DEPUTY.get()?.have_memory(pids).ok()
 }
 
 /// Opens a file with our own rights.

@@ -48,7 +48,7 @@ impl Channel {
 
     fn ask(&self, request: Request, fd: Option<BorrowedFd<'_>>) -> io::Result<Reply> {
         let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        message::exchange(&socket, request, fd).inspect_err(|error| {
+        message::exchange(&socket, &request, fd).inspect_err(|error| {
             if error.kind() == io::ErrorKind::WouldBlock {
                 log::error!("the monitor does not respond; sources cannot be reopened any more");
                 shutdown(&*socket, Shutdown::Both).unwrap_or_default();
@@ -174,6 +174,22 @@ impl Deputy for Channel {
         };
         let (_, fds) = done(self.ask(request, None)?)?;
         take(fds).map(|[fd]| fd)
+    }
+
+    fn have_memory(&self, pids: &[Pid]) -> io::Result<Vec<bool>> {
+        let mut have = Vec::with_capacity(pids.len());
+        for some in pids.chunks(message::PIDS) {
+            let request = Request {
+                pids: some.iter().map(|pid| pid.get()).collect(),
+                ..Request::new(Wanted::Memory)
+            };
+            let (bytes, _) = done(self.ask(request, None)?)?;
+            if bytes.len() != some.len() {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            have.extend(bytes.iter().map(|byte| *byte != 0));
+        }
+        Ok(have)
     }
 
     fn read_record(&self, pid: Pid) -> io::Result<Record> {

@@ -15,6 +15,7 @@ use crate::sources::opener::{Direct, Opener as _, RECEIVE_BUFFER};
 #[cfg(feature = "ebpf")]
 use crate::sys::allocator::give_back_freed;
 use crate::sys::cn_proc::{self, WHAT_EXIT};
+use crate::sys::memory;
 use crate::sys::netlink::ConnectorSocket;
 use crate::sys::proc_file::{ProcFile, open_here, read_record_here};
 
@@ -69,11 +70,11 @@ impl Kept {
                 None => Reply::Errno(libc::EINVAL),
             },
             Wanted::Connector => connector(request.value),
-            Wanted::Send => send(request, fd),
+            Wanted::Send => send(&request, fd),
             #[cfg(feature = "ebpf")]
             Wanted::Filter => filter(request.pid),
             #[cfg(feature = "ebpf")]
-            Wanted::Probe => self.probe(request),
+            Wanted::Probe => self.probe(&request),
             #[cfg(feature = "ebpf")]
             Wanted::Detach => {
                 self.probe = None;
@@ -81,13 +82,14 @@ impl Kept {
             }
             #[cfg(not(feature = "ebpf"))]
             Wanted::Filter | Wanted::Probe | Wanted::Detach => Reply::Errno(libc::ENOSYS),
-            Wanted::Open => open(request),
+            Wanted::Open => open(&request),
+            Wanted::Memory => memory(&request.pids),
             Wanted::Record => record(request.pid),
         }
     }
 
     #[cfg(feature = "ebpf")]
-    fn probe(&mut self, request: Request) -> Reply {
+    fn probe(&mut self, request: &Request) -> Reply {
         // The former one first: the worker has no use for two.
         self.probe = None;
         let attached = Direct.probe(request.pid, request.value);
@@ -125,7 +127,7 @@ fn connector(receive_buffer: u64) -> Reply {
     }
 }
 
-fn send(request: Request, fd: Option<OwnedFd>) -> Reply {
+fn send(request: &Request, fd: Option<OwnedFd>) -> Reply {
     let to_all = Listening::ToAll as u8;
     let to_exits = Listening::ToExits as u8;
     let wanted = match request.argument {
@@ -152,7 +154,7 @@ fn filter(own: u32) -> Reply {
     }
 }
 
-fn open(request: Request) -> Reply {
+fn open(request: &Request) -> Reply {
     let file = ProcFile::from_byte(request.argument);
     let (Some(file), Ok(pid)) = (file, Pid::new(request.pid)) else {
         return Reply::Errno(libc::EINVAL);
@@ -160,6 +162,18 @@ fn open(request: Request) -> Reply {
     match open_here(file, pid) {
         Ok(fd) => Reply::fds([fd]),
         Err(error) => Reply::error(&error),
+    }
+}
+
+/// One byte for each process: 1 if it has memory, 0 if it has none or that is unknown.
+fn memory(pids: &[u32]) -> Reply {
+    let has_memory = |pid: &u32| {
+        let pid = Pid::new(*pid).ok();
+        pid.is_some_and(|pid| matches!(memory::has_memory(pid), Ok(true)))
+    };
+    Reply::Done {
+        bytes: pids.iter().map(|pid| u8::from(has_memory(pid))).collect(),
+        fds: Vec::new(),
     }
 }
 
@@ -198,5 +212,16 @@ mod tests {
             _ => None,
         });
         assert!(refused.unwrap().contains("too often"));
+    }
+
+    #[test]
+    fn of_several_processes_the_reply_has_one_byte_for_each() {
+        let own = std::process::id();
+        // Pid 0 is none, and the largest is above every kernel's limit.
+        let Reply::Done { bytes, fds } = memory(&[own, 0, u32::MAX >> 1, own]) else {
+            panic!("no reply");
+        };
+        assert_eq!((bytes, fds.len()), (vec![1, 0, 0, 1], 0));
+        assert!(matches!(memory(&[]), Reply::Done { bytes, .. } if bytes.is_empty()));
     }
 }

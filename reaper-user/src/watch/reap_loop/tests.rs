@@ -3,7 +3,9 @@
 mod any_order;
 mod doubt;
 mod incomplete;
+mod later;
 mod panics;
+mod turns;
 mod unread;
 
 use std::sync::{Arc, Mutex};
@@ -30,9 +32,10 @@ struct Committed {
 }
 
 impl Commit for Committed {
-    fn commit(&self, process: ProcessId, death: Death) {
+    fn commit(&self, process: ProcessId, death: Death) -> bool {
         self.deaths.lock().unwrap().push((process, death));
         self.guards.lock().unwrap().remove(&process);
+        false
     }
 }
 

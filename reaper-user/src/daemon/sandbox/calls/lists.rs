@@ -260,6 +260,8 @@ pub(super) const MONITOR: &[c_long] = &[
     // The worker.
     c::SYS_wait4,
     c::SYS_waitid,
+    // Whether processes have memory.
+    c::SYS_move_pages,
     // The probe and the connector's filter.
     c::SYS_bpf,
     c::SYS_perf_event_open,
