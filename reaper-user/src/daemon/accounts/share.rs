@@ -24,12 +24,25 @@
 //! rounded down to nothing. That changes no guarantee of one unit or more: only a share that is
 //! smaller than one is exceeded.
 
+use crate::daemon::api::listener::SocketAccess;
+
 /// Whether users other than root and the daemon's own can come. Those two have their reserves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Newcomers {
     Possible,
     /// Nothing has to be left for them: `A(n) = n`.
     None,
+}
+
+impl Newcomers {
+    /// Returns whether other users can come through a socket with this access.
+    pub(crate) fn with(access: SocketAccess) -> Self {
+        if access == SocketAccess::Private {
+            Self::None
+        } else {
+            Self::Possible
+        }
+    }
 }
 
 /// Returns the largest share of a user, of what is visible to it: what is left and what it holds.

@@ -32,10 +32,12 @@ pub(super) enum Wanted {
     Open = 7,
     /// The record of a process.
     Record = 8,
+    /// A file that is read again after the start; the argument is the number of a `Readable`.
+    Readable = 9,
 }
 
 impl Wanted {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Notify,
         Self::Connector,
         Self::Send,
@@ -44,6 +46,7 @@ impl Wanted {
         Self::Detach,
         Self::Open,
         Self::Record,
+        Self::Readable,
     ];
 }
 

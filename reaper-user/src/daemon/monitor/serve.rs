@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use reaper_registry::Pid;
 
 use super::message::{Listening, Received, Reply, Request, Wanted, next_request, reply};
+use crate::daemon::config::readable::Readable;
 use crate::daemon::systemd::{self, State};
 use crate::sources::SourceError;
 use crate::sources::opener::{Direct, Opener as _, RECEIVE_BUFFER};
@@ -74,6 +75,7 @@ impl Kept {
             Wanted::Filter | Wanted::Probe | Wanted::Detach => Reply::Errno(libc::ENOSYS),
             Wanted::Open => open(request),
             Wanted::Record => record(request.pid),
+            Wanted::Readable => readable(Readable::from_number(request.argument)),
         }
     }
 
@@ -164,6 +166,15 @@ fn record(pid: u32) -> Reply {
             fds: Vec::new(),
         },
         Err(error) => Reply::error(&error),
+    }
+}
+
+/// No descriptor: there is no such file.
+fn readable(file: Readable) -> Reply {
+    match file.open_here() {
+        Ok(file) => Reply::fds(file.map(OwnedFd::from)),
+        Err(error) if error.raw_os_error().is_some() => Reply::error(&error),
+        Err(error) => failed(SourceError::new(error.to_string(), "")),
     }
 }
 
