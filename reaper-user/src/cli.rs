@@ -28,6 +28,7 @@ use log::LevelFilter;
 use reaper_registry::Token;
 
 use crate::client::Client;
+use crate::daemon::config::layers::{Given, Selection};
 use crate::daemon::config::values;
 use crate::daemon::private_memory;
 use crate::daemon::runtime;
@@ -205,7 +206,11 @@ impl Arguments {
         };
         output::start_log(level);
         let surroundings = Surroundings::of_this_process();
-        let client = client(self.socket.as_deref(), self.server_uid, &surroundings);
+        let socket = self
+            .socket
+            .clone()
+            .or_else(|| self.command.configured_socket());
+        let client = client(socket.as_deref(), self.server_uid, &surroundings);
         let code = match self.command {
             Command::Daemon(arguments) => return arguments.run(self.socket),
             Command::Config(arguments) => arguments.run(self.socket),
@@ -221,6 +226,22 @@ impl Arguments {
             Command::TestProcess { kind } => return test_process::run(kind),
         };
         code.map(ExitCode::number)
+    }
+}
+
+impl Command {
+    /// Returns the socket of the configuration, for a command that connects to it.
+    fn configured_socket(&self) -> Option<PathBuf> {
+        match self {
+            Self::Run(_) | Self::Ls(_) | Self::Watch(_) | Self::Rm(_) | Self::Doctor(_) => {}
+            _ => return None,
+        }
+        let loaded = Given::new(Selection::Standard, Vec::new()).load();
+        let configuration = loaded
+            .inspect_err(|faults| log::warn!("the configuration is not used: {faults}"))
+            .ok()?;
+        let socket = &configuration.setting("socket")?.text;
+        (!socket.is_empty()).then(|| PathBuf::from(socket))
     }
 }
 

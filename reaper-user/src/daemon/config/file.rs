@@ -12,8 +12,9 @@ use super::options::{self, Kind, OPTIONS, OptionSpec};
 
 /// A longer file is not one of this program.
 const LENGTH_MAX: u64 = 256 * 1024;
-/// From this likeness on, a known key is suggested for an unknown one: the limit of clap.
-const ALIKE: f64 = 0.7;
+/// From this likeness on, a known key is suggested for an unknown one: two letters that are exchanged in a
+/// key of three.
+const ALIKE: f64 = 0.6;
 
 /// One key and its value.
 #[derive(Clone)]
@@ -112,7 +113,8 @@ fn unknown_key(name: &str, value: &DeValue<'_>) -> String {
 
 /// Returns the name that is most like this one, if one is like it.
 pub(crate) fn alike<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let likeness = |known: &str| strsim::jaro(&name.replace('_', "-"), known);
+    let name = name.replace('_', "-");
+    let likeness = |known: &str| strsim::normalized_damerau_levenshtein(&name, known);
     known
         .map(|known| (likeness(known), known))
         .filter(|(likeness, _)| *likeness > ALIKE)
@@ -240,6 +242,7 @@ mod tests {
             alike("sweep_interval", names.clone()),
             Some("sweep-interval")
         );
+        assert_eq!(alike("tlt", names.clone()), Some("ttl"));
         assert_eq!(alike("colour", names), None);
     }
 }
