@@ -141,8 +141,7 @@ enum Command {
     /// Show, check or create the configuration of the daemon
     ///
     /// A value comes from the default, the file of the system, the file of the user, the environment
-    /// (REAPERD_SWEEP_INTERVAL for --sweep-interval) or a flag; a later one wins. `kill -HUP`, or
-    /// `systemctl reload`, makes a running daemon read its configuration again.
+    /// (`REAPERD_TTL` for --ttl) or a flag; a later one wins. `kill -HUP`, or `systemctl reload`, makes a running daemon read its configuration again.
     Config(config::Arguments),
     /// Print a new random session token
     Token,

@@ -45,8 +45,8 @@ pub(super) struct Arguments {
 pub(super) struct ConfigFiles {
     /// Read this configuration file only
     ///
-    /// By default these are read: /etc/reaperd/reaperd.toml, and reaperd/reaperd.toml in
-    /// $XDG_CONFIG_HOME (or in ~/.config). A user other than root who has the second needs not the first.
+    /// By default these are read: /etc/reaperd/reaperd.toml, and reaperd/reaperd.toml in the folder of the
+    /// user's configuration (~/.config). A user other than root who has the second does not need the first.
     #[arg(long, value_name = "FILE", conflicts_with = "no_config")]
     config: Option<PathBuf>,
     /// Read no configuration file

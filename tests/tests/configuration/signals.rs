@@ -15,6 +15,8 @@ use super::*;
 
 /// Exit code of an end at once.
 const AT_ONCE: i32 = 131;
+/// How many processes pid 1 inherits in a test.
+const ORPHANS: usize = 20;
 /// An end in order waits for connections for 1.5 s.
 const SOONER: Duration = Duration::from_millis(1_300);
 const WITH_AND_WITHOUT_MONITOR: [&[&str]; 2] = [&[], &["--no-monitor"]];
@@ -298,7 +300,6 @@ fn as_pid_1_it_reaps_orphans_and_ends_when_asked() {
         let mut container = Container::start(flags);
         let first = container.first().as_raw_nonzero().get().to_string();
         // Each shell ends before its child, which pid 1 inherits.
-        const ORPHANS: usize = 20;
         for _ in 0..ORPHANS {
             let status = Command::new("nsenter")
                 .args(["--pid", "--mount", "--target", &first])

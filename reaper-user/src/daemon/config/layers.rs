@@ -240,7 +240,7 @@ mod tests {
         let of_home = with("/h/.config/reaperd/reaperd.toml");
         assert_eq!(paths(Some("x"), Some("/h")), of_home);
         assert_eq!(paths(Some(""), Some("/h")), of_home);
-        assert_eq!(paths(None, Some("h")), [system.clone()]);
+        assert_eq!(paths(None, Some("h")), std::slice::from_ref(&system));
         assert_eq!(paths(None, None), [system]);
     }
 }
