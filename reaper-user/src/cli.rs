@@ -28,7 +28,6 @@ use log::LevelFilter;
 use reaper_registry::Token;
 
 use crate::client::Client;
-use crate::daemon::config::layers::{Given, Selection};
 use crate::daemon::config::values;
 use crate::daemon::private_memory;
 use crate::daemon::runtime;
@@ -235,12 +234,7 @@ impl Command {
             Self::Run(_) | Self::Ls(_) | Self::Watch(_) | Self::Rm(_) | Self::Doctor(_) => {}
             _ => return None,
         }
-        let loaded = Given::new(Selection::Standard, Vec::new()).load();
-        let configuration = loaded
-            .inspect_err(|faults| log::warn!("the configuration is not used: {faults}"))
-            .ok()?;
-        let socket = &configuration.setting("socket")?.text;
-        (!socket.is_empty()).then(|| PathBuf::from(socket))
+        config::socket_for_clients()
     }
 }
 

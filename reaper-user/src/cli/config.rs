@@ -74,6 +74,16 @@ impl Arguments {
     }
 }
 
+/// Returns the socket of the configuration, if it is set there. A client works without it.
+pub(super) fn socket_for_clients() -> Option<PathBuf> {
+    let loaded = Given::new(Selection::Standard, Vec::new()).load();
+    let configuration = loaded
+        .inspect_err(|faults| log::warn!("the configuration is not used: {faults}"))
+        .ok()?;
+    let socket = &configuration.setting("socket")?.text;
+    (!socket.is_empty()).then(|| PathBuf::from(socket))
+}
+
 fn checked(out: &mut impl Write, configuration: &Configuration) -> io::Result<()> {
     if configuration.files.is_empty() {
         return writeln!(out, "ok: no configuration file");

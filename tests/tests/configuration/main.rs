@@ -6,6 +6,7 @@ mod faults;
 mod pages;
 mod reload;
 mod signals;
+mod users;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -143,7 +143,7 @@ impl Socket {
         }
     }
 
-    /// Lets other users connect than before, without a moment in which nobody can.
+    /// Lets other users connect than before, without a moment in which none can.
     pub(crate) fn change_access(&mut self, access: SocketAccess, list: AccessList) {
         if (access, &list) == (self.access, &self.list) {
             return;
