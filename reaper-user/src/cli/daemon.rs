@@ -11,6 +11,7 @@ use super::exit_code::ExitCode;
 use super::failure::Failure;
 #[cfg(target_os = "linux")]
 use crate::daemon::api::listener::{self, SocketAccess};
+#[cfg(target_os = "linux")]
 use crate::daemon::config::DaemonOptions;
 use crate::daemon::config::layers::{Given, Selection};
 use crate::daemon::config::options::{Kind, OPTIONS, OptionSpec};

@@ -34,6 +34,7 @@ use crate::daemon::{harden, sandbox};
 use crate::sources::opener;
 use crate::sys::fork::{Forked, fork};
 use crate::sys::proc_file;
+use crate::sys::signal_action::is_ignored;
 use crate::sys::signals::{self, Blocked, Pending};
 use channel::Channel;
 use serve::{Kept, answer};
@@ -114,7 +115,7 @@ fn try_split(to_other_user: bool) -> io::Result<Split> {
     // Before the fork, so that no signal is lost and the end of the worker is seen.
     let signals: Vec<_> = PASSED_ON
         .into_iter()
-        .filter(|signal| *signal != Signal::INT || !signals::is_ignored(Signal::INT))
+        .filter(|signal| *signal != Signal::INT || !is_ignored(Signal::INT))
         .chain([Signal::CHILD])
         .collect();
     let blocked = Blocked::these(&signals)?;

@@ -18,7 +18,7 @@ use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind};
 
 use super::api::App;
-use crate::sys::signals;
+use crate::sys::signal_action;
 
 /// What a signal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub(crate) struct Signals {
 /// Ignores the signals that would end the program before [`Signals::receive`].
 pub(crate) fn ignore_until_received() {
     for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
-        if let Err(error) = signals::ignore(signal) {
+        if let Err(error) = signal_action::ignore(signal) {
             log::debug!("{signal:?} is not ignored: {error}");
         }
     }
@@ -66,7 +66,7 @@ impl Signals {
     pub(crate) fn receive() -> io::Result<Self> {
         let is_first = rustix::process::getpid().is_init();
         let unless_ignored =
-            |kind, signal| (!signals::is_ignored(signal)).then(|| unix::signal(kind));
+            |kind, signal| (!signal_action::is_ignored(signal)).then(|| unix::signal(kind));
         Ok(Self {
             hangup: unix::signal(SignalKind::hangup())?,
             terminate: unix::signal(SignalKind::terminate())?,

@@ -38,7 +38,9 @@ pub(crate) enum Readable {
 }
 
 /// The numbers of the lists, which no configuration file has.
+#[cfg(target_os = "linux")]
 const USERS: u8 = 254;
+#[cfg(target_os = "linux")]
 const GROUPS: u8 = 255;
 
 /// Determines the configuration files of this process, once.
@@ -48,6 +50,7 @@ pub(crate) fn set_configuration(paths: &[PathBuf]) {
 
 impl Readable {
     /// Returns the number by which the worker asks for it.
+    #[cfg(target_os = "linux")]
     pub(crate) const fn number(self) -> u8 {
         match self {
             Self::Configuration(index) => index,
