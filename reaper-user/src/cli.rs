@@ -3,6 +3,7 @@
 //! Standard output has results only. Messages and errors go to standard error. Every error ends
 //! with a line that names a remedy.
 
+mod config;
 mod daemon;
 mod demo;
 mod doctor;
@@ -14,7 +15,6 @@ mod remove;
 mod run;
 mod selftest;
 mod test_process;
-pub mod values;
 mod watch;
 
 use std::ffi::OsString;
@@ -24,9 +24,11 @@ use std::process;
 
 use anstream::ColorChoice;
 use clap::{Parser, Subcommand, ValueEnum};
+use log::LevelFilter;
 use reaper_registry::Token;
 
 use crate::client::Client;
+use crate::daemon::config::values;
 use crate::daemon::private_memory;
 use crate::daemon::runtime;
 use crate::daemon::socket_path::{self, Surroundings};
@@ -135,6 +137,11 @@ enum Command {
     ///
     /// To start a single test process, see `reaperd test-process --help`.
     Selftest(selftest::Arguments),
+    /// Show, check or create the configuration of the daemon
+    ///
+    /// A value comes from the default, the file of the system, the file of the user, the environment
+    /// (`REAPERD_TTL` for --ttl) or a flag; a later one wins. `kill -HUP`, or `systemctl reload`, makes a running daemon read its configuration again.
+    Config(config::Arguments),
     /// Print a new random session token
     Token,
     /// Print the version
@@ -191,18 +198,20 @@ impl Arguments {
             return test_process::run(kind);
         }
         let level = if matches!(self.command, Command::Daemon(_)) {
-            "info"
+            LevelFilter::Info
         } else {
-            "warn"
+            LevelFilter::Warn
         };
         output::start_log(level);
         let surroundings = Surroundings::of_this_process();
-        let client = client(self.socket.as_deref(), self.server_uid, &surroundings);
+        let socket = self
+            .socket
+            .clone()
+            .or_else(|| self.command.configured_socket());
+        let client = client(socket.as_deref(), self.server_uid, &surroundings);
         let code = match self.command {
-            Command::Daemon(arguments) => {
-                let socket = socket_path::resolve(self.socket.as_deref(), &surroundings);
-                return arguments.run(socket);
-            }
+            Command::Daemon(arguments) => return arguments.run(self.socket),
+            Command::Config(arguments) => arguments.run(self.socket),
             Command::Run(arguments) => arguments.run(&client),
             Command::Ls(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Watch(arguments) => single_thread()?.block_on(arguments.run(&client)),
@@ -215,6 +224,17 @@ impl Arguments {
             Command::TestProcess { kind } => return test_process::run(kind),
         };
         code.map(ExitCode::number)
+    }
+}
+
+impl Command {
+    /// Returns the socket of the configuration, for a command that connects to it.
+    fn configured_socket(&self) -> Option<PathBuf> {
+        match self {
+            Self::Run(_) | Self::Ls(_) | Self::Watch(_) | Self::Rm(_) | Self::Doctor(_) => {}
+            _ => return None,
+        }
+        config::socket_for_clients()
     }
 }
 

@@ -13,10 +13,12 @@ pub(crate) mod http;
 #[cfg(target_os = "linux")]
 pub(crate) mod monitor;
 pub(crate) mod private_memory;
+pub(crate) mod reload;
 mod run;
 pub(crate) mod runtime;
 #[cfg(target_os = "linux")]
 pub(crate) mod sandbox;
+pub(crate) mod signals;
 pub(crate) mod socket_path;
 mod systemd;
 pub(crate) mod token_files;

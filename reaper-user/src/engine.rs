@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reaper_registry::{Death, ProcessId, Source, SourceState};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::sources::{self, Context, SourceError, sweep};
@@ -117,6 +118,7 @@ pub(crate) struct Prepared {
 pub(crate) struct Engine {
     pub(crate) watched: Arc<WatchSet>,
     pub(crate) board: StatusBoard,
+    pub(crate) sweep_interval: watch::Sender<Duration>,
     _tasks: JoinSet<()>,
 }
 
@@ -171,8 +173,9 @@ impl Prepared {
             watched: watched.clone(),
             board: board.clone(),
         };
+        let (sweep_interval, interval) = watch::channel(settings.sweep_interval);
         let sweep = sweep::Settings {
-            interval: settings.sweep_interval,
+            interval,
             each_pass: Arc::new(move || handler.swept()),
         };
         supervision.start(Source::Sweep, None, move |context| {
@@ -182,6 +185,7 @@ impl Prepared {
         Engine {
             watched,
             board,
+            sweep_interval,
             _tasks: tasks,
         }
     }

@@ -285,6 +285,15 @@ impl Reaper {
         self.engine.watched.swept_at()
     }
 
+    /// Changes how often every watched process is checked, and checks all of them now.
+    pub fn set_sweep_interval(&self, interval: Duration) {
+        self.engine.sweep_interval.send_if_modified(|now| {
+            let is_new = *now != interval;
+            *now = interval;
+            is_new
+        });
+    }
+
     /// Returns the state of each source.
     pub fn status(&self) -> Vec<SourceStatus> {
         self.engine.status()

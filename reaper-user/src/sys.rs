@@ -41,6 +41,8 @@ mod readiness;
 pub(crate) mod secret_arena;
 #[cfg(all(target_os = "linux", feature = "testkit"))]
 pub(crate) mod set_tid;
+#[cfg(feature = "cli")]
+pub(crate) mod signal_action;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 pub(crate) mod signals;
 #[cfg(all(target_os = "linux", feature = "cli"))]

@@ -49,6 +49,20 @@ impl Default for Limits {
     }
 }
 
+/// The settings of a registry that [`Registry::set_rules`](crate::Registry::set_rules) changes while it is
+/// in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// As [`RegistryBuilder::ttl`].
+    pub ttl: Option<Duration>,
+    /// As [`RegistryBuilder::max_ttl`].
+    pub max_ttl: Option<Duration>,
+    /// As [`RegistryBuilder::limits`].
+    pub limits: Limits,
+    /// As [`RegistryBuilder::strict_replace`].
+    pub strict_replace: bool,
+}
+
 /// The settings of a [`Registry`](crate::Registry); made by
 /// [`Registry::builder`](crate::Registry::builder), finished by [`RegistryBuilder::build`].
 pub struct RegistryBuilder {

@@ -92,7 +92,7 @@ mod tests;
 mod time;
 mod token;
 
-pub use config::{Limits, RegistryBuilder};
+pub use config::{Limits, RegistryBuilder, Rules};
 pub use error::RegisterError;
 pub use events::log::{Next, Subscription};
 pub use events::{Event, EventKind, SourceHealth, SourceState};

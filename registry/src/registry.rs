@@ -1,5 +1,6 @@
 //! The shared handle: one lock around the table, and what must happen outside of it.
 
+mod rules;
 mod usage;
 
 use std::fmt;

@@ -10,7 +10,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Limits;
+use crate::config::{Limits, Rules};
 use crate::error::RegisterError;
 use crate::hooks::Change;
 use crate::lifetime::{Lifetimes, Ttl};
@@ -64,6 +64,22 @@ impl Table {
             owners: Owners::default(),
             bytes: 0,
         }
+    }
+
+    /// Changes the settings. Stored sessions keep their lifetimes, and stay beyond lower limits.
+    pub(crate) fn set_rules(&mut self, rules: Rules) {
+        let Rules {
+            ttl,
+            max_ttl,
+            limits,
+            strict_replace,
+        } = rules;
+        self.limits = limits;
+        self.lifetimes = Lifetimes {
+            default: ttl,
+            max: max_ttl,
+        };
+        self.strict_replace = strict_replace;
     }
 
     /// Stores a session after removing what it replaces: its owner's session of its id and the session of

@@ -1,119 +1,164 @@
-//! `reaperd daemon`: its options. The daemon itself is in [`crate::daemon`].
+//! `reaperd daemon`: its options, which are those of the table of [`crate::daemon::config`]. The daemon
+//! itself is in [`crate::daemon`].
 
-#[cfg(target_os = "linux")]
-use std::path::Path;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use reaper_registry::Source;
+use clap::{Arg, ArgAction, ArgMatches, Command, error::ErrorKind};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::values::{self, Age};
 #[cfg(target_os = "linux")]
 use crate::daemon::api::listener::{self, SocketAccess};
-use crate::daemon::config::{DaemonOptions, RegisterPolicy};
+#[cfg(target_os = "linux")]
+use crate::daemon::config::DaemonOptions;
+use crate::daemon::config::layers::{Given, Selection};
+use crate::daemon::config::options::{Kind, OPTIONS, OptionSpec};
 #[cfg(target_os = "linux")]
 use crate::daemon::monitor::{self, Split};
 #[cfg(target_os = "linux")]
 use crate::daemon::private_memory;
+use crate::daemon::reload::{self, Live};
 #[cfg(target_os = "linux")]
 use crate::daemon::sandbox::{self, User};
+use crate::daemon::signals::{self, Ending};
 #[cfg(target_os = "linux")]
 use crate::daemon::socket_path::{Surroundings, runtime_folder};
 use crate::daemon::{descriptors, harden, runtime};
-use crate::engine::Sources;
+
+/// The option whose flag all commands have.
+const SOCKET: &str = "socket";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Exit sources to use: auto, or a comma-separated list of netlink, ebpf, pidfd, sweep
-    #[arg(long, value_name = "LIST", default_value = "auto", value_parser = values::sources)]
-    sources: Sources,
-    /// Refuse to start unless this source works; may be a comma-separated list
-    #[arg(long, value_name = "SOURCE", value_delimiter = ',', value_parser = values::source)]
-    require: Vec<Source>,
-    /// How often to check every registered process, in case other sources missed its exit
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = values::duration)]
-    sweep_interval: Duration,
-    /// Maximum age of sessions registered without a ttl; never: until the process exits
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = values::age)]
-    ttl: Age,
-    /// Maximum age of any session, even if a longer ttl was requested [default: no limit]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
-    max_ttl: Option<Duration>,
-    /// Maximum number of sessions
-    #[arg(long, value_name = "N", default_value = "100000", value_parser = values::count)]
-    max_sessions: usize,
-    /// Maximum number of sessions per user
-    #[arg(long, value_name = "N", default_value = "10000", value_parser = values::count)]
-    max_sessions_per_uid: usize,
-    /// Maximum size of all sessions in memory, such as 512MiB
-    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = values::size)]
-    max_bytes: usize,
-    /// Maximum size of the sessions of one user in memory
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
-    max_bytes_per_uid: usize,
-    /// Maximum number of connections [default: as open files allow, at most 1024]
-    #[arg(long, value_name = "N", value_parser = values::connections)]
-    max_connections: Option<usize>,
-    /// Maximum number of connections per user [default: a fair share]
-    #[arg(long, value_name = "N", value_parser = values::count)]
-    max_connections_per_uid: Option<usize>,
-    /// Maximum number of event streams per user [default: a fair share]
-    #[arg(long, value_name = "N", value_parser = values::count)]
-    max_streams_per_uid: Option<usize>,
-    /// How long clients may keep an idle connection; at least 1s
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::keep_alive)]
-    keep_alive: Duration,
-    /// Which processes a client may register: self, same-uid or any
-    #[arg(long, value_name = "POLICY", default_value = "same-uid")]
-    register_policy: RegisterPolicy,
-    /// Reject a registration under an existing session id, and a removal by id, unless it has that
-    /// session's token
-    #[arg(long)]
-    strict_replace: bool,
-    /// Also serve this user, by name or uid; may be a comma-separated list
-    ///
-    /// Every user can then reach the socket, and the daemon refuses those who are not listed. With
-    /// --socket-group instead, the system keeps them out.
-    #[arg(long, value_name = "USER", value_delimiter = ',', value_parser = values::user)]
-    allow_uid: Vec<u32>,
-    /// Also serve the members of this group, by name or gid; the socket gets mode 0660
-    #[arg(long, value_name = "GROUP", value_parser = values::group)]
-    socket_group: Option<u32>,
-    /// Run the worker as this user
-    ///
-    /// For a start as root. The folder of the socket must belong to that user; if it does not exist,
-    /// it is created so. Not possible with --no-monitor.
-    #[cfg(target_os = "linux")]
-    #[arg(long, value_name = "USER", value_parser = values::account, conflicts_with = "no_monitor")]
-    user: Option<User>,
-    /// Run one process, without a monitor
-    ///
-    /// By default the daemon is two processes: a monitor, which is the one that was started, and a
-    /// worker, which does everything else and can do little else: it has no capabilities, few system
-    /// calls and few files, and the monitor reopens sources for it. Without a monitor the worker is a
-    /// new program, and for some milliseconds after its start another process of the same user can
-    /// open its memory and keep it open. It also keeps the capabilities that sources need, all
-    /// system calls and all files.
-    #[cfg(target_os = "linux")]
-    #[arg(long)]
-    no_monitor: bool,
+    #[command(flatten)]
+    files: ConfigFiles,
+    #[command(flatten)]
+    flags: Flags,
     /// Stop when the parent process, which must have this pid, exits
     #[arg(long, hide = true, value_name = "PID")]
     child_of: Option<u32>,
 }
 
+/// Which configuration files are read.
+#[derive(Debug, clap::Args)]
+pub(super) struct ConfigFiles {
+    /// Read this configuration file only
+    ///
+    /// By default these are read: /etc/reaperd/reaperd.toml, and reaperd/reaperd.toml in the folder of the
+    /// user's configuration (~/.config). A user other than root who has the second does not need the first.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_config")]
+    config: Option<PathBuf>,
+    /// Read no configuration file
+    #[arg(long)]
+    no_config: bool,
+}
+
+impl ConfigFiles {
+    pub(super) fn selection(self) -> Selection {
+        match self.config {
+            Some(path) => Selection::Only(path),
+            None if self.no_config => Selection::None,
+            None => Selection::Standard,
+        }
+    }
+}
+
+/// The flags of the options in the table that were given: names and values.
+#[derive(Debug)]
+struct Flags(Vec<(String, String)>);
+
+impl clap::Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        let flags = OPTIONS.iter().filter(|spec| spec.name != SOCKET);
+        let command = command.args(flags.map(flag));
+        #[cfg(target_os = "linux")]
+        let command = command.mut_arg("user", |user| user.conflicts_with("no-monitor"));
+        command
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut given = Vec::new();
+        for spec in OPTIONS.iter().filter(|spec| spec.name != SOCKET) {
+            let Some(values) = matches.get_many::<String>(spec.name) else {
+                continue;
+            };
+            let values: Vec<_> = values.map(String::as_str).collect();
+            let text = values.join(",");
+            // Each part of a list is right, but they may not fit together.
+            spec.check(&text).map_err(|error| {
+                let message = format!("invalid value '{text}' for '--{}': {error}\n", spec.name);
+                clap::Error::raw(ErrorKind::ValueValidation, message)
+            })?;
+            given.push((spec.name.to_owned(), text));
+        }
+        Ok(Self(given))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Returns the flag of an option.
+fn flag(spec: &'static OptionSpec) -> Arg {
+    let default = match spec.default {
+        "" => String::new(),
+        default => format!(" [default: {default}]"),
+    };
+    let help = format!("{}{default}", spec.help);
+    let arg = Arg::new(spec.name)
+        .long(spec.name)
+        .value_name(spec.value)
+        .help(help.clone());
+    let arg = match spec.details {
+        "" => arg,
+        details => arg.long_help(format!("{help}\n\n{details}")),
+    };
+    match spec.kind {
+        Kind::Switch => arg
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true"),
+        Kind::List => arg.action(ArgAction::Append).value_delimiter(','),
+        Kind::Text | Kind::Number => arg,
+    }
+    .value_parser(move |text: &str| match text {
+        "" => Err(format!("is empty; expected {}", spec.expects)),
+        _ => spec.check(text).map(|()| text.to_owned()),
+    })
+}
+
 impl Arguments {
     /// Runs the daemon and returns its exit code; in the monitor, that of the worker.
-    pub(super) fn run(self, socket: PathBuf) -> Result<u8, Failure> {
+    pub(super) fn run(self, socket: Option<PathBuf>) -> Result<u8, Failure> {
         #[cfg(target_os = "linux")]
         private_memory::refuse_tracer()?;
+        signals::ignore_until_received();
         if let Some(parent) = self.child_of {
             stop_with(parent)?;
         }
+        let mut flags = self.flags.0;
+        if let Some(socket) = socket {
+            let text = socket.into_os_string().into_string().map_err(|path| {
+                let message = format!("the path {} is not UTF-8", path.display());
+                Failure::new(message, "use another --socket")
+            })?;
+            flags.push((SOCKET.to_owned(), text));
+        }
+        let given = Given::new(self.files.selection(), flags);
+        let configuration = given.load()?;
+        let live = Live::new(given, configuration);
+        let options = live.options();
+        reload::set_log_level(&options);
         #[cfg(target_os = "linux")]
-        if let Some(code) = self.divide(&socket)? {
+        if let Some(code) = divide(&options)? {
             return Ok(code);
         }
         #[cfg(not(target_os = "linux"))]
@@ -121,89 +166,68 @@ impl Arguments {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(descriptors::worker_threads());
         let runtime = runtime::build(builder).map_err(super::no_runtime)?;
-        let ended = runtime.block_on(serve(self.into_options(socket)));
-        ended.map(ExitCode::number)
-    }
-
-    /// Gives up what this process does not need. In the monitor, returns the worker's exit code.
-    #[cfg(target_os = "linux")]
-    fn divide(&self, socket: &Path) -> Result<Option<u8>, Failure> {
-        let user = self.user;
-        harden::raise_locked_memory_limit();
-        if let Some(group) = self.socket_group {
-            harden::join_group(group);
-        }
-        let split = if self.no_monitor {
-            Split::Alone
-        } else {
-            monitor::split(user.is_some()).map_err(|error| {
-                Failure::new(
-                    format!("the daemon cannot start its worker: {error}"),
-                    "raise the limits of processes and open files (ulimit -u, ulimit -n), or use \
-                     --no-monitor",
-                )
-            })?
-        };
-        match split {
-            Split::Monitor(code) => return Ok(Some(code)),
-            Split::Worker(monitor) => {
-                let access = SocketAccess::with(&self.allow_uid, self.socket_group);
-                let folder = listener::create_folder(socket, access, user)
-                    .map_err(|error| Failure::new(error.to_string(), error.remedy()))?;
-                let files = sandbox::Files {
-                    socket_folder: &folder,
-                    token_folders: &token_folders(user),
-                };
-                sandbox::confine(user, self.socket_group, monitor, &files).map_err(|error| {
-                    Failure::new(
-                        format!("the daemon cannot become the user of --user: {error}"),
-                        "start it as root, or without --user",
-                    )
-                })?;
-            }
-            Split::Alone if user.is_some() => {
-                return Err(Failure::new(
-                    "--user needs a monitor, which cannot be started here",
-                    "start the daemon as that user",
-                ));
-            }
-            Split::Alone => {
-                sandbox::empty_bounding_set();
-                harden::keep_only_what_sources_need();
-            }
-        }
-        Ok(None)
-    }
-
-    fn into_options(self, socket: PathBuf) -> DaemonOptions {
-        DaemonOptions {
-            socket,
-            sources: self.sources,
-            require: self.require,
-            sweep_interval: self.sweep_interval,
-            ttl: self.ttl.into(),
-            max_ttl: self.max_ttl,
-            max_sessions: self.max_sessions,
-            max_sessions_per_uid: self.max_sessions_per_uid,
-            max_bytes: self.max_bytes,
-            max_bytes_per_uid: self.max_bytes_per_uid,
-            max_connections: self.max_connections,
-            max_connections_per_uid: self.max_connections_per_uid,
-            max_streams_per_uid: self.max_streams_per_uid,
-            keep_alive: self.keep_alive,
-            register_policy: self.register_policy,
-            strict_replace: self.strict_replace,
-            allow_uids: self.allow_uid,
-            socket_group: self.socket_group,
+        let ended = runtime.block_on(crate::daemon::run(live));
+        match ended {
+            Ok(Ending::InOrder) => Ok(ExitCode::Success.number()),
+            Ok(Ending::AtOnce) => Ok(ExitCode::AtOnce.number()),
+            Err(error) => Err(Failure::new(error.to_string(), error.remedy())),
         }
     }
 }
 
-async fn serve(options: DaemonOptions) -> Result<ExitCode, Failure> {
-    match crate::daemon::run(options).await {
-        Ok(()) => Ok(ExitCode::Success),
-        Err(error) => Err(Failure::new(error.to_string(), error.remedy())),
+/// Gives up what this process does not need. In the monitor, returns the worker's exit code.
+#[cfg(target_os = "linux")]
+fn divide(options: &DaemonOptions) -> Result<Option<u8>, Failure> {
+    let user = options.user;
+    harden::raise_locked_memory_limit();
+    if let Some(group) = options.socket_group {
+        harden::join_group(group);
     }
+    let split = if options.no_monitor {
+        Split::Alone
+    } else {
+        monitor::split(user.is_some()).map_err(|error| {
+            Failure::new(
+                format!("the daemon cannot start its worker: {error}"),
+                "raise the limits of processes and open files (ulimit -u, ulimit -n), or use \
+                 --no-monitor",
+            )
+        })?
+    };
+    match split {
+        Split::Monitor(code) => return Ok(Some(code)),
+        Split::Worker(monitor) => confine(options, monitor)?,
+        Split::Alone if user.is_some() => {
+            return Err(Failure::new(
+                "--user needs a monitor, which cannot be started here",
+                "start the daemon as that user",
+            ));
+        }
+        Split::Alone => {
+            sandbox::empty_bounding_set();
+            harden::keep_only_what_sources_need();
+        }
+    }
+    Ok(None)
+}
+
+/// Confines the worker.
+#[cfg(target_os = "linux")]
+fn confine(options: &DaemonOptions, monitor: rustix::process::Pid) -> Result<(), Failure> {
+    let user = options.user;
+    let access = SocketAccess::of(options);
+    let folder = listener::create_folder(&options.socket, access, user)
+        .map_err(|error| Failure::new(error.to_string(), error.remedy()))?;
+    let files = sandbox::Files {
+        socket_folder: &folder,
+        token_folders: &token_folders(user),
+    };
+    sandbox::confine(user, options.socket_group, monitor, &files).map_err(|error| {
+        Failure::new(
+            format!("the daemon cannot become the user of --user: {error}"),
+            "start it as root, or without --user",
+        )
+    })
 }
 
 /// Returns the folders below which sessions of the daemon's user have their token files: this program's in

@@ -5,6 +5,7 @@
 //! reports. `doctor/doubt.rs` finds sources that report success but may still miss exits,
 //! `doctor/memory.rs` has the memory of the running daemon.
 
+mod config;
 mod doubt;
 mod memory;
 mod sandbox;
@@ -70,6 +71,9 @@ impl Arguments {
         }
         if serves && let Ok(health) = client.get("/v1/health").await {
             findings.extend(sandbox::finding(health));
+        }
+        if serves && let Ok(health) = client.get("/v1/health").await {
+            findings.extend(config::finding(health));
         }
         findings.extend(doubt::finding(&doubt::doubts(&release(), &reports)));
         let mut out = io::stdout().lock();

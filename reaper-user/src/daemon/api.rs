@@ -90,6 +90,8 @@ use std::sync::{Arc, OnceLock};
 use self::peer_pin::PeerPin;
 use crate::daemon::accounts::Accounts;
 use crate::daemon::config::DaemonOptions;
+use crate::daemon::descriptors::Shares;
+use crate::daemon::reload::Live;
 use crate::reaper::Reaper;
 use crate::sys::process_table::ProcessTable;
 use crate::sys::secret_arena::SecretArena;
@@ -97,7 +99,10 @@ use crate::sys::secret_arena::SecretArena;
 /// The state that all requests share.
 pub(crate) struct App {
     pub(crate) reaper: Reaper,
-    pub(crate) options: DaemonOptions,
+    /// The options, which a reload changes.
+    pub(crate) live: Live,
+    /// How the start divided the descriptors.
+    pub(crate) descriptors: Shares,
     pub(crate) table: Arc<dyn ProcessTable>,
     /// Random at each start. Event numbers of another epoch are invalid.
     pub(crate) epoch: u64,
@@ -105,6 +110,13 @@ pub(crate) struct App {
     pub(crate) accounts: Arc<Accounts>,
     /// Where secret keys are stored.
     pub(crate) secret_memory: SecretArena,
+}
+
+impl App {
+    /// Returns the options that are in force now.
+    pub(crate) fn options(&self) -> Arc<DaemonOptions> {
+        self.live.options()
+    }
 }
 
 /// The transport of a connection. A property of the listener, never derived from an address.

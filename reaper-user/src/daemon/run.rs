@@ -1,6 +1,6 @@
 //! Start and end of the daemon.
 //!
-//! Order of start: process limits and protection of memory, signals, the shares of descriptors,
+//! Order of start: signals, process limits and protection of memory, the shares of descriptors,
 //! sources, their first reports, the socket, and last the notification that it serves. The socket
 //! comes after the reports, so that a client that can connect can read the state of the sources.
 //! Order of the end: the socket file, the `shutdown` event, connections, sources.
@@ -9,17 +9,18 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reaper_registry::{Limits, Registry, Source, TokenKey};
+use reaper_registry::{Registry, Rules, Source, TokenKey};
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::accounts::{Accounts, Newcomers, of_registry};
 use super::api::listener::{AccessList, ListenError, Socket, SocketAccess};
 use super::api::{self, App};
 use super::config::DaemonOptions;
 use super::private_memory;
+use super::reload::{self, Live};
+use super::signals::{Ending, Signals};
 use super::systemd;
 use super::token_files::TokenFiles;
 use crate::daemon::descriptors::{self, Shares, TooFewDescriptors};
@@ -33,6 +34,9 @@ use crate::watch::status::SourceStatus;
 const FIRST_REPORTS_TIMEOUT: Duration = Duration::from_millis(500);
 /// The same if sources are required: long enough for two canaries of an event source.
 const REQUIRED_REPORTS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the end may take if it is to be at once: for the socket file and the last event.
+const AT_ONCE_WITHIN: Duration = Duration::from_millis(100);
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -76,21 +80,30 @@ impl StartupError {
     }
 }
 
-/// Runs the daemon until SIGTERM or SIGINT; it ends within two seconds of the signal.
-///
-/// Must be called within a tokio runtime, and once per process.
-pub(crate) async fn run(options: DaemonOptions) -> Result<(), StartupError> {
+/// Runs the daemon until a signal ends it. Changes limits and signals of the process: call it once, at
+/// the start of the runtime.
+pub(crate) async fn run(live: Live) -> Result<Ending, StartupError> {
+    let mut signals = Signals::receive().map_err(StartupError::Signals)?;
     descriptors::raise_open_file_limit();
     private_memory::protect_and_log();
-    let mut terminate = signal(SignalKind::terminate()).map_err(StartupError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartupError::Signals)?;
-    run_until(options, async move {
-        tokio::select! {
-            _ = terminate.recv() => log::info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => log::info!("SIGINT: stopping"),
+    let (app, socket) = start(live).await?;
+    let (stop_sender, stop_receiver) = watch::channel(false);
+    let serving = api::server::serve(app.clone(), socket, stop_receiver);
+    let stopping = async {
+        let ending = signals.obey(&app).await;
+        systemd::notify(systemd::State::Stopping);
+        stop_sender.send_replace(true);
+        if ending == Ending::InOrder {
+            signals.hurry(has_monitor()).await;
         }
-    })
-    .await
+        sleep(AT_ONCE_WITHIN).await;
+    };
+    let ending = tokio::select! {
+        () = serving => Ending::InOrder,
+        () = stopping => Ending::AtOnce,
+    };
+    log::info!("stopped, {} sessions were live", app.reaper.len());
+    Ok(ending)
 }
 
 /// Runs the daemon until `stop` is ready. Does not change limits or signals of the process.
@@ -98,80 +111,85 @@ pub async fn run_until(
     options: DaemonOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartupError> {
-    let workers = Handle::current().metrics().num_workers();
-    let descriptors = Shares::of_daemon(&options, workers)?;
-    let secret_memory = SecretArena::new();
-    let reaper = start_reaper(&options, descriptors, &secret_memory)?;
-    let reports = first_reports(&reaper, &options).await?;
-    let access = SocketAccess::of(&options);
-    let socket = Socket::claim(&options.socket, access, AccessList::of(&options))?;
-    #[cfg(target_os = "linux")]
-    super::sandbox::listening(access);
-    log::info!("{}", banner(&socket, &reports));
-    log::info!("{descriptors}");
-    let epoch = getrandom::u64().map_err(|error| StartupError::Random(error.into()))?;
-    let accounts = open_accounts(&options, descriptors, access);
-    log::info!("{}", api::limits::Memory::of(&options, &accounts));
-    let app = Arc::new(App {
-        reaper,
-        options,
-        table: process_table::of_this_system(),
-        epoch,
-        accounts,
-        secret_memory,
-    });
+    let (app, socket) = start(Live::fixed(options)).await?;
     let (stop_sender, stop_receiver) = watch::channel(false);
-    systemd::notify(systemd::State::Ready);
     let serving = api::server::serve(app, socket, stop_receiver);
     let stopping = async {
         stop.await;
-        systemd::notify(systemd::State::Stopping);
         stop_sender.send_replace(true);
     };
     tokio::join!(serving, stopping);
     Ok(())
 }
 
-fn open_accounts(
-    options: &DaemonOptions,
-    descriptors: Shares,
-    access: SocketAccess,
-) -> Arc<Accounts> {
-    let owner = rustix::process::geteuid().as_raw();
-    Accounts::new(owner, newcomers(access), descriptors.limits(options))
+async fn start(live: Live) -> Result<(Arc<App>, Socket), StartupError> {
+    let options = live.options();
+    let workers = Handle::current().metrics().num_workers();
+    let descriptors = Shares::of_daemon(&options, workers)?;
+    let secret_memory = SecretArena::new();
+    let access = SocketAccess::of(&options);
+    let accounts = Accounts::new(owner(), Newcomers::with(access), descriptors.limits(&options));
+    let reaper = start_reaper(&options, descriptors, &accounts, &secret_memory)?;
+    let reports = first_reports(&reaper, &options).await?;
+    let socket = Socket::claim(&options.socket, access, AccessList::of(&options))?;
+    #[cfg(target_os = "linux")]
+    super::sandbox::listening(access);
+    log::info!("{}", banner(&socket, &reports));
+    log::info!("{descriptors}");
+    let epoch = getrandom::u64().map_err(|error| StartupError::Random(error.into()))?;
+    log::info!("{}", api::limits::Memory::of(&options, &accounts));
+    let app = Arc::new(App {
+        reaper,
+        live,
+        descriptors,
+        table: process_table::of_this_system(),
+        epoch,
+        accounts,
+        secret_memory,
+    });
+    systemd::notify(systemd::State::Ready);
+    Ok((app, socket))
 }
 
-fn newcomers(access: SocketAccess) -> Newcomers {
-    if access == SocketAccess::Private {
-        Newcomers::None
-    } else {
-        Newcomers::Possible
-    }
+#[cfg(target_os = "linux")]
+fn has_monitor() -> bool {
+    super::monitor::pid().is_some()
+}
+
+/// Only Linux has a monitor.
+#[cfg(not(target_os = "linux"))]
+fn has_monitor() -> bool {
+    false
+}
+
+/// Returns the daemon's own user.
+fn owner() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 fn start_reaper(
     options: &DaemonOptions,
     descriptors: Shares,
+    accounts: &Arc<Accounts>,
     secret_memory: &SecretArena,
 ) -> Result<Reaper, StartupError> {
     let token_key = TokenKey::written_to(secret_memory.take(), |key| getrandom::fill(key))
         .map_err(|error| StartupError::Random(error.into()))?;
     let token_files = TokenFiles::default();
     let files_of_ended = token_files.clone();
+    let sharing = accounts.clone();
+    let Rules {
+        ttl,
+        max_ttl,
+        limits,
+        strict_replace,
+    } = reload::rules(options);
     let registry = Registry::builder(token_key)
-        .ttl(options.ttl)
-        .max_ttl(options.max_ttl)
-        .limits(Limits {
-            sessions: options.max_sessions,
-            sessions_per_owner: options.max_sessions_per_uid,
-            bytes: options.max_bytes,
-            bytes_per_owner: options.max_bytes_per_uid,
-        })
-        .share_by(of_registry(
-            rustix::process::geteuid().as_raw(),
-            newcomers(SocketAccess::of(options)),
-        ))
-        .strict_replace(options.strict_replace)
+        .ttl(ttl)
+        .max_ttl(max_ttl)
+        .limits(limits)
+        .strict_replace(strict_replace)
+        .share_by(of_registry(owner(), move || sharing.newcomers()))
         .on_removed(move |session| files_of_ended.session_ended(session));
     let reaper = Reaper::builder(registry)
         .sources(options.sources.clone())

@@ -112,9 +112,14 @@ pub(crate) fn confine(
 
 /// Gives up what a worker needs until it listens. Does nothing in a process that is not confined.
 pub(crate) fn listening(access: SocketAccess) {
-    if SECCOMP.get() == Some(&true) {
+    if restricts_calls() {
         restrict_once_listening(access);
     }
+}
+
+/// Returns whether this process can make few system calls only.
+pub(crate) fn restricts_calls() -> bool {
+    SECCOMP.get() == Some(&true)
 }
 
 /// Removes every capability from the set of those that this process or a later program of it could get.

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reaper_registry::{Evidence, Pid, ProcessId, Source, StartTime};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{Context, SourceError};
 use crate::clock::monotonic_ns;
@@ -45,22 +46,29 @@ const MAX_PROMOTIONS: usize = 256;
 /// How the sweep is configured.
 #[derive(Clone)]
 pub(crate) struct Settings {
-    pub interval: Duration,
+    /// May change.
+    pub interval: watch::Receiver<Duration>,
     /// Called once per sweep, to remove expired sessions.
     pub each_pass: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// Runs without end.
-pub(crate) async fn run(context: Context, settings: Settings) -> Result<Infallible, SourceError> {
-    let mut ticks = interval(settings.interval.max(MIN_INTERVAL));
-    // After a long stop (SIGSTOP) there is one sweep, not one per missed interval. Suspend counts
-    // as none: CLOCK_MONOTONIC stands still meanwhile, as do the processes.
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+pub(crate) async fn run(
+    context: Context,
+    mut settings: Settings,
+) -> Result<Infallible, SourceError> {
+    let mut every = *settings.interval.borrow_and_update();
+    let mut ticks = ticks_of(every);
     let baseline = Baseline::taken_from(context.watched.table.as_ref());
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = context.hints.sweep_requested() => {}
+            Ok(()) = settings.interval.changed() => {
+                every = *settings.interval.borrow_and_update();
+                ticks = ticks_of(every);
+                continue;
+            }
         }
         (settings.each_pass)();
         let began = crate::clock::now().boot;
@@ -68,8 +76,17 @@ pub(crate) async fn run(context: Context, settings: Settings) -> Result<Infallib
         context.watched.mark_swept(began);
         let view = view_of(context.watched.table.as_ref());
         let is_foreign = ForeignProc::is_shown_by(context.watched.table.as_ref());
-        pass.report(&context.reporter, settings.interval, view, is_foreign);
+        pass.report(&context.reporter, every, view, is_foreign);
     }
+}
+
+/// The first tick is at once.
+fn ticks_of(every: Duration) -> Interval {
+    let mut ticks = interval(every.max(MIN_INTERVAL));
+    // After a long stop (SIGSTOP) there is one sweep, not one per missed interval. Suspend counts
+    // as none: CLOCK_MONOTONIC stands still meanwhile, as do the processes.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// The result of one sweep.

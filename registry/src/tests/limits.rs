@@ -1,5 +1,7 @@
 //! Refused registrations, which must change nothing.
 
+use std::time::Duration;
+
 use super::support::*;
 use crate::*;
 
@@ -31,6 +33,41 @@ fn a_full_registry_refuses_a_new_session_but_accepts_a_replacement() {
     put(&registry, "a", 2, at(2));
     put(&registry, "d", 4, at(2));
     assert_eq!(registry.len(), 2);
+}
+
+#[test]
+fn new_rules_hold_for_what_is_registered_then() {
+    let registry = limited_to(2, 2);
+    let a = put(&registry, "a", 1, at(1));
+    put(&registry, "b", 2, at(1));
+    let rules = Rules {
+        ttl: Some(Duration::from_secs(5)),
+        max_ttl: None,
+        limits: Limits {
+            sessions: 1,
+            ..Limits::default()
+        },
+        strict_replace: true,
+    };
+    registry.set_rules(rules);
+    assert_eq!(registry.len(), 2, "lower limits remove nothing");
+    let error = refused(&registry, session("c", 3));
+    assert_eq!(error, RegisterError::TooManySessions { limit: 1 });
+    assert_eq!(
+        refused(&registry, session("a", 3)),
+        RegisterError::NeedsOldToken
+    );
+    registry.set_rules(Rules {
+        limits: Limits::default(),
+        ..rules
+    });
+    let c = put(&registry, "c", 3, at(2));
+    assert_eq!(c.expires_at.unwrap().boot, at(7).boot);
+    assert_eq!(
+        registry.list()[0].expires_at,
+        a.expires_at,
+        "a stored session keeps its lifetime"
+    );
 }
 
 #[test]

@@ -26,12 +26,25 @@
 
 use reaper_registry::Claim;
 
+use crate::daemon::api::listener::SocketAccess;
+
 /// Whether users other than root and the daemon's own can come. Those two have their reserves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Newcomers {
     Possible,
     /// Nothing has to be left for them: `A(n) = n`.
     None,
+}
+
+impl Newcomers {
+    /// Returns whether other users can come through a socket with this access.
+    pub(crate) fn with(access: SocketAccess) -> Self {
+        if access == SocketAccess::Private {
+            Self::None
+        } else {
+            Self::Possible
+        }
+    }
 }
 
 /// Returns the largest share of a user, of what is visible to it: what is left and what it holds.
@@ -50,7 +63,10 @@ const RESERVED_PART: usize = 16;
 /// Returns the same rule for what the registry counts. A user that is alone may hold all that is not
 /// reserved, because a limit for one user is stated beside it, which is a small part of the whole by
 /// default.
-pub(crate) fn of_registry(daemon: u32, newcomers: Newcomers) -> impl Fn(&Claim<'_>) -> usize {
+pub(crate) fn of_registry(
+    daemon: u32,
+    newcomers: impl Fn() -> Newcomers,
+) -> impl Fn(&Claim<'_>) -> usize {
     move |claim| {
         let each = claim.total / RESERVED_PART;
         let reserve = |uid| if uid == 0 || uid == daemon { each } else { 0 };
@@ -63,7 +79,7 @@ pub(crate) fn of_registry(daemon: u32, newcomers: Newcomers) -> impl Fn(&Claim<'
         let visible = (claim.total - reserves).saturating_sub(others);
         let most = match active {
             0 => visible,
-            _ => most(visible, active + 1, newcomers),
+            _ => most(visible, active + 1, newcomers()),
         };
         reserve(claim.owner) + most
     }

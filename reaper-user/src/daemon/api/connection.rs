@@ -43,7 +43,7 @@ pub(super) async fn serve(
     slot: ConnectionSlot,
 ) {
     let slot = Arc::new(slot);
-    let phase = Arc::new(Phase::new(app.options.keep_alive));
+    let phase = Arc::new(Phase::new(slot.keep_alive()));
     let undelivered = UndeliveredSessions::default();
     let registry = app.reaper.registry().clone();
     let secrets = SecretQueue::new(registry.clone());

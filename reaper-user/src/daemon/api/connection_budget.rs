@@ -52,13 +52,16 @@ pub(super) struct ConnectionBudget {
     last_request: Mutex<(u32, Option<Instant>)>,
     /// Notified when a connection has given its place back.
     freed: Notify,
-    kept_idle: Duration,
+    /// How long connections that are accepted from now on are announced to be kept.
+    keep_alive: Mutex<Duration>,
 }
 
 /// The place of one connection, given back on drop.
 pub(super) struct ConnectionSlot {
     budget: Arc<ConnectionBudget>,
     uid: u32,
+    /// How long it is announced to be kept after a response.
+    keep_alive: Duration,
     /// Notified when this connection is to close for another.
     close: Arc<Notify>,
     /// Notified when the deadline may be earlier than before.
@@ -96,8 +99,16 @@ impl ConnectionBudget {
             starts: Mutex::default(),
             last_request: Mutex::default(),
             freed: Notify::new(),
-            kept_idle: keep_alive + KEPT_LONGER,
+            keep_alive: Mutex::new(keep_alive),
         })
+    }
+
+    /// Changes how long connections are kept that are accepted from now on.
+    pub(super) fn set_keep_alive(&self, keep_alive: Duration) {
+        *self
+            .keep_alive
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = keep_alive;
     }
 
     /// Charges a new connection to its user. Closes idle connections for it, if that is needed and
@@ -190,6 +201,10 @@ impl ConnectionBudget {
         let slot = ConnectionSlot {
             budget: self.clone(),
             uid,
+            keep_alive: *self
+                .keep_alive
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
             close: Arc::default(),
             deadline_changed: Notify::new(),
             idle: Mutex::default(),
@@ -278,7 +293,7 @@ impl ConnectionSlot {
     /// Looks whether the connection is over, or when it may be. No timer is set for each request:
     /// while a request can change the deadline, the next look is no later than any new one.
     fn look(&self) -> Look {
-        let kept_idle = self.budget.kept_idle;
+        let kept_idle = self.keep_alive + KEPT_LONGER;
         let now = Instant::now();
         let soon = now + kept_idle.min(HEAD_WITHIN);
         let (deadline, ending, again) = match &*self.idle_state() {
@@ -294,6 +309,11 @@ impl ConnectionSlot {
         } else {
             Look::Again(deadline.min(again))
         }
+    }
+
+    /// Returns how long the connection is announced to be kept after a response.
+    pub(super) fn keep_alive(&self) -> Duration {
+        self.keep_alive
     }
 
     pub(super) fn is_busy(&self) -> bool {

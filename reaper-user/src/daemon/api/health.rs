@@ -39,9 +39,9 @@ pub(super) struct SourcesNow {
 pub(super) fn sources(app: &App) -> SourcesNow {
     let statuses = app.reaper.status();
     SourcesNow {
-        overall: overall(&statuses, &app.options),
+        overall: overall(&statuses, &app.options()),
         statuses,
-        sweep_interval: app.options.sweep_interval,
+        sweep_interval: app.options().sweep_interval,
         processes: app.reaper.processes(),
         sessions: app.reaper.registry().len(),
     }
@@ -76,11 +76,12 @@ pub(super) fn health(app: &App) -> Health {
         pid: std::process::id(),
         monitor_pid: monitor_pid(),
         brokers: Nothing {},
-        status: overall(&statuses, &app.options),
+        status: overall(&statuses, &app.options()),
         sources: states.collect::<BTreeMap<_, _>>(),
         reap_loop_restarts: app.reaper.loop_restarts(),
         memory: memory(app.secret_memory.state()),
         sandbox: sandbox(),
+        config: app.live.view(),
     }
 }
 

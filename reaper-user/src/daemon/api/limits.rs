@@ -31,7 +31,7 @@ pub(super) fn limits(app: &App, peer: Peer) -> LimitsReport {
     });
     LimitsReport {
         caller: of_user(app, peer.uid),
-        memory: Memory::of(&app.options, &app.accounts).by_name(),
+        memory: Memory::of(&app.options(), &app.accounts).by_name(),
         users,
     }
 }
@@ -55,15 +55,16 @@ fn of_user(app: &App, uid: u32) -> UserLimits {
 /// What the registry counts.
 fn in_registry(app: &App, uid: u32) -> [(&'static str, LimitView); 2] {
     let usage = app.reaper.registry().usage(uid);
+    let options = app.options();
     let sessions = LimitView {
         used: usage.sessions,
         limit: usage.most_sessions,
-        total: app.options.max_sessions,
+        total: options.max_sessions,
     };
     let bytes = LimitView {
         used: usage.bytes,
         limit: usage.most_bytes,
-        total: app.options.max_bytes,
+        total: options.max_bytes,
     };
     [("sessions", sessions), ("bytes", bytes)]
 }

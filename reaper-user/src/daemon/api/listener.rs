@@ -148,6 +148,23 @@ impl Socket {
         }
     }
 
+    /// Lets other users connect than before, without a moment in which none can.
+    pub(crate) fn change_access(&mut self, access: SocketAccess, list: AccessList) {
+        if (access, &list) == (self.access, &self.list) {
+            return;
+        }
+        let changed = self.place.change_access(self.access, access, &list);
+        // What comes next, such as a socket file that is bound again, is for the new users anyway.
+        (self.access, self.list) = (access, list);
+        match changed {
+            Ok(file) => self.mode = mode_of(&file),
+            Err(error) => log::error!(
+                "the users who can reach {} are as before: {error}",
+                self.path.display()
+            ),
+        }
+    }
+
     fn is_in_place(&self) -> bool {
         self.place.folder.has(&self.place.name, self.file)
     }
@@ -303,6 +320,26 @@ impl Place {
         let mode = permissions(access.socket_mode());
         rustix::fs::chmodat(folder, name, mode, AtFlags::empty())
             .map_err(self.failed("set the mode of"))
+    }
+
+    /// Changes the access of the socket, and that of its folder if it has the mode that this daemon gives
+    /// to new folders.
+    fn change_access(
+        &self,
+        before: SocketAccess,
+        access: SocketAccess,
+        list: &AccessList,
+    ) -> Result<Stat, ListenError> {
+        self.folder.change_access(before, access)?;
+        if before == SocketAccess::Shared {
+            // Its entries for other users must go, whatever the mode will be.
+            match list.set(&self.path()) {
+                Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                Err(errno) => return Err(self.failed("set the access list of")(errno)),
+            }
+        }
+        self.set_access(access, list, &self.bound()?)?;
+        self.bound()
     }
 
     /// Removes a socket without a listener. Any other file is kept and is an error.

@@ -166,7 +166,7 @@ async fn try_register(
     registration: Registration,
     undelivered: Option<&UndeliveredSessions>,
 ) -> Result<Response<ResponseBody>, Problem> {
-    let policy = app.options.register_policy;
+    let policy = app.options().register_policy;
     let resolved = authorize::authorize_pid(registration.pid, peer, policy).await?;
     let presence_accepted = registration.presence.is_some();
     let registration = Registration {

@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::admission::Admission;
 use super::connection_budget::ConnectionBudget;
-use super::listener::Socket;
+use super::listener::{AccessList, Socket, SocketAccess};
 use super::peaks::Peaks;
 use super::refused::{WaitingRoom, refuse};
 use super::{App, connection};
@@ -29,8 +29,9 @@ const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
 
 /// Serves until `stop` turns true, ends every connection and removes the socket.
 pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
-    let admission = Admission::new(&app.options, app.table.clone());
-    let budget = ConnectionBudget::new(app.accounts.clone(), app.options.keep_alive);
+    let mut admission = Admission::new(&app.options(), app.table.clone());
+    let budget = ConnectionBudget::new(app.accounts.clone(), app.options().keep_alive);
+    let mut reloads = app.live.changes();
     let mut acceptor = Acceptor::new(budget.clone());
     let waiting_room = WaitingRoom::new(rustix::process::geteuid().as_raw());
     let mut connections = JoinSet::new();
@@ -49,6 +50,12 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
                 }
             }
             Some(ended) = connections.join_next() => report_panic(ended),
+            Ok(()) = reloads.changed() => {
+                let options = app.options();
+                admission = Admission::new(&options, app.table.clone());
+                budget.set_keep_alive(options.keep_alive);
+                socket.change_access(SocketAccess::of(&options), AccessList::of(&options));
+            }
             stream = acceptor.next(&socket.listener) => {
                 // Before a place is taken: a refused user must not take one from others.
                 let Some((stream, peer)) = admission.admit(stream) else {

@@ -183,6 +183,20 @@ pub(crate) struct Health {
     pub(crate) memory: MemoryView,
     /// Null on systems that have none.
     pub(crate) sandbox: Option<SandboxView>,
+    pub(crate) config: ConfigView,
+}
+
+/// The configuration in use.
+#[derive(Serialize)]
+pub(crate) struct ConfigView {
+    /// The files that were read, in rising order.
+    pub(crate) files: Vec<String>,
+    /// When it was read: milliseconds since 1970.
+    pub(crate) loaded_at: u64,
+    /// Why the last reload failed and changed nothing; null if it did not fail.
+    pub(crate) error: Option<String>,
+    /// What was changed since the start and takes a restart.
+    pub(crate) needs_restart: Vec<&'static str>,
 }
 
 /// The memory of secret keys.

@@ -3,6 +3,7 @@
 //! One request at a time. A thread that asks for a record waits while another one has the probe
 //! loaded: some tens of milliseconds at the start, and after a failure of the probe.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{Shutdown, shutdown};
 
 use super::message::{self, Listening, Reply, Request, Wanted};
+use crate::daemon::config::readable::Readable;
 use crate::daemon::systemd::State;
 use crate::sources::SourceError;
 use crate::sources::opener::Opener;
@@ -44,6 +46,16 @@ impl Channel {
             ..Request::new(Wanted::Notify)
         };
         done(self.ask(request, None)?).map(drop)
+    }
+
+    /// Opens a file that is read again after the start. `None`: there is no such file.
+    pub(super) fn open_readable(&self, file: Readable) -> io::Result<Option<File>> {
+        let request = Request {
+            argument: file.number(),
+            ..Request::new(Wanted::Readable)
+        };
+        let (_, mut fds) = done(self.ask(request, None)?)?;
+        Ok(fds.pop().map(File::from))
     }
 
     fn ask(&self, request: Request, fd: Option<BorrowedFd<'_>>) -> io::Result<Reply> {

@@ -32,10 +32,12 @@ pub(super) enum Wanted {
     Record = 8,
     /// Which of several processes have memory; their pids follow the request.
     Memory = 9,
+    /// A file that is read again after the start; the argument is the number of a `Readable`.
+    Readable = 10,
 }
 
 impl Wanted {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Notify,
         Self::Connector,
         Self::Send,
@@ -45,6 +47,7 @@ impl Wanted {
         Self::Open,
         Self::Record,
         Self::Memory,
+        Self::Readable,
     ];
 }
 

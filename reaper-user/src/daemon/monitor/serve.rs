@@ -9,6 +9,7 @@ use reaper_registry::Pid;
 use super::message::{Listening, Received, Reply, Request, Wanted, next_request, reply};
 use super::rates::Rates;
 use crate::clock::monotonic_ns;
+use crate::daemon::config::readable::Readable;
 use crate::daemon::systemd::{self, State};
 use crate::sources::SourceError;
 use crate::sources::opener::{Direct, Opener as _, RECEIVE_BUFFER};
@@ -85,6 +86,7 @@ impl Kept {
             Wanted::Open => open(&request),
             Wanted::Memory => memory(&request.pids),
             Wanted::Record => record(request.pid),
+            Wanted::Readable => readable(Readable::from_number(request.argument)),
         }
     }
 
@@ -187,6 +189,15 @@ fn record(pid: u32) -> Reply {
             fds: Vec::new(),
         },
         Err(error) => Reply::error(&error),
+    }
+}
+
+/// No descriptor: there is no such file.
+fn readable(file: Readable) -> Reply {
+    match file.open_here() {
+        Ok(file) => Reply::fds(file.map(OwnedFd::from)),
+        Err(error) if error.raw_os_error().is_some() => Reply::error(&error),
+        Err(error) => failed(SourceError::new(error.to_string(), "")),
     }
 }
 

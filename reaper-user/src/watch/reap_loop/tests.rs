@@ -84,7 +84,7 @@ impl Fixture {
             reporter: self.board.reporter(Source::Sweep),
         };
         let settings = sweep::Settings {
-            interval: INTERVAL,
+            interval: tokio::sync::watch::channel(INTERVAL).1,
             each_pass: Arc::new(|| {}),
         };
         self.tasks.push(tokio::spawn(async move {
