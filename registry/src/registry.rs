@@ -1,5 +1,6 @@
 //! The shared handle: one lock around the table, and what must happen outside of it.
 
+mod totals;
 mod usage;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use crate::table::token_index::TokenIndex;
 use crate::time::Moment;
 use crate::token::{Presented, TokenKey, TokenRef};
 
+pub use self::totals::{Removed, Totals};
 pub use self::usage::OwnerUsage;
 
 /// The result of a successful registration.
@@ -43,6 +45,7 @@ struct Shared {
     by_token: Arc<TokenIndex>,
     token_key: TokenKey,
     log: Arc<EventLog>,
+    counters: totals::Counters,
     hooks: Hooks,
     run_hooks: Option<HookRunner>,
     on_removed: Vec<OnRemoved>,
@@ -73,6 +76,7 @@ impl RegistryBuilder {
             by_token,
             token_key: self.token_key,
             log: Arc::new(EventLog::new(self.event_capacity, self.wakers)),
+            counters: totals::Counters::default(),
             hooks: self.hooks,
             run_hooks: self.run_hooks,
             on_removed: self.on_removed,
@@ -100,9 +104,13 @@ impl Registry {
     /// `TooManyForOwner`, `TooManyBytes`, `TooManyBytesForOwner`.
     pub fn register(&self, mut new: NewSession, now: Moment) -> Result<Stored, RegisterError> {
         let token_ref = new.token.digest_and_zeroize(&self.0.token_key);
-        self.mutate(now, |table, changes| {
+        let stored = self.mutate(now, |table, changes| {
             table.register(new, token_ref, now, changes)
-        })
+        })?;
+        if stored.renewed {
+            self.0.counters.count_renewal();
+        }
+        Ok(stored)
     }
 
     /// Returns what this registry keeps of a token, by which its session can be looked up.
@@ -351,6 +359,7 @@ impl Registry {
     }
 
     fn record(&self, change: &Change, now: Moment) {
+        self.0.counters.count(change);
         match change {
             Change::Registered { session, .. } => {
                 self.0
