@@ -1,5 +1,6 @@
 //! `reaperd daemon`: its options. The daemon itself is in [`crate::daemon`].
 
+use std::net::SocketAddr;
 #[cfg(target_os = "linux")]
 use std::path::Path;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use super::values::{self, Age};
 #[cfg(target_os = "linux")]
 use crate::daemon::api::listener::{self, SocketAccess};
 use crate::daemon::config::{DaemonOptions, RegisterPolicy};
+use crate::daemon::metrics::listener::MetricsListener;
 #[cfg(target_os = "linux")]
 use crate::daemon::monitor::{self, Split};
 #[cfg(target_os = "linux")]
@@ -81,6 +83,12 @@ pub(super) struct Arguments {
     /// Also serve the members of this group, by name or gid; the socket gets mode 0660
     #[arg(long, value_name = "GROUP", value_parser = values::group)]
     socket_group: Option<u32>,
+    /// Also serve metrics over TCP, at the path /metrics
+    ///
+    /// ADDR is a port of the loopback interface (9464), or an address with a port (0.0.0.0:9464). On
+    /// another address than the loopback interface, every host that reaches it can read the metrics.
+    #[arg(long, value_name = "ADDR", value_parser = values::metrics_address)]
+    metrics_listen: Option<SocketAddr>,
     /// Run the worker as this user
     ///
     /// For a start as root. The folder of the socket must belong to that user; if it does not exist,
@@ -112,6 +120,7 @@ impl Arguments {
         if let Some(parent) = self.child_of {
             stop_with(parent)?;
         }
+        let metrics_listener = self.bind_metrics()?;
         #[cfg(target_os = "linux")]
         if let Some(code) = self.divide(&socket)? {
             return Ok(code);
@@ -121,8 +130,18 @@ impl Arguments {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(descriptors::worker_threads());
         let runtime = runtime::build(builder).map_err(super::no_runtime)?;
-        let ended = runtime.block_on(serve(self.into_options(socket)));
+        let options = self.into_options(socket, metrics_listener);
+        let ended = runtime.block_on(serve(options));
         ended.map(ExitCode::number)
+    }
+
+    /// Binds the address for metrics while this process may, and for every worker that it will have.
+    fn bind_metrics(&self) -> Result<Option<MetricsListener>, Failure> {
+        let bound = self.metrics_listen.map(MetricsListener::bind).transpose();
+        bound.map_err(|error| {
+            let remedy = "use another port with --metrics-listen";
+            Failure::new(error.to_string(), remedy)
+        })
     }
 
     /// Gives up what this process does not need. In the monitor, returns the worker's exit code.
@@ -175,7 +194,11 @@ impl Arguments {
         Ok(None)
     }
 
-    fn into_options(self, socket: PathBuf) -> DaemonOptions {
+    fn into_options(
+        self,
+        socket: PathBuf,
+        metrics_listener: Option<MetricsListener>,
+    ) -> DaemonOptions {
         DaemonOptions {
             socket,
             sources: self.sources,
@@ -194,6 +217,7 @@ impl Arguments {
             register_policy: self.register_policy,
             strict_replace: self.strict_replace,
             allow_uids: self.allow_uid,
+            metrics_listener,
             socket_group: self.socket_group,
         }
     }

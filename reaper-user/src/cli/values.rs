@@ -1,5 +1,6 @@
 //! Parsers of option values. An invalid value is a usage error.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use reaper_registry::Source;
@@ -52,6 +53,16 @@ pub(super) fn age(text: &str) -> Result<Age, String> {
         return Ok(Age(None));
     }
     duration(text).map(|age| Age(Some(age)))
+}
+
+/// Parses a port of the loopback interface, or an address with a port.
+pub(super) fn metrics_address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<u16>() {
+        Ok(port) => Ok((Ipv4Addr::LOCALHOST, port).into()),
+        Err(_) => text.parse().map_err(|_neither| {
+            "expected a port, or an address with a port such as 127.0.0.1:9464".to_owned()
+        }),
+    }
 }
 
 /// Parses a number greater than zero.

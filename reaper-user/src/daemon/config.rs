@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use reaper_registry::{Limits, Source};
 
+use crate::daemon::metrics::listener::MetricsListener;
 use crate::engine::Sources;
 use crate::sources::sweep;
 
@@ -84,6 +85,8 @@ pub struct DaemonOptions {
     pub keep_alive: Duration,
     /// Users that may connect, besides the daemon's own and root.
     pub allow_uids: Vec<u32>,
+    /// Where metrics are served over TCP, if at all.
+    pub(crate) metrics_listener: Option<MetricsListener>,
     /// The group of the socket and its folder. Its members may connect as well.
     pub socket_group: Option<u32>,
 }
@@ -110,6 +113,7 @@ impl DaemonOptions {
             max_streams_per_uid: None,
             keep_alive: DEFAULT_KEEP_ALIVE,
             allow_uids: Vec::new(),
+            metrics_listener: None,
             socket_group: None,
         }
     }

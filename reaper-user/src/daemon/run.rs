@@ -19,9 +19,12 @@ use super::accounts::{Accounts, Newcomers};
 use super::api::listener::{AccessList, ListenError, Socket, SocketAccess};
 use super::api::{self, App};
 use super::config::DaemonOptions;
+use super::metrics::Counters;
+use super::metrics::listener::MetricsListener;
 use super::private_memory;
 use super::systemd;
 use super::token_files::TokenFiles;
+use crate::clock;
 use crate::daemon::descriptors::{self, Shares, TooFewDescriptors};
 use crate::reaper::Reaper;
 use crate::sources;
@@ -95,7 +98,7 @@ pub(crate) async fn run(options: DaemonOptions) -> Result<(), StartupError> {
 
 /// Runs the daemon until `stop` is ready. Does not change limits or signals of the process.
 pub async fn run_until(
-    options: DaemonOptions,
+    mut options: DaemonOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartupError> {
     let workers = Handle::current().metrics().num_workers();
@@ -110,6 +113,7 @@ pub async fn run_until(
     let epoch = getrandom::u64().map_err(|error| StartupError::Random(error.into()))?;
     let accounts = open_accounts(&options, descriptors, access);
     log::info!("{}", api::limits::Memory::of(&options, &accounts));
+    let metrics_listener = options.metrics_listener.take();
     let app = Arc::new(App {
         reaper,
         options,
@@ -117,17 +121,31 @@ pub async fn run_until(
         epoch,
         accounts,
         secret_memory,
+        counters: Counters::default(),
+        started_at: Duration::from_millis(clock::now().wall_ms),
     });
     let (stop_sender, stop_receiver) = watch::channel(false);
     systemd::notify(systemd::State::Ready);
+    let metrics = serve_metrics(metrics_listener, app.clone(), stop_receiver.clone());
     let serving = api::server::serve(app, socket, stop_receiver);
     let stopping = async {
         stop.await;
         systemd::notify(systemd::State::Stopping);
         stop_sender.send_replace(true);
     };
-    tokio::join!(serving, stopping);
+    tokio::join!(serving, stopping, metrics);
     Ok(())
+}
+
+/// Serves metrics over TCP, if that is configured.
+async fn serve_metrics(
+    listener: Option<MetricsListener>,
+    app: Arc<App>,
+    stop: watch::Receiver<bool>,
+) {
+    if let Some(listener) = listener {
+        listener.serve(app, stop).await;
+    }
 }
 
 fn open_accounts(

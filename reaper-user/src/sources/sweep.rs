@@ -66,6 +66,7 @@ pub(crate) async fn run(context: Context, settings: Settings) -> Result<Infallib
         context.watched.mark_swept(began);
         let view = view_of(context.watched.table.as_ref());
         let is_foreign = ForeignProc::is_shown_by(context.watched.table.as_ref());
+        context.reporter.swept(pass.took, pass.unknown);
         pass.report(&context.reporter, settings.interval, view, is_foreign);
     }
 }

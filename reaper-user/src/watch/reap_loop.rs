@@ -254,11 +254,18 @@ impl<C: Commit> ReapLoop<C> {
                         Duration::from_nanos(monotonic_ns().saturating_sub(died_at_ns))
                     }),
                 };
+                if let Some(detection) = death.detection {
+                    let of_source = self.board.counters().detection.of(death.source);
+                    of_source.add(detection);
+                }
                 self.commit.commit(process, death);
                 return;
             }
             Verdict::Alive => {}
-            Verdict::Unknown(doubt) => log::debug!("pid {} is kept: {doubt}", watched.pid),
+            Verdict::Unknown(doubt) => {
+                self.board.counters().unknown.add(suspect.source, 1);
+                log::debug!("pid {} is kept: {doubt}", watched.pid);
+            }
         }
         if suspect.reschedule() {
             self.suspects.insert(process, suspect);

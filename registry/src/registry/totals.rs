@@ -99,7 +99,11 @@ impl Registry {
             SOURCES.into_iter().zip(by_source).map(move |(source, it)| {
                 let source = Some(source);
                 let count = read(it);
-                Removed { cause, source, count }
+                Removed {
+                    cause,
+                    source,
+                    count,
+                }
             })
         });
         let of_others = [
@@ -140,7 +144,9 @@ mod tests {
                 detection: None,
             })
         };
-        let deaths = SOURCES.into_iter().flat_map(|it| [died(it, false), died(it, true)]);
+        let deaths = SOURCES
+            .into_iter()
+            .flat_map(|it| [died(it, false), died(it, true)]);
         let others = [Removal::Expired, Removal::Replaced, Removal::Requested];
         for removal in deaths.chain(others) {
             assert_eq!(counters.of(&removal).fetch_add(1, Ordering::Relaxed), 0);

@@ -24,7 +24,16 @@ fn totals_count_each_registration_renewal_and_removal_once() {
     assert_eq!(registry.remove_process(ProcessId(1), DEATH, at(2)), 1);
     assert_eq!(registry.remove_process(ProcessId(1), DEATH, at(2)), 0);
     assert!(registry.resolve(&token(4), at(20)).is_none());
-    refused(&registry, of_process(3, NewSession { ttl: Ttl::Process, ..put_again(&registry) }));
+    refused(
+        &registry,
+        of_process(
+            3,
+            NewSession {
+                ttl: Ttl::Process,
+                ..put_again(&registry)
+            },
+        ),
+    );
 
     let totals = registry.totals();
     assert_eq!((totals.registered, totals.renewed), (5, 1));
