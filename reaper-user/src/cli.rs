@@ -10,6 +10,7 @@ mod doctor;
 pub mod exit_code;
 mod failure;
 mod list;
+mod metrics;
 mod output;
 mod remove;
 mod run;
@@ -121,6 +122,8 @@ enum Command {
     ///
     /// The process of the session is not affected.
     Rm(remove::Arguments),
+    /// Print the metrics of the daemon, or write them to a file for Prometheus
+    Metrics(metrics::Arguments),
     /// Check which exit sources work for this user, and how to enable the others
     Doctor(doctor::Arguments),
     /// Demonstrate session removal with a private daemon and test processes
@@ -216,6 +219,7 @@ impl Arguments {
             Command::Ls(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Watch(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Rm(arguments) => single_thread()?.block_on(arguments.run(&client)),
+            Command::Metrics(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Doctor(arguments) => multi_thread()?.block_on(arguments.run(&client)),
             Command::Demo(arguments) => multi_thread()?.block_on(arguments.run()),
             Command::Selftest(arguments) => arguments.run(),

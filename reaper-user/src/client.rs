@@ -10,6 +10,7 @@
 //! without a token) to any user's daemon.
 
 mod error;
+mod metrics;
 mod reading;
 mod speaks_first;
 mod sse;
@@ -51,6 +52,8 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 const FINAL_READ_TIMEOUT: Duration = Duration::from_secs(3);
 /// The largest response: a list of about 500,000 sessions that is not read in pages.
 const MAX_RESPONSE: usize = 256 << 20;
+/// What the daemon may respond with; of metrics, Prometheus's text.
+const ACCEPTED: &str = "application/json, text/event-stream, text/plain";
 /// How many sessions are read at once.
 const PAGE: usize = 1_000;
 /// The largest page: no session has more than 24 KiB.
@@ -299,7 +302,7 @@ impl Client {
             .method(method)
             .uri(target)
             .header(HOST, "localhost")
-            .header(ACCEPT, "application/json, text/event-stream")
+            .header(ACCEPT, ACCEPTED)
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|error| ClientError::Protocol {

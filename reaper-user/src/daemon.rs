@@ -10,6 +10,7 @@ pub(crate) mod config;
 pub(crate) mod descriptors;
 pub(crate) mod harden;
 pub(crate) mod http;
+pub(crate) mod metrics;
 #[cfg(target_os = "linux")]
 pub(crate) mod monitor;
 pub(crate) mod private_memory;

@@ -21,7 +21,9 @@ use crate::clock;
 use crate::engine::{Engine, Handler, Prepared, Settings, Sources};
 use crate::hook_threads::HookThreads;
 use crate::sources;
+use crate::watch::counters::Counters;
 use crate::watch::reap_loop::Commit;
+use crate::watch::set::WatchSet;
 use crate::watch::status::SourceStatus;
 use crate::watch::verdict::Verdict;
 
@@ -333,6 +335,14 @@ impl Reaper {
 
     pub(crate) fn works(&self, source: Source) -> bool {
         self.engine.board.works(source)
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        self.engine.board.counters()
+    }
+
+    pub(crate) fn watched(&self) -> &WatchSet {
+        &self.engine.watched
     }
 
     /// Waits until each of these sources that is configured has reported its state.

@@ -100,7 +100,7 @@ pub use hooks::HookRun;
 pub use lifetime::Ttl;
 pub use presence::{Attestation, Presence, SecretKey};
 pub use process::{Pid, PidOutOfRange, Process, ProcessId, StartTime};
-pub use registry::{OwnerUsage, Registry, Stored};
+pub use registry::{OwnerUsage, Registry, Removed, Stored, Totals};
 pub use removal::{Death, Evidence, Exit, ExitStatus, Removal, Source};
 pub use secret_memory::SecretMemory;
 pub use session::{Details, EntryId, NewSession, Session, SessionId};

@@ -1,6 +1,7 @@
 //! The shared handle: one lock around the table, and what must happen outside of it.
 
 mod rules;
+mod totals;
 mod usage;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use crate::table::token_index::TokenIndex;
 use crate::time::Moment;
 use crate::token::{Presented, TokenKey, TokenRef};
 
+pub use self::totals::{Removed, Totals};
 pub use self::usage::OwnerUsage;
 
 /// How many sessions of a dead process are removed under one lock.
@@ -47,6 +49,7 @@ struct Shared {
     by_token: Arc<TokenIndex>,
     token_key: TokenKey,
     log: Arc<EventLog>,
+    counters: totals::Counters,
     hooks: Hooks,
     run_hooks: Option<HookRunner>,
     on_removed: Vec<OnRemoved>,
@@ -78,6 +81,7 @@ impl RegistryBuilder {
             by_token,
             token_key: self.token_key,
             log: Arc::new(EventLog::new(self.event_capacity, self.wakers)),
+            counters: totals::Counters::default(),
             hooks: self.hooks,
             run_hooks: self.run_hooks,
             on_removed: self.on_removed,
@@ -105,9 +109,13 @@ impl Registry {
     /// `TooManyForOwner`, `TooManyBytes`, `TooManyBytesForOwner`.
     pub fn register(&self, mut new: NewSession, now: Moment) -> Result<Stored, RegisterError> {
         let token_ref = new.token.digest_and_zeroize(&self.0.token_key);
-        self.mutate(now, |table, changes| {
+        let stored = self.mutate(now, |table, changes| {
             table.register(new, token_ref, now, changes)
-        })
+        })?;
+        if stored.renewed {
+            self.0.counters.count_renewal();
+        }
+        Ok(stored)
     }
 
     /// Returns what this registry keeps of a token, by which its session can be looked up.
@@ -382,6 +390,7 @@ impl Registry {
     }
 
     fn record(&self, change: &Change, now: Moment) {
+        self.0.counters.count(change);
         match change {
             Change::Registered { session, .. } => {
                 self.0

@@ -1,6 +1,9 @@
 //! `reaperd daemon`: its options, which are those of the table of [`crate::daemon::config`]. The daemon
 //! itself is in [`crate::daemon`].
 
+use std::net::SocketAddr;
+#[cfg(test)]
+use std::path::Path;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, error::ErrorKind};
@@ -13,6 +16,7 @@ use crate::daemon::api::listener::{self, SocketAccess};
 use crate::daemon::config::DaemonOptions;
 use crate::daemon::config::layers::{Given, Selection};
 use crate::daemon::config::options::{Kind, OPTIONS, OptionSpec};
+use crate::daemon::metrics::listener::MetricsListener;
 #[cfg(target_os = "linux")]
 use crate::daemon::monitor::{self, Split};
 #[cfg(target_os = "linux")]
@@ -135,6 +139,15 @@ fn flag(spec: &'static OptionSpec) -> Arg {
     })
 }
 
+/// Binds the address for metrics while this process may, and for every worker that it will have.
+fn bind_metrics(address: Option<SocketAddr>) -> Result<Option<MetricsListener>, Failure> {
+    let bound = address.map(MetricsListener::bind).transpose();
+    bound.map_err(|error| {
+        let remedy = "use another port with --metrics-listen";
+        Failure::new(error.to_string(), remedy)
+    })
+}
+
 impl Arguments {
     /// Runs the daemon and returns its exit code; in the monitor, that of the worker.
     pub(super) fn run(self, socket: Option<PathBuf>) -> Result<u8, Failure> {
@@ -157,6 +170,7 @@ impl Arguments {
         let live = Live::new(given, configuration);
         let options = live.options();
         reload::set_log_level(&options);
+        let metrics_listener = bind_metrics(options.metrics_listen)?;
         #[cfg(target_os = "linux")]
         if let Some(code) = divide(&options)? {
             return Ok(code);
@@ -166,7 +180,7 @@ impl Arguments {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(descriptors::worker_threads());
         let runtime = runtime::build(builder).map_err(super::no_runtime)?;
-        let ended = runtime.block_on(crate::daemon::run(live));
+        let ended = runtime.block_on(crate::daemon::run(live, metrics_listener));
         match ended {
             Ok(Ending::InOrder) => Ok(ExitCode::Success.number()),
             Ok(Ending::AtOnce) => Ok(ExitCode::AtOnce.number()),

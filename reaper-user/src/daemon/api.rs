@@ -12,6 +12,7 @@
 //! | `GET /v1/events[?event=a,b][&session=ID][&uid=][&snapshot=1]` | a stream of events |
 //! | `GET /v1/limits` | what the caller holds and may hold; for root, of all users |
 //! | `GET /v1/sources`, `/v1/health`, `/v1/version` | the state of the daemon, and its version |
+//! | `GET /metrics` | the metrics of the daemon |
 //!
 //! Paths match exactly; a wrong method is 404 like a wrong path. A session is presented as
 //! `Authorization: ClaudeMesh-Session <64 hex digits>`. Every error is `application/problem+json`
@@ -67,9 +68,10 @@ pub(crate) mod authorize;
 mod connection;
 mod connection_budget;
 pub(crate) mod events;
-mod health;
+pub(crate) mod health;
 pub(crate) mod limits;
 pub(crate) mod listener;
+pub(crate) mod metrics;
 mod peaks;
 pub(crate) mod peer_pin;
 mod refused;
@@ -86,11 +88,13 @@ mod undelivered;
 pub(crate) mod wire;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use self::peer_pin::PeerPin;
 use crate::daemon::accounts::Accounts;
 use crate::daemon::config::DaemonOptions;
 use crate::daemon::descriptors::Shares;
+use crate::daemon::metrics::Counters;
 use crate::daemon::reload::Live;
 use crate::reaper::Reaper;
 use crate::sys::process_table::ProcessTable;
@@ -110,6 +114,9 @@ pub(crate) struct App {
     pub(crate) accounts: Arc<Accounts>,
     /// Where secret keys are stored.
     pub(crate) secret_memory: SecretArena,
+    pub(crate) counters: Counters,
+    /// Since 1970.
+    pub(crate) started_at: Duration,
 }
 
 impl App {
@@ -123,6 +130,11 @@ impl App {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     Unix,
+    /// TCP, for metrics only.
+    Metrics {
+        /// Of the loopback interface.
+        is_local: bool,
+    },
 }
 
 /// The credentials of the peer at the time of connecting, from the kernel.

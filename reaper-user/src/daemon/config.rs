@@ -9,6 +9,7 @@ pub(crate) mod options;
 pub(crate) mod readable;
 pub(crate) mod values;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -95,6 +96,8 @@ pub struct DaemonOptions {
     pub keep_alive: Duration,
     /// Users that may connect, besides the daemon's own and root.
     pub allow_uids: Vec<u32>,
+    /// Where metrics are served over TCP, if at all.
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// The group of the socket and its folder. Its members may connect as well.
     pub socket_group: Option<u32>,
     /// The user that the worker becomes.
@@ -129,6 +132,7 @@ impl DaemonOptions {
             max_streams_per_uid: None,
             keep_alive: DEFAULT_KEEP_ALIVE,
             allow_uids: Vec::new(),
+            metrics_listen: None,
             socket_group: None,
             #[cfg(target_os = "linux")]
             user: None,

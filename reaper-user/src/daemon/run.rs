@@ -18,11 +18,14 @@ use super::accounts::{Accounts, Newcomers, of_registry};
 use super::api::listener::{AccessList, ListenError, Socket, SocketAccess};
 use super::api::{self, App};
 use super::config::DaemonOptions;
+use super::metrics::Counters;
+use super::metrics::listener::MetricsListener;
 use super::private_memory;
 use super::reload::{self, Live};
 use super::signals::{Ending, Signals};
 use super::systemd;
 use super::token_files::TokenFiles;
+use crate::clock;
 use crate::daemon::descriptors::{self, Shares, TooFewDescriptors};
 use crate::reaper::Reaper;
 use crate::sources;
@@ -82,13 +85,18 @@ impl StartupError {
 
 /// Runs the daemon until a signal ends it. Changes limits and signals of the process: call it once, at
 /// the start of the runtime.
-pub(crate) async fn run(live: Live) -> Result<Ending, StartupError> {
+pub(crate) async fn run(
+    live: Live,
+    metrics: Option<MetricsListener>,
+) -> Result<Ending, StartupError> {
     let mut signals = Signals::receive().map_err(StartupError::Signals)?;
     descriptors::raise_open_file_limit();
     private_memory::protect_and_log();
     let (app, socket) = start(live).await?;
     let (stop_sender, stop_receiver) = watch::channel(false);
+    let metrics = serve_metrics(metrics, app.clone(), stop_receiver.clone());
     let serving = api::server::serve(app.clone(), socket, stop_receiver);
+    let serving = async { tokio::join!(serving, metrics) };
     let stopping = async {
         let ending = signals.obey(&app).await;
         systemd::notify(systemd::State::Stopping);
@@ -99,7 +107,7 @@ pub(crate) async fn run(live: Live) -> Result<Ending, StartupError> {
         sleep(AT_ONCE_WITHIN).await;
     };
     let ending = tokio::select! {
-        () = serving => Ending::InOrder,
+        ((), ()) = serving => Ending::InOrder,
         () = stopping => Ending::AtOnce,
     };
     log::info!("stopped, {} sessions were live", app.reaper.len());
@@ -142,6 +150,8 @@ async fn start(live: Live) -> Result<(Arc<App>, Socket), StartupError> {
         reaper,
         live,
         descriptors,
+        counters: Counters::default(),
+        started_at: Duration::from_millis(clock::now().wall_ms),
         table: process_table::of_this_system(),
         epoch,
         accounts,
@@ -165,6 +175,17 @@ fn has_monitor() -> bool {
 /// Returns the daemon's own user.
 fn owner() -> u32 {
     rustix::process::geteuid().as_raw()
+}
+
+/// Serves metrics over TCP, if that is configured.
+async fn serve_metrics(
+    listener: Option<MetricsListener>,
+    app: Arc<App>,
+    stop: watch::Receiver<bool>,
+) {
+    if let Some(listener) = listener {
+        listener.serve(app, stop).await;
+    }
 }
 
 fn start_reaper(

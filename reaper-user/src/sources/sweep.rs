@@ -76,6 +76,7 @@ pub(crate) async fn run(
         context.watched.mark_swept(began);
         let view = view_of(context.watched.table.as_ref());
         let is_foreign = ForeignProc::is_shown_by(context.watched.table.as_ref());
+        context.reporter.swept(pass.took, pass.unknown);
         pass.report(&context.reporter, every, view, is_foreign);
     }
 }

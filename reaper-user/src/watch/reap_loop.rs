@@ -251,7 +251,7 @@ impl<C: Commit> ReapLoop<C> {
                 evidence,
                 pid_reused,
             } => {
-                return Some(Death {
+                let death = Death {
                     source: suspect.attributed_to(evidence),
                     evidence,
                     pid_reused,
@@ -263,10 +263,18 @@ impl<C: Commit> ReapLoop<C> {
                     detection: suspect.died_at_ns.map(|died_at_ns| {
                         Duration::from_nanos(monotonic_ns().saturating_sub(died_at_ns))
                     }),
-                });
+                };
+                if let Some(detection) = death.detection {
+                    let of_source = self.board.counters().detection.of(death.source);
+                    of_source.add(detection);
+                }
+                return Some(death);
             }
             Verdict::Alive => {}
-            Verdict::Unknown(doubt) => log::debug!("pid {} is kept: {doubt}", watched.pid),
+            Verdict::Unknown(doubt) => {
+                self.board.counters().unknown.add(suspect.source, 1);
+                log::debug!("pid {} is kept: {doubt}", watched.pid);
+            }
         }
         if suspect.reschedule() {
             self.suspects.insert(process, suspect);

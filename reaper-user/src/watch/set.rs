@@ -123,7 +123,7 @@ pub(crate) trait Arm: Send + Sync {
 pub(crate) struct WatchSet {
     pub(crate) table: Arc<dyn ProcessTable>,
     pub(crate) budget: Arc<FdBudget>,
-    hints: HintSender,
+    pub(crate) hints: HintSender,
     entries: Mutex<Entries>,
     arms: RwLock<Arms>,
     /// When the last complete sweep began, on the boot clock; zero before the first.

@@ -3,11 +3,14 @@
 //! A source counts as working only while it reports so. Nothing is inferred here.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use reaper_registry::{Source, SourceHealth, SourceState};
 use tokio::sync::watch;
+
+use crate::watch::counters::Counters;
 
 /// The status of one source.
 #[derive(Clone, Debug)]
@@ -59,7 +62,7 @@ struct Shared {
     sources: Mutex<BTreeMap<Source, SourceStatus>>,
     on_change: OnChange,
     changed: watch::Sender<()>,
-    loop_restarts: AtomicU64,
+    counters: Counters,
 }
 
 impl StatusBoard {
@@ -69,7 +72,7 @@ impl StatusBoard {
             sources: Mutex::default(),
             on_change: Box::new(on_change),
             changed: watch::Sender::new(()),
-            loop_restarts: AtomicU64::new(0),
+            counters: Counters::default(),
         }))
     }
 
@@ -115,11 +118,17 @@ impl StatusBoard {
 
     /// Returns how often the loop that removes dead processes was restarted after a panic.
     pub(crate) fn loop_restarts(&self) -> u64 {
-        self.0.loop_restarts.load(Ordering::Relaxed)
+        self.counters().loop_restarts.load(Ordering::Relaxed)
     }
 
     pub(crate) fn count_loop_restart(&self) {
-        self.0.loop_restarts.fetch_add(1, Ordering::Relaxed);
+        self.counters()
+            .loop_restarts
+            .fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.0.counters
     }
 
     fn sources(&self) -> MutexGuard<'_, BTreeMap<Source, SourceStatus>> {
@@ -199,6 +208,13 @@ impl Reporter {
     /// Returns whether it last reported that it works, with or without limits.
     pub(crate) fn works(&self) -> bool {
         self.board.works(self.source)
+    }
+
+    /// Counts a complete sweep.
+    pub(crate) fn swept(&self, took: Duration, unknown: usize) {
+        let counters = self.board.counters();
+        counters.sweeps.add(took);
+        counters.unknown.add(self.source, unknown as u64);
     }
 
     /// Counts this many further lost events.

@@ -27,6 +27,7 @@ use super::{App, Peer, PeerPidNs, routes};
 use crate::daemon::http::body::{ResponseBody, problem};
 use crate::daemon::http::framing::FramingFilter;
 use crate::daemon::http::secrets::{RequestSecrets, SecretQueue};
+use crate::daemon::metrics::Route;
 
 /// Larger than the largest head that the framing filter passes. Bounds what is buffered for a slow
 /// reader.
@@ -114,11 +115,14 @@ async fn respond(
     secrets: RequestSecrets,
     slot: &ConnectionSlot,
 ) -> Response<ResponseBody> {
+    let route = Route::of(request.method(), request.uri().path());
     slot.may_start().await;
-    match slot.begin_request() {
+    let response = match slot.begin_request() {
         Ok(_charge) => routes::respond(app.clone(), peer, request, secrets).await,
         Err(refused) => problem(&refused.into()),
-    }
+    };
+    app.counters.responded(route, &response);
+    response
 }
 
 /// Returns whether the client keeps the connection after this request (RFC 9112, section 9.3).

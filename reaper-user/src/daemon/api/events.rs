@@ -12,6 +12,7 @@ use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -177,8 +178,13 @@ impl EventStream {
             },
             None => GapData::Reason { reason: "epoch" },
         };
-        sse::write_gap(&mut self.out, None, &gap);
+        self.write_gap(None, &gap);
         self.begin_snapshot(last);
+    }
+
+    fn write_gap(&mut self, id: Option<EventId>, gap: &GapData) {
+        self.app.counters.gaps.fetch_add(1, Ordering::Relaxed);
+        sse::write_gap(&mut self.out, id, gap);
     }
 
     fn begin_snapshot(&mut self, last: EntryId) {
@@ -212,7 +218,7 @@ impl EventStream {
                         missed_from,
                         missed_to,
                     };
-                    sse::write_gap(&mut self.out, id, &gap);
+                    self.write_gap(id, &gap);
                     // The end of the reader's own session may be among what was missed.
                     if self.filter.own.is_some() {
                         self.end();

@@ -36,7 +36,8 @@ pub(super) fn limits(app: &App, peer: Peer) -> LimitsReport {
     }
 }
 
-fn of_user(app: &App, uid: u32) -> UserLimits {
+/// Returns what this user holds and may hold.
+pub(crate) fn of_user(app: &App, uid: u32) -> UserLimits {
     let charged = Resource::ALL.map(|resource| {
         let usage = app.accounts.usage(uid, resource);
         let view = LimitView {

@@ -88,14 +88,14 @@ impl Drop for Waiting {
 }
 
 impl Waiting {
-    /// Waits for a place among the served. Without one, responds and returns nothing.
+    /// Waits for a place among the served. Without one, responds and returns the response's problem.
     pub(super) async fn admit(
         self,
         stream: UnixStream,
         budget: &Arc<ConnectionBudget>,
-    ) -> Option<(UnixStream, ConnectionSlot)> {
+    ) -> Result<(UnixStream, ConnectionSlot), Problem> {
         match budget.admit_within(self.uid, PLACE_WITHIN).await {
-            Ok(slot) => Some((stream, slot)),
+            Ok(slot) => Ok((stream, slot)),
             Err(refused) => {
                 // A client that still writes, or whose bytes are unread at the close, may miss the
                 // response.
@@ -103,8 +103,9 @@ impl Waiting {
                     let mut request = Zeroizing::new([0; 4 * 1024]);
                     drop(stream.try_read(request.as_mut()));
                 }
-                refuse(stream, &refused.into());
-                None
+                let problem = Problem::from(refused);
+                refuse(stream, &problem);
+                Err(problem)
             }
         }
     }

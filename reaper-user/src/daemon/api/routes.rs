@@ -15,7 +15,7 @@ use super::remove::{delete, delete_me};
 use super::sessions::list;
 use super::undelivered::UndeliveredSessions;
 use super::wire::{Me, RegisterResponse, SessionView};
-use super::{App, Peer, PeerPidNs, authorize, health, limits, register};
+use super::{App, Peer, PeerPidNs, authorize, health, limits, metrics, register};
 use crate::clock;
 use crate::daemon::http::body::{ResponseBody, event_stream, json, problem, read_body};
 use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
@@ -82,6 +82,7 @@ async fn route(
         (&Method::GET, "/v1/sources") => Ok(json(&health::sources(app).view())),
         (&Method::GET, "/v1/health") => Ok(json(&health::health(app))),
         (&Method::GET, "/v1/version") => Ok(json(&health::ABOUT)),
+        (&Method::GET, "/metrics") => Ok(metrics::metrics(app, head, peer.is_root())),
         (&Method::DELETE, path) if path.starts_with("/v1/sessions/") => {
             let tail = &path["/v1/sessions/".len()..];
             delete(app, peer, head, tail, &claim, secrets.path_token)

@@ -11,12 +11,13 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::admission::Admission;
+use super::admission::{Admission, USER_NOT_ALLOWED};
 use super::connection_budget::ConnectionBudget;
 use super::listener::{AccessList, Socket, SocketAccess};
 use super::peaks::Peaks;
 use super::refused::{WaitingRoom, refuse};
 use super::{App, connection};
+use crate::daemon::http::problem::Problem;
 use crate::sys::allocator::give_back_freed;
 
 /// The pause after a failed accept, for lack of descriptors or memory. The connection that is
@@ -59,6 +60,7 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
             stream = acceptor.next(&socket.listener) => {
                 // Before a place is taken: a refused user must not take one from others.
                 let Some((stream, peer)) = admission.admit(stream) else {
+                    app.counters.refused(USER_NOT_ALLOWED);
                     continue;
                 };
                 // Not in the `select!`, where another branch could cancel it after it has closed a
@@ -71,13 +73,20 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
                         peaks.connected(connections.len());
                     }
                     Err(refused) => match waiting_room.enter(peer.uid) {
-                        None => refuse(stream, &refused.into()),
+                        None => {
+                            let problem = Problem::from(refused);
+                            app.counters.refused(problem.code());
+                            refuse(stream, &problem);
+                        }
                         Some(waiting) => {
                             let (app, budget) = (app.clone(), budget.clone());
                             connections.spawn(async move {
                                 let admitted = waiting.admit(stream, &budget).await;
-                                if let Some((stream, slot)) = admitted {
-                                    connection::serve(app, stream, peer, stopping, slot).await;
+                                match admitted {
+                                    Ok((stream, slot)) => {
+                                        connection::serve(app, stream, peer, stopping, slot).await;
+                                    }
+                                    Err(problem) => app.counters.refused(problem.code()),
                                 }
                             });
                         }

@@ -323,6 +323,22 @@ pub(crate) static OPTIONS: &[OptionSpec] = &[
             unless("", text, values::group).map(|group| options.socket_group = group)
         },
     },
+    OptionSpec {
+        name: "metrics-listen",
+        kind: Kind::Number,
+        value: "ADDR",
+        default: "",
+        expects: "a port of the loopback interface, or an address with a port such as 127.0.0.1:9464",
+        help: "Also serve metrics over TCP, at the path /metrics",
+        details: "ADDR is a port of the loopback interface (9464), or an address with a port \
+                  (0.0.0.0:9464). On another address than the loopback interface, every host that \
+                  reaches it can read the metrics.",
+        reload: false,
+        set: |options, text| {
+            unless("", text, values::metrics_address)
+                .map(|address| options.metrics_listen = address)
+        },
+    },
     #[cfg(target_os = "linux")]
     OptionSpec {
         name: "user",

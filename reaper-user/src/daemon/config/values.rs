@@ -1,5 +1,6 @@
 //! Parsers of option values. An invalid value is a usage error, or a fault of the configuration file.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use reaper_registry::Source;
@@ -35,6 +36,16 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         return Err("must be at least 10ms".to_owned());
     }
     Ok(duration)
+}
+
+/// Parses a port of the loopback interface, or an address with a port.
+pub(crate) fn metrics_address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<u16>() {
+        Ok(port) => Ok((Ipv4Addr::LOCALHOST, port).into()),
+        Err(_) => text.parse().map_err(|_neither| {
+            "expected a port, or an address with a port such as 127.0.0.1:9464".to_owned()
+        }),
+    }
 }
 
 /// Parses a number greater than zero.

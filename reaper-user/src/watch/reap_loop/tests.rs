@@ -334,7 +334,10 @@ async fn a_sweep_makes_up_for_hints_that_did_not_fit() {
         fixture.table.die(pid(raw_pid), 0);
         fixture.exit_event(raw_pid, 0);
     }
-    assert!(fixture.hints.overflowed() > 0, "nothing overflowed");
+    assert!(
+        fixture.hints.overflowed(Source::Netlink) > 0,
+        "nothing overflowed"
+    );
     fixture.pass(Duration::from_millis(500)).await;
     assert_eq!(fixture.deaths().len(), count as usize);
 }
