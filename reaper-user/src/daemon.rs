@@ -14,18 +14,21 @@ pub(crate) mod harden;
 pub(crate) mod http;
 #[cfg(target_os = "linux")]
 pub(crate) mod memory_file;
+pub(crate) mod metrics;
 #[cfg(target_os = "linux")]
 pub(crate) mod monitor;
 pub(crate) mod private_memory;
+pub(crate) mod reload;
 pub(crate) mod restart;
 mod run;
 pub(crate) mod runtime;
 #[cfg(target_os = "linux")]
 pub(crate) mod sandbox;
+pub(crate) mod signals;
 pub(crate) mod socket_path;
 pub(crate) mod systemd;
 pub(crate) mod token_files;
 
-pub(crate) use run::run;
+pub(crate) use run::{Inherited, run};
 #[doc(hidden)]
 pub use run::{StartupError, run_until};

@@ -1,7 +1,9 @@
 //! The shared handle: one lock around the table, and what must happen outside of it.
 
 mod pause;
+mod rules;
 mod step;
+mod totals;
 mod usage;
 
 use std::fmt;
@@ -12,7 +14,7 @@ use crate::error::RegisterError;
 use crate::events::log::{EventLog, Subscription};
 use crate::events::tombstones::Tombstones;
 use crate::events::{Event, EventKind, SourceState};
-use crate::hooks::{Change, HookRunner, Hooks};
+use crate::hooks::{HookRunner, Hooks};
 use crate::journal::Journal;
 use crate::process::ProcessId;
 use crate::removal::{Death, Removal};
@@ -22,7 +24,11 @@ use crate::table::token_index::TokenIndex;
 use crate::time::Moment;
 use crate::token::{Presented, TokenKey, TokenRef};
 
+pub use self::totals::{Removed, Totals};
 pub use self::usage::OwnerUsage;
+
+/// How many sessions of a dead process are removed under one lock.
+const REMOVED_AT_ONCE: usize = 256;
 
 /// The result of a successful registration.
 #[derive(Clone, Debug)]
@@ -46,6 +52,7 @@ struct Shared {
     by_token: Arc<TokenIndex>,
     token_key: TokenKey,
     log: Arc<EventLog>,
+    counters: totals::Counters,
     hooks: Hooks,
     run_hooks: Option<HookRunner>,
     on_removed: Vec<OnRemoved>,
@@ -70,6 +77,7 @@ impl RegistryBuilder {
         let state = self.state.unwrap_or_default();
         let mut table = Table::new(
             self.limits,
+            self.sharing,
             self.lifetimes,
             self.strict_replace,
             by_token.clone(),
@@ -93,6 +101,7 @@ impl RegistryBuilder {
             by_token,
             token_key: self.token_key,
             log: Arc::new(log),
+            counters: totals::Counters::default(),
             hooks: self.hooks,
             run_hooks: self.run_hooks,
             on_removed: self.on_removed,
@@ -122,10 +131,15 @@ impl Registry {
     /// `TooManyForOwner`, `TooManyBytes`, `TooManyBytesForOwner`.
     pub fn register(&self, mut new: NewSession, now: Moment) -> Result<Stored, RegisterError> {
         let token_ref = new.token.digest_and_zeroize(&self.0.token_key);
-        self.mutate(now, |table, changes| {
-            table.register(new, token_ref, now, changes)
-        })
-        .unwrap_or(Err(RegisterError::Paused))
+        let stored = self
+            .mutate(now, |table, changes| {
+                table.register(new, token_ref, now, changes)
+            })
+            .unwrap_or(Err(RegisterError::Paused))?;
+        if stored.renewed {
+            self.0.counters.count_renewal();
+        }
+        Ok(stored)
     }
 
     /// Returns what this registry keeps of a token, by which its session can be looked up.
@@ -146,13 +160,18 @@ impl Registry {
         Some(session)
     }
 
-    /// Returns the [`EventKind::Deregistered`] event of the last session with this token, if that session
-    /// was removed within the last minute. Fewer are kept if more than 4,096 sessions were removed in that
+    /// Returns the [`EventKind::Deregistered`] event of the last session of this owner, or of any, with this
+    /// token, if that session was removed within the last minute. Fewer are kept if more than 4,096 sessions were removed in that
     /// time; the owner with most of them then loses his oldest one. A session that is live again under
     /// this token does not change the result.
-    pub fn recently_gone(&self, token: &impl Presented, now: Moment) -> Option<Arc<Event>> {
+    pub fn recently_gone(
+        &self,
+        token: &impl Presented,
+        owner: Option<u32>,
+        now: Moment,
+    ) -> Option<Arc<Event>> {
         let digest = self.token_ref(token).digest;
-        self.tombstones().find(digest, now.boot)
+        self.tombstones().find(digest, owner, now.boot)
     }
 
     /// Returns whether `token` is the token of `session`, whether or not the session is live.
@@ -245,10 +264,31 @@ impl Registry {
     }
 
     /// Removes every session of a dead process ([`Removal::Died`]). Returns how many it removed; 0 if the
-    /// process has none, as in a second call for the same process.
+    /// process has none, as in a second call for the same process. The table's lock is released after
+    /// every few hundred, so that others need not wait for all of them.
     pub fn remove_process(&self, process: ProcessId, death: Death, now: Moment) -> usize {
+        let mut removed = 0;
+        loop {
+            let part = self.remove_some_of_process(process, death, now, REMOVED_AT_ONCE);
+            removed += part;
+            if part < REMOVED_AT_ONCE {
+                return removed;
+            }
+        }
+    }
+
+    /// As [`Self::remove_process`], but removes up to `max` sessions only, those first that were stored
+    /// first. If it returns less than `max`, none is left. For a caller that does something else in
+    /// between, such as letting subscribers read.
+    pub fn remove_some_of_process(
+        &self,
+        process: ProcessId,
+        death: Death,
+        now: Moment,
+        max: usize,
+    ) -> usize {
         self.mutate(now, |table, changes| {
-            table.remove_process(process, death, changes);
+            table.remove_process(process, death, max, changes);
             changes.len()
         })
         .unwrap_or(0)
@@ -315,60 +355,6 @@ impl Registry {
             table.expire_entry(entry, now.boot, changes)
         })
         .flatten()
-    }
-
-    fn wake_readers(&self) {
-        for wake in self.0.log.wakers() {
-            self.0.hooks.contain(wake);
-        }
-    }
-
-    /// The only function that changes the table; returns `None` while it is paused. Under the lock: mutates, appends the events and queues
-    /// the hooks. After it: wakes the readers, releases and runs the hooks.
-    fn mutate<T>(
-        &self,
-        now: Moment,
-        mutation: impl FnOnce(&mut Table, &mut Vec<Change>) -> T,
-    ) -> Option<T> {
-        let mut changes = Vec::new();
-        let outcome = {
-            let mut table = self.table();
-            if self.is_paused() {
-                return None;
-            }
-            let outcome = mutation(&mut table, &mut changes);
-            self.record(&mut table, &changes, now);
-            for change in &changes {
-                self.0.hooks.queue(change);
-            }
-            outcome
-        };
-        if !changes.is_empty() {
-            self.wake_readers();
-            self.release(&changes);
-            self.run_hooks(changes);
-        }
-        Some(outcome)
-    }
-
-    fn release(&self, changes: &[Change]) {
-        for change in changes {
-            if let Change::Deregistered(session, _) = change {
-                for release in &self.0.on_removed {
-                    self.0.hooks.contain(|| release(session));
-                }
-            }
-        }
-    }
-
-    fn run_hooks(&self, changes: Vec<Change>) {
-        match &self.0.run_hooks {
-            Some(runner) if !self.0.hooks.is_empty() => {
-                let registry = self.clone();
-                runner(Box::new(move || registry.0.hooks.run(&changes)));
-            }
-            _ => self.0.hooks.run(&changes),
-        }
     }
 
     fn tombstones(&self) -> MutexGuard<'_, Tombstones> {

@@ -2,6 +2,7 @@
 //!
 //! The indexes are updated together in `place`, `insert`, `renew` and `unlink` or `remove` only.
 
+mod limits;
 mod owners;
 pub(crate) mod token_index;
 
@@ -18,6 +19,7 @@ use crate::process::ProcessId;
 use crate::registry::Stored;
 use crate::removal::{Death, Removal};
 use crate::session::{EntryId, NewSession, Session, SessionId, SessionKey};
+use crate::sharing::Sharing;
 use crate::table::owners::Owners;
 use crate::table::token_index::TokenIndex;
 use crate::time::{BootTime, Moment};
@@ -25,6 +27,7 @@ use crate::token::{TokenDigest, TokenRef};
 
 pub(crate) struct Table {
     limits: Limits,
+    sharing: Option<Sharing>,
     lifetimes: Lifetimes,
     strict_replace: bool,
     next_entry: u64,
@@ -45,12 +48,14 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(
         limits: Limits,
+        sharing: Option<Sharing>,
         lifetimes: Lifetimes,
         strict_replace: bool,
         by_token: Arc<TokenIndex>,
     ) -> Self {
         Self {
             limits,
+            sharing,
             lifetimes,
             strict_replace,
             next_entry: 1,
@@ -149,41 +154,6 @@ impl Table {
         }
         if self.strict_replace && same_id.is_some_and(|old| *old.digest() != digest) {
             return Err(RegisterError::NeedsOldToken);
-        }
-        Ok(())
-    }
-
-    /// Checks the limits as they are once the sessions that the registration replaces, all of the same
-    /// owner, have been removed.
-    fn check_limits<'a, I: Iterator<Item = &'a Session>>(
-        &self,
-        new: &NewSession,
-        replaced: impl Fn() -> I,
-    ) -> Result<(), RegisterError> {
-        let Limits {
-            sessions,
-            sessions_per_owner,
-            bytes,
-            bytes_per_owner,
-        } = self.limits;
-        let owner = new.owner;
-        let (held, held_bytes) = self.owners.holdings(owner);
-        let freed = replaced().count();
-        if self.sessions.len() - freed >= sessions {
-            return Err(RegisterError::TooManySessions { limit: sessions });
-        }
-        if held - freed >= sessions_per_owner {
-            let limit = sessions_per_owner;
-            return Err(RegisterError::TooManyForOwner { owner, limit });
-        }
-        let freed: usize = replaced().map(|old| old.bytes).sum();
-        let added = new.bytes();
-        if self.bytes - freed + added > bytes {
-            return Err(RegisterError::TooManyBytes { limit: bytes });
-        }
-        if held_bytes - freed + added > bytes_per_owner {
-            let limit = bytes_per_owner;
-            return Err(RegisterError::TooManyBytesForOwner { owner, limit });
         }
         Ok(())
     }
@@ -288,14 +258,17 @@ impl Table {
         Some(session)
     }
 
+    /// Removes up to `max` sessions of a process, those first that were stored first.
     pub(crate) fn remove_process(
         &mut self,
         process: ProcessId,
         death: Death,
+        max: usize,
         changes: &mut Vec<Change>,
     ) {
-        for session in self.sessions_of(process) {
-            self.remove(session.entry, Removal::Died(death), changes);
+        let entries = self.entries_of(process).take(max);
+        for entry in entries.collect::<Vec<_>>() {
+            self.remove(entry, Removal::Died(death), changes);
         }
     }
 
@@ -330,10 +303,14 @@ impl Table {
     }
 
     pub(crate) fn sessions_of(&self, process: ProcessId) -> Vec<Arc<Session>> {
-        self.by_process
-            .range((process, EntryId(0))..=(process, EntryId(u64::MAX)))
-            .filter_map(|(_, entry)| self.sessions.get(entry).cloned())
+        self.entries_of(process)
+            .filter_map(|entry| self.sessions.get(&entry).cloned())
             .collect()
+    }
+
+    fn entries_of(&self, process: ProcessId) -> impl Iterator<Item = EntryId> {
+        let range = (process, EntryId(0))..=(process, EntryId(u64::MAX));
+        self.by_process.range(range).map(|(_, entry)| *entry)
     }
 
     pub(crate) fn session_named(&self, owner: u32, id: &SessionId) -> Option<&Arc<Session>> {

@@ -16,3 +16,4 @@ mod renewals;
 mod secrets;
 mod support;
 mod threads;
+mod totals;

@@ -1,110 +1,48 @@
-//! `reaperd daemon`: its options. The daemon itself is in [`crate::daemon`].
+//! `reaperd daemon`: its options, which are those of the table of [`crate::daemon::config`]. The daemon
+//! itself is in [`crate::daemon`].
 
-#[cfg(target_os = "linux")]
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+#[cfg(test)]
 use std::path::Path;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use reaper_registry::Source;
+use clap::{Arg, ArgAction, ArgMatches, Command, error::ErrorKind};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::values::{self, Age};
-use crate::client::Client;
 #[cfg(target_os = "linux")]
 use crate::daemon::api::listener::{self, SocketAccess};
 use crate::daemon::carried::Carried;
-use crate::daemon::config::{DaemonOptions, RegisterPolicy};
+use crate::daemon::config::DaemonOptions;
+use crate::daemon::config::layers::{Given, Selection};
+use crate::daemon::config::options::{Kind, OPTIONS, OptionSpec};
 use crate::daemon::handover::take::{self, NotTaken, Taken};
+use crate::daemon::metrics::listener::MetricsListener;
 #[cfg(target_os = "linux")]
 use crate::daemon::monitor::{self, Split};
 #[cfg(target_os = "linux")]
 use crate::daemon::private_memory;
+use crate::daemon::reload::{self, Live};
 #[cfg(target_os = "linux")]
 use crate::daemon::sandbox::{self, User};
+use crate::daemon::signals::{self, Ending};
+use crate::daemon::socket_path::Surroundings;
 #[cfg(target_os = "linux")]
-use crate::daemon::socket_path::{Surroundings, runtime_folder};
+use crate::daemon::socket_path::runtime_folder;
 #[cfg(target_os = "linux")]
 use crate::daemon::systemd::listen_fds;
-use crate::daemon::{descriptors, harden, runtime};
-use crate::engine::Sources;
+use crate::daemon::{Inherited, descriptors, harden, runtime};
+
+/// The option whose flag all commands have.
+const SOCKET: &str = "socket";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Exit sources to use: auto, or a comma-separated list of netlink, ebpf, pidfd, sweep
-    #[arg(long, value_name = "LIST", default_value = "auto", value_parser = values::sources)]
-    sources: Sources,
-    /// Refuse to start unless this source works; may be a comma-separated list
-    #[arg(long, value_name = "SOURCE", value_delimiter = ',', value_parser = values::source)]
-    require: Vec<Source>,
-    /// How often to check every registered process, in case other sources missed its exit
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = values::duration)]
-    sweep_interval: Duration,
-    /// Maximum age of sessions registered without a ttl; never: until the process exits
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = values::age)]
-    ttl: Age,
-    /// Maximum age of any session, even if a longer ttl was requested [default: no limit]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
-    max_ttl: Option<Duration>,
-    /// Maximum number of sessions
-    #[arg(long, value_name = "N", default_value = "100000", value_parser = values::count)]
-    max_sessions: usize,
-    /// Maximum number of sessions per user
-    #[arg(long, value_name = "N", default_value = "10000", value_parser = values::count)]
-    max_sessions_per_uid: usize,
-    /// Maximum size of all sessions in memory, such as 512MiB
-    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = values::size)]
-    max_bytes: usize,
-    /// Maximum size of the sessions of one user in memory
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
-    max_bytes_per_uid: usize,
-    /// Maximum number of connections [default: as open files allow, at most 1024]
-    #[arg(long, value_name = "N", value_parser = values::connections)]
-    max_connections: Option<usize>,
-    /// Maximum number of connections per user [default: a fair share]
-    #[arg(long, value_name = "N", value_parser = values::count)]
-    max_connections_per_uid: Option<usize>,
-    /// Maximum number of event streams per user [default: a fair share]
-    #[arg(long, value_name = "N", value_parser = values::count)]
-    max_streams_per_uid: Option<usize>,
-    /// How long clients may keep an idle connection; at least 1s
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::keep_alive)]
-    keep_alive: Duration,
-    /// Which processes a client may register: self, same-uid or any
-    #[arg(long, value_name = "POLICY", default_value = "same-uid")]
-    register_policy: RegisterPolicy,
-    /// Reject a registration under an existing session id, and a removal by id, unless it has that
-    /// session's token
-    #[arg(long)]
-    strict_replace: bool,
-    /// Also serve this user, by name or uid; may be a comma-separated list
-    ///
-    /// Every user can then reach the socket, and the daemon refuses those who are not listed. With
-    /// --socket-group instead, the system keeps them out.
-    #[arg(long, value_name = "USER", value_delimiter = ',', value_parser = values::user)]
-    allow_uid: Vec<u32>,
-    /// Also serve the members of this group, by name or gid; the socket gets mode 0660
-    #[arg(long, value_name = "GROUP", value_parser = values::group)]
-    socket_group: Option<u32>,
-    /// Run the worker as this user
-    ///
-    /// For a start as root. The folder of the socket must belong to that user; if it does not exist,
-    /// it is created so. Not possible with --no-monitor.
-    #[cfg(target_os = "linux")]
-    #[arg(long, value_name = "USER", value_parser = values::account, conflicts_with = "no_monitor")]
-    user: Option<User>,
-    /// Run one process, without a monitor
-    ///
-    /// By default the daemon is two processes: a monitor, which is the one that was started, and a
-    /// worker, which does everything else and can do little else: it has no capabilities, few system
-    /// calls and few files, and the monitor reopens sources for it. Without a monitor the worker is a
-    /// new program, and for some milliseconds after its start another process of the same user can
-    /// open its memory and keep it open. If it is killed, its sessions are lost, where the monitor starts
-    /// another worker that continues with them. It also keeps the capabilities that sources need, all
-    /// system calls and all files.
-    #[cfg(target_os = "linux")]
-    #[arg(long)]
-    no_monitor: bool,
+    #[command(flatten)]
+    files: ConfigFiles,
+    #[command(flatten)]
+    flags: Flags,
     /// Take the place of the daemon that runs on this socket, without a refused request
     ///
     /// It gets the socket, the connections and the sessions, and the running daemon ends. If this one
@@ -116,9 +54,146 @@ pub(super) struct Arguments {
     child_of: Option<u32>,
 }
 
+/// Which configuration files are read.
+#[derive(Debug, clap::Args)]
+pub(super) struct ConfigFiles {
+    /// Read this configuration file only
+    ///
+    /// By default these are read: /etc/reaperd/reaperd.toml, and reaperd/reaperd.toml in the folder of the
+    /// user's configuration (~/.config). A user other than root who has the second does not need the first.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_config")]
+    config: Option<PathBuf>,
+    /// Read no configuration file
+    #[arg(long)]
+    no_config: bool,
+}
+
+impl ConfigFiles {
+    pub(super) fn selection(self) -> Selection {
+        match self.config {
+            Some(path) => Selection::Only(path),
+            None if self.no_config => Selection::None,
+            None => Selection::Standard,
+        }
+    }
+}
+
+/// The flags of the options in the table that were given: names and values.
+#[derive(Debug)]
+struct Flags(Vec<(String, String)>);
+
+impl clap::Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        let flags = OPTIONS.iter().filter(|spec| spec.name != SOCKET);
+        let command = command.args(flags.map(flag));
+        #[cfg(target_os = "linux")]
+        let command = command.mut_arg("user", |user| user.conflicts_with("no-monitor"));
+        command
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut given = Vec::new();
+        for spec in OPTIONS.iter().filter(|spec| spec.name != SOCKET) {
+            let Some(values) = matches.get_many::<String>(spec.name) else {
+                continue;
+            };
+            let values: Vec<_> = values.map(String::as_str).collect();
+            let text = values.join(",");
+            // Each part of a list is right, but they may not fit together.
+            spec.check(&text).map_err(|error| {
+                let message = format!("invalid value '{text}' for '--{}': {error}\n", spec.name);
+                clap::Error::raw(ErrorKind::ValueValidation, message)
+            })?;
+            given.push((spec.name.to_owned(), text));
+        }
+        Ok(Self(given))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Returns the flag of an option.
+fn flag(spec: &'static OptionSpec) -> Arg {
+    let default = match spec.default {
+        "" => String::new(),
+        default => format!(" [default: {default}]"),
+    };
+    let help = format!("{}{default}", spec.help);
+    let arg = Arg::new(spec.name)
+        .long(spec.name)
+        .value_name(spec.value)
+        .help(help.clone());
+    let arg = match spec.details {
+        "" => arg,
+        details => arg.long_help(format!("{help}\n\n{details}")),
+    };
+    match spec.kind {
+        Kind::Switch => arg
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true"),
+        Kind::List => arg.action(ArgAction::Append).value_delimiter(','),
+        Kind::Text | Kind::Number => arg,
+    }
+    .value_parser(move |text: &str| match text {
+        "" => Err(format!("is empty; expected {}", spec.expects)),
+        _ => spec.check(text).map(|()| text.to_owned()),
+    })
+}
+
+/// Takes everything from the running daemon, if there is one.
+fn take_over(
+    options: &DaemonOptions,
+    server_uid: Option<u32>,
+) -> Result<Option<(Taken, Carried)>, Failure> {
+    #[cfg(target_os = "linux")]
+    // Started by root, which does not trust other users' programs by itself.
+    let server_uid = server_uid.or_else(|| options.user.map(|user| user.uid));
+    let surroundings = Surroundings::of_this_process();
+    let client = super::client(Some(&options.socket), server_uid, &surroundings);
+    take::take_over(&client).map_err(|error| match error {
+        NotTaken::Client(error) => error.into(),
+        error => Failure {
+            code: ExitCode::Protocol,
+            ..Failure::new(error.to_string(), error.remedy())
+        },
+    })
+}
+
+/// Continues to listen on the address for metrics, or binds it while this process may, for every worker
+/// that it will have.
+fn bind_metrics(
+    address: Option<SocketAddr>,
+    former: Option<OwnedFd>,
+) -> Result<Option<MetricsListener>, Failure> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    if let Some(adopted) = former.and_then(|former| MetricsListener::adopt(former, address)) {
+        return Ok(Some(adopted));
+    }
+    MetricsListener::bind(address).map(Some).map_err(|error| {
+        let remedy = "use another port with --metrics-listen";
+        Failure::new(error.to_string(), remedy)
+    })
+}
+
 impl Arguments {
     /// Runs the daemon and returns its exit code; in the monitor, that of the worker.
-    pub(super) fn run(self, socket: PathBuf, client: Client) -> Result<u8, Failure> {
+    pub(super) fn run(
+        self,
+        socket: Option<PathBuf>,
+        server_uid: Option<u32>,
+    ) -> Result<u8, Failure> {
         // Before this process opens a descriptor itself.
         #[cfg(target_os = "linux")]
         let (carried, _others) = Carried::from_named(listen_fds::take());
@@ -126,128 +201,68 @@ impl Arguments {
         let carried = Carried::default();
         #[cfg(target_os = "linux")]
         private_memory::refuse_tracer()?;
+        signals::ignore_until_received();
         if let Some(parent) = self.child_of {
             stop_with(parent)?;
         }
-        let (mut taken, carried) = match self.take_over(client)? {
-            Some((taken, carried)) => (Some(taken), carried),
-            None => (None, carried),
-        };
+        let mut flags = self.flags.0;
+        if let Some(socket) = socket {
+            let text = socket.into_os_string().into_string().map_err(|path| {
+                let message = format!("the path {} is not UTF-8", path.display());
+                Failure::new(message, "use another --socket")
+            })?;
+            flags.push((SOCKET.to_owned(), text));
+        }
+        let given = Given::new(self.files.selection(), flags);
+        let configuration = given.load()?;
+        let live = Live::new(given, configuration);
+        let options = live.options();
+        reload::set_log_level(&options);
+        let inherited = inherit(&options, carried, self.replace, server_uid)?;
         #[cfg(target_os = "linux")]
-        let carried = match self.divide(&socket, carried, &mut taken)? {
+        let inherited = match divide(&options, inherited)? {
             Divided::Ended(code) => return Ok(code),
-            Divided::Serves(carried) => carried,
+            Divided::Serves(inherited) => inherited,
         };
         #[cfg(not(target_os = "linux"))]
         harden::keep_only_what_sources_need();
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(descriptors::worker_threads());
         let runtime = runtime::build(builder).map_err(super::no_runtime)?;
-        let ended = runtime.block_on(serve(self.into_options(socket), carried, taken));
-        ended.map(ExitCode::number)
-    }
-
-    /// Takes everything from the running daemon, if it is to be replaced and there is one.
-    fn take_over(&self, client: Client) -> Result<Option<(Taken, Carried)>, Failure> {
-        if !self.replace {
-            return Ok(None);
-        }
-        #[cfg(target_os = "linux")]
-        let client = match self.user {
-            // Started by root, which does not trust other users' programs by itself.
-            Some(user) if client.server_uid().is_none() => client.with_server_uid(user.uid),
-            _ => client,
-        };
-        take::take_over(&client).map_err(|error| match error {
-            NotTaken::Client(error) => error.into(),
-            error => Failure {
-                code: ExitCode::Protocol,
-                ..Failure::new(error.to_string(), error.remedy())
-            },
-        })
-    }
-
-    /// Gives up what this process does not need.
-    #[cfg(target_os = "linux")]
-    fn divide(
-        &self,
-        socket: &Path,
-        carried: Carried,
-        taken: &mut Option<Taken>,
-    ) -> Result<Divided, Failure> {
-        let user = self.user;
-        harden::raise_locked_memory_limit();
-        if let Some(group) = self.socket_group {
-            harden::join_group(group);
-        }
-        let split = if self.no_monitor {
-            Split::Alone(carried)
-        } else {
-            // A connection that the monitor keeps open would never end for its client.
-            let close_connections = || *taken = None;
-            monitor::split(user.is_some(), carried, close_connections).map_err(|error| {
-                Failure::new(
-                    format!("the daemon cannot start its worker: {error}"),
-                    "raise the limits of processes and open files (ulimit -u, ulimit -n), or use \
-                     --no-monitor",
-                )
-            })?
-        };
-        let carried = match split {
-            Split::Monitor(code) => return Ok(Divided::Ended(code)),
-            Split::Worker(monitor, carried) => {
-                let access = SocketAccess::with(&self.allow_uid, self.socket_group);
-                let folder = listener::create_folder(socket, access, user)
-                    .map_err(|error| Failure::new(error.to_string(), error.remedy()))?;
-                let files = sandbox::Files {
-                    socket_folder: &folder,
-                    token_folders: &token_folders(user),
-                };
-                sandbox::confine(user, self.socket_group, monitor, &files).map_err(|error| {
-                    Failure::new(
-                        format!("the daemon cannot become the user of --user: {error}"),
-                        "start it as root, or without --user",
-                    )
-                })?;
-                carried
-            }
-            Split::Alone(_) if user.is_some() => {
-                return Err(Failure::new(
-                    "--user needs a monitor, which cannot be started here",
-                    "start the daemon as that user",
-                ));
-            }
-            Split::Alone(carried) => {
-                sandbox::empty_bounding_set();
-                harden::keep_only_what_sources_need();
-                carried
-            }
-        };
-        Ok(Divided::Serves(carried))
-    }
-
-    fn into_options(self, socket: PathBuf) -> DaemonOptions {
-        DaemonOptions {
-            socket,
-            sources: self.sources,
-            require: self.require,
-            sweep_interval: self.sweep_interval,
-            ttl: self.ttl.into(),
-            max_ttl: self.max_ttl,
-            max_sessions: self.max_sessions,
-            max_sessions_per_uid: self.max_sessions_per_uid,
-            max_bytes: self.max_bytes,
-            max_bytes_per_uid: self.max_bytes_per_uid,
-            max_connections: self.max_connections,
-            max_connections_per_uid: self.max_connections_per_uid,
-            max_streams_per_uid: self.max_streams_per_uid,
-            keep_alive: self.keep_alive,
-            register_policy: self.register_policy,
-            strict_replace: self.strict_replace,
-            allow_uids: self.allow_uid,
-            socket_group: self.socket_group,
+        let ended = runtime.block_on(crate::daemon::run(live, inherited));
+        match ended {
+            Ok(Ending::InOrder) => Ok(ExitCode::Success.number()),
+            Ok(Ending::AtOnce) => Ok(ExitCode::AtOnce.number()),
+            Err(error) => Err(Failure::new(error.to_string(), error.remedy())),
         }
     }
+}
+
+/// Collects what a former daemon has left or gives up now, if it is to be replaced.
+fn inherit(
+    options: &DaemonOptions,
+    carried: Carried,
+    replace: bool,
+    server_uid: Option<u32>,
+) -> Result<Inherited, Failure> {
+    let given = replace
+        .then(|| take_over(options, server_uid))
+        .transpose()?;
+    let (mut taken, carried) = match given.flatten() {
+        Some((taken, carried)) => (Some(taken), carried),
+        None => (None, carried),
+    };
+    let former = taken.as_mut().and_then(|it| it.metrics_listener.take());
+    let metrics = bind_metrics(options.metrics_listen, former).inspect_err(|failure| {
+        if let Some(taken) = &taken {
+            taken.give_up(&failure.message);
+        }
+    })?;
+    Ok(Inherited {
+        carried,
+        taken,
+        metrics,
+    })
 }
 
 /// What this process is, once it has been divided.
@@ -256,35 +271,86 @@ enum Divided {
     /// The monitor, whose worker has ended with this code.
     Ended(u8),
     /// The one that serves, with what was left by the one before it.
-    Serves(Carried),
+    Serves(Inherited),
 }
 
-async fn serve(
-    options: DaemonOptions,
-    carried: Carried,
-    taken: Option<Taken>,
-) -> Result<ExitCode, Failure> {
-    match crate::daemon::run(options, carried, taken).await {
-        Ok(()) => Ok(ExitCode::Success),
-        Err(error) => Err(Failure::new(error.to_string(), error.remedy())),
+/// Gives up what this process does not need.
+#[cfg(target_os = "linux")]
+fn divide(options: &DaemonOptions, mut inherited: Inherited) -> Result<Divided, Failure> {
+    let user = options.user;
+    harden::raise_locked_memory_limit();
+    if let Some(group) = options.socket_group {
+        harden::join_group(group);
     }
+    let carried = std::mem::take(&mut inherited.carried);
+    let split = if options.no_monitor {
+        Split::Alone(carried)
+    } else {
+        // A connection that the monitor keeps open would never end for its client.
+        let close_connections = || inherited.taken = None;
+        monitor::split(user.is_some(), carried, close_connections).map_err(|error| {
+            Failure::new(
+                format!("the daemon cannot start its worker: {error}"),
+                "raise the limits of processes and open files (ulimit -u, ulimit -n), or use \
+                 --no-monitor",
+            )
+        })?
+    };
+    inherited.carried = match split {
+        Split::Monitor(code) => return Ok(Divided::Ended(code)),
+        Split::Worker(monitor, carried) => {
+            confine(options, monitor)?;
+            carried
+        }
+        Split::Alone(_) if user.is_some() => {
+            return Err(Failure::new(
+                "--user needs a monitor, which cannot be started here",
+                "start the daemon as that user",
+            ));
+        }
+        Split::Alone(carried) => {
+            sandbox::empty_bounding_set();
+            harden::keep_only_what_sources_need();
+            carried
+        }
+    };
+    Ok(Divided::Serves(inherited))
 }
 
-/// Returns the folders below which sessions of the daemon's user have their token files: the user's
-/// runtime folder as this process sees it, and the usual one, which a login sets.
+/// Confines the worker.
+#[cfg(target_os = "linux")]
+fn confine(options: &DaemonOptions, monitor: rustix::process::Pid) -> Result<(), Failure> {
+    let user = options.user;
+    let access = SocketAccess::of(options);
+    let folder = listener::create_folder(&options.socket, access, user)
+        .map_err(|error| Failure::new(error.to_string(), error.remedy()))?;
+    let files = sandbox::Files {
+        socket_folder: &folder,
+        token_folders: &token_folders(user),
+    };
+    sandbox::confine(user, options.socket_group, monitor, &files).map_err(|error| {
+        Failure::new(
+            format!("the daemon cannot become the user of --user: {error}"),
+            "start it as root, or without --user",
+        )
+    })
+}
+
+/// Returns the folders below which sessions of the daemon's user have their token files: this program's in
+/// the user's runtime folder as this process sees it, and in the usual one, which a login sets.
 #[cfg(target_os = "linux")]
 fn token_folders(user: Option<User>) -> [PathBuf; 2] {
     let surroundings = Surroundings::of_this_process();
     let uid = user.map_or(surroundings.uid, |user| user.uid);
-    let usual = PathBuf::from(format!("/run/user/{uid}"));
-    let folder = runtime_folder(&Surroundings {
+    let usual = Surroundings {
+        runtime_dir: Some(format!("/run/user/{uid}").into()),
+        ..surroundings.clone()
+    };
+    let seen = Surroundings {
         uid,
         ..surroundings
-    });
-    // The folder of this program may not exist yet, that of the user does.
-    let of_user = folder.variable.and_then(|_| folder.path.parent());
-    let own = of_user.map(Path::to_owned);
-    [own.unwrap_or(folder.path), usual]
+    };
+    [seen, usual].map(|surroundings| runtime_folder(&surroundings).path)
 }
 
 /// Makes the kernel stop this daemon when the parent exits. A killed demo cannot stop it.
@@ -307,4 +373,20 @@ fn stop_with(parent: u32) -> Result<(), Failure> {
 #[expect(clippy::unnecessary_wraps, reason = "the same signature everywhere")]
 fn stop_with(_parent: u32) -> Result<(), Failure> {
     Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_runtime_folders_only_the_part_of_this_program_is_open_to_the_worker() {
+        let user = User { uid: 7, gid: 7 };
+        let folders = token_folders(Some(user));
+        assert_eq!(folders[1], Path::new("/run/user/7/reaperd"));
+        for folder in folders {
+            let name = folder.file_name().unwrap().to_str().unwrap();
+            assert!(name.starts_with("reaperd"), "{name}");
+        }
+    }
 }

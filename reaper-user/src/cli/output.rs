@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
+use log::LevelFilter;
 use reaper_registry::ExitStatus;
 use serde_json::Value;
 
@@ -86,8 +87,10 @@ pub(super) fn print_styled(text: &str) {
 }
 
 /// Starts the log on standard error: one escaped line a message, in the form of `env_logger`.
-pub(super) fn start_log(default_level: &str) {
-    let level = env_logger::Env::default().default_filter_or(default_level);
+pub(super) fn start_log(default_level: LevelFilter) {
+    let is_filtered = std::env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty());
+    // Without that filter, the level alone decides, which can change.
+    let level = env_logger::Env::default().default_filter_or("trace");
     env_logger::Builder::from_env(level)
         .format(|out, record| {
             let level = record.level();
@@ -101,6 +104,9 @@ pub(super) fn start_log(default_level: &str) {
             )
         })
         .init();
+    if !is_filtered {
+        log::set_max_level(default_level);
+    }
 }
 
 /// The progress of a long command on standard output. Silent with `--json`.

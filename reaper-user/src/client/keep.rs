@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::speaks_first::SpeaksFirst;
-use super::{Client, ClientError, as_json, read_json, trusted_server};
+use super::{Client, ClientError, MAX_RESPONSE, as_json, read_json, trusted_server};
 
 impl Client {
     /// Sends a POST request, and returns the response with the connection. The daemon must send
@@ -38,7 +38,7 @@ impl Client {
             let exchange = async move {
                 // Dropped with its end, which ends the connection.
                 let response = sender.send_request(request).await?;
-                read_json(target, response).await
+                read_json(target, response, MAX_RESPONSE).await
             };
             let (response, parts) = tokio::join!(exchange, connection.without_shutdown());
             let response = response?;

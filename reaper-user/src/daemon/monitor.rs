@@ -15,9 +15,11 @@
 
 mod channel;
 mod message;
+mod rates;
 mod serve;
 mod successor;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -28,24 +30,27 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process,
-    set_parent_process_death_signal, waitpid,
+    set_parent_process_death_signal, wait,
 };
 
 use rustix::thread::CapabilitySet;
 
 use crate::clock::monotonic_ns;
 use crate::daemon::carried::{Carried, Kind};
+use crate::daemon::config::readable::Readable;
 use crate::daemon::systemd::State;
 use crate::daemon::{harden, sandbox};
 use crate::sources::opener;
 use crate::sys::fork::{Forked, fork};
 use crate::sys::proc_file;
+use crate::sys::signal_action::is_ignored;
 use crate::sys::signals::{self, Blocked, Pending};
 use channel::Channel;
 use serve::{Answered, Kept, answer};
 use successor::{End, History};
 
-/// What the monitor passes on. SIGCHLD, which is its own, comes the same way.
+/// What the monitor passes on, SIGINT only if it is not ignored. SIGCHLD, which is its own, comes the same
+/// way.
 const PASSED_ON: [Signal; 6] = [
     Signal::TERM,
     Signal::INT,
@@ -105,6 +110,12 @@ pub(crate) fn notify(state: State) -> bool {
     true
 }
 
+/// Opens a file through the monitor; `None` if this process has none.
+pub(crate) fn open(file: Readable) -> Option<io::Result<Option<File>>> {
+    let (_, channel) = MONITOR.get()?;
+    Some(channel.open_readable(file))
+}
+
 /// Leaves a duplicate of this descriptor with the monitor, for the next worker. Returns whether this
 /// process has a monitor that keeps it.
 pub(crate) fn keep(kind: Kind, fd: BorrowedFd<'_>) -> bool {
@@ -135,7 +146,11 @@ fn try_split(
     // Where it is ignored, the kernel reaps the worker and reports nothing.
     signals::restore_default(Signal::CHILD)?;
     // Before the fork, so that no signal is lost and the end of the worker is seen.
-    let signals: Vec<_> = PASSED_ON.into_iter().chain([Signal::CHILD]).collect();
+    let signals: Vec<_> = PASSED_ON
+        .into_iter()
+        .filter(|signal| *signal != Signal::INT || !is_ignored(Signal::INT))
+        .chain([Signal::CHILD])
+        .collect();
     let blocked = Blocked::these(&signals)?;
     let monitor = getpid();
     let mut kept = Kept::with(carried);
@@ -273,17 +288,21 @@ fn watch(worker: Pid, pending: &Pending, channel: OwnedFd, kept: &mut Kept) -> E
     }
 }
 
-/// Passes pending signals on. Returns the worker's status if it has ended.
+/// Passes pending signals on, and the second request to end as SIGQUIT. Returns the worker's status if it
+/// has ended.
 fn take_signals(worker: Pid, pending: &Pending, passed_on: &mut Vec<Signal>) -> Option<WaitStatus> {
     loop {
         match pending.take() {
             Ok(Some(Signal::CHILD)) => {
-                let ended = waitpid(Some(worker), WaitOptions::NOHANG).ok().flatten();
-                if let Some((_, status)) = ended {
+                if let Some(status) = ended(Some(worker)) {
                     return Some(status);
                 }
             }
-            Ok(Some(signal)) => {
+            Ok(Some(mut signal)) => {
+                let is_end = |it: &Signal| [Signal::TERM, Signal::INT].contains(it);
+                if is_end(&signal) && passed_on.iter().any(is_end) {
+                    signal = Signal::QUIT;
+                }
                 passed_on.push(signal);
                 if let Err(errno) = kill_process(worker, signal) {
                     log::warn!("{signal:?} cannot be passed on to the worker: {errno}");
@@ -298,14 +317,33 @@ fn take_signals(worker: Pid, pending: &Pending, passed_on: &mut Vec<Signal>) -> 
     }
 }
 
+/// Reaps the children that have ended. Returns the worker's status if it is one of them. As pid 1 the
+/// monitor has the orphans of its namespace as children.
+fn ended(worker: Option<Pid>) -> Option<WaitStatus> {
+    let mut of_worker = None;
+    while let Ok(Some((child, status))) = wait(WaitOptions::NOHANG) {
+        if Some(child) == worker {
+            of_worker = Some(status);
+        } else {
+            log::debug!("orphaned process {} has ended", child.as_raw_nonzero());
+        }
+    }
+    of_worker
+}
+
 /// Waits this long between two workers. Returns whether a signal that ends the daemon came meanwhile.
 fn is_stopped_within(pause: Duration, pending: &Pending) -> bool {
     let deadline = monotonic_ns() + u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
     loop {
         while let Ok(Some(signal)) = pending.take() {
-            if matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT) {
-                log::info!("{signal:?}: stopping");
-                return true;
+            match signal {
+                Signal::TERM | Signal::INT | Signal::QUIT => {
+                    log::info!("{signal:?}: stopping");
+                    return true;
+                }
+                Signal::CHILD => drop(ended(None)),
+                // The next worker reads the configuration again anyway.
+                _ => {}
             }
         }
         let left = Duration::from_nanos(deadline.saturating_sub(monotonic_ns()));

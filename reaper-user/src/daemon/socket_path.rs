@@ -76,11 +76,12 @@ pub(crate) struct ClientSocket {
 }
 
 /// Returns the socket for clients: as for the daemon, but where no path is given and the user has no
-/// socket, the system's, if there is one.
+/// socket, the system's, if there is one. `is_trusted` returns whether a socket is there in a folder that
+/// other users cannot change: one of somebody else at the user's path must not hide the system's.
 pub(crate) fn resolve_for_client(
     flag: Option<&Path>,
     surroundings: &Surroundings,
-    exists: impl Fn(&Path) -> bool,
+    is_trusted: impl Fn(&Path) -> bool,
 ) -> ClientSocket {
     let path = resolve(flag, surroundings);
     if given(flag, surroundings).is_some() {
@@ -90,7 +91,7 @@ pub(crate) fn resolve_for_client(
         };
     }
     let of_system = Path::new(SYSTEM).join(FILE_NAME);
-    if !exists(&path) && exists(&of_system) {
+    if !is_trusted(&path) && is_trusted(&of_system) {
         return ClientSocket {
             path: of_system,
             is_in_temporary_folder: false,

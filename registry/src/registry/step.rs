@@ -1,4 +1,5 @@
-//! The end of each change, under the table's lock: its events, the journal, and the keys to wipe.
+//! One change of the table: under its lock the events, the journal, the keys to wipe and the queue of
+//! hooks; after it the readers and the hooks.
 
 use std::sync::Arc;
 
@@ -11,8 +12,62 @@ use crate::table::Table;
 use crate::time::Moment;
 
 impl Registry {
+    pub(super) fn wake_readers(&self) {
+        for wake in self.0.log.wakers() {
+            self.0.hooks.contain(wake);
+        }
+    }
+
+    /// The only function that changes the table; returns `None` while it is paused. Under the lock: mutates, appends the events and queues
+    /// the hooks. After it: wakes the readers, releases and runs the hooks.
+    pub(super) fn mutate<T>(
+        &self,
+        now: Moment,
+        mutation: impl FnOnce(&mut Table, &mut Vec<Change>) -> T,
+    ) -> Option<T> {
+        let mut changes = Vec::new();
+        let outcome = {
+            let mut table = self.table();
+            if self.is_paused() {
+                return None;
+            }
+            let outcome = mutation(&mut table, &mut changes);
+            self.record(&mut table, &changes, now);
+            for change in &changes {
+                self.0.hooks.queue(change);
+            }
+            outcome
+        };
+        if !changes.is_empty() {
+            self.wake_readers();
+            self.release(&changes);
+            self.run_hooks(changes);
+        }
+        Some(outcome)
+    }
+
+    fn release(&self, changes: &[Change]) {
+        for change in changes {
+            if let Change::Deregistered(session, _) = change {
+                for release in &self.0.on_removed {
+                    self.0.hooks.contain(|| release(session));
+                }
+            }
+        }
+    }
+
+    fn run_hooks(&self, changes: Vec<Change>) {
+        match &self.0.run_hooks {
+            Some(runner) if !self.0.hooks.is_empty() => {
+                let registry = self.clone();
+                runner(Box::new(move || registry.0.hooks.run(&changes)));
+            }
+            _ => self.0.hooks.run(&changes),
+        }
+    }
+
     /// Appends the events of a step, writes the step to the journal, and wipes the keys of what ended.
-    pub(super) fn record(&self, table: &mut Table, changes: &[Change], now: Moment) {
+    fn record(&self, table: &mut Table, changes: &[Change], now: Moment) {
         let renewed = table.take_renewed();
         if changes.is_empty() && renewed.is_none() {
             return;
@@ -23,6 +78,7 @@ impl Registry {
             ended.push(old);
         }
         for change in changes {
+            self.0.counters.count(change);
             match change {
                 Change::Registered { session, .. } => stored.push(session.clone()),
                 Change::Deregistered(session, _) => ended.push(session.clone()),

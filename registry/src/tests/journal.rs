@@ -99,7 +99,7 @@ fn event_numbers_and_entry_ids_go_on_although_nothing_is_kept() {
     let (reader, last) = next.subscribe(None);
     assert_eq!((reader.position(), last), (17, EntryId(8)));
     assert_eq!(put(&next, "a", 1, at(10)).entry, EntryId(9));
-    assert!(next.recently_gone(&token(8), at(10)).is_some());
+    assert!(next.recently_gone(&token(8), None, at(10)).is_some());
     assert!(next.resume(17, None).is_some());
     assert!(next.resume(18, None).is_none());
 }

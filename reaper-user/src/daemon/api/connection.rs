@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use self::event_writer::EventWriter;
 use self::io::{ConnectionIo, Phase};
-use super::connection_budget::ConnectionSlot;
+use super::connection_budget::{ConnectionSlot, Turns};
 use super::events::EventStream;
 use super::undelivered::{DeliveryTracker, UndeliveredSessions};
 use super::{App, Peer, PeerPidNs, routes};
@@ -28,6 +28,7 @@ use crate::daemon::handover::{Hold, Mode, StreamPosition};
 use crate::daemon::http::body::{ResponseBody, problem};
 use crate::daemon::http::framing::FramingFilter;
 use crate::daemon::http::secrets::{RequestSecrets, SecretQueue};
+use crate::daemon::metrics::Route;
 
 /// Larger than the largest head that the framing filter passes. Bounds what is buffered for a slow
 /// reader.
@@ -41,7 +42,7 @@ pub(super) async fn serve(
     mode: watch::Receiver<Mode>,
     slot: ConnectionSlot,
 ) {
-    let place = Place::new(&app, peer, slot);
+    let place = Place::new(peer, slot);
     let undelivered = UndeliveredSessions::default();
     let registry = app.reaper.registry().clone();
     let secrets = SecretQueue::new(registry.clone());
@@ -57,6 +58,8 @@ pub(super) async fn serve(
         request.extensions_mut().insert(for_requests.clone());
         if request.method() == Method::POST {
             request.extensions_mut().insert(pid_ns.clone());
+        } else {
+            request.extensions_mut().insert(Turns::of(&at.slot));
         }
         if routes::needs_hold(request.uri().path()) {
             request.extensions_mut().insert(at.hold.clone());
@@ -94,7 +97,7 @@ pub(super) async fn serve_stream(
     slot: ConnectionSlot,
     position: StreamPosition,
 ) {
-    let place = Place::new(&app, peer, slot);
+    let place = Place::new(peer, slot);
     let _busy = place.slot.busy();
     // What else arrives is never read, as behind a request for a stream.
     place.phase.last_response.store(true, Ordering::Relaxed);
@@ -125,11 +128,12 @@ struct Place {
 }
 
 impl Place {
-    fn new(app: &App, peer: Peer, slot: ConnectionSlot) -> Self {
+    fn new(peer: Peer, slot: ConnectionSlot) -> Self {
+        let phase = Phase::new(slot.keep_alive());
         Self {
             peer,
             slot: Arc::new(slot),
-            phase: Arc::new(Phase::new(app.options.keep_alive)),
+            phase: Arc::new(phase),
             hold: Hold::default(),
         }
     }
@@ -151,11 +155,14 @@ async fn respond(
     secrets: RequestSecrets,
     slot: &ConnectionSlot,
 ) -> Response<ResponseBody> {
+    let route = Route::of(request.method(), request.uri().path());
     slot.may_start().await;
-    match slot.begin_request() {
+    let response = match slot.begin_request() {
         Ok(_charge) => routes::respond(app.clone(), peer, request, secrets).await,
         Err(refused) => problem(&refused.into()),
-    }
+    };
+    app.counters.responded(route, &response);
+    response
 }
 
 /// Returns whether the client keeps the connection after this request (RFC 9112, section 9.3).

@@ -13,15 +13,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::admission::Admission;
+use super::admission::{Admission, USER_NOT_ALLOWED};
 use super::connection_budget::ConnectionBudget;
-use super::listener::Socket;
+use super::listener::{AccessList, Socket, SocketAccess};
 use super::peaks::Peaks;
 use super::refused::{WaitingRoom, refuse};
 use super::{App, connection};
 use crate::daemon::handover::give::All;
 use crate::daemon::handover::message::Connection;
 use crate::daemon::handover::{Mode, Request};
+use crate::daemon::http::problem::Problem;
 use crate::sys::allocator::give_back_freed;
 
 /// The pause after a failed accept, for lack of descriptors or memory. The connection that is
@@ -55,7 +56,10 @@ pub(crate) async fn serve(app: Arc<App>, start: Start, mut stop: watch::Receiver
         taken,
         mut handovers,
     } = start;
+    let mut reloads = app.live.changes();
     let mut server = Server::new(app);
+    // A replaced worker has the options of the start, and may have reloaded them since.
+    server.reload(&mut socket);
     for (connection, fd) in taken {
         server.take(connection, fd).await;
     }
@@ -73,6 +77,7 @@ pub(crate) async fn serve(app: Arc<App>, start: Start, mut stop: watch::Receiver
                 }
             }
             Some(ended) = server.connections.join_next() => report_panic(ended),
+            Ok(()) = reloads.changed() => server.reload(&mut socket),
             Some(request) = handovers.recv() => {
                 let all = All {
                     app: &server.app,
@@ -102,7 +107,7 @@ struct Server {
     app: Arc<App>,
     admission: Admission,
     budget: Arc<ConnectionBudget>,
-    waiting_room: WaitingRoom,
+    waiting_room: Arc<WaitingRoom>,
     connections: JoinSet<()>,
     peaks: Peaks,
     mode: watch::Sender<Mode>,
@@ -110,23 +115,32 @@ struct Server {
 
 impl Server {
     fn new(app: Arc<App>) -> Self {
-        let admission = Admission::new(&app.options, app.table.clone());
-        let budget = ConnectionBudget::new(app.accounts.clone(), app.options.keep_alive);
+        let admission = Admission::new(&app.options(), app.table.clone());
+        let budget = ConnectionBudget::new(app.accounts.clone(), app.options().keep_alive);
         Self {
             app,
             admission,
             budget,
-            waiting_room: WaitingRoom::default(),
+            waiting_room: WaitingRoom::new(rustix::process::geteuid().as_raw()),
             connections: JoinSet::new(),
             peaks: Peaks::default(),
             mode: watch::Sender::new(Mode::Serving),
         }
     }
 
+    /// Takes over the options that are in force now.
+    fn reload(&mut self, socket: &mut Socket) {
+        let options = self.app.options();
+        self.admission = Admission::new(&options, self.app.table.clone());
+        self.budget.set_keep_alive(options.keep_alive);
+        socket.change_access(SocketAccess::of(&options), AccessList::of(&options));
+    }
+
     /// Serves a new connection, or refuses it.
     async fn admit(&mut self, stream: UnixStream) {
         // Before a place is taken: a refused user must not take one from others.
         let Some((stream, peer)) = self.admission.admit(stream) else {
+            self.app.counters.refused(USER_NOT_ALLOWED);
             return;
         };
         let (app, mode) = (self.app.clone(), self.mode.subscribe());
@@ -138,14 +152,20 @@ impl Server {
                 self.connections.spawn(served);
                 self.peaks.connected(self.connections.len());
             }
-            Err(refused) => match self.waiting_room.enter() {
-                None => refuse(stream, &refused.into()),
+            Err(refused) => match self.waiting_room.enter(peer.uid) {
+                None => {
+                    let problem = Problem::from(refused);
+                    app.counters.refused(problem.code());
+                    refuse(stream, &problem);
+                }
                 Some(waiting) => {
                     let budget = self.budget.clone();
                     self.connections.spawn(async move {
-                        let admitted = waiting.admit(stream, peer.uid, &budget).await;
-                        if let Some((stream, slot)) = admitted {
-                            connection::serve(app, stream, peer, mode, slot).await;
+                        match waiting.admit(stream, &budget).await {
+                            Ok((stream, slot)) => {
+                                connection::serve(app, stream, peer, mode, slot).await;
+                            }
+                            Err(problem) => app.counters.refused(problem.code()),
                         }
                     });
                 }

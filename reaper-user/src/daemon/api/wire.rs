@@ -135,6 +135,7 @@ pub(crate) struct SourceView<'a> {
     remedy: &'a str,
     detail: &'a str,
     lost: u64,
+    forged: u64,
 }
 
 impl<'a> From<&'a SourceStatus> for SourceView<'a> {
@@ -146,6 +147,7 @@ impl<'a> From<&'a SourceStatus> for SourceView<'a> {
             remedy: &status.remedy,
             detail: &status.detail,
             lost: status.lost,
+            forged: status.forged,
         }
     }
 }
@@ -174,6 +176,8 @@ pub(crate) struct Health {
     pub(crate) brokers: Nothing,
     pub(crate) status: &'static str,
     pub(crate) sources: BTreeMap<&'static str, &'static str>,
+    /// Messages to each source that did not come from the kernel.
+    pub(crate) forged: BTreeMap<&'static str, u64>,
     /// How often the reap loop panicked and was restarted.
     pub(crate) reap_loop_restarts: u64,
     /// How many daemons before this one have handed over to their successors.
@@ -184,6 +188,7 @@ pub(crate) struct Health {
     /// How many workers the monitor has replaced.
     pub(crate) restarts: u32,
     pub(crate) carried_over: CarriedOverView,
+    pub(crate) config: ConfigView,
 }
 
 /// What the daemon continues of the one before it, and whether the next one can.
@@ -196,6 +201,19 @@ pub(crate) struct CarriedOverView {
     pub(crate) refused: String,
     /// Whether sessions outlive this worker.
     pub(crate) is_kept: bool,
+}
+
+/// The configuration in use.
+#[derive(Serialize)]
+pub(crate) struct ConfigView {
+    /// The files that were read, in rising order.
+    pub(crate) files: Vec<String>,
+    /// When it was read: milliseconds since 1970.
+    pub(crate) loaded_at: u64,
+    /// Why the last reload failed and changed nothing; null if it did not fail.
+    pub(crate) error: Option<String>,
+    /// What was changed since the start and takes a restart.
+    pub(crate) needs_restart: Vec<&'static str>,
 }
 
 /// The memory of secret keys.

@@ -123,12 +123,13 @@ async fn hand_over(link: &mut Link, to: &watch::Sender<Mode>, all: All<'_>) -> R
         replaced: app.handovers.replaced + 1,
     };
     let [table, secrets] = app.belongings.descriptors()?;
-    let fds = [
+    let mut fds = vec![
         table.as_fd(),
         secrets.as_fd(),
         socket.listener.as_fd(),
         socket.lock_file(),
     ];
+    fds.extend(app.metrics_listener.as_ref().map(|it| it.as_fd()));
     link.send(&Message::Rest(rest), &fds).await?;
     link.expect(|message| matches!(message, Message::Ready))
         .await?;

@@ -21,8 +21,8 @@ use crate::daemon::api::peer_pin::PeerPin;
 pub(crate) const FORMAT: u32 = 1;
 /// The largest JSON of one frame. Session ids and event names are far shorter.
 const TEXT_MAX: usize = 64 * 1024;
-/// The most descriptors of one frame.
-const DESCRIPTORS: usize = 4;
+/// The most descriptors of one frame: those of [`Message::Rest`].
+const DESCRIPTORS: usize = 5;
 /// The length of the text, before it.
 const LENGTH: usize = 4;
 
@@ -33,7 +33,8 @@ pub(crate) enum Message {
     Begin,
     /// One connection, with its socket.
     Connection(Connection),
-    /// Everything else: the memory file, the secrets, the listening socket and the lock file.
+    /// Everything else: the memory file, the secrets, the listening socket and the lock file; and the
+    /// listening socket of metrics, if there is one.
     Rest(Rest),
     /// The successor can serve, and waits for [`Self::Go`].
     Ready,

@@ -21,6 +21,9 @@ use crate::daemon::memory_file::FORMAT as TABLE_FORMAT;
 /// How much longer than the former daemon the successor waits, which learns of its decision.
 const LONGER: Duration = Duration::from_secs(2);
 
+/// The descriptors that come in any case: memory file, secrets, listening socket and lock file.
+const BELONGINGS: usize = 4;
+
 /// Why the running daemon was not replaced. It goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum NotTaken {
@@ -70,6 +73,8 @@ pub(crate) struct Taken {
     receiver: Receiver,
     pub(crate) rest: Rest,
     pub(crate) connections: Vec<(Connection, OwnedFd)>,
+    /// The listening socket of metrics over TCP.
+    pub(crate) metrics_listener: Option<OwnedFd>,
 }
 
 /// Asks the daemon of this client to hand over, and receives everything. Returns `None` if there is no
@@ -103,14 +108,15 @@ fn receive(link: UnixStream) -> Result<(Taken, Carried), NotTaken> {
     let mut receiver = Receiver::default();
     let mut connections = Vec::new();
     loop {
-        let (message, fds) = receiver.receive(&link)?;
+        let (message, mut fds) = receiver.receive(&link)?;
         match message {
             Message::Connection(connection) => {
                 let [socket] = exactly(fds)?;
                 connections.push((connection, socket));
             }
             Message::Rest(rest) => {
-                let [table, secrets, listener, lock] = exactly(fds)?.map(Some);
+                let metrics_listener = (fds.len() > BELONGINGS).then(|| fds.pop()).flatten();
+                let [table, secrets, listener, lock] = exactly::<BELONGINGS>(fds)?.map(Some);
                 let carried = Carried {
                     table,
                     secrets,
@@ -124,6 +130,7 @@ fn receive(link: UnixStream) -> Result<(Taken, Carried), NotTaken> {
                     receiver,
                     rest,
                     connections,
+                    metrics_listener,
                 };
                 return Ok((taken, carried));
             }

@@ -216,7 +216,7 @@ fn everything_is_read_back() {
     let next = daemon.restart();
     assert_eq!(next.view(), before);
     assert!(next.registry.resolve(&token(2), at(7)).is_some());
-    let gone = next.registry.recently_gone(&token(4), at(7)).unwrap();
+    let gone = next.registry.recently_gone(&token(4), None, at(7)).unwrap();
     assert_eq!(gone.seq, 4);
     // And again, after changes.
     next.register("d", 6, 3, 0, at(8));

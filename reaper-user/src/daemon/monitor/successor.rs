@@ -50,9 +50,12 @@ impl History {
             }
             None => return Some(0),
         }
-        let is_ending = |signal: &Signal| matches!(*signal, Signal::TERM | Signal::INT);
+        let is_ending =
+            |signal: &Signal| matches!(*signal, Signal::TERM | Signal::INT | Signal::QUIT);
         let was_requested = |it: &Signal| is_ending(it) || Some(it.as_raw()) == signal;
-        if end.passed_on.iter().any(was_requested) {
+        // A worker that obeys SIGQUIT exits with the status that the signal would have given it.
+        let has_obeyed = end.code == Some(KILLED + Signal::QUIT.as_raw());
+        if has_obeyed || end.passed_on.iter().any(was_requested) {
             return Some(self.last_code);
         }
         self.has_served |= was_ready;
@@ -136,6 +139,16 @@ mod tests {
         assert_eq!(ended(&killed(1, &[Signal::HUP]), true), Some(129));
         assert_eq!(ended(&killed(9, &[Signal::HUP]), true), None);
         assert_eq!(ended(&killed(9, &[Signal::TERM]), true), Some(137));
+        let at_once = End {
+            passed_on: vec![Signal::QUIT],
+            ..exited(131)
+        };
+        assert_eq!(ended(&at_once, true), Some(131));
+        assert_eq!(
+            ended(&exited(131), true),
+            Some(131),
+            "it got SIGQUIT itself"
+        );
     }
 
     #[test]

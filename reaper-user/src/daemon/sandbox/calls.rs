@@ -6,6 +6,7 @@
 mod lists;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use libc::c_long;
 use seccompiler::{
@@ -13,7 +14,11 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
-use lists::{Allowed, MONITOR, MONITOR_IF, SHARED, SHARED_IF, START, START_IF, WORKER, WORKER_IF};
+use super::super::api::listener::SocketAccess;
+use lists::{
+    Allowed, LISTENING, MONITOR, MONITOR_IF, SHARED, SHARED_IF, START, START_IF, WITHOUT_GROUP,
+    WITHOUT_LIST, WITHOUT_MODE, WORKER, WORKER_IF,
+};
 
 /// Which of the two processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +67,23 @@ fn try_restrict(role: Role) -> Result<(), Failure> {
         rules.insert(*call, Vec::new());
     }
     rules.insert(libc::SYS_clone3, Vec::new());
-    for allowed in conditional.into_iter().flatten() {
-        rules.entry(allowed.call).or_default().push(rule(allowed)?);
+    for Allowed { call, conditions } in conditional.into_iter().flatten() {
+        match rules.entry(*call) {
+            // It is allowed with any arguments already.
+            Entry::Occupied(rules) if rules.get().is_empty() => {}
+            rules => rules.or_default().push(rule(conditions)?),
+        }
     }
+    // `abort`, in the worker of this process only: the one that forked it may have the same user. Later
+    // workers inherit the monitor's filter, which must not name the monitor.
+    let all = u64::from(u32::MAX);
+    let abort = (2, all, u64::from(libc::SIGABRT.cast_unsigned()));
+    let this_process = (0, all, u64::from(std::process::id()));
+    let conditions: &[_] = match role {
+        Role::Monitor => &[abort],
+        Role::Worker => &[this_process, abort],
+    };
+    rules.insert(libc::SYS_tgkill, vec![rule(conditions)?]);
     let allowed = SeccompFilter::new(
         rules,
         SeccompAction::Errno(libc::EPERM.cast_unsigned()),
@@ -78,8 +97,34 @@ fn try_restrict(role: Role) -> Result<(), Failure> {
     Ok(())
 }
 
-fn rule(allowed: &Allowed) -> Result<SeccompRule, Failure> {
-    let conditions = allowed.conditions.iter().map(|(argument, mask, value)| {
+/// From now on no thread of this worker, which listens, can make the calls that it needed for that. A
+/// failure is logged.
+pub(crate) fn restrict_once_listening(access: SocketAccess) {
+    if let Err(error) = try_restrict_once_listening(access) {
+        log::warn!("the worker can still connect to other sockets: {error}");
+    }
+}
+
+fn try_restrict_once_listening(access: SocketAccess) -> Result<(), Failure> {
+    let (list, group, mode) = match access {
+        SocketAccess::Private => (WITHOUT_LIST, WITHOUT_GROUP, WITHOUT_MODE),
+        SocketAccess::Group(_) => (WITHOUT_LIST, &[][..], &[][..]),
+        SocketAccess::Shared => (&[][..], WITHOUT_GROUP, &[][..]),
+    };
+    let calls = [LISTENING, list, group, mode].concat();
+    let filter = SeccompFilter::new(
+        calls.into_iter().map(|call| (call, Vec::new())).collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EPERM.cast_unsigned()),
+        TargetArch::try_from(std::env::consts::ARCH)?,
+    )?;
+    let program: BpfProgram = filter.try_into()?;
+    Ok(apply_filter_all_threads(&program)?)
+}
+
+/// A rule with these conditions: of each, the index of an argument, a mask, and the masked value.
+fn rule(conditions: &[(u8, u64, u64)]) -> Result<SeccompRule, Failure> {
+    let conditions = conditions.iter().map(|(argument, mask, value)| {
         let masked = SeccompCmpOp::MaskedEq(*mask);
         SeccompCondition::new(*argument, SeccompCmpArgLen::Qword, masked, *value)
     });

@@ -74,6 +74,10 @@ impl WatchSet {
                 pid,
                 identity: RwLock::new(identity),
                 is_ordinary: AtomicBool::new(false),
+                // No source runs yet. Each one arms every entry when it is attached.
+                is_armed: AtomicBool::new(true),
+                is_covered: AtomicBool::new(false),
+                is_gone: AtomicBool::new(false),
             });
             let references = process.sessions;
             entries.by_id.insert(

@@ -1,0 +1,277 @@
+//! The start of the daemon. Its order: signals, process limits and protection of memory, the shares of
+//! descriptors, what is left of a former daemon, sources, their first reports, the socket, what it took to
+//! listen is given up, and last the notification that it serves. The socket comes after the reports, so
+//! that a client that can connect can read the state of the sources.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use reaper_registry::{Rules, Source};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use super::{Inherited, StartupError};
+use crate::clock;
+use crate::daemon::accounts::{Accounts, Newcomers, of_registry};
+use crate::daemon::api::listener::{AccessList, ListenError, Socket, SocketAccess};
+use crate::daemon::api::server::Start;
+use crate::daemon::api::{self, App};
+use crate::daemon::carried::Carried;
+use crate::daemon::config::DaemonOptions;
+use crate::daemon::descriptors::Shares;
+use crate::daemon::handover::Handovers;
+use crate::daemon::handover::take::{NotTaken, Taken};
+use crate::daemon::metrics::Counters;
+use crate::daemon::metrics::listener::MetricsListener;
+use crate::daemon::reload::{self, Live};
+use crate::daemon::restart::{CarriedOver, Restart};
+use crate::daemon::systemd;
+use crate::daemon::token_files::TokenFiles;
+use crate::reaper::{self, PreparedReaper, Reaper};
+use crate::sources;
+use crate::sys::process_table;
+use crate::watch::status::SourceStatus;
+
+/// How long the start waits for the first reports of the sources.
+const FIRST_REPORTS_TIMEOUT: Duration = Duration::from_millis(500);
+/// The same if sources are required: long enough for two canaries of an event source.
+const REQUIRED_REPORTS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A daemon that can serve, and whose predecessor does not any more.
+pub(super) struct Started {
+    pub(super) app: Arc<App>,
+    pub(super) restart: Restart,
+    pub(super) serving: Start,
+}
+
+/// Starts everything that comes before the first connection.
+pub(super) async fn start(live: Live, inherited: Inherited) -> Result<Started, StartupError> {
+    let Inherited {
+        carried,
+        mut taken,
+        metrics,
+    } = inherited;
+    let options = live.options();
+    let workers = Handle::current().metrics().num_workers();
+    let connections = taken.as_ref().map_or(0, |taken| taken.connections.len());
+    let descriptors = Shares::of_daemon(&options, workers, connections)?;
+    let access = SocketAccess::of(&options);
+    let accounts = Accounts::new(
+        owner(),
+        Newcomers::with(access),
+        descriptors.limits(&options),
+    );
+    let begun = begin(&options, descriptors, &accounts, carried, &mut taken).await;
+    let (reaper, restart, socket) = begun.inspect_err(|error| {
+        if let Some(taken) = &taken {
+            taken.give_up(&error.to_string());
+        }
+    })?;
+    #[cfg(target_os = "linux")]
+    crate::daemon::sandbox::listening(access);
+    log::info!("{}", banner(&socket, &reaper.status()));
+    log::info!("{descriptors}");
+    log::info!("{}", api::limits::Memory::of(&options, &accounts));
+    let replaced = taken.as_ref().map_or(0, |taken| taken.rest.replaced);
+    let (handovers, requests) = Handovers::new(replaced);
+    let app = Arc::new(App {
+        reaper,
+        live,
+        descriptors,
+        counters: counters(&restart.carried_over),
+        metrics_listener: metrics.and_then(MetricsListener::open),
+        started_at: Duration::from_millis(clock::now().wall_ms),
+        table: process_table::of_this_system(),
+        epoch: restart.epoch,
+        accounts,
+        secret_memory: restart.secret_memory.clone(),
+        carried_over: restart.carried_over.clone(),
+        belongings: restart.belongings(),
+        handovers,
+    });
+    if app.carried_over.restarts > 0 {
+        // Its options are those of the first worker, and a later one may have read others.
+        reload::reload(&app).await;
+    }
+    systemd::notify(systemd::State::Ready);
+    let serving = Start {
+        socket,
+        taken: taken.map_or_else(Vec::new, |taken| taken.connections),
+        handovers: requests,
+    };
+    Ok(Started {
+        app,
+        restart,
+        serving,
+    })
+}
+
+fn counters(carried: &CarriedOver) -> Counters {
+    let counters = Counters::default();
+    let sessions = u64::try_from(carried.sessions).unwrap_or(u64::MAX);
+    counters.carried_over.store(sessions, Ordering::Relaxed);
+    let restarts = u64::from(carried.restarts);
+    counters.restarts.store(restarts, Ordering::Relaxed);
+    counters
+}
+
+/// Begins to change what is kept, once nothing else can fail.
+async fn begin(
+    options: &DaemonOptions,
+    descriptors: Shares,
+    accounts: &Arc<Accounts>,
+    mut carried: Carried,
+    taken: &mut Option<Taken>,
+) -> Result<(Reaper, Restart, Socket), StartupError> {
+    let mut restart = Restart::read(&mut carried)?;
+    let prepared = prepare_reaper(options, descriptors, accounts, &mut restart)?;
+    let (reaper, socket) = if let Some(taken) = taken {
+        replace(options, carried, taken, &mut restart, prepared).await?
+    } else {
+        // From here on this process writes, and the former one must not.
+        restart.begin();
+        let reaper = prepared.start();
+        restart.continued(reaper.len());
+        if restart.carried_over.restarts == 0 {
+            first_reports(&reaper, options).await?;
+        } // Otherwise connections wait on the socket of the former worker.
+        let mut socket = listen(options, carried)?;
+        socket.begin();
+        (reaper, socket)
+    };
+    Ok((reaper, restart, socket))
+}
+
+/// Starts everything without a change to what the former daemon still uses, and then takes its place.
+async fn replace(
+    options: &DaemonOptions,
+    carried: Carried,
+    taken: &mut Taken,
+    restart: &mut Restart,
+    prepared: Prepared,
+) -> Result<(Reaper, Socket), StartupError> {
+    let refused = &restart.carried_over.refused;
+    if !refused.is_empty() {
+        return Err(NotTaken::Unusable(refused.clone()).into());
+    }
+    let (reaper, ended) = prepared.start_paused();
+    first_reports(&reaper, options).await?;
+    let mut socket = listen(options, carried)?;
+    taken.go()?;
+    restart.begin();
+    reaper.end_pause(ended);
+    restart.continued(reaper.len());
+    socket.begin();
+    Ok((reaper, socket))
+}
+
+/// Listens on the socket of the former process, if there was one.
+fn listen(options: &DaemonOptions, carried: Carried) -> Result<Socket, ListenError> {
+    let (access, list) = (SocketAccess::of(options), AccessList::of(options));
+    let former = (carried.listener, carried.lock);
+    Socket::take_over(&options.socket, access, list, former)
+}
+
+/// Returns the daemon's own user.
+fn owner() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// A reaper that has read everything and changed nothing yet.
+struct Prepared {
+    reaper: PreparedReaper,
+    token_files: TokenFiles,
+}
+
+impl Prepared {
+    fn start(self) -> Reaper {
+        let token_files = self.token_files;
+        self.reaper
+            .start_now(|registry| token_files.set_registry(registry))
+    }
+
+    fn start_paused(self) -> (Reaper, reaper::Ended) {
+        let token_files = self.token_files;
+        self.reaper
+            .start_paused(|registry| token_files.set_registry(registry))
+    }
+}
+
+fn prepare_reaper(
+    options: &DaemonOptions,
+    descriptors: Shares,
+    accounts: &Arc<Accounts>,
+    restart: &mut Restart,
+) -> Result<Prepared, StartupError> {
+    let token_files = TokenFiles::default();
+    let files_of_ended = token_files.clone();
+    let sharing = accounts.clone();
+    let Rules {
+        ttl,
+        max_ttl,
+        limits,
+        strict_replace,
+    } = reload::rules(options);
+    let (processes, next_process) = restart.processes();
+    let registry = restart
+        .registry()?
+        .ttl(ttl)
+        .max_ttl(max_ttl)
+        .limits(limits)
+        .strict_replace(strict_replace)
+        .share_by(of_registry(owner(), move || sharing.newcomers()))
+        .on_removed(move |session| files_of_ended.session_ended(session));
+    let reaper = Reaper::builder(registry)
+        .sources(options.sources.clone())
+        .sweep_interval(options.sweep_interval)
+        .max_pidfds(descriptors.processes)
+        .prepare(&processes, next_process);
+    Ok(Prepared {
+        reaper,
+        token_files,
+    })
+}
+
+/// Returns the state of the sources, and an error if a required one does not work.
+async fn first_reports(
+    reaper: &Reaper,
+    options: &DaemonOptions,
+) -> Result<Vec<SourceStatus>, StartupError> {
+    let limit = if options.require.is_empty() {
+        FIRST_REPORTS_TIMEOUT
+    } else {
+        REQUIRED_REPORTS_TIMEOUT
+    };
+    let reported = async {
+        reaper.first_reports(&sources::QUICK).await;
+        reaper.first_reports(&options.require).await;
+    };
+    if timeout(limit, reported).await.is_err() {
+        log::debug!("not every source has reported its state");
+    }
+    let reports = reaper.status();
+    let missing = reports
+        .iter()
+        .find(|status| options.require.contains(&status.source) && !status.works());
+    match missing {
+        Some(missing) => Err(StartupError::RequiredSource(Box::new(missing.clone()))),
+        None => Ok(reports),
+    }
+}
+
+fn banner(socket: &Socket, reports: &[SourceStatus]) -> String {
+    let sources: Vec<_> = reports
+        .iter()
+        .filter(|status| status.works())
+        .map(|status| Source::name(status.source))
+        .collect();
+    format!(
+        "reaperd {} pid {} on {} ({:04o}) sources {}",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id(),
+        socket.path().display(),
+        socket.mode(),
+        sources.join("+")
+    )
+}
