@@ -117,6 +117,10 @@ pub(crate) struct Prepared {
 pub(crate) struct Engine {
     pub(crate) watched: Arc<WatchSet>,
     pub(crate) board: StatusBoard,
+    #[cfg_attr(
+        not(feature = "cli"),
+        expect(dead_code, reason = "the daemon requests sweeps")
+    )]
     hints: HintSender,
     _tasks: JoinSet<()>,
 }

@@ -16,7 +16,9 @@ use reaper_registry::{
 use tokio::sync::watch;
 
 pub use self::events::{EventItem, Events};
-pub(crate) use self::prepared::{Ended, PreparedReaper};
+#[cfg(feature = "cli")]
+pub(crate) use self::prepared::Ended;
+pub(crate) use self::prepared::PreparedReaper;
 pub use self::registration::{PinnedProcess, Registered, Registration, RegistrationError};
 use crate::IdentityStrength;
 use crate::clock;
