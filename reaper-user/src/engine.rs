@@ -118,6 +118,10 @@ pub(crate) struct Prepared {
 pub(crate) struct Engine {
     pub(crate) watched: Arc<WatchSet>,
     pub(crate) board: StatusBoard,
+    #[cfg_attr(
+        not(feature = "cli"),
+        expect(dead_code, reason = "the daemon requests sweeps")
+    )]
     hints: HintSender,
     pub(crate) sweep_interval: watch::Sender<Duration>,
     _tasks: JoinSet<()>,

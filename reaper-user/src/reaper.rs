@@ -2,6 +2,7 @@
 //! reason. This is what the daemon serves and what other daemons embed.
 
 mod events;
+mod prepared;
 mod registration;
 
 use std::fmt;
@@ -15,16 +16,18 @@ use reaper_registry::{
 use tokio::sync::watch;
 
 pub use self::events::{EventItem, Events};
+#[cfg(feature = "cli")]
+pub(crate) use self::prepared::Ended;
+pub(crate) use self::prepared::PreparedReaper;
 pub use self::registration::{PinnedProcess, Registered, Registration, RegistrationError};
 use crate::IdentityStrength;
 use crate::clock;
 use crate::engine::{Engine, Handler, Prepared, Settings, Sources};
-use crate::hook_threads::HookThreads;
 use crate::sources;
 use crate::watch::counters::Counters;
 use crate::watch::reap_loop::Commit;
 use crate::watch::set::WatchSet;
-use crate::watch::set::restore::{KnownProcess, PinnedAgain};
+use crate::watch::set::restore::KnownProcess;
 use crate::watch::status::SourceStatus;
 use crate::watch::verdict::Verdict;
 
@@ -134,87 +137,6 @@ impl ReaperBuilder {
     pub(crate) fn hint_filter(mut self, filter: Arc<dyn crate::engine::HintFilter>) -> Self {
         self.settings.hint_filter = Some(filter);
         self
-    }
-}
-
-/// A reaper that has looked for the processes of its sessions, and has changed nothing yet.
-pub(crate) struct PreparedReaper {
-    registry: RegistryBuilder,
-    prepared: Prepared,
-    pinned: PinnedAgain,
-    next_process: u64,
-}
-
-impl PreparedReaper {
-    /// Builds the registry and passes it to `built`; then removes the sessions of the processes that have
-    /// ended, and starts. Must be called within a tokio runtime.
-    pub(crate) fn start_now(self, built: impl FnOnce(&Registry)) -> Reaper {
-        let (reaper, ended) = self.start(|registry, ended| {
-            built(registry);
-            ended.remove_from(registry);
-        });
-        drop(ended);
-        reaper
-    }
-
-    /// As [`Self::start_now`], but changes nothing before [`Reaper::end_pause`]: the sources start, and
-    /// what they report waits. Returns the processes that have ended, whose sessions are still there.
-    #[cfg(feature = "cli")]
-    pub(crate) fn start_paused(self, built: impl FnOnce(&Registry)) -> (Reaper, Ended) {
-        self.start(|registry, _| {
-            built(registry);
-            registry.pause();
-        })
-    }
-
-    fn start(self, built: impl FnOnce(&Registry, &mut Ended)) -> (Reaper, Ended) {
-        let Self {
-            registry,
-            prepared,
-            mut pinned,
-            next_process,
-        } = self;
-        let registry = if registry.has_hooks() {
-            let threads = HookThreads::default();
-            registry.run_hooks_by(move |hooks| threads.run(hooks))
-        } else {
-            registry
-        };
-        let watched = prepared.watched.clone();
-        let changed = Arc::new(watch::Sender::new(()));
-        let notifier = Arc::downgrade(&changed);
-        // Every session stored holds its entry of the watch set once, whatever removes it.
-        let registry = registry
-            .on_removed(move |session| watched.release(session.process.id))
-            .on_event(move || {
-                if let Some(changed) = notifier.upgrade() {
-                    changed.send_modify(|()| {});
-                }
-            })
-            .build();
-        let mut ended = Ended(std::mem::take(&mut pinned.ended));
-        prepared.watched.restore(pinned, next_process);
-        built(&registry, &mut ended);
-        let engine = prepared.start(KeepTrue(registry.clone()));
-        let reaper = Reaper {
-            registry,
-            engine,
-            changed,
-        };
-        (reaper, ended)
-    }
-}
-
-/// The processes of restored sessions that have ended.
-#[derive(Default)]
-pub(crate) struct Ended(Vec<(ProcessId, Death)>);
-
-impl Ended {
-    fn remove_from(&mut self, registry: &Registry) {
-        for (process, death) in self.0.drain(..) {
-            registry.remove_process(process, death, clock::now());
-        }
-        registry.expire(clock::now());
     }
 }
 

@@ -81,7 +81,7 @@ fn requests_that_are_sent_meanwhile_wait_and_are_answered() {
 }
 
 #[test]
-fn a_client_that_never_completes_its_request_delays_nobody_for_long() {
+fn a_client_that_never_completes_its_request_does_not_delay_others_for_long() {
     let mut daemon = TestDaemon::start(&[]);
     let mut slow = Connection::open(&daemon.socket()).unwrap();
     slow.served_by();

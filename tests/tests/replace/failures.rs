@@ -95,9 +95,9 @@ impl Fake {
         }
         if matches!(step, Step::Failed) {
             self.send(&json!({"Failed": "the test"}));
-            let told = self.receive();
-            let reason = told["Failed"].as_str().unwrap();
-            assert!(reason.contains("the test"), "{told}");
+            let answer = self.receive();
+            let reason = answer["Failed"].as_str().unwrap();
+            assert!(reason.contains("the test"), "{answer}");
         }
     }
 }
