@@ -13,23 +13,25 @@ mod output;
 mod remove;
 mod run;
 mod selftest;
+mod status;
+mod terminal;
 mod test_process;
 pub mod values;
 mod watch;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process;
 
-use anstream::ColorChoice;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use reaper_registry::Token;
 
 use crate::client::Client;
 use crate::daemon::private_memory;
 use crate::daemon::runtime;
-use crate::daemon::socket_path::{self, Surroundings};
+use crate::daemon::socket_path::{self, Look, Surroundings};
 use crate::random::Random as _;
 pub use crate::sys::zeroing_allocator::ZeroingAllocator;
 use crate::testkit::test_process::Kind;
@@ -86,16 +88,9 @@ struct Arguments {
         default_value = "auto",
         display_order = 99
     )]
-    color: Color,
+    color: terminal::Color,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Color {
-    Auto,
-    Always,
-    Never,
 }
 
 #[derive(Debug, Subcommand)]
@@ -110,6 +105,11 @@ enum Command {
     Run(run::Arguments),
     /// List sessions
     Ls(list::Arguments),
+    /// Show the running daemon in one screen
+    ///
+    /// Prints its version, processes, sessions, sources and limits, and a warning with a remedy for what
+    /// does not work. Exits with status 3 if no daemon is running.
+    Status(status::Arguments),
     /// Print events as they happen
     ///
     /// Prints one line for each session that is registered or removed and for each change of an
@@ -155,6 +155,9 @@ pub fn main() -> process::ExitCode {
         // A failure is logged by the daemon, which repeats it.
         private_memory::protect().unwrap_or_default();
     }
+    if let Some(color) = terminal::Color::on(std::env::args_os()) {
+        color.apply();
+    }
     match Arguments::try_parse() {
         Ok(arguments) => process::ExitCode::from(report(arguments.dispatch())),
         Err(error) => process::ExitCode::from(report_parse_error(&error)),
@@ -181,11 +184,7 @@ fn starts_daemon(arguments: impl Iterator<Item = OsString>) -> bool {
 impl Arguments {
     /// Runs the command and returns its exit code.
     fn dispatch(self) -> Result<u8, Failure> {
-        match self.color {
-            Color::Auto => {}
-            Color::Always => ColorChoice::Always.write_global(),
-            Color::Never => ColorChoice::Never.write_global(),
-        }
+        self.color.apply();
         // A test process must have no logger and no runtime.
         if let Command::TestProcess { kind } = self.command {
             return test_process::run(kind);
@@ -201,10 +200,12 @@ impl Arguments {
         let code = match self.command {
             Command::Daemon(arguments) => {
                 let socket = socket_path::resolve(self.socket.as_deref(), &surroundings);
-                return arguments.run(socket);
+                let explained = |failure: Failure| failure.explained_by(&surroundings);
+                return arguments.run(socket).map_err(explained);
             }
             Command::Run(arguments) => arguments.run(&client),
             Command::Ls(arguments) => single_thread()?.block_on(arguments.run(&client)),
+            Command::Status(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Watch(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Rm(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Doctor(arguments) => multi_thread()?.block_on(arguments.run(&client)),
@@ -215,13 +216,27 @@ impl Arguments {
             Command::TestProcess { kind } => return test_process::run(kind),
         };
         code.map(ExitCode::number)
+            .map_err(|failure| failure.explained_by(&surroundings))
+    }
+}
+
+/// The sockets of this system.
+struct ThisSystem;
+
+impl Look for ThisSystem {
+    fn exists(&self, path: &Path) -> bool {
+        path.symlink_metadata().is_ok()
+    }
+
+    /// Sends nothing.
+    fn listens(&self, path: &Path) -> bool {
+        UnixStream::connect(path).is_ok()
     }
 }
 
 /// Returns the client of all commands.
 fn client(socket: Option<&Path>, server_uid: Option<u32>, surroundings: &Surroundings) -> Client {
-    let exists = |path: &Path| path.symlink_metadata().is_ok();
-    let socket = socket_path::resolve_for_client(socket, surroundings, exists);
+    let socket = socket_path::resolve_for_client(socket, surroundings, &ThisSystem);
     let mut client = Client::new(socket.path);
     if socket.is_in_temporary_folder {
         client = client.in_checked_folder();

@@ -5,6 +5,7 @@ use std::io;
 use super::exit_code::ExitCode;
 use super::output::{escape, print_message};
 use crate::client::ClientError;
+use crate::daemon::socket_path::{Surroundings, WrongFolder};
 #[cfg(target_os = "linux")]
 use crate::daemon::private_memory::Traced;
 
@@ -47,6 +48,18 @@ impl Failure {
         )
     }
 
+    /// Adds what is wrong with the folder of the default paths, if the failure is about a file in it.
+    pub(super) fn explained_by(mut self, surroundings: &Surroundings) -> Self {
+        let wrong = WrongFolder::of(surroundings);
+        if let Some(wrong) =
+            wrong.filter(|it| self.message.contains(&*it.folder().to_string_lossy()))
+        {
+            self.message = format!("{}; {wrong}", self.message);
+            self.remedy = wrong.remedy();
+        }
+        self
+    }
+
     /// Prints the failure on standard error.
     pub(super) fn print(&self) {
         if !self.message.is_empty() {
@@ -64,6 +77,14 @@ impl From<ClientError> for Failure {
             ClientError::NoDaemon { .. } => (
                 ExitCode::NoDaemon,
                 "reaperd daemon   (or use --socket PATH for a daemon on another socket)".to_owned(),
+            ),
+            ClientError::NotASocket { .. } => (
+                ExitCode::NoDaemon,
+                "use the --socket of a daemon, or none for the default one".to_owned(),
+            ),
+            ClientError::PathTooLong { .. } => (
+                ExitCode::Failure,
+                "use a shorter --socket path, or a link to its folder".to_owned(),
             ),
             ClientError::UntrustedServer { owner, .. } => (
                 ExitCode::NotAllowed,

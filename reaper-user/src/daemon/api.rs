@@ -87,6 +87,8 @@ pub(crate) mod wire;
 
 use std::sync::{Arc, OnceLock};
 
+use reaper_registry::Moment;
+
 use self::peer_pin::PeerPin;
 use crate::daemon::accounts::Accounts;
 use crate::daemon::config::DaemonOptions;
@@ -97,6 +99,8 @@ use crate::sys::secret_arena::SecretArena;
 /// The state that all requests share.
 pub(crate) struct App {
     pub(crate) reaper: Reaper,
+    /// When it started.
+    pub(crate) started: Moment,
     pub(crate) options: DaemonOptions,
     pub(crate) table: Arc<dyn ProcessTable>,
     /// Random at each start. Event numbers of another epoch are invalid.

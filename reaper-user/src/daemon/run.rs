@@ -22,6 +22,7 @@ use super::config::DaemonOptions;
 use super::private_memory;
 use super::systemd;
 use super::token_files::TokenFiles;
+use crate::clock;
 use crate::daemon::descriptors::{self, Shares, TooFewDescriptors};
 use crate::reaper::Reaper;
 use crate::sources;
@@ -98,6 +99,7 @@ pub async fn run_until(
     options: DaemonOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartupError> {
+    let started = clock::now();
     let workers = Handle::current().metrics().num_workers();
     let descriptors = Shares::of_daemon(&options, workers)?;
     let secret_memory = SecretArena::new();
@@ -112,6 +114,7 @@ pub async fn run_until(
     log::info!("{}", api::limits::Memory::of(&options, &accounts));
     let app = Arc::new(App {
         reaper,
+        started,
         options,
         table: process_table::of_this_system(),
         epoch,
