@@ -3,13 +3,16 @@
 //! Standard output has results only. Messages and errors go to standard error. Every error ends
 //! with a line that names a remedy.
 
+mod completions;
 mod daemon;
 mod demo;
 mod doctor;
 pub mod exit_code;
 mod failure;
 mod list;
+mod man;
 mod output;
+mod reference;
 mod remove;
 mod run;
 mod selftest;
@@ -139,6 +142,14 @@ enum Command {
     Token,
     /// Print the version
     Version,
+    /// Print a script that completes commands and options in a shell
+    ///
+    /// For bash: `reaperd completions bash > ~/.local/share/bash-completion/completions/reaperd`. Packages
+    /// of this program install the scripts.
+    Completions(completions::Arguments),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(man::Arguments),
     /// Run a test process that ends in a given way
     #[command(hide = true)]
     TestProcess {
@@ -211,6 +222,8 @@ impl Arguments {
             Command::Doctor(arguments) => multi_thread()?.block_on(arguments.run(&client)),
             Command::Demo(arguments) => multi_thread()?.block_on(arguments.run()),
             Command::Selftest(arguments) => arguments.run(),
+            Command::Completions(arguments) => arguments.run(),
+            Command::Man(arguments) => arguments.run(),
             Command::Token => token(),
             Command::Version => version(),
             Command::TestProcess { kind } => return test_process::run(kind),
