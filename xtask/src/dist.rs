@@ -79,6 +79,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         check::same_bytes(&made, &remade)?;
         check::lint(&release, &made)?;
         install::check(&release, &made)?;
+        // A binary that was passed in may need libraries, which the image does not have.
+        let image = made.iter().find(|file| check::has_extension(file, "tar"));
+        if let Some(image) = image.filter(|_| release.binary.is_none()) {
+            image::check(&release, image)?;
+        }
     }
     checksums(&out, &made)
 }
@@ -137,7 +142,9 @@ fn epoch() -> Result<u64> {
         Some(given) => given,
         None => output(&mut command("git", &["log", "-1", "--format=%ct"])?)?,
     };
-    time.trim().parse().context("the time of the build is no number")
+    time.trim()
+        .parse()
+        .context("the time of the build is no number")
 }
 
 /// The list of what the binaries contain, written by the tool that the daily run uses.

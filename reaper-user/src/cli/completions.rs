@@ -30,7 +30,12 @@ impl Arguments {
             Script::Fish => Shell::Fish,
         };
         let mut script = Vec::new();
-        generate(shell, &mut super::Arguments::command(), "reaperd", &mut script);
+        generate(
+            shell,
+            &mut super::Arguments::command(),
+            "reaperd",
+            &mut script,
+        );
         io::stdout().write_all(&script).map_err(Failure::output)?;
         Ok(ExitCode::Success)
     }

@@ -5,9 +5,9 @@ use std::io;
 use super::exit_code::ExitCode;
 use super::output::{escape, print_message};
 use crate::client::ClientError;
-use crate::daemon::socket_path::{Surroundings, WrongFolder};
 #[cfg(target_os = "linux")]
 use crate::daemon::private_memory::Traced;
+use crate::daemon::socket_path::{Surroundings, WrongFolder};
 
 /// The code of the daemon's response to a user that it does not serve.
 const USER_NOT_ALLOWED: &str = "user_not_allowed";
@@ -50,10 +50,15 @@ impl Failure {
 
     /// Adds what is wrong with the folder of the default paths, if the failure is about a file in it.
     pub(super) fn explained_by(mut self, surroundings: &Surroundings) -> Self {
-        let wrong = WrongFolder::of(surroundings);
-        if let Some(wrong) =
-            wrong.filter(|it| self.message.contains(&*it.folder().to_string_lossy()))
-        {
+        // The system names the first folder that does not exist.
+        let is_named = |wrong: &WrongFolder| {
+            let folder = wrong.folder();
+            let mut named = folder
+                .ancestors()
+                .take_while(|it| *it == folder || !it.exists());
+            named.any(|it| self.message.contains(&*it.to_string_lossy()))
+        };
+        if let Some(wrong) = WrongFolder::of(surroundings).filter(is_named) {
             self.message = format!("{}; {wrong}", self.message);
             self.remedy = wrong.remedy();
         }

@@ -91,7 +91,8 @@ fn root_page(root: Command, commands: &[Command]) -> io::Result<Page> {
         (format!("{name}({SECTION})"), about.unwrap_or_default())
     });
     definitions("COMMANDS", see, &mut text)?;
-    let codes = ExitCode::ALL.map(|(code, meaning)| (code.number().to_string(), meaning.to_owned()));
+    let codes =
+        ExitCode::ALL.map(|(code, meaning)| (code.number().to_string(), meaning.to_owned()));
     definitions("EXIT STATUS", codes.into_iter(), &mut text)?;
     for (heading, rows) in [
         ("ENVIRONMENT", VARIABLES.as_slice()),
@@ -182,8 +183,17 @@ mod tests {
 
     #[test]
     fn each_command_of_the_help_has_a_page_and_hidden_ones_have_none() {
-        let names: Vec<_> = pages().unwrap().into_iter().map(|it| it.file_name).collect();
-        for expected in ["reaperd.8", "reaperd-daemon.8", "reaperd-run.8", "reaperd-status.8"] {
+        let names: Vec<_> = pages()
+            .unwrap()
+            .into_iter()
+            .map(|it| it.file_name)
+            .collect();
+        for expected in [
+            "reaperd.8",
+            "reaperd-daemon.8",
+            "reaperd-run.8",
+            "reaperd-status.8",
+        ] {
             assert!(names.iter().any(|name| name == expected), "{names:?}");
         }
         for hidden in ["reaperd-test-process.8", "reaperd-man.8", "reaperd-help.8"] {
@@ -208,7 +218,12 @@ mod tests {
     #[test]
     fn a_commands_page_has_its_options_and_the_variables_that_it_sets() {
         let page = text_of("reaperd-run.8").replace("\\-", "-");
-        for part in ["--best-effort", "--socket", "ENVIRONMENT OF COMMAND", "\\fBREAPERD_TOKEN_FILE"] {
+        for part in [
+            "--best-effort",
+            "--socket",
+            "ENVIRONMENT OF COMMAND",
+            "\\fBREAPERD_TOKEN_FILE",
+        ] {
             assert!(page.contains(part), "{part}: {page}");
         }
     }

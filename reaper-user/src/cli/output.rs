@@ -84,7 +84,12 @@ pub(super) fn print_styled(text: &str) {
         // Behind the indentation of the line and its `try: `.
         let indent = line.len() - line.trim_start().len();
         let behind = indent + if indent > 0 { "try: ".len() } else { 2 };
-        writeln!(anstream::stderr(), "{}", terminal::wrap(line, width, behind)).unwrap_or_default();
+        writeln!(
+            anstream::stderr(),
+            "{}",
+            terminal::wrap(line, width, behind)
+        )
+        .unwrap_or_default();
     }
 }
 

@@ -45,13 +45,22 @@ pub(super) const VARIABLES: [(&str, &str); 14] = [
         "Which messages are logged: error, warn, info, debug or trace, or a list of module=level \
          [default: info for the daemon, else warn].",
     ),
-    ("RUST_LOG_STYLE", "Whether the log has colors: auto, always or never."),
-    ("NO_COLOR", "No colors if it is not empty. --color precedes it."),
+    (
+        "RUST_LOG_STYLE",
+        "Whether the log has colors: auto, always or never.",
+    ),
+    (
+        "NO_COLOR",
+        "No colors if it is not empty. --color precedes it.",
+    ),
     (
         "CLICOLOR_FORCE",
         "Colors, in pipes and files too, if it is set and not 0. NO_COLOR and --color precede it.",
     ),
-    ("CLICOLOR", "No colors if it is 0. The variables above precede it."),
+    (
+        "CLICOLOR",
+        "No colors if it is 0. The variables above precede it.",
+    ),
     (
         "NOTIFY_SOCKET",
         "Where the daemon reports to systemd that it is ready and that it stops.",
@@ -133,7 +142,10 @@ mod tests {
     #[test]
     fn each_variable_of_the_code_is_in_the_manual() {
         let mut in_code = BTreeSet::new();
-        names_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut in_code);
+        names_in(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+            &mut in_code,
+        );
         assert!(in_code.len() >= 6, "{in_code:?}");
         let listed: BTreeSet<_> = VARIABLES.map(|(name, _)| name.to_owned()).into();
         let missing: Vec<_> = in_code.difference(&listed).collect();

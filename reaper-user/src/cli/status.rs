@@ -117,7 +117,12 @@ impl Screen {
             ("sessions", sessions(&limits)),
             ("sources", sources(&report.sources)),
             ("lost", losses(&report.sources, health.reap_loop_restarts)),
-            ("last exit", health.last_exit.map_or_else(|| "none".to_owned(), last_exit)),
+            (
+                "last exit",
+                health
+                    .last_exit
+                    .map_or_else(|| "none".to_owned(), last_exit),
+            ),
             ("limits", shares(&limits)),
         ];
         if let Some(uptime) = health.uptime_ms {
@@ -227,7 +232,11 @@ fn show(
         if finding.verdict < Verdict::Warn {
             continue;
         }
-        row("warning", &format!("{}: {}", finding.subject, finding.text), 0)?;
+        row(
+            "warning",
+            &format!("{}: {}", finding.subject, finding.text),
+            0,
+        )?;
         if !finding.remedy.is_empty() {
             row("", &format!("try: {}", finding.remedy), "try: ".len())?;
         }
@@ -261,13 +270,19 @@ mod tests {
     fn a_narrow_screen_breaks_between_words_and_a_warning_has_its_remedy() {
         let screen = Screen {
             status: "degraded".to_owned(),
-            rows: vec![("last exit", last_exit(LastExit {
-                ago_ms: 3_100,
-                session_id: "s-\u{1b}1".to_owned(),
-                pid: 7042,
-                source: Some("netlink".to_owned()),
-                exit: Some(ExitSeen { code: None, signal: Some(9) }),
-            }))],
+            rows: vec![(
+                "last exit",
+                last_exit(LastExit {
+                    ago_ms: 3_100,
+                    session_id: "s-\u{1b}1".to_owned(),
+                    pid: 7042,
+                    source: Some("netlink".to_owned()),
+                    exit: Some(ExitSeen {
+                        code: None,
+                        signal: Some(9),
+                    }),
+                }),
+            )],
         };
         let warning = Finding {
             verdict: Verdict::Warn,

@@ -89,7 +89,8 @@ pub(super) fn width_of_stderr() -> Option<usize> {
 }
 
 fn width_of(stream: &(impl AsFd + IsTerminal)) -> Option<usize> {
-    let (width, _height) = terminal_size::terminal_size_of(stream.is_terminal().then_some(stream)?)?;
+    let (width, _height) =
+        terminal_size::terminal_size_of(stream.is_terminal().then_some(stream)?)?;
     Some(usize::from(width.0)).filter(|width| *width > 0)
 }
 
@@ -189,14 +190,8 @@ mod tests {
         let whole = "SESSION  NAME  PID|s-1      日本  7042";
         assert_eq!(shown(None), whole);
         assert_eq!(shown(Some(19)), whole);
-        assert_eq!(
-            shown(Some(18)),
-            "SESSION  NAME|  PID|s-1      日本|  7042"
-        );
-        assert_eq!(
-            shown(Some(3)),
-            "SESSION|  NAME|  PID|s-1|  日本|  7042"
-        );
+        assert_eq!(shown(Some(18)), "SESSION  NAME|  PID|s-1      日本|  7042");
+        assert_eq!(shown(Some(3)), "SESSION|  NAME|  PID|s-1|  日本|  7042");
     }
 
     #[test]
@@ -206,7 +201,10 @@ mod tests {
             Some(format!("{color:?}"))
         };
         assert_eq!(found("reaperd --color never ls").as_deref(), Some("Never"));
-        assert_eq!(found("reaperd ls --color=always").as_deref(), Some("Always"));
+        assert_eq!(
+            found("reaperd ls --color=always").as_deref(),
+            Some("Always")
+        );
         for other in [
             "reaperd ls",
             "reaperd run -- ls --color=always",

@@ -5,8 +5,8 @@
 
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
-use std::{env, fmt, io};
 use std::path::{Path, PathBuf};
+use std::{env, fmt, io};
 
 /// Overrides the default path, for clients and daemon.
 pub(crate) const VARIABLE: &str = "REAPERD_SOCKET";
@@ -218,11 +218,9 @@ impl fmt::Display for WrongFolder {
                 "{RUNTIME_DIR} is {}, and there is no such folder",
                 folder.display()
             ),
-            Self::Unset { used, .. } => write!(
-                f,
-                "{RUNTIME_DIR} is not set, so {} is used",
-                used.display()
-            ),
+            Self::Unset { used, .. } => {
+                write!(f, "{RUNTIME_DIR} is not set, so {} is used", used.display())
+            }
         }
     }
 }
@@ -292,7 +290,14 @@ mod tests {
         let of_user = Path::new("/run/user/7/reaperd/reaperd.sock");
         let mut here = surroundings();
         let resolved = |here: &Surroundings, listening: &[&Path]| {
-            resolve_for_client(None, here, &Known { listening, stale: &[] })
+            resolve_for_client(
+                None,
+                here,
+                &Known {
+                    listening,
+                    stale: &[],
+                },
+            )
         };
         assert_eq!(resolved(&here, &[system]).path, Path::new("/v/x.sock"));
         here.variable = None;

@@ -77,7 +77,12 @@ impl EventLog {
             EventKind::Registered(_) | EventKind::SourceState(_) | EventKind::Shutdown => false,
         };
         let history = self.history();
-        history.events.values().rev().find(|it| is_death(it)).cloned()
+        history
+            .events
+            .values()
+            .rev()
+            .find(|it| is_death(it))
+            .cloned()
     }
 
     pub(crate) fn wakers(&self) -> &[Waker] {

@@ -28,7 +28,10 @@ pub(super) fn make(release: &Release, out: &Path) -> Result<PathBuf> {
     control(release, &tree, arch)?;
     tree.finish()?;
     let file = out.join(format!("reaperd_{}-1_{arch}.deb", release.version));
-    let mut build = tool("dpkg-deb", &["--root-owner-group", "-Zxz", "--threads-max=1"])?;
+    let mut build = tool(
+        "dpkg-deb",
+        &["--root-owner-group", "-Zxz", "--threads-max=1"],
+    )?;
     build.arg("--build").arg(&tree.root).arg(&file);
     run(build.env("SOURCE_DATE_EPOCH", release.epoch.to_string()))?;
     Ok(file)

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::tree::Kind;
 use super::{Release, tool};
@@ -12,19 +13,53 @@ use crate::command::{output, run};
 /// The socket that is mounted into other containers.
 const SOCKET: &str = "REAPERD_SOCKET=/run/reaperd/reaperd.sock";
 
+/// The folder in which buildah keeps its containers, apart from those of the machine.
+struct Store(PathBuf);
+
+impl Store {
+    fn empty(release: &Release) -> Result<Self> {
+        let store = release.root.join("target/dist/containers");
+        if store.exists() {
+            fs::remove_dir_all(&store)?;
+        }
+        fs::create_dir_all(&store)?;
+        Ok(Self(store))
+    }
+
+    fn buildah(&self, args: &[&str]) -> Result<Command> {
+        let mut buildah = tool("buildah", &["--storage-driver", "vfs", "--root"])?;
+        buildah.arg(self.0.join("root")).arg("--runroot");
+        buildah.arg(self.0.join("run")).args(args);
+        Ok(buildah)
+    }
+}
+
+/// Runs the program of the image.
+pub(super) fn check(release: &Release, file: &Path) -> Result<()> {
+    let store = Store::empty(release)?;
+    let source = format!("oci-archive:{}", file.display());
+    let container = output(&mut store.buildah(&["from", &source])?)?;
+    let program = [
+        "run",
+        "--isolation",
+        "chroot",
+        container.trim(),
+        "/usr/bin/reaperd",
+        "version",
+    ];
+    let version = output(&mut store.buildah(&program)?)?;
+    if version.trim() != format!("reaperd {}", release.version) {
+        bail!("the image runs {version}");
+    }
+    println!("the image runs: {}", version.trim());
+    fs::remove_dir_all(&store.0)?;
+    Ok(())
+}
+
 pub(super) fn make(release: &Release, out: &Path) -> Result<PathBuf> {
     let tree = release.stage(Kind::Tarball)?;
-    let store = release.root.join("target/dist/containers");
-    if store.exists() {
-        fs::remove_dir_all(&store)?;
-    }
-    fs::create_dir_all(&store)?;
-    let (root, run_root) = (store.join("root"), store.join("run"));
-    let buildah = |args: &[&str]| {
-        let mut buildah = tool("buildah", &["--storage-driver", "vfs", "--root"])?;
-        buildah.arg(&root).arg("--runroot").arg(&run_root).args(args);
-        anyhow::Ok(buildah)
-    };
+    let store = Store::empty(release)?;
+    let buildah = |args: &[&str]| store.buildah(args);
     let container = output(&mut buildah(&["from", "scratch"])?)?;
     let container = container.trim();
     // For names of users and for temporary files.
@@ -37,21 +72,45 @@ pub(super) fn make(release: &Release, out: &Path) -> Result<PathBuf> {
         ("etc", "/etc"),
     ] {
         let from = tree.root.join(from);
-        run(&mut buildah(&["copy", "--quiet", container, &from.to_string_lossy(), to])?)?;
+        run(&mut buildah(&[
+            "copy",
+            "--quiet",
+            container,
+            &from.to_string_lossy(),
+            to,
+        ])?)?;
     }
     let version = format!("org.opencontainers.image.version={}", release.version);
     let config = [
-        "config", "--entrypoint", "[\"/usr/bin/reaperd\"]", "--cmd", "daemon", "--env", SOCKET,
-        "--annotation", "org.opencontainers.image.title=reaperd", "--annotation", &version,
-        "--annotation", "org.opencontainers.image.licenses=MIT OR Apache-2.0", container,
+        "config",
+        "--entrypoint",
+        "[\"/usr/bin/reaperd\"]",
+        "--cmd",
+        "daemon",
+        "--env",
+        SOCKET,
+        "--annotation",
+        "org.opencontainers.image.title=reaperd",
+        "--annotation",
+        &version,
+        "--annotation",
+        "org.opencontainers.image.licenses=MIT OR Apache-2.0",
+        container,
     ];
     run(&mut buildah(&config)?)?;
     let name = format!("reaperd-{}-{}.oci.tar", release.version, release.arch());
     let file = out.join(name);
     let target = format!("oci-archive:{}:{}", file.display(), release.version);
     let epoch = release.epoch.to_string();
-    run(&mut buildah(&["commit", "--quiet", "--timestamp", &epoch, container, &target])?)?;
+    run(&mut buildah(&[
+        "commit",
+        "--quiet",
+        "--timestamp",
+        &epoch,
+        container,
+        &target,
+    ])?)?;
     run(&mut buildah(&["rm", container])?)?;
-    fs::remove_dir_all(&store)?;
+    fs::remove_dir_all(&store.0)?;
     Ok(file)
 }

@@ -12,7 +12,14 @@ use super::{Release, deb, tool};
 use crate::command::{command, output, run};
 
 /// Where dpkg and the system write besides the files of packages.
-const NOT_COMPARED: [&str; 6] = ["./proc", "./sys", "./dev", "./var/lib/dpkg", "./var/log", "./tmp"];
+const NOT_COMPARED: [&str; 6] = [
+    "./proc",
+    "./sys",
+    "./dev",
+    "./var/lib/dpkg",
+    "./var/log",
+    "./tmp",
+];
 /// What an administrator adds to a file of configuration.
 const EDIT: &str = "# edited by the administrator\n";
 
@@ -77,9 +84,14 @@ impl System {
         let base = release.root.join("target/dist/base.tar");
         if !base.exists() {
             let os = fs::read_to_string("/etc/os-release")?;
-            let suite = os.lines().find_map(|it| it.strip_prefix("VERSION_CODENAME="));
+            let suite = os
+                .lines()
+                .find_map(|it| it.strip_prefix("VERSION_CODENAME="));
             let suite = suite.context("/etc/os-release names no Debian release")?;
-            let options = ["--variant=essential", "--include=systemd-standalone-sysusers"];
+            let options = [
+                "--variant=essential",
+                "--include=systemd-standalone-sysusers",
+            ];
             run(tool("mmdebstrap", &options)?.arg(suite).arg(&base))?;
         }
         let root = release.root.join("target/dist/system");
@@ -146,7 +158,9 @@ impl System {
         }
         let format = "--showformat=${Conffiles}";
         let conffiles = output(&mut self.command(&["dpkg-query", "--show", format, "reaperd"])?)?;
-        let names = conffiles.lines().filter_map(|it| it.split_whitespace().next());
+        let names = conffiles
+            .lines()
+            .filter_map(|it| it.split_whitespace().next());
         Ok(names.map(str::to_owned).collect())
     }
 

@@ -44,7 +44,8 @@ pub(super) fn make(release: &Release, out: &Path) -> Result<PathBuf> {
     let name = format!("reaperd-{}-1.{arch}.rpm", release.version);
     let built = work.join("RPMS").join(arch).join(&name);
     let file = out.join(name);
-    fs::copy(&built, &file).with_context(|| format!("rpmbuild has not made {}", built.display()))?;
+    fs::copy(&built, &file)
+        .with_context(|| format!("rpmbuild has not made {}", built.display()))?;
     Ok(file)
 }
 
@@ -60,7 +61,11 @@ fn file_list(files: &[PathBuf]) -> String {
         } else {
             ""
         };
-        let mode = if path.starts_with("/usr/bin") { "0755" } else { "0644" };
+        let mode = if path.starts_with("/usr/bin") {
+            "0755"
+        } else {
+            "0644"
+        };
         format!("%attr({mode}, root, root) {kind}{}\n", path.display())
     });
     let own = ["/usr/share/doc/reaperd", "/usr/share/licenses/reaperd"];

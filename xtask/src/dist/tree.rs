@@ -101,7 +101,11 @@ impl Tree {
         let file = |name: &str| release.root.join(name);
         match kind {
             Kind::Deb => {
-                self.copy(&file("dist/deb/copyright"), &format!("{DOC}/copyright"), 0o644)?;
+                self.copy(
+                    &file("dist/deb/copyright"),
+                    &format!("{DOC}/copyright"),
+                    0o644,
+                )?;
                 let changelog = format!("{DOC}/changelog");
                 self.copy(&file("CHANGELOG.md"), &changelog, 0o644)?;
                 self.compress(&[self.root.join(changelog)])?;

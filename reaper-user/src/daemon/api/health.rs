@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use reaper_registry::{EventKind, Moment, Session, Source, SourceHealth};
 
-use super::{App, Peer};
 use super::wire::{
     About, Health, LastExit, MemoryView, Nothing, SandboxView, SourceReport, SourceView, wall_ms_of,
 };
+use super::{App, Peer};
 use crate::clock;
 use crate::daemon::config::DaemonOptions;
 #[cfg(target_os = "linux")]
@@ -84,7 +84,10 @@ pub(super) fn health(app: &App, peer: Peer) -> Health {
 
 /// Milliseconds on a clock that nobody sets.
 fn since(then: Moment) -> u64 {
-    let span = clock::now().boot.as_nanos().saturating_sub(then.boot.as_nanos());
+    let span = clock::now()
+        .boot
+        .as_nanos()
+        .saturating_sub(then.boot.as_nanos());
     span / 1_000_000
 }
 
