@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use super::tree::Kind;
-use super::{Release, tool};
+use super::{Release, archive, tool};
 use crate::command::{output, run};
 
 /// The socket that is mounted into other containers.
@@ -100,7 +100,9 @@ pub(super) fn make(release: &Release, out: &Path) -> Result<PathBuf> {
     run(&mut buildah(&config)?)?;
     let name = format!("reaperd-{}-{}.oci.tar", release.version, release.arch());
     let file = out.join(name);
-    let target = format!("oci-archive:{}:{}", file.display(), release.version);
+    // A folder first: in buildah's own archives the files have the time of their making.
+    let layout = store.0.join("layout");
+    let target = format!("oci:{}:{}", layout.display(), release.version);
     let epoch = release.epoch.to_string();
     run(&mut buildah(&[
         "commit",
@@ -111,6 +113,9 @@ pub(super) fn make(release: &Release, out: &Path) -> Result<PathBuf> {
         &target,
     ])?)?;
     run(&mut buildah(&["rm", container])?)?;
+    let mut tar = archive::tar(release)?;
+    tar.arg("--file").arg(&file).arg("--directory").arg(&layout);
+    run(tar.args(["blobs", "index.json", "oci-layout"]))?;
     fs::remove_dir_all(&store.0)?;
     Ok(file)
 }
