@@ -134,7 +134,12 @@ mod tests {
                 };
                 let quoted = text.split('"').filter(is_name);
                 let whole = |it: &&str| it.chars().all(|c| c.is_ascii_uppercase() || c == '_');
-                names.extend(quoted.filter(whole).map(str::to_owned));
+                names.extend(
+                    quoted
+                        .filter(whole)
+                        .filter(|it| !it.ends_with('_'))
+                        .map(str::to_owned),
+                );
             }
         }
     }

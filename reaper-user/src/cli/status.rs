@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(
             String::from_utf8(plain).unwrap(),
             "reaperd  degraded\n\
-             last exit  3s ago: s-\\u{1b}1, pid 7042,\n           killed by SIGKILL, via netlink\n\
+             last exit  3s ago: s-\\u{1b}1, pid 7042,\n           killed by SIGKILL, via\n           netlink\n\
              memory     unlocked\n\
              warning    memory: unlocked\n           try: ulimit -l\n"
         );

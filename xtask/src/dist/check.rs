@@ -38,7 +38,7 @@ pub(super) fn lint(release: &Release, made: &[PathBuf]) -> Result<()> {
             let options = ["--fail-on", "error,warning,info", "--display-info"];
             let mut lintian = tool("lintian", &options)?;
             // Otherwise it warns that it should not run as root.
-            lintian.arg("--allow-root").arg("--show-overrides");
+            lintian.arg("--allow-root");
             run(lintian.arg(file))?;
         } else if has_extension(file, "rpm") {
             let mut rpmlint = tool("rpmlint", &["--strict", "--config"])?;

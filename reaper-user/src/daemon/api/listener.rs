@@ -191,7 +191,7 @@ fn refuse_other_file(path: &Path) -> Result<(), ListenError> {
     let is_other_file = path
         .symlink_metadata()
         .is_ok_and(|it| !it.file_type().is_socket());
-    if is_other_file {
+    if is_other_file && path.file_name().is_some() {
         return Err(ListenError::NotASocket(path.to_owned()));
     }
     Ok(())
