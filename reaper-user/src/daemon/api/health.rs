@@ -82,7 +82,7 @@ pub(super) fn health(app: &App, peer: Peer) -> Health {
     }
 }
 
-/// Milliseconds on a clock that nobody sets.
+/// Milliseconds since then, with time in suspend and without steps of the wall clock.
 fn since(then: Moment) -> u64 {
     let span = clock::now()
         .boot
