@@ -52,6 +52,9 @@ enum Format {
     Sbom,
 }
 
+/// The architecture in the kernel's words.
+const ARCH: &str = std::env::consts::ARCH;
+
 /// What all formats share.
 pub(crate) struct Release {
     root: PathBuf,
@@ -117,11 +120,6 @@ impl Release {
         };
         let binary = build::binary(self, linking)?;
         Tree::stage(self, kind, &binary)
-    }
-
-    /// The architecture in the kernel's words.
-    fn arch(&self) -> &'static str {
-        std::env::consts::ARCH
     }
 }
 

@@ -51,7 +51,8 @@ struct LastExit {
 #[serde(default)]
 struct Limits {
     uid: u32,
-    limits: BTreeMap<String, Share>,
+    #[serde(rename = "limits")]
+    shares: BTreeMap<String, Share>,
     /// For root only.
     users: Vec<User>,
 }
@@ -137,7 +138,7 @@ impl Screen {
 
 fn sessions(limits: &Limits) -> String {
     let of = |shares: &BTreeMap<String, Share>| shares.get("sessions").map_or(0, |it| it.used);
-    let own = [(limits.uid, of(&limits.limits))];
+    let own = [(limits.uid, of(&limits.shares))];
     let all = limits.users.iter().map(|it| (it.uid, of(&it.limits)));
     let mut users: Vec<_> = if limits.users.is_empty() {
         own.into()
@@ -195,7 +196,7 @@ fn last_exit(last: LastExit) -> String {
 /// What the caller uses of each limit.
 fn shares(limits: &Limits) -> String {
     let shares: Vec<_> = limits
-        .limits
+        .shares
         .iter()
         .map(|(name, Share { used, limit })| format!("{name} {used} of {limit}"))
         .collect();

@@ -6,13 +6,13 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::tree::Kind;
-use super::{Release, tool};
+use super::{ARCH, Release, tool};
 use crate::command::run;
 
 pub(super) fn make(release: &Release, out: &Path) -> Result<PathBuf> {
     let tree = release.stage(Kind::Tarball)?;
     tree.finish()?;
-    let name = format!("reaperd-{}-{}-linux", release.version, release.arch());
+    let name = format!("reaperd-{}-{}-linux", release.version, ARCH);
     let file = out.join(format!("{name}.tar.xz"));
     let mut tar = tar(release)?;
     tar.arg("--xz")

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::tree::{Kind, Tree};
+use super::tree::{Kind, Tree, compress};
 use super::{Release, tool};
 use crate::command::{command, output, run};
 
@@ -22,7 +22,7 @@ pub(super) fn make(release: &Release, out: &Path) -> Result<PathBuf> {
         changelog(release)?.as_bytes(),
         0o644,
     )?;
-    tree.compress(&[tree.root.join("usr/share/doc/reaperd/changelog.Debian")])?;
+    compress(&[tree.root.join("usr/share/doc/reaperd/changelog.Debian")])?;
     let overrides = fs::read(release.root.join("dist/deb/lintian-overrides"))?;
     tree.write("usr/share/lintian/overrides/reaperd", &overrides, 0o644)?;
     control(release, &tree, arch)?;

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use super::tree::Kind;
-use super::{Release, archive, tool};
+use super::{ARCH, Release, archive, tool};
 use crate::command::{output, run};
 
 /// The socket that is mounted into other containers.
@@ -98,7 +98,7 @@ pub(super) fn make(release: &Release, out: &Path) -> Result<PathBuf> {
         container,
     ];
     run(&mut buildah(&config)?)?;
-    let name = format!("reaperd-{}-{}.oci.tar", release.version, release.arch());
+    let name = format!("reaperd-{}-{}.oci.tar", release.version, ARCH);
     let file = out.join(name);
     // A folder first: in buildah's own archives the files have the time of their making.
     let layout = store.0.join("layout");

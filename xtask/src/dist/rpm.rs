@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::tree::Kind;
-use super::{Release, tool};
+use super::{ARCH, Release, tool};
 use crate::command::run;
 
 pub(super) fn make(release: &Release, out: &Path) -> Result<PathBuf> {
@@ -19,7 +19,7 @@ pub(super) fn make(release: &Release, out: &Path) -> Result<PathBuf> {
     fs::create_dir_all(&work)?;
     let files = work.join("files");
     fs::write(&files, file_list(&tree.files()?))?;
-    let arch = release.arch();
+    let arch = ARCH;
     let mut build = tool("rpmbuild", &["-bb", "--quiet"])?;
     for (name, value) in [
         ("_topdir", work.display().to_string()),
@@ -42,10 +42,10 @@ pub(super) fn make(release: &Release, out: &Path) -> Result<PathBuf> {
     build.args(["--target", arch]).arg("dist/rpm/reaperd.spec");
     run(build.env("SOURCE_DATE_EPOCH", release.epoch.to_string()))?;
     let name = format!("reaperd-{}-1.{arch}.rpm", release.version);
-    let built = work.join("RPMS").join(arch).join(&name);
+    let written = work.join("RPMS").join(arch).join(&name);
     let file = out.join(name);
-    fs::copy(&built, &file)
-        .with_context(|| format!("rpmbuild has not made {}", built.display()))?;
+    fs::copy(&written, &file)
+        .with_context(|| format!("rpmbuild has not made {}", written.display()))?;
     Ok(file)
 }
 

@@ -78,7 +78,7 @@ impl Tree {
         fs::create_dir_all(&folder)?;
         let mut man = command(&binary.to_string_lossy(), &["man", "--dir"])?;
         run(man.arg(&folder))?;
-        self.compress(&files_of(&folder)?)
+        compress(&files_of(&folder)?)
     }
 
     fn completions(&self, binary: &Path, kind: Kind) -> Result<()> {
@@ -108,7 +108,7 @@ impl Tree {
                 )?;
                 let changelog = format!("{DOC}/changelog");
                 self.copy(&file("CHANGELOG.md"), &changelog, 0o644)?;
-                self.compress(&[self.root.join(changelog)])?;
+                compress(&[self.root.join(changelog)])?;
             }
             Kind::Rpm | Kind::Tarball => {
                 for name in ["LICENSE-MIT", "LICENSE-APACHE"] {
@@ -145,11 +145,6 @@ impl Tree {
         Ok(())
     }
 
-    /// Without the names and the times of the files in the results.
-    pub(super) fn compress(&self, paths: &[PathBuf]) -> Result<()> {
-        run(command("gzip", &["-9", "--no-name", "--force"])?.args(paths))
-    }
-
     /// Returns the installed files, sorted, as absolute paths.
     pub(super) fn files(&self) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
@@ -174,6 +169,11 @@ impl Tree {
             Ok(())
         })
     }
+}
+
+/// Without the names and the times of the files in the results.
+pub(super) fn compress(paths: &[PathBuf]) -> Result<()> {
+    run(command("gzip", &["-9", "--no-name", "--force"])?.args(paths))
 }
 
 /// Returns the files of a folder, without those of its folders, sorted.
