@@ -68,10 +68,13 @@ fn all_match(patterns: &[String], lines: &[&str]) -> bool {
 /// Runs the page in one shell. Background jobs of the page end with it.
 fn execute(steps: &[Step]) -> Vec<String> {
     let folder = private_folder();
-    let mut script = String::from("trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n");
-    for step in steps {
-        script += &format!("{{ {}\n}} 2>&1\necho '{MARK}'\n", step.command);
-    }
+    let lines = steps
+        .iter()
+        .map(|step| format!("{{ {}\n}} 2>&1\necho '{MARK}'\n", step.command));
+    let script = format!(
+        "trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n{}",
+        lines.collect::<String>()
+    );
     let path = std::env::var("PATH").unwrap();
     let program = reaperd().parent().unwrap().display();
     let output = Command::new("bash")
