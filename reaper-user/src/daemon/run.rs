@@ -131,12 +131,17 @@ pub async fn run_until(
 }
 
 async fn start(live: Live) -> Result<(Arc<App>, Socket), StartupError> {
+    let started = clock::now();
     let options = live.options();
     let workers = Handle::current().metrics().num_workers();
     let descriptors = Shares::of_daemon(&options, workers)?;
     let secret_memory = SecretArena::new();
     let access = SocketAccess::of(&options);
-    let accounts = Accounts::new(owner(), Newcomers::with(access), descriptors.limits(&options));
+    let accounts = Accounts::new(
+        owner(),
+        Newcomers::with(access),
+        descriptors.limits(&options),
+    );
     let reaper = start_reaper(&options, descriptors, &accounts, &secret_memory)?;
     let reports = first_reports(&reaper, &options).await?;
     let socket = Socket::claim(&options.socket, access, AccessList::of(&options))?;
@@ -151,7 +156,7 @@ async fn start(live: Live) -> Result<(Arc<App>, Socket), StartupError> {
         live,
         descriptors,
         counters: Counters::default(),
-        started_at: Duration::from_millis(clock::now().wall_ms),
+        started,
         table: process_table::of_this_system(),
         epoch,
         accounts,
