@@ -130,6 +130,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::daemon::config::options::{OPTIONS, OptionSpec};
 
     /// Returns the names between quotes that look like variables of this project.
     fn names_in(folder: &Path, names: &mut BTreeSet<String>) {
@@ -164,7 +165,9 @@ mod tests {
             &mut in_code,
         );
         assert!(in_code.len() >= 6, "{in_code:?}");
-        let listed: BTreeSet<_> = VARIABLES.map(|(name, _)| name.to_owned()).into();
+        let listed = VARIABLES.map(|(name, _)| name.to_owned()).into_iter();
+        let of_options = OPTIONS.iter().map(OptionSpec::variable);
+        let listed: BTreeSet<_> = listed.chain(of_options).collect();
         let missing: Vec<_> = in_code.difference(&listed).collect();
         assert!(missing.is_empty(), "not in VARIABLES: {missing:?}");
     }

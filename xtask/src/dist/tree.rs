@@ -31,12 +31,11 @@ const DOC: &str = "usr/share/doc/reaperd";
 /// Documentation for those who use the program, not for those who change it.
 const DOCS: [&str; 3] = ["README.md", "SECURITY.md", "docs/http-api.md"];
 /// Folders of `dist/` and where their files are installed.
-const FOLDERS: [(&str, &str); 5] = [
+const FOLDERS: [(&str, &str); 4] = [
     ("dist/systemd/system", "usr/lib/systemd/system"),
     ("dist/systemd/user", "usr/lib/systemd/user"),
     ("dist/systemd/sysusers.d", "usr/lib/sysusers.d"),
     ("dist/systemd", "usr/share/doc/reaperd/examples"),
-    ("dist/etc", "etc/reaperd"),
 ];
 
 impl Tree {
@@ -55,6 +54,11 @@ impl Tree {
         tree.strip("usr/bin/reaperd")?;
         tree.manuals(binary)?;
         tree.completions(binary, kind)?;
+        let configuration = output(&mut command(
+            &binary.to_string_lossy(),
+            &["config", "default"],
+        )?)?;
+        tree.write("etc/reaperd/reaperd.toml", configuration.as_bytes(), 0o644)?;
         for (from, to) in FOLDERS {
             tree.copy_files_of(&release.root.join(from), to)?;
         }
@@ -74,11 +78,23 @@ impl Tree {
     }
 
     fn manuals(&self, binary: &Path) -> Result<()> {
-        let folder = self.root.join("usr/share/man/man8");
-        fs::create_dir_all(&folder)?;
+        let pages = self.root.join("usr/share/man");
+        fs::create_dir_all(&pages)?;
         let mut man = command(&binary.to_string_lossy(), &["man", "--dir"])?;
-        run(man.arg(&folder))?;
-        compress(&files_of(&folder)?)
+        run(man.arg(&pages))?;
+        let pages = files_of(&pages)?;
+        compress(&pages)?;
+        for page in pages {
+            let section = page.extension().context("a page has a section")?;
+            let folder = page.with_file_name(format!("man{}", section.display()));
+            let compressed = format!(
+                "{}.gz",
+                page.file_name().context("a page has a name")?.display()
+            );
+            fs::create_dir_all(&folder)?;
+            fs::rename(page.with_file_name(&compressed), folder.join(&compressed))?;
+        }
+        Ok(())
     }
 
     fn completions(&self, binary: &Path, kind: Kind) -> Result<()> {
