@@ -337,6 +337,12 @@ impl Registry {
         }
     }
 
+    /// Returns the [`EventKind::Deregistered`] event of the session, of this owner or of any, whose process
+    /// ended last. `None` if there was none, or if its event is not kept any more.
+    pub fn last_death(&self, owner: Option<u32>) -> Option<Arc<Event>> {
+        self.0.log.last_death(owner)
+    }
+
     /// Returns how many calls of hooks, of `on_event` and of `on_removed` functions have panicked so far.
     pub fn hook_panics(&self) -> u64 {
         self.0.hooks.panics()

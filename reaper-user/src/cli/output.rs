@@ -6,15 +6,12 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
-use comfy_table::{ContentArrangement, Table, presets};
 use log::LevelFilter;
 use reaper_registry::ExitStatus;
 use serde_json::Value;
 
+use super::terminal::{self, Columns, Tone};
 use crate::text;
-
-/// Spaces between two columns on a terminal.
-const GAP: u16 = 2;
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,36 +41,36 @@ impl Layout {
     }
 }
 
-/// Writes a table. Long lines are not wrapped: a row is always one line.
+/// Writes a table. On a terminal of this width a row may take more than one line, in a pipe it never does.
 pub(super) fn table(
     out: &mut impl Write,
     layout: Layout,
+    width: Option<usize>,
     header: &[&str],
     rows: Vec<Vec<String>>,
 ) -> io::Result<()> {
-    let rows = rows
-        .into_iter()
-        .map(|row| row.into_iter().map(|cell| escape(&cell).into_owned()));
+    let escaped = |row: Vec<String>| row.iter().map(|cell| escape(cell).into_owned()).collect();
+    let rows: Vec<Vec<String>> = rows.into_iter().map(escaped).collect();
     match layout {
-        Layout::Tabs => rows.into_iter().try_for_each(|row| {
-            let cells: Vec<String> = row.collect();
-            writeln!(out, "{}", cells.join("\t"))
-        }),
+        Layout::Tabs => rows
+            .iter()
+            .try_for_each(|row| writeln!(out, "{}", row.join("\t"))),
         Layout::Columns => {
-            let mut table = Table::new();
-            table
-                .load_style(presets::NOTHING)
-                .set_content_arrangement(ContentArrangement::Disabled);
-            table.set_header(header.iter().copied());
-            table.add_rows(rows);
-            for column in table.column_iter_mut() {
-                column.set_padding((0, GAP));
+            let header: Vec<_> = header.iter().map(|&name| name.to_owned()).collect();
+            let columns = Columns::of(rows.iter().chain([&header]), width);
+            for line in columns.lines(&header) {
+                writeln!(out, "{}", Tone::Head.paint(&line))?;
             }
-            table
-                .lines()
-                .try_for_each(|line| writeln!(out, "{}", line.trim_end()))
+            rows.iter()
+                .flat_map(|row| columns.lines(row))
+                .try_for_each(|line| writeln!(out, "{line}"))
         }
     }
+}
+
+/// Returns standard output, with colors where they are wanted.
+pub(super) fn stdout() -> anstream::AutoStream<io::StdoutLock<'static>> {
+    anstream::AutoStream::auto(io::stdout().lock())
 }
 
 /// Writes a message to standard error, with each of its lines escaped. Write errors are ignored.
@@ -83,7 +80,18 @@ pub(super) fn print_message(text: &str) {
 
 /// Writes a message with colors. It must contain no text from other programs.
 pub(super) fn print_styled(text: &str) {
-    writeln!(anstream::stderr(), "{text}").unwrap_or_default();
+    let width = terminal::width_of_stderr();
+    for line in text.split('\n') {
+        // Behind the indentation of the line and its `try: `.
+        let indent = line.len() - line.trim_start().len();
+        let behind = indent + if indent > 0 { "try: ".len() } else { 2 };
+        writeln!(
+            anstream::stderr(),
+            "{}",
+            terminal::wrap(line, width, behind)
+        )
+        .unwrap_or_default();
+    }
 }
 
 /// Starts the log on standard error: one escaped line a message, in the form of `env_logger`.
@@ -117,13 +125,18 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// The indentation of what does not fit into a line: that of the first column.
+    const INDENT: usize = 10;
+
     /// Prints a line at once.
     pub(super) fn line(self, line: &str) -> io::Result<()> {
         if self.json {
             return Ok(());
         }
+        let line = escape_lines(line.trim_end());
         let mut out = io::stdout().lock();
-        writeln!(out, "{}", escape_lines(line.trim_end()))?;
+        let width = terminal::width_of_stdout();
+        writeln!(out, "{}", terminal::wrap(&line, width, Self::INDENT))?;
         out.flush()
     }
 }
@@ -242,7 +255,7 @@ mod tests {
             vec!["longer".to_owned(), "b".to_owned()],
         ];
         let mut out = Vec::new();
-        table(&mut out, layout, &["SESSION", "NAME"], rows).unwrap();
+        table(&mut out, layout, None, &["SESSION", "NAME"], rows).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -250,7 +263,7 @@ mod tests {
     fn columns_are_aligned_and_have_a_header() {
         assert_eq!(
             written(Layout::Columns),
-            "SESSION  NAME\ns-1      \\u{1b}[2Japi\\tx\nlonger   b\n"
+            "\u{1b}[1mSESSION  NAME\u{1b}[0m\ns-1      \\u{1b}[2Japi\\tx\nlonger   b\n"
         );
     }
 

@@ -90,7 +90,8 @@ mod undelivered;
 pub(crate) mod wire;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+
+use reaper_registry::Moment;
 
 use tokio::net::TcpListener;
 
@@ -113,6 +114,8 @@ pub(crate) struct App {
     pub(crate) live: Live,
     /// How the start divided the descriptors.
     pub(crate) descriptors: Shares,
+    /// When it started.
+    pub(crate) started: Moment,
     pub(crate) table: Arc<dyn ProcessTable>,
     /// Random at each start. Event numbers of another epoch are invalid.
     pub(crate) epoch: u64,
@@ -123,8 +126,6 @@ pub(crate) struct App {
     pub(crate) counters: Counters,
     /// Where metrics are served over TCP, if they are.
     pub(crate) metrics_listener: Option<TcpListener>,
-    /// Since 1970.
-    pub(crate) started_at: Duration,
     /// Where a successor asks for a hand-over.
     pub(crate) handovers: Handovers,
     /// What this daemon continues.

@@ -1,9 +1,14 @@
 //! The commands as a user runs them: exit codes, output streams, and what they leave behind.
 #![expect(clippy::unwrap_used, reason = "steps of tests")]
 
+mod journeys;
+mod manual;
 mod refusals;
 mod run;
 mod running;
+mod status;
+mod surroundings;
+mod terminal;
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};

@@ -2,11 +2,10 @@
 
 use serde::Deserialize;
 
-use super::{Finding, Verdict};
-use crate::client::Client;
+use super::{Finding, Scope, Verdict};
 
 #[derive(Deserialize)]
-struct Health {
+pub(super) struct Health {
     restarts: u32,
     replaced: u32,
     carried_over: CarriedOver,
@@ -21,13 +20,8 @@ struct CarriedOver {
     is_kept: bool,
 }
 
-/// Returns the finding. `None` if the daemon does not report it.
-pub(super) async fn finding(client: &Client) -> Option<Finding> {
-    let health: Health = client.get("/v1/health").await.ok()?;
-    Some(finding_about(&health))
-}
-
-fn finding_about(health: &Health) -> Finding {
+/// Returns the finding.
+pub(super) fn finding(health: &Health) -> Finding {
     let Health {
         restarts,
         replaced,
@@ -61,6 +55,7 @@ fn finding_about(health: &Health) -> Finding {
         subject: "restart".to_owned(),
         text,
         remedy: remedy.to_owned(),
+        scope: Scope::Daemon,
     }
 }
 
@@ -81,7 +76,7 @@ mod tests {
             ),
             ("", 3, true, Verdict::Warn),
         ] {
-            let finding = finding_about(&Health {
+            let finding = finding(&Health {
                 restarts: 2,
                 replaced: 1,
                 carried_over: CarriedOver {

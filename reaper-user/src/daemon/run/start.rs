@@ -52,6 +52,7 @@ pub(super) async fn start(live: Live, inherited: Inherited) -> Result<Started, S
         mut taken,
         metrics,
     } = inherited;
+    let started = clock::now();
     let options = live.options();
     let workers = Handle::current().metrics().num_workers();
     let connections = taken.as_ref().map_or(0, |taken| taken.connections.len());
@@ -81,7 +82,7 @@ pub(super) async fn start(live: Live, inherited: Inherited) -> Result<Started, S
         descriptors,
         counters: counters(&restart.carried_over),
         metrics_listener: metrics.and_then(MetricsListener::open),
-        started_at: Duration::from_millis(clock::now().wall_ms),
+        started,
         table: process_table::of_this_system(),
         epoch: restart.epoch,
         accounts,

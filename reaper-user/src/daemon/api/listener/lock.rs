@@ -9,6 +9,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 
 use super::ListenError;
+use super::error::LOCK;
 use super::folder::{FileId, Folder, system};
 
 /// The lock on a socket of a folder.
@@ -42,7 +43,7 @@ impl Lock {
                 });
             }
             Err(std::fs::TryLockError::Error(error)) => {
-                return Err(ListenError::system("lock", &path)(error));
+                return Err(ListenError::system(LOCK, &path)(error));
             }
         }
         write_pid(&file).map_err(ListenError::system("write", &path))?;
