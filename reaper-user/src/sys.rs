@@ -13,6 +13,8 @@ pub mod cn_proc;
 pub(crate) mod foreign_proc;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 pub(crate) mod fork;
+#[cfg(feature = "cli")]
+pub(crate) mod inherited;
 pub(crate) mod limits;
 #[cfg(target_os = "linux")]
 mod linux_table;

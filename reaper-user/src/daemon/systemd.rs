@@ -1,6 +1,9 @@
 //! Notifications to the service manager: `sd_notify(3)` without its library. The crate `sd-notify`
 //! 0.5 neither supports abstract addresses (`@name`) nor sends without blocking.
 
+#[expect(dead_code, reason = "used by socket activation, which follows")]
+pub(crate) mod listen_fds;
+
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
