@@ -30,6 +30,7 @@ use crate::client::Client;
 use crate::daemon::private_memory;
 use crate::daemon::runtime;
 use crate::daemon::socket_path::{self, Surroundings};
+use crate::daemon::systemd::listen_fds;
 use crate::random::Random as _;
 pub use crate::sys::zeroing_allocator::ZeroingAllocator;
 use crate::testkit::test_process::Kind;
@@ -186,22 +187,24 @@ impl Arguments {
             Color::Always => ColorChoice::Always.write_global(),
             Color::Never => ColorChoice::Never.write_global(),
         }
+        // Before this process opens a descriptor itself.
+        let passed = match self.command {
+            Command::Daemon(_) => listen_fds::take(),
+            _ => Vec::new(),
+        };
         // A test process must have no logger and no runtime.
         if let Command::TestProcess { kind } = self.command {
             return test_process::run(kind);
         }
-        let level = if matches!(self.command, Command::Daemon(_)) {
-            "info"
-        } else {
-            "warn"
-        };
-        output::start_log(level);
+        match &self.command {
+            Command::Daemon(arguments) => output::start_daemon_log(&arguments.log_filter())?,
+            _ => output::start_log(),
+        }
         let surroundings = Surroundings::of_this_process();
         let client = client(self.socket.as_deref(), self.server_uid, &surroundings);
         let code = match self.command {
             Command::Daemon(arguments) => {
-                let socket = socket_path::resolve(self.socket.as_deref(), &surroundings);
-                return arguments.run(socket);
+                return arguments.run(self.socket.as_deref(), &surroundings, passed);
             }
             Command::Run(arguments) => arguments.run(&client),
             Command::Ls(arguments) => single_thread()?.block_on(arguments.run(&client)),

@@ -10,6 +10,7 @@ pub(crate) mod config;
 pub(crate) mod descriptors;
 pub(crate) mod harden;
 pub(crate) mod http;
+pub(crate) mod log;
 #[cfg(target_os = "linux")]
 pub(crate) mod monitor;
 pub(crate) mod private_memory;
@@ -18,7 +19,7 @@ pub(crate) mod runtime;
 #[cfg(target_os = "linux")]
 pub(crate) mod sandbox;
 pub(crate) mod socket_path;
-mod systemd;
+pub(crate) mod systemd;
 pub(crate) mod token_files;
 
 pub(crate) use run::run;

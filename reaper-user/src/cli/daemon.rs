@@ -1,8 +1,8 @@
 //! `reaperd daemon`: its options. The daemon itself is in [`crate::daemon`].
 
-#[cfg(target_os = "linux")]
-use std::path::Path;
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reaper_registry::Source;
@@ -20,7 +20,9 @@ use crate::daemon::private_memory;
 #[cfg(target_os = "linux")]
 use crate::daemon::sandbox::{self, User};
 #[cfg(target_os = "linux")]
-use crate::daemon::socket_path::{Surroundings, runtime_folder};
+use crate::daemon::socket_path::runtime_folder;
+use crate::daemon::socket_path::{self, Surroundings};
+use crate::daemon::systemd::activation::{self, PassedSocket};
 use crate::daemon::{descriptors, harden, runtime};
 use crate::engine::Sources;
 
@@ -99,21 +101,46 @@ pub(super) struct Arguments {
     #[cfg(target_os = "linux")]
     #[arg(long)]
     no_monitor: bool,
+    /// What to log: a level (error, warn, info, debug, trace, off), or a list such as
+    /// warn,reaperd::sessions=info [default: $RUST_LOG, else info]
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
     /// Stop when the parent process, which must have this pid, exits
     #[arg(long, hide = true, value_name = "PID")]
     child_of: Option<u32>,
 }
 
 impl Arguments {
+    /// Returns the filter of the log: the flag, else the variable.
+    pub(super) fn log_filter(&self) -> Cow<'_, str> {
+        if let Some(filter) = &self.log {
+            return filter.into();
+        }
+        let variable = std::env::var("RUST_LOG").ok();
+        let variable = variable.filter(|filter| !filter.trim().is_empty());
+        variable.map_or("info".into(), Into::into)
+    }
+
     /// Runs the daemon and returns its exit code; in the monitor, that of the worker.
-    pub(super) fn run(self, socket: PathBuf) -> Result<u8, Failure> {
+    /// `passed` are the descriptors that the service manager has passed.
+    pub(super) fn run(
+        mut self,
+        flag: Option<&Path>,
+        surroundings: &Surroundings,
+        mut passed: Vec<(String, OwnedFd)>,
+    ) -> Result<u8, Failure> {
         #[cfg(target_os = "linux")]
         private_memory::refuse_tracer()?;
         if let Some(parent) = self.child_of {
             stop_with(parent)?;
         }
+        let passed = activation::take_socket(&mut passed).map_err(not_activated)?;
+        let socket = match &passed {
+            Some(passed) => self.use_passed(passed, flag, surroundings)?,
+            None => socket_path::resolve_for_daemon(flag, surroundings),
+        };
         #[cfg(target_os = "linux")]
-        if let Some(code) = self.divide(&socket)? {
+        if let Some(code) = self.divide((passed.is_none()).then_some(&socket))? {
             return Ok(code);
         }
         #[cfg(not(target_os = "linux"))]
@@ -121,16 +148,58 @@ impl Arguments {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(descriptors::worker_threads());
         let runtime = runtime::build(builder).map_err(super::no_runtime)?;
-        let ended = runtime.block_on(serve(self.into_options(socket)));
+        let ended = runtime.block_on(serve(self.into_options(socket), passed));
         ended.map(ExitCode::number)
     }
 
-    /// Gives up what this process does not need. In the monitor, returns the worker's exit code.
+    /// Returns the path of a socket that the service manager has bound, if nothing contradicts it. The
+    /// members of the socket's group are served, as its mode promises.
+    fn use_passed(
+        &mut self,
+        passed: &PassedSocket,
+        flag: Option<&Path>,
+        surroundings: &Surroundings,
+    ) -> Result<PathBuf, Failure> {
+        let path = &passed.path;
+        if let Some(other) = socket_path::given(flag, surroundings).filter(|given| given != path) {
+            return Err(conflict(
+                format!(
+                    "the service manager passes the socket {}, and --socket or REAPERD_SOCKET names {}",
+                    path.display(),
+                    other.display()
+                ),
+                "remove --socket from the service, or set ListenStream= of the socket unit",
+            ));
+        }
+        let group = passed.group();
+        if self.socket_group.is_some() && self.socket_group != group {
+            return Err(conflict(
+                format!(
+                    "the socket {} of the service manager is not open to the group of --socket-group",
+                    path.display()
+                ),
+                "set SocketGroup= and SocketMode=0660 of the socket unit instead of --socket-group",
+            ));
+        }
+        self.socket_group = group;
+        if passed.mode() & 0o002 != 0 && self.allow_uid.is_empty() {
+            log::warn!(
+                "every user can connect to {} (mode {:04o}), and those who are not served get an error: set \
+                 SocketMode= of the socket unit",
+                path.display(),
+                passed.mode()
+            );
+        }
+        Ok(path.clone())
+    }
+
+    /// Gives up what this process does not need. In the monitor, returns the worker's exit code. A socket
+    /// that the service manager has bound is not this daemon's own.
     #[cfg(target_os = "linux")]
-    fn divide(&self, socket: &Path) -> Result<Option<u8>, Failure> {
+    fn divide(&self, own_socket: Option<&PathBuf>) -> Result<Option<u8>, Failure> {
         let user = self.user;
         harden::raise_locked_memory_limit();
-        if let Some(group) = self.socket_group {
+        if let Some(group) = self.socket_group.filter(|_| own_socket.is_some()) {
             harden::join_group(group);
         }
         let split = if self.no_monitor {
@@ -148,10 +217,12 @@ impl Arguments {
             Split::Monitor(code) => return Ok(Some(code)),
             Split::Worker(monitor) => {
                 let access = SocketAccess::with(&self.allow_uid, self.socket_group);
-                let folder = listener::create_folder(socket, access, user)
+                let folder = own_socket
+                    .map(|socket| listener::create_folder(socket, access, user))
+                    .transpose()
                     .map_err(|error| Failure::new(error.to_string(), error.remedy()))?;
                 let files = sandbox::Files {
-                    socket_folder: &folder,
+                    socket_folder: folder.as_deref(),
                     token_folders: &token_folders(user),
                 };
                 sandbox::confine(user, self.socket_group, monitor, &files).map_err(|error| {
@@ -199,8 +270,24 @@ impl Arguments {
     }
 }
 
-async fn serve(options: DaemonOptions) -> Result<ExitCode, Failure> {
-    match crate::daemon::run(options).await {
+/// The socket of the service manager and the options contradict each other.
+fn conflict(message: String, remedy: &str) -> Failure {
+    Failure {
+        code: ExitCode::Usage,
+        ..Failure::new(message, remedy)
+    }
+}
+
+fn not_activated(error: activation::Unusable) -> Failure {
+    let remedy = match error {
+        activation::Unusable::Several(_) => "pass one socket: one ListenStream= in reaperd.socket",
+        activation::Unusable::NoFile(_) => "systemctl restart reaperd.socket",
+    };
+    conflict(error.to_string(), remedy)
+}
+
+async fn serve(options: DaemonOptions, passed: Option<PassedSocket>) -> Result<ExitCode, Failure> {
+    match crate::daemon::run(options, passed).await {
         Ok(()) => Ok(ExitCode::Success),
         Err(error) => Err(Failure::new(error.to_string(), error.remedy())),
     }

@@ -6,10 +6,14 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
+use anstream::{AutoStream, ColorChoice};
 use comfy_table::{ContentArrangement, Table, presets};
 use reaper_registry::ExitStatus;
 use serde_json::Value;
 
+use super::exit_code::ExitCode;
+use super::failure::Failure;
+use crate::daemon::log;
 use crate::text;
 
 /// Spaces between two columns on a terminal.
@@ -85,22 +89,53 @@ pub(super) fn print_styled(text: &str) {
     writeln!(anstream::stderr(), "{text}").unwrap_or_default();
 }
 
-/// Starts the log on standard error: one escaped line a message, in the form of `env_logger`.
-pub(super) fn start_log(default_level: &str) {
-    let level = env_logger::Env::default().default_filter_or(default_level);
-    env_logger::Builder::from_env(level)
-        .format(|out, record| {
-            let level = record.level();
-            let (time, style) = (out.timestamp(), out.default_level_style(level));
-            let text = record.args().to_string();
-            writeln!(
-                out,
-                "[{time} {style}{level:<5}{style:#} {}] {}",
-                record.target(),
-                escape(&text)
-            )
-        })
-        .init();
+/// Starts the log of a command on standard error.
+pub(super) fn start_log() {
+    log_in_lines(&std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned())).init();
+}
+
+/// Starts the log of the daemon with this filter: in the journal, if that reads standard error.
+pub(super) fn start_daemon_log(filter: &str) -> Result<(), Failure> {
+    let parsed = log::parse(filter).map_err(|error| Failure {
+        code: ExitCode::Usage,
+        ..Failure::new(
+            format!("the log filter {filter:?} of --log or RUST_LOG is invalid: {error}"),
+            "--log info, or a list such as --log warn,reaperd::sessions=info",
+        )
+    })?;
+    if log::start_in_journal(&parsed) {
+        return Ok(());
+    }
+    let mut builder = log_in_lines(filter);
+    // Without it, or without a system that shows it, messages wait for their reader.
+    if let Ok(stderr) = log::Unblocked::stderr() {
+        let style = match AutoStream::choice(&io::stderr()) {
+            ColorChoice::Never => env_logger::WriteStyle::Never,
+            _ => env_logger::WriteStyle::Always,
+        };
+        builder
+            .target(env_logger::Target::Pipe(Box::new(stderr)))
+            .write_style(style);
+    }
+    builder.init();
+    Ok(())
+}
+
+/// One escaped line a message, in the form of `env_logger`.
+fn log_in_lines(filter: &str) -> env_logger::Builder {
+    let mut builder = env_logger::Builder::new();
+    builder.parse_filters(filter).format(|out, record| {
+        let level = record.level();
+        let (time, style) = (out.timestamp(), out.default_level_style(level));
+        let text = record.args().to_string();
+        writeln!(
+            out,
+            "[{time} {style}{level:<5}{style:#} {}] {}",
+            record.target(),
+            escape(&text)
+        )
+    });
+    builder
 }
 
 /// The progress of a long command on standard output. Silent with `--json`.

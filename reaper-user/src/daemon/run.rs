@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use reaper_registry::{Limits, Registry, Source, TokenKey};
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -21,6 +21,8 @@ use super::api::{self, App};
 use super::config::DaemonOptions;
 use super::private_memory;
 use super::systemd;
+use super::systemd::activation::PassedSocket;
+use super::systemd::reports::Reporting;
 use super::token_files::TokenFiles;
 use crate::daemon::descriptors::{self, Shares, TooFewDescriptors};
 use crate::reaper::Reaper;
@@ -79,18 +81,33 @@ impl StartupError {
 /// Runs the daemon until SIGTERM or SIGINT; it ends within two seconds of the signal.
 ///
 /// Must be called within a tokio runtime, and once per process.
-pub(crate) async fn run(options: DaemonOptions) -> Result<(), StartupError> {
+pub(crate) async fn run(
+    options: DaemonOptions,
+    passed: Option<PassedSocket>,
+) -> Result<(), StartupError> {
     descriptors::raise_open_file_limit();
     private_memory::protect_and_log();
     let mut terminate = signal(SignalKind::terminate()).map_err(StartupError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartupError::Signals)?;
-    run_until(options, async move {
+    let mut hang_up = signal(SignalKind::hangup()).map_err(StartupError::Signals)?;
+    let stop = async move {
         tokio::select! {
             _ = terminate.recv() => log::info!("SIGTERM: stopping"),
             _ = interrupt.recv() => log::info!("SIGINT: stopping"),
+            () = reload_on(&mut hang_up) => {}
         }
-    })
-    .await
+    };
+    serve_until(options, passed, stop).await
+}
+
+/// Responds to SIGHUP, without an end: the service manager expects two reports of a reload.
+async fn reload_on(hang_up: &mut Signal) {
+    while hang_up.recv().await.is_some() {
+        systemd::notify(systemd::State::Reloading);
+        log::info!("SIGHUP: there is nothing to read again");
+        systemd::notify(systemd::State::Ready);
+    }
+    std::future::pending().await
 }
 
 /// Runs the daemon until `stop` is ready. Does not change limits or signals of the process.
@@ -98,13 +115,25 @@ pub async fn run_until(
     options: DaemonOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartupError> {
+    serve_until(options, None, stop).await
+}
+
+async fn serve_until(
+    options: DaemonOptions,
+    passed: Option<PassedSocket>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), StartupError> {
     let workers = Handle::current().metrics().num_workers();
     let descriptors = Shares::of_daemon(&options, workers)?;
     let secret_memory = SecretArena::new();
-    let reaper = start_reaper(&options, descriptors, &secret_memory)?;
+    let reporting = Reporting::expected_of(main_pid());
+    let reaper = start_reaper(&options, descriptors, &secret_memory, reporting)?;
     let reports = first_reports(&reaper, &options).await?;
     let access = SocketAccess::of(&options);
-    let socket = Socket::claim(&options.socket, access, AccessList::of(&options))?;
+    let socket = match passed {
+        Some(passed) => Socket::passed(passed)?,
+        None => Socket::claim(&options.socket, access, AccessList::of(&options))?,
+    };
     log::info!("{}", banner(&socket, &reports));
     log::info!("{descriptors}");
     let epoch = getrandom::u64().map_err(|error| StartupError::Random(error.into()))?;
@@ -120,7 +149,13 @@ pub async fn run_until(
     });
     let (stop_sender, stop_receiver) = watch::channel(false);
     systemd::notify(systemd::State::Ready);
-    let serving = api::server::serve(app, socket, stop_receiver);
+    let reports = reports_until_dropped(&app, reporting);
+    let serving = async {
+        tokio::select! {
+            () = api::server::serve(app.clone(), socket, stop_receiver) => {}
+            () = reports => {}
+        }
+    };
     let stopping = async {
         stop.await;
         systemd::notify(systemd::State::Stopping);
@@ -128,6 +163,28 @@ pub async fn run_until(
     };
     tokio::join!(serving, stopping);
     Ok(())
+}
+
+/// Writes the log of sessions and reports to the service manager. Does not end.
+async fn reports_until_dropped(app: &App, reporting: Option<Reporting>) {
+    let beats = app.reaper.beats();
+    let sessions = crate::daemon::log::sessions::run(app.reaper.events());
+    let reports = async {
+        if let Some(reporting) = reporting {
+            reporting.run(app, beats).await;
+        }
+    };
+    tokio::join!(sessions, reports);
+    std::future::pending().await
+}
+
+/// Returns the pid of the process that the service manager has started.
+fn main_pid() -> u32 {
+    #[cfg(target_os = "linux")]
+    if let Some(monitor) = super::monitor::pid() {
+        return monitor;
+    }
+    std::process::id()
 }
 
 fn open_accounts(
@@ -148,6 +205,7 @@ fn start_reaper(
     options: &DaemonOptions,
     descriptors: Shares,
     secret_memory: &SecretArena,
+    reporting: Option<Reporting>,
 ) -> Result<Reaper, StartupError> {
     let token_key = TokenKey::written_to(secret_memory.take(), |key| getrandom::fill(key))
         .map_err(|error| StartupError::Random(error.into()))?;
@@ -168,6 +226,7 @@ fn start_reaper(
         .sources(options.sources.clone())
         .sweep_interval(options.sweep_interval)
         .max_pidfds(descriptors.processes)
+        .beat_interval(reporting.map(|reporting| reporting.interval))
         .start_now();
     token_files.set_registry(reaper.registry());
     Ok(reaper)
@@ -183,6 +242,9 @@ async fn first_reports(
     } else {
         REQUIRED_REPORTS_TIMEOUT
     };
+    if !options.require.is_empty() {
+        systemd::notify(systemd::State::StartsWithin(2 * REQUIRED_REPORTS_TIMEOUT));
+    }
     let reported = async {
         reaper.first_reports(&sources::QUICK).await;
         reaper.first_reports(&options.require).await;

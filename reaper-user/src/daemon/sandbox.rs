@@ -54,8 +54,8 @@ static SECCOMP: OnceLock<bool> = OnceLock::new();
 /// The folders that are open to the worker. One that does not exist yet is not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Files<'a> {
-    /// It may create and change files below this one.
-    pub(crate) socket_folder: &'a Path,
+    /// It may create and change files below this one, where it has bound the socket itself.
+    pub(crate) socket_folder: Option<&'a Path>,
     /// It may read and remove files below these.
     pub(crate) token_folders: &'a [PathBuf],
 }

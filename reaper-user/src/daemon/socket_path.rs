@@ -4,7 +4,8 @@
 //! path.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 /// Overrides the default path, for clients and daemon.
@@ -27,6 +28,8 @@ pub(crate) struct Surroundings {
     pub runtime_dir: Option<OsString>,
     /// `TMPDIR`.
     pub temp_dir: Option<OsString>,
+    /// `RUNTIME_DIRECTORY`: `RuntimeDirectory=` of a unit, with colons between several.
+    pub runtime_directory: Option<OsString>,
     /// The effective user.
     pub uid: u32,
 }
@@ -38,6 +41,7 @@ impl Surroundings {
             variable: env::var_os(VARIABLE),
             runtime_dir: env::var_os(RUNTIME_DIR),
             temp_dir: env::var_os(TEMP_DIR),
+            runtime_directory: env::var_os("RUNTIME_DIRECTORY"),
             uid: rustix::process::geteuid().as_raw(),
         }
     }
@@ -59,8 +63,23 @@ pub(crate) fn resolve(flag: Option<&Path>, surroundings: &Surroundings) -> PathB
     given.unwrap_or_else(|| runtime_folder(surroundings).path.join(FILE_NAME))
 }
 
+/// Returns the same for the daemon. A service without a path listens in the folder `reaperd` that the service
+/// manager has created for it (`RuntimeDirectory=`). The variable may be another service's, if this daemon is
+/// one of its processes; so no other folder is used.
+pub(crate) fn resolve_for_daemon(flag: Option<&Path>, surroundings: &Surroundings) -> PathBuf {
+    let created = || {
+        let folders = surroundings.runtime_directory.as_ref()?;
+        let first = folders.as_bytes().split(|byte| *byte == b':').next()?;
+        let folder = Path::new(OsStr::from_bytes(first));
+        let is_meant = folder.is_absolute() && folder.ends_with("reaperd");
+        is_meant.then(|| folder.join(FILE_NAME))
+    };
+    let path = given(flag, surroundings).or_else(created);
+    path.unwrap_or_else(|| resolve(flag, surroundings))
+}
+
 /// The flag, else the variable. A variable that is set to the empty string counts as unset.
-fn given(flag: Option<&Path>, surroundings: &Surroundings) -> Option<PathBuf> {
+pub(crate) fn given(flag: Option<&Path>, surroundings: &Surroundings) -> Option<PathBuf> {
     let variable = surroundings.variable.as_ref();
     let variable = variable.filter(|path| !path.is_empty());
     flag.map(Path::to_owned)
@@ -148,6 +167,7 @@ mod tests {
             variable: Some("/v/x.sock".into()),
             runtime_dir: Some("/run/user/7".into()),
             temp_dir: Some("/var/tmp".into()),
+            runtime_directory: None,
             uid: 7,
         }
     }
@@ -170,6 +190,21 @@ mod tests {
         assert_eq!(path(&here), "/var/tmp/reaperd-7/reaperd.sock");
         here.temp_dir = None;
         assert_eq!(path(&here), "/tmp/reaperd-7/reaperd.sock");
+    }
+
+    #[test]
+    fn a_service_uses_its_own_runtime_directory_unless_a_path_is_given() {
+        let mut here = surroundings();
+        let path = |here: &Surroundings| resolve_for_daemon(None, here);
+        here.runtime_directory = Some("/run/reaperd:/run/other".into());
+        assert_eq!(path(&here), Path::new("/v/x.sock"));
+        here.variable = None;
+        assert_eq!(path(&here), Path::new("/run/reaperd/reaperd.sock"));
+        let usual = Path::new("/run/user/7/reaperd/reaperd.sock");
+        for others in ["/run/other", "reaperd", ""] {
+            here.runtime_directory = Some(others.into());
+            assert_eq!(path(&here), usual, "{others:?}");
+        }
     }
 
     #[test]
@@ -231,6 +266,7 @@ mod tests {
             variable: Some("".into()),
             runtime_dir: Some("run".into()),
             temp_dir: Some("".into()),
+            runtime_directory: None,
             uid: 7,
         };
         assert_eq!(path(&here), "/tmp/reaperd-7/reaperd.sock");

@@ -1,34 +1,101 @@
-//! Notifications to the service manager: `sd_notify(3)` without its library. The crate `sd-notify`
-//! 0.5 neither supports abstract addresses (`@name`) nor sends without blocking.
+//! The service manager: reports to it (`sd_notify(3)`) and what it passes.
+//!
+//! The reports are sent without its library. The crate `sd-notify` 0.5 neither supports abstract addresses
+//! (`@name`) nor sends without blocking.
 
-#[expect(dead_code, reason = "used by socket activation, which follows")]
+pub(crate) mod activation;
 pub(crate) mod listen_fds;
+pub(crate) mod reports;
 
+use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
-/// What is reported to the service manager.
+use reports::Summary;
+
+use crate::clock;
+
+/// What is reported to the service manager. It passes the monitor as numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum State {
-    Ready = 1,
-    Stopping = 2,
+    /// The daemon serves, at the start and after a reload.
+    Ready,
+    Stopping,
+    /// The options are read again. `Ready` follows.
+    Reloading,
+    /// The loop that removes dead processes runs.
+    Alive,
+    /// The start takes up to this long from now on.
+    StartsWithin(Duration),
+    /// The line that `systemctl status` shows.
+    Status(Summary),
+}
+
+/// A [`State`] as the numbers of a message between worker and monitor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Encoded {
+    pub(super) kind: u8,
+    pub(super) words: [u32; 2],
+    pub(super) value: u64,
 }
 
 impl State {
-    #[cfg(target_os = "linux")]
-    pub(super) const fn from_byte(byte: u8) -> Option<Self> {
-        match byte {
-            1 => Some(Self::Ready),
-            2 => Some(Self::Stopping),
-            _ => None,
+    pub(super) fn encode(self) -> Encoded {
+        let kind = |kind| Encoded {
+            kind,
+            ..Encoded::default()
+        };
+        match self {
+            Self::Ready => kind(1),
+            Self::Stopping => kind(2),
+            Self::Reloading => kind(3),
+            Self::Alive => kind(4),
+            Self::StartsWithin(time) => Encoded {
+                value: u64::try_from(time.as_micros()).unwrap_or(u64::MAX),
+                ..kind(5)
+            },
+            Self::Status(summary) => Encoded {
+                words: [summary.sessions, summary.sources.bits()],
+                value: summary.lost,
+                ..kind(6)
+            },
         }
     }
 
-    const fn text(self) -> &'static str {
+    /// Returns `None` for an unknown kind.
+    #[cfg(target_os = "linux")]
+    pub(super) fn decode(encoded: Encoded) -> Option<Self> {
+        let Encoded { kind, words, value } = encoded;
+        Some(match kind {
+            1 => Self::Ready,
+            2 => Self::Stopping,
+            3 => Self::Reloading,
+            4 => Self::Alive,
+            5 => Self::StartsWithin(Duration::from_micros(value)),
+            6 => Self::Status(Summary {
+                sessions: words[0],
+                sources: reports::Sources::from_bits(words[1]),
+                lost: value,
+            }),
+            _ => return None,
+        })
+    }
+}
+
+/// The text of the message.
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ready => "READY=1",
-            Self::Stopping => "STOPPING=1",
+            Self::Ready => f.write_str("READY=1"),
+            Self::Stopping => f.write_str("STOPPING=1"),
+            Self::Reloading => {
+                let now_us = clock::monotonic_ns() / 1_000;
+                write!(f, "RELOADING=1\nMONOTONIC_USEC={now_us}")
+            }
+            Self::Alive => f.write_str("WATCHDOG=1"),
+            Self::StartsWithin(time) => write!(f, "EXTEND_TIMEOUT_USEC={}", time.as_micros()),
+            Self::Status(summary) => write!(f, "STATUS={summary}"),
         }
     }
 }
@@ -44,18 +111,18 @@ pub(crate) fn notify(state: State) {
 
 /// Sends one state if `NOTIFY_SOCKET` is set. A failure is only logged.
 pub(super) fn send(state: State) {
-    let state = state.text();
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };
+    let text = state.to_string();
     let sent = address(path.as_bytes()).and_then(|address| {
         let socket = UnixDatagram::unbound()?;
         // The daemon does not wait for the service manager.
         socket.set_nonblocking(true)?;
-        socket.send_to_addr(state.as_bytes(), &address)
+        socket.send_to_addr(text.as_bytes(), &address)
     });
     if let Err(error) = sent {
-        log::warn!("cannot send {state} to the service manager: {error}");
+        log::warn!("cannot send {text:?} to the service manager: {error}");
     }
 }
 
@@ -77,5 +144,39 @@ mod tests {
         assert!(address(b"/run/x").unwrap().as_pathname().is_some());
         #[cfg(target_os = "linux")]
         assert!(address(b"@x").unwrap().as_pathname().is_none());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_state_passes_the_monitor_unchanged() {
+        let summary = Summary {
+            sessions: 12,
+            sources: reports::Sources::from_bits(0x0403_0201),
+            lost: u64::MAX,
+        };
+        for state in [
+            State::Ready,
+            State::Stopping,
+            State::Reloading,
+            State::Alive,
+            State::StartsWithin(Duration::from_secs(7)),
+            State::Status(summary),
+        ] {
+            assert_eq!(State::decode(state.encode()), Some(state));
+        }
+        for kind in [0, 7, 255] {
+            let unknown = Encoded {
+                kind,
+                ..Encoded::default()
+            };
+            assert_eq!(State::decode(unknown), None);
+        }
+    }
+
+    #[test]
+    fn a_reload_has_the_time_that_the_service_manager_compares() {
+        let text = State::Reloading.to_string();
+        let time = text.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+        assert!(time.parse::<u64>().unwrap() > 0);
     }
 }

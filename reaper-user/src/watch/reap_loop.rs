@@ -50,6 +50,8 @@ pub(crate) struct ReapLoop<C> {
     board: StatusBoard,
     commit: Arc<C>,
     suspects: HashMap<ProcessId, Suspect>,
+    /// The pause between two beats; `None`: there are none.
+    beat_interval: Option<Duration>,
 }
 
 /// What is known of a process after a hint, until a verdict finds it gone.
@@ -160,8 +162,13 @@ impl<C: Commit> ReapLoop<C> {
     /// Runs until every sender of hints is dropped.
     async fn run(mut self, hints: &mut HintReceiver) {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut next_beat = self.beat_interval.map(|_| Instant::now());
         loop {
             tokio::select! {
+                () = until(next_beat) => {
+                    self.board.beat();
+                    next_beat = self.beat_interval.map(|interval| Instant::now() + interval);
+                }
                 received = hints.recv_many(&mut batch, BATCH) => {
                     if received == 0 {
                         return;
@@ -291,6 +298,7 @@ pub(crate) async fn supervise<C: Commit>(
     commit: C,
     hints: HintSender,
     receiver: HintReceiver,
+    beat_interval: Option<Duration>,
 ) {
     let commit = Arc::new(commit);
     let receiver = Arc::new(Mutex::new(receiver));
@@ -300,6 +308,7 @@ pub(crate) async fn supervise<C: Commit>(
             board: board.clone(),
             commit: commit.clone(),
             suspects: HashMap::new(),
+            beat_interval,
         };
         let receiver = receiver.clone();
         async move { reap_loop.run(&mut *receiver.lock().await).await }

@@ -57,6 +57,7 @@ struct Shared {
     sources: Mutex<BTreeMap<Source, SourceStatus>>,
     on_change: OnChange,
     changed: watch::Sender<()>,
+    beats: watch::Sender<()>,
     loop_restarts: AtomicU64,
 }
 
@@ -67,6 +68,7 @@ impl StatusBoard {
             sources: Mutex::default(),
             on_change: Box::new(on_change),
             changed: watch::Sender::new(()),
+            beats: watch::Sender::new(()),
             loop_restarts: AtomicU64::new(0),
         }))
     }
@@ -118,6 +120,16 @@ impl StatusBoard {
 
     pub(crate) fn count_loop_restart(&self) {
         self.0.loop_restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that the loop runs.
+    pub(crate) fn beat(&self) {
+        self.0.beats.send_replace(());
+    }
+
+    /// Returns a receiver that changes with each beat of the loop.
+    pub(crate) fn beats(&self) -> watch::Receiver<()> {
+        self.0.beats.subscribe()
     }
 
     fn sources(&self) -> MutexGuard<'_, BTreeMap<Source, SourceStatus>> {

@@ -15,6 +15,8 @@
 //!   set before the socket listens.
 //! - A socket file that was removed is bound again. At the end a file is removed only if the daemon
 //!   created it.
+//! - A socket that the service manager has bound and passed is used as it is. Its file, mode and folder are
+//!   the service manager's: none of the above applies, and the file is never removed or bound again.
 //!
 //! [`unix_bind_bsd`]: https://elixir.bootlin.com/linux/v6.12/source/net/unix/af_unix.c
 
@@ -33,6 +35,8 @@ use rustix::fs::{AtFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use tokio::net::UnixListener;
+
+use crate::daemon::systemd::activation::PassedSocket;
 
 pub(crate) use access::SocketAccess;
 use access::permissions;
@@ -77,9 +81,15 @@ pub(crate) fn create_folder(
 pub(crate) struct Socket {
     pub(crate) listener: UnixListener,
     path: PathBuf,
+    mode: u32,
+    /// `None`: the service manager's.
+    own: Option<OwnFile>,
+}
+
+/// The file of a socket that this daemon has bound.
+struct OwnFile {
     access: SocketAccess,
     list: AccessList,
-    mode: u32,
     place: Place,
     file: FileId,
     lock: Lock,
@@ -102,13 +112,31 @@ impl Socket {
         Ok(Self {
             listener,
             path,
-            access,
-            list,
-            place,
             mode: mode_of(&file),
-            file: FileId::of(&file),
-            lock,
-            rebind_failed: false,
+            own: Some(OwnFile {
+                access,
+                list,
+                place,
+                file: FileId::of(&file),
+                lock,
+                rebind_failed: false,
+            }),
+        })
+    }
+
+    /// Listens on a socket that the service manager has bound. Must be called within a tokio runtime.
+    pub(crate) fn passed(passed: PassedSocket) -> Result<Self, ListenError> {
+        let mode = passed.mode();
+        let PassedSocket { socket, path, .. } = passed;
+        rustix::io::ioctl_fionbio(&socket, true)
+            .map_err(|errno| system("prepare", &path, errno))?;
+        let listener = UnixListener::from_std(socket.into())
+            .map_err(ListenError::system("register", &path))?;
+        Ok(Self {
+            listener,
+            path,
+            mode,
+            own: None,
         })
     }
 
@@ -124,53 +152,59 @@ impl Socket {
     /// Binds again if the file, or its folder, is no longer at the path. Accepted connections are
     /// kept.
     pub(crate) fn restore(&mut self) {
-        if self.place.folder.is_at_its_path() && self.is_in_place() {
+        let Some(own) = &mut self.own else {
+            return;
+        };
+        if own.place.folder.is_at_its_path() && own.is_in_place() {
             return;
         }
-        match self.rebind() {
-            Ok(()) => {
-                log::warn!("{} was removed; bound it again", self.path.display());
-                self.rebind_failed = false;
+        let path = self.path.display();
+        match own.rebind(&self.path) {
+            Ok(listener) => {
+                log::warn!("{path} was removed; bound it again");
+                self.listener = listener;
+                own.rebind_failed = false;
             }
-            Err(error) if !self.rebind_failed => {
-                log::error!(
-                    "{} was removed and cannot be bound again: {error}",
-                    self.path.display()
-                );
-                self.rebind_failed = true;
+            Err(error) if !own.rebind_failed => {
+                log::error!("{path} was removed and cannot be bound again: {error}");
+                own.rebind_failed = true;
             }
             Err(_already_logged) => {}
         }
     }
 
+    /// Stops listening and removes the file, if it is still this socket and not the service manager's.
+    pub(crate) fn remove(self) {
+        if let Some(own) = &self.own {
+            own.remove();
+        }
+    }
+}
+
+impl OwnFile {
     fn is_in_place(&self) -> bool {
         self.place.folder.has(&self.place.name, self.file)
     }
 
-    fn rebind(&mut self) -> Result<(), ListenError> {
-        let place = Place::open(&self.path, self.access)?;
+    fn rebind(&mut self, path: &Path) -> Result<UnixListener, ListenError> {
+        let place = Place::open(path, self.access)?;
         if !self.lock.is_in(&place.folder) {
             self.lock = Lock::take(&place.folder, &place.name)?;
         }
         let (listener, file) = place.bind(self.access, &self.list)?;
         // A folder that was renamed still contains the former file, which has no listener now.
-        self.remove_file();
-        (self.listener, self.place, self.file) = (listener, place, FileId::of(&file));
-        Ok(())
+        self.remove();
+        (self.place, self.file) = (place, FileId::of(&file));
+        Ok(listener)
     }
 
-    /// Stops listening and removes the file, if it is still this socket.
-    pub(crate) fn remove(self) {
-        self.remove_file();
-    }
-
-    fn remove_file(&self) {
+    fn remove(&self) {
         // Only a daemon replaces it, and for that it needs the lock.
         if self.is_in_place()
             && let Err(error) =
                 rustix::fs::unlinkat(&self.place.folder, &self.place.name, AtFlags::empty())
         {
-            log::warn!("cannot remove {}: {error}", self.path.display());
+            log::warn!("cannot remove {}: {error}", self.place.path().display());
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
 use crate::daemon::http::policy;
 use crate::daemon::http::problem::{NOT_NOW, Problem};
 use crate::daemon::http::secrets::{Claim, RequestSecrets};
+use crate::daemon::log::refusals;
 use crate::reaper::Registration;
 use crate::sources;
 use crate::watch::identity::IdentityStrength;
@@ -48,7 +49,11 @@ pub(super) async fn respond(
         Err(refused) => Err(refused),
     };
     result.unwrap_or_else(|refused| {
-        log::debug!("{} {}", refused.status().as_u16(), refused.code());
+        match refused.status().as_u16() {
+            // An unknown token or id is an ordinary answer.
+            status @ (401 | 404) => log::debug!("{status} {}", refused.code()),
+            _ => refusals::note(peer.uid, refused.code()),
+        }
         problem(&refused)
     })
 }

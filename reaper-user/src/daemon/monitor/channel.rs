@@ -13,7 +13,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{Shutdown, shutdown};
 
 use super::message::{self, Listening, Reply, Request, Wanted};
-use crate::daemon::systemd::State;
+use crate::daemon::systemd::{Encoded, State};
 use crate::sources::SourceError;
 use crate::sources::opener::Opener;
 #[cfg(feature = "ebpf")]
@@ -39,8 +39,12 @@ impl Channel {
     }
 
     pub(super) fn notify(&self, state: State) -> io::Result<()> {
+        let Encoded { kind, words, value } = state.encode();
         let request = Request {
-            argument: state as u8,
+            argument: kind,
+            pid: words[0],
+            seq: words[1],
+            value,
             ..Request::new(Wanted::Notify)
         };
         done(self.ask(request, None)?).map(drop)

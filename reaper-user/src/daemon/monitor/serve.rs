@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use reaper_registry::Pid;
 
 use super::message::{Listening, Received, Reply, Request, Wanted, next_request, reply};
-use crate::daemon::systemd::{self, State};
+use crate::daemon::systemd::{self, Encoded, State};
 use crate::sources::SourceError;
 use crate::sources::opener::{Direct, Opener as _, RECEIVE_BUFFER};
 #[cfg(feature = "ebpf")]
@@ -52,13 +52,7 @@ fn is_closed(error: &io::Error) -> bool {
 impl Kept {
     fn serve(&mut self, request: Request, fd: Option<OwnedFd>) -> Reply {
         match request.wanted {
-            Wanted::Notify => match State::from_byte(request.argument) {
-                Some(state) => {
-                    systemd::send(state);
-                    Reply::done()
-                }
-                None => Reply::Errno(libc::EINVAL),
-            },
+            Wanted::Notify => notify(request),
             Wanted::Connector => connector(request.value),
             Wanted::Send => send(request, fd),
             #[cfg(feature = "ebpf")]
@@ -99,6 +93,19 @@ impl Kept {
             Err(error) => failed(error),
         }
     }
+}
+
+fn notify(request: Request) -> Reply {
+    let encoded = Encoded {
+        kind: request.argument,
+        words: [request.pid, request.seq],
+        value: request.value,
+    };
+    let Some(state) = State::decode(encoded) else {
+        return Reply::Errno(libc::EINVAL);
+    };
+    systemd::send(state);
+    Reply::done()
 }
 
 fn connector(receive_buffer: u64) -> Reply {
