@@ -10,6 +10,7 @@ pub(crate) mod reports;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reports::Summary;
@@ -109,8 +110,9 @@ pub(crate) fn notify(state: State) {
     send(state);
 }
 
-/// Sends one state if `NOTIFY_SOCKET` is set. A failure is only logged.
+/// Sends one state if `NOTIFY_SOCKET` is set. A failure is only logged, and a lasting one once.
 pub(super) fn send(state: State) {
+    static HAS_FAILED: AtomicBool = AtomicBool::new(false);
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };
@@ -121,7 +123,8 @@ pub(super) fn send(state: State) {
         socket.set_nonblocking(true)?;
         socket.send_to_addr(text.as_bytes(), &address)
     });
-    if let Err(error) = sent {
+    let had_failed = HAS_FAILED.swap(sent.is_err(), Ordering::Relaxed);
+    if let (Err(error), false) = (sent, had_failed) {
         log::warn!("cannot send {text:?} to the service manager: {error}");
     }
 }
