@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use reaper_tests::daemon::TestDaemon;
 use reaper_tests::machine::{Machine, SOCKET, units};
 use reaper_tests::wait::eventually;
 
@@ -44,6 +45,8 @@ fn the_sandbox_of_the_daemon_works_within_that_of_the_unit() {
     assert_eq!(sandbox["capabilities"], serde_json::json!([]));
     assert_eq!(sandbox["seccomp"], "filter");
     assert_eq!(sandbox["no_new_privs"], true);
+    let outside: serde_json::Value = TestDaemon::start(&[]).get("/v1/health").unwrap();
+    assert_eq!(sandbox["landlock"], outside["sandbox"]["landlock"]);
     assert_eq!(health["memory"]["kind"], "memfd_secret");
     assert_eq!(health["sources"]["pidfd"], "up");
     // Its socket is not refused by RestrictAddressFamilies=: it is the machine that has no events.
