@@ -26,6 +26,9 @@ use crate::daemon::systemd::activation::{self, PassedSocket};
 use crate::daemon::{descriptors, harden, runtime};
 use crate::engine::Sources;
 
+const LOG_HELP: &str = "What to log: a level (error, warn, info, debug, trace, off), or a list such as \
+     warn,reaperd::sessions=info [default: $RUST_LOG, else info]";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Exit sources to use: auto, or a comma-separated list of netlink, ebpf, pidfd, sweep
@@ -101,9 +104,7 @@ pub(super) struct Arguments {
     #[cfg(target_os = "linux")]
     #[arg(long)]
     no_monitor: bool,
-    /// What to log: a level (error, warn, info, debug, trace, off), or a list such as
-    /// warn,reaperd::sessions=info [default: $RUST_LOG, else info]
-    #[arg(long, value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER", help = LOG_HELP)]
     log: Option<String>,
     /// Stop when the parent process, which must have this pid, exits
     #[arg(long, hide = true, value_name = "PID")]

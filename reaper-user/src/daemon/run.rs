@@ -107,7 +107,7 @@ async fn reload_on(hang_up: &mut Signal) {
         log::info!("SIGHUP: there is nothing to read again");
         systemd::notify(systemd::State::Ready);
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Runs the daemon until `stop` is ready. Does not change limits or signals of the process.
@@ -175,7 +175,7 @@ async fn reports_until_dropped(app: &App, reporting: Option<Reporting>) {
         }
     };
     tokio::join!(sessions, reports);
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Returns the pid of the process that the service manager has started.

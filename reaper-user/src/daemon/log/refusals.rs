@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// The time between two lines about one kind of refusal and one user.
-pub(crate) const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
+pub(crate) const SUMMARY_INTERVAL: Duration = Duration::from_mins(1);
 /// Kinds and users that are counted separately. The others are counted as one.
 const MAX_COUNTED: usize = 256;
 

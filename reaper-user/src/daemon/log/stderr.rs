@@ -130,7 +130,7 @@ mod tests {
         let (mut reader, writer) = io::pipe().unwrap();
         let mut buffer = vec![0; 64 * 1024];
         let lost = loses_and_counts(writer.into(), || {
-            reader.read_exact(&mut buffer[..60_000]).unwrap()
+            reader.read_exact(&mut buffer[..60_000]).unwrap();
         });
         let text = read(&mut reader);
         let expected = format!("[{lost} messages of the log are lost");

@@ -115,11 +115,10 @@ impl Sources {
             let status = status.iter().find(|status| status.source == source);
             status.map_or(0, |status| match status.health {
                 None if status.wanted => 1,
-                None => 0,
                 Some(SourceHealth::Up) => 2,
                 Some(SourceHealth::Degraded) => 3,
-                Some(_) if status.has_worked => 4,
-                Some(_) => 0,
+                Some(SourceHealth::Down) if status.has_worked => 4,
+                Some(SourceHealth::Down) | None => 0,
             })
         };
         Self(u32::from_ne_bytes(Self::ALL.map(number)))
