@@ -31,7 +31,7 @@ fn answer(socket: &std::path::Path) -> Option<u16> {
 /// Both processes have something to say: the worker at its start and about each request, the monitor about
 /// a service manager that it does not reach.
 #[test]
-fn the_daemon_serves_and_stops_although_nobody_takes_its_log() {
+fn the_daemon_serves_and_stops_although_its_log_is_not_read() {
     let folder = private_folder();
     let socket = folder.path().join("s.sock");
     let (mut reader, writer) = io::pipe().unwrap();

@@ -79,7 +79,7 @@ fn opened_anew(fd: &OwnedFd) -> io::Result<OwnedFd> {
 }
 
 impl Write for Unblocked {
-    /// Takes a whole line. There is no error: nobody could read it.
+    /// Takes a whole line. There is no error: no reader is there to see it.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.lost > 0 {
             let text = format!("[{}]\n", super::lost(self.lost));
