@@ -4,7 +4,12 @@
 //! Its root is a minimal Debian of the release that this machine runs, so that the program finds its C library.
 //! It is built once, in `target/systemd`, and never changed: each machine writes to memory. A machine is in a
 //! pid namespace of its own, where the kernel's events do not arrive; pidfds and the sweep work.
-#![expect(clippy::missing_panics_doc, reason = "these are assertions")]
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "tests fail by panicking"
+)]
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -24,7 +29,7 @@ use crate::raw_http;
 use crate::wait::{some_within, within};
 
 /// A boot takes a second on an idle machine.
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_mins(1);
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd";
 /// The path of the system's socket.
 pub const SOCKET: &str = "/run/reaperd/reaperd.sock";
@@ -32,6 +37,9 @@ pub const SOCKET: &str = "/run/reaperd/reaperd.sock";
 /// Control groups as systemd needs them, in a mount namespace of its own, and then the machine.
 const START: &str = "umount --recursive /sys/fs/cgroup 2>/dev/null; \
     mount -t cgroup2 none /sys/fs/cgroup && exec systemd-nspawn \"$@\"";
+
+/// One test at a time builds the root.
+static BUILDING: Mutex<()> = Mutex::new(());
 
 /// A running machine. Dropping it ends it at once.
 pub struct Machine {
@@ -259,7 +267,6 @@ fn root() -> Option<PathBuf> {
         skip_without("systemd", reason);
         return None;
     };
-    static BUILDING: Mutex<()> = Mutex::new(());
     let _building = BUILDING.lock().unwrap();
     let folder = workspace().join("target/systemd");
     let root = folder.join(format!("root-{codename}"));
