@@ -3,18 +3,19 @@
 //! Standard output has results only. Messages and errors go to standard error. Every error ends
 //! with a line that names a remedy.
 
+mod config;
 mod daemon;
 mod demo;
 mod doctor;
 pub mod exit_code;
 mod failure;
 mod list;
+mod metrics;
 mod output;
 mod remove;
 mod run;
 mod selftest;
 mod test_process;
-pub mod values;
 mod watch;
 
 use std::ffi::OsString;
@@ -27,6 +28,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use reaper_registry::Token;
 
 use crate::client::Client;
+use crate::daemon::config::values;
 use crate::daemon::private_memory;
 use crate::daemon::runtime;
 use crate::daemon::socket_path::{self, Surroundings};
@@ -120,6 +122,8 @@ enum Command {
     ///
     /// The process of the session is not affected.
     Rm(remove::Arguments),
+    /// Print the metrics of the daemon, or write them to a file for Prometheus
+    Metrics(metrics::Arguments),
     /// Check which exit sources work for this user, and how to enable the others
     Doctor(doctor::Arguments),
     /// Demonstrate session removal with a private daemon and test processes
@@ -136,6 +140,11 @@ enum Command {
     ///
     /// To start a single test process, see `reaperd test-process --help`.
     Selftest(selftest::Arguments),
+    /// Show, check or create the configuration of the daemon
+    ///
+    /// A value comes from the default, the file of the system, the file of the user, the environment
+    /// (`REAPERD_TTL` for --ttl) or a flag; a later one wins. `kill -HUP`, or `systemctl reload`, makes a running daemon read its configuration again.
+    Config(config::Arguments),
     /// Print a new random session token
     Token,
     /// Print the version
@@ -197,19 +206,24 @@ impl Arguments {
             return test_process::run(kind);
         }
         match &self.command {
-            Command::Daemon(arguments) => output::start_daemon_log(&arguments.log_filter())?,
+            // It starts its log itself, once it knows its options.
+            Command::Daemon(_) => {}
             _ => output::start_log(),
         }
         let surroundings = Surroundings::of_this_process();
-        let client = client(self.socket.as_deref(), self.server_uid, &surroundings);
+        let socket = self
+            .socket
+            .clone()
+            .or_else(|| self.command.configured_socket());
+        let client = client(socket.as_deref(), self.server_uid, &surroundings);
         let code = match self.command {
-            Command::Daemon(arguments) => {
-                return arguments.run(self.socket.as_deref(), &surroundings, passed);
-            }
+            Command::Daemon(arguments) => return arguments.run(self.socket, passed),
+            Command::Config(arguments) => arguments.run(self.socket),
             Command::Run(arguments) => arguments.run(&client),
             Command::Ls(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Watch(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Rm(arguments) => single_thread()?.block_on(arguments.run(&client)),
+            Command::Metrics(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Doctor(arguments) => multi_thread()?.block_on(arguments.run(&client)),
             Command::Demo(arguments) => multi_thread()?.block_on(arguments.run()),
             Command::Selftest(arguments) => arguments.run(),
@@ -221,10 +235,24 @@ impl Arguments {
     }
 }
 
+impl Command {
+    /// Returns the socket of the configuration, for a command that connects to it.
+    fn configured_socket(&self) -> Option<PathBuf> {
+        match self {
+            Self::Run(_) | Self::Ls(_) | Self::Watch(_) | Self::Rm(_) | Self::Doctor(_) => {}
+            _ => return None,
+        }
+        config::socket_for_clients()
+    }
+}
+
 /// Returns the client of all commands.
 fn client(socket: Option<&Path>, server_uid: Option<u32>, surroundings: &Surroundings) -> Client {
-    let exists = |path: &Path| path.symlink_metadata().is_ok();
-    let socket = socket_path::resolve_for_client(socket, surroundings, exists);
+    let socket = socket_path::resolve_for_client(
+        socket,
+        surroundings,
+        crate::client::is_in_folder_of_caller,
+    );
     let mut client = Client::new(socket.path);
     if socket.is_in_temporary_folder {
         client = client.in_checked_folder();

@@ -10,6 +10,7 @@
 //! without a token) to any user's daemon.
 
 mod error;
+mod metrics;
 mod reading;
 mod speaks_first;
 mod sse;
@@ -42,6 +43,8 @@ pub use stream::EventStream;
 
 use speaks_first::SpeaksFirst;
 use trusted_server::TrustedServer;
+#[cfg(feature = "cli")]
+pub(crate) use trusted_server::is_in_folder_of_caller;
 
 /// The default time limit for a response.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,8 +52,14 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 const FINAL_READ_TIMEOUT: Duration = Duration::from_secs(3);
 /// The largest response: a list of about 500,000 sessions that is not read in pages.
 const MAX_RESPONSE: usize = 256 << 20;
-/// How many sessions are read at once. The longest ones then have 20 MiB.
+/// What the daemon may respond with; of metrics, Prometheus's text.
+const ACCEPTED: &str = "application/json, text/event-stream, text/plain";
+/// How many sessions are read at once.
 const PAGE: usize = 1_000;
+/// The largest page: no session has more than 24 KiB.
+const MAX_PAGE: usize = 24 << 20;
+/// The largest error response.
+const MAX_PROBLEM: usize = 1 << 20;
 
 /// A client of one daemon.
 #[derive(Clone, Debug)]
@@ -131,7 +140,10 @@ impl Client {
         let mut after = String::new();
         loop {
             let target = format!("/v1/sessions?{filter}&limit={PAGE}{after}");
-            let mut page: Page<T> = self.get(&target).await?;
+            let mut page: Page<T> = self
+                .json_within(MAX_PAGE, Method::GET, &target, None, Bytes::new())
+                .await?;
+            page.check(sessions.len(), PAGE)?;
             sessions.append(&mut page.sessions);
             match page.next {
                 Some(next) => after = format!("&after={}", percent_encode(&next)),
@@ -168,7 +180,7 @@ impl Client {
         })?;
         let mut exchange = std::pin::pin!(async {
             let response = self.send_on(stream, Method::POST, target, None, body);
-            read_json(target, response.await?).await
+            read_json(target, response.await?, MAX_RESPONSE).await
         });
         if let Ok(result) = tokio::time::timeout(self.timeout, exchange.as_mut()).await {
             return result;
@@ -220,6 +232,18 @@ impl Client {
         token: Option<&Token>,
         body: Bytes,
     ) -> Result<T, ClientError> {
+        self.json_within(MAX_RESPONSE, method, target, token, body)
+            .await
+    }
+
+    async fn json_within<T: DeserializeOwned>(
+        &self,
+        longest: usize,
+        method: Method,
+        target: &str,
+        token: Option<&Token>,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
         self.limited(async {
             let response = match self.send(method.clone(), target, token, body.clone()).await {
                 // The connection was accepted by a daemon that was about to stop. A GET request can be
@@ -229,7 +253,7 @@ impl Client {
                 }
                 response => response?,
             };
-            read_json(target, response).await
+            read_json(target, response, longest).await
         })
         .await
     }
@@ -278,7 +302,7 @@ impl Client {
             .method(method)
             .uri(target)
             .header(HOST, "localhost")
-            .header(ACCEPT, "application/json, text/event-stream")
+            .header(ACCEPT, ACCEPTED)
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|error| ClientError::Protocol {
@@ -326,11 +350,12 @@ fn as_json(body: &impl Serialize) -> Result<Bytes, ClientError> {
 async fn read_json<T: DeserializeOwned>(
     target: &str,
     response: Response<Incoming>,
+    longest: usize,
 ) -> Result<T, ClientError> {
     if !response.status().is_success() {
         return Err(problem(response).await?);
     }
-    let body = whole_body(response.into_body()).await?;
+    let body = whole_body(response.into_body(), longest).await?;
     serde_json::from_slice(&body).map_err(|error| ClientError::Protocol {
         detail: format!("unexpected response to {target}: {error}"),
     })
@@ -339,12 +364,12 @@ async fn read_json<T: DeserializeOwned>(
 /// Reads an error response.
 async fn problem(response: Response<Incoming>) -> Result<ClientError, ClientError> {
     let status = response.status().as_u16();
-    let body = whole_body(response.into_body()).await?;
+    let body = whole_body(response.into_body(), MAX_PROBLEM).await?;
     Ok(reading::problem(status, &body))
 }
 
-async fn whole_body(body: Incoming) -> Result<Bytes, ClientError> {
-    Limited::new(body, MAX_RESPONSE)
+async fn whole_body(body: Incoming, longest: usize) -> Result<Bytes, ClientError> {
+    Limited::new(body, longest)
         .collect()
         .await
         .map(http_body_util::Collected::to_bytes)

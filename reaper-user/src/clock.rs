@@ -1,6 +1,6 @@
 //! The clocks. Only this module reads them.
 
-#[cfg(any(test, feature = "testkit"))]
+#[cfg(any(test, feature = "cli", feature = "testkit"))]
 use std::time::Duration;
 
 use reaper_registry::{BootTime, Moment};
@@ -25,6 +25,12 @@ pub fn now() -> Moment {
 /// Returns the nanoseconds on `CLOCK_MONOTONIC`, the clock of the kernel's exit events.
 pub fn monotonic_ns() -> u64 {
     nanos(ClockId::Monotonic)
+}
+
+/// Returns how long threads of this process have run on a processor.
+#[cfg(feature = "cli")]
+pub(crate) fn cpu_time() -> Duration {
+    Duration::from_nanos(nanos(ClockId::ProcessCPUTime))
 }
 
 fn nanos(clock: ClockId) -> u64 {

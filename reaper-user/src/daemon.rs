@@ -11,13 +11,16 @@ pub(crate) mod descriptors;
 pub(crate) mod harden;
 pub(crate) mod http;
 pub(crate) mod log;
+pub(crate) mod metrics;
 #[cfg(target_os = "linux")]
 pub(crate) mod monitor;
 pub(crate) mod private_memory;
+pub(crate) mod reload;
 mod run;
 pub(crate) mod runtime;
 #[cfg(target_os = "linux")]
 pub(crate) mod sandbox;
+pub(crate) mod signals;
 pub(crate) mod socket_path;
 pub(crate) mod systemd;
 pub(crate) mod token_files;

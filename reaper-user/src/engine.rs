@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reaper_registry::{Death, ProcessId, Source, SourceState};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::sources::{self, Context, SourceError, sweep};
@@ -93,8 +94,8 @@ pub(crate) trait HintFilter: Send + Sync {
 }
 
 impl<C: Commit> Commit for Arc<C> {
-    fn commit(&self, process: ProcessId, death: Death) {
-        (**self).commit(process, death);
+    fn commit(&self, process: ProcessId, death: Death) -> bool {
+        (**self).commit(process, death)
     }
 }
 
@@ -120,6 +121,7 @@ pub(crate) struct Prepared {
 pub(crate) struct Engine {
     pub(crate) watched: Arc<WatchSet>,
     pub(crate) board: StatusBoard,
+    pub(crate) sweep_interval: watch::Sender<Duration>,
     _tasks: JoinSet<()>,
 }
 
@@ -175,8 +177,9 @@ impl Prepared {
             watched: watched.clone(),
             board: board.clone(),
         };
+        let (sweep_interval, interval) = watch::channel(settings.sweep_interval);
         let sweep = sweep::Settings {
-            interval: settings.sweep_interval,
+            interval,
             each_pass: Arc::new(move || handler.swept()),
         };
         supervision.start(Source::Sweep, None, move |context| {
@@ -186,6 +189,7 @@ impl Prepared {
         Engine {
             watched,
             board,
+            sweep_interval,
             _tasks: tasks,
         }
     }

@@ -274,13 +274,14 @@ impl Waiting {
 }
 
 impl Commit for Waiting {
-    fn commit(&self, process: ProcessId, death: Death) {
+    fn commit(&self, process: ProcessId, death: Death) -> bool {
         let senders = self.lock().remove(&process);
         for sender in senders.into_iter().flatten() {
             if sender.send(death).is_err() {
                 log::trace!("a watch was dropped as its process ended");
             }
         }
+        false
     }
 }
 

@@ -21,7 +21,9 @@ use crate::clock;
 use crate::engine::{Engine, Handler, Prepared, Settings, Sources};
 use crate::hook_threads::HookThreads;
 use crate::sources;
+use crate::watch::counters::Counters;
 use crate::watch::reap_loop::Commit;
+use crate::watch::set::WatchSet;
 use crate::watch::status::SourceStatus;
 use crate::watch::verdict::Verdict;
 
@@ -295,6 +297,15 @@ impl Reaper {
         self.engine.watched.swept_at()
     }
 
+    /// Changes how often every watched process is checked, and checks all of them now.
+    pub fn set_sweep_interval(&self, interval: Duration) {
+        self.engine.sweep_interval.send_if_modified(|now| {
+            let is_new = *now != interval;
+            *now = interval;
+            is_new
+        });
+    }
+
     /// Returns the state of each source.
     pub fn status(&self) -> Vec<SourceStatus> {
         self.engine.status()
@@ -341,6 +352,14 @@ impl Reaper {
         self.engine.board.beats()
     }
 
+    pub(crate) fn counters(&self) -> &Counters {
+        self.engine.board.counters()
+    }
+
+    pub(crate) fn watched(&self) -> &WatchSet {
+        &self.engine.watched
+    }
+
     /// Waits until each of these sources that is configured has reported its state.
     pub(crate) async fn first_reports(&self, of: &[Source]) -> Vec<SourceStatus> {
         self.engine.first_reports(of).await
@@ -359,9 +378,14 @@ impl fmt::Debug for Reaper {
 /// Keeps the registry in step with what the engine reports.
 struct KeepTrue(Registry);
 
+/// How many sessions of a dead process are removed before other tasks run: some 200 µs. A small part of the
+/// history, so that a subscriber reads of them in time.
+const PART: usize = 64;
+
 impl Commit for KeepTrue {
-    fn commit(&self, process: ProcessId, death: Death) {
-        self.0.remove_process(process, death, clock::now());
+    fn commit(&self, process: ProcessId, death: Death) -> bool {
+        let now = clock::now();
+        self.0.remove_some_of_process(process, death, now, PART) == PART
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) mod limits;
 #[cfg(target_os = "linux")]
 mod linux_table;
 #[cfg(target_os = "linux")]
-mod memory;
+pub(crate) mod memory;
 #[cfg(target_os = "linux")]
 pub(crate) mod netlink;
 #[cfg(not(target_os = "linux"))]
@@ -43,6 +43,8 @@ mod readiness;
 pub(crate) mod secret_arena;
 #[cfg(all(target_os = "linux", feature = "testkit"))]
 pub(crate) mod set_tid;
+#[cfg(feature = "cli")]
+pub(crate) mod signal_action;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 pub(crate) mod signals;
 #[cfg(all(target_os = "linux", feature = "cli"))]

@@ -9,6 +9,7 @@ use crate::hooks::{HookRun, HookRunner, Hooks};
 use crate::lifetime::Lifetimes;
 use crate::removal::Removal;
 use crate::session::Session;
+use crate::sharing::{Claim, Sharing};
 use crate::token::TokenKey;
 
 /// The lifetime of a session that requests none. The claudemesh daemon uses the same value.
@@ -48,12 +49,27 @@ impl Default for Limits {
     }
 }
 
+/// The settings of a registry that [`Registry::set_rules`](crate::Registry::set_rules) changes while it is
+/// in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// As [`RegistryBuilder::ttl`].
+    pub ttl: Option<Duration>,
+    /// As [`RegistryBuilder::max_ttl`].
+    pub max_ttl: Option<Duration>,
+    /// As [`RegistryBuilder::limits`].
+    pub limits: Limits,
+    /// As [`RegistryBuilder::strict_replace`].
+    pub strict_replace: bool,
+}
+
 /// The settings of a [`Registry`](crate::Registry); made by
 /// [`Registry::builder`](crate::Registry::builder), finished by [`RegistryBuilder::build`].
 pub struct RegistryBuilder {
     pub(crate) token_key: TokenKey,
     pub(crate) lifetimes: Lifetimes,
     pub(crate) limits: Limits,
+    pub(crate) sharing: Option<Sharing>,
     pub(crate) strict_replace: bool,
     pub(crate) event_capacity: usize,
     pub(crate) wakers: Vec<Waker>,
@@ -71,6 +87,7 @@ impl RegistryBuilder {
                 max: None,
             },
             limits: Limits::default(),
+            sharing: None,
             strict_replace: false,
             event_capacity: DEFAULT_EVENT_CAPACITY,
             wakers: Vec::new(),
@@ -99,6 +116,17 @@ impl RegistryBuilder {
     /// Sets the limits on the number of sessions and on their size. Default: [`Limits::default`].
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Sets a function that decides how much of the sessions, and of the bytes, one user may hold while
+    /// others hold some too. The limits for one user apply as well.
+    ///
+    /// It is called with the table's lock held, and must be quick and call no method of the registry. What a
+    /// user holds already is never taken back, and can be renewed and replaced by no more than it was.
+    /// Default: none.
+    pub fn share_by(mut self, most: impl Fn(&Claim<'_>) -> usize + Send + Sync + 'static) -> Self {
+        self.sharing = Some(Box::new(most));
         self
     }
 
@@ -188,6 +216,7 @@ impl fmt::Debug for RegistryBuilder {
             token_key: _,
             lifetimes,
             limits,
+            sharing: _,
             strict_replace,
             event_capacity,
             wakers: _,

@@ -84,6 +84,7 @@ mod registry;
 mod removal;
 mod secret_memory;
 mod session;
+mod sharing;
 mod size;
 mod table;
 #[cfg(test)]
@@ -91,7 +92,7 @@ mod tests;
 mod time;
 mod token;
 
-pub use config::{Limits, RegistryBuilder};
+pub use config::{Limits, RegistryBuilder, Rules};
 pub use error::RegisterError;
 pub use events::log::{Next, Subscription};
 pub use events::{Event, EventKind, SourceHealth, SourceState};
@@ -99,9 +100,10 @@ pub use hooks::HookRun;
 pub use lifetime::Ttl;
 pub use presence::{Attestation, Presence, SecretKey};
 pub use process::{Pid, PidOutOfRange, Process, ProcessId, StartTime};
-pub use registry::{OwnerUsage, Registry, Stored};
+pub use registry::{OwnerUsage, Registry, Removed, Stored, Totals};
 pub use removal::{Death, Evidence, Exit, ExitStatus, Removal, Source};
 pub use secret_memory::SecretMemory;
 pub use session::{Details, EntryId, NewSession, Session, SessionId};
+pub use sharing::Claim;
 pub use time::{BootTime, Moment};
 pub use token::{Presented, Token, TokenKey, TokenMalformed, TokenPrefix, TokenRef};

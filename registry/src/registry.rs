@@ -1,5 +1,7 @@
 //! The shared handle: one lock around the table, and what must happen outside of it.
 
+mod rules;
+mod totals;
 mod usage;
 
 use std::fmt;
@@ -19,7 +21,11 @@ use crate::table::token_index::TokenIndex;
 use crate::time::Moment;
 use crate::token::{Presented, TokenKey, TokenRef};
 
+pub use self::totals::{Removed, Totals};
 pub use self::usage::OwnerUsage;
+
+/// How many sessions of a dead process are removed under one lock.
+const REMOVED_AT_ONCE: usize = 256;
 
 /// The result of a successful registration.
 #[derive(Clone, Debug)]
@@ -43,6 +49,7 @@ struct Shared {
     by_token: Arc<TokenIndex>,
     token_key: TokenKey,
     log: Arc<EventLog>,
+    counters: totals::Counters,
     hooks: Hooks,
     run_hooks: Option<HookRunner>,
     on_removed: Vec<OnRemoved>,
@@ -63,6 +70,7 @@ impl RegistryBuilder {
         let by_token = Arc::new(TokenIndex::new());
         let table = Table::new(
             self.limits,
+            self.sharing,
             self.lifetimes,
             self.strict_replace,
             by_token.clone(),
@@ -73,6 +81,7 @@ impl RegistryBuilder {
             by_token,
             token_key: self.token_key,
             log: Arc::new(EventLog::new(self.event_capacity, self.wakers)),
+            counters: totals::Counters::default(),
             hooks: self.hooks,
             run_hooks: self.run_hooks,
             on_removed: self.on_removed,
@@ -100,9 +109,13 @@ impl Registry {
     /// `TooManyForOwner`, `TooManyBytes`, `TooManyBytesForOwner`.
     pub fn register(&self, mut new: NewSession, now: Moment) -> Result<Stored, RegisterError> {
         let token_ref = new.token.digest_and_zeroize(&self.0.token_key);
-        self.mutate(now, |table, changes| {
+        let stored = self.mutate(now, |table, changes| {
             table.register(new, token_ref, now, changes)
-        })
+        })?;
+        if stored.renewed {
+            self.0.counters.count_renewal();
+        }
+        Ok(stored)
     }
 
     /// Returns what this registry keeps of a token, by which its session can be looked up.
@@ -123,13 +136,18 @@ impl Registry {
         Some(session)
     }
 
-    /// Returns the [`EventKind::Deregistered`] event of the last session with this token, if that session
-    /// was removed within the last minute. Fewer are kept if more than 4,096 sessions were removed in that
+    /// Returns the [`EventKind::Deregistered`] event of the last session of this owner, or of any, with this
+    /// token, if that session was removed within the last minute. Fewer are kept if more than 4,096 sessions were removed in that
     /// time; the owner with most of them then loses his oldest one. A session that is live again under
     /// this token does not change the result.
-    pub fn recently_gone(&self, token: &impl Presented, now: Moment) -> Option<Arc<Event>> {
+    pub fn recently_gone(
+        &self,
+        token: &impl Presented,
+        owner: Option<u32>,
+        now: Moment,
+    ) -> Option<Arc<Event>> {
         let digest = self.token_ref(token).digest;
-        self.tombstones().find(digest, now.boot)
+        self.tombstones().find(digest, owner, now.boot)
     }
 
     /// Returns whether `token` is the token of `session`, whether or not the session is live.
@@ -219,10 +237,31 @@ impl Registry {
     }
 
     /// Removes every session of a dead process ([`Removal::Died`]). Returns how many it removed; 0 if the
-    /// process has none, as in a second call for the same process.
+    /// process has none, as in a second call for the same process. The table's lock is released after
+    /// every few hundred, so that others need not wait for all of them.
     pub fn remove_process(&self, process: ProcessId, death: Death, now: Moment) -> usize {
+        let mut removed = 0;
+        loop {
+            let part = self.remove_some_of_process(process, death, now, REMOVED_AT_ONCE);
+            removed += part;
+            if part < REMOVED_AT_ONCE {
+                return removed;
+            }
+        }
+    }
+
+    /// As [`Self::remove_process`], but removes up to `max` sessions only, those first that were stored
+    /// first. If it returns less than `max`, none is left. For a caller that does something else in
+    /// between, such as letting subscribers read.
+    pub fn remove_some_of_process(
+        &self,
+        process: ProcessId,
+        death: Death,
+        now: Moment,
+        max: usize,
+    ) -> usize {
         self.mutate(now, |table, changes| {
-            table.remove_process(process, death, changes);
+            table.remove_process(process, death, max, changes);
             changes.len()
         })
     }
@@ -351,6 +390,7 @@ impl Registry {
     }
 
     fn record(&self, change: &Change, now: Moment) {
+        self.0.counters.count(change);
         match change {
             Change::Registered { session, .. } => {
                 self.0

@@ -10,7 +10,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Limits;
+use crate::config::{Limits, Rules};
 use crate::error::RegisterError;
 use crate::hooks::Change;
 use crate::lifetime::{Lifetimes, Ttl};
@@ -18,6 +18,7 @@ use crate::process::ProcessId;
 use crate::registry::Stored;
 use crate::removal::{Death, Removal};
 use crate::session::{EntryId, NewSession, Session, SessionId, SessionKey};
+use crate::sharing::{Claim, Sharing};
 use crate::table::owners::Owners;
 use crate::table::token_index::TokenIndex;
 use crate::time::{BootTime, Moment};
@@ -25,6 +26,7 @@ use crate::token::{TokenDigest, TokenRef};
 
 pub(crate) struct Table {
     limits: Limits,
+    sharing: Option<Sharing>,
     lifetimes: Lifetimes,
     strict_replace: bool,
     next_entry: u64,
@@ -43,12 +45,14 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(
         limits: Limits,
+        sharing: Option<Sharing>,
         lifetimes: Lifetimes,
         strict_replace: bool,
         by_token: Arc<TokenIndex>,
     ) -> Self {
         Self {
             limits,
+            sharing,
             lifetimes,
             strict_replace,
             next_entry: 1,
@@ -60,6 +64,22 @@ impl Table {
             owners: Owners::default(),
             bytes: 0,
         }
+    }
+
+    /// Changes the settings. Stored sessions keep their lifetimes, and stay beyond lower limits.
+    pub(crate) fn set_rules(&mut self, rules: Rules) {
+        let Rules {
+            ttl,
+            max_ttl,
+            limits,
+            strict_replace,
+        } = rules;
+        self.limits = limits;
+        self.lifetimes = Lifetimes {
+            default: ttl,
+            max: max_ttl,
+        };
+        self.strict_replace = strict_replace;
     }
 
     /// Stores a session after removing what it replaces: its owner's session of its id and the session of
@@ -142,19 +162,18 @@ impl Table {
         replaced: impl Fn() -> I,
     ) -> Result<(), RegisterError> {
         let Limits {
-            sessions,
-            sessions_per_owner,
-            bytes,
-            bytes_per_owner,
+            sessions, bytes, ..
         } = self.limits;
         let owner = new.owner;
+        let (most, most_bytes) = self.most(owner);
         let (held, held_bytes) = self.owners.holdings(owner);
         let freed = replaced().count();
         if self.sessions.len() - freed >= sessions {
             return Err(RegisterError::TooManySessions { limit: sessions });
         }
-        if held - freed >= sessions_per_owner {
-            let limit = sessions_per_owner;
+        // A share that has shrunk takes nothing back.
+        let limit = most.max(held.min(self.limits.sessions_per_owner));
+        if held - freed >= limit {
             return Err(RegisterError::TooManyForOwner { owner, limit });
         }
         let freed: usize = replaced().map(|old| old.bytes).sum();
@@ -162,11 +181,39 @@ impl Table {
         if self.bytes - freed + added > bytes {
             return Err(RegisterError::TooManyBytes { limit: bytes });
         }
-        if held_bytes - freed + added > bytes_per_owner {
-            let limit = bytes_per_owner;
+        let limit = most_bytes.max(held_bytes.min(self.limits.bytes_per_owner));
+        if held_bytes - freed + added > limit {
             return Err(RegisterError::TooManyBytesForOwner { owner, limit });
         }
         Ok(())
+    }
+
+    /// Returns how many sessions a user may have now, and how many bytes.
+    pub(crate) fn most(&self, owner: u32) -> (usize, usize) {
+        let Limits {
+            sessions,
+            sessions_per_owner,
+            bytes,
+            bytes_per_owner,
+        } = self.limits;
+        let Some(sharing) = &self.sharing else {
+            return (sessions_per_owner, bytes_per_owner);
+        };
+        let share = |total, held: fn((usize, usize)) -> usize| {
+            let others = self.owners.all().filter(|other| *other != owner);
+            let others: Vec<_> = others
+                .map(|other| (other, held(self.owners.holdings(other))))
+                .collect();
+            sharing(&Claim {
+                owner,
+                total,
+                others: &others,
+            })
+        };
+        (
+            share(sessions, |(count, _)| count).min(sessions_per_owner),
+            share(bytes, |(_, bytes)| bytes).min(bytes_per_owner),
+        )
     }
 
     fn insert(&mut self, new: NewSession, token: TokenRef, now: Moment) -> Arc<Session> {
@@ -267,14 +314,17 @@ impl Table {
         Some(session)
     }
 
+    /// Removes up to `max` sessions of a process, those first that were stored first.
     pub(crate) fn remove_process(
         &mut self,
         process: ProcessId,
         death: Death,
+        max: usize,
         changes: &mut Vec<Change>,
     ) {
-        for session in self.sessions_of(process) {
-            self.remove(session.entry, Removal::Died(death), changes);
+        let entries = self.entries_of(process).take(max);
+        for entry in entries.collect::<Vec<_>>() {
+            self.remove(entry, Removal::Died(death), changes);
         }
     }
 
@@ -309,10 +359,14 @@ impl Table {
     }
 
     pub(crate) fn sessions_of(&self, process: ProcessId) -> Vec<Arc<Session>> {
-        self.by_process
-            .range((process, EntryId(0))..=(process, EntryId(u64::MAX)))
-            .filter_map(|(_, entry)| self.sessions.get(entry).cloned())
+        self.entries_of(process)
+            .filter_map(|entry| self.sessions.get(&entry).cloned())
             .collect()
+    }
+
+    fn entries_of(&self, process: ProcessId) -> impl Iterator<Item = EntryId> {
+        let range = (process, EntryId(0))..=(process, EntryId(u64::MAX));
+        self.by_process.range(range).map(|(_, entry)| *entry)
     }
 
     pub(crate) fn session_named(&self, owner: u32, id: &SessionId) -> Option<&Arc<Session>> {

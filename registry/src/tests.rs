@@ -14,3 +14,4 @@ mod renewals;
 mod secrets;
 mod support;
 mod threads;
+mod totals;

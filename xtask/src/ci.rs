@@ -156,7 +156,10 @@ fn step_names() -> PossibleValuesParser {
 fn test() -> Result<()> {
     let mut tests = command("cargo", &["test", "--release", "--no-fail-fast"])?;
     if effective_uid()? == 0 {
-        tests.env("REAPER_REQUIRE", "netlink,ebpf,pidfd,gdb,strace,systemd");
+        tests.env(
+            "REAPER_REQUIRE",
+            "netlink,ebpf,pidfd,gdb,strace,prometheus,systemd",
+        );
     }
     execute(&mut tests)
 }

@@ -1,147 +1,183 @@
-//! `reaperd daemon`: its options. The daemon itself is in [`crate::daemon`].
+//! `reaperd daemon`: its options, which are those of the table of [`crate::daemon::config`]. The daemon
+//! itself is in [`crate::daemon`].
 
-use std::borrow::Cow;
+mod activated;
+
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+#[cfg(test)]
+use std::path::Path;
+use std::path::PathBuf;
 
-use reaper_registry::Source;
+use clap::{Arg, ArgAction, ArgMatches, Command, error::ErrorKind};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::values::{self, Age};
+use super::output;
 #[cfg(target_os = "linux")]
 use crate::daemon::api::listener::{self, SocketAccess};
-use crate::daemon::config::{DaemonOptions, RegisterPolicy};
+#[cfg(target_os = "linux")]
+use crate::daemon::config::DaemonOptions;
+use crate::daemon::config::layers::{Given, Selection};
+use crate::daemon::config::options::{Kind, OPTIONS, OptionSpec};
+use crate::daemon::metrics::listener::MetricsListener;
 #[cfg(target_os = "linux")]
 use crate::daemon::monitor::{self, Split};
 #[cfg(target_os = "linux")]
 use crate::daemon::private_memory;
+use crate::daemon::reload::Live;
 #[cfg(target_os = "linux")]
 use crate::daemon::sandbox::{self, User};
+use crate::daemon::signals::{self, Ending};
 #[cfg(target_os = "linux")]
-use crate::daemon::socket_path::runtime_folder;
-use crate::daemon::socket_path::{self, Surroundings};
-use crate::daemon::systemd::activation::{self, PassedSocket};
+use crate::daemon::socket_path::{Surroundings, runtime_folder};
+use crate::daemon::systemd::activation::PassedSocket;
 use crate::daemon::{descriptors, harden, runtime};
-use crate::engine::Sources;
 
-const LOG_HELP: &str = "What to log: a level (error, warn, info, debug, trace, off), or a list such as \
-     warn,reaperd::sessions=info [default: $RUST_LOG, else info]";
+/// The option whose flag all commands have.
+const SOCKET: &str = "socket";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Exit sources to use: auto, or a comma-separated list of netlink, ebpf, pidfd, sweep
-    #[arg(long, value_name = "LIST", default_value = "auto", value_parser = values::sources)]
-    sources: Sources,
-    /// Refuse to start unless this source works; may be a comma-separated list
-    #[arg(long, value_name = "SOURCE", value_delimiter = ',', value_parser = values::source)]
-    require: Vec<Source>,
-    /// How often to check every registered process, in case other sources missed its exit
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = values::duration)]
-    sweep_interval: Duration,
-    /// Maximum age of sessions registered without a ttl; never: until the process exits
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = values::age)]
-    ttl: Age,
-    /// Maximum age of any session, even if a longer ttl was requested [default: no limit]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
-    max_ttl: Option<Duration>,
-    /// Maximum number of sessions
-    #[arg(long, value_name = "N", default_value = "100000", value_parser = values::count)]
-    max_sessions: usize,
-    /// Maximum number of sessions per user
-    #[arg(long, value_name = "N", default_value = "10000", value_parser = values::count)]
-    max_sessions_per_uid: usize,
-    /// Maximum size of all sessions in memory, such as 512MiB
-    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = values::size)]
-    max_bytes: usize,
-    /// Maximum size of the sessions of one user in memory
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
-    max_bytes_per_uid: usize,
-    /// Maximum number of connections [default: as open files allow, at most 1024]
-    #[arg(long, value_name = "N", value_parser = values::connections)]
-    max_connections: Option<usize>,
-    /// Maximum number of connections per user [default: a fair share]
-    #[arg(long, value_name = "N", value_parser = values::count)]
-    max_connections_per_uid: Option<usize>,
-    /// Maximum number of event streams per user [default: a fair share]
-    #[arg(long, value_name = "N", value_parser = values::count)]
-    max_streams_per_uid: Option<usize>,
-    /// How long clients may keep an idle connection; at least 1s
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::keep_alive)]
-    keep_alive: Duration,
-    /// Which processes a client may register: self, same-uid or any
-    #[arg(long, value_name = "POLICY", default_value = "same-uid")]
-    register_policy: RegisterPolicy,
-    /// Reject a registration under an existing session id, and a removal by id, unless it has that
-    /// session's token
-    #[arg(long)]
-    strict_replace: bool,
-    /// Also serve this user, by name or uid; may be a comma-separated list
-    ///
-    /// Every user can then reach the socket, and the daemon refuses those who are not listed. With
-    /// --socket-group instead, the system keeps them out.
-    #[arg(long, value_name = "USER", value_delimiter = ',', value_parser = values::user)]
-    allow_uid: Vec<u32>,
-    /// Also serve the members of this group, by name or gid; the socket gets mode 0660
-    #[arg(long, value_name = "GROUP", value_parser = values::group)]
-    socket_group: Option<u32>,
-    /// Run the worker as this user
-    ///
-    /// For a start as root. The folder of the socket must belong to that user; if it does not exist,
-    /// it is created so. Not possible with --no-monitor.
-    #[cfg(target_os = "linux")]
-    #[arg(long, value_name = "USER", value_parser = values::account, conflicts_with = "no_monitor")]
-    user: Option<User>,
-    /// Run one process, without a monitor
-    ///
-    /// By default the daemon is two processes: a monitor, which is the one that was started, and a
-    /// worker, which does everything else and can do little else: it has no capabilities, few system
-    /// calls and few files, and the monitor reopens sources for it. Without a monitor the worker is a
-    /// new program, and for some milliseconds after its start another process of the same user can
-    /// open its memory and keep it open. It also keeps the capabilities that sources need, all
-    /// system calls and all files.
-    #[cfg(target_os = "linux")]
-    #[arg(long)]
-    no_monitor: bool,
-    #[arg(long, value_name = "FILTER", help = LOG_HELP)]
-    log: Option<String>,
+    #[command(flatten)]
+    files: ConfigFiles,
+    #[command(flatten)]
+    flags: Flags,
     /// Stop when the parent process, which must have this pid, exits
     #[arg(long, hide = true, value_name = "PID")]
     child_of: Option<u32>,
 }
 
-impl Arguments {
-    /// Returns the filter of the log: the flag, else the variable.
-    pub(super) fn log_filter(&self) -> Cow<'_, str> {
-        if let Some(filter) = &self.log {
-            return filter.into();
+/// Which configuration files are read.
+#[derive(Debug, clap::Args)]
+pub(super) struct ConfigFiles {
+    /// Read this configuration file only
+    ///
+    /// By default these are read: /etc/reaperd/reaperd.toml, and reaperd/reaperd.toml in the folder of the
+    /// user's configuration (~/.config). A user other than root who has the second does not need the first.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_config")]
+    config: Option<PathBuf>,
+    /// Read no configuration file
+    #[arg(long)]
+    no_config: bool,
+}
+
+impl ConfigFiles {
+    pub(super) fn selection(self) -> Selection {
+        match self.config {
+            Some(path) => Selection::Only(path),
+            None if self.no_config => Selection::None,
+            None => Selection::Standard,
         }
-        let variable = std::env::var("RUST_LOG").ok();
-        let variable = variable.filter(|filter| !filter.trim().is_empty());
-        variable.map_or("info".into(), Into::into)
+    }
+}
+
+/// The flags of the options in the table that were given: names and values.
+#[derive(Debug)]
+struct Flags(Vec<(String, String)>);
+
+impl clap::Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        let flags = OPTIONS.iter().filter(|spec| spec.name != SOCKET);
+        let command = command.args(flags.map(flag));
+        #[cfg(target_os = "linux")]
+        let command = command.mut_arg("user", |user| user.conflicts_with("no-monitor"));
+        command
     }
 
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut given = Vec::new();
+        for spec in OPTIONS.iter().filter(|spec| spec.name != SOCKET) {
+            let Some(values) = matches.get_many::<String>(spec.name) else {
+                continue;
+            };
+            let values: Vec<_> = values.map(String::as_str).collect();
+            let text = values.join(",");
+            // Each part of a list is right, but they may not fit together.
+            spec.check(&text).map_err(|error| {
+                let message = format!("invalid value '{text}' for '--{}': {error}\n", spec.name);
+                clap::Error::raw(ErrorKind::ValueValidation, message)
+            })?;
+            given.push((spec.name.to_owned(), text));
+        }
+        Ok(Self(given))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Returns the flag of an option.
+fn flag(spec: &'static OptionSpec) -> Arg {
+    let default = match spec.default {
+        "" => String::new(),
+        default => format!(" [default: {default}]"),
+    };
+    let help = format!("{}{default}", spec.help);
+    let arg = Arg::new(spec.name)
+        .long(spec.name)
+        .value_name(spec.value)
+        .help(help.clone());
+    let arg = match spec.details {
+        "" => arg,
+        details => arg.long_help(format!("{help}\n\n{details}")),
+    };
+    match spec.kind {
+        Kind::Switch => arg
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true"),
+        Kind::List => arg.action(ArgAction::Append).value_delimiter(','),
+        Kind::Text | Kind::Number => arg,
+    }
+    .value_parser(move |text: &str| match text {
+        "" => Err(format!("is empty; expected {}", spec.expects)),
+        _ => spec.check(text).map(|()| text.to_owned()),
+    })
+}
+
+/// Binds the address for metrics while this process may, and for every worker that it will have.
+fn bind_metrics(address: Option<SocketAddr>) -> Result<Option<MetricsListener>, Failure> {
+    let bound = address.map(MetricsListener::bind).transpose();
+    bound.map_err(|error| {
+        let remedy = "use another port with --metrics-listen";
+        Failure::new(error.to_string(), remedy)
+    })
+}
+
+impl Arguments {
     /// Runs the daemon and returns its exit code; in the monitor, that of the worker.
     /// `passed` are the descriptors that the service manager has passed.
     pub(super) fn run(
-        mut self,
-        flag: Option<&Path>,
-        surroundings: &Surroundings,
+        self,
+        socket: Option<PathBuf>,
         mut passed: Vec<(String, OwnedFd)>,
     ) -> Result<u8, Failure> {
-        #[cfg(target_os = "linux")]
-        private_memory::refuse_tracer()?;
+        signals::ignore_until_received();
         if let Some(parent) = self.child_of {
             stop_with(parent)?;
         }
-        let passed = activation::take_socket(&mut passed).map_err(not_activated)?;
-        let socket = match &passed {
-            Some(passed) => self.use_passed(passed, flag, surroundings)?,
-            None => socket_path::resolve_for_daemon(flag, surroundings),
-        };
+        let activated = activated::take(&mut passed)?;
+        let live = self.configure(socket, activated.as_ref())?;
+        let options = live.options();
+        output::start_daemon_log(&options.log);
+        // What it cannot find out is in the log.
         #[cfg(target_os = "linux")]
-        if let Some(code) = self.divide((passed.is_none()).then_some(&socket))? {
+        private_memory::refuse_tracer()?;
+        if let Some(activated) = &activated {
+            activated::warn_if_open_to_all(activated, &options);
+        }
+        let metrics_listener = bind_metrics(options.metrics_listen)?;
+        #[cfg(target_os = "linux")]
+        if let Some(code) = divide(&options, activated.is_some())? {
             return Ok(code);
         }
         #[cfg(not(target_os = "linux"))]
@@ -149,166 +185,116 @@ impl Arguments {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(descriptors::worker_threads());
         let runtime = runtime::build(builder).map_err(super::no_runtime)?;
-        let ended = runtime.block_on(serve(self.into_options(socket), passed));
-        ended.map(ExitCode::number)
+        let ended = runtime.block_on(crate::daemon::run(live, activated, metrics_listener));
+        match ended {
+            Ok(Ending::InOrder) => Ok(ExitCode::Success.number()),
+            Ok(Ending::AtOnce) => Ok(ExitCode::AtOnce.number()),
+            Err(error) => Err(Failure::new(error.to_string(), error.remedy())),
+        }
     }
 
-    /// Returns the path of a socket that the service manager has bound, if nothing contradicts it. The
-    /// members of the socket's group are served, as its mode promises.
-    fn use_passed(
-        &mut self,
-        passed: &PassedSocket,
-        flag: Option<&Path>,
-        surroundings: &Surroundings,
-    ) -> Result<PathBuf, Failure> {
-        let path = &passed.path;
-        if let Some(other) = socket_path::given(flag, surroundings).filter(|given| given != path) {
-            return Err(conflict(
-                format!(
-                    "the service manager passes the socket {}, and --socket or REAPERD_SOCKET names {}",
-                    path.display(),
-                    other.display()
-                ),
-                "remove --socket from the service, or set ListenStream= of the socket unit",
-            ));
+    /// Puts the configuration together. What a socket of the service manager decides stays so in a reload.
+    fn configure(
+        self,
+        socket: Option<PathBuf>,
+        activated: Option<&PassedSocket>,
+    ) -> Result<Live, Failure> {
+        let mut flags = self.flags.0;
+        if let Some(socket) = socket {
+            let text = socket.into_os_string().into_string().map_err(|path| {
+                let message = format!("the path {} is not UTF-8", path.display());
+                Failure::new(message, "use another --socket")
+            })?;
+            flags.push((SOCKET.to_owned(), text));
         }
-        let group = passed.group();
-        if self.socket_group.is_some() && self.socket_group != group {
-            return Err(conflict(
-                format!(
-                    "the socket {} of the service manager is not open to the group of --socket-group",
-                    path.display()
-                ),
-                "set SocketGroup= and SocketMode=0660 of the socket unit instead of --socket-group",
-            ));
+        let mut given = Given::new(self.files.selection(), flags);
+        let mut configuration = given.load()?;
+        if let Some(activated) = activated {
+            let options = given.options(&configuration);
+            given.add_flags(activated::settings(activated, &configuration, &options)?);
+            configuration = given.load()?;
         }
-        self.socket_group = group;
-        if passed.mode() & 0o002 != 0 && self.allow_uid.is_empty() {
-            log::warn!(
-                "every user can connect to {} (mode {:04o}), and those who are not served get an error: set \
-                 SocketMode= of the socket unit",
-                path.display(),
-                passed.mode()
-            );
-        }
-        Ok(path.clone())
-    }
-
-    /// Gives up what this process does not need. In the monitor, returns the worker's exit code. A socket
-    /// that the service manager has bound is not this daemon's own.
-    #[cfg(target_os = "linux")]
-    fn divide(&self, own_socket: Option<&PathBuf>) -> Result<Option<u8>, Failure> {
-        let user = self.user;
-        harden::raise_locked_memory_limit();
-        if let Some(group) = self.socket_group.filter(|_| own_socket.is_some()) {
-            harden::join_group(group);
-        }
-        let split = if self.no_monitor {
-            Split::Alone
-        } else {
-            monitor::split(user.is_some()).map_err(|error| {
-                Failure::new(
-                    format!("the daemon cannot start its worker: {error}"),
-                    "raise the limits of processes and open files (ulimit -u, ulimit -n), or use \
-                     --no-monitor",
-                )
-            })?
-        };
-        match split {
-            Split::Monitor(code) => return Ok(Some(code)),
-            Split::Worker(monitor) => {
-                let access = SocketAccess::with(&self.allow_uid, self.socket_group);
-                let folder = own_socket
-                    .map(|socket| listener::create_folder(socket, access, user))
-                    .transpose()
-                    .map_err(|error| Failure::new(error.to_string(), error.remedy()))?;
-                let files = sandbox::Files {
-                    socket_folder: folder.as_deref(),
-                    token_folders: &token_folders(user),
-                };
-                sandbox::confine(user, self.socket_group, monitor, &files).map_err(|error| {
-                    Failure::new(
-                        format!("the daemon cannot become the user of --user: {error}"),
-                        "start it as root, or without --user",
-                    )
-                })?;
-            }
-            Split::Alone if user.is_some() => {
-                return Err(Failure::new(
-                    "--user needs a monitor, which cannot be started here",
-                    "start the daemon as that user",
-                ));
-            }
-            Split::Alone => {
-                sandbox::empty_bounding_set();
-                harden::keep_only_what_sources_need();
-            }
-        }
-        Ok(None)
-    }
-
-    fn into_options(self, socket: PathBuf) -> DaemonOptions {
-        DaemonOptions {
-            socket,
-            sources: self.sources,
-            require: self.require,
-            sweep_interval: self.sweep_interval,
-            ttl: self.ttl.into(),
-            max_ttl: self.max_ttl,
-            max_sessions: self.max_sessions,
-            max_sessions_per_uid: self.max_sessions_per_uid,
-            max_bytes: self.max_bytes,
-            max_bytes_per_uid: self.max_bytes_per_uid,
-            max_connections: self.max_connections,
-            max_connections_per_uid: self.max_connections_per_uid,
-            max_streams_per_uid: self.max_streams_per_uid,
-            keep_alive: self.keep_alive,
-            register_policy: self.register_policy,
-            strict_replace: self.strict_replace,
-            allow_uids: self.allow_uid,
-            socket_group: self.socket_group,
-        }
+        Ok(Live::new(given, configuration))
     }
 }
 
-/// The socket of the service manager and the options contradict each other.
-fn conflict(message: String, remedy: &str) -> Failure {
-    Failure {
-        code: ExitCode::Usage,
-        ..Failure::new(message, remedy)
+/// Gives up what this process does not need. In the monitor, returns the worker's exit code. The socket of a
+/// daemon that is activated, and its folder, are the service manager's.
+#[cfg(target_os = "linux")]
+fn divide(options: &DaemonOptions, is_activated: bool) -> Result<Option<u8>, Failure> {
+    let user = options.user;
+    harden::raise_locked_memory_limit();
+    if let Some(group) = options.socket_group.filter(|_| !is_activated) {
+        harden::join_group(group);
     }
-}
-
-fn not_activated(error: activation::Unusable) -> Failure {
-    let remedy = match error {
-        activation::Unusable::Several(_) => "pass one socket: one ListenStream= in reaperd.socket",
-        activation::Unusable::NoFile(_) => "systemctl restart reaperd.socket",
+    let split = if options.no_monitor {
+        Split::Alone
+    } else {
+        monitor::split(user.is_some()).map_err(|error| {
+            Failure::new(
+                format!("the daemon cannot start its worker: {error}"),
+                "raise the limits of processes and open files (ulimit -u, ulimit -n), or use \
+                 --no-monitor",
+            )
+        })?
     };
-    conflict(error.to_string(), remedy)
-}
-
-async fn serve(options: DaemonOptions, passed: Option<PassedSocket>) -> Result<ExitCode, Failure> {
-    match crate::daemon::run(options, passed).await {
-        Ok(()) => Ok(ExitCode::Success),
-        Err(error) => Err(Failure::new(error.to_string(), error.remedy())),
+    match split {
+        Split::Monitor(code) => return Ok(Some(code)),
+        Split::Worker(monitor) => confine(options, is_activated, monitor)?,
+        Split::Alone if user.is_some() => {
+            return Err(Failure::new(
+                "--user needs a monitor, which cannot be started here",
+                "start the daemon as that user",
+            ));
+        }
+        Split::Alone => {
+            sandbox::empty_bounding_set();
+            harden::keep_only_what_sources_need();
+        }
     }
+    Ok(None)
 }
 
-/// Returns the folders below which sessions of the daemon's user have their token files: the user's
-/// runtime folder as this process sees it, and the usual one, which a login sets.
+/// Confines the worker.
+#[cfg(target_os = "linux")]
+fn confine(
+    options: &DaemonOptions,
+    is_activated: bool,
+    monitor: rustix::process::Pid,
+) -> Result<(), Failure> {
+    let user = options.user;
+    let access = SocketAccess::of(options);
+    let folder = (!is_activated)
+        .then(|| listener::create_folder(&options.socket, access, user))
+        .transpose()
+        .map_err(|error| Failure::new(error.to_string(), error.remedy()))?;
+    let files = sandbox::Files {
+        socket_folder: folder.as_deref(),
+        token_folders: &token_folders(user),
+    };
+    sandbox::confine(user, options.socket_group, monitor, &files).map_err(|error| {
+        Failure::new(
+            format!("the daemon cannot become the user of --user: {error}"),
+            "start it as root, or without --user",
+        )
+    })
+}
+
+/// Returns the folders below which sessions of the daemon's user have their token files: this program's in
+/// the user's runtime folder as this process sees it, and in the usual one, which a login sets.
 #[cfg(target_os = "linux")]
 fn token_folders(user: Option<User>) -> [PathBuf; 2] {
     let surroundings = Surroundings::of_this_process();
     let uid = user.map_or(surroundings.uid, |user| user.uid);
-    let usual = PathBuf::from(format!("/run/user/{uid}"));
-    let folder = runtime_folder(&Surroundings {
+    let usual = Surroundings {
+        runtime_dir: Some(format!("/run/user/{uid}").into()),
+        ..surroundings.clone()
+    };
+    let seen = Surroundings {
         uid,
         ..surroundings
-    });
-    // The folder of this program may not exist yet, that of the user does.
-    let of_user = folder.variable.and_then(|_| folder.path.parent());
-    let own = of_user.map(Path::to_owned);
-    [own.unwrap_or(folder.path), usual]
+    };
+    [seen, usual].map(|surroundings| runtime_folder(&surroundings).path)
 }
 
 /// Makes the kernel stop this daemon when the parent exits. A killed demo cannot stop it.
@@ -331,4 +317,20 @@ fn stop_with(parent: u32) -> Result<(), Failure> {
 #[expect(clippy::unnecessary_wraps, reason = "the same signature everywhere")]
 fn stop_with(_parent: u32) -> Result<(), Failure> {
     Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_runtime_folders_only_the_part_of_this_program_is_open_to_the_worker() {
+        let user = User { uid: 7, gid: 7 };
+        let folders = token_folders(Some(user));
+        assert_eq!(folders[1], Path::new("/run/user/7/reaperd"));
+        for folder in folders {
+            let name = folder.file_name().unwrap().to_str().unwrap();
+            assert!(name.starts_with("reaperd"), "{name}");
+        }
+    }
 }

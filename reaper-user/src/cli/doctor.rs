@@ -5,6 +5,7 @@
 //! reports. `doctor/doubt.rs` finds sources that report success but may still miss exits,
 //! `doctor/memory.rs` has the memory of the running daemon.
 
+mod config;
 mod doubt;
 mod memory;
 mod sandbox;
@@ -71,6 +72,9 @@ impl Arguments {
         if serves && let Ok(health) = client.get("/v1/health").await {
             findings.extend(sandbox::finding(health));
         }
+        if serves && let Ok(health) = client.get("/v1/health").await {
+            findings.extend(config::finding(health));
+        }
         findings.extend(doubt::finding(&doubt::doubts(&release(), &reports)));
         let mut out = io::stdout().lock();
         let written = if self.json {
@@ -114,6 +118,7 @@ async fn check_sources() -> Vec<SourceReport> {
         remedy: status.remedy,
         detail: status.detail,
         lost: status.lost,
+        forged: status.forged,
     };
     watcher.status().into_iter().map(as_report).collect()
 }
@@ -133,6 +138,7 @@ fn source_finding(report: SourceReport) -> Finding {
         remedy,
         detail,
         lost,
+        forged,
     } = report;
     let verdict = match (state.as_str(), source.as_str()) {
         ("up", _) => Verdict::Ok,
@@ -147,6 +153,9 @@ fn source_finding(report: SourceReport) -> Finding {
         .collect();
     if lost > 0 {
         parts.push(format!("{lost} events lost"));
+    }
+    if forged > 0 {
+        parts.push(format!("{forged} forged messages ignored"));
     }
     let text = if parts.is_empty() {
         state
@@ -172,9 +181,14 @@ fn daemon_finding(
                 .sources
                 .iter()
                 .filter(|source| source.state != "off");
-            let states: Vec<_> = states
-                .map(|source| format!("{} {}", source.source, source.state))
-                .collect();
+            let state = |source: &SourceReport| match source.forged {
+                0 => format!("{} {}", source.source, source.state),
+                forged => format!(
+                    "{} {} ({forged} forged messages ignored)",
+                    source.source, source.state
+                ),
+            };
+            let states: Vec<_> = states.map(state).collect();
             let verdict = if sources.status == "ok" {
                 Verdict::Ok
             } else {

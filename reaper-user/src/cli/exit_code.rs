@@ -25,15 +25,20 @@ pub enum ExitCode {
     /// This user may not connect to the daemon, or another user's program listens on the socket.
     /// `EX_NOPERM` of sysexits(3).
     NotAllowed = 77,
+    /// The configuration is invalid. `EX_CONFIG` of sysexits(3).
+    Config = 78,
     /// `run`: the command was found but cannot be executed. The same code as in shells.
     CannotExecute = 126,
     /// `run`: the command was not found. The same code as in shells.
     CommandNotFound = 127,
+    /// `daemon`: ended at once, by SIGQUIT or a second SIGTERM or SIGINT; connections were cut off. What
+    /// shells report for SIGQUIT.
+    AtOnce = 131,
 }
 
 impl ExitCode {
     /// All codes in ascending order, with their descriptions in `reaperd --help`.
-    pub const ALL: [(Self, &str); 12] = [
+    pub const ALL: [(Self, &str); 14] = [
         (Self::Success, "Success"),
         (Self::Failure, "The command failed"),
         (Self::Usage, "Invalid command line"),
@@ -50,8 +55,13 @@ impl ExitCode {
             Self::NotAllowed,
             "The daemon does not serve this user, or belongs to a user that is not trusted",
         ),
+        (Self::Config, "The configuration is invalid"),
         (Self::CannotExecute, "run: the command cannot be executed"),
         (Self::CommandNotFound, "run: the command was not found"),
+        (
+            Self::AtOnce,
+            "daemon: ended at once, by SIGQUIT or a second SIGTERM or SIGINT",
+        ),
     ];
 
     /// The number that the process exits with.

@@ -5,6 +5,7 @@ use std::io;
 use super::exit_code::ExitCode;
 use super::output::{escape, print_message};
 use crate::client::ClientError;
+use crate::daemon::config::fault::Faults;
 #[cfg(target_os = "linux")]
 use crate::daemon::private_memory::Traced;
 
@@ -112,6 +113,21 @@ impl From<Traced> for Failure {
         Self {
             code: ExitCode::Traced,
             ..Self::new(traced.to_string(), Traced::REMEDY)
+        }
+    }
+}
+
+impl From<Faults> for Failure {
+    /// One line for each fault.
+    fn from(Faults(faults): Faults) -> Self {
+        let lines = faults.iter().map(|fault| format!("\n  {fault}"));
+        let message = format!("the configuration is invalid{}", lines.collect::<String>());
+        Self {
+            code: ExitCode::Config,
+            ..Self::new(
+                message,
+                "correct it and run `reaperd config check`; `reaperd config default` has all keys",
+            )
         }
     }
 }

@@ -11,8 +11,6 @@ use comfy_table::{ContentArrangement, Table, presets};
 use reaper_registry::ExitStatus;
 use serde_json::Value;
 
-use super::exit_code::ExitCode;
-use super::failure::Failure;
 use crate::daemon::log;
 use crate::text;
 
@@ -91,22 +89,17 @@ pub(super) fn print_styled(text: &str) {
 
 /// Starts the log of a command on standard error.
 pub(super) fn start_log() {
-    log_in_lines(&std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned())).init();
+    let variable = std::env::var("RUST_LOG").ok();
+    let filter = variable.filter(|filter| !filter.is_empty());
+    log_in_lines(filter.as_deref().unwrap_or("warn")).init();
 }
 
 /// Starts the log of the daemon with this filter: in the journal, if that reads standard error.
-pub(super) fn start_daemon_log(filter: &str) -> Result<(), Failure> {
-    let parsed = log::parse(filter).map_err(|error| Failure {
-        code: ExitCode::Usage,
-        ..Failure::new(
-            format!("the log filter {filter:?} of --log or RUST_LOG is invalid: {error}"),
-            "--log info, or a list such as --log warn,reaperd::sessions=info",
-        )
-    })?;
-    if log::start_in_journal(&parsed) {
-        return Ok(());
+pub(super) fn start_daemon_log(filter: &log::Filter) {
+    if log::start_in_journal(filter) {
+        return;
     }
-    let mut builder = log_in_lines(filter);
+    let mut builder = log_in_lines(filter.directives());
     // Without it, or without a system that shows it, messages wait for their reader.
     if let Ok(stderr) = log::Unblocked::stderr() {
         let style = match AutoStream::choice(&io::stderr()) {
@@ -118,7 +111,7 @@ pub(super) fn start_daemon_log(filter: &str) -> Result<(), Failure> {
             .write_style(style);
     }
     builder.init();
-    Ok(())
+    filter.set_level();
 }
 
 /// One escaped line a message, in the form of `env_logger`.

@@ -140,8 +140,11 @@ fn leader_first() -> io::Result<u8> {
 
 #[cfg(target_os = "linux")]
 fn confined() -> io::Result<u8> {
-    use crate::daemon::sandbox::{Files, Role, restrict_calls, restrict_files};
-    use crate::sys::test_process::{FORBIDDEN, try_call};
+    use crate::daemon::api::listener::SocketAccess;
+    use crate::daemon::sandbox::{
+        Files, Role, restrict_calls, restrict_files, restrict_once_listening,
+    };
+    use crate::sys::test_process::{FORBIDDEN, FORBIDDEN_LATER, try_call};
 
     let folder = std::env::current_dir()?;
     let files = Files {
@@ -163,6 +166,20 @@ fn confined() -> io::Result<u8> {
     for (name, number, arguments) in FORBIDDEN {
         report(&format!("call {name} {}", try_call(number, arguments)))?;
     }
+    for is_listening in [false, true] {
+        if is_listening {
+            restrict_once_listening(SocketAccess::Private);
+        }
+        for (name, number, arguments) in FORBIDDEN_LATER {
+            let errno = try_call(number, arguments);
+            report(&format!("later {is_listening} {name} {errno}"))?;
+        }
+    }
+    // To the parent, which is outside. Signal 0 only asks whether it is there.
+    let parent = getppid().ok_or_else(|| io::Error::other("the process has no parent"))?;
+    let signalled = rustix::process::test_kill_process(parent);
+    let errno = signalled.map_or_else(rustix::io::Errno::raw_os_error, |()| 0);
+    report(&format!("signal {errno}"))?;
     Ok(0)
 }
 

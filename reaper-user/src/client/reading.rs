@@ -47,6 +47,30 @@ pub(super) struct Page<T> {
     pub(super) next: Option<String>,
 }
 
+/// More sessions than any daemon keeps, so that a list comes to an end.
+const MAX_LISTED: usize = 1 << 20;
+/// The longest position in a list.
+const MAX_POSITION: usize = 64;
+
+impl<T> Page<T> {
+    /// Checks that the list goes on to its end: this page has at most so many sessions, and at least one if
+    /// there is a next page. `listed` is the number of those before it.
+    pub(super) fn check(&self, listed: usize, longest: usize) -> Result<(), ClientError> {
+        let is_endless = match &self.next {
+            Some(next) => self.sessions.is_empty() || next.len() > MAX_POSITION,
+            None => false,
+        };
+        let count = self.sessions.len();
+        if is_endless || count > longest || listed + count > MAX_LISTED {
+            let detail = format!(
+                "the daemon sent a list that does not end: {count} sessions after {listed}"
+            );
+            return Err(ClientError::Protocol { detail });
+        }
+        Ok(())
+    }
+}
+
 /// The response to a registration.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Registered {
@@ -121,6 +145,8 @@ pub struct SourceReport {
     pub detail: String,
     /// How many events it is known to have lost.
     pub lost: u64,
+    /// How many messages to it did not come from the kernel and were ignored.
+    pub forged: u64,
 }
 
 impl SourceReport {

@@ -38,9 +38,15 @@ impl SseParser {
         self.ready.pop_front()
     }
 
-    /// The length of the current line, which has not ended yet.
+    /// The name of the current frame, which has not ended yet; empty if it has none so far.
+    pub(super) fn event(&self) -> &str {
+        &self.frame.event
+    }
+
+    /// The length of the current frame so far.
     pub(super) fn unfinished(&self) -> usize {
-        self.line.len()
+        let Frame { id, event, data } = &self.frame;
+        self.line.len() + id.len() + event.len() + data.len()
     }
 
     fn end_of_line(&mut self, line: &[u8]) {

@@ -9,8 +9,10 @@ use super::{ClientError, Frame, SseParser};
 
 /// The daemon sends something every 15 s. After this time without a byte the stream has failed.
 const SILENCE_TIMEOUT: Duration = Duration::from_mins(1);
-/// The longest line. A snapshot of about 100,000 sessions is shorter.
-const MAX_LINE: usize = 128 << 20;
+/// The longest event. One is about one session at most, whose text has some 36 KiB.
+const MAX_FRAME: usize = 1 << 20;
+/// The longest snapshot, which has all sessions. One of about 100,000 ordinary sessions is shorter.
+const MAX_SNAPSHOT: usize = 128 << 20;
 
 /// An open stream of events.
 #[derive(Debug)]
@@ -42,8 +44,13 @@ impl EventStream {
             if let Some(bytes) = part?.data_ref() {
                 self.parser.push(bytes);
             }
-            if self.parser.unfinished() > MAX_LINE {
-                let detail = "the daemon sent a line that is too long".to_owned();
+            let longest = if self.parser.event() == "snapshot" {
+                MAX_SNAPSHOT
+            } else {
+                MAX_FRAME
+            };
+            if self.parser.unfinished() > longest {
+                let detail = format!("the daemon sent an event of more than {longest} bytes");
                 return Err(ClientError::Protocol { detail });
             }
         }

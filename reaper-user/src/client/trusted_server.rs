@@ -5,6 +5,7 @@
 //! root, or the one that the caller named. For root as the caller, another user's program must be
 //! named before it gets a secret; without one, root may read from it.
 
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -43,16 +44,14 @@ impl TrustedServer {
             // Without a folder there is no daemon.
             return Ok(());
         };
-        let own = own_uid();
-        let is_open_to_others = !found.is_dir() || found.mode() & 0o022 != 0;
-        if is_open_to_others || ![0, own].contains(&found.uid()) {
-            return Err(ClientError::UntrustedFolder {
-                path: folder.to_owned(),
-                owner: found.uid(),
-                uid: own,
-            });
+        if belongs_to_caller(&found) {
+            return Ok(());
         }
-        Ok(())
+        Err(ClientError::UntrustedFolder {
+            path: folder.to_owned(),
+            owner: found.uid(),
+            uid: own_uid(),
+        })
     }
 
     /// Checks the user who listens, after connecting.
@@ -81,6 +80,18 @@ impl TrustedServer {
         let may_read = own == 0 && request == Request::Read;
         owner == own || owner == 0 || may_read || self.named == Some(owner)
     }
+}
+
+/// Returns whether a file is at this path, in a folder that only the caller's user and root can change.
+#[cfg(feature = "cli")]
+pub(crate) fn is_in_folder_of_caller(socket: &Path) -> bool {
+    let folder = socket.parent().and_then(|it| it.symlink_metadata().ok());
+    folder.is_some_and(|folder| belongs_to_caller(&folder)) && socket.symlink_metadata().is_ok()
+}
+
+fn belongs_to_caller(folder: &Metadata) -> bool {
+    let is_open_to_others = !folder.is_dir() || folder.mode() & 0o022 != 0;
+    !is_open_to_others && [0, own_uid()].contains(&folder.uid())
 }
 
 fn own_uid() -> u32 {
@@ -170,6 +181,15 @@ mod tests {
             std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(rule.check_folder(&socket).is_ok(), is_accepted, "{mode:o}");
             assert!(TrustedServer::default().check_folder(&socket).is_ok());
+        }
+        #[cfg(feature = "cli")]
+        {
+            std::fs::write(&socket, "").unwrap();
+            assert!(!is_in_folder_of_caller(&socket), "open to others");
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).unwrap();
+            assert!(is_in_folder_of_caller(&socket));
+            std::fs::remove_file(&socket).unwrap();
+            assert!(!is_in_folder_of_caller(&socket), "no socket");
         }
         let link = parent.path().join("link");
         std::os::unix::fs::symlink("/", &link).unwrap();

@@ -15,9 +15,10 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(crate) use share::Newcomers;
+pub(crate) use share::{Newcomers, of_registry};
 
 /// What is charged to users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,13 +109,14 @@ pub(crate) struct Usage {
 #[derive(Debug)]
 pub(crate) struct Accounts {
     owner: u32,
-    newcomers: Newcomers,
-    limits: Limits,
+    /// Not in the books: the registry reads it under its own lock.
+    others_may_come: AtomicBool,
     books: Mutex<Books>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Books {
+    limits: Limits,
     /// Without the users that hold nothing.
     users: BTreeMap<u32, Account>,
     pools: [Pool; Resource::ALL.len()],
@@ -137,10 +139,44 @@ impl Accounts {
     pub(crate) fn new(owner: u32, newcomers: Newcomers, limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             owner,
-            newcomers,
-            limits,
-            books: Mutex::default(),
+            others_may_come: AtomicBool::new(newcomers == Newcomers::Possible),
+            books: Mutex::new(Books {
+                limits,
+                users: BTreeMap::new(),
+                pools: Default::default(),
+                logged: BTreeSet::new(),
+            }),
         })
+    }
+
+    /// Returns whether users other than root and the daemon's own can come.
+    pub(crate) fn newcomers(&self) -> Newcomers {
+        if self.others_may_come.load(Ordering::Relaxed) {
+            Newcomers::Possible
+        } else {
+            Newcomers::None
+        }
+    }
+
+    /// Changes the limits. What users hold already is kept, and is charged by the new reserves.
+    pub(crate) fn set_limits(&self, newcomers: Newcomers, limits: Limits) {
+        let mut books = self.books();
+        let others_may_come = newcomers == Newcomers::Possible;
+        self.others_may_come
+            .store(others_may_come, Ordering::Relaxed);
+        books.limits = limits;
+        for resource in Resource::ALL {
+            let beyond = books.users.iter().map(|(uid, account)| {
+                let reserve = self.reserve(&books, *uid, resource);
+                account[resource as usize].saturating_sub(reserve)
+            });
+            let beyond: Vec<_> = beyond.filter(|shared| *shared > 0).collect();
+            books.pools[resource as usize] = Pool {
+                used: beyond.iter().sum(),
+                users: beyond.len(),
+            };
+        }
+        books.logged.clear();
     }
 
     /// Charges one unit to the user, if the share allows it.
@@ -159,7 +195,7 @@ impl Accounts {
             uid,
             used: usage.used,
             limit: usage.limit,
-            total: self.limits[resource as usize].total,
+            total: books.limits[resource as usize].total,
         };
         if books.logged.insert((uid, resource)) {
             log::warn!("{refused}; further refusals of this kind are not logged");
@@ -177,8 +213,8 @@ impl Accounts {
     ) -> Option<Charge> {
         let mut books = self.books();
         let used = books.used(uid, resource);
-        let is_left = used < self.reserve(uid, resource)
-            || books.pools[resource as usize].used < self.pool(resource);
+        let is_left = used < self.reserve(&books, uid, resource)
+            || books.pools[resource as usize].used < self.pool(&books, resource);
         (used < most && is_left).then(|| self.charge(&mut books, uid, resource))
     }
 
@@ -194,52 +230,47 @@ impl Accounts {
 
     /// Returns the limits of a resource.
     pub(crate) fn limit(&self, resource: Resource) -> Limit {
-        self.limits[resource as usize]
+        self.books().limits[resource as usize]
     }
 
     fn usage_in(&self, books: &Books, uid: u32, resource: Resource) -> Usage {
         let used = books.used(uid, resource);
-        let reserve = self.reserve(uid, resource);
+        let reserve = self.reserve(books, uid, resource);
         let shared = used.saturating_sub(reserve);
         let others = books.pools[resource as usize].used - shared;
-        let visible = self.pool(resource).saturating_sub(others);
+        let visible = self.pool(books, resource).saturating_sub(others);
         let users = self.active(books, uid, resource);
-        let most = share::most(visible, users, self.newcomers);
+        let most = share::most(visible, users, self.newcomers());
         Usage {
             used,
             shared,
-            limit: self.capped(resource, reserve + most),
+            limit: books.capped(resource, reserve + most),
         }
     }
 
     /// The number of users that hold something beyond their reserves, with this one.
     fn active(&self, books: &Books, uid: u32, resource: Resource) -> usize {
-        let holds = books.used(uid, resource) > self.reserve(uid, resource);
+        let holds = books.used(uid, resource) > self.reserve(books, uid, resource);
         books.pools[resource as usize].users + usize::from(!holds)
     }
 
-    fn capped(&self, resource: Resource, most: usize) -> usize {
-        let per_user = self.limits[resource as usize].per_user;
-        per_user.map_or(most, |cap| most.min(cap))
-    }
-
-    fn reserve(&self, uid: u32, resource: Resource) -> usize {
+    fn reserve(&self, books: &Books, uid: u32, resource: Resource) -> usize {
         if uid == 0 || uid == self.owner {
-            self.limits[resource as usize].reserve
+            books.limits[resource as usize].reserve
         } else {
             0
         }
     }
 
     /// What is shared by the rule.
-    fn pool(&self, resource: Resource) -> usize {
-        let Limit { total, reserve, .. } = self.limits[resource as usize];
+    fn pool(&self, books: &Books, resource: Resource) -> usize {
+        let Limit { total, reserve, .. } = books.limits[resource as usize];
         let reserves = if self.owner == 0 { 1 } else { 2 };
         total.saturating_sub(reserves * reserve)
     }
 
     fn charge(self: &Arc<Self>, books: &mut Books, uid: u32, resource: Resource) -> Charge {
-        let reserve = self.reserve(uid, resource);
+        let reserve = self.reserve(books, uid, resource);
         let used = &mut books.users.entry(uid).or_default()[resource as usize];
         *used += 1;
         if *used > reserve {
@@ -255,8 +286,8 @@ impl Accounts {
     }
 
     fn give_back(&self, uid: u32, resource: Resource) {
-        let reserve = self.reserve(uid, resource);
         let mut books = self.books();
+        let reserve = self.reserve(&books, uid, resource);
         let Some(account) = books.users.get_mut(&uid) else {
             return;
         };
@@ -281,6 +312,11 @@ impl Books {
     fn used(&self, uid: u32, resource: Resource) -> usize {
         let account = self.users.get(&uid);
         account.map_or(0, |account| account[resource as usize])
+    }
+
+    fn capped(&self, resource: Resource, most: usize) -> usize {
+        let per_user = self.limits[resource as usize].per_user;
+        per_user.map_or(most, |cap| most.min(cap))
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `GET /v1/events[?event=a,b][&session=ID][&uid=][&snapshot=1]` | a stream of events |
 //! | `GET /v1/limits` | what the caller holds and may hold; for root, of all users |
 //! | `GET /v1/sources`, `/v1/health`, `/v1/version` | the state of the daemon, and its version |
+//! | `GET /metrics` | the metrics of the daemon |
 //!
 //! Paths match exactly; a wrong method is 404 like a wrong path. A session is presented as
 //! `Authorization: ClaudeMesh-Session <64 hex digits>`. Every error is `application/problem+json`
@@ -67,9 +68,10 @@ pub(crate) mod authorize;
 mod connection;
 mod connection_budget;
 pub(crate) mod events;
-mod health;
+pub(crate) mod health;
 pub(crate) mod limits;
 pub(crate) mod listener;
+pub(crate) mod metrics;
 mod peaks;
 pub(crate) mod peer_pin;
 mod refused;
@@ -86,10 +88,14 @@ mod undelivered;
 pub(crate) mod wire;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use self::peer_pin::PeerPin;
 use crate::daemon::accounts::Accounts;
 use crate::daemon::config::DaemonOptions;
+use crate::daemon::descriptors::Shares;
+use crate::daemon::metrics::Counters;
+use crate::daemon::reload::Live;
 use crate::reaper::Reaper;
 use crate::sys::process_table::ProcessTable;
 use crate::sys::secret_arena::SecretArena;
@@ -97,7 +103,10 @@ use crate::sys::secret_arena::SecretArena;
 /// The state that all requests share.
 pub(crate) struct App {
     pub(crate) reaper: Reaper,
-    pub(crate) options: DaemonOptions,
+    /// The options, which a reload changes.
+    pub(crate) live: Live,
+    /// How the start divided the descriptors.
+    pub(crate) descriptors: Shares,
     pub(crate) table: Arc<dyn ProcessTable>,
     /// Random at each start. Event numbers of another epoch are invalid.
     pub(crate) epoch: u64,
@@ -105,12 +114,27 @@ pub(crate) struct App {
     pub(crate) accounts: Arc<Accounts>,
     /// Where secret keys are stored.
     pub(crate) secret_memory: SecretArena,
+    pub(crate) counters: Counters,
+    /// Since 1970.
+    pub(crate) started_at: Duration,
+}
+
+impl App {
+    /// Returns the options that are in force now.
+    pub(crate) fn options(&self) -> Arc<DaemonOptions> {
+        self.live.options()
+    }
 }
 
 /// The transport of a connection. A property of the listener, never derived from an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     Unix,
+    /// TCP, for metrics only.
+    Metrics {
+        /// Of the loopback interface.
+        is_local: bool,
+    },
 }
 
 /// The credentials of the peer at the time of connecting, from the kernel.

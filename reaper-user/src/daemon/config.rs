@@ -1,12 +1,25 @@
-//! The options of the daemon as plain values. The command line fills them from flags, environment
-//! and defaults.
+//! The options of the daemon as plain values, and where they come from: [`options`] is the table of all
+//! options, [`layers`] puts flags, environment, files and defaults together, [`file`](mod@file) parses a file,
+//! [`readable`] opens it, before and after the start.
 
+pub(crate) mod fault;
+pub(crate) mod file;
+pub(crate) mod layers;
+pub(crate) mod options;
+pub(crate) mod readable;
+pub(crate) mod values;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use log::LevelFilter;
 use reaper_registry::{Limits, Source};
 
+use super::log::Filter;
+#[cfg(target_os = "linux")]
+use super::sandbox::User;
 use crate::engine::Sources;
 use crate::sources::sweep;
 
@@ -84,8 +97,17 @@ pub struct DaemonOptions {
     pub keep_alive: Duration,
     /// Users that may connect, besides the daemon's own and root.
     pub allow_uids: Vec<u32>,
+    /// Where metrics are served over TCP, if at all.
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// The group of the socket and its folder. Its members may connect as well.
     pub socket_group: Option<u32>,
+    /// The user that the worker becomes.
+    #[cfg(target_os = "linux")]
+    pub(crate) user: Option<User>,
+    /// Whether the daemon is one process.
+    #[cfg(target_os = "linux")]
+    pub(crate) no_monitor: bool,
+    pub(crate) log: Filter,
 }
 
 impl DaemonOptions {
@@ -110,7 +132,13 @@ impl DaemonOptions {
             max_streams_per_uid: None,
             keep_alive: DEFAULT_KEEP_ALIVE,
             allow_uids: Vec::new(),
+            metrics_listen: None,
             socket_group: None,
+            #[cfg(target_os = "linux")]
+            user: None,
+            #[cfg(target_os = "linux")]
+            no_monitor: false,
+            log: Filter::Level(LevelFilter::Info),
         }
     }
 }

@@ -84,6 +84,18 @@ impl Shares {
         })
     }
 
+    /// Returns the shares with another maximum of connections. There can be no more than at the start,
+    /// because what connections did not get then went to processes.
+    pub(crate) fn with_max_connections(self, max: Option<usize>) -> Self {
+        let most = max.unwrap_or(usize::MAX).max(MIN_CONNECTIONS);
+        let connections = self.connections.min(most);
+        Self {
+            connections,
+            streams: connections - reserve_of(connections).max(FOR_REQUESTS),
+            ..self
+        }
+    }
+
     /// Returns what users may hold of these shares.
     pub(crate) fn limits(&self, options: &DaemonOptions) -> Limits {
         let reserve = reserve_of(self.connections);

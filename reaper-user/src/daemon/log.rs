@@ -10,35 +10,79 @@ pub(crate) mod refusals;
 pub(crate) mod sessions;
 mod stderr;
 
+use std::str::FromStr;
+
+use log::LevelFilter;
+#[cfg(target_os = "linux")]
 use log::{Log, Metadata, Record};
 
 pub(crate) use env_filter::ParseError;
 pub(crate) use stderr::Unblocked;
 
-/// Parses a filter as `RUST_LOG` has it: a level, or levels of single targets.
-pub(crate) fn parse(filter: &str) -> Result<env_filter::Filter, ParseError> {
-    Ok(env_filter::Builder::new().try_parse(filter)?.build())
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Filter {
+    /// One level for all targets.
+    Level(LevelFilter),
+    /// Levels of single targets, in the form of `RUST_LOG`.
+    Targets(String),
+}
+
+impl FromStr for Filter {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        if let Ok(level) = text.parse() {
+            return Ok(Self::Level(level));
+        }
+        env_filter::Builder::new().try_parse(text)?;
+        Ok(Self::Targets(text.to_owned()))
+    }
+}
+
+impl Filter {
+    /// Returns the filter of a logger. For a level it is open: the level alone decides, which can change.
+    pub(crate) fn directives(&self) -> &str {
+        match self {
+            Self::Level(_) => "trace",
+            Self::Targets(targets) => targets,
+        }
+    }
+
+    /// Returns whether a running logger with this filter can have the other one.
+    pub(crate) const fn can_become(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::Level(_), Self::Level(_)))
+    }
+
+    /// Sets the level of the logger that runs.
+    pub(crate) fn set_level(&self) {
+        if let Self::Level(level) = self {
+            log::set_max_level(*level);
+        }
+    }
 }
 
 /// Starts the log in the journal, if standard error is connected to it. Otherwise returns false.
 #[cfg(target_os = "linux")]
-pub(crate) fn start_in_journal(filter: &env_filter::Filter) -> bool {
+pub(crate) fn start_in_journal(filter: &Filter) -> bool {
     let Some(journal) = journal::Journal::of_stderr() else {
         return false;
     };
-    let max_level = filter.filter();
+    let targets = env_filter::Builder::new()
+        .parse(filter.directives())
+        .build();
+    log::set_max_level(targets.filter());
+    filter.set_level();
     let logger = InJournal {
-        filter: filter.clone(),
+        filter: targets,
         journal,
     };
-    let is_first = log::set_boxed_logger(Box::new(logger)).is_ok();
-    log::set_max_level(max_level);
-    is_first
+    log::set_boxed_logger(Box::new(logger)).is_ok()
 }
 
 /// Other systems have no journal.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn start_in_journal(_filter: &env_filter::Filter) -> bool {
+pub(crate) fn start_in_journal(_filter: &Filter) -> bool {
     false
 }
 

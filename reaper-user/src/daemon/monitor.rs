@@ -11,8 +11,10 @@
 
 mod channel;
 mod message;
+mod rates;
 mod serve;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
@@ -22,21 +24,24 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process,
-    set_parent_process_death_signal, waitpid,
+    set_parent_process_death_signal, wait,
 };
 
 use rustix::thread::CapabilitySet;
 
+use crate::daemon::config::readable::Readable;
 use crate::daemon::systemd::State;
 use crate::daemon::{harden, sandbox};
 use crate::sources::opener;
 use crate::sys::fork::{Forked, fork};
 use crate::sys::proc_file;
+use crate::sys::signal_action::is_ignored;
 use crate::sys::signals::{self, Blocked, Pending};
 use channel::Channel;
 use serve::{Kept, answer};
 
-/// What the monitor passes on. SIGCHLD, which is its own, comes the same way.
+/// What the monitor passes on, SIGINT only if it is not ignored. SIGCHLD, which is its own, comes the same
+/// way.
 const PASSED_ON: [Signal; 6] = [
     Signal::TERM,
     Signal::INT,
@@ -93,6 +98,12 @@ pub(crate) fn notify(state: State) -> bool {
     true
 }
 
+/// Opens a file through the monitor; `None` if this process has none.
+pub(crate) fn open(file: Readable) -> Option<io::Result<Option<File>>> {
+    let (_, channel) = MONITOR.get()?;
+    Some(channel.open_readable(file))
+}
+
 fn try_split(to_other_user: bool) -> io::Result<Split> {
     let (ours, workers) = socketpair(
         AddressFamily::UNIX,
@@ -103,7 +114,11 @@ fn try_split(to_other_user: bool) -> io::Result<Split> {
     // Where it is ignored, the kernel reaps the worker and reports nothing.
     signals::restore_default(Signal::CHILD)?;
     // Before the fork, so that no signal is lost and the end of the worker is seen.
-    let signals: Vec<_> = PASSED_ON.into_iter().chain([Signal::CHILD]).collect();
+    let signals: Vec<_> = PASSED_ON
+        .into_iter()
+        .filter(|signal| *signal != Signal::INT || !is_ignored(Signal::INT))
+        .chain([Signal::CHILD])
+        .collect();
     let blocked = Blocked::these(&signals)?;
     let monitor = getpid();
     let forked = blocked
@@ -152,6 +167,7 @@ pub(crate) fn end_with(monitor: Pid) -> io::Result<()> {
 fn watch(worker: Pid, pending: &Pending, channel: OwnedFd) -> u8 {
     let mut channel = Some(channel);
     let mut kept = Kept::default();
+    let mut is_ending = false;
     loop {
         let mut polled = vec![PollFd::new(pending, PollFlags::IN)];
         polled.extend(channel.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
@@ -160,7 +176,7 @@ fn watch(worker: Pid, pending: &Pending, channel: OwnedFd) -> u8 {
             Err(errno) => log::error!("the monitor cannot wait for events: {errno}"),
         }
         let is_request = polled.get(1).is_some_and(|fd| !fd.revents().is_empty());
-        if let Some(code) = take_signals(worker, pending) {
+        if let Some(code) = take_signals(worker, pending, &mut is_ending) {
             return code;
         }
         if is_request && !channel.as_ref().is_some_and(|fd| answer(fd, &mut kept)) {
@@ -170,8 +186,9 @@ fn watch(worker: Pid, pending: &Pending, channel: OwnedFd) -> u8 {
     }
 }
 
-/// Passes pending signals on. Returns the worker's exit code if it has ended.
-fn take_signals(worker: Pid, pending: &Pending) -> Option<u8> {
+/// Passes pending signals on, and the second request to end as SIGQUIT. Returns the worker's exit code if
+/// it has ended.
+fn take_signals(worker: Pid, pending: &Pending, is_ending: &mut bool) -> Option<u8> {
     loop {
         match pending.take() {
             Ok(Some(Signal::CHILD)) => {
@@ -179,7 +196,12 @@ fn take_signals(worker: Pid, pending: &Pending) -> Option<u8> {
                     return Some(code);
                 }
             }
-            Ok(Some(signal)) => {
+            Ok(Some(mut signal)) => {
+                if [Signal::TERM, Signal::INT].contains(&signal)
+                    && std::mem::replace(is_ending, true)
+                {
+                    signal = Signal::QUIT;
+                }
                 if let Err(errno) = kill_process(worker, signal) {
                     log::warn!("{signal:?} cannot be passed on to the worker: {errno}");
                 }
@@ -193,13 +215,21 @@ fn take_signals(worker: Pid, pending: &Pending) -> Option<u8> {
     }
 }
 
+/// Reaps the children that have ended. Returns the worker's exit code if it is one of them. As pid 1 the
+/// monitor has the orphans of its namespace as children.
 fn ended(worker: Pid) -> Option<u8> {
-    let (_, status) = waitpid(Some(worker), WaitOptions::NOHANG).ok().flatten()?;
-    let code = exit_code(status)?;
-    if let Some(signal) = status.terminating_signal() {
-        log::error!("the worker was killed by signal {signal}");
+    let mut code = None;
+    while let Ok(Some((child, status))) = wait(WaitOptions::NOHANG) {
+        if child != worker {
+            log::debug!("orphaned process {} has ended", child.as_raw_nonzero());
+            continue;
+        }
+        code = exit_code(status);
+        if let Some(signal) = status.terminating_signal() {
+            log::error!("the worker was killed by signal {signal}");
+        }
     }
-    Some(code)
+    code
 }
 
 /// Returns the exit code that a shell shows for this status; `None`: the process has not ended.

@@ -1,6 +1,6 @@
 //! Start and end of the daemon.
 //!
-//! Order of start: process limits and protection of memory, signals, the shares of descriptors,
+//! Order of start: signals, process limits and protection of memory, the shares of descriptors,
 //! sources, their first reports, the socket, and last the notification that it serves. The socket
 //! comes after the reports, so that a client that can connect can read the state of the sources.
 //! Order of the end: the socket file, the `shutdown` event, connections, sources.
@@ -9,21 +9,25 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reaper_registry::{Limits, Registry, Source, TokenKey};
+use reaper_registry::{Registry, Rules, Source, TokenKey};
 use tokio::runtime::Handle;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::accounts::{Accounts, Newcomers};
+use super::accounts::{Accounts, Newcomers, of_registry};
 use super::api::listener::{AccessList, ListenError, Socket, SocketAccess};
 use super::api::{self, App};
 use super::config::DaemonOptions;
+use super::metrics::Counters;
+use super::metrics::listener::MetricsListener;
 use super::private_memory;
+use super::reload::{self, Live};
+use super::signals::{Ending, Signals};
 use super::systemd;
 use super::systemd::activation::PassedSocket;
 use super::systemd::reports::Reporting;
 use super::token_files::TokenFiles;
+use crate::clock;
 use crate::daemon::descriptors::{self, Shares, TooFewDescriptors};
 use crate::reaper::Reaper;
 use crate::sources;
@@ -35,6 +39,9 @@ use crate::watch::status::SourceStatus;
 const FIRST_REPORTS_TIMEOUT: Duration = Duration::from_millis(500);
 /// The same if sources are required: long enough for two canaries of an event source.
 const REQUIRED_REPORTS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the end may take if it is to be at once: for the socket file and the last event.
+const AT_ONCE_WITHIN: Duration = Duration::from_millis(100);
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -78,104 +85,125 @@ impl StartupError {
     }
 }
 
-/// Runs the daemon until SIGTERM or SIGINT; it ends within two seconds of the signal.
-///
-/// Must be called within a tokio runtime, and once per process.
+/// Runs the daemon until a signal ends it. Changes limits and signals of the process: call it once, at
+/// the start of the runtime. `activated` is the socket, if the service manager has bound it.
 pub(crate) async fn run(
-    options: DaemonOptions,
-    passed: Option<PassedSocket>,
-) -> Result<(), StartupError> {
+    live: Live,
+    activated: Option<PassedSocket>,
+    metrics: Option<MetricsListener>,
+) -> Result<Ending, StartupError> {
+    let mut signals = Signals::receive().map_err(StartupError::Signals)?;
     descriptors::raise_open_file_limit();
     private_memory::protect_and_log();
-    let mut terminate = signal(SignalKind::terminate()).map_err(StartupError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartupError::Signals)?;
-    let mut hang_up = signal(SignalKind::hangup()).map_err(StartupError::Signals)?;
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => log::info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => log::info!("SIGINT: stopping"),
-            () = reload_on(&mut hang_up) => {}
+    let reporting = Reporting::expected_of(main_pid());
+    let (app, socket) = start(live, activated, reporting).await?;
+    let (stop_sender, stop_receiver) = watch::channel(false);
+    let metrics = serve_metrics(metrics, app.clone(), stop_receiver.clone());
+    let serving = api::server::serve(app.clone(), socket, stop_receiver);
+    let serving = async { tokio::join!(serving, metrics) };
+    let stopping = async {
+        let ending = signals.obey(&app).await;
+        systemd::notify(systemd::State::Stopping);
+        stop_sender.send_replace(true);
+        if ending == Ending::InOrder {
+            signals.hurry(has_monitor()).await;
         }
+        sleep(AT_ONCE_WITHIN).await;
     };
-    serve_until(options, passed, stop).await
+    let ending = tokio::select! {
+        ((), ()) = serving => Ending::InOrder,
+        () = stopping => Ending::AtOnce,
+        () = report(&app, reporting) => Ending::InOrder,
+    };
+    log::info!("stopped, {} sessions were live", app.reaper.len());
+    Ok(ending)
 }
 
-/// Responds to SIGHUP, without an end: the service manager expects two reports of a reload.
-async fn reload_on(hang_up: &mut Signal) {
-    while hang_up.recv().await.is_some() {
-        systemd::notify(systemd::State::Reloading);
-        log::info!("SIGHUP: there is nothing to read again");
-        systemd::notify(systemd::State::Ready);
-    }
-    std::future::pending::<()>().await;
-}
-
-/// Runs the daemon until `stop` is ready. Does not change limits or signals of the process.
+/// Runs the daemon until `stop` is ready. Does not change limits or signals of the process, and reports to
+/// no service manager while it runs.
 pub async fn run_until(
     options: DaemonOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartupError> {
-    serve_until(options, None, stop).await
-}
-
-async fn serve_until(
-    options: DaemonOptions,
-    passed: Option<PassedSocket>,
-    stop: impl Future<Output = ()>,
-) -> Result<(), StartupError> {
-    let workers = Handle::current().metrics().num_workers();
-    let descriptors = Shares::of_daemon(&options, workers)?;
-    let secret_memory = SecretArena::new();
-    let reporting = Reporting::expected_of(main_pid());
-    let reaper = start_reaper(&options, descriptors, &secret_memory, reporting)?;
-    let reports = first_reports(&reaper, &options).await?;
-    let access = SocketAccess::of(&options);
-    let socket = match passed {
-        Some(passed) => Socket::passed(passed)?,
-        None => Socket::claim(&options.socket, access, AccessList::of(&options))?,
-    };
-    log::info!("{}", banner(&socket, &reports));
-    log::info!("{descriptors}");
-    let epoch = getrandom::u64().map_err(|error| StartupError::Random(error.into()))?;
-    let accounts = open_accounts(&options, descriptors, access);
-    log::info!("{}", api::limits::Memory::of(&options, &accounts));
-    let app = Arc::new(App {
-        reaper,
-        options,
-        table: process_table::of_this_system(),
-        epoch,
-        accounts,
-        secret_memory,
-    });
+    let (app, socket) = start(Live::fixed(options), None, None).await?;
     let (stop_sender, stop_receiver) = watch::channel(false);
-    systemd::notify(systemd::State::Ready);
-    let reports = reports_until_dropped(&app, reporting);
-    let serving = async {
-        tokio::select! {
-            () = api::server::serve(app.clone(), socket, stop_receiver) => {}
-            () = reports => {}
-        }
-    };
+    let serving = api::server::serve(app, socket, stop_receiver);
     let stopping = async {
         stop.await;
-        systemd::notify(systemd::State::Stopping);
         stop_sender.send_replace(true);
     };
     tokio::join!(serving, stopping);
     Ok(())
 }
 
-/// Writes the log of sessions and reports to the service manager. Does not end.
-async fn reports_until_dropped(app: &App, reporting: Option<Reporting>) {
-    let beats = app.reaper.beats();
+/// Writes the log of sessions and reports to the service manager, without an end.
+async fn report(app: &App, reporting: Option<Reporting>) {
     let sessions = crate::daemon::log::sessions::run(app.reaper.events());
     let reports = async {
         if let Some(reporting) = reporting {
-            reporting.run(app, beats).await;
+            reporting.run(app, app.reaper.beats()).await;
         }
     };
     tokio::join!(sessions, reports);
     std::future::pending::<()>().await;
+}
+
+async fn start(
+    live: Live,
+    activated: Option<PassedSocket>,
+    reporting: Option<Reporting>,
+) -> Result<(Arc<App>, Socket), StartupError> {
+    let options = live.options();
+    let workers = Handle::current().metrics().num_workers();
+    let descriptors = Shares::of_daemon(&options, workers)?;
+    let secret_memory = SecretArena::new();
+    let access = SocketAccess::of(&options);
+    let accounts = Accounts::new(
+        owner(),
+        Newcomers::with(access),
+        descriptors.limits(&options),
+    );
+    let reaper = start_reaper(&options, descriptors, &accounts, &secret_memory, reporting)?;
+    let reports = first_reports(&reaper, &options).await?;
+    let socket = listen(&options, activated)?;
+    log::info!("{}", banner(&socket, &reports));
+    log::info!("{descriptors}");
+    let epoch = getrandom::u64().map_err(|error| StartupError::Random(error.into()))?;
+    log::info!("{}", api::limits::Memory::of(&options, &accounts));
+    let app = Arc::new(App {
+        reaper,
+        live,
+        descriptors,
+        counters: Counters::default(),
+        started_at: Duration::from_millis(clock::now().wall_ms),
+        table: process_table::of_this_system(),
+        epoch,
+        accounts,
+        secret_memory,
+    });
+    systemd::notify(systemd::State::Ready);
+    Ok((app, socket))
+}
+
+/// Listens, and gives up what that needs.
+fn listen(
+    options: &DaemonOptions,
+    activated: Option<PassedSocket>,
+) -> Result<Socket, StartupError> {
+    let (socket, access) = match activated {
+        // Its file is never changed, as that of a private socket.
+        Some(activated) => (Socket::passed(activated)?, SocketAccess::Private),
+        None => {
+            let access = SocketAccess::of(options);
+            let socket = Socket::claim(&options.socket, access, AccessList::of(options))?;
+            (socket, access)
+        }
+    };
+    #[cfg(target_os = "linux")]
+    super::sandbox::listening(access);
+    #[cfg(not(target_os = "linux"))]
+    let _ = access;
+    Ok(socket)
 }
 
 /// Returns the pid of the process that the service manager has started.
@@ -187,23 +215,37 @@ fn main_pid() -> u32 {
     std::process::id()
 }
 
-fn open_accounts(
-    options: &DaemonOptions,
-    descriptors: Shares,
-    access: SocketAccess,
-) -> Arc<Accounts> {
-    let owner = rustix::process::geteuid().as_raw();
-    let newcomers = if access == SocketAccess::Private {
-        Newcomers::None
-    } else {
-        Newcomers::Possible
-    };
-    Accounts::new(owner, newcomers, descriptors.limits(options))
+#[cfg(target_os = "linux")]
+fn has_monitor() -> bool {
+    super::monitor::pid().is_some()
+}
+
+/// Only Linux has a monitor.
+#[cfg(not(target_os = "linux"))]
+fn has_monitor() -> bool {
+    false
+}
+
+/// Returns the daemon's own user.
+fn owner() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Serves metrics over TCP, if that is configured.
+async fn serve_metrics(
+    listener: Option<MetricsListener>,
+    app: Arc<App>,
+    stop: watch::Receiver<bool>,
+) {
+    if let Some(listener) = listener {
+        listener.serve(app, stop).await;
+    }
 }
 
 fn start_reaper(
     options: &DaemonOptions,
     descriptors: Shares,
+    accounts: &Arc<Accounts>,
     secret_memory: &SecretArena,
     reporting: Option<Reporting>,
 ) -> Result<Reaper, StartupError> {
@@ -211,16 +253,19 @@ fn start_reaper(
         .map_err(|error| StartupError::Random(error.into()))?;
     let token_files = TokenFiles::default();
     let files_of_ended = token_files.clone();
+    let sharing = accounts.clone();
+    let Rules {
+        ttl,
+        max_ttl,
+        limits,
+        strict_replace,
+    } = reload::rules(options);
     let registry = Registry::builder(token_key)
-        .ttl(options.ttl)
-        .max_ttl(options.max_ttl)
-        .limits(Limits {
-            sessions: options.max_sessions,
-            sessions_per_owner: options.max_sessions_per_uid,
-            bytes: options.max_bytes,
-            bytes_per_owner: options.max_bytes_per_uid,
-        })
-        .strict_replace(options.strict_replace)
+        .ttl(ttl)
+        .max_ttl(max_ttl)
+        .limits(limits)
+        .strict_replace(strict_replace)
+        .share_by(of_registry(owner(), move || sharing.newcomers()))
         .on_removed(move |session| files_of_ended.session_ended(session));
     let reaper = Reaper::builder(registry)
         .sources(options.sources.clone())

@@ -18,9 +18,11 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities, set_no_new_privs,
 };
 
+use super::api::listener::SocketAccess;
 use super::{monitor, private_memory};
 pub(crate) use calls::Role;
 pub(crate) use calls::restrict as restrict_calls;
+pub(crate) use calls::restrict_once_listening;
 pub(crate) use files::restrict as restrict_files;
 pub(crate) use user::User;
 
@@ -51,12 +53,13 @@ static LANDLOCK: OnceLock<&'static str> = OnceLock::new();
 /// Whether the worker's filter was installed. The kernel's state may be due to a filter from outside.
 static SECCOMP: OnceLock<bool> = OnceLock::new();
 
-/// The folders that are open to the worker. One that does not exist yet is not.
+/// The folders that are open to the worker. One that does not exist is not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Files<'a> {
-    /// It may create and change files below this one, where it has bound the socket itself.
+    /// It may create and change files below this one, where it binds the socket itself.
     pub(crate) socket_folder: Option<&'a Path>,
-    /// It may read and remove files below these.
+    /// It may read and remove files below these. Those that are missing are created, where their parent
+    /// belongs to the worker's user.
     pub(crate) token_folders: &'a [PathBuf],
 }
 
@@ -68,6 +71,12 @@ pub(crate) fn confine(
     monitor: Pid,
     files: &Files<'_>,
 ) -> Result<(), io::Error> {
+    if user.is_none() && rustix::process::geteuid().is_root() {
+        log::info!(
+            "the worker runs as root, without its capabilities; --user NAME makes it run as a user that \
+             owns nothing else"
+        );
+    }
     let keep = needed_for_maps();
     empty_bounding_set();
     if let Some(user) = user {
@@ -93,9 +102,24 @@ pub(crate) fn confine(
     if let Err(error) = dropped {
         log::warn!("the worker keeps capabilities: {error}");
     }
-    LANDLOCK.get_or_init(|| files::restrict(files));
+    LANDLOCK.get_or_init(|| {
+        files::create_missing(files.token_folders);
+        files::restrict(files)
+    });
     SECCOMP.get_or_init(|| restrict_calls(Role::Worker));
     Ok(())
+}
+
+/// Gives up what a worker needs until it listens. Does nothing in a process that is not confined.
+pub(crate) fn listening(access: SocketAccess) {
+    if restricts_calls() {
+        restrict_once_listening(access);
+    }
+}
+
+/// Returns whether this process can make few system calls only.
+pub(crate) fn restricts_calls() -> bool {
+    SECCOMP.get() == Some(&true)
 }
 
 /// Removes every capability from the set of those that this process or a later program of it could get.

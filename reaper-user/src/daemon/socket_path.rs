@@ -63,23 +63,23 @@ pub(crate) fn resolve(flag: Option<&Path>, surroundings: &Surroundings) -> PathB
     given.unwrap_or_else(|| runtime_folder(surroundings).path.join(FILE_NAME))
 }
 
-/// Returns the same for the daemon. A service without a path listens in the folder `reaperd` that the service
+/// Returns the path for a daemon that is given none. A service listens in the folder `reaperd` that the service
 /// manager has created for it (`RuntimeDirectory=`). The variable may be another service's, if this daemon is
 /// one of its processes; so no other folder is used.
-pub(crate) fn resolve_for_daemon(flag: Option<&Path>, surroundings: &Surroundings) -> PathBuf {
+pub(crate) fn default_of_daemon(surroundings: &Surroundings) -> PathBuf {
     let created = || {
         let folders = surroundings.runtime_directory.as_ref()?;
         let first = folders.as_bytes().split(|byte| *byte == b':').next()?;
         let folder = Path::new(OsStr::from_bytes(first));
         let is_meant = folder.is_absolute() && folder.ends_with("reaperd");
-        is_meant.then(|| folder.join(FILE_NAME))
+        is_meant.then(|| folder.to_owned())
     };
-    let path = given(flag, surroundings).or_else(created);
-    path.unwrap_or_else(|| resolve(flag, surroundings))
+    let folder = created().unwrap_or_else(|| runtime_folder(surroundings).path);
+    folder.join(FILE_NAME)
 }
 
 /// The flag, else the variable. A variable that is set to the empty string counts as unset.
-pub(crate) fn given(flag: Option<&Path>, surroundings: &Surroundings) -> Option<PathBuf> {
+fn given(flag: Option<&Path>, surroundings: &Surroundings) -> Option<PathBuf> {
     let variable = surroundings.variable.as_ref();
     let variable = variable.filter(|path| !path.is_empty());
     flag.map(Path::to_owned)
@@ -95,11 +95,12 @@ pub(crate) struct ClientSocket {
 }
 
 /// Returns the socket for clients: as for the daemon, but where no path is given and the user has no
-/// socket, the system's, if there is one.
+/// socket, the system's, if there is one. `is_trusted` returns whether a socket is there in a folder that
+/// other users cannot change: one of somebody else at the user's path must not hide the system's.
 pub(crate) fn resolve_for_client(
     flag: Option<&Path>,
     surroundings: &Surroundings,
-    exists: impl Fn(&Path) -> bool,
+    is_trusted: impl Fn(&Path) -> bool,
 ) -> ClientSocket {
     let path = resolve(flag, surroundings);
     if given(flag, surroundings).is_some() {
@@ -109,7 +110,7 @@ pub(crate) fn resolve_for_client(
         };
     }
     let of_system = Path::new(SYSTEM).join(FILE_NAME);
-    if !exists(&path) && exists(&of_system) {
+    if !is_trusted(&path) && is_trusted(&of_system) {
         return ClientSocket {
             path: of_system,
             is_in_temporary_folder: false,
@@ -193,12 +194,10 @@ mod tests {
     }
 
     #[test]
-    fn a_service_uses_its_own_runtime_directory_unless_a_path_is_given() {
+    fn a_service_without_a_path_uses_its_own_runtime_directory() {
         let mut here = surroundings();
-        let path = |here: &Surroundings| resolve_for_daemon(None, here);
+        let path = |here: &Surroundings| default_of_daemon(here);
         here.runtime_directory = Some("/run/reaperd:/run/other".into());
-        assert_eq!(path(&here), Path::new("/v/x.sock"));
-        here.variable = None;
         assert_eq!(path(&here), Path::new("/run/reaperd/reaperd.sock"));
         let usual = Path::new("/run/user/7/reaperd/reaperd.sock");
         for others in ["/run/other", "reaperd", ""] {

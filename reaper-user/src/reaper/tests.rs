@@ -130,3 +130,37 @@ async fn a_stream_can_start_after_any_event_that_has_happened() {
     assert!(reaper.events_after(next).is_some());
     assert!(reaper.events_after(next + 1).is_none(), "not yet");
 }
+
+/// On one thread, where a reader runs only if the loop lets it.
+#[tokio::test]
+async fn a_reader_misses_none_of_many_sessions_that_end_at_once() {
+    const SESSIONS: u64 = 1_000;
+    let reaper = Reaper::builder(registry().event_capacity(2 * PART))
+        .sources(Sources::only([Source::Pidfd]))
+        .start_now();
+    let reports = reaper.first_reports(&[Source::Pidfd]).await;
+    if reports.iter().any(|status| !status.works()) {
+        return skip_without("pidfd", &reports[0].reason);
+    }
+    let mut sleeper = Sleeper::start();
+    for number in 0..SESSIONS {
+        let mut bytes = [7; 32];
+        bytes[..8].copy_from_slice(&number.to_le_bytes());
+        let id = SessionId::new(&format!("s-{number}"));
+        let registration = Registration::new(id, Token::from_bytes(bytes), sleeper.pid());
+        reaper.register(registration).unwrap();
+    }
+    let mut events = reaper.events();
+    let reading = tokio::spawn(async move {
+        for _ in 0..SESSIONS {
+            match events.next().await {
+                Some(EventItem::Event(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    // So that it waits for the first event.
+    tokio::task::yield_now().await;
+    sleeper.kill();
+    timeout(SOON, reading).await.expect("each is read").unwrap();
+}

@@ -184,6 +184,10 @@ impl<F: ExitFilter, W: Fn(Pid) -> Vec<ProcessId>> Listener<F, W> {
             let drained = subscription
                 .drain(|event| self.take(event, &mut canary_tracker, &mut thread_exits))
                 .map_err(failed)?;
+            let forged = subscription.new_forged();
+            if forged > 0 {
+                self.reporter.forged(forged);
+            }
             let pause = thread_exits.flush(&self.hints);
             match (drained, ready) {
                 (Drained::Overrun, _) => {

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reaper_registry::{Evidence, Pid, ProcessId, Source, StartTime};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{Context, SourceError};
 use crate::clock::monotonic_ns;
@@ -31,6 +32,8 @@ pub(crate) const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 /// Processes per slice: one `poll` over this many descriptors takes some 100 µs.
 const SLICE: usize = 512;
+/// Processes that are looked at together: a record takes some 10 µs where there is nothing quicker.
+const LOOKS: usize = 128;
 /// How long a sweep works before other tasks run.
 const MAX_TURN: Duration = Duration::from_millis(2);
 /// Below this many, pids may all be reused within one interval in ordinary use.
@@ -43,22 +46,29 @@ const MAX_PROMOTIONS: usize = 256;
 /// How the sweep is configured.
 #[derive(Clone)]
 pub(crate) struct Settings {
-    pub interval: Duration,
+    /// May change.
+    pub interval: watch::Receiver<Duration>,
     /// Called once per sweep, to remove expired sessions.
     pub each_pass: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// Runs without end.
-pub(crate) async fn run(context: Context, settings: Settings) -> Result<Infallible, SourceError> {
-    let mut ticks = interval(settings.interval.max(MIN_INTERVAL));
-    // After a long stop (SIGSTOP) there is one sweep, not one per missed interval. Suspend counts
-    // as none: CLOCK_MONOTONIC stands still meanwhile, as do the processes.
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+pub(crate) async fn run(
+    context: Context,
+    mut settings: Settings,
+) -> Result<Infallible, SourceError> {
+    let mut every = *settings.interval.borrow_and_update();
+    let mut ticks = ticks_of(every);
     let baseline = Baseline::taken_from(context.watched.table.as_ref());
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = context.hints.sweep_requested() => {}
+            Ok(()) = settings.interval.changed() => {
+                every = *settings.interval.borrow_and_update();
+                ticks = ticks_of(every);
+                continue;
+            }
         }
         (settings.each_pass)();
         let began = crate::clock::now().boot;
@@ -66,8 +76,18 @@ pub(crate) async fn run(context: Context, settings: Settings) -> Result<Infallib
         context.watched.mark_swept(began);
         let view = view_of(context.watched.table.as_ref());
         let is_foreign = ForeignProc::is_shown_by(context.watched.table.as_ref());
-        pass.report(&context.reporter, settings.interval, view, is_foreign);
+        context.reporter.swept(pass.took, pass.unknown);
+        pass.report(&context.reporter, every, view, is_foreign);
     }
+}
+
+/// The first tick is at once.
+fn ticks_of(every: Duration) -> Interval {
+    let mut ticks = interval(every.max(MIN_INTERVAL));
+    // After a long stop (SIGSTOP) there is one sweep, not one per missed interval. Suspend counts
+    // as none: CLOCK_MONOTONIC stands still meanwhile, as do the processes.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// The result of one sweep.
@@ -93,10 +113,13 @@ impl Pass {
                 .into_iter()
                 .partition(|one| one.with_pidfd(|pidfd| pidfd.is_some()));
             let exited = exited(watched, &pinned);
-            for one in &pinned {
-                watched.complete(one);
-                if exited.contains(&one.id) || one.has_ended_unread(watched.table.as_ref()) {
-                    hints.send_when_free(hint_for(one.id)).await;
+            for some in pinned.chunks(LOOKS) {
+                let ended_unread = ended_unread(watched, some);
+                for one in some {
+                    watched.complete(one);
+                    if exited.contains(&one.id) || ended_unread.contains(&one.id) {
+                        hints.send_when_free(hint_for(one.id)).await;
+                    }
                 }
                 pause_after(&mut turn_ns).await;
             }
@@ -240,6 +263,24 @@ fn exited(watched: &WatchSet, pinned: &[Arc<Watched>]) -> BTreeSet<ProcessId> {
             ids.into_iter().collect()
         }
     }
+}
+
+/// Returns the processes that have ended although their pidfd is not readable; see
+/// [`verdict`](crate::watch::verdict).
+fn ended_unread(watched: &WatchSet, pinned: &[Arc<Watched>]) -> BTreeSet<ProcessId> {
+    let table = watched.table.as_ref();
+    let identities: Vec<_> = pinned.iter().map(|one| one.identity()).collect();
+    let (ids, looked_at): (Vec<_>, Vec<_>) = pinned
+        .iter()
+        .zip(&identities)
+        .filter_map(|(one, identity)| Some(((one.id, one.pid), (one.pid, identity.pidfd()?))))
+        .unzip();
+    let main_threads_ended = table.main_threads_ended(&looked_at);
+    let ended = ids.into_iter().zip(main_threads_ended);
+    let ended = ended.filter(|((_, pid), main_thread_ended)| {
+        *main_thread_ended && matches!(table.every_thread_ended(*pid), Ok(true))
+    });
+    ended.map(|((id, _), _)| id).collect()
 }
 
 async fn pause_after(turn_ns: &mut u64) {

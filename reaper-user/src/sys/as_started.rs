@@ -9,14 +9,15 @@
 )]
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
-use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::Signal;
+
+use super::signal_action::is_ignored;
 
 static SIGPIPE_IGNORED: AtomicBool = AtomicBool::new(false);
 static CLOSED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
@@ -33,13 +34,7 @@ static CLOSED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
 static READ_AT_START: extern "C" fn() = read_at_start;
 
 extern "C" fn read_at_start() {
-    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: changes nothing; the kernel fills one local structure.
-    let result = unsafe { libc::sigaction(libc::SIGPIPE, ptr::null(), action.as_mut_ptr()) };
-    // SAFETY: all of its fields are integers and pointers, for which zero is a value.
-    let action = unsafe { action.assume_init() };
-    let is_ignored = result == 0 && action.sa_sigaction == libc::SIG_IGN;
-    SIGPIPE_IGNORED.store(is_ignored, Ordering::Relaxed);
+    SIGPIPE_IGNORED.store(is_ignored(Signal::PIPE), Ordering::Relaxed);
     for (descriptor, closed) in (0..).zip(&CLOSED) {
         // SAFETY: takes integers only.
         let flags = unsafe { libc::fcntl(descriptor, libc::F_GETFD) };

@@ -18,7 +18,7 @@ use reaper_registry::Pid;
 /// call: the result is unknown then.
 ///
 /// [`mm/migrate.c`]: https://elixir.bootlin.com/linux/v6.12/source/mm/migrate.c
-pub(super) fn has_memory(pid: Pid) -> io::Result<bool> {
+pub(crate) fn has_memory(pid: Pid) -> io::Result<bool> {
     const NO_PAGES: libc::c_ulong = 0;
     // SAFETY: the kernel reads and writes as many entries of the three arrays as there are pages:
     // none.

@@ -24,7 +24,7 @@ impl ProcessTable for OtherTable {
 
     /// Threads have no entries on these systems, and a zombie is a whole process.
     fn every_thread_ended(&self, pid: Pid) -> io::Result<bool> {
-        self.main_thread_ended(pid)
+        self.stat(pid).map(|stat| stat.main_thread_ended)
     }
 
     /// Start times are on the wall clock on these systems, which may have been set in between.

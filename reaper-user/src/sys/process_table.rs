@@ -40,9 +40,18 @@ pub(crate) trait ProcessTable: Send + Sync {
     fn stat(&self, pid: Pid) -> io::Result<ProcStat>;
 
     /// Returns whether the main thread of this process has ended, by the cheapest means. Meaningful
-    /// only while the pid is known to be this process's.
-    fn main_thread_ended(&self, pid: Pid) -> io::Result<bool> {
+    /// only while the pid is known to be this process's, which the pidfd is.
+    fn main_thread_ended(&self, pid: Pid, pidfd: BorrowedFd<'_>) -> io::Result<bool> {
+        let _ = pidfd;
         self.stat(pid).map(|stat| stat.main_thread_ended)
+    }
+
+    /// Returns for each of these processes whether its main thread is known to have ended.
+    fn main_threads_ended(&self, processes: &[(Pid, BorrowedFd<'_>)]) -> Vec<bool> {
+        let ended = |(pid, pidfd): &(Pid, BorrowedFd<'_>)| {
+            matches!(self.main_thread_ended(*pid, *pidfd), Ok(true))
+        };
+        processes.iter().map(ended).collect()
     }
 
     /// Returns whether every thread of this process is listed and has ended. A tracer that does not

@@ -45,7 +45,7 @@ pub(crate) fn exit_group(code: u8) -> ! {
 }
 
 /// System calls that the daemon never makes, each with arguments that do no harm where it is allowed.
-pub(crate) const FORBIDDEN: [(&str, libc::c_long, [libc::c_long; 3]); 46] = {
+pub(crate) const FORBIDDEN: [(&str, libc::c_long, [libc::c_long; 3]); 48] = {
     const NOWHERE: libc::c_long = -1;
     const NONE: [libc::c_long; 3] = [NOWHERE; 3];
     [
@@ -100,6 +100,21 @@ pub(crate) const FORBIDDEN: [(&str, libc::c_long, [libc::c_long; 3]); 46] = {
             libc::SYS_socket,
             [libc::AF_NETLINK as libc::c_long, 3, 11],
         ),
+        (
+            "socket AF_UNIX SOCK_DGRAM",
+            libc::SYS_socket,
+            [
+                libc::AF_UNIX as libc::c_long,
+                libc::SOCK_DGRAM as libc::c_long,
+                0,
+            ],
+        ),
+        // No such process, where it is allowed.
+        (
+            "tgkill of another process",
+            libc::SYS_tgkill,
+            [0x3fff_ffff, 0x3fff_ffff, libc::SIGABRT as libc::c_long],
+        ),
         ("kill SIGTERM", libc::SYS_kill, [0x3fff_ffff, 15, 0]),
         ("open_by_handle_at", libc::SYS_open_by_handle_at, NONE),
         ("personality", libc::SYS_personality, [0, 0, 0]),
@@ -114,11 +129,24 @@ pub(crate) const FORBIDDEN: [(&str, libc::c_long, [libc::c_long; 3]); 46] = {
     ]
 };
 
+/// System calls that the daemon makes until it listens on a private socket.
+pub(crate) const FORBIDDEN_LATER: [(&str, libc::c_long, [libc::c_long; 3]); 6] = {
+    const NONE: [libc::c_long; 3] = [-1; 3];
+    [
+        ("connect", libc::SYS_connect, NONE),
+        ("fchmodat", libc::SYS_fchmodat, NONE),
+        ("fchown", libc::SYS_fchown, NONE),
+        ("fchownat", libc::SYS_fchownat, NONE),
+        ("lsetxattr", libc::SYS_lsetxattr, NONE),
+        ("seccomp filter", libc::SYS_seccomp, [1, 0, -1]),
+    ]
+};
+
 /// Makes a system call with these arguments, and returns the error number; 0: it succeeded. The pointers
 /// among them are invalid.
 pub(crate) fn try_call(number: libc::c_long, arguments: [libc::c_long; 3]) -> i32 {
     let [first, second, third] = arguments;
-    // SAFETY: only the calls of `FORBIDDEN` are passed. With these arguments the kernel finds no memory
+    // SAFETY: only the calls of `FORBIDDEN` and `FORBIDDEN_LATER` are passed. With these arguments the kernel finds no memory
     // of ours: pointers are -1. `clone` would copy this process, which has one thread.
     let result = unsafe { libc::syscall(number, first, second, third, 0, 0, 0) };
     if result >= 0 {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use reaper_registry::{ProcessId, Source};
 use tokio::sync::{Notify, mpsc};
 
+use crate::watch::counters::BySource;
 use crate::watch::verdict::GroupDead;
 
 /// How many hints the channel holds. A full channel costs only time: a sweep makes up for the hints
@@ -62,7 +63,7 @@ impl Hint {
 pub(crate) struct HintSender {
     hints: mpsc::Sender<Hint>,
     request_sweep: Arc<Notify>,
-    overflowed: Arc<AtomicU64>,
+    overflowed: Arc<BySource<AtomicU64>>,
 }
 
 /// The receiving end, which the loop has.
@@ -96,7 +97,7 @@ impl HintSender {
     /// Sends a hint. If the channel is full, requests a sweep instead.
     pub(crate) fn send(&self, hint: Hint) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.hints.try_send(hint) {
-            self.overflowed.fetch_add(1, Ordering::Relaxed);
+            self.overflowed.add(hint.source, 1);
             self.request_sweep();
         }
     }
@@ -120,9 +121,15 @@ impl HintSender {
         self.request_sweep.notified().await;
     }
 
-    /// Returns how many hints did not fit so far.
-    #[cfg(test)]
-    pub(crate) fn overflowed(&self) -> u64 {
-        self.overflowed.load(Ordering::Relaxed)
+    /// Returns how many hints of this source did not fit so far.
+    #[cfg(any(test, feature = "cli"))]
+    pub(crate) fn overflowed(&self, source: Source) -> u64 {
+        self.overflowed.of(source).load(Ordering::Relaxed)
+    }
+
+    /// Returns how many hints the loop has not taken yet.
+    #[cfg(feature = "cli")]
+    pub(crate) fn waiting(&self) -> usize {
+        self.hints.max_capacity() - self.hints.capacity()
     }
 }

@@ -20,8 +20,10 @@ use crate::watch::set::WatchSet;
 use crate::watch::status::StatusBoard;
 use crate::watch::verdict::{GroupDead, Verdict};
 
-/// Hints taken at once. Between two batches other tasks run.
+/// Hints taken at once.
 const BATCH: usize = 256;
+/// How many processes are decided about before other tasks run: some 100 µs.
+const TURN: usize = 64;
 /// Delays of the rechecks after a hint for a process that is still alive. The connector reports a
 /// main thread before its workers, and the probe fires before the memory is torn down. A process
 /// that is alive after these waits for its next hint, its pidfd or the sweep.
@@ -41,8 +43,9 @@ const RECHECKS_AFTER_NETLINK: usize = 5;
 
 /// Receives the deaths.
 pub(crate) trait Commit: Send + Sync + 'static {
-    /// Records the death of a process, once, with everything that follows from it.
-    fn commit(&self, process: ProcessId, death: Death);
+    /// Records the death of a process, once, with everything that follows from it, or the next part of
+    /// that. Returns whether another part is left, for the next call.
+    fn commit(&self, process: ProcessId, death: Death) -> bool;
 }
 
 pub(crate) struct ReapLoop<C> {
@@ -52,6 +55,8 @@ pub(crate) struct ReapLoop<C> {
     suspects: HashMap<ProcessId, Suspect>,
     /// The pause between two beats; `None`: there are none.
     beat_interval: Option<Duration>,
+    /// Decisions since other tasks ran.
+    in_turn: usize,
 }
 
 /// What is known of a process after a hint, until a verdict finds it gone.
@@ -176,18 +181,12 @@ impl<C: Commit> ReapLoop<C> {
                     self.drain_pending(hints, &mut batch).await;
                     let named = self.note(batch.drain(..));
                     for process in named {
-                        self.decide_contained(process);
-                    }
-                    // In a mass death there is always more. The tasks that the events have just
-                    // woken wait on this worker, and a subscriber must not fall behind the event
-                    // log.
-                    if received == BATCH {
-                        tokio::task::yield_now().await;
+                        self.conclude(process).await;
                     }
                 }
                 () = until(self.next_recheck()) => {
                     for process in self.due() {
-                        self.decide_contained(process);
+                        self.conclude(process).await;
                     }
                 }
             }
@@ -228,20 +227,31 @@ impl<C: Commit> ReapLoop<C> {
         named
     }
 
-    /// Decides about one process. A panic must not end the watch over all others.
-    fn decide_contained(&mut self, process: ProcessId) {
-        if catch_unwind(AssertUnwindSafe(|| self.decide(process))).is_err() {
-            log::error!("deciding about process {} panicked", process.0);
+    /// Decides about one process and records its death.
+    ///
+    /// Other tasks run after every few deaths and between the parts of one. In a mass death there is
+    /// always more, in batches of any size. The tasks that the events have just woken wait on this
+    /// worker, where no other can take them over, and a subscriber must not fall behind the event log.
+    async fn conclude(&mut self, process: ProcessId) {
+        let death = contain(process, || self.decide(process)).flatten();
+        loop {
+            let record = |death| contain(process, || self.commit.commit(process, death));
+            let has_more = death.and_then(record).unwrap_or(false);
+            self.in_turn += 1;
+            if has_more || self.in_turn >= TURN {
+                self.in_turn = 0;
+                tokio::task::yield_now().await;
+            }
+            if !has_more {
+                return;
+            }
         }
     }
 
-    fn decide(&mut self, process: ProcessId) {
-        let Some(mut suspect) = self.suspects.remove(&process) else {
-            return;
-        };
-        let Some(watched) = self.watched.get(process) else {
-            return;
-        };
+    /// Returns the death of this process if it is gone.
+    fn decide(&mut self, process: ProcessId) -> Option<Death> {
+        let mut suspect = self.suspects.remove(&process)?;
+        let watched = self.watched.get(process)?;
         let group_dead = suspect.group_dead.map(|(report, _)| report);
         match watched.judge(group_dead, self.watched.table.as_ref()) {
             Verdict::Gone {
@@ -261,15 +271,22 @@ impl<C: Commit> ReapLoop<C> {
                         Duration::from_nanos(monotonic_ns().saturating_sub(died_at_ns))
                     }),
                 };
-                self.commit.commit(process, death);
-                return;
+                if let Some(detection) = death.detection {
+                    let of_source = self.board.counters().detection.of(death.source);
+                    of_source.add(detection);
+                }
+                return Some(death);
             }
             Verdict::Alive => {}
-            Verdict::Unknown(doubt) => log::debug!("pid {} is kept: {doubt}", watched.pid),
+            Verdict::Unknown(doubt) => {
+                self.board.counters().unknown.add(suspect.source, 1);
+                log::debug!("pid {} is kept: {doubt}", watched.pid);
+            }
         }
         if suspect.reschedule() {
             self.suspects.insert(process, suspect);
         }
+        None
     }
 
     fn next_recheck(&self) -> Option<Instant> {
@@ -288,6 +305,13 @@ impl<C: Commit> ReapLoop<C> {
             .map(|(process, _)| *process)
             .collect()
     }
+}
+
+/// Calls a function about one process. A panic must not end the watch over all others.
+fn contain<T>(process: ProcessId, call: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(call))
+        .inspect_err(|_| log::error!("deciding about process {} panicked", process.0))
+        .ok()
 }
 
 /// Runs the loop until every sender of hints is dropped. After a panic it starts a new loop and
@@ -309,6 +333,7 @@ pub(crate) async fn supervise<C: Commit>(
             commit: commit.clone(),
             suspects: HashMap::new(),
             beat_interval,
+            in_turn: 0,
         };
         let receiver = receiver.clone();
         async move { reap_loop.run(&mut *receiver.lock().await).await }

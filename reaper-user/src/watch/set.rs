@@ -19,6 +19,8 @@
 //! All others are taken with none of these held: entries, arms, status board, each source's record
 //! of its armed processes, the watches of an `ExitWatcher`, the work queue of the hook threads.
 
+mod guard;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::os::fd::BorrowedFd;
@@ -27,11 +29,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use reaper_registry::{BootTime, Exit, ExitStatus, Pid, ProcessId, Source, StartTime};
 
+pub(crate) use self::guard::WatchGuard;
 use crate::sys::process_table::ProcessTable;
 use crate::watch::fd_budget::FdBudget;
 use crate::watch::hint::{Hint, HintSender};
 use crate::watch::identity::{Identity, IdentityStrength, WatchError};
-use crate::watch::verdict::{GroupDead, Verdict, has_ended_unread, judge};
+use crate::watch::verdict::{GroupDead, Verdict, judge};
 
 /// A watched process.
 #[derive(Debug)]
@@ -43,18 +46,22 @@ pub(crate) struct Watched {
     identity: RwLock<Identity>,
     /// It is known not to be a kernel thread. A process never becomes one.
     is_ordinary: AtomicBool,
+    /// Every source has been armed for it.
+    is_armed: AtomicBool,
+    /// A recheck after that found its exit ahead, so every source that runs sees it.
+    is_covered: AtomicBool,
+    /// It was found gone. Set before anything is removed for that.
+    is_gone: AtomicBool,
 }
 
 impl Watched {
     /// Judges the process; see [`judge`].
     pub(crate) fn judge(&self, group_dead: Option<GroupDead>, table: &dyn ProcessTable) -> Verdict {
-        judge(&self.identity(), group_dead, table)
-    }
-
-    /// Returns whether it has ended although its pidfd is not readable; see
-    /// [`verdict`](crate::watch::verdict).
-    pub(crate) fn has_ended_unread(&self, table: &dyn ProcessTable) -> bool {
-        has_ended_unread(&self.identity(), table)
+        let verdict = judge(&self.identity(), group_dead, table);
+        if let Verdict::Gone { .. } = verdict {
+            self.is_gone.store(true, Ordering::Release);
+        }
+        verdict
     }
 
     /// Calls `use_it` with the pidfd, if one is open.
@@ -116,7 +123,7 @@ pub(crate) trait Arm: Send + Sync {
 pub(crate) struct WatchSet {
     pub(crate) table: Arc<dyn ProcessTable>,
     pub(crate) budget: Arc<FdBudget>,
-    hints: HintSender,
+    pub(crate) hints: HintSender,
     entries: Mutex<Entries>,
     arms: RwLock<Arms>,
     /// When the last complete sweep began, on the boot clock; zero before the first.
@@ -190,6 +197,9 @@ impl WatchSet {
                 pid,
                 identity: RwLock::new(identity),
                 is_ordinary: AtomicBool::new(false),
+                is_armed: AtomicBool::new(false),
+                is_covered: AtomicBool::new(false),
+                is_gone: AtomicBool::new(false),
             });
             entries.by_id.insert(
                 id,
@@ -202,6 +212,7 @@ impl WatchSet {
             watched
         };
         self.for_each_arm(|arm| arm.arm(&watched));
+        watched.is_armed.store(true, Ordering::Release);
         Ok(self.guard(watched))
     }
 
@@ -360,6 +371,12 @@ impl WatchSet {
         }
     }
 
+    /// Returns whether a source of events runs.
+    fn has_arms(&self) -> bool {
+        let arms = self.arms.read().unwrap_or_else(PoisonError::into_inner);
+        !arms.is_empty()
+    }
+
     /// Calls each arm with no lock held: a source may report, and that callback may call the set.
     fn for_each_arm(&self, call: impl Fn(&dyn Arm)) {
         let arms = self
@@ -389,59 +406,5 @@ impl Drop for Attachment {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         Arc::make_mut(&mut arms).retain(|(key, _)| *key != self.key);
-    }
-}
-
-/// One reference to an entry. Dropping it releases the entry, unless [`WatchGuard::detach`] has
-/// left that to a later [`WatchSet::release`].
-#[must_use]
-pub(crate) struct WatchGuard {
-    set: Arc<WatchSet>,
-    pub watched: Arc<Watched>,
-    detached: bool,
-}
-
-impl WatchGuard {
-    /// Leaves the reference to one later call of [`WatchSet::release`].
-    pub(crate) fn detach(&mut self) {
-        self.detached = true;
-    }
-
-    /// Does the last step of registration. The process may have ended after it was pinned and
-    /// before the sources were armed, and then only the next sweep would find it.
-    ///
-    /// If the process is not exiting yet, every armed source will still observe its exit. Otherwise
-    /// this sends a hint, and the loop rechecks: the probe fires before a process is seen as dead,
-    /// since 6.16 long before, so one that was armed too late for the probe may look alive here. A
-    /// missing record, or one of another process, is no proof of life.
-    pub(crate) fn recheck(&self) {
-        let Watched { id, pid, .. } = *self.watched;
-        let may_be_ours = |start_time| self.watched.identity().may_have_started_at(start_time);
-        let exit_is_ahead = self
-            .set
-            .table
-            .stat(pid)
-            .is_ok_and(|stat| may_be_ours(stat.start_time) && !stat.main_thread_ending);
-        if !exit_is_ahead {
-            let hint = Hint::check(id, Source::Register);
-            self.set.hints.send(hint);
-        }
-    }
-}
-
-impl Drop for WatchGuard {
-    fn drop(&mut self) {
-        if self.detached {
-            return;
-        }
-        let id = self.watched.id;
-        self.set.release(id);
-        // Another registration may have reused the entry before the sources were armed here, and
-        // its recheck was too early then. This registration will not make the recheck that covers
-        // it.
-        if self.set.get(id).is_some() {
-            let hint = Hint::check(id, Source::Register);
-            self.set.hints.send(hint);
-        }
     }
 }

@@ -3,11 +3,14 @@
 //! A source counts as working only while it reports so. Nothing is inferred here.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use reaper_registry::{Source, SourceHealth, SourceState};
 use tokio::sync::watch;
+
+use crate::watch::counters::Counters;
 
 /// The status of one source.
 #[derive(Clone, Debug)]
@@ -29,6 +32,8 @@ pub struct SourceStatus {
     pub detail: String,
     /// Events known to be lost.
     pub lost: u64,
+    /// Messages to it that did not come from the kernel. They are ignored.
+    pub forged: u64,
 }
 
 impl SourceStatus {
@@ -58,7 +63,7 @@ struct Shared {
     on_change: OnChange,
     changed: watch::Sender<()>,
     beats: watch::Sender<()>,
-    loop_restarts: AtomicU64,
+    counters: Counters,
 }
 
 impl StatusBoard {
@@ -69,7 +74,7 @@ impl StatusBoard {
             on_change: Box::new(on_change),
             changed: watch::Sender::new(()),
             beats: watch::Sender::new(()),
-            loop_restarts: AtomicU64::new(0),
+            counters: Counters::default(),
         }))
     }
 
@@ -115,11 +120,17 @@ impl StatusBoard {
 
     /// Returns how often the loop that removes dead processes was restarted after a panic.
     pub(crate) fn loop_restarts(&self) -> u64 {
-        self.0.loop_restarts.load(Ordering::Relaxed)
+        self.counters().loop_restarts.load(Ordering::Relaxed)
     }
 
     pub(crate) fn count_loop_restart(&self) {
-        self.0.loop_restarts.fetch_add(1, Ordering::Relaxed);
+        self.counters()
+            .loop_restarts
+            .fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.0.counters
     }
 
     /// Notes that the loop runs.
@@ -173,6 +184,7 @@ fn off(source: Source) -> SourceStatus {
         remedy: String::new(),
         detail: String::new(),
         lost: 0,
+        forged: 0,
     }
 }
 
@@ -210,10 +222,29 @@ impl Reporter {
         self.board.works(self.source)
     }
 
+    /// Counts a complete sweep.
+    pub(crate) fn swept(&self, took: Duration, unknown: usize) {
+        let counters = self.board.counters();
+        counters.sweeps.add(took);
+        counters.unknown.add(self.source, unknown as u64);
+    }
+
     /// Counts this many further lost events.
     pub(crate) fn lost(&self, events: u64) {
         self.board
             .update(self.source, |status| status.lost += events);
+    }
+
+    /// Counts this many further messages that did not come from the kernel. The first one is logged.
+    pub(crate) fn forged(&self, messages: u64) {
+        if self.board.get(self.source).forged == 0 {
+            log::warn!(
+                "{}: a message did not come from the kernel and is ignored; further ones are only counted",
+                self.source
+            );
+        }
+        self.board
+            .update(self.source, |status| status.forged += messages);
     }
 
     fn report(&self, health: SourceHealth, reason: &str, remedy: &str, detail: String) {

@@ -153,7 +153,7 @@ pub(crate) fn judge_by_poll(
 ) -> Verdict {
     match readable {
         Ok(true) => confirm_readable(identity, pidfd, table),
-        Ok(false) if has_ended_unread(identity, table) => Verdict::gone(Evidence::Stat),
+        Ok(false) if has_ended_unread(identity, pidfd, table) => Verdict::gone(Evidence::Stat),
         Ok(false) => Verdict::Alive,
         Err(error) => Verdict::Unknown(error.into()),
     }
@@ -162,8 +162,8 @@ pub(crate) fn judge_by_poll(
 /// Returns whether a process has ended although its pidfd is not readable: its dead threads wait
 /// for a tracer, or it is the init of a pid namespace and waits for others. It is not reaped, so
 /// the pid is still its own.
-pub(crate) fn has_ended_unread(identity: &Identity, table: &dyn ProcessTable) -> bool {
-    matches!(table.main_thread_ended(identity.pid), Ok(true))
+fn has_ended_unread(identity: &Identity, pidfd: BorrowedFd<'_>, table: &dyn ProcessTable) -> bool {
+    matches!(table.main_thread_ended(identity.pid, pidfd), Ok(true))
         && matches!(table.every_thread_ended(identity.pid), Ok(true))
 }
 

@@ -12,6 +12,10 @@ pub struct OwnerUsage {
     pub sessions: usize,
     /// Their size, which [`Limits::bytes_per_owner`](crate::Limits::bytes_per_owner) limits.
     pub bytes: usize,
+    /// How many live sessions it may have now.
+    pub most_sessions: usize,
+    /// What size they may have now.
+    pub most_bytes: usize,
     /// How many events of his sessions the history keeps.
     pub events: usize,
 }
@@ -36,9 +40,12 @@ impl Registry {
 
     fn usage_in(&self, table: &Table, owner: u32) -> OwnerUsage {
         let (sessions, bytes) = table.owners().holdings(owner);
+        let (most_sessions, most_bytes) = table.most(owner);
         OwnerUsage {
             sessions,
             bytes,
+            most_sessions,
+            most_bytes,
             events: self.0.log.count(owner),
         }
     }

@@ -200,11 +200,36 @@ fn follow_snapshot(registry: &Registry, writer_ended: &AtomicBool) {
 }
 
 fn cause(registry: &Registry, token_number: u64, now: Moment) -> Option<&'static str> {
-    let event: Arc<Event> = registry.recently_gone(&token(token_number), now)?;
+    let event: Arc<Event> = registry.recently_gone(&token(token_number), None, now)?;
     match &event.kind {
         EventKind::Deregistered(_, removal) => Some(removal.cause()),
         other => panic!("not a removal: {other:?}"),
     }
+}
+
+#[test]
+fn another_owner_of_a_token_does_not_change_what_is_reported_to_its_former_owner() {
+    let registry = registry();
+    put(&registry, "a", 1, at(1));
+    registry.remove_process(ProcessId(1), DEATH, at(2));
+    let of_another = NewSession {
+        owner: 1_001,
+        ..session("b", 1)
+    };
+    registry.register(of_another, at(3)).unwrap();
+    registry.deregister(&token(1), at(4)).unwrap();
+    let cause = |owner: Option<u32>| {
+        let event = registry.recently_gone(&token(1), owner, at(5));
+        event.map(|event| match &event.kind {
+            EventKind::Deregistered(_, removal) => removal.cause(),
+            other => panic!("not a removal: {other:?}"),
+        })
+    };
+    assert_eq!(cause(Some(1_000)), Some("exited"));
+    assert_eq!(cause(Some(1_001)), Some("requested"));
+    assert_eq!(cause(None), Some("requested"), "the last one");
+    assert_eq!(cause(Some(1_002)), None);
+    registry.check_invariants();
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Refused registrations, which must change nothing.
 
+use std::time::Duration;
+
 use super::support::*;
 use crate::*;
 
@@ -34,6 +36,41 @@ fn a_full_registry_refuses_a_new_session_but_accepts_a_replacement() {
 }
 
 #[test]
+fn new_rules_hold_for_what_is_registered_then() {
+    let registry = limited_to(2, 2);
+    let a = put(&registry, "a", 1, at(1));
+    put(&registry, "b", 2, at(1));
+    let rules = Rules {
+        ttl: Some(Duration::from_secs(5)),
+        max_ttl: None,
+        limits: Limits {
+            sessions: 1,
+            ..Limits::default()
+        },
+        strict_replace: true,
+    };
+    registry.set_rules(rules);
+    assert_eq!(registry.len(), 2, "lower limits remove nothing");
+    let error = refused(&registry, session("c", 3));
+    assert_eq!(error, RegisterError::TooManySessions { limit: 1 });
+    assert_eq!(
+        refused(&registry, session("a", 3)),
+        RegisterError::NeedsOldToken
+    );
+    registry.set_rules(Rules {
+        limits: Limits::default(),
+        ..rules
+    });
+    let c = put(&registry, "c", 3, at(2));
+    assert_eq!(c.expires_at.unwrap().boot, at(7).boot);
+    assert_eq!(
+        registry.list()[0].expires_at,
+        a.expires_at,
+        "a stored session keeps its lifetime"
+    );
+}
+
+#[test]
 fn one_user_cannot_use_up_the_limit_of_another() {
     let registry = limited_to(10, 1);
     put(&registry, "a", 1, at(1));
@@ -44,6 +81,37 @@ fn one_user_cannot_use_up_the_limit_of_another() {
     };
     assert_eq!(error, expected);
     registry.register(of_owner(1001, "b", 2), at(2)).unwrap();
+}
+
+#[test]
+fn a_share_bounds_what_a_user_adds_and_takes_nothing_back() {
+    let limits = Limits {
+        sessions: 10,
+        sessions_per_owner: 6,
+        ..Limits::default()
+    };
+    // Half for a user that is not alone.
+    let share = |claim: &Claim<'_>| {
+        let held: usize = claim.others.iter().map(|(_, held)| held).sum();
+        (claim.total - held) / (1 + claim.others.len())
+    };
+    let registry = builder().limits(limits).share_by(share).build();
+    for token in 1..=6 {
+        put(&registry, &token.to_string(), token, at(1));
+    }
+    assert_eq!(registry.usage(1_000).most_sessions, 6, "the limit of one");
+    registry.register(of_owner(1_001, "a", 7), at(1)).unwrap();
+    registry.register(of_owner(1_001, "b", 8), at(1)).unwrap();
+    let refused_at = |owner, limit| {
+        let error = refused(&registry, of_owner(owner, "x", 9));
+        assert_eq!(error, RegisterError::TooManyForOwner { owner, limit });
+    };
+    refused_at(1_001, 2);
+    assert_eq!(registry.usage(1_000).most_sessions, 4, "less than it has");
+    refused_at(1_000, 6);
+    put(&registry, "1", 1, at(2));
+    put(&registry, "1", 10, at(2));
+    assert_eq!(registry.usage(1_000).sessions, 6);
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn debug_output_contains_no_token_and_no_key() {
     let events = drain(&mut reader);
     assert_eq!(events.len(), 2);
     assert_hides_secrets("events", &events);
-    let tombstone = registry.recently_gone(&token(1), at(2)).unwrap();
+    let tombstone = registry.recently_gone(&token(1), None, at(2)).unwrap();
     assert_hides_secrets("a tombstone", &Next::Event(tombstone));
     let digest = TokenKey::new([7; 16]).digest(&token(1));
     assert!(!printed(&stored).contains(&digest.0.to_string()));

@@ -94,8 +94,15 @@ impl Daemon {
         &self.socket
     }
 
+    /// Of all its processes.
     pub(crate) fn usage(&self) -> io::Result<Usage> {
-        Usage::of(self.pid())
+        let of_pid = Usage::of(self.pid())?;
+        match &self.server {
+            Server::Reaperd(daemon) if daemon.started() != daemon.pid() => {
+                Ok(of_pid.and(Usage::of(daemon.started())?))
+            }
+            _ => Ok(of_pid),
+        }
     }
 
     pub(crate) fn get(&self, target: &str) -> io::Result<String> {

@@ -13,6 +13,8 @@ use fastrand::Rng;
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
 /// Session ids that are registered over and over, so that the population is constant.
 const IDS: usize = 1_000;
+/// How much more processor time a request may take in the sandbox.
+const SANDBOX_MAX: f64 = 1.05;
 /// How many sessions the claudemesh daemon registers in a second on one connection, as it is shipped: it
 /// starts a `ps` for each.
 const ORIGIN_REGISTERS: f64 = 425.0;
@@ -22,6 +24,15 @@ enum Request {
     #[default]
     Me,
     Register,
+}
+
+impl Request {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Me => "GET /v1/sessions/me",
+            Self::Register => "POST register",
+        }
+    }
 }
 
 /// One server under one kind of load.
@@ -90,20 +101,24 @@ impl Cell {
 
 pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     let ours = Daemon::start(&[])?;
+    let unconfined = Daemon::start(&["--no-monitor"])?;
     let node = Daemon::start_node().ok();
     let mut random = Rng::with_seed(6);
     let mut rows = Vec::new();
     for request in [Request::Me, Request::Register] {
         for connections in CONNECTIONS {
             let mut cell = Cell::new(request, connections);
+            let mut free = Cell::new(request, connections);
             let mut rival = Cell::new(request, connections);
             for _ in 0..plan.rounds {
                 cell.round(&ours, &mut random)?;
+                free.round(&unconfined, &mut random)?;
                 if let Some(node) = &node {
                     rival.round(node, &mut random)?;
                 }
             }
             rows.extend(compare(&cell, &rival));
+            rows.push(price_of_sandbox(&cell, &free));
         }
     }
     Ok(Section {
@@ -118,11 +133,22 @@ pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     })
 }
 
+/// The same requests to the daemon as one process without a sandbox.
+fn price_of_sandbox(sandboxed: &Cell, free: &Cell) -> Row {
+    let price = sandboxed.cpu.median() / free.cpu.median();
+    let name = format!(
+        "{}, c = {}, sandboxed",
+        sandboxed.request.name(),
+        sandboxed.connections
+    );
+    Row::new(name, sandboxed.text())
+        .beside(format!("--no-monitor {}", free.text()))
+        .ratio(format!("{} the CPU", times(price)))
+        .target("1.05x the CPU", price <= SANDBOX_MAX)
+}
+
 fn compare(ours: &Cell, node: &Cell) -> Vec<Row> {
-    let name = match ours.request {
-        Request::Me => "GET /v1/sessions/me",
-        Request::Register => "POST register",
-    };
+    let name = ours.request.name();
     let rate = ours.per_second.median() / node.per_second.median();
     let cpu = node.cpu.median() / ours.cpu.median();
     let mut row = Row::new(format!("{name}, c = {}", ours.connections), ours.text()).ratio(

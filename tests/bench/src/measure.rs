@@ -94,6 +94,13 @@ impl Usage {
         Ok(usage)
     }
 
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            cpu_ns: self.cpu_ns + other.cpu_ns,
+            wakeups: self.wakeups + other.wakeups,
+        }
+    }
+
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
             cpu_ns: self.cpu_ns.saturating_sub(earlier.cpu_ns),

@@ -19,24 +19,52 @@ const SESSIONS: usize = 10_000;
 const INTERVAL: Duration = Duration::from_millis(250);
 const SWEEPS: u32 = 8;
 
+const FLAGS: [&str; 4] = [
+    "--sources=sweep",
+    "--sweep-interval=250ms",
+    "--max-sessions-per-uid=100000",
+    "--max-bytes-per-uid=512MiB",
+];
+
+/// A daemon with a session of each process.
+struct Swept {
+    daemon: Daemon,
+    /// Its processor time in the same time without sessions.
+    at_rest: f64,
+    sweep: Readings,
+}
+
+impl Swept {
+    fn start(flags: &[&str], pids: &[u32]) -> io::Result<Self> {
+        let daemon = Daemon::start(flags)?;
+        let at_rest = cpu_of_sweeps(&daemon)?;
+        let mut random = Rng::with_seed(4);
+        let mut next = 0;
+        closed_loop(daemon.socket(), 16, &Until::Requests(pids.len()), |out| {
+            let request = registration(pids[next], &format!("v-{next}"), &token(&mut random));
+            out.extend_from_slice(request.as_bytes());
+            next += 1;
+        })?;
+        Ok(Self {
+            daemon,
+            at_rest,
+            sweep: Readings::default(),
+        })
+    }
+
+    fn measure(&mut self) -> io::Result<()> {
+        let cpu = cpu_of_sweeps(&self.daemon)? - self.at_rest;
+        self.sweep.push(cpu.max(0.0));
+        Ok(())
+    }
+}
+
 pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
     let mut fork_server = fork_server::open()?;
     let pids = fork_server.start(SESSIONS, idle(0))?;
-    let daemon = Daemon::start(&[
-        "--sources=sweep",
-        "--sweep-interval=250ms",
-        "--max-sessions-per-uid=100000",
-        "--max-bytes-per-uid=512MiB",
-    ])?;
-    let at_rest = cpu_of_sweeps(&daemon)?;
-    let mut random = Rng::with_seed(4);
-    let mut next = 0;
-    closed_loop(daemon.socket(), 16, &Until::Requests(SESSIONS), |out| {
-        let request = registration(pids[next], &format!("v-{next}"), &token(&mut random));
-        out.extend_from_slice(request.as_bytes());
-        next += 1;
-    })?;
-    let (mut sweep, mut ps, mut bare) = <(Readings, Readings, Readings)>::default();
+    let mut sandboxed = Swept::start(&FLAGS, &pids)?;
+    let mut free = Swept::start(&[&FLAGS[..], &["--no-monitor"]].concat(), &pids)?;
+    let (mut ps, mut bare) = <(Readings, Readings)>::default();
     let mut pidfds = Vec::new();
     for pid in &pids {
         pidfds.push(open_pidfd(*pid)?);
@@ -47,7 +75,8 @@ pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
         .collect();
     let list = list_of(&pids);
     for _ in 0..plan.rounds {
-        sweep.push((cpu_of_sweeps(&daemon)? - at_rest).max(0.0));
+        sandboxed.measure()?;
+        free.measure()?;
         ps.push(cpu_of_ps(&list)?);
         for _ in 0..SWEEPS {
             // As cold as the sweep finds its descriptors.
@@ -57,7 +86,7 @@ pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
             bare.push_ns(thread_cpu_ns() - began);
         }
     }
-    let ours = sweep.median();
+    let (ours, unconfined) = (sandboxed.sweep.median(), free.sweep.median());
     let (by_ps, by_poll) = (ps.median() / ours, ours / bare.median());
     let rows = vec![
         Row::new("CPU of a sweep", time(ours))
@@ -68,6 +97,10 @@ pub(crate) fn measure(plan: &Plan) -> io::Result<Section> {
             .beside(format!("one bare poll() {}", time(bare.median())))
             .ratio(times(by_poll))
             .target("within 1.5x of poll", by_poll <= 1.5),
+        Row::new("the same, sandboxed", time(ours))
+            .beside(format!("--no-monitor {}", time(unconfined)))
+            .ratio(times(ours / unconfined))
+            .target("1.05x", ours / unconfined <= 1.05),
     ];
     Ok(Section {
         title: "Sweep of 10,000 live sessions",

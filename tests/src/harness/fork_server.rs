@@ -12,6 +12,8 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use reaper_registry::Token;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -19,6 +21,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use pid_owners::Session;
+
+use crate::daemon::children_of;
+use crate::wait::Deadline;
 
 pub use commands::run;
 pub use kind::Kind;
@@ -45,11 +50,18 @@ pub struct PidReuse {
     pub identity: String,
 }
 
+/// The name of the program.
+const NAME: &str = "fork_server";
+/// How long a program may take to end after the fork server that it has started.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+
 /// A running fork server. Dropped, it is killed with all its processes.
 pub struct ForkServer {
     process: Child,
     commands: ChildStdin,
     replies: BufReader<ChildStdout>,
+    /// Whether the process that was started is another program, which has started the fork server.
+    is_behind_another: bool,
 }
 
 impl ForkServer {
@@ -60,11 +72,14 @@ impl ForkServer {
             .stdout(Stdio::piped())
             .process_group(0)
             .spawn()?;
+        // As `nsenter` is, whose child it is.
+        let is_behind_another = Path::new(program.get_program()).file_name() != Some(NAME.as_ref());
         let closed = || io::Error::other("a pipe of the fork server is missing");
         Ok(Self {
             commands: process.stdin.take().ok_or_else(closed)?,
             replies: BufReader::new(process.stdout.take().ok_or_else(closed)?),
             process,
+            is_behind_another,
         })
     }
 
@@ -164,6 +179,17 @@ impl ForkServer {
 
 impl Drop for ForkServer {
     fn drop(&mut self) {
+        if self.is_behind_another {
+            // Killed together with its parent, it would stay a zombie until init reaps it, and the init of
+            // its pid namespace, the daemon of a test, cannot end before that.
+            for pid in children_of(self.process.id()) {
+                kill_process(pid, Signal::KILL).unwrap_or_default();
+            }
+            let deadline = Deadline::after(ENDS_WITHIN);
+            while matches!(self.process.try_wait(), Ok(None)) && !deadline.has_passed() {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
         // It may have ended already.
         kill_process_group(Pid::from_child(&self.process), Signal::KILL).unwrap_or_default();
         self.process.wait().map(drop).unwrap_or_default();

@@ -251,6 +251,30 @@ pub fn silence(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_socket_option(socket, libc::SO_LOCK_FILTER, &1_i32)
 }
 
+/// Has this range of another process's memory swapped out.
+pub fn page_out(pidfd: &OwnedFd, start: usize, length: usize) -> io::Result<()> {
+    let range = libc::iovec {
+        iov_base: ptr::without_provenance_mut(start),
+        iov_len: length,
+    };
+    // SAFETY: the kernel reads one range from `range`, whose address is of the other process, and changes
+    // nothing that a process can see in its memory.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_process_madvise,
+            pidfd.as_raw_fd(),
+            &raw const range,
+            1,
+            libc::MADV_PAGEOUT,
+            0,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 fn set_socket_option<T>(socket: BorrowedFd<'_>, option: i32, value: &T) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
     // SAFETY: the kernel reads `length` bytes of `value`, and for a filter the one instruction behind

@@ -129,6 +129,44 @@ fn a_head_that_is_not_completed_ends_its_connection_although_it_would_be_kept() 
     daemon.stop();
 }
 
+/// Sends requests until the daemon takes no more of them, because their responses are not read.
+fn block(stream: &mut std::os::unix::net::UnixStream) -> usize {
+    let request = b"GET /v1/version HTTP/1.1\r\nHost: l\r\n\r\n";
+    stream.set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    let mut quiet = Deadline::after(Duration::from_millis(500));
+    while !quiet.has_passed() {
+        if stream
+            .write(request)
+            .is_ok_and(|length| length == request.len())
+        {
+            sent += 1;
+            quiet = Deadline::after(Duration::from_millis(500));
+        }
+    }
+    stream.set_nonblocking(false).unwrap();
+    sent
+}
+
+/// It is shut down for reading before it is closed, and what was read of it is answered. One that takes no
+/// answers would keep its place for as long as a reader may take, which is a minute.
+#[test]
+fn an_idle_connection_that_takes_no_response_is_closed_at_once() {
+    let daemon = Daemon::with(|options| options.keep_alive = Duration::from_secs(1));
+    let mut blocked = daemon.connect();
+    println!("{} requests were sent", block(&mut blocked));
+    let connections = || {
+        let limits = daemon.get("/v1/limits").1;
+        limits["limits"]["connections"]["used"].as_u64().unwrap()
+    };
+    assert_eq!(connections(), 2, "this one and the blocked one");
+    // It is kept for three seconds.
+    let closed = Deadline::after(Duration::from_secs(20));
+    eventually("it is closed", || connections() == 1);
+    assert!(!closed.has_passed(), "{:?}", closed.elapsed());
+    daemon.stop();
+}
+
 #[test]
 fn a_stream_whose_reader_has_gone_gives_its_place_back_although_a_request_is_behind_it() {
     let daemon = Daemon::start();

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use reaper_tests::expect::root_with;
+use reaper_tests::expect::{measured, root_with};
 use reaper_tests::wait::Deadline;
 use reaperd::testkit::daemon::{DaemonOptions, RegisterPolicy};
 use serde_json::{Value, json};
@@ -268,6 +268,46 @@ fn registrations_of_one_user_in_loops_delay_others_by_a_few_only() {
     let request = format!(
         "POST /v1/sessions/register HTTP/1.1\r\nHost: l\r\nContent-Length: {length}\r\n\r\n{body}"
     );
+    let median = answered_before_another_users(&daemon, &test_process, &request, 2_000);
+    assert!(median <= FEW, "{median}");
+    daemon.stop();
+}
+
+/// Each of these lists visits all sessions of its user, in ten steps, and shows none.
+#[test]
+fn long_lists_of_one_user_in_loops_delay_others_by_a_few_steps_only() {
+    let Some(daemon) = shared(400, |_| {}) else {
+        return;
+    };
+    let test_process = TestProcess::start();
+    as_user(GREEDY, || {
+        let mut kept = daemon.kept();
+        for token in 0..5_000_u64 {
+            let body = json!({"token": format!("{:064x}", token + 10), "session_id": token.to_string(),
+                "mesh": "dev", "display_name": "x", "pid": test_process.pid()});
+            let body = body.to_string();
+            let length = body.len();
+            let request = format!(
+                "POST /v1/sessions/register HTTP/1.1\r\nHost: l\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+            kept.0.write_all(request.as_bytes()).unwrap();
+            assert_eq!(kept.response().unwrap().0, 200);
+        }
+    });
+    let request = "GET /v1/sessions?mesh=none HTTP/1.1\r\nHost: l\r\n\r\n";
+    let median = answered_before_another_users(&daemon, &test_process, request, 300);
+    // A step of each of the crowd would be 25 lists, for each time that the other request waits.
+    assert!(median <= FEW / 4, "{median}");
+    daemon.stop();
+}
+
+/// Returns how many requests of a crowd are answered before one of another user, as the median.
+fn answered_before_another_users(
+    daemon: &Daemon,
+    test_process: &TestProcess,
+    request: &str,
+    warm_up: u64,
+) -> u64 {
     as_user(OTHER, || {
         assert_eq!(daemon.register(2, "o", test_process.pid()).0, 200);
     });
@@ -282,7 +322,7 @@ fn registrations_of_one_user_in_loops_delay_others_by_a_few_only() {
         });
         let _stop = StopOnDrop(&stop);
         eventually("the flood runs", || {
-            answered.load(Ordering::Relaxed) > 2_000
+            answered.load(Ordering::Relaxed) > warm_up
         });
         delays = as_user(OTHER, || {
             let mut kept = daemon.kept();
@@ -301,8 +341,44 @@ fn registrations_of_one_user_in_loops_delay_others_by_a_few_only() {
     });
     delays.sort_unstable();
     let (median, p90) = (delays[100], delays[180]);
-    println!("answered to the other user before a `me`: median {median}, p90 {p90} of {CROWD}");
-    assert!(median <= FEW, "{delays:?}");
+    let figures = format_args!("median {median}, p90 {p90} of {CROWD}");
+    measured("answered to the other user before a `me`", figures);
+    median
+}
+
+/// Bodies that arrive a byte at a time hold requests of their own user only, and for a bounded time.
+#[test]
+fn bodies_that_trickle_hold_only_their_users_requests_and_end_in_time() {
+    let Some(daemon) = shared(200, |_| {}) else {
+        return;
+    };
+    let test_process = TestProcess::start();
+    let post = "POST /v1/sessions/register HTTP/1.1\r\nHost: l\r\nContent-Length: 60000\r\n\r\n";
+    let began = Deadline::after(Duration::from_secs(40));
+    let mut slow: Vec<UnixStream> = as_user(GREEDY, || {
+        let open = |_| {
+            let mut stream = daemon.connect();
+            stream.write_all(post.as_bytes()).unwrap();
+            stream
+        };
+        (0..100).map(open).collect()
+    });
+    let in_progress = || as_user(GREEDY, || limit(&daemon, "requests").0);
+    eventually("they are in progress", || in_progress() > 100);
+    as_user(OTHER, || {
+        assert_eq!(daemon.register(2, "o", test_process.pid()).0, 200);
+        me_works(&daemon, 2);
+    });
+    assert_eq!(daemon.register(3, "r", test_process.pid()).0, 200);
+    eventually("they have ended", || {
+        for stream in &mut slow {
+            // Fails once the daemon has closed it.
+            drop(stream.write_all(b" "));
+        }
+        in_progress() == 1
+    });
+    println!("ended after {:?}", began.elapsed());
+    assert!(!began.has_passed());
     daemon.stop();
 }
 

@@ -156,6 +156,44 @@ fn strict_replacement_includes_the_removal_by_id() {
 }
 
 #[test]
+fn users_that_register_all_they_can_leave_sessions_to_others_and_to_root() {
+    // The daemon is root's, so one sixteenth is reserved.
+    let Some(daemon) = shared_daemon(|options| {
+        (options.max_sessions, options.max_sessions_per_uid) = (64, 30);
+    }) else {
+        return;
+    };
+    let test_process = TestProcess::start();
+    let mut token = 0;
+    let mut fill = || {
+        let accepted = std::iter::from_fn(|| {
+            token += 1;
+            let registered = daemon.register(token, &token.to_string(), test_process.pid());
+            if registered.0 == 200 {
+                return Some(());
+            }
+            assert_eq!(code(&registered), (429, "too_many_sessions_of_user"));
+            None
+        });
+        accepted.count()
+    };
+    let alice = as_user(ALICE, &mut fill);
+    let limit = |of: &str| {
+        let limits = daemon.get("/v1/limits").1;
+        let session = limits["limits"][of].clone();
+        (session["used"].as_u64(), session["limit"].as_u64())
+    };
+    let bob = as_user(BOB, &mut fill);
+    let shown = as_user(BOB, || limit("sessions"));
+    let root = fill();
+    println!("{alice} {bob} {root}, shown to Bob: {shown:?}");
+    assert_eq!((alice, bob), (30, 12));
+    assert_eq!(shown, (Some(12), Some(12)));
+    assert!(root >= 4, "{root}");
+    daemon.stop();
+}
+
+#[test]
 fn a_user_has_a_share_of_memory() {
     let Some(daemon) = shared_daemon(|options| options.max_bytes_per_uid = 20_000) else {
         return;

@@ -16,7 +16,9 @@ mod confined;
 mod crowds;
 mod deaths;
 mod foreign_proc;
+mod forged;
 mod secrets;
+mod squatted;
 mod time_namespaces;
 
 use reaper_tests::daemon::TestDaemon;

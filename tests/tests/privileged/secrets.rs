@@ -2,9 +2,11 @@
 //! token never, and nothing is left of what was removed or refused.
 
 mod dumps;
+mod swap;
 mod traffic;
 
 use std::process::Command;
+use std::time::Duration;
 
 use reaper_tests::canary::{Canary, Form};
 use reaper_tests::daemon::{Launch, TestDaemon};
@@ -13,6 +15,7 @@ use reaper_tests::memory_scan::MemoryScan;
 use reaper_tests::sys::seccomp::{Call, spawn_denied};
 use reaper_tests::test_process::TestProcess;
 use reaper_tests::wait::eventually;
+use reaperd::testkit::clock::monotonic_ns;
 use rustix::io::Errno;
 use serde_json::Value;
 
@@ -183,4 +186,57 @@ fn nothing_of_a_connection_that_is_cut_is_in_memory() {
         MemoryScan::of(daemon.pid()).places_of(&forms).is_empty()
     });
     daemon.stop();
+}
+
+/// How long after a removal what is left of a session may be in memory.
+const CLEAN_WITHIN: Duration = Duration::from_millis(100);
+/// How many removals are measured of each kind of memory.
+const REMOVALS: usize = 20;
+
+/// The worker is stopped as soon as the removal of the last session is seen, so that the scan shows its
+/// memory at that moment. What is left then is searched again a moment later.
+#[test]
+fn memory_is_clean_within_a_tenth_of_a_second_after_the_removal() {
+    if !root_with(&[]) {
+        return;
+    }
+    for kind in PROTECTED {
+        let Some(daemon) = kind.start(&[]) else {
+            continue;
+        };
+        let mut times: Vec<_> = (0..REMOVALS).map(|_| time_to_clean(&daemon)).collect();
+        times.sort_unstable();
+        let (median, worst) = (times[REMOVALS / 2], times[REMOVALS - 1]);
+        println!(
+            "{kind:?}: clean after {median:?} (median), {worst:?} at most, {REMOVALS} removals"
+        );
+        assert!(worst <= CLEAN_WITHIN, "{kind:?}: {times:?}");
+        daemon.stop();
+    }
+}
+
+/// From the kill of a process with sessions to the moment at which nothing of them was in memory, without
+/// the time for which the worker was stopped.
+fn time_to_clean(daemon: &TestDaemon) -> Duration {
+    let mut process = TestProcess::start();
+    let stored = traffic::store(&daemon.socket(), process.pid());
+    let forms = stored.forms(Canary::all_forms);
+    let mut events = daemon.events();
+    let mut running = Duration::ZERO;
+    let mut since_ns = monotonic_ns();
+    process.kill();
+    for (session, _) in &stored.canaries {
+        events.removal_of(session);
+    }
+    loop {
+        daemon.suspend();
+        running += Duration::from_nanos(monotonic_ns() - since_ns);
+        let places = MemoryScan::of(daemon.pid()).places_of(&forms);
+        daemon.resume();
+        if places.is_empty() {
+            return running;
+        }
+        assert!(running <= CLEAN_WITHIN, "{running:?}: {places:#?}");
+        since_ns = monotonic_ns();
+    }
 }

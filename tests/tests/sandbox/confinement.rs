@@ -110,6 +110,42 @@ fn the_socket_folder_is_created_for_the_user() {
 }
 
 #[test]
+fn a_worker_whose_folder_was_removed_says_what_to_do() {
+    let parent = private_folder();
+    let folder = parent.path().join("folder");
+    let socket = folder.join("s.sock");
+    let log = parent.path().join("log");
+    let mut daemon = Command::new(reaperd())
+        .args(["daemon", "--sources", "sweep", "--socket"])
+        .arg(&socket)
+        .env("XDG_RUNTIME_DIR", parent.path())
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    eventually("it listens", || socket.exists());
+    fs::remove_dir_all(&folder).unwrap();
+    let log = || fs::read_to_string(&log).unwrap();
+    eventually("it binds again, or says that it cannot", || {
+        socket.exists() || log().contains("until the daemon is restarted")
+    });
+    // Only Landlock keeps it from a new folder.
+    println!("{}", log());
+    assert_eq!(socket.exists(), log().contains("has no Landlock"));
+    kill_process(Pid::from_child(&daemon), Signal::TERM).unwrap();
+    assert!(daemon.wait().unwrap().success());
+}
+
+#[test]
+fn a_missing_folder_of_token_files_is_created_and_no_other_is_open() {
+    let runtime = private_folder();
+    let daemon = Launch::with(&[]).with_runtime_dir(runtime.path()).start();
+    let folder = runtime.path().join("reaperd");
+    let found = folder.symlink_metadata().unwrap();
+    assert_eq!(found.permissions().mode() & 0o7777, 0o700);
+    daemon.stop();
+}
+
+#[test]
 fn an_unknown_user_is_refused_with_its_name() {
     let mut daemon = Launch::with(&["--user", "no-such-user"]).spawn();
     assert_eq!(daemon.wait().code(), Some(2));
@@ -155,6 +191,36 @@ fn forbidden_system_calls_and_files_are_refused() {
     for call in calls {
         assert_eq!(ends_in(call), Some(EPERM), "{call}");
     }
+    let later = |is_listening: bool| {
+        let start = format!("later {is_listening} ");
+        let lines = text.lines().filter(move |line| line.starts_with(&start));
+        lines.map(|line| (line, ends_in(line))).collect::<Vec<_>>()
+    };
+    assert_eq!((later(false).len(), later(true).len()), (6, 6));
+    for (line, errno) in later(false) {
+        assert_ne!(errno, Some(EPERM), "{line}");
+    }
+    for (line, errno) in later(true) {
+        assert_eq!(errno, Some(EPERM), "{line}");
+    }
+    // The whole of Landlock includes the scope of signals.
+    if text.contains("landlock full\n") {
+        assert!(text.contains("signal 1\n"), "{text}");
+    }
+}
+
+#[test]
+fn a_worker_that_listens_has_one_more_filter_and_binds_again() {
+    let daemon = TestDaemon::start(&[]);
+    let filters = status_of(daemon.pid())["Seccomp_filters"].clone();
+    let before = status_of(std::process::id())["Seccomp_filters"].clone();
+    let count = |text: &str| text.parse::<u32>().unwrap();
+    assert_eq!(count(&filters), count(&before) + 3);
+    fs::remove_file(daemon.socket()).unwrap();
+    eventually("it binds again", || {
+        daemon.get::<Value>("/v1/version").is_ok()
+    });
+    daemon.stop();
 }
 
 /// Hidden from the worker: the record of another user's process, and the exit status in it.

@@ -93,7 +93,8 @@ fn a_path_that_contradicts_the_socket_unit_is_an_error_that_is_not_repeated() {
     assert_eq!(machine.property("reaperd.service", "NRestarts"), "0");
     let journal = machine.journal();
     let sentence = format!(
-        "the service manager passes the socket {SOCKET}, and --socket or REAPERD_SOCKET names /run/other.sock"
+        "the service manager passes the socket {SOCKET}, and --socket, REAPERD_SOCKET or a file names \
+         /run/other.sock"
     );
     assert!(journal.contains(&sentence), "{journal}");
 }

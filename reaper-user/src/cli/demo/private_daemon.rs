@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::cli::failure::Failure;
 use crate::client::{Client, SourceReport, SourcesReport, Version};
 use crate::clock::Deadline;
-use crate::daemon::socket_path;
+use crate::daemon::config::options::OPTIONS;
 use crate::engine::Sources;
 
 /// How long the daemon and its sources may take to start.
@@ -47,8 +47,12 @@ impl PrivateDaemon {
             Sources::Only(sources) => sources.iter().map(|source| source.name()).collect(),
         };
         let log = File::create(dir.path().join("log"))?;
-        let child = Command::new(program)
-            .arg("daemon")
+        let mut command = Command::new(program);
+        for option in OPTIONS {
+            command.env_remove(option.variable());
+        }
+        let child = command
+            .args(["daemon", "--no-config"])
             // The demo suspends its child, which must be the process that does the work.
             .args(cfg!(target_os = "linux").then_some("--no-monitor"))
             .arg("--socket")
@@ -59,7 +63,6 @@ impl PrivateDaemon {
                 &humantime::format_duration(sweep).to_string(),
             ])
             .args(["--child-of", &std::process::id().to_string()])
-            .env_remove(socket_path::VARIABLE)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

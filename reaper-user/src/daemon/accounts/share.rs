@@ -24,12 +24,27 @@
 //! rounded down to nothing. That changes no guarantee of one unit or more: only a share that is
 //! smaller than one is exceeded.
 
+use reaper_registry::Claim;
+
+use crate::daemon::api::listener::SocketAccess;
+
 /// Whether users other than root and the daemon's own can come. Those two have their reserves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Newcomers {
     Possible,
     /// Nothing has to be left for them: `A(n) = n`.
     None,
+}
+
+impl Newcomers {
+    /// Returns whether other users can come through a socket with this access.
+    pub(crate) fn with(access: SocketAccess) -> Self {
+        if access == SocketAccess::Private {
+            Self::None
+        } else {
+            Self::Possible
+        }
+    }
 }
 
 /// Returns the largest share of a user, of what is visible to it: what is left and what it holds.
@@ -39,6 +54,35 @@ pub(super) fn most(visible: usize, users: usize, newcomers: Newcomers) -> usize 
         Newcomers::None => visible / users,
     };
     share.max(1).min(visible)
+}
+
+/// The part of the sessions, and of their bytes, that is kept for root, and as much again for the daemon's
+/// own user.
+const RESERVED_PART: usize = 16;
+
+/// Returns the same rule for what the registry counts. A user that is alone may hold all that is not
+/// reserved, because a limit for one user is stated beside it, which is a small part of the whole by
+/// default.
+pub(crate) fn of_registry(
+    daemon: u32,
+    newcomers: impl Fn() -> Newcomers,
+) -> impl Fn(&Claim<'_>) -> usize {
+    move |claim| {
+        let each = claim.total / RESERVED_PART;
+        let reserve = |uid| if uid == 0 || uid == daemon { each } else { 0 };
+        let reserves = if daemon == 0 { each } else { 2 * each };
+        let shared = claim.others.iter();
+        let shared = shared.map(|(uid, held)| held.saturating_sub(reserve(*uid)));
+        let (others, active) = shared.fold((0, 0), |(sum, users), shared| {
+            (sum + shared, users + usize::from(shared > 0))
+        });
+        let visible = (claim.total - reserves).saturating_sub(others);
+        let most = match active {
+            0 => visible,
+            _ => most(visible, active + 1, newcomers()),
+        };
+        reserve(claim.owner) + most
+    }
 }
 
 /// Returns what each of this many users can be sure of.

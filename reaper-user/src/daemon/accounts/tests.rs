@@ -34,6 +34,60 @@ fn a_lone_user_gets_three_quarters_of_what_is_not_reserved() {
     assert_eq!((refused.used, refused.limit), (750, 750));
 }
 
+/// The pools as a sum over all users.
+fn pools_of(accounts: &Accounts) -> Vec<(usize, usize)> {
+    let books = accounts.books();
+    let pool = |resource: Resource| {
+        let beyond = books.users.iter().map(|(uid, account)| {
+            account[resource as usize].saturating_sub(accounts.reserve(&books, *uid, resource))
+        });
+        let beyond: Vec<_> = beyond.filter(|shared| *shared > 0).collect();
+        (beyond.iter().sum(), beyond.len())
+    };
+    Resource::ALL.map(pool).to_vec()
+}
+
+#[test]
+fn changed_limits_keep_what_is_held_and_the_books_stay_right() {
+    let accounts = accounts(Newcomers::Possible, 100, 8);
+    let mut held = take_all(&accounts, USER);
+    held.extend(take_all(&accounts, OWNER));
+    held.extend(take_all(&accounts, ROOT));
+    for (total, reserve, newcomers) in [
+        (20, 1, Newcomers::None),
+        (400, 20, Newcomers::Possible),
+        (8, 1, Newcomers::Possible),
+        (100, 8, Newcomers::Possible),
+    ] {
+        let limit = Limit {
+            total,
+            reserve,
+            per_user: None,
+        };
+        let used = accounts.usage(USER, Resource::Streams).used;
+        accounts.set_limits(newcomers, [limit; 3]);
+        assert_eq!(accounts.usage(USER, Resource::Streams).used, used);
+        for _ in 0..5 {
+            held.pop();
+            held.swap_remove(0);
+            held.extend(accounts.try_charge(OWNER, Resource::Streams));
+            let books = accounts.books();
+            let pools = books.pools.map(|pool| (pool.used, pool.users));
+            drop(books);
+            assert_eq!(pools.to_vec(), pools_of(&accounts), "{total} {reserve}");
+        }
+    }
+    drop(held);
+    assert_eq!(pools_of(&accounts), [(0, 0); 3]);
+    assert!(
+        accounts
+            .books()
+            .pools
+            .iter()
+            .all(|pool| pool.used == 0 && pool.users == 0)
+    );
+}
+
 #[test]
 fn where_no_other_user_can_come_the_owner_gets_all_but_the_reserve_of_root() {
     let accounts = accounts(Newcomers::None, 100, 8);
@@ -71,6 +125,51 @@ fn a_second_user_gets_its_guarantee_and_the_first_keeps_its_grants() {
         third.len() > second.len(),
         "what is given back can be taken"
     );
+}
+
+/// Users take sessions one after the other, each until it is refused, within this limit for one user.
+fn fill(total: usize, per_user: usize, uids: &[u32]) -> Vec<(u32, usize)> {
+    let share = of_registry(OWNER, || Newcomers::Possible);
+    let mut held: Vec<(u32, usize)> = Vec::new();
+    for owner in uids.iter().copied() {
+        let claim = reaper_registry::Claim {
+            owner,
+            total,
+            others: &held,
+        };
+        held.push((owner, share(&claim).min(per_user)));
+    }
+    held
+}
+
+#[test]
+fn many_users_who_take_all_they_can_leave_sessions_to_each_other_to_root_and_to_the_owner() {
+    let uids: Vec<_> = (USER..USER + 50).chain([OWNER, ROOT]).collect();
+    let held = fill(100_000, 10_000, &uids);
+    assert_eq!(held[0].1, 10_000, "the limit of one user");
+    assert!(held.iter().map(|(_, held)| held).sum::<usize>() <= 100_000);
+    for (at, (uid, held)) in held.iter().enumerate() {
+        assert!(
+            *held >= share::guaranteed(87_500, at + 1).min(10_000),
+            "{uid}: {held}"
+        );
+    }
+    for (uid, held) in &held[50..] {
+        assert!(*held >= 6_250, "{uid}: {held}");
+    }
+}
+
+#[test]
+fn a_user_that_is_alone_gets_the_stated_limit() {
+    for (total, per_user, uid, expected) in [
+        (100_000, 10_000, USER, 10_000),
+        (10, 10, USER, 10),
+        (2, 2, ROOT, 2),
+        (160, 160, USER, 140),
+        (160, 160, ROOT, 150),
+    ] {
+        assert_eq!(fill(total, per_user, &[uid]), [(uid, expected)]);
+    }
 }
 
 #[test]

@@ -16,6 +16,9 @@ use crate::daemon::http::problem::Problem;
 use crate::daemon::log::refusals;
 use crate::sys::process_table::ProcessTable;
 
+/// The code of the error for users who are not served.
+pub(super) const USER_NOT_ALLOWED: &str = "user_not_allowed";
+
 /// The rule for connections.
 pub(crate) struct Admission {
     own_uid: u32,
@@ -115,8 +118,8 @@ fn refusal(own_uid: u32, options: &DaemonOptions) -> Vec<u8> {
     );
     let body = Problem::new(
         StatusCode::FORBIDDEN,
-        "user_not_allowed",
-        "user_not_allowed",
+        USER_NOT_ALLOWED,
+        USER_NOT_ALLOWED,
         detail,
     )
     .to_json();

@@ -20,13 +20,14 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use super::connection_budget::{ConnectionSlot, Ending};
+use super::connection_budget::{ConnectionSlot, Ending, Turns};
 use super::server::stop_requested;
 use super::undelivered::{DeliveryTracker, UndeliveredSessions};
 use super::{App, Peer, PeerPidNs, routes};
 use crate::daemon::http::body::{ResponseBody, problem};
 use crate::daemon::http::framing::FramingFilter;
 use crate::daemon::http::secrets::{RequestSecrets, SecretQueue};
+use crate::daemon::metrics::Route;
 
 /// Larger than the largest head that the framing filter passes. Bounds what is buffered for a slow
 /// reader.
@@ -43,7 +44,7 @@ pub(super) async fn serve(
     slot: ConnectionSlot,
 ) {
     let slot = Arc::new(slot);
-    let phase = Arc::new(Phase::new(app.options.keep_alive));
+    let phase = Arc::new(Phase::new(slot.keep_alive()));
     let undelivered = UndeliveredSessions::default();
     let registry = app.reaper.registry().clone();
     let secrets = SecretQueue::new(registry.clone());
@@ -66,6 +67,8 @@ pub(super) async fn serve(
         request.extensions_mut().insert(for_requests.clone());
         if request.method() == Method::POST {
             request.extensions_mut().insert(pid_ns.clone());
+        } else {
+            request.extensions_mut().insert(Turns::of(&slot));
         }
         let secrets = secrets.next();
         async move {
@@ -112,11 +115,14 @@ async fn respond(
     secrets: RequestSecrets,
     slot: &ConnectionSlot,
 ) -> Response<ResponseBody> {
+    let route = Route::of(request.method(), request.uri().path());
     slot.may_start().await;
-    match slot.begin_request() {
+    let response = match slot.begin_request() {
         Ok(_charge) => routes::respond(app.clone(), peer, request, secrets).await,
         Err(refused) => problem(&refused.into()),
-    }
+    };
+    app.counters.responded(route, &response);
+    response
 }
 
 /// Returns whether the client keeps the connection after this request (RFC 9112, section 9.3).

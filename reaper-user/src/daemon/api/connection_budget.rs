@@ -8,6 +8,7 @@
 mod idle;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -21,6 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 pub(super) use idle::BusyGuard;
 use idle::{Idle, IdleConnections};
+pub(super) use turn::{Turn, Turns};
 
 use crate::daemon::accounts::{Accounts, Charge, Refused, Resource};
 
@@ -50,13 +52,16 @@ pub(super) struct ConnectionBudget {
     last_request: Mutex<(u32, Option<Instant>)>,
     /// Notified when a connection has given its place back.
     freed: Notify,
-    kept_idle: Duration,
+    /// How long connections that are accepted from now on are announced to be kept.
+    keep_alive: Mutex<Duration>,
 }
 
 /// The place of one connection, given back on drop.
 pub(super) struct ConnectionSlot {
     budget: Arc<ConnectionBudget>,
     uid: u32,
+    /// How long it is announced to be kept after a response.
+    keep_alive: Duration,
     /// Notified when this connection is to close for another.
     close: Arc<Notify>,
     /// Notified when the deadline may be earlier than before.
@@ -94,8 +99,16 @@ impl ConnectionBudget {
             starts: Mutex::default(),
             last_request: Mutex::default(),
             freed: Notify::new(),
-            kept_idle: keep_alive + KEPT_LONGER,
+            keep_alive: Mutex::new(keep_alive),
         })
+    }
+
+    /// Changes how long connections are kept that are accepted from now on.
+    pub(super) fn set_keep_alive(&self, keep_alive: Duration) {
+        *self
+            .keep_alive
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = keep_alive;
     }
 
     /// Charges a new connection to its user. Closes idle connections for it, if that is needed and
@@ -188,6 +201,10 @@ impl ConnectionBudget {
         let slot = ConnectionSlot {
             budget: self.clone(),
             uid,
+            keep_alive: *self
+                .keep_alive
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
             close: Arc::default(),
             deadline_changed: Notify::new(),
             idle: Mutex::default(),
@@ -236,15 +253,20 @@ impl ConnectionSlot {
     /// user waits for these few at most, and no request waits while a processor is free. It counts
     /// requests and not time, because no request runs for long without a pause.
     pub(super) async fn may_start(&self) {
-        let accounts = &self.budget.accounts;
-        if self.budget.is_contended_by(self.uid)
-            && accounts.usage(self.uid, Resource::Connections).used > STARTS_AT_ONCE
-        {
+        if self.takes_turns() {
             let start = self.starts.acquire().await;
             // Behind what is ready now.
             yield_now().await;
             drop(start);
         }
+    }
+
+    /// Returns whether other users have sent requests lately, and this one has more connections than may
+    /// start requests at once.
+    fn takes_turns(&self) -> bool {
+        let accounts = &self.budget.accounts;
+        self.budget.is_contended_by(self.uid)
+            && accounts.usage(self.uid, Resource::Connections).used > STARTS_AT_ONCE
     }
 
     /// Charges a request to the user.
@@ -271,7 +293,7 @@ impl ConnectionSlot {
     /// Looks whether the connection is over, or when it may be. No timer is set for each request:
     /// while a request can change the deadline, the next look is no later than any new one.
     fn look(&self) -> Look {
-        let kept_idle = self.budget.kept_idle;
+        let kept_idle = self.keep_alive + KEPT_LONGER;
         let now = Instant::now();
         let soon = now + kept_idle.min(HEAD_WITHIN);
         let (deadline, ending, again) = match &*self.idle_state() {
@@ -287,6 +309,11 @@ impl ConnectionSlot {
         } else {
             Look::Again(deadline.min(again))
         }
+    }
+
+    /// Returns how long the connection is announced to be kept after a response.
+    pub(super) fn keep_alive(&self) -> Duration {
+        self.keep_alive
     }
 
     pub(super) fn is_busy(&self) -> bool {

@@ -12,7 +12,8 @@ use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_core::Stream as _;
@@ -21,6 +22,7 @@ use hyper::http::request;
 use reaper_registry::{EntryId, Event, EventKind, Next, Session, SessionId};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
+use super::connection_budget::{Turn, Turns};
 use super::sessions::{Cursor, PIECE_FULL};
 use super::sse::{self, EventId};
 use super::wire::{GapData, SessionView};
@@ -42,6 +44,8 @@ pub(crate) struct EventStream {
     out: Vec<u8>,
     keepalive: Interval,
     ended: bool,
+    /// Of the pieces of a snapshot.
+    turn: Turn,
     _charge: Charge,
 }
 
@@ -121,6 +125,7 @@ impl EventStream {
             out: sse::PREAMBLE.to_vec(),
             keepalive,
             ended: false,
+            turn: Turn::of(head.extensions.get::<Turns>().cloned()),
             _charge: charge,
         };
         let last_seen = head
@@ -173,8 +178,13 @@ impl EventStream {
             },
             None => GapData::Reason { reason: "epoch" },
         };
-        sse::write_gap(&mut self.out, None, &gap);
+        self.write_gap(None, &gap);
         self.begin_snapshot(last);
+    }
+
+    fn write_gap(&mut self, id: Option<EventId>, gap: &GapData) {
+        self.app.counters.gaps.fetch_add(1, Ordering::Relaxed);
+        sse::write_gap(&mut self.out, id, gap);
     }
 
     fn begin_snapshot(&mut self, last: EntryId) {
@@ -208,7 +218,7 @@ impl EventStream {
                         missed_from,
                         missed_to,
                     };
-                    sse::write_gap(&mut self.out, id, &gap);
+                    self.write_gap(id, &gap);
                     // The end of the reader's own session may be among what was missed.
                     if self.filter.own.is_some() {
                         self.end();
@@ -299,6 +309,9 @@ impl Body for EventStream {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
+        if this.snapshot.is_some() {
+            ready!(this.turn.poll(cx));
+        }
         this.fill(cx);
         if !this.out.is_empty() {
             let frame = Bytes::from(std::mem::take(&mut this.out));

@@ -22,7 +22,7 @@ pub(super) const ABOUT: About = About {
     daemon_version: env!("CARGO_PKG_VERSION"),
     ipc_api: "v1",
     ipc_features: &[
-        "version", "health", "events", "sessions", "sources", "limits",
+        "version", "health", "events", "sessions", "sources", "limits", "metrics",
     ],
     schema_version: 1,
 };
@@ -39,9 +39,9 @@ pub(super) struct SourcesNow {
 pub(super) fn sources(app: &App) -> SourcesNow {
     let statuses = app.reaper.status();
     SourcesNow {
-        overall: overall(&statuses, &app.options),
+        overall: overall(&statuses, &app.options()),
         statuses,
-        sweep_interval: app.options.sweep_interval,
+        sweep_interval: app.options().sweep_interval,
         processes: app.reaper.processes(),
         sessions: app.reaper.registry().len(),
     }
@@ -66,16 +66,22 @@ pub(super) fn health(app: &App) -> Health {
     let states = statuses
         .iter()
         .map(|status| (status.source.name(), status.state()));
+    let forged = statuses
+        .iter()
+        .filter(|status| status.wanted)
+        .map(|status| (status.source.name(), status.forged));
     Health {
+        forged: forged.collect(),
         ok: true,
         pid: std::process::id(),
         monitor_pid: monitor_pid(),
         brokers: Nothing {},
-        status: overall(&statuses, &app.options),
+        status: overall(&statuses, &app.options()),
         sources: states.collect::<BTreeMap<_, _>>(),
         reap_loop_restarts: app.reaper.loop_restarts(),
         memory: memory(app.secret_memory.state()),
         sandbox: sandbox(),
+        config: app.live.view(),
     }
 }
 
@@ -129,24 +135,36 @@ fn monitor_pid() -> Option<u32> {
 /// - with the default sources, a source that has worked is down, or none but the sweep works;
 /// - with a list of sources, one of them is down.
 fn overall(statuses: &[SourceStatus], options: &DaemonOptions) -> &'static str {
-    let is_auto = options.sources == engine::Sources::default();
-    let is_degraded = |status: &SourceStatus| match status.health {
-        None | Some(SourceHealth::Up) => false,
-        Some(SourceHealth::Degraded) => true,
-        Some(SourceHealth::Down) => {
-            !is_auto
-                || status.has_worked
-                || status.source == Source::Sweep
-                || options.require.contains(&status.source)
-        }
-    };
-    let delivers_events = |status: &SourceStatus| status.source != Source::Sweep && status.works();
-    let only_sweep_works = is_auto && !statuses.iter().any(delivers_events);
-    if only_sweep_works || statuses.iter().any(is_degraded) {
+    if is_degraded(statuses, options) {
         "degraded"
     } else {
         "ok"
     }
+}
+
+/// Returns whether the state is `degraded`.
+pub(crate) fn is_degraded(statuses: &[SourceStatus], options: &DaemonOptions) -> bool {
+    let delivers_events = |status: &SourceStatus| status.source != Source::Sweep && status.works();
+    let only_sweep_works = is_auto(options) && !statuses.iter().any(delivers_events);
+    only_sweep_works || statuses.iter().any(|status| degrades(status, options))
+}
+
+/// Returns whether the state of this source alone makes the daemon degraded.
+pub(crate) fn degrades(status: &SourceStatus, options: &DaemonOptions) -> bool {
+    match status.health {
+        None | Some(SourceHealth::Up) => false,
+        Some(SourceHealth::Degraded) => true,
+        Some(SourceHealth::Down) => {
+            !is_auto(options)
+                || status.has_worked
+                || status.source == Source::Sweep
+                || options.require.contains(&status.source)
+        }
+    }
+}
+
+fn is_auto(options: &DaemonOptions) -> bool {
+    options.sources == engine::Sources::default()
 }
 
 /// Returns when the session's process was last found alive: at the last complete sweep or at
@@ -174,6 +192,7 @@ mod tests {
             remedy: String::new(),
             detail: String::new(),
             lost: 0,
+            forged: 0,
         }
     }
 

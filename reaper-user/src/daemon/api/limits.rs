@@ -31,12 +31,13 @@ pub(super) fn limits(app: &App, peer: Peer) -> LimitsReport {
     });
     LimitsReport {
         caller: of_user(app, peer.uid),
-        memory: Memory::of(&app.options, &app.accounts).by_name(),
+        memory: Memory::of(&app.options(), &app.accounts).by_name(),
         users,
     }
 }
 
-fn of_user(app: &App, uid: u32) -> UserLimits {
+/// Returns what this user holds and may hold.
+pub(crate) fn of_user(app: &App, uid: u32) -> UserLimits {
     let charged = Resource::ALL.map(|resource| {
         let usage = app.accounts.usage(uid, resource);
         let view = LimitView {
@@ -55,15 +56,16 @@ fn of_user(app: &App, uid: u32) -> UserLimits {
 /// What the registry counts.
 fn in_registry(app: &App, uid: u32) -> [(&'static str, LimitView); 2] {
     let usage = app.reaper.registry().usage(uid);
+    let options = app.options();
     let sessions = LimitView {
         used: usage.sessions,
-        limit: app.options.max_sessions_per_uid,
-        total: app.options.max_sessions,
+        limit: usage.most_sessions,
+        total: options.max_sessions,
     };
     let bytes = LimitView {
         used: usage.bytes,
-        limit: app.options.max_bytes_per_uid,
-        total: app.options.max_bytes,
+        limit: usage.most_bytes,
+        total: options.max_bytes,
     };
     [("sessions", sessions), ("bytes", bytes)]
 }

@@ -167,9 +167,37 @@ impl Socket {
             }
             Err(error) if !own.rebind_failed => {
                 log::error!("{path} was removed and cannot be bound again: {error}");
+                if !own.place.folder.is_at_its_path() && is_confined_to_folders() {
+                    // The rule of the sandbox is about the former folder, not about its path.
+                    log::error!(
+                        "the worker can bind {path} in the folder that was removed only; no client can \
+                         connect until the daemon is restarted"
+                    );
+                }
                 own.rebind_failed = true;
             }
             Err(_already_logged) => {}
+        }
+    }
+
+    /// Lets other users connect than before, without a moment in which none can. The access to a socket of
+    /// the service manager is not changed.
+    pub(crate) fn change_access(&mut self, access: SocketAccess, list: AccessList) {
+        let Some(own) = &mut self.own else {
+            return;
+        };
+        if (access, &list) == (own.access, &own.list) {
+            return;
+        }
+        let changed = own.place.change_access(own.access, access, &list);
+        // What comes next, such as a socket file that is bound again, is for the new users anyway.
+        (own.access, own.list) = (access, list);
+        match changed {
+            Ok(file) => self.mode = mode_of(&file),
+            Err(error) => log::error!(
+                "the users who can reach {} are as before: {error}",
+                self.path.display()
+            ),
         }
     }
 
@@ -207,6 +235,16 @@ impl OwnFile {
             log::warn!("cannot remove {}: {error}", self.place.path().display());
         }
     }
+}
+
+/// Returns whether the folders in which this process can create files were fixed at its start.
+fn is_confined_to_folders() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        crate::daemon::sandbox::Report::of_this_process().landlock != "off"
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
 }
 
 fn check_length(path: &Path) -> Result<(), ListenError> {
@@ -324,6 +362,26 @@ impl Place {
             .map_err(self.failed("set the mode of"))
     }
 
+    /// Changes the access of the socket, and that of its folder if it has the mode that this daemon gives
+    /// to new folders.
+    fn change_access(
+        &self,
+        before: SocketAccess,
+        access: SocketAccess,
+        list: &AccessList,
+    ) -> Result<Stat, ListenError> {
+        self.folder.change_access(before, access)?;
+        if before == SocketAccess::Shared {
+            // Its entries for other users must go, whatever the mode will be.
+            match list.set(&self.path()) {
+                Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                Err(errno) => return Err(self.failed("set the access list of")(errno)),
+            }
+        }
+        self.set_access(access, list, &self.bound()?)?;
+        self.bound()
+    }
+
     /// Removes a socket without a listener. Any other file is kept and is an error.
     fn clear_stale(&self, address: &SocketAddrUnix) -> Result<(), ListenError> {
         let Some(found) = self.folder.find(&self.name)? else {
@@ -339,8 +397,9 @@ impl Place {
                 rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty())
                     .map_err(self.failed("remove"))
             }
-            // EAGAIN: there is a listener with a full queue.
-            Ok(()) | Err(Errno::AGAIN) => Err(ListenError::InUse(self.path())),
+            // EAGAIN: there is a listener with a full queue. EPERM: a confined worker that binds again can
+            // no longer find out.
+            Ok(()) | Err(Errno::AGAIN | Errno::PERM) => Err(ListenError::InUse(self.path())),
             Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.failed("connect to")(errno)),
         }

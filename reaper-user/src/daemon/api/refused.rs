@@ -2,20 +2,22 @@
 //! accepts connections, and then get a response. It is written without a parser: the request is read
 //! as far as it has arrived, and answered unseen.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::connection_budget::{ConnectionBudget, ConnectionSlot};
 use crate::daemon::http::problem::Problem;
 
-/// How many wait at the same time. More are closed at once. `fd_budget.rs` reserves their
-/// descriptors.
-const AT_ONCE: usize = 4;
+/// How many wait at the same time, beside one of root and one of the daemon's own user. More are closed at
+/// once. `fd_budget.rs` reserves their descriptors.
+const SHARED: usize = 4;
+/// How many of these one user may have.
+const PER_USER: usize = 2;
 /// How long a connection waits for a place: longer than ordinary requests take.
 const PLACE_WITHIN: Duration = Duration::from_millis(500);
 /// How long the request may take. A client sends it right after it has connected.
@@ -23,40 +25,77 @@ const REQUEST_WITHIN: Duration = Duration::from_millis(100);
 
 /// Where connections wait for a place.
 pub(super) struct WaitingRoom {
-    free: Arc<Semaphore>,
-}
-
-impl Default for WaitingRoom {
-    fn default() -> Self {
-        Self {
-            free: Arc::new(Semaphore::new(AT_ONCE)),
-        }
-    }
+    owner: u32,
+    /// How many connections of each user wait.
+    waiting: Mutex<BTreeMap<u32, usize>>,
 }
 
 /// A place in the waiting room.
 pub(super) struct Waiting {
-    _place: OwnedSemaphorePermit,
+    room: Arc<WaitingRoom>,
+    uid: u32,
 }
 
 impl WaitingRoom {
-    /// Returns a place, if there is one.
-    pub(super) fn enter(&self) -> Option<Waiting> {
-        let place = self.free.clone().try_acquire_owned().ok()?;
-        Some(Waiting { _place: place })
+    /// The waiting room of a daemon that runs as `owner`.
+    pub(super) fn new(owner: u32) -> Arc<Self> {
+        Arc::new(Self {
+            owner,
+            waiting: Mutex::default(),
+        })
+    }
+
+    /// Returns a place for a connection of this user, if there is one.
+    pub(super) fn enter(self: &Arc<Self>, uid: u32) -> Option<Waiting> {
+        let mut waiting = self.waiting();
+        let beyond_reserve = |uid: u32, count: usize| {
+            let reserve = usize::from(uid == 0 || uid == self.owner);
+            count.saturating_sub(reserve)
+        };
+        let of_all = |waiting: &BTreeMap<u32, usize>| {
+            let shared = waiting.iter();
+            shared
+                .map(|(uid, count)| beyond_reserve(*uid, *count))
+                .sum::<usize>()
+        };
+        let count = waiting.get(&uid).copied().unwrap_or(0) + 1;
+        let shared = beyond_reserve(uid, count);
+        if shared > 0 && (shared > PER_USER || of_all(&waiting) == SHARED) {
+            return None;
+        }
+        waiting.insert(uid, count);
+        Some(Waiting {
+            room: self.clone(),
+            uid,
+        })
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u32, usize>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut waiting = self.room.waiting();
+        if let Some(count) = waiting.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&self.uid);
+            }
+        }
     }
 }
 
 impl Waiting {
-    /// Waits for a place among the served. Without one, responds and returns nothing.
+    /// Waits for a place among the served. Without one, responds and returns the response's problem.
     pub(super) async fn admit(
         self,
         stream: UnixStream,
-        uid: u32,
         budget: &Arc<ConnectionBudget>,
-    ) -> Option<(UnixStream, ConnectionSlot)> {
-        match budget.admit_within(uid, PLACE_WITHIN).await {
-            Ok(slot) => Some((stream, slot)),
+    ) -> Result<(UnixStream, ConnectionSlot), Problem> {
+        match budget.admit_within(self.uid, PLACE_WITHIN).await {
+            Ok(slot) => Ok((stream, slot)),
             Err(refused) => {
                 // A client that still writes, or whose bytes are unread at the close, may miss the
                 // response.
@@ -64,8 +103,9 @@ impl Waiting {
                     let mut request = Zeroizing::new([0; 4 * 1024]);
                     drop(stream.try_read(request.as_mut()));
                 }
-                refuse(stream, &refused.into());
-                None
+                let problem = Problem::from(refused);
+                refuse(stream, &problem);
+                Err(problem)
             }
         }
     }
@@ -96,6 +136,22 @@ mod tests {
 
     use super::*;
     use crate::daemon::accounts::{Refused, Resource};
+
+    #[test]
+    fn users_who_wait_leave_places_to_each_other_to_root_and_to_the_owner() {
+        let room = WaitingRoom::new(1_000);
+        let all = |uid: u32| -> Vec<_> { std::iter::from_fn(|| room.enter(uid)).collect() };
+        let first = all(2_001);
+        let second = all(2_002);
+        assert_eq!((first.len(), second.len(), all(2_003).len()), (2, 2, 0));
+        let kept = [all(0), all(1_000)];
+        assert!(kept.iter().all(|places| places.len() == 1));
+        drop(first);
+        assert_eq!(all(2_003).len(), 2, "what is given back can be taken");
+        drop((second, kept));
+        assert_eq!(all(0).len(), 3);
+        assert!(room.waiting().is_empty());
+    }
 
     #[tokio::test]
     async fn a_refused_connection_gets_a_whole_response_with_the_limit() {

@@ -83,7 +83,7 @@ fn delete_named(
 ) -> Result<Response<ResponseBody>, Problem> {
     let session = named(app, peer, owner, id)?;
     // Otherwise a removal and a registration would replace the session without its token.
-    let needs_token = app.options.strict_replace && !peer.is_root();
+    let needs_token = app.options().strict_replace && !peer.is_root();
     let presents_it = || matches!(claim, Claim::Token(token) if app.reaper.registry().is_token_of(token, &session));
     if needs_token && !presents_it() {
         return Err(Problem::needs_token());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::http::request;
 use hyper::{Method, Request, Response, StatusCode};
-use reaper_registry::{Event, Session, Source, TokenRef};
+use reaper_registry::{Session, Source, TokenRef};
 use tokio::time::{Instant, sleep};
 
 use super::authorize::Refused;
@@ -15,7 +15,7 @@ use super::remove::{delete, delete_me};
 use super::sessions::list;
 use super::undelivered::UndeliveredSessions;
 use super::wire::{Me, RegisterResponse, SessionView};
-use super::{App, Peer, PeerPidNs, authorize, health, limits, register};
+use super::{App, Peer, PeerPidNs, authorize, health, limits, metrics, register};
 use crate::clock;
 use crate::daemon::http::body::{ResponseBody, event_stream, json, problem, read_body};
 use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
@@ -71,7 +71,7 @@ async fn route(
             let body = read_body(body, secrets).await?;
             register(app, peer, head, &body).await
         }
-        (&Method::GET, "/v1/sessions") => list(app, peer, head.uri.query()).await,
+        (&Method::GET, "/v1/sessions") => list(app, peer, head).await,
         (&Method::GET, "/v1/sessions/me") => {
             let session = required_session(app, peer, &claim)?;
             let session = SessionView::new(&session, app.reaper.identity_of(&session));
@@ -87,6 +87,7 @@ async fn route(
         (&Method::GET, "/v1/sources") => Ok(json(&health::sources(app).view())),
         (&Method::GET, "/v1/health") => Ok(json(&health::health(app))),
         (&Method::GET, "/v1/version") => Ok(json(&health::ABOUT)),
+        (&Method::GET, "/metrics") => Ok(metrics::metrics(app, head, peer.is_root())),
         (&Method::DELETE, path) if path.starts_with("/v1/sessions/") => {
             let tail = &path["/v1/sessions/".len()..];
             delete(app, peer, head, tail, &claim, secrets.path_token)
@@ -171,7 +172,7 @@ async fn try_register(
     registration: Registration,
     undelivered: Option<&UndeliveredSessions>,
 ) -> Result<Response<ResponseBody>, Problem> {
-    let policy = app.options.register_policy;
+    let policy = app.options().register_policy;
     let resolved = authorize::authorize_pid(registration.pid, peer, policy).await?;
     let presence_accepted = registration.presence.is_some();
     let registration = Registration {
@@ -244,9 +245,8 @@ pub(super) fn required_session(
 /// or had one.
 pub(super) fn unknown(app: &App, peer: Peer, token: TokenRef) -> Problem {
     let now = clock::now();
-    let ended = app.reaper.registry().recently_gone(&token, now);
-    let visible = |event: &Arc<Event>| event.owner().is_some_and(|owner| peer.sees(owner));
-    match ended.filter(visible) {
+    let owner = (!peer.is_root()).then_some(peer.uid);
+    match app.reaper.registry().recently_gone(&token, owner, now) {
         Some(end) => Problem::session_gone(&end, now),
         None => Problem::no_session("unknown_session", "no live session has this token"),
     }

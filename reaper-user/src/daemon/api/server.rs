@@ -11,12 +11,13 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::admission::Admission;
+use super::admission::{Admission, USER_NOT_ALLOWED};
 use super::connection_budget::ConnectionBudget;
-use super::listener::Socket;
+use super::listener::{AccessList, Socket, SocketAccess};
 use super::peaks::Peaks;
 use super::refused::{WaitingRoom, refuse};
 use super::{App, connection};
+use crate::daemon::http::problem::Problem;
 use crate::sys::allocator::give_back_freed;
 
 /// The pause after a failed accept, for lack of descriptors or memory. The connection that is
@@ -29,10 +30,11 @@ const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
 
 /// Serves until `stop` turns true, ends every connection and removes the socket.
 pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Receiver<bool>) {
-    let admission = Admission::new(&app.options, app.table.clone());
-    let budget = ConnectionBudget::new(app.accounts.clone(), app.options.keep_alive);
+    let mut admission = Admission::new(&app.options(), app.table.clone());
+    let budget = ConnectionBudget::new(app.accounts.clone(), app.options().keep_alive);
+    let mut reloads = app.live.changes();
     let mut acceptor = Acceptor::new(budget.clone());
-    let waiting_room = WaitingRoom::default();
+    let waiting_room = WaitingRoom::new(rustix::process::geteuid().as_raw());
     let mut connections = JoinSet::new();
     let mut peaks = Peaks::default();
     let mut regular_checks = interval(CHECK_INTERVAL);
@@ -49,9 +51,16 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
                 }
             }
             Some(ended) = connections.join_next() => report_panic(ended),
+            Ok(()) = reloads.changed() => {
+                let options = app.options();
+                admission = Admission::new(&options, app.table.clone());
+                budget.set_keep_alive(options.keep_alive);
+                socket.change_access(SocketAccess::of(&options), AccessList::of(&options));
+            }
             stream = acceptor.next(&socket.listener) => {
                 // Before a place is taken: a refused user must not take one from others.
                 let Some((stream, peer)) = admission.admit(stream) else {
+                    app.counters.refused(USER_NOT_ALLOWED);
                     continue;
                 };
                 // Not in the `select!`, where another branch could cancel it after it has closed a
@@ -63,14 +72,21 @@ pub(crate) async fn serve(app: Arc<App>, mut socket: Socket, mut stop: watch::Re
                         connections.spawn(served);
                         peaks.connected(connections.len());
                     }
-                    Err(refused) => match waiting_room.enter() {
-                        None => refuse(stream, &refused.into()),
+                    Err(refused) => match waiting_room.enter(peer.uid) {
+                        None => {
+                            let problem = Problem::from(refused);
+                            app.counters.refused(problem.code());
+                            refuse(stream, &problem);
+                        }
                         Some(waiting) => {
                             let (app, budget) = (app.clone(), budget.clone());
                             connections.spawn(async move {
-                                let admitted = waiting.admit(stream, peer.uid, &budget).await;
-                                if let Some((stream, slot)) = admitted {
-                                    connection::serve(app, stream, peer, stopping, slot).await;
+                                let admitted = waiting.admit(stream, &budget).await;
+                                match admitted {
+                                    Ok((stream, slot)) => {
+                                        connection::serve(app, stream, peer, stopping, slot).await;
+                                    }
+                                    Err(problem) => app.counters.refused(problem.code()),
                                 }
                             });
                         }

@@ -7,12 +7,14 @@ use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body, Bytes, Frame};
+use hyper::http::request;
 use hyper::{Response, StatusCode};
 use reaper_registry::{EntryId, Registry, Session};
 
+use super::connection_budget::{Turn, Turns};
 use super::wire::SessionView;
 use super::{App, Peer, health, sse};
 use crate::daemon::http::body::{ResponseBody, pieces, whole};
@@ -101,13 +103,16 @@ pub(crate) struct ListBody {
     written: usize,
     last: Option<EntryId>,
     ended: bool,
+    turn: Turn,
 }
 
 pub(super) async fn list(
     app: &Arc<App>,
     peer: Peer,
-    query: Option<&str>,
+    head: &request::Parts,
 ) -> Result<Response<ResponseBody>, Problem> {
+    let query = head.uri.query();
+    let turns = head.extensions.get::<Turns>().cloned();
     let owner = peer.scope(query)?;
     let filter = Filter {
         pid: number(query, "pid", "pid must be a number")?,
@@ -132,10 +137,14 @@ pub(super) async fn list(
         written: 0,
         last: None,
         ended: false,
+        turn: Turn::of(turns.clone()),
     };
     while !list.ended && list.out.len() <= PIECE_FULL {
         list.fill();
-        tokio::task::yield_now().await;
+        match &turns {
+            Some(turns) if !list.ended => turns.next().await,
+            _ => tokio::task::yield_now().await,
+        }
     }
     if list.ended {
         let body = std::mem::take(&mut list.out);
@@ -166,6 +175,7 @@ impl ListBody {
             written,
             last,
             ended,
+            turn: _,
         } = self;
         let mut next = None;
         let at_end = cursor.advance(app.reaper.registry(), |session| {
@@ -214,6 +224,7 @@ impl Body for ListBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         if this.out.is_empty() && !this.ended {
+            ready!(this.turn.poll(cx));
             this.fill();
         }
         if !this.out.is_empty() {

@@ -135,6 +135,7 @@ pub(crate) struct SourceView<'a> {
     remedy: &'a str,
     detail: &'a str,
     lost: u64,
+    forged: u64,
 }
 
 impl<'a> From<&'a SourceStatus> for SourceView<'a> {
@@ -146,6 +147,7 @@ impl<'a> From<&'a SourceStatus> for SourceView<'a> {
             remedy: &status.remedy,
             detail: &status.detail,
             lost: status.lost,
+            forged: status.forged,
         }
     }
 }
@@ -174,11 +176,27 @@ pub(crate) struct Health {
     pub(crate) brokers: Nothing,
     pub(crate) status: &'static str,
     pub(crate) sources: BTreeMap<&'static str, &'static str>,
+    /// Messages to each source that did not come from the kernel.
+    pub(crate) forged: BTreeMap<&'static str, u64>,
     /// How often the reap loop panicked and was restarted.
     pub(crate) reap_loop_restarts: u64,
     pub(crate) memory: MemoryView,
     /// Null on systems that have none.
     pub(crate) sandbox: Option<SandboxView>,
+    pub(crate) config: ConfigView,
+}
+
+/// The configuration in use.
+#[derive(Serialize)]
+pub(crate) struct ConfigView {
+    /// The files that were read, in rising order.
+    pub(crate) files: Vec<String>,
+    /// When it was read: milliseconds since 1970.
+    pub(crate) loaded_at: u64,
+    /// Why the last reload failed and changed nothing; null if it did not fail.
+    pub(crate) error: Option<String>,
+    /// What was changed since the start and takes a restart.
+    pub(crate) needs_restart: Vec<&'static str>,
 }
 
 /// The memory of secret keys.

@@ -73,12 +73,19 @@ pub(crate) fn json(body: &impl Serialize) -> Response<ResponseBody> {
     whole(StatusCode::OK, "application/json", bytes)
 }
 
+/// In the extensions of a response that refuses: the code of its problem, to be counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RefusedWith(pub(crate) &'static str);
+
 pub(crate) fn problem(problem: &Problem) -> Response<ResponseBody> {
     let mut response = whole(
         problem.status(),
         "application/problem+json",
         problem.to_json(),
     );
+    response
+        .extensions_mut()
+        .insert(RefusedWith(problem.code()));
     let headers = response.headers_mut();
     if problem.closes() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

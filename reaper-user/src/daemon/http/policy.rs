@@ -1,6 +1,8 @@
 //! The checks that every request passes before routing, always in the same order. A refused request
 //! reaches no handler.
 
+use std::net::IpAddr;
+
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN};
 use hyper::http::request;
@@ -24,7 +26,7 @@ pub(crate) fn check(
             "token must be in Authorization header, not query string",
         ));
     }
-    check_host(head)?;
+    check_host(head, transport)?;
     if head
         .headers
         .get_all(ORIGIN)
@@ -43,21 +45,42 @@ pub(crate) fn check(
     match transport {
         // The peer is already authenticated by the kernel.
         Transport::Unix => Ok(first),
+        // There is nothing to authenticate for.
+        Transport::Metrics { .. } => Ok(Claim::None),
     }
 }
 
 /// Over a Unix socket the host means nothing, so that any well-formed one is served: clients send the
-/// name of their transport, or the path of the socket.
-fn check_host(head: &request::Parts) -> Result<(), Problem> {
+/// name of their transport, or the path of the socket. Over TCP on the loopback interface it must be that
+/// interface: any other name is one that its owner has made to lead here.
+fn check_host(head: &request::Parts, transport: Transport) -> Result<(), Problem> {
     let in_field = head.headers.get(HOST).map(HeaderValue::as_bytes);
     let in_target = head.uri.authority().map(|host| host.as_str().as_bytes());
-    if in_field.into_iter().chain(in_target).all(is_host) {
-        return Ok(());
+    let mut hosts = in_field.into_iter().chain(in_target);
+    if !hosts.clone().all(is_host) {
+        return Err(bad_request(
+            "bad_host_field",
+            "the host is not a name or an address with an optional port",
+        ));
     }
-    Err(bad_request(
-        "bad_host_field",
-        "the host is not a name or an address with an optional port",
-    ))
+    if transport == (Transport::Metrics { is_local: true }) && !hosts.all(is_loopback) {
+        return Err(forbidden("forbidden host", "forbidden_host"));
+    }
+    Ok(())
+}
+
+/// Returns whether the host, without its port, names the loopback interface.
+fn is_loopback(host: &[u8]) -> bool {
+    let Ok(host) = str::from_utf8(host) else {
+        return false;
+    };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    let is_address = address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    is_address || name.eq_ignore_ascii_case("localhost")
 }
 
 /// Returns whether these are the characters of a host and a port (RFC 3986, section 3.2), without
@@ -134,6 +157,43 @@ mod tests {
         assert_eq!(refusal("http://[::1]:9/v1/health", &[local]), None);
         let refused = refusal("http://user@localhost/", &[local]);
         assert_eq!(refused.unwrap().0, 400);
+    }
+
+    #[test]
+    fn over_loopback_tcp_the_host_must_be_the_loopback_interface() {
+        let refusal = |target: &str, host: &str, is_local| {
+            let request = Request::builder().uri(target).header("host", host);
+            let head = request.body(()).unwrap().into_parts().0;
+            let transport = Transport::Metrics { is_local };
+            let checked = super::check(&head, transport, Claim::None);
+            checked.err().map(|refused| refused.code())
+        };
+        for host in [
+            "localhost",
+            "LOCALHOST:9464",
+            "127.0.0.1",
+            "127.0.0.1:9464",
+            "[::1]:9464",
+        ] {
+            assert_eq!(refusal("/metrics", host, true), None, "{host}");
+        }
+        for host in [
+            "evil.example",
+            "127.0.0.1.evil.example:80",
+            "10.0.0.1",
+            "",
+            ":80",
+        ] {
+            assert_eq!(
+                refusal("/metrics", host, true),
+                Some("forbidden_host"),
+                "{host}"
+            );
+            assert_eq!(refusal("/metrics", host, false), None, "{host}");
+        }
+        let foreign_target = refusal("http://evil.example/metrics", "localhost", true);
+        assert_eq!(foreign_target, Some("forbidden_host"));
+        assert_eq!(refusal("/metrics", "a@b", false), Some("bad_host_field"));
     }
 
     #[test]

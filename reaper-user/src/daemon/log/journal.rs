@@ -59,12 +59,13 @@ impl Journal {
     }
 
     /// Sends without waiting. The service manager holds the journal's socket, so that a restart of the
-    /// journal ends no connection; after one of the socket itself it is made anew.
+    /// journal ends no connection. After one of the socket itself each message has the address: a worker that
+    /// listens cannot connect again.
     fn send(&self, datagram: &[u8]) -> bool {
         match self.socket.send(datagram) {
             Ok(_) => true,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            Err(_) => self.socket.connect(SOCKET).is_ok() && self.socket.send(datagram).is_ok(),
+            Err(_) => self.socket.send_to(datagram, SOCKET).is_ok(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! One request at a time. A thread that asks for a record waits while another one has the probe
 //! loaded: some tens of milliseconds at the start, and after a failure of the probe.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{Shutdown, shutdown};
 
 use super::message::{self, Listening, Reply, Request, Wanted};
+use crate::daemon::config::readable::Readable;
 use crate::daemon::systemd::{Encoded, State};
 use crate::sources::SourceError;
 use crate::sources::opener::Opener;
@@ -50,9 +52,19 @@ impl Channel {
         done(self.ask(request, None)?).map(drop)
     }
 
+    /// Opens a file that is read again after the start. `None`: there is no such file.
+    pub(super) fn open_readable(&self, file: Readable) -> io::Result<Option<File>> {
+        let request = Request {
+            argument: file.number(),
+            ..Request::new(Wanted::Readable)
+        };
+        let (_, mut fds) = done(self.ask(request, None)?)?;
+        Ok(fds.pop().map(File::from))
+    }
+
     fn ask(&self, request: Request, fd: Option<BorrowedFd<'_>>) -> io::Result<Reply> {
         let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        message::exchange(&socket, request, fd).inspect_err(|error| {
+        message::exchange(&socket, &request, fd).inspect_err(|error| {
             if error.kind() == io::ErrorKind::WouldBlock {
                 log::error!("the monitor does not respond; sources cannot be reopened any more");
                 shutdown(&*socket, Shutdown::Both).unwrap_or_default();
@@ -180,16 +192,28 @@ impl Deputy for Channel {
         take(fds).map(|[fd]| fd)
     }
 
+    fn have_memory(&self, pids: &[Pid]) -> io::Result<Vec<bool>> {
+        let mut have = Vec::with_capacity(pids.len());
+        for some in pids.chunks(message::PIDS) {
+            let request = Request {
+                pids: some.iter().map(|pid| pid.get()).collect(),
+                ..Request::new(Wanted::Memory)
+            };
+            let (bytes, _) = done(self.ask(request, None)?)?;
+            if bytes.len() != some.len() {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            have.extend(bytes.iter().map(|byte| *byte != 0));
+        }
+        Ok(have)
+    }
+
     fn read_record(&self, pid: Pid) -> io::Result<Record> {
         let request = Request {
             pid: pid.get(),
             ..Request::new(Wanted::Record)
         };
         let (bytes, _) = done(self.ask(request, None)?)?;
-        let (has_status, bytes) = bytes.split_first().ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Record {
-            has_status: *has_status != 0,
-            bytes: bytes.to_owned(),
-        })
+        Record::decode(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }

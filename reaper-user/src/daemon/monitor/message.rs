@@ -10,8 +10,6 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use crate::sys::proc_file::RECORD_MAX;
-
 /// What a worker can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -30,12 +28,16 @@ pub(super) enum Wanted {
     Detach = 6,
     /// A file of a process; the argument is a `ProcFile`.
     Open = 7,
-    /// The record of a process.
+    /// Start time and exit status of a process that has ended: a `Record`.
     Record = 8,
+    /// Which of several processes have memory; their pids follow the request.
+    Memory = 9,
+    /// A file that is read again after the start; the argument is the number of a `Readable`.
+    Readable = 10,
 }
 
 impl Wanted {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Notify,
         Self::Connector,
         Self::Send,
@@ -44,6 +46,8 @@ impl Wanted {
         Self::Detach,
         Self::Open,
         Self::Record,
+        Self::Memory,
+        Self::Readable,
     ];
 }
 
@@ -55,17 +59,21 @@ pub(super) enum Listening {
     ToExits = 2,
 }
 
-/// The length of a request.
+/// The length of a request without pids.
 const REQUEST: usize = 20;
+/// The most pids in a request.
+pub(super) const PIDS: usize = 512;
 
 /// A request. What a field means depends on what is wanted; unused fields are zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) wanted: Wanted,
     pub(super) argument: u8,
     pub(super) pid: u32,
     pub(super) seq: u32,
     pub(super) value: u64,
+    /// Only for what is about several processes.
+    pub(super) pids: Vec<u32>,
 }
 
 impl Request {
@@ -76,31 +84,41 @@ impl Request {
             pid: 0,
             seq: 0,
             value: 0,
+            pids: Vec::new(),
         }
     }
 
-    fn encode(self) -> [u8; REQUEST] {
-        let mut bytes = [0; REQUEST];
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![0; REQUEST];
         bytes[0] = self.wanted as u8;
         bytes[1] = self.argument;
         bytes[4..8].copy_from_slice(&self.pid.to_ne_bytes());
         bytes[8..12].copy_from_slice(&self.seq.to_ne_bytes());
         bytes[12..].copy_from_slice(&self.value.to_ne_bytes());
+        bytes.extend(self.pids.iter().flat_map(|pid| pid.to_ne_bytes()));
         bytes
     }
 
     /// Returns `None` for another length and for an unknown wish.
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; REQUEST] = bytes.try_into().ok()?;
+        let (bytes, pids) = bytes.split_first_chunk::<REQUEST>()?;
+        let (pids, []) = pids.as_chunks() else {
+            return None;
+        };
         let wanted = Wanted::ALL.into_iter().find(|it| *it as u8 == bytes[0])?;
         let word = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]));
         let value = [0, 1, 2, 3, 4, 5, 6, 7].map(|byte| bytes[12 + byte]);
+        let most_pids = if wanted == Wanted::Memory { PIDS } else { 0 };
+        if pids.len() > most_pids {
+            return None;
+        }
         Some(Self {
             wanted,
             argument: bytes[1],
             pid: word(4),
             seq: word(8),
             value: u64::from_ne_bytes(value),
+            pids: pids.iter().copied().map(u32::from_ne_bytes).collect(),
         })
     }
 }
@@ -126,8 +144,11 @@ const ERRNO: u8 = 1;
 const FAILED: u8 = 2;
 /// Between reason and remedy, and in neither.
 const SEPARATOR: u8 = 0;
-/// The longest reply: a record with two bytes before it. Longer reasons are cut off.
-const REPLY: usize = RECORD_MAX + 2;
+/// The longest reply. Longer reasons are cut off.
+const REPLY: usize = 2_050;
+/// The longest message.
+const MESSAGE: usize = REQUEST + 4 * PIDS;
+const _: () = assert!(REPLY <= MESSAGE);
 /// The most descriptors of one message: those of the probe.
 const DESCRIPTORS: usize = 4;
 
@@ -191,7 +212,7 @@ impl Reply {
 /// Sends a request and waits for its reply.
 pub(super) fn exchange(
     socket: &OwnedFd,
-    request: Request,
+    request: &Request,
     fd: Option<BorrowedFd<'_>>,
 ) -> io::Result<Reply> {
     send(
@@ -253,7 +274,7 @@ fn send(
 }
 
 fn receive(socket: &OwnedFd, flags: RecvFlags) -> Result<(Vec<u8>, Vec<OwnedFd>), Errno> {
-    let mut bytes = vec![0; REPLY];
+    let mut bytes = vec![0; MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
@@ -297,6 +318,18 @@ mod tests {
             assert_eq!(Request::decode(&bytes[1..]), None, "too short");
             assert_eq!(Request::decode(&[&bytes[..], &[0]].concat()), None);
         }
+        let memory_of = |pids: usize| Request {
+            pids: vec![4_242; pids],
+            ..Request::new(Wanted::Memory)
+        };
+        let most = memory_of(PIDS);
+        assert_eq!(Request::decode(&most.encode()), Some(most));
+        assert_eq!(Request::decode(&memory_of(PIDS + 1).encode()), None);
+        let others = Request {
+            pids: vec![4_242],
+            ..Request::new(Wanted::Record)
+        };
+        assert_eq!(Request::decode(&others.encode()), None);
         assert_eq!(Request::decode(&[0; REQUEST]), None);
         assert_eq!(Request::decode(&[99; REQUEST]), None);
     }

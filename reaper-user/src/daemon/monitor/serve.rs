@@ -1,5 +1,5 @@
-//! The monitor's end of the channel. It does what is asked with its own rights and looks into nothing
-//! that it passes on.
+//! The monitor's end of the channel. It does what is asked with its own rights. The only thing that it
+//! parses is the kernel's record of a process that has ended, because the worker must not see the rest.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,12 +7,16 @@ use std::os::fd::OwnedFd;
 use reaper_registry::Pid;
 
 use super::message::{Listening, Received, Reply, Request, Wanted, next_request, reply};
+use super::rates::Rates;
+use crate::clock::monotonic_ns;
+use crate::daemon::config::readable::Readable;
 use crate::daemon::systemd::{self, Encoded, State};
 use crate::sources::SourceError;
 use crate::sources::opener::{Direct, Opener as _, RECEIVE_BUFFER};
 #[cfg(feature = "ebpf")]
 use crate::sys::allocator::give_back_freed;
 use crate::sys::cn_proc::{self, WHAT_EXIT};
+use crate::sys::memory;
 use crate::sys::netlink::ConnectorSocket;
 use crate::sys::proc_file::{ProcFile, open_here, read_record_here};
 
@@ -22,6 +26,7 @@ pub(super) struct Kept {
     /// The attached probe, at most one.
     #[cfg(feature = "ebpf")]
     probe: Option<Box<dyn Send>>,
+    rates: Rates,
 }
 
 /// Serves the next request. Returns false once the worker has closed its end.
@@ -51,14 +56,20 @@ fn is_closed(error: &io::Error) -> bool {
 
 impl Kept {
     fn serve(&mut self, request: Request, fd: Option<OwnedFd>) -> Reply {
+        if let Err(reason) = self.rates.take(request.wanted, monotonic_ns()) {
+            return Reply::Failed {
+                reason,
+                remedy: String::new(),
+            };
+        }
         match request.wanted {
             Wanted::Notify => notify(request),
             Wanted::Connector => connector(request.value),
-            Wanted::Send => send(request, fd),
+            Wanted::Send => send(&request, fd),
             #[cfg(feature = "ebpf")]
             Wanted::Filter => filter(request.pid),
             #[cfg(feature = "ebpf")]
-            Wanted::Probe => self.probe(request),
+            Wanted::Probe => self.probe(&request),
             #[cfg(feature = "ebpf")]
             Wanted::Detach => {
                 self.probe = None;
@@ -66,13 +77,15 @@ impl Kept {
             }
             #[cfg(not(feature = "ebpf"))]
             Wanted::Filter | Wanted::Probe | Wanted::Detach => Reply::Errno(libc::ENOSYS),
-            Wanted::Open => open(request),
+            Wanted::Open => open(&request),
+            Wanted::Memory => memory(&request.pids),
             Wanted::Record => record(request.pid),
+            Wanted::Readable => readable(Readable::from_number(request.argument)),
         }
     }
 
     #[cfg(feature = "ebpf")]
-    fn probe(&mut self, request: Request) -> Reply {
+    fn probe(&mut self, request: &Request) -> Reply {
         // The former one first: the worker has no use for two.
         self.probe = None;
         let attached = Direct.probe(request.pid, request.value);
@@ -123,7 +136,7 @@ fn connector(receive_buffer: u64) -> Reply {
     }
 }
 
-fn send(request: Request, fd: Option<OwnedFd>) -> Reply {
+fn send(request: &Request, fd: Option<OwnedFd>) -> Reply {
     let to_all = Listening::ToAll as u8;
     let to_exits = Listening::ToExits as u8;
     let wanted = match request.argument {
@@ -150,7 +163,7 @@ fn filter(own: u32) -> Reply {
     }
 }
 
-fn open(request: Request) -> Reply {
+fn open(request: &Request) -> Reply {
     let file = ProcFile::from_byte(request.argument);
     let (Some(file), Ok(pid)) = (file, Pid::new(request.pid)) else {
         return Reply::Errno(libc::EINVAL);
@@ -161,16 +174,37 @@ fn open(request: Request) -> Reply {
     }
 }
 
+/// One byte for each process: 1 if it has memory, 0 if it has none or that is unknown.
+fn memory(pids: &[u32]) -> Reply {
+    let has_memory = |pid: &u32| {
+        let pid = Pid::new(*pid).ok();
+        pid.is_some_and(|pid| matches!(memory::has_memory(pid), Ok(true)))
+    };
+    Reply::Done {
+        bytes: pids.iter().map(|pid| u8::from(has_memory(pid))).collect(),
+        fds: Vec::new(),
+    }
+}
+
 fn record(pid: u32) -> Reply {
     let Ok(pid) = Pid::new(pid) else {
         return Reply::Errno(libc::EINVAL);
     };
     match read_record_here(pid) {
         Ok(record) => Reply::Done {
-            bytes: [&[u8::from(record.has_status)], record.bytes.as_slice()].concat(),
+            bytes: record.encode().into(),
             fds: Vec::new(),
         },
         Err(error) => Reply::error(&error),
+    }
+}
+
+/// No descriptor: there is no such file.
+fn readable(file: Readable) -> Reply {
+    match file.open_here() {
+        Ok(file) => Reply::fds(file.map(OwnedFd::from)),
+        Err(error) if error.raw_os_error().is_some() => Reply::error(&error),
+        Err(error) => failed(SourceError::new(error.to_string(), "")),
     }
 }
 
@@ -178,5 +212,34 @@ fn failed(error: SourceError) -> Reply {
     Reply::Failed {
         reason: error.reason,
         remedy: error.remedy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_asks_without_end_is_refused() {
+        let mut kept = Kept::default();
+        // Without a descriptor it fails at once, with an error number.
+        let mut ask = || kept.serve(Request::new(Wanted::Send), None);
+        assert!(matches!(ask(), Reply::Errno(libc::EINVAL)));
+        let refused = (0..10_000).find_map(|_| match ask() {
+            Reply::Failed { reason, .. } => Some(reason),
+            _ => None,
+        });
+        assert!(refused.unwrap().contains("too often"));
+    }
+
+    #[test]
+    fn of_several_processes_the_reply_has_one_byte_for_each() {
+        let own = std::process::id();
+        // Pid 0 is none, and the largest is above every kernel's limit.
+        let Reply::Done { bytes, fds } = memory(&[own, 0, u32::MAX >> 1, own]) else {
+            panic!("no reply");
+        };
+        assert_eq!((bytes, fds.len()), (vec![1, 0, 0, 1], 0));
+        assert!(matches!(memory(&[]), Reply::Done { bytes, .. } if bytes.is_empty()));
     }
 }

@@ -13,7 +13,11 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
-use lists::{Allowed, MONITOR, MONITOR_IF, SHARED, SHARED_IF, WORKER, WORKER_IF};
+use super::super::api::listener::SocketAccess;
+use lists::{
+    Allowed, LISTENING, MONITOR, MONITOR_IF, SHARED, SHARED_IF, WITHOUT_GROUP, WITHOUT_LIST,
+    WITHOUT_MODE, WORKER, WORKER_IF,
+};
 
 /// Which of the two processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +61,19 @@ fn try_restrict(role: Role) -> Result<(), Failure> {
         rules.insert(*call, Vec::new());
     }
     rules.insert(libc::SYS_clone3, Vec::new());
-    for allowed in SHARED_IF.iter().chain(conditional) {
-        rules.entry(allowed.call).or_default().push(rule(allowed)?);
+    for Allowed { call, conditions } in SHARED_IF.iter().chain(conditional) {
+        rules.entry(*call).or_default().push(rule(conditions)?);
     }
+    // `abort`, of this process: the one that forked it may have the same user.
+    let of_this_process = [
+        (0, u64::from(u32::MAX), u64::from(std::process::id())),
+        (
+            2,
+            u64::from(u32::MAX),
+            u64::from(libc::SIGABRT.cast_unsigned()),
+        ),
+    ];
+    rules.insert(libc::SYS_tgkill, vec![rule(&of_this_process)?]);
     let allowed = SeccompFilter::new(
         rules,
         SeccompAction::Errno(libc::EPERM.cast_unsigned()),
@@ -73,8 +87,34 @@ fn try_restrict(role: Role) -> Result<(), Failure> {
     Ok(())
 }
 
-fn rule(allowed: &Allowed) -> Result<SeccompRule, Failure> {
-    let conditions = allowed.conditions.iter().map(|(argument, mask, value)| {
+/// From now on no thread of this worker, which listens, can make the calls that it needed for that. A
+/// failure is logged.
+pub(crate) fn restrict_once_listening(access: SocketAccess) {
+    if let Err(error) = try_restrict_once_listening(access) {
+        log::warn!("the worker can still connect to other sockets: {error}");
+    }
+}
+
+fn try_restrict_once_listening(access: SocketAccess) -> Result<(), Failure> {
+    let (list, group, mode) = match access {
+        SocketAccess::Private => (WITHOUT_LIST, WITHOUT_GROUP, WITHOUT_MODE),
+        SocketAccess::Group(_) => (WITHOUT_LIST, &[][..], &[][..]),
+        SocketAccess::Shared => (&[][..], WITHOUT_GROUP, &[][..]),
+    };
+    let calls = [LISTENING, list, group, mode].concat();
+    let filter = SeccompFilter::new(
+        calls.into_iter().map(|call| (call, Vec::new())).collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EPERM.cast_unsigned()),
+        TargetArch::try_from(std::env::consts::ARCH)?,
+    )?;
+    let program: BpfProgram = filter.try_into()?;
+    Ok(apply_filter_all_threads(&program)?)
+}
+
+/// A rule with these conditions: of each, the index of an argument, a mask, and the masked value.
+fn rule(conditions: &[(u8, u64, u64)]) -> Result<SeccompRule, Failure> {
+    let conditions = conditions.iter().map(|(argument, mask, value)| {
         let masked = SeccompCmpOp::MaskedEq(*mask);
         SeccompCondition::new(*argument, SeccompCmpArgLen::Qword, masked, *value)
     });

@@ -159,6 +159,7 @@ mod tests {
             remedy: String::new(),
             detail: String::new(),
             lost: 0,
+            forged: 0,
         }
     }
 

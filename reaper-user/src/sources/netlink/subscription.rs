@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -49,6 +50,8 @@ pub(super) struct Subscription {
     /// Whether the last canary arrived.
     pub(super) proven: bool,
     drops_reported: u32,
+    /// Messages that did not come from the kernel, not reported yet.
+    forged: AtomicU64,
 }
 
 /// How far [`Subscription::drain`] got.
@@ -81,6 +84,7 @@ impl Subscription {
             acknowledged_in: Duration::ZERO,
             proven: false,
             drops_reported: 0,
+            forged: AtomicU64::new(0),
         };
         subscription.listen().await?;
         Ok(subscription)
@@ -162,7 +166,9 @@ impl Subscription {
         for _ in 0..BATCH {
             match self.socket.receive(&mut buffer) {
                 Ok(Some(datagram)) => take(datagram, &mut handle),
-                Ok(None) => log::debug!("a message to our connector socket is not the kernel's"),
+                Ok(None) => {
+                    self.forged.fetch_add(1, Ordering::Relaxed);
+                }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => return Ok(Drained::Empty),
                     Some(libc::EINTR) => {}
@@ -178,6 +184,11 @@ impl Subscription {
     pub(super) fn drain_all(&self, mut handle: impl FnMut(Event)) -> io::Result<()> {
         while self.drain(&mut handle)? != Drained::Empty {}
         Ok(())
+    }
+
+    /// Returns how many messages did not come from the kernel since the last call.
+    pub(super) fn new_forged(&self) -> u64 {
+        self.forged.swap(0, Ordering::Relaxed)
     }
 
     /// Returns how many messages were dropped since the last call.

@@ -4,7 +4,9 @@ mod any_order;
 mod beats;
 mod doubt;
 mod incomplete;
+mod later;
 mod panics;
+mod turns;
 mod unread;
 
 use std::sync::{Arc, Mutex};
@@ -31,9 +33,10 @@ struct Committed {
 }
 
 impl Commit for Committed {
-    fn commit(&self, process: ProcessId, death: Death) {
+    fn commit(&self, process: ProcessId, death: Death) -> bool {
         self.deaths.lock().unwrap().push((process, death));
         self.guards.lock().unwrap().remove(&process);
+        false
     }
 }
 
@@ -91,7 +94,7 @@ impl Fixture {
             reporter: self.board.reporter(Source::Sweep),
         };
         let settings = sweep::Settings {
-            interval: INTERVAL,
+            interval: tokio::sync::watch::channel(INTERVAL).1,
             each_pass: Arc::new(|| {}),
         };
         self.tasks.push(tokio::spawn(async move {
@@ -341,7 +344,10 @@ async fn a_sweep_makes_up_for_hints_that_did_not_fit() {
         fixture.table.die(pid(raw_pid), 0);
         fixture.exit_event(raw_pid, 0);
     }
-    assert!(fixture.hints.overflowed() > 0, "nothing overflowed");
+    assert!(
+        fixture.hints.overflowed(Source::Netlink) > 0,
+        "nothing overflowed"
+    );
     fixture.pass(Duration::from_millis(500)).await;
     assert_eq!(fixture.deaths().len(), count as usize);
 }

@@ -131,6 +131,16 @@ impl Events {
         self.arrived.iter().filter_map(Removal::of).collect()
     }
 
+    /// Whether the daemon, which has been stopped, has announced its end as the last event.
+    pub fn end_with_shutdown(mut self) -> bool {
+        let deadline = Deadline::after(TIMEOUT);
+        while let Ok(event) = self.coming.recv_timeout(deadline.left()) {
+            self.arrived.push(event);
+        }
+        let last = self.arrived.last();
+        last.is_some_and(|event| event.frame.event == "shutdown")
+    }
+
     /// Checks that a daemon, which has been stopped, has removed exactly these sessions, each once and
     /// for the end of its process.
     pub fn check_each_removed_once(self, dead: &BTreeSet<String>) {

@@ -28,6 +28,7 @@ pub struct Launch {
     arguments: Vec<String>,
     owner: Option<u32>,
     runtime_dir: Option<PathBuf>,
+    variables: Vec<(String, String)>,
 }
 
 impl Launch {
@@ -60,6 +61,12 @@ impl Launch {
     /// Sets the runtime folder of its user, where its clients have their token files.
     pub fn with_runtime_dir(mut self, folder: &Path) -> Self {
         self.runtime_dir = Some(folder.to_owned());
+        self
+    }
+
+    /// Sets an environment variable. With `XDG_CONFIG_HOME` the daemon reads its configuration files.
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -100,6 +107,13 @@ impl Launch {
         command_line.push(reaperd().to_str().unwrap().to_owned());
         command_line.extend(owned(&["daemon", "--socket", socket.to_str().unwrap()]));
         command_line.extend(self.arguments.iter().cloned());
+        let has_files = self
+            .variables
+            .iter()
+            .any(|(name, _)| name == "XDG_CONFIG_HOME");
+        if !has_files && !self.arguments.iter().any(|flag| flag == "--config") {
+            command_line.push("--no-config".to_owned());
+        }
         let mut flags = command_line.iter();
         if !flags.any(|flag| flag.starts_with("--sources")) {
             command_line.extend(owned(sources_of_this_run().as_slice().as_flattened()));
@@ -107,7 +121,6 @@ impl Launch {
         let mut command = Command::new(&command_line[0]);
         command
             .args(&command_line[1..])
-            .env_remove("REAPERD_SOCKET")
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -116,6 +129,11 @@ impl Launch {
                 "XDG_RUNTIME_DIR",
                 self.runtime_dir.as_deref().unwrap_or(folder),
             );
+        let options = std::env::vars_os().map(|(name, _)| name);
+        for name in options.filter(|name| name.as_encoded_bytes().starts_with(b"REAPERD_")) {
+            command.env_remove(name);
+        }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         start(&mut command).unwrap_or_else(|error| panic!("{command_line:?}: {error}"))
     }
 

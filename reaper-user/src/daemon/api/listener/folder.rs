@@ -118,6 +118,21 @@ impl Folder {
         chownat(&self.descriptor, "", owner, group, AtFlags::EMPTY_PATH)
     }
 
+    /// Changes the mode from that of new folders for `before` to that for `access`. A folder with another
+    /// mode is left as it is.
+    pub(super) fn change_access(
+        &self,
+        before: SocketAccess,
+        access: SocketAccess,
+    ) -> Result<(), ListenError> {
+        let stat = stat_of(&self.descriptor, &self.path)?;
+        let is_changed = before.folder_mode() != access.folder_mode();
+        if is_changed && mode_of(&stat) == before.folder_mode() {
+            return open_to(&self.descriptor, &self.path, access);
+        }
+        Ok(())
+    }
+
     /// Returns whether the path leads to this folder now, as far as the system shows it. Another
     /// process may change that at once.
     pub(super) fn is_at_its_path(&self) -> bool {
@@ -211,25 +226,10 @@ impl Walk {
         };
         self.step(name, path)?;
         if is_new && access != SocketAccess::Private {
-            self.open_to_others(access)?;
+            open_to(&self.folder, &self.path, access)?;
             self.stat = stat_of(&self.folder, &self.path)?;
         }
         Ok(())
-    }
-
-    /// Gives the new folder its group, and the mode bits that the umask has removed.
-    fn open_to_others(&self, access: SocketAccess) -> Result<(), ListenError> {
-        let failed = |call| move |errno| system(call, &self.path, errno);
-        // A descriptor of a place cannot change its mode.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::openat(&self.folder, ".", flags, Mode::empty())
-            .map_err(failed("open folder"))?;
-        if let SocketAccess::Group(group) = access {
-            rustix::fs::fchown(&folder, None, Some(rustix::fs::Gid::from_raw(group)))
-                .map_err(failed(SET_GROUP))?;
-        }
-        rustix::fs::fchmod(&folder, permissions(access.folder_mode()))
-            .map_err(failed("set the mode of"))
     }
 
     fn step(&mut self, name: &OsStr, path: PathBuf) -> Result<(), ListenError> {
@@ -281,6 +281,21 @@ impl Walk {
         self.rest.extend(rest);
         Ok(())
     }
+}
+
+/// Gives a folder of this daemon its group and its mode, also the bits that the umask has removed.
+fn open_to(folder: &OwnedFd, path: &Path, access: SocketAccess) -> Result<(), ListenError> {
+    let failed = |call| move |errno| system(call, path, errno);
+    // A descriptor of a place cannot change its mode.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder =
+        rustix::fs::openat(folder, ".", flags, Mode::empty()).map_err(failed("open folder"))?;
+    if let SocketAccess::Group(group) = access {
+        rustix::fs::fchown(&folder, None, Some(rustix::fs::Gid::from_raw(group)))
+            .map_err(failed(SET_GROUP))?;
+    }
+    rustix::fs::fchmod(&folder, permissions(access.folder_mode()))
+        .map_err(failed("set the mode of"))
 }
 
 /// The components of a path, without the root and `.`; `..` is walked as any other folder.

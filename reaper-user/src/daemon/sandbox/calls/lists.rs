@@ -116,7 +116,6 @@ pub(super) const SHARED_IF: &[Allowed] = &[
     // No new code.
     only(c::SYS_mmap, &[(2, word(c::PROT_EXEC), 0)]),
     only(c::SYS_mprotect, &[(2, word(c::PROT_EXEC), 0)]),
-    only(c::SYS_socket, &[(0, INT, word(c::AF_UNIX))]),
     // Not who gets signals of a descriptor, and which.
     only(c::SYS_fcntl, &[(1, INT, word(c::F_DUPFD))]),
     only(c::SYS_fcntl, &[(1, INT, word(c::F_DUPFD_CLOEXEC))]),
@@ -128,8 +127,6 @@ pub(super) const SHARED_IF: &[Allowed] = &[
     only(c::SYS_fcntl, &[(1, INT, word(c::F_SETLK))]),
     only(c::SYS_fcntl, &[(1, INT, word(c::F_OFD_GETLK))]),
     only(c::SYS_fcntl, &[(1, INT, word(c::F_OFD_SETLK))]),
-    // `abort`.
-    only(c::SYS_tgkill, &[(2, INT, word(c::SIGABRT))]),
     // Whether a pid is in use.
     only(c::SYS_kill, &[(1, INT, 0)]),
     // Their own limits.
@@ -187,9 +184,6 @@ pub(super) const WORKER: &[c_long] = &[
     c::SYS_fchown,
     c::SYS_fchownat,
     c::SYS_lsetxattr,
-    c::SYS_renameat,
-    c::SYS_renameat2,
-    c::SYS_linkat,
     c::SYS_flock,
     c::SYS_ftruncate,
     c::SYS_umask,
@@ -210,17 +204,14 @@ pub(super) const WORKER: &[c_long] = &[
     #[cfg(target_arch = "x86_64")]
     c::SYS_mkdir,
     #[cfg(target_arch = "x86_64")]
-    c::SYS_rmdir,
-    #[cfg(target_arch = "x86_64")]
-    c::SYS_rename,
-    #[cfg(target_arch = "x86_64")]
-    c::SYS_link,
-    #[cfg(target_arch = "x86_64")]
     c::SYS_chmod,
 ];
 
 /// `fchmodat2` (Linux 6.6), which has the same number on every architecture since then.
 const SYS_FCHMODAT2: c_long = 452;
+
+/// Stream sockets of the family `AF_UNIX`. The type has flags above these bits.
+const STREAM: &[(u8, u64, u64)] = &[(0, INT, word(c::AF_UNIX)), (1, 0xff, word(c::SOCK_STREAM))];
 
 /// The worker, with these arguments only.
 pub(super) const WORKER_IF: &[Allowed] = &[
@@ -229,7 +220,15 @@ pub(super) const WORKER_IF: &[Allowed] = &[
         c::SYS_clone,
         &[(0, word(c::CLONE_THREAD), word(c::CLONE_THREAD))],
     ),
-    only(c::SYS_socketpair, &[(0, INT, word(c::AF_UNIX))]),
+    // No datagrams: each of them can be addressed to any socket.
+    only(c::SYS_socket, STREAM),
+    only(c::SYS_socketpair, STREAM),
+    // One more filter, once it listens.
+    only(
+        c::SYS_seccomp,
+        &[(0, INT, c::SECCOMP_SET_MODE_FILTER as u64)],
+    ),
+    only(c::SYS_prctl, &[(0, INT, word(c::PR_SET_NO_NEW_PRIVS))]),
     // Signal 0: whether the process has been reaped.
     only(c::SYS_pidfd_send_signal, &[(1, INT, 0)]),
     only(c::SYS_ioctl, &[(1, IOCTL, 0xff0b)]), // PIDFD_GET_INFO
@@ -242,11 +241,27 @@ pub(super) const WORKER_IF: &[Allowed] = &[
     only(c::SYS_bpf, &[(0, INT, 15)]),
 ];
 
+/// What the worker can no longer do once it listens: connect to other services, and change its own filter.
+pub(super) const LISTENING: &[c_long] = &[c::SYS_connect, c::SYS_seccomp];
+/// The same, if the socket is not bound again with an access list.
+pub(super) const WITHOUT_LIST: &[c_long] = &[c::SYS_lsetxattr];
+/// The same, if the socket is not bound again with a group.
+pub(super) const WITHOUT_GROUP: &[c_long] = &[c::SYS_fchown, c::SYS_fchownat];
+/// The same, if its mode is set before it is bound, by its descriptor.
+pub(super) const WITHOUT_MODE: &[c_long] = &[
+    c::SYS_fchmodat,
+    SYS_FCHMODAT2,
+    #[cfg(target_arch = "x86_64")]
+    c::SYS_chmod,
+];
+
 /// The monitor.
 pub(super) const MONITOR: &[c_long] = &[
     // The worker.
     c::SYS_wait4,
     c::SYS_waitid,
+    // Whether processes have memory.
+    c::SYS_move_pages,
     // The probe and the connector's filter.
     c::SYS_bpf,
     c::SYS_perf_event_open,
@@ -261,6 +276,7 @@ pub(super) const MONITOR_IF: &[Allowed] = &[
     only(c::SYS_kill, &[(1, INT, word(c::SIGQUIT))]),
     only(c::SYS_kill, &[(1, INT, word(c::SIGUSR1))]),
     only(c::SYS_kill, &[(1, INT, word(c::SIGUSR2))]),
+    only(c::SYS_socket, &[(0, INT, word(c::AF_UNIX))]),
     only(c::SYS_socket, &[(0, INT, word(c::AF_NETLINK))]),
     only(c::SYS_ioctl, &[(1, IOCTL, 0x2400)]), // PERF_EVENT_IOC_ENABLE
     only(c::SYS_ioctl, &[(1, IOCTL, 0x2401)]), // PERF_EVENT_IOC_DISABLE

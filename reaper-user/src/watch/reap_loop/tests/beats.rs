@@ -16,9 +16,10 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 struct HangsUntil(Mutex<mpsc::Receiver<()>>);
 
 impl Commit for HangsUntil {
-    fn commit(&self, _process: ProcessId, _death: Death) {
+    fn commit(&self, _process: ProcessId, _death: Death) -> bool {
         let ended = self.0.lock().unwrap().recv();
         assert!(ended.is_err(), "nothing is sent");
+        false
     }
 }
 

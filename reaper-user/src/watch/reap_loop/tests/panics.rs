@@ -9,10 +9,10 @@ struct PanicsAt {
 }
 
 impl Commit for PanicsAt {
-    fn commit(&self, process: ProcessId, death: Death) {
+    fn commit(&self, process: ProcessId, death: Death) -> bool {
         let panics_at = *self.panics_at.lock().unwrap();
         assert_ne!(panics_at, Some(process), "as the test requires");
-        self.committed.commit(process, death);
+        self.committed.commit(process, death)
     }
 }
 

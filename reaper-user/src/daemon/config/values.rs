@@ -1,16 +1,18 @@
-//! Parsers of option values. An invalid value is a usage error.
+//! Parsers of option values. An invalid value is a usage error, or a fault of the configuration file.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use reaper_registry::Source;
 
+use super::readable::{Database, names};
 use crate::daemon::descriptors::MIN_CONNECTIONS;
 #[cfg(target_os = "linux")]
 use crate::daemon::sandbox::User;
 use crate::engine::Sources;
 
 /// Parses `auto` or a comma-separated list of sources.
-pub(super) fn sources(text: &str) -> Result<Sources, String> {
+pub(crate) fn sources(text: &str) -> Result<Sources, String> {
     if text == "auto" {
         return Ok(Sources::Auto);
     }
@@ -19,7 +21,7 @@ pub(super) fn sources(text: &str) -> Result<Sources, String> {
 }
 
 /// Parses the name of one source.
-pub(super) fn source(text: &str) -> Result<Source, String> {
+pub(crate) fn source(text: &str) -> Result<Source, String> {
     let known = [Source::Netlink, Source::Ebpf, Source::Pidfd, Source::Sweep];
     known
         .into_iter()
@@ -28,7 +30,7 @@ pub(super) fn source(text: &str) -> Result<Source, String> {
 }
 
 /// Parses a time span of at least 10 ms, such as `5s`, `24h` or `1m 30s`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if duration < Duration::from_millis(10) {
         return Err("must be at least 10ms".to_owned());
@@ -36,26 +38,18 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
-/// The maximum age of a session, if there is one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Age(Option<Duration>);
-
-impl From<Age> for Option<Duration> {
-    fn from(age: Age) -> Self {
-        age.0
+/// Parses a port of the loopback interface, or an address with a port.
+pub(crate) fn metrics_address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<u16>() {
+        Ok(port) => Ok((Ipv4Addr::LOCALHOST, port).into()),
+        Err(_) => text.parse().map_err(|_neither| {
+            "expected a port, or an address with a port such as 127.0.0.1:9464".to_owned()
+        }),
     }
-}
-
-/// Parses a time span or `never`.
-pub(super) fn age(text: &str) -> Result<Age, String> {
-    if text == "never" {
-        return Ok(Age(None));
-    }
-    duration(text).map(|age| Age(Some(age)))
 }
 
 /// Parses a number greater than zero.
-pub(super) fn count(text: &str) -> Result<usize, String> {
+pub(crate) fn count(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
         Ok(count) => Ok(count),
@@ -64,7 +58,7 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
 }
 
 /// Parses a number of bytes greater than zero, such as `4096`, `64KiB`, `512MiB` or `2GiB`.
-pub(super) fn size(text: &str) -> Result<usize, String> {
+pub(crate) fn size(text: &str) -> Result<usize, String> {
     let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
     let (number, shift) = units
         .into_iter()
@@ -77,15 +71,13 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
 }
 
 /// Parses a uid or the name of a user.
-pub(super) fn user(text: &str) -> Result<u32, String> {
-    id(text, "user", |name| {
-        uzers::get_user_by_name(name).map(|user| user.uid())
-    })
+pub(crate) fn user(text: &str) -> Result<u32, String> {
+    id(text, "user", |name| names::find(Database::Users, name))
 }
 
 /// Parses the name or uid of a user who can own processes. A uid without an account is its own group.
 #[cfg(target_os = "linux")]
-pub(super) fn account(text: &str) -> Result<User, String> {
+pub(crate) fn account(text: &str) -> Result<User, String> {
     let uid = user(text)?;
     let account = uzers::get_user_by_uid(uid);
     let gid = account.map_or(uid, |account| account.primary_group_id());
@@ -93,10 +85,8 @@ pub(super) fn account(text: &str) -> Result<User, String> {
 }
 
 /// Parses a gid or the name of a group.
-pub(super) fn group(text: &str) -> Result<u32, String> {
-    id(text, "group", |name| {
-        uzers::get_group_by_name(name).map(|group| group.gid())
-    })
+pub(crate) fn group(text: &str) -> Result<u32, String> {
+    id(text, "group", |name| names::find(Database::Groups, name))
 }
 
 /// Digits are an id, as in chown(1), unless there is such a name. The largest number means "none" to
@@ -109,7 +99,7 @@ fn id(text: &str, what: &str, by_name: impl Fn(&str) -> Option<u32>) -> Result<u
 }
 
 /// Parses a number of connections, of which the daemon needs some.
-pub(super) fn connections(text: &str) -> Result<usize, String> {
+pub(crate) fn connections(text: &str) -> Result<usize, String> {
     match count(text)? {
         ..MIN_CONNECTIONS => Err(format!("must be at least {MIN_CONNECTIONS}")),
         count => Ok(count),
@@ -117,7 +107,7 @@ pub(super) fn connections(text: &str) -> Result<usize, String> {
 }
 
 /// Parses a time span of at least one second: whole seconds are announced.
-pub(super) fn keep_alive(text: &str) -> Result<Duration, String> {
+pub(crate) fn keep_alive(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         time if time < Duration::from_secs(1) => Err("must be at least 1s".to_owned()),
         time => Ok(time),
@@ -144,11 +134,8 @@ mod tests {
         for wrong in ["0s", "5", "", "-1s", "soon"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }
-        assert_eq!(age("24h"), Ok(Age(Some(Duration::from_hours(24)))));
-        assert_eq!(age("never"), Ok(Age(None)));
         assert!(keep_alive("900ms").is_err() && keep_alive("1s").is_ok());
         assert!(connections("7").is_err() && connections("8").is_ok());
-        assert!(age("0s").is_err() && age("Never").is_err());
         assert_eq!(size("4096"), Ok(4_096));
         assert_eq!(size("64MiB"), Ok(64 << 20));
         assert_eq!(size("2 GiB"), Ok(2 << 30));
