@@ -4,16 +4,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use reaper_tests::expect::measured;
-use reaper_tests::machine::Machine;
+use reaper_tests::machine::{Machine, SOCKET};
 use reaper_tests::wait::{eventually, eventually_some};
 
 const UNIT: &str = "reaperd.service";
+/// The configuration file of the system.
+const FILE: &str = "/etc/reaperd/reaperd.toml";
 
 /// The pid of the worker, in the machine.
 fn worker(machine: &Machine) -> Option<String> {
+    Some(health(machine)?["pid"].to_string())
+}
+
+fn health(machine: &Machine) -> Option<serde_json::Value> {
     let (_, body) = machine.request("GET /v1/health", "").ok()?;
-    let health: serde_json::Value = serde_json::from_str(&body).ok()?;
-    Some(health["pid"].to_string())
+    serde_json::from_str(&body).ok()
 }
 
 #[test]
@@ -95,20 +100,55 @@ fn no_connection_is_refused_while_the_daemon_restarts() {
 }
 
 #[test]
-fn a_reload_ends_and_keeps_the_process() {
+fn a_reload_reads_the_file_of_the_system_and_keeps_process_and_socket() {
     let Some(machine) = Machine::boot() else {
         return;
     };
+    machine.write(FILE, "ttl = \"1h\"\n");
     machine.start(UNIT);
     let before = (worker(&machine), machine.property(UNIT, "MainPID"));
+    assert_eq!(health(&machine).unwrap()["config"]["files"][0], FILE);
+    assert_eq!(answer_to_member(&machine), "200", "of the socket's group");
+    machine.write(FILE, "ttl = \"2h\"\nlog = \"debug\"\n");
     machine.run(&["systemctl", "reload", UNIT]);
     eventually("the reload has ended", || {
-        machine.property(UNIT, "ActiveState") == "active" && machine.journal().contains("SIGHUP")
+        machine.property(UNIT, "ActiveState") == "active"
+            && machine.journal().contains("ttl \"1h\" -> \"2h\"")
     });
     assert_eq!(
         (worker(&machine), machine.property(UNIT, "MainPID")),
         before
     );
+    // The path and the group of the socket are not in the file.
+    assert_eq!(answer_to_member(&machine), "200", "after the reload");
+    let needs_restart = &health(&machine).unwrap()["config"]["needs_restart"];
+    assert_eq!(*needs_restart, serde_json::json!([]));
+    machine.request("GET /v1/nothing", "").unwrap();
+    let command = ["journalctl", "--unit", UNIT, "PRIORITY=7"];
+    eventually("the journal has the level debug", || {
+        machine.run(&command).contains("404 ")
+    });
+}
+
+/// Prints the status of a response.
+const REQUEST: &str = r#"
+use strict; use warnings; use Socket;
+socket(my $daemon, PF_UNIX, SOCK_STREAM, 0) or die $!;
+connect($daemon, sockaddr_un($ARGV[0])) or die $!;
+syswrite $daemon, "GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+sysread $daemon, my $answer, 65536;
+print substr $answer, 9, 3;
+"#;
+
+/// The status that a member of the socket's group gets.
+fn answer_to_member(machine: &Machine) -> String {
+    let member = [
+        "setpriv",
+        "--reuid=2001",
+        "--regid=reaperd",
+        "--clear-groups",
+    ];
+    machine.run(&[&member[..], &["perl", "-e", REQUEST, SOCKET]].concat())
 }
 
 #[test]

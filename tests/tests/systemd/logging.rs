@@ -77,3 +77,28 @@ fn messages_have_no_time_of_their_own_and_the_filter_is_obeyed() {
         );
     }
 }
+
+/// A confined worker cannot connect to another socket than that of its start.
+#[test]
+fn a_journal_with_a_new_socket_has_what_the_daemon_logs_then() {
+    let Some(machine) = Machine::boot() else {
+        return;
+    };
+    machine.start("reaperd.service");
+    let socket = "/run/systemd/journal/socket";
+    let inode = || machine.run(&["stat", "--format=%i", socket]);
+    let before = inode();
+    machine.run(&[
+        "systemctl",
+        "restart",
+        "systemd-journald.socket",
+        "systemd-journald.service",
+    ]);
+    assert_ne!(inode(), before, "it is another socket");
+    machine.run(&["reaperd", "run", "--", "true"]);
+    eventually_some("the session is in the journal", || {
+        entries(&machine, &["TARGET=reaperd::sessions"])
+            .into_iter()
+            .next()
+    });
+}
