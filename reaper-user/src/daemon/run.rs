@@ -165,7 +165,12 @@ async fn start(
     );
     let reaper = start_reaper(&options, descriptors, &accounts, &secret_memory, reporting)?;
     let reports = first_reports(&reaper, &options).await?;
-    let socket = listen(&options, activated)?;
+    let socket = match activated {
+        Some(activated) => Socket::passed(activated)?,
+        None => Socket::claim(&options.socket, access, AccessList::of(&options))?,
+    };
+    #[cfg(target_os = "linux")]
+    super::sandbox::listening(socket.access());
     log::info!("{}", banner(&socket, &reports));
     log::info!("{descriptors}");
     let epoch = getrandom::u64().map_err(|error| StartupError::Random(error.into()))?;
@@ -183,27 +188,6 @@ async fn start(
     });
     systemd::notify(systemd::State::Ready);
     Ok((app, socket))
-}
-
-/// Listens, and gives up what that needs.
-fn listen(
-    options: &DaemonOptions,
-    activated: Option<PassedSocket>,
-) -> Result<Socket, StartupError> {
-    let (socket, access) = match activated {
-        // Its file is never changed, as that of a private socket.
-        Some(activated) => (Socket::passed(activated)?, SocketAccess::Private),
-        None => {
-            let access = SocketAccess::of(options);
-            let socket = Socket::claim(&options.socket, access, AccessList::of(options))?;
-            (socket, access)
-        }
-    };
-    #[cfg(target_os = "linux")]
-    super::sandbox::listening(access);
-    #[cfg(not(target_os = "linux"))]
-    let _ = access;
-    Ok(socket)
 }
 
 /// Returns the pid of the process that the service manager has started.

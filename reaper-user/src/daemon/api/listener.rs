@@ -149,6 +149,13 @@ impl Socket {
         self.mode
     }
 
+    /// Returns the access that this process has given to the file: none to that of the service manager.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn access(&self) -> SocketAccess {
+        let own = self.own.as_ref();
+        own.map_or(SocketAccess::Private, |own| own.access)
+    }
+
     /// Binds again if the file, or its folder, is no longer at the path. Accepted connections are
     /// kept.
     pub(crate) fn restore(&mut self) {
