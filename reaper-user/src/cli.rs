@@ -3,6 +3,7 @@
 //! Standard output has results only. Messages and errors go to standard error. Every error ends
 //! with a line that names a remedy.
 
+mod completions;
 mod config;
 mod daemon;
 mod demo;
@@ -10,28 +11,32 @@ mod doctor;
 pub mod exit_code;
 mod failure;
 mod list;
+mod man;
 mod metrics;
 mod output;
+mod reference;
 mod remove;
 mod run;
 mod selftest;
+mod status;
+mod terminal;
 mod test_process;
 mod watch;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process;
 
-use anstream::ColorChoice;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use reaper_registry::Token;
 
 use crate::client::Client;
 use crate::daemon::config::values;
 use crate::daemon::private_memory;
 use crate::daemon::runtime;
-use crate::daemon::socket_path::{self, Surroundings};
+use crate::daemon::socket_path::{self, Look, Surroundings};
 use crate::daemon::systemd::listen_fds;
 use crate::random::Random as _;
 pub use crate::sys::zeroing_allocator::ZeroingAllocator;
@@ -89,16 +94,9 @@ struct Arguments {
         default_value = "auto",
         display_order = 99
     )]
-    color: Color,
+    color: terminal::Color,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Color {
-    Auto,
-    Always,
-    Never,
 }
 
 #[derive(Debug, Subcommand)]
@@ -113,6 +111,11 @@ enum Command {
     Run(run::Arguments),
     /// List sessions
     Ls(list::Arguments),
+    /// Show the running daemon in one screen
+    ///
+    /// Prints its version, processes, sessions, sources and limits, and a warning with a remedy for what
+    /// does not work. Exits with status 3 if no daemon is running.
+    Status(status::Arguments),
     /// Print events as they happen
     ///
     /// Prints one line for each session that is registered or removed and for each change of an
@@ -149,6 +152,14 @@ enum Command {
     Token,
     /// Print the version
     Version,
+    /// Print a script that completes commands and options in a shell
+    ///
+    /// For bash: `reaperd completions bash > ~/.local/share/bash-completion/completions/reaperd`. Packages
+    /// of this program install the scripts.
+    Completions(completions::Arguments),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(man::Arguments),
     /// Run a test process that ends in a given way
     #[command(hide = true)]
     TestProcess {
@@ -164,6 +175,9 @@ pub fn main() -> process::ExitCode {
     if starts_daemon(std::env::args_os()) {
         // A failure is logged by the daemon, which repeats it.
         private_memory::protect().unwrap_or_default();
+    }
+    if let Some(color) = terminal::Color::on(std::env::args_os()) {
+        color.apply();
     }
     match Arguments::try_parse() {
         Ok(arguments) => process::ExitCode::from(report(arguments.dispatch())),
@@ -191,11 +205,7 @@ fn starts_daemon(arguments: impl Iterator<Item = OsString>) -> bool {
 impl Arguments {
     /// Runs the command and returns its exit code.
     fn dispatch(self) -> Result<u8, Failure> {
-        match self.color {
-            Color::Auto => {}
-            Color::Always => ColorChoice::Always.write_global(),
-            Color::Never => ColorChoice::Never.write_global(),
-        }
+        self.color.apply();
         // Before this process opens a descriptor itself.
         let passed = match self.command {
             Command::Daemon(_) => listen_fds::take(),
@@ -217,21 +227,42 @@ impl Arguments {
             .or_else(|| self.command.configured_socket());
         let client = client(socket.as_deref(), self.server_uid, &surroundings);
         let code = match self.command {
-            Command::Daemon(arguments) => return arguments.run(self.socket, passed),
+            Command::Daemon(arguments) => {
+                let explained = |failure: Failure| failure.explained_by(&surroundings);
+                return arguments.run(self.socket, passed).map_err(explained);
+            }
             Command::Config(arguments) => arguments.run(self.socket),
             Command::Run(arguments) => arguments.run(&client),
             Command::Ls(arguments) => single_thread()?.block_on(arguments.run(&client)),
+            Command::Status(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Watch(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Rm(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Metrics(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Doctor(arguments) => multi_thread()?.block_on(arguments.run(&client)),
             Command::Demo(arguments) => multi_thread()?.block_on(arguments.run()),
             Command::Selftest(arguments) => arguments.run(),
+            Command::Completions(arguments) => arguments.run(),
+            Command::Man(arguments) => arguments.run(),
             Command::Token => token(),
             Command::Version => version(),
             Command::TestProcess { kind } => return test_process::run(kind),
         };
         code.map(ExitCode::number)
+            .map_err(|failure| failure.explained_by(&surroundings))
+    }
+}
+
+/// The sockets of this system.
+struct ThisSystem;
+
+impl Look for ThisSystem {
+    fn is_trusted(&self, path: &Path) -> bool {
+        crate::client::is_in_folder_of_caller(path)
+    }
+
+    /// Sends nothing.
+    fn listens(&self, path: &Path) -> bool {
+        UnixStream::connect(path).is_ok()
     }
 }
 
@@ -239,7 +270,13 @@ impl Command {
     /// Returns the socket of the configuration, for a command that connects to it.
     fn configured_socket(&self) -> Option<PathBuf> {
         match self {
-            Self::Run(_) | Self::Ls(_) | Self::Watch(_) | Self::Rm(_) | Self::Doctor(_) => {}
+            Self::Run(_)
+            | Self::Ls(_)
+            | Self::Status(_)
+            | Self::Watch(_)
+            | Self::Rm(_)
+            | Self::Metrics(_)
+            | Self::Doctor(_) => {}
             _ => return None,
         }
         config::socket_for_clients()
@@ -248,11 +285,7 @@ impl Command {
 
 /// Returns the client of all commands.
 fn client(socket: Option<&Path>, server_uid: Option<u32>, surroundings: &Surroundings) -> Client {
-    let socket = socket_path::resolve_for_client(
-        socket,
-        surroundings,
-        crate::client::is_in_folder_of_caller,
-    );
+    let socket = socket_path::resolve_for_client(socket, surroundings, &ThisSystem);
     let mut client = Client::new(socket.path);
     if socket.is_in_temporary_folder {
         client = client.in_checked_folder();

@@ -19,6 +19,7 @@ mod trusted_server;
 
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -46,6 +47,12 @@ use trusted_server::TrustedServer;
 #[cfg(feature = "cli")]
 pub(crate) use trusted_server::is_in_folder_of_caller;
 
+/// The size of `sun_path` without its final NUL: unix(7); on the BSDs it has 104 bytes in all.
+pub(crate) const SOCKET_PATH_MAX: usize = if cfg!(any(target_os = "linux", target_os = "android")) {
+    107
+} else {
+    103
+};
 /// The default time limit for a response.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for reading a response that has already arrived.
@@ -323,10 +330,22 @@ impl Client {
     /// Connects, and checks the other end.
     async fn connect(&self, request: trusted_server::Request) -> Result<UnixStream, ClientError> {
         self.server.check_folder(&self.socket)?;
+        let length = self.socket.as_os_str().len();
+        if length > SOCKET_PATH_MAX {
+            return Err(ClientError::PathTooLong {
+                path: self.socket.clone(),
+                length,
+                max: SOCKET_PATH_MAX,
+            });
+        }
         let connected = UnixStream::connect(&self.socket).await;
         let stream = connected.map_err(|source| {
             let path = self.socket.clone();
+            let is_other_file = || path.metadata().is_ok_and(|it| !it.file_type().is_socket());
             match source.kind() {
+                io::ErrorKind::ConnectionRefused if is_other_file() => {
+                    ClientError::NotASocket { path }
+                }
                 // No such file, a path through something else than a directory, or no listener.
                 io::ErrorKind::NotFound
                 | io::ErrorKind::NotADirectory

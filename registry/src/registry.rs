@@ -301,6 +301,12 @@ impl Registry {
             .then(|| Subscription::at(self.0.log.clone(), last_seen + 1, owner))
     }
 
+    /// Returns the [`EventKind::Deregistered`] event of the session, of this owner or of any, whose process
+    /// ended last. `None` if there was none, or if its event is not kept any more.
+    pub fn last_death(&self, owner: Option<u32>) -> Option<Arc<Event>> {
+        self.0.log.last_death(owner)
+    }
+
     /// Appends an [`EventKind::SourceState`] event.
     pub fn publish_source_state(&self, state: SourceState, now: Moment) {
         self.publish(EventKind::SourceState(state), now);

@@ -70,6 +70,11 @@ const STEPS: &[Step] = &[
         check: package,
     },
     Step {
+        name: "dist",
+        purpose: "the packages are made twice alike, pass the checkers, and install cleanly",
+        check: dist,
+    },
+    Step {
         name: "tidy",
         purpose: "the rules of the repository",
         check: tidy::run,
@@ -219,6 +224,14 @@ fn vms() -> Result<()> {
         execute(&mut command(&xtask.to_string_lossy(), &run)?)?;
     }
     Ok(())
+}
+
+/// With the binary of step `test`: a build with the paths replaced, and a static one, are for releases.
+fn dist() -> Result<()> {
+    let xtask = std::env::current_exe()?;
+    let args = ["dist", "--check", "--only", "deb,rpm,tar,image", "--binary"];
+    let mut dist = command(&xtask.to_string_lossy(), &args)?;
+    execute(dist.arg("target/release/reaperd"))
 }
 
 fn fmt() -> Result<()> {

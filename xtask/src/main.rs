@@ -10,6 +10,7 @@ mod bench;
 mod build_ebpf;
 mod ci;
 mod command;
+mod dist;
 mod fuzz;
 mod library_size;
 mod targets;
@@ -41,6 +42,8 @@ enum Xtask {
     },
     /// Type-check the daemon for macOS and FreeBSD, and the registry for bare WebAssembly
     CheckTargets,
+    /// Make what a release consists of: packages, a tarball, an image, checksums, the SBOM
+    Dist(dist::Args),
     /// Fuzz every parser of untrusted bytes for a while
     Fuzz(fuzz::Args),
     /// Run test binaries on real kernels under QEMU, in every role
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Xtask::Bench(args) => bench::run(&args),
         Xtask::BuildEbpf { check } => build_ebpf::run(check),
         Xtask::CheckTargets => targets::run(),
+        Xtask::Dist(args) => dist::run(&args),
         Xtask::Fuzz(args) => fuzz::run(&args),
         Xtask::Vm(args) => vm::run(&args),
     };

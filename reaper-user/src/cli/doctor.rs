@@ -1,27 +1,31 @@
 //! `reaperd doctor`: checks which exit sources work for this user and how to enable the others.
 //!
-//! The sources are started in this process, because the daemon may not be running. The state of a
-//! running daemon is one more finding. The output contains no secrets and can be attached to bug
-//! reports. `doctor/doubt.rs` finds sources that report success but may still miss exits,
-//! `doctor/memory.rs` has the memory of the running daemon.
+//! First the running daemon, if there is one (`doctor/running.rs`). Then the sources are started in this
+//! process, because the daemon may not be running, or may run as another user. The output contains no
+//! secrets and can be attached to bug reports. `doctor/doubt.rs` finds sources that report success but may
+//! still miss exits.
 
 mod config;
 mod doubt;
 mod memory;
+mod running;
 mod sandbox;
 mod shares;
 
-use std::io::{self, Write};
+use std::io;
+use std::io::Write;
 
 use serde::Serialize;
 use serde_json::json;
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::output::{escape, json_line};
+use super::output::{self, escape, json_line};
+use super::terminal::{self, Tone};
 use crate::ExitWatcher;
-use crate::client::{Client, ClientError, SourceReport, SourcesReport, Version};
+use crate::client::{Client, SourceReport, SourcesReport};
 use crate::watch::status::SourceStatus;
+pub(super) use running::Running;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -36,7 +40,7 @@ pub(super) struct Arguments {
 /// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+pub(super) enum Verdict {
     Ok,
     /// Not running or switched off.
     Skip,
@@ -44,39 +48,52 @@ enum Verdict {
     Fail,
 }
 
+impl Verdict {
+    fn word(self) -> String {
+        let (tone, word) = match self {
+            Self::Ok => (Tone::Good, "ok  "),
+            Self::Skip => (Tone::Neutral, "skip"),
+            Self::Warn => (Tone::Doubtful, "warn"),
+            Self::Fail => (Tone::Bad, "fail"),
+        };
+        tone.paint(word)
+    }
+}
+
+/// What a finding is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Scope {
+    /// The running daemon.
+    Daemon,
+    /// The sources, started in this process.
+    Probe,
+}
+
 /// One line of the report.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Finding {
-    verdict: Verdict,
-    subject: String,
-    text: String,
-    remedy: String,
+pub(super) struct Finding {
+    pub(super) verdict: Verdict,
+    pub(super) subject: String,
+    pub(super) text: String,
+    pub(super) remedy: String,
+    pub(super) scope: Scope,
 }
 
 impl Arguments {
     pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
-        let mut reports = check_sources().await;
-        let mut findings: Vec<Finding> = reports.iter().cloned().map(source_finding).collect();
-        let daemon = query_daemon(client).await;
-        if let Ok((_, of_daemon)) = &daemon {
-            reports.extend(of_daemon.sources.iter().cloned());
-        }
-        let serves = daemon.is_ok();
-        findings.push(daemon_finding(client, daemon));
-        // An older daemon has no such route.
-        let limits = client.get::<shares::Limits>("/v1/limits").await;
-        findings.extend(limits.ok().as_ref().map(shares::finding));
-        if serves {
-            findings.extend(memory::finding(client).await);
-        }
-        if serves && let Ok(health) = client.get("/v1/health").await {
-            findings.extend(sandbox::finding(health));
-        }
-        if serves && let Ok(health) = client.get("/v1/health").await {
-            findings.extend(config::finding(health));
-        }
+        let (mut findings, mut reports) = match Running::query(client).await {
+            Ok(daemon) => (
+                daemon.findings(client)?,
+                Running::read::<SourcesReport>(&daemon.sources)?.sources,
+            ),
+            Err(error) => (vec![running::not_running(client, error)], Vec::new()),
+        };
+        let probed = check_sources().await;
+        reports.extend(probed.iter().cloned());
+        findings.extend(probed.into_iter().map(source_finding));
         findings.extend(doubt::finding(&doubt::doubts(&release(), &reports)));
-        let mut out = io::stdout().lock();
+        let mut out = output::stdout();
         let written = if self.json {
             let result = result_line(&findings);
             let report = json!({
@@ -88,7 +105,7 @@ impl Arguments {
             });
             writeln!(out, "{}", json_line(&report))
         } else {
-            show(&mut out, &findings)
+            show(&mut out, &findings, terminal::width_of_stdout())
         };
         written.map_err(Failure::output)?;
         if worst(&findings) == Verdict::Fail && !self.strict {
@@ -121,13 +138,6 @@ async fn check_sources() -> Vec<SourceReport> {
         forged: status.forged,
     };
     watcher.status().into_iter().map(as_report).collect()
-}
-
-async fn query_daemon(client: &Client) -> Result<(Version, SourcesReport), ClientError> {
-    Ok((
-        client.get("/v1/version").await?,
-        client.get("/v1/sources").await?,
-    ))
 }
 
 fn source_finding(report: SourceReport) -> Finding {
@@ -167,65 +177,7 @@ fn source_finding(report: SourceReport) -> Finding {
         subject: source,
         text,
         remedy,
-    }
-}
-
-fn daemon_finding(
-    client: &Client,
-    response: Result<(Version, SourcesReport), ClientError>,
-) -> Finding {
-    let socket = client.socket().display();
-    let (verdict, text, remedy) = match response {
-        Ok((version, sources)) => {
-            let states = sources
-                .sources
-                .iter()
-                .filter(|source| source.state != "off");
-            let state = |source: &SourceReport| match source.forged {
-                0 => format!("{} {}", source.source, source.state),
-                forged => format!(
-                    "{} {} ({forged} forged messages ignored)",
-                    source.source, source.state
-                ),
-            };
-            let states: Vec<_> = states.map(state).collect();
-            let verdict = if sources.status == "ok" {
-                Verdict::Ok
-            } else {
-                Verdict::Warn
-            };
-            let text = format!(
-                "{} on {socket}: {}",
-                version.daemon_version,
-                states.join(", ")
-            );
-            let remedy = sources.sources.into_iter().map(|source| source.remedy);
-            (
-                verdict,
-                text,
-                remedy
-                    .filter(|text| !text.is_empty())
-                    .collect::<Vec<_>>()
-                    .join("; "),
-            )
-        }
-        Err(ClientError::NoDaemon { .. }) => (
-            Verdict::Skip,
-            format!("no daemon is listening on {socket}"),
-            "reaperd daemon".to_owned(),
-        ),
-        Err(error) => {
-            let Failure {
-                message, remedy, ..
-            } = error.into();
-            (Verdict::Fail, message, remedy)
-        }
-    };
-    Finding {
-        verdict,
-        subject: "daemon".to_owned(),
-        text,
-        remedy,
+        scope: Scope::Probe,
     }
 }
 
@@ -261,28 +213,24 @@ fn result_line(findings: &[Finding]) -> String {
     }
 }
 
-fn show(out: &mut impl Write, findings: &[Finding]) -> io::Result<()> {
-    let width = findings
-        .iter()
-        .map(|finding| finding.subject.len())
-        .max()
-        .unwrap_or(0);
-    for Finding {
-        verdict,
-        subject,
-        text,
-        remedy,
-    } in findings
-    {
-        let verdict = match verdict {
-            Verdict::Ok => "ok",
-            Verdict::Skip => "skip",
-            Verdict::Warn => "warn",
-            Verdict::Fail => "fail",
-        };
-        writeln!(out, "{verdict:4}  {subject:width$}  {}", escape(text))?;
-        if !remedy.is_empty() {
-            writeln!(out, "{:6}{:width$}  try: {}", "", "", escape(remedy))?;
+fn show(out: &mut impl Write, findings: &[Finding], width: Option<usize>) -> io::Result<()> {
+    let subjects = findings.iter().map(|finding| finding.subject.len());
+    let column = subjects.max().unwrap_or(0);
+    let mut scope = Scope::Daemon;
+    for finding in findings {
+        if finding.scope != scope {
+            scope = finding.scope;
+            let heading = "sources, started in this process to see what works for this user:";
+            writeln!(out, "{}", terminal::wrap(heading, width, 0))?;
+        }
+        let (verdict, subject) = (finding.verdict.word(), &finding.subject);
+        let line = format!("{verdict}  {subject:column$}  {}", escape(&finding.text));
+        let indent = "warn".len() + 2 + column + 2;
+        writeln!(out, "{}", terminal::wrap(&line, width, indent))?;
+        if !finding.remedy.is_empty() {
+            let line = format!("{:indent$}try: {}", "", escape(&finding.remedy));
+            let behind = indent + "try: ".len();
+            writeln!(out, "{}", terminal::wrap(&line, width, behind))?;
         }
     }
     writeln!(out, "result: {}", result_line(findings))
@@ -301,6 +249,7 @@ fn release() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::ClientError;
 
     fn report(source: &str, state: &str, reason: &str, remedy: &str) -> SourceReport {
         let [source, state, reason, remedy] = [source, state, reason, remedy].map(str::to_owned);
@@ -313,13 +262,14 @@ mod tests {
         }
     }
 
-    fn findings(daemon: Result<(Version, SourcesReport), ClientError>) -> Vec<Finding> {
+    fn findings(error: ClientError) -> Vec<Finding> {
         let up = SourceReport {
             detail: "one set for all".into(),
             lost: 3,
             ..report("pidfd", "up", "", "")
         };
-        let mut findings: Vec<Finding> = [
+        let mut findings = vec![running::not_running(&Client::new("/r/x.sock"), error)];
+        let probed = [
             report(
                 "netlink",
                 "down",
@@ -329,27 +279,28 @@ mod tests {
             report("ebpf", "off", "", ""),
             up,
         ]
-        .map(source_finding)
-        .into();
-        findings.push(daemon_finding(&Client::new("/r/x.sock"), daemon));
+        .map(source_finding);
+        findings.extend(probed);
         findings
     }
 
     #[test]
     fn each_finding_is_followed_by_its_remedy() {
-        let findings = findings(Err(ClientError::NoDaemon {
+        let findings = findings(ClientError::NoDaemon {
             path: "/r/x.sock".into(),
-        }));
+        });
         let mut out = Vec::new();
-        show(&mut out, &findings).unwrap();
+        show(&mut out, &findings, None).unwrap();
+        let plain = anstream::adapter::strip_bytes(&out).into_vec();
         assert_eq!(
-            String::from_utf8(out).unwrap(),
-            "warn  netlink  no acknowledgement within 200 ms\n               \
+            String::from_utf8(plain).unwrap(),
+            "skip  daemon   no daemon is listening on /r/x.sock\n               \
+             try: reaperd daemon\n\
+             sources, started in this process to see what works for this user:\n\
+             warn  netlink  no acknowledgement within 200 ms\n               \
              try: run on the host\n\
              skip  ebpf     off\n\
              ok    pidfd    one set for all; 3 events lost\n\
-             skip  daemon   no daemon is listening on /r/x.sock\n               \
-             try: reaperd daemon\n\
              result: ok, degraded (netlink)\n"
         );
         assert_eq!(remedy(&findings), "run on the host");
@@ -361,9 +312,9 @@ mod tests {
             source_finding(report("sweep", "down", "x", "y")).verdict,
             Verdict::Fail
         );
-        let not_http = findings(Err(ClientError::Protocol {
+        let not_http = findings(ClientError::Protocol {
             detail: "no HTTP".into(),
-        }));
+        });
         assert_eq!(result_line(&not_http), "failed (daemon)");
     }
 }

@@ -8,6 +8,7 @@ use crate::client::ClientError;
 use crate::daemon::config::fault::Faults;
 #[cfg(target_os = "linux")]
 use crate::daemon::private_memory::Traced;
+use crate::daemon::socket_path::{Surroundings, WrongFolder};
 
 /// The code of the daemon's response to a user that it does not serve.
 const USER_NOT_ALLOWED: &str = "user_not_allowed";
@@ -48,6 +49,23 @@ impl Failure {
         )
     }
 
+    /// Adds what is wrong with the folder of the default paths, if the failure is about a file in it.
+    pub(super) fn explained_by(mut self, surroundings: &Surroundings) -> Self {
+        // The system names the first folder that does not exist.
+        let is_named = |wrong: &WrongFolder| {
+            let folder = wrong.folder();
+            let mut named = folder
+                .ancestors()
+                .take_while(|it| *it == folder || !it.exists());
+            named.any(|it| self.message.contains(&*it.to_string_lossy()))
+        };
+        if let Some(wrong) = WrongFolder::of(surroundings).filter(is_named) {
+            self.message = format!("{}; {wrong}", self.message);
+            self.remedy = wrong.remedy();
+        }
+        self
+    }
+
     /// Prints the failure on standard error.
     pub(super) fn print(&self) {
         if !self.message.is_empty() {
@@ -65,6 +83,14 @@ impl From<ClientError> for Failure {
             ClientError::NoDaemon { .. } => (
                 ExitCode::NoDaemon,
                 "reaperd daemon   (or use --socket PATH for a daemon on another socket)".to_owned(),
+            ),
+            ClientError::NotASocket { .. } => (
+                ExitCode::NoDaemon,
+                "use the --socket of a daemon, or none for the default one".to_owned(),
+            ),
+            ClientError::PathTooLong { .. } => (
+                ExitCode::Failure,
+                "use a shorter --socket path, or a link to its folder".to_owned(),
             ),
             ClientError::UntrustedServer { owner, .. } => (
                 ExitCode::NotAllowed,

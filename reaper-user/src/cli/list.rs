@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::output::{Layout, age, json_line, table};
-use super::values;
+use super::output::{self, Layout, age, json_line, table};
+use super::{terminal, values};
 use crate::client::{Client, Session, percent_encode};
 use crate::clock;
 
@@ -44,7 +44,7 @@ impl Arguments {
             show(&mut text, Layout::of_stdout(), sessions, now_ms)?;
             text
         };
-        let mut out = io::stdout().lock();
+        let mut out = output::stdout();
         out.write_all(&text)
             .and_then(|()| out.flush())
             .map_err(Failure::output)?;
@@ -73,7 +73,7 @@ fn show(
         .into_iter()
         .map(|session| row(session, layout, now_ms))
         .collect();
-    table(out, layout, &HEADER, rows)
+    table(out, layout, terminal::width_of_stdout(), &HEADER, rows)
 }
 
 fn row(session: Session, layout: Layout, now_ms: u64) -> Vec<String> {
@@ -119,7 +119,7 @@ mod tests {
     fn a_session_is_shown_as_columns_or_tabs() {
         assert_eq!(
             shown(Layout::Columns),
-            "SESSION  NAME  MESH  PID   AGE  IDENTITY  TOKEN\n\
+            "\u{1b}[1mSESSION  NAME  MESH  PID   AGE  IDENTITY  TOKEN\u{1b}[0m\n\
              s-1      api   dev   7042  1m   pidfd     3fa9c1d2\n"
         );
         assert_eq!(

@@ -7,15 +7,12 @@ use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
-use comfy_table::{ContentArrangement, Table, presets};
 use reaper_registry::ExitStatus;
 use serde_json::Value;
 
+use super::terminal::{self, Columns, Tone};
 use crate::daemon::log;
 use crate::text;
-
-/// Spaces between two columns on a terminal.
-const GAP: u16 = 2;
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,36 +42,36 @@ impl Layout {
     }
 }
 
-/// Writes a table. Long lines are not wrapped: a row is always one line.
+/// Writes a table. On a terminal of this width a row may take more than one line, in a pipe it never does.
 pub(super) fn table(
     out: &mut impl Write,
     layout: Layout,
+    width: Option<usize>,
     header: &[&str],
     rows: Vec<Vec<String>>,
 ) -> io::Result<()> {
-    let rows = rows
-        .into_iter()
-        .map(|row| row.into_iter().map(|cell| escape(&cell).into_owned()));
+    let escaped = |row: Vec<String>| row.iter().map(|cell| escape(cell).into_owned()).collect();
+    let rows: Vec<Vec<String>> = rows.into_iter().map(escaped).collect();
     match layout {
-        Layout::Tabs => rows.into_iter().try_for_each(|row| {
-            let cells: Vec<String> = row.collect();
-            writeln!(out, "{}", cells.join("\t"))
-        }),
+        Layout::Tabs => rows
+            .iter()
+            .try_for_each(|row| writeln!(out, "{}", row.join("\t"))),
         Layout::Columns => {
-            let mut table = Table::new();
-            table
-                .load_style(presets::NOTHING)
-                .set_content_arrangement(ContentArrangement::Disabled);
-            table.set_header(header.iter().copied());
-            table.add_rows(rows);
-            for column in table.column_iter_mut() {
-                column.set_padding((0, GAP));
+            let header: Vec<_> = header.iter().map(|&name| name.to_owned()).collect();
+            let columns = Columns::of(rows.iter().chain([&header]), width);
+            for line in columns.lines(&header) {
+                writeln!(out, "{}", Tone::Head.paint(&line))?;
             }
-            table
-                .lines()
-                .try_for_each(|line| writeln!(out, "{}", line.trim_end()))
+            rows.iter()
+                .flat_map(|row| columns.lines(row))
+                .try_for_each(|line| writeln!(out, "{line}"))
         }
     }
+}
+
+/// Returns standard output, with colors where they are wanted.
+pub(super) fn stdout() -> AutoStream<io::StdoutLock<'static>> {
+    AutoStream::auto(io::stdout().lock())
 }
 
 /// Writes a message to standard error, with each of its lines escaped. Write errors are ignored.
@@ -84,7 +81,18 @@ pub(super) fn print_message(text: &str) {
 
 /// Writes a message with colors. It must contain no text from other programs.
 pub(super) fn print_styled(text: &str) {
-    writeln!(anstream::stderr(), "{text}").unwrap_or_default();
+    let width = terminal::width_of_stderr();
+    for line in text.split('\n') {
+        // Behind the indentation of the line and its `try: `.
+        let indent = line.len() - line.trim_start().len();
+        let behind = indent + if indent > 0 { "try: ".len() } else { 2 };
+        writeln!(
+            anstream::stderr(),
+            "{}",
+            terminal::wrap(line, width, behind)
+        )
+        .unwrap_or_default();
+    }
 }
 
 /// Starts the log of a command on standard error.
@@ -102,21 +110,28 @@ pub(super) fn start_daemon_log(filter: &log::Filter) {
     let mut builder = log_in_lines(filter.directives());
     // Without it, or without a system that shows it, messages wait for their reader.
     if let Ok(stderr) = log::Unblocked::stderr() {
-        let style = match AutoStream::choice(&io::stderr()) {
-            ColorChoice::Never => env_logger::WriteStyle::Never,
-            _ => env_logger::WriteStyle::Always,
-        };
-        builder
-            .target(env_logger::Target::Pipe(Box::new(stderr)))
-            .write_style(style);
+        builder.target(env_logger::Target::Pipe(Box::new(stderr)));
+        // The logger would take it for a pipe, which has no colors.
+        if log_style().is_none_or(|style| style == "auto") {
+            builder.write_style(match AutoStream::choice(&io::stderr()) {
+                ColorChoice::Never => env_logger::WriteStyle::Never,
+                _ => env_logger::WriteStyle::Always,
+            });
+        }
     }
     builder.init();
     filter.set_level();
 }
 
+/// Returns whether the log has colors, if that is set.
+fn log_style() -> Option<String> {
+    std::env::var("RUST_LOG_STYLE").ok()
+}
+
 /// One escaped line a message, in the form of `env_logger`.
 fn log_in_lines(filter: &str) -> env_logger::Builder {
     let mut builder = env_logger::Builder::new();
+    builder.parse_write_style(log_style().as_deref().unwrap_or("auto"));
     builder.parse_filters(filter).format(|out, record| {
         let level = record.level();
         let (time, style) = (out.timestamp(), out.default_level_style(level));
@@ -139,13 +154,18 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// The indentation of what does not fit into a line: that of the first column.
+    const INDENT: usize = 10;
+
     /// Prints a line at once.
     pub(super) fn line(self, line: &str) -> io::Result<()> {
         if self.json {
             return Ok(());
         }
+        let line = escape_lines(line.trim_end());
         let mut out = io::stdout().lock();
-        writeln!(out, "{}", escape_lines(line.trim_end()))?;
+        let width = terminal::width_of_stdout();
+        writeln!(out, "{}", terminal::wrap(&line, width, Self::INDENT))?;
         out.flush()
     }
 }
@@ -264,7 +284,7 @@ mod tests {
             vec!["longer".to_owned(), "b".to_owned()],
         ];
         let mut out = Vec::new();
-        table(&mut out, layout, &["SESSION", "NAME"], rows).unwrap();
+        table(&mut out, layout, None, &["SESSION", "NAME"], rows).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -272,7 +292,7 @@ mod tests {
     fn columns_are_aligned_and_have_a_header() {
         assert_eq!(
             written(Layout::Columns),
-            "SESSION  NAME\ns-1      \\u{1b}[2Japi\\tx\nlonger   b\n"
+            "\u{1b}[1mSESSION  NAME\u{1b}[0m\ns-1      \\u{1b}[2Japi\\tx\nlonger   b\n"
         );
     }
 

@@ -96,7 +96,10 @@ impl Arguments {
         ];
         for (flag, text) in names {
             if text.is_some_and(|text| text.trim().is_empty()) {
-                return Err(invalid(flag, "must not be empty"));
+                return Err(Failure {
+                    remedy: format!("give {flag} a text, or leave it out for the default"),
+                    ..invalid(flag, "must not be empty")
+                });
             }
         }
         let groups = self.group.iter().map(|group| ("--group", group, GROUP_MAX));

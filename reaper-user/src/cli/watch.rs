@@ -7,7 +7,11 @@ use serde_json::{Value, json};
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::output::{Layout, escape, exit_status, json_line, milliseconds};
+use super::terminal;
 use crate::client::{Client, ClientError, Deregistered, ExitSeen, Frame};
+
+/// The width of the first column, below which nothing is written.
+const TIME_WIDTH: usize = "00:00:00.000  ".len();
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -32,7 +36,9 @@ impl Arguments {
             let line = if self.json {
                 as_json(&frame)?
             } else {
-                as_text(&frame, layout)?
+                let line = as_text(&frame, layout)?;
+                let width = terminal::width_of_stdout();
+                terminal::wrap(&line, width, TIME_WIDTH).into_owned()
             };
             // One write per line, flushed, so that a reader gets the event at once.
             let mut out = io::stdout().lock();

@@ -14,6 +14,25 @@ pub enum ClientError {
         /// The path of the socket.
         path: PathBuf,
     },
+    /// The path names a file that is no socket.
+    #[error("{} is not a socket, so no daemon is listening on it", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The path of the socket is longer than the system's limit.
+    #[error(
+        "the socket path {} is {length} bytes long, and the system allows {max}",
+        path.display()
+    )]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+        /// The limit.
+        max: usize,
+    },
     /// The mode of the socket or its directory does not permit the connection.
     #[error("permission denied: {}", path.display())]
     Forbidden {

@@ -99,7 +99,7 @@ fn a_path_too_long_for_a_socket_is_not_a_missing_daemon() {
     let long = PathBuf::from(format!("/tmp/{}", "x".repeat(200)));
     assert!(matches!(
         get_version(&long),
-        Err(ClientError::Connect { .. })
+        Err(ClientError::PathTooLong { length: 205, .. })
     ));
 }
 

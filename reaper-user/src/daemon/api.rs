@@ -88,7 +88,8 @@ mod undelivered;
 pub(crate) mod wire;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+
+use reaper_registry::Moment;
 
 use self::peer_pin::PeerPin;
 use crate::daemon::accounts::Accounts;
@@ -107,6 +108,8 @@ pub(crate) struct App {
     pub(crate) live: Live,
     /// How the start divided the descriptors.
     pub(crate) descriptors: Shares,
+    /// When it started.
+    pub(crate) started: Moment,
     pub(crate) table: Arc<dyn ProcessTable>,
     /// Random at each start. Event numbers of another epoch are invalid.
     pub(crate) epoch: u64,
@@ -115,8 +118,6 @@ pub(crate) struct App {
     /// Where secret keys are stored.
     pub(crate) secret_memory: SecretArena,
     pub(crate) counters: Counters,
-    /// Since 1970.
-    pub(crate) started_at: Duration,
 }
 
 impl App {

@@ -153,6 +153,7 @@ async fn start(
     activated: Option<PassedSocket>,
     reporting: Option<Reporting>,
 ) -> Result<(Arc<App>, Socket), StartupError> {
+    let started = clock::now();
     let options = live.options();
     let workers = Handle::current().metrics().num_workers();
     let descriptors = Shares::of_daemon(&options, workers)?;
@@ -180,7 +181,7 @@ async fn start(
         live,
         descriptors,
         counters: Counters::default(),
-        started_at: Duration::from_millis(clock::now().wall_ms),
+        started,
         table: process_table::of_this_system(),
         epoch,
         accounts,

@@ -3,10 +3,11 @@
 //! It does not depend on the environment of a session, so that daemon and clients find the same
 //! path.
 
-use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::{env, fmt, io};
 
 /// Overrides the default path, for clients and daemon.
 pub(crate) const VARIABLE: &str = "REAPERD_SOCKET";
@@ -86,6 +87,14 @@ fn given(flag: Option<&Path>, surroundings: &Surroundings) -> Option<PathBuf> {
         .or_else(|| variable.map(PathBuf::from))
 }
 
+/// How the choice of a client's socket looks at the system.
+pub(crate) trait Look {
+    /// Returns whether there is a socket in a folder that other users cannot change.
+    fn is_trusted(&self, path: &Path) -> bool;
+    /// Returns whether a program listens at this path and accepts this user.
+    fn listens(&self, path: &Path) -> bool;
+}
+
 /// The socket that a client connects to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClientSocket {
@@ -94,13 +103,13 @@ pub(crate) struct ClientSocket {
     pub is_in_temporary_folder: bool,
 }
 
-/// Returns the socket for clients: as for the daemon, but where no path is given and the user has no
-/// socket, the system's, if there is one. `is_trusted` returns whether a socket is there in a folder that
-/// other users cannot change: one of somebody else at the user's path must not hide the system's.
+/// Returns the socket for clients: as for the daemon, but where no path is given and no daemon of the user
+/// listens, that of the system, if there is one. A socket of somebody
+/// else at the user's path does not hide it.
 pub(crate) fn resolve_for_client(
     flag: Option<&Path>,
     surroundings: &Surroundings,
-    is_trusted: impl Fn(&Path) -> bool,
+    look: &impl Look,
 ) -> ClientSocket {
     let path = resolve(flag, surroundings);
     if given(flag, surroundings).is_some() {
@@ -110,7 +119,8 @@ pub(crate) fn resolve_for_client(
         };
     }
     let of_system = Path::new(SYSTEM).join(FILE_NAME);
-    if !is_trusted(&path) && is_trusted(&of_system) {
+    let is_served = look.is_trusted(&path) && look.listens(&path);
+    if path != of_system && !is_served && look.is_trusted(&of_system) {
         return ClientSocket {
             path: of_system,
             is_in_temporary_folder: false,
@@ -154,6 +164,93 @@ pub(crate) fn runtime_folder(surroundings: &Surroundings) -> RuntimeFolder {
     }
 }
 
+/// Why a default path is not where this user's daemon is expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum WrongFolder {
+    /// `XDG_RUNTIME_DIR` is the folder of another user, as after su(1).
+    OfOther {
+        folder: PathBuf,
+        owner: u32,
+        uid: u32,
+    },
+    /// `XDG_RUNTIME_DIR` names no folder.
+    Missing { folder: PathBuf, uid: u32 },
+    /// `XDG_RUNTIME_DIR` is unset or relative, although this user has the usual folder.
+    Unset { used: PathBuf, usual: PathBuf },
+}
+
+impl WrongFolder {
+    /// Checks the folder in which the default paths of this user are.
+    pub(crate) fn of(surroundings: &Surroundings) -> Option<Self> {
+        let uid = surroundings.uid;
+        let usual = usual_runtime_dir(uid);
+        let Some(folder) = absolute(surroundings.runtime_dir.as_ref()) else {
+            let used = runtime_folder(surroundings).path;
+            return (uid != 0 && usual.is_dir()).then_some(Self::Unset { used, usual });
+        };
+        let folder = folder.to_owned();
+        match folder.metadata() {
+            Ok(found) if found.is_dir() && [uid, 0].contains(&found.uid()) => None,
+            Ok(found) if found.is_dir() => Some(Self::OfOther {
+                folder,
+                owner: found.uid(),
+                uid,
+            }),
+            // A folder that cannot be examined has another problem, which the failure names.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+            _ => Some(Self::Missing { folder, uid }),
+        }
+    }
+
+    /// The folder that was used.
+    pub(crate) fn folder(&self) -> &Path {
+        match self {
+            Self::OfOther { folder, .. } | Self::Missing { folder, .. } => folder,
+            Self::Unset { used, .. } => used,
+        }
+    }
+
+    /// Returns the remedy.
+    pub(crate) fn remedy(&self) -> String {
+        match self {
+            Self::OfOther { uid, .. } | Self::Missing { uid, .. } => {
+                let usual = usual_runtime_dir(*uid);
+                if usual.is_dir() {
+                    format!("export {RUNTIME_DIR}={}", usual.display())
+                } else {
+                    format!("unset {RUNTIME_DIR}, or use --socket PATH")
+                }
+            }
+            Self::Unset { usual, .. } => format!("export {RUNTIME_DIR}={}", usual.display()),
+        }
+    }
+}
+
+impl fmt::Display for WrongFolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OfOther { folder, owner, uid } => write!(
+                f,
+                "{RUNTIME_DIR} is {}, which belongs to user {owner}, and this user is {uid}",
+                folder.display()
+            ),
+            Self::Missing { folder, .. } => write!(
+                f,
+                "{RUNTIME_DIR} is {}, and there is no such folder",
+                folder.display()
+            ),
+            Self::Unset { used, .. } => {
+                write!(f, "{RUNTIME_DIR} is not set, so {} is used", used.display())
+            }
+        }
+    }
+}
+
+/// The folder that a login sets `XDG_RUNTIME_DIR` to.
+fn usual_runtime_dir(uid: u32) -> PathBuf {
+    PathBuf::from(format!("/run/user/{uid}"))
+}
+
 /// A relative folder would make the path depend on the current folder.
 fn absolute(dir: Option<&OsString>) -> Option<&Path> {
     dir.map(Path::new).filter(|dir| dir.is_absolute())
@@ -193,6 +290,25 @@ mod tests {
         assert_eq!(path(&here), "/tmp/reaperd-7/reaperd.sock");
     }
 
+    /// A system with these sockets only.
+    #[derive(Default)]
+    struct Known<'a> {
+        listening: &'a [&'a Path],
+        stale: &'a [&'a Path],
+        /// Somebody else listens there.
+        foreign: &'a [&'a Path],
+    }
+
+    impl Look for Known<'_> {
+        fn is_trusted(&self, path: &Path) -> bool {
+            self.listening.contains(&path) || self.stale.contains(&path)
+        }
+
+        fn listens(&self, path: &Path) -> bool {
+            self.listening.contains(&path) || self.foreign.contains(&path)
+        }
+    }
+
     #[test]
     fn a_service_without_a_path_uses_its_own_runtime_directory() {
         let mut here = surroundings();
@@ -211,23 +327,44 @@ mod tests {
         let system = Path::new("/run/reaperd/reaperd.sock");
         let of_user = Path::new("/run/user/7/reaperd/reaperd.sock");
         let mut here = surroundings();
-        let resolved = |here: &Surroundings, existing: &[&Path]| {
-            resolve_for_client(None, here, |path| existing.contains(&path))
+        let resolved = |here: &Surroundings, listening: &[&Path]| {
+            resolve_for_client(
+                None,
+                here,
+                &Known {
+                    listening,
+                    ..Known::default()
+                },
+            )
         };
         assert_eq!(resolved(&here, &[system]).path, Path::new("/v/x.sock"));
         here.variable = None;
         assert_eq!(resolved(&here, &[]).path, of_user);
         assert_eq!(resolved(&here, &[of_user, system]).path, of_user);
         assert_eq!(resolved(&here, &[system]).path, system);
-        let flag = resolve_for_client(Some(Path::new("f")), &here, |path| path == system);
+        // The user's daemon was killed and left its socket behind.
+        let stale = Known {
+            listening: &[system],
+            stale: &[of_user],
+            ..Known::default()
+        };
+        assert_eq!(resolve_for_client(None, &here, &stale).path, system);
+        let squatted = Known {
+            listening: &[system],
+            foreign: &[of_user],
+            ..Known::default()
+        };
+        assert_eq!(resolve_for_client(None, &here, &squatted).path, system);
+        let flag = resolve_for_client(Some(Path::new("f")), &here, &stale);
         assert_eq!(flag.path, Path::new("f"));
     }
 
     #[test]
     fn only_the_default_in_the_folder_of_temporary_files_can_be_created_by_others() {
         let mut here = surroundings();
+        let nothing = Known::default();
         let is_temporary =
-            |here: &Surroundings| resolve_for_client(None, here, |_| false).is_in_temporary_folder;
+            |here: &Surroundings| resolve_for_client(None, here, &nothing).is_in_temporary_folder;
         assert!(!is_temporary(&here), "a path is given");
         here.variable = None;
         assert!(!is_temporary(&here), "the runtime folder");

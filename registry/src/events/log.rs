@@ -68,6 +68,23 @@ impl EventLog {
         event
     }
 
+    /// Returns the newest kept event of a session, of this owner or of any, whose process ended.
+    pub(crate) fn last_death(&self, owner: Option<u32>) -> Option<Arc<Event>> {
+        let is_death = |event: &Arc<Event>| match &event.kind {
+            EventKind::Deregistered(session, removal) => {
+                removal.death().is_some() && owner.is_none_or(|owner| owner == session.owner)
+            }
+            EventKind::Registered(_) | EventKind::SourceState(_) | EventKind::Shutdown => false,
+        };
+        let history = self.history();
+        history
+            .events
+            .values()
+            .rev()
+            .find(|it| is_death(it))
+            .cloned()
+    }
+
     pub(crate) fn wakers(&self) -> &[Waker] {
         &self.wakers
     }

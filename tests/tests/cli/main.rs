@@ -3,9 +3,14 @@
 
 #[cfg(target_os = "linux")]
 mod full_pipe;
+mod journeys;
+mod manual;
 mod refusals;
 mod run;
 mod running;
+mod status;
+mod surroundings;
+mod terminal;
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Finding, Verdict};
+use super::{Finding, Scope, Verdict};
 
 /// The part of `/v1/health` that this is about.
 #[derive(Debug, Deserialize)]
@@ -46,6 +46,7 @@ pub(super) fn finding(health: Health) -> Option<Finding> {
         subject: "config".to_owned(),
         text,
         remedy: remedy.to_owned(),
+        scope: Scope::Daemon,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Sources that report success but may still miss exits. `doctor` then recommends the self-test,
 //! which checks them with real processes.
 
-use super::{Finding, Verdict};
+use super::{Finding, Scope, Verdict};
 use crate::client::SourceReport;
 
 /// Kernels on which a send without a receiver zeroes the connector's count of listeners. A listener
@@ -41,6 +41,7 @@ pub(super) fn finding(doubts: &[String]) -> Option<Finding> {
         subject: "doubt".to_owned(),
         text: doubts.join("; "),
         remedy: "reaperd selftest".to_owned(),
+        scope: Scope::Probe,
     })
 }
 

@@ -1,9 +1,9 @@
 //! How the daemon protects the memory of secret keys.
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::{Finding, Verdict};
-use crate::client::Client;
+use super::{Finding, Scope, Verdict};
 
 #[derive(Deserialize)]
 struct Health {
@@ -17,9 +17,9 @@ struct Memory {
     reason: String,
 }
 
-/// Returns the finding. `None` if the daemon does not report it.
-pub(super) async fn finding(client: &Client) -> Option<Finding> {
-    let health: Health = client.get("/v1/health").await.ok()?;
+/// Returns the finding from `/v1/health`. `None` if the daemon does not report it.
+pub(super) fn finding(health: &Value) -> Option<Finding> {
+    let health = Health::deserialize(health).ok()?;
     Some(finding_about(health.memory))
 }
 
@@ -43,6 +43,7 @@ fn finding_about(memory: Memory) -> Finding {
         subject: "memory".to_owned(),
         text,
         remedy: remedy.to_owned(),
+        scope: Scope::Daemon,
     }
 }
 

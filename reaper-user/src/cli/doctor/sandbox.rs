@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Finding, Verdict};
+use super::{Finding, Scope, Verdict};
 
 /// The part of `/v1/health` that this is about.
 #[derive(Debug, Deserialize)]
@@ -53,6 +53,7 @@ pub(super) fn finding(health: Health) -> Option<Finding> {
         } else {
             String::new()
         },
+        scope: Scope::Daemon,
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Finding, Verdict};
+use super::{Finding, Scope, Verdict};
 
 /// The response to `GET /v1/limits`.
 #[derive(Debug, Deserialize)]
@@ -43,6 +43,7 @@ pub(super) fn finding(limits: &Limits) -> Finding {
         subject: "limits".to_owned(),
         text: format!("share of this user: {}{memory}", shares.join(", ")),
         remedy: remedy.to_owned(),
+        scope: Scope::Daemon,
     }
 }
 

@@ -52,7 +52,8 @@ pub(crate) enum Refused {
     Hidden,
     #[error(
         "this daemon cannot translate pids of the caller's pid namespace; run the daemon in the \
-         host's pid namespace (--pid=host) as root, or run one in the caller's pid namespace"
+         host's pid namespace (--pid=host) as root, or run one in the caller's pid namespace; if \
+         the daemon has no /proc, mount it (mount -t proc proc /proc)"
     )]
     ForeignPidNamespace,
     #[error(

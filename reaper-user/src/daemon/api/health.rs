@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use reaper_registry::{Session, Source, SourceHealth};
+use reaper_registry::{EventKind, Moment, Session, Source, SourceHealth};
 
-use super::App;
 use super::wire::{
-    About, Health, MemoryView, Nothing, SandboxView, SourceReport, SourceView, wall_ms_of,
+    About, Health, LastExit, MemoryView, Nothing, SandboxView, SourceReport, SourceView, wall_ms_of,
 };
+use super::{App, Peer};
 use crate::clock;
 use crate::daemon::config::DaemonOptions;
 #[cfg(target_os = "linux")]
@@ -61,7 +61,7 @@ impl SourcesNow {
 }
 
 /// `/v1/health`.
-pub(super) fn health(app: &App) -> Health {
+pub(super) fn health(app: &App, peer: Peer) -> Health {
     let statuses = app.reaper.status();
     let states = statuses
         .iter()
@@ -75,6 +75,9 @@ pub(super) fn health(app: &App) -> Health {
         ok: true,
         pid: std::process::id(),
         monitor_pid: monitor_pid(),
+        started_at: app.started.wall_ms,
+        uptime_ms: since(app.started),
+        last_exit: last_exit(app, peer),
         brokers: Nothing {},
         status: overall(&statuses, &app.options()),
         sources: states.collect::<BTreeMap<_, _>>(),
@@ -83,6 +86,31 @@ pub(super) fn health(app: &App) -> Health {
         sandbox: sandbox(),
         config: app.live.view(),
     }
+}
+
+/// Milliseconds since then, with time in suspend and without steps of the wall clock.
+fn since(then: Moment) -> u64 {
+    let span = clock::now()
+        .boot
+        .as_nanos()
+        .saturating_sub(then.boot.as_nanos());
+    span / 1_000_000
+}
+
+/// Returns the session that the caller may see whose process ended last.
+fn last_exit(app: &App, peer: Peer) -> Option<LastExit> {
+    let owner = (!peer.is_root()).then_some(peer.uid);
+    let event = app.reaper.registry().last_death(owner)?;
+    let EventKind::Deregistered(session, removal) = &event.kind else {
+        return None;
+    };
+    Some(LastExit {
+        at: event.at.wall_ms,
+        ago_ms: since(event.at),
+        session_id: session.id.as_str().to_owned(),
+        pid: session.process.pid.get(),
+        end: removal.into(),
+    })
 }
 
 fn memory(state: ArenaState) -> MemoryView {

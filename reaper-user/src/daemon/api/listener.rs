@@ -29,6 +29,7 @@ mod lock;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Stat};
@@ -46,12 +47,8 @@ use error::SET_GROUP;
 use folder::{FileId, Folder, is_socket, mode_of, system};
 use lock::Lock;
 
-/// The size of `sun_path` without its final NUL: unix(7); on the BSDs it has 104 bytes in all.
-const PATH_MAX: usize = if cfg!(any(target_os = "linux", target_os = "android")) {
-    107
-} else {
-    103
-};
+use crate::client::SOCKET_PATH_MAX as PATH_MAX;
+
 /// Connections that wait to be accepted: more than any burst of clients. The kernel caps it.
 const BACKLOG: i32 = 4_096;
 
@@ -64,6 +61,7 @@ pub(crate) fn create_folder(
     user: Option<crate::daemon::sandbox::User>,
 ) -> Result<PathBuf, ListenError> {
     let socket = std::path::absolute(socket).map_err(ListenError::system("resolve", socket))?;
+    refuse_other_file(&socket)?;
     let path = socket.parent().unwrap_or(&socket).to_owned();
     if path.symlink_metadata().is_ok() {
         return Ok(path);
@@ -106,6 +104,7 @@ impl Socket {
     ) -> Result<Self, ListenError> {
         let path = std::path::absolute(path).map_err(ListenError::system("resolve", path))?;
         check_length(&path)?;
+        refuse_other_file(&path)?;
         let place = Place::open(&path, access)?;
         let lock = Lock::take(&place.folder, &place.name)?;
         let (listener, file) = place.bind(access, &list)?;
@@ -261,6 +260,18 @@ fn check_length(path: &Path) -> Result<(), ListenError> {
             path: path.to_owned(),
             length,
         });
+    }
+    Ok(())
+}
+
+/// Before the folder is checked, because its rules do not fit the folder of another file. That it is still
+/// no other file is checked under the lock.
+fn refuse_other_file(path: &Path) -> Result<(), ListenError> {
+    let is_other_file = path
+        .symlink_metadata()
+        .is_ok_and(|it| !it.file_type().is_socket());
+    if is_other_file && path.file_name().is_some() {
+        return Err(ListenError::NotASocket(path.to_owned()));
     }
     Ok(())
 }

@@ -85,7 +85,7 @@ async fn route(
         }
         (&Method::GET, "/v1/limits") => Ok(json(&limits::limits(app, peer))),
         (&Method::GET, "/v1/sources") => Ok(json(&health::sources(app).view())),
-        (&Method::GET, "/v1/health") => Ok(json(&health::health(app))),
+        (&Method::GET, "/v1/health") => Ok(json(&health::health(app, peer))),
         (&Method::GET, "/v1/version") => Ok(json(&health::ABOUT)),
         (&Method::GET, "/metrics") => Ok(metrics::metrics(app, head, peer.is_root())),
         (&Method::DELETE, path) if path.starts_with("/v1/sessions/") => {

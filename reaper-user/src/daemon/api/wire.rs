@@ -172,6 +172,11 @@ pub(crate) struct Health {
     pub(crate) pid: u32,
     /// Null with `--no-monitor`.
     pub(crate) monitor_pid: Option<u32>,
+    /// When the daemon started: milliseconds since 1970.
+    pub(crate) started_at: u64,
+    pub(crate) uptime_ms: u64,
+    /// The last session of the caller, or of anyone for root, whose process ended. Null if there is none.
+    pub(crate) last_exit: Option<LastExit>,
     /// Always empty. Clients of the claudemesh daemon require the field.
     pub(crate) brokers: Nothing,
     pub(crate) status: &'static str,
@@ -197,6 +202,18 @@ pub(crate) struct ConfigView {
     pub(crate) error: Option<String>,
     /// What was changed since the start and takes a restart.
     pub(crate) needs_restart: Vec<&'static str>,
+}
+
+/// A session whose process ended.
+#[derive(Serialize)]
+pub(crate) struct LastExit {
+    /// Milliseconds since 1970.
+    pub(crate) at: u64,
+    pub(crate) ago_ms: u64,
+    pub(crate) session_id: String,
+    pub(crate) pid: u32,
+    #[serde(flatten)]
+    pub(crate) end: EndView,
 }
 
 /// The memory of secret keys.

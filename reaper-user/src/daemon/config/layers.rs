@@ -2,6 +2,7 @@
 //! default, file of the system, file of the user, environment, flag.
 
 use std::env;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::fault::{Fault, Faults, Place};
@@ -161,6 +162,11 @@ impl Given {
                 }
                 Ok(None) if self.selection == Selection::Standard => continue,
                 Ok(None) => "does not exist".to_owned(),
+                // Such as a HOME that su(1) has left as it was.
+                Err(error) if self.selection == Selection::Standard && is_hidden(path, &error) => {
+                    log::warn!("{} is not read: {error}", path.display());
+                    continue;
+                }
                 Err(error) => error.to_string(),
             };
             faults.push(Fault {
@@ -186,6 +192,14 @@ impl Configuration {
             message: "user and no-monitor cannot be set together; expected one of them".to_owned(),
         })
     }
+}
+
+/// Returns whether this user may not even look whether there is such a file.
+fn is_hidden(path: &Path, error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+        && path
+            .symlink_metadata()
+            .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Returns name and value of the variable of this option. One that is set to the empty string counts as unset.

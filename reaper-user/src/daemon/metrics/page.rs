@@ -7,6 +7,7 @@ mod writer;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -247,7 +248,10 @@ fn process(out: &mut Writer<'_>, app: &App) -> fmt::Result {
     out.gauges(
         "process_start_time_seconds",
         "When the worker began to serve, in seconds since 1970",
-        [(NO_LABELS, app.started_at.as_secs_f64())],
+        [(
+            NO_LABELS,
+            Duration::from_millis(app.started.wall_ms).as_secs_f64(),
+        )],
     )?;
     out.counters(
         "process_cpu_seconds",

@@ -8,6 +8,9 @@ use super::PATH_MAX;
 /// The step that needs membership in the group or a privilege.
 pub(super) const SET_GROUP: &str = "set the group of";
 
+/// The step that locks the file beside the socket.
+pub(super) const LOCK: &str = "lock";
+
 /// Why the daemon cannot listen on its socket.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -89,9 +92,17 @@ impl ListenError {
             Self::Moved(_) => "start the daemon again".to_owned(),
             Self::Locked { .. } => "use that daemon, or stop it first".to_owned(),
             Self::InUse(_) => "stop that program, or use another --socket".to_owned(),
-            Self::NotASocket(path) => {
+            // Not to remove it: the path may be a mistake, such as that of a system's file.
+            Self::NotASocket(path) => format!(
+                "use another --socket, such as a new file in a folder of this user (what {} is: ls -ld)",
+                path.display()
+            ),
+            Self::System { call, path, source }
+                if *call == LOCK && source.raw_os_error() == Some(libc::ENOLCK) =>
+            {
                 format!(
-                    "remove {} if it is not needed, or use another --socket",
+                    "use a --socket on a local file system, such as /run: the one of {} has no locks \
+                     (NFS without its lock service)",
                     path.display()
                 )
             }
@@ -105,5 +116,23 @@ impl ListenError {
     pub(super) fn system(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::System { call, path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_without_locks_and_a_read_only_one_have_different_remedies() {
+        let remedy = |call, errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            let path = "/nfs/reaperd.sock.lock".into();
+            ListenError::System { call, path, source }.remedy()
+        };
+        let no_locks = remedy(LOCK, libc::ENOLCK);
+        assert!(no_locks.contains("local file system") && no_locks.contains("/nfs/"));
+        assert!(!remedy(LOCK, libc::EACCES).contains("local file system"));
+        assert!(!remedy("open", libc::ENOLCK).contains("local file system"));
     }
 }

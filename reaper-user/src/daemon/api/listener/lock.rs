@@ -8,6 +8,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use rustix::fs::{Mode, OFlags};
 
 use super::ListenError;
+use super::error::LOCK;
 use super::folder::{FileId, Folder, system};
 
 /// The lock on a socket of a folder.
@@ -41,7 +42,7 @@ impl Lock {
                 });
             }
             Err(std::fs::TryLockError::Error(error)) => {
-                return Err(ListenError::system("lock", &path)(error));
+                return Err(ListenError::system(LOCK, &path)(error));
             }
         }
         let written = file

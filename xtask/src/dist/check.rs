@@ -1,0 +1,54 @@
+//! Checks of the files alone: the same bytes in two runs, and what the distributions' checkers say.
+//!
+//! What the checkers report and is right nevertheless is in `dist/deb/lintian-overrides` and
+//! `dist/rpm/rpmlint.toml`, each with its reason.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use super::{Release, tool};
+use crate::command::run;
+
+/// Compares the files of two runs.
+pub(super) fn same_bytes(first: &[PathBuf], second: &[PathBuf]) -> Result<()> {
+    for (first, second) in first.iter().zip(second) {
+        // The SBOM has a random serial number and the time of its making.
+        if has_extension(first, "json") {
+            continue;
+        }
+        if fs::read(first)? != fs::read(second)? {
+            bail!(
+                "{} and {} differ; diffoscope shows where",
+                first.display(),
+                second.display()
+            );
+        }
+        println!("the same bytes twice: {}", first.display());
+    }
+    Ok(())
+}
+
+/// Runs lintian and rpmlint.
+pub(super) fn lint(release: &Release, made: &[PathBuf]) -> Result<()> {
+    for file in made {
+        if has_extension(file, "deb") {
+            let options = ["--fail-on", "error,warning,info", "--display-info"];
+            let mut lintian = tool("lintian", &options)?;
+            // Otherwise it warns that it should not run as root.
+            lintian.arg("--allow-root");
+            run(lintian.arg(file))?;
+        } else if has_extension(file, "rpm") {
+            let mut rpmlint = tool("rpmlint", &["--strict", "--config"])?;
+            rpmlint.arg(release.root.join("dist/rpm/rpmlint.toml"));
+            run(rpmlint.arg(file))?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn has_extension(path: &std::path::Path, extension: &str) -> bool {
+    path.extension() == Some(OsStr::new(extension))
+}
