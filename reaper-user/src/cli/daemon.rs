@@ -214,11 +214,14 @@ impl Arguments {
         if let Some(activated) = &activated {
             activated::warn_if_open_to_all(activated, &options);
         }
-        let inherited = inherit(&options, carried, activated, replace.then_some(server_uid))?;
+        let given_up = replace
+            .then(|| take_over(&options, server_uid))
+            .transpose()?;
+        let inherited = inherit(&options, carried, activated, given_up.flatten())?;
         #[cfg(target_os = "linux")]
         let inherited = match divide(&options, inherited)? {
             Divided::Ended(code) => return Ok(code),
-            Divided::Serves(inherited) => inherited,
+            Divided::Serves(inherited) => *inherited,
         };
         #[cfg(not(target_os = "linux"))]
         harden::keep_only_what_sources_need();
@@ -258,18 +261,14 @@ impl Arguments {
     }
 }
 
-/// Collects what the service manager passes and what a former daemon has left or gives up now. `replace`:
-/// there may be one to be replaced, of this user.
+/// Collects what the service manager passes and what a former daemon has left, or gives up now.
 fn inherit(
     options: &DaemonOptions,
     carried: Carried,
     activated: Option<PassedSocket>,
-    replace: Option<Option<u32>>,
+    given_up: Option<(Taken, Carried)>,
 ) -> Result<Inherited, Failure> {
-    let given = replace
-        .map(|server_uid| take_over(options, server_uid))
-        .transpose()?;
-    let (mut taken, carried) = match given.flatten() {
+    let (mut taken, carried) = match given_up {
         Some((taken, carried)) => (Some(taken), carried),
         None => (None, carried),
     };
@@ -293,7 +292,7 @@ enum Divided {
     /// The monitor, whose worker has ended with this code.
     Ended(u8),
     /// The one that serves, with what was left by the one before it.
-    Serves(Inherited),
+    Serves(Box<Inherited>),
 }
 
 /// Gives up what this process does not need.
@@ -337,7 +336,7 @@ fn divide(options: &DaemonOptions, mut inherited: Inherited) -> Result<Divided, 
             carried
         }
     };
-    Ok(Divided::Serves(inherited))
+    Ok(Divided::Serves(Box::new(inherited)))
 }
 
 /// Confines the worker.

@@ -5,7 +5,7 @@
 //! `reaperd(8)`. For packages, so it is hidden from the help.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Command, CommandFactory as _};
 use clap_mangen::Man;
@@ -91,7 +91,8 @@ fn configuration_page() -> io::Result<Page> {
         .iter()
         .map(|spec| (spec.name.to_owned(), meaning(spec)));
     definitions("KEYS", keys, &mut text)?;
-    let files = FILES.iter().filter(|(name, _)| name.ends_with(".toml"));
+    let is_configuration = |name: &str| Path::new(name).extension().is_some_and(|it| it == "toml");
+    let files = FILES.iter().filter(|(name, _)| is_configuration(name));
     let files = files.map(|(name, meaning)| ((*name).to_owned(), (*meaning).to_owned()));
     definitions("FILES", files, &mut text)?;
     Ok(Page {

@@ -340,3 +340,28 @@ fn what_needs_a_restart_is_named_and_not_changed() {
     assert_eq!(configured.health()["needs_restart"], json!([]));
     configured.daemon.stop();
 }
+
+#[test]
+fn another_worker_has_the_options_of_the_last_reload() {
+    let configured = Configured::start("ttl = \"1h\"\n", &PIDFD);
+    let daemon = &configured.daemon;
+    let replaced = |times: u64| {
+        daemon.signal_worker(Signal::KILL);
+        eventually("another worker serves", || {
+            let health = daemon.get::<Value>("/v1/health");
+            health.is_ok_and(|health| health["restarts"] == times)
+        });
+    };
+    configured.reload("ttl = \"2h\"\n");
+    let process = TestProcess::start();
+    replaced(1);
+    daemon.register("first", process.pid());
+    assert_eq!(ttl_of(daemon, "first"), Some(7_200));
+    // With a file that is wrong now, it has the options of the start.
+    configured.file.write("ttl = \"sometimes\"\n");
+    replaced(2);
+    daemon.register("second", process.pid());
+    assert_eq!(ttl_of(daemon, "second"), Some(3_600));
+    assert!(configured.health()["error"].is_string());
+    configured.daemon.stop();
+}

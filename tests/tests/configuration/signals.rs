@@ -153,6 +153,18 @@ fn quit_ends_it_at_once_and_leaves_no_socket() {
 }
 
 #[test]
+fn a_worker_that_quit_ends_is_not_replaced() {
+    let mut daemon = launch(&[]).start();
+    let request = unfinished_request(&daemon);
+    // A terminal sends it to both processes.
+    daemon.signal_worker(Signal::QUIT);
+    assert_eq!(daemon.wait().code(), Some(AT_ONCE));
+    let log = daemon.log();
+    assert!(!log.contains("starting another worker"), "{log}");
+    drop(request);
+}
+
+#[test]
 fn user_signals_write_to_the_log_and_do_nothing_else() {
     for flags in WITH_AND_WITHOUT_MONITOR {
         let daemon = launch(flags).start();

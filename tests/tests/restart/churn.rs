@@ -157,12 +157,12 @@ fn nothing_is_lost_doubled_or_resurrected_by_kills_of_the_worker() {
     while killed < kills {
         let pause = Duration::from_micros(random(15_000));
         let worker = worker_of(&daemon);
-        let killer = thread::spawn(move || {
+        let kill = thread::spawn(move || {
             thread::sleep(pause);
             worker.is_some_and(|worker| kill_process(worker, Signal::KILL).is_ok())
         });
-        while oracle.operate(&daemon) && !killer.is_finished() {}
-        killed += usize::from(killer.join().unwrap());
+        while oracle.operate(&daemon) && !kill.is_finished() {}
+        killed += usize::from(kill.join().unwrap());
         // Some of the next workers are killed in their start.
         if random(3) == 0 {
             thread::sleep(Duration::from_micros(random(40_000)));

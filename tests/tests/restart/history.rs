@@ -55,7 +55,7 @@ impl History {
             format!("GET /v1/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: {last}\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut parser = SseParser::default();
-        let mut piece = [0; 65_536];
+        let mut piece = vec![0; 65_536];
         let deadline = Deadline::after(TIMEOUT);
         while !self.live.contains_key(&marker) {
             assert!(!deadline.has_passed(), "{marker} is not read");

@@ -67,12 +67,12 @@ impl Store {
     /// Starts a daemon with what is kept. The shell puts the descriptors where the protocol has them.
     fn start(&self, command: &mut Command) -> std::io::Result<Child> {
         let names: Vec<_> = self.kept.keys().map(String::as_str).collect();
-        let passed: Vec<_> = self.kept.values().map(|fd| inherited(fd)).collect();
-        let moves: String = (3..)
-            .zip(&passed)
-            .map(|(to, fd)| format!("{to}<&{} ", fd.as_raw_fd()))
+        let passed: Vec<_> = self.kept.values().map(inherited).collect();
+        let moves = (3..).zip(&passed);
+        let moves: Vec<_> = moves
+            .map(|(to, fd)| format!("{to}<&{}", fd.as_raw_fd()))
             .collect();
-        let script = format!("export LISTEN_PID=$$; exec \"$@\" {moves}");
+        let script = format!("export LISTEN_PID=$$; exec \"$@\" {}", moves.join(" "));
         let mut shell = Command::new("bash");
         shell.args(["-c", &script, "bash"]);
         shell.arg(command.get_program()).args(command.get_args());

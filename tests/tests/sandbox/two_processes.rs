@@ -57,15 +57,6 @@ fn a_killed_worker_is_replaced() {
 }
 
 #[test]
-fn a_worker_that_a_passed_on_signal_ends_ends_the_monitor_with_its_status() {
-    let mut daemon = Launch::with(&[])
-        .through(&["env", "--default-signal=USR1"])
-        .start();
-    daemon.signal(Signal::USR1);
-    assert_eq!(daemon.wait().code(), Some(128 + Signal::USR1.as_raw()));
-}
-
-#[test]
 fn the_monitor_exits_with_the_code_of_a_worker_that_fails_to_start() {
     let flags = ["--sources", "sweep", "--require", "pidfd"];
     let mut daemon = Launch::with(&flags).spawn();

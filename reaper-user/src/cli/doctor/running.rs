@@ -76,14 +76,13 @@ impl Running {
         let used = sources.sources.iter().filter(|it| it.state != "off");
         let states: Vec<_> = used
             .map(|it| {
-                let mut state = format!("{} {}", it.source, it.state);
-                if it.lost > 0 {
-                    state.push_str(&format!(" ({} events lost)", it.lost));
-                }
-                if it.forged > 0 {
-                    state.push_str(&format!(" ({} forged messages ignored)", it.forged));
-                }
-                state
+                let counted = |count, what| match count {
+                    0 => String::new(),
+                    count => format!(" ({count} {what})"),
+                };
+                let lost = counted(it.lost, "events lost");
+                let forged = counted(it.forged, "forged messages ignored");
+                format!("{} {}{lost}{forged}", it.source, it.state)
             })
             .collect();
         let up = uptime_ms.map_or_else(String::new, |ms| format!(", up {}", age(ms / 1_000)));

@@ -1,5 +1,7 @@
 //! The JSON types of responses and events. None of them has a field for a token or a secret key.
 
+mod health;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -8,6 +10,9 @@ use reaper_registry::{
 };
 use serde::{Serialize, Serializer};
 
+pub(crate) use self::health::{
+    CarriedOverView, ConfigView, Health, LastExit, MemoryView, Nothing, SandboxView,
+};
 use crate::watch::identity::IdentityStrength;
 use crate::watch::status::SourceStatus;
 
@@ -164,84 +169,6 @@ pub(crate) struct SourceReport<'a> {
     pub(crate) sessions: usize,
 }
 
-/// `/v1/health`.
-#[derive(Serialize)]
-pub(crate) struct Health {
-    pub(crate) ok: bool,
-    /// The worker's.
-    pub(crate) pid: u32,
-    /// Null with `--no-monitor`.
-    pub(crate) monitor_pid: Option<u32>,
-    /// When the daemon started: milliseconds since 1970.
-    pub(crate) started_at: u64,
-    pub(crate) uptime_ms: u64,
-    /// The last session of the caller, or of anyone for root, whose process ended. Null if there is none.
-    pub(crate) last_exit: Option<LastExit>,
-    /// Always empty. Clients of the claudemesh daemon require the field.
-    pub(crate) brokers: Nothing,
-    pub(crate) status: &'static str,
-    pub(crate) sources: BTreeMap<&'static str, &'static str>,
-    /// Messages to each source that did not come from the kernel.
-    pub(crate) forged: BTreeMap<&'static str, u64>,
-    /// How often the reap loop panicked and was restarted.
-    pub(crate) reap_loop_restarts: u64,
-    /// How many daemons before this one have handed over to their successors.
-    pub(crate) replaced: u32,
-    pub(crate) memory: MemoryView,
-    /// Null on systems that have none.
-    pub(crate) sandbox: Option<SandboxView>,
-    /// How many workers the monitor has replaced.
-    pub(crate) restarts: u32,
-    pub(crate) carried_over: CarriedOverView,
-    pub(crate) config: ConfigView,
-}
-
-/// What the daemon continues of the one before it, and whether the next one can.
-#[derive(Serialize)]
-pub(crate) struct CarriedOverView {
-    pub(crate) sessions: usize,
-    pub(crate) ended: usize,
-    pub(crate) damaged: usize,
-    /// Why nothing was carried over although there was something; empty otherwise.
-    pub(crate) refused: String,
-    /// Whether sessions outlive this worker.
-    pub(crate) is_kept: bool,
-}
-
-/// The configuration in use.
-#[derive(Serialize)]
-pub(crate) struct ConfigView {
-    /// The files that were read, in rising order.
-    pub(crate) files: Vec<String>,
-    /// When it was read: milliseconds since 1970.
-    pub(crate) loaded_at: u64,
-    /// Why the last reload failed and changed nothing; null if it did not fail.
-    pub(crate) error: Option<String>,
-    /// What was changed since the start and takes a restart.
-    pub(crate) needs_restart: Vec<&'static str>,
-}
-
-/// A session whose process ended.
-#[derive(Serialize)]
-pub(crate) struct LastExit {
-    /// Milliseconds since 1970.
-    pub(crate) at: u64,
-    pub(crate) ago_ms: u64,
-    pub(crate) session_id: String,
-    pub(crate) pid: u32,
-    #[serde(flatten)]
-    pub(crate) end: EndView,
-}
-
-/// The memory of secret keys.
-#[derive(Serialize)]
-pub(crate) struct MemoryView {
-    pub(crate) kind: &'static str,
-    pub(crate) bytes: usize,
-    /// Why it is not of a better kind; empty if there is none.
-    pub(crate) reason: String,
-}
-
 /// `/v1/limits`.
 #[derive(Serialize)]
 pub(crate) struct LimitsReport {
@@ -270,27 +197,6 @@ pub(crate) struct LimitView {
     /// What all users may hold together.
     pub(crate) total: usize,
 }
-
-/// Other systems have no sandbox.
-#[cfg(not(target_os = "linux"))]
-pub(crate) type SandboxView = Nothing;
-
-/// What the worker may still do.
-#[cfg(target_os = "linux")]
-#[derive(Serialize)]
-pub(crate) struct SandboxView {
-    pub(crate) user: u32,
-    pub(crate) capabilities: Vec<&'static str>,
-    pub(crate) bounding_set: usize,
-    pub(crate) no_new_privs: bool,
-    pub(crate) seccomp: &'static str,
-    pub(crate) landlock: &'static str,
-    pub(crate) monitor: bool,
-}
-
-/// `{}`.
-#[derive(Serialize)]
-pub(crate) struct Nothing {}
 
 /// `/v1/version`.
 #[derive(Serialize)]

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every code, as in the table of `docs/http-api.md`, in its order. A fixed list: the label has no other
 /// values, each has a value from the start, and counting allocates nothing.
-const REASONS: [&str; 56] = [
+const REASONS: [&str; 59] = [
     "bare_line_feed",
     "folded_line",
     "bad_request_line",
@@ -36,11 +36,14 @@ const REASONS: [&str; 56] = [
     "peer_gone",
     "other_user",
     "needs_token",
+    "replace_not_allowed",
     "not_found",
     "body_timeout",
     "token_in_use",
     "ambiguous_session",
     "needs_old_token",
+    "other_format",
+    "replace_in_progress",
     "refused",
     "payload_too_large",
     "field_required",
