@@ -188,26 +188,38 @@ const fn access_is_fixed() -> bool {
 /// Reads the configuration again. This is the whole reload: a service manager is notified before and
 /// after it.
 pub(crate) async fn reload(app: &App) {
-    let Some(given) = app.live.source.clone() else {
-        return;
-    };
+    if let Some(changes) = read_again(&app.live).await {
+        apply(app);
+        report(&changes);
+    }
+}
+
+/// The reload of a worker that replaces another one, before it starts anything: its options are those of the
+/// first worker, and a later one may have read others. While sources start, the monitor has no time for it.
+pub(crate) async fn catch_up(live: &Live) {
+    if let Some(changes) = read_again(live).await {
+        set_log_level(&live.options());
+        report(&changes);
+    }
+}
+
+/// Reads the configuration and takes over what may change. `None`: nothing was read.
+async fn read_again(live: &Live) -> Option<Changes> {
+    let given = live.source.clone()?;
     // It waits for files and for the monitor.
     let loading = tokio::task::spawn_blocking(move || given.load());
     let Ok(loaded) = loading.await else {
         log::error!("the reload of the configuration panicked; nothing has changed");
-        return;
+        return None;
     };
     match loaded {
-        Ok(configuration) => {
-            let changes = app.live.take_over(configuration);
-            apply(app);
-            report(&changes);
-        }
+        Ok(configuration) => Some(live.take_over(configuration)),
         Err(faults) => {
             for fault in &faults.0 {
                 log::error!("the configuration stays as it is: {fault}");
             }
-            app.live.failed(&faults);
+            live.failed(&faults);
+            None
         }
     }
 }

@@ -11,6 +11,7 @@ mod file;
 mod names;
 mod page;
 mod prometheus;
+mod restarts;
 mod tools;
 
 use std::io::{Read as _, Write as _};

@@ -58,8 +58,6 @@ pub(crate) async fn serve(app: Arc<App>, start: Start, mut stop: watch::Receiver
     } = start;
     let mut reloads = app.live.changes();
     let mut server = Server::new(app);
-    // A replaced worker has the options of the start, and may have reloaded them since.
-    server.reload(&mut socket);
     for (connection, fd) in taken {
         server.take(connection, fd).await;
     }

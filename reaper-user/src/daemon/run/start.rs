@@ -60,16 +60,17 @@ pub(super) async fn start(
         metrics,
     } = inherited;
     let started = clock::now();
-    let options = live.options();
     let workers = Handle::current().metrics().num_workers();
     let connections = taken.as_ref().map_or(0, |taken| taken.connections.len());
-    let descriptors = Shares::of_daemon(&options, workers, connections)?;
+    let descriptors = Shares::of_daemon(&live.options(), workers, connections)?;
+    if carried.restarts > 0 {
+        reload::catch_up(&live).await;
+    }
+    let options = live.options();
     let access = SocketAccess::of(&options);
-    let accounts = Accounts::new(
-        owner(),
-        Newcomers::with(access),
-        descriptors.limits(&options),
-    );
+    let shares = descriptors.with_max_connections(options.max_connections);
+    let newcomers = Newcomers::with(access);
+    let accounts = Accounts::new(owner(), newcomers, shares.limits(&options));
     let with = With {
         options: &options,
         descriptors,
@@ -105,10 +106,6 @@ pub(super) async fn start(
         belongings: restart.belongings(),
         handovers,
     });
-    if app.carried_over.restarts > 0 {
-        // Its options are those of the first worker, and a later one may have read others.
-        reload::reload(&app).await;
-    }
     systemd::notify(systemd::State::Ready);
     let serving = Start {
         socket,
