@@ -198,7 +198,7 @@ pub(crate) async fn reload(app: &App) {
 /// first worker, and a later one may have read others. While sources start, the monitor has no time for it.
 pub(crate) async fn catch_up(live: &Live) {
     if let Some(changes) = read_again(live).await {
-        set_log_level(&live.options());
+        live.options().log.set_level();
         report(&changes);
     }
 }
