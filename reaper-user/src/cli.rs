@@ -30,7 +30,6 @@ use std::path::{Path, PathBuf};
 use std::process;
 
 use clap::{Parser, Subcommand};
-use log::LevelFilter;
 use reaper_registry::Token;
 
 use crate::client::Client;
@@ -38,6 +37,7 @@ use crate::daemon::config::values;
 use crate::daemon::private_memory;
 use crate::daemon::runtime;
 use crate::daemon::socket_path::{self, Look, Surroundings};
+use crate::daemon::systemd::listen_fds;
 use crate::random::Random as _;
 pub use crate::sys::zeroing_allocator::ZeroingAllocator;
 use crate::testkit::test_process::Kind;
@@ -206,16 +206,20 @@ impl Arguments {
     /// Runs the command and returns its exit code.
     fn dispatch(self) -> Result<u8, Failure> {
         self.color.apply();
+        // Before this process opens a descriptor itself.
+        let passed = match self.command {
+            Command::Daemon(_) => listen_fds::take(),
+            _ => Vec::new(),
+        };
         // A test process must have no logger and no runtime.
         if let Command::TestProcess { kind } = self.command {
             return test_process::run(kind);
         }
-        let level = if matches!(self.command, Command::Daemon(_)) {
-            LevelFilter::Info
-        } else {
-            LevelFilter::Warn
-        };
-        output::start_log(level);
+        match &self.command {
+            // It starts its log itself, once it knows its options.
+            Command::Daemon(_) => {}
+            _ => output::start_log(),
+        }
         let surroundings = Surroundings::of_this_process();
         let socket = self
             .socket
@@ -225,7 +229,7 @@ impl Arguments {
         let code = match self.command {
             Command::Daemon(arguments) => {
                 let explained = |failure: Failure| failure.explained_by(&surroundings);
-                let ended = arguments.run(self.socket, self.server_uid);
+                let ended = arguments.run(self.socket, self.server_uid, passed);
                 return ended.map_err(explained);
             }
             Command::Config(arguments) => arguments.run(self.socket),

@@ -12,6 +12,7 @@ pub(crate) mod descriptors;
 pub(crate) mod handover;
 pub(crate) mod harden;
 pub(crate) mod http;
+pub(crate) mod log;
 #[cfg(target_os = "linux")]
 pub(crate) mod memory_file;
 pub(crate) mod metrics;

@@ -55,6 +55,8 @@ pub(crate) struct Settings {
     /// descriptors leaves at the start.
     pub(crate) max_pidfds: Option<usize>,
     pub(crate) hint_filter: Option<Arc<dyn HintFilter>>,
+    /// How often the loop shows that it runs. `None`: never, which costs nothing.
+    pub(crate) beat_interval: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -64,6 +66,7 @@ impl Default for Settings {
             sweep_interval: sweep::DEFAULT_INTERVAL,
             max_pidfds: None,
             hint_filter: None,
+            beat_interval: None,
         }
     }
 }
@@ -166,6 +169,7 @@ impl Prepared {
             handler.clone(),
             hints.clone(),
             receiver,
+            settings.beat_interval,
         ));
         for source in sources::ALL {
             if settings.sources.contains(source) {

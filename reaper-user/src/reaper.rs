@@ -132,6 +132,16 @@ impl ReaperBuilder {
         }
     }
 
+    /// How often the loop that removes dead processes shows that it runs ([`Reaper::beats`]).
+    #[cfg_attr(
+        not(feature = "cli"),
+        expect(dead_code, reason = "the daemon uses this")
+    )]
+    pub(crate) fn beat_interval(mut self, interval: Option<Duration>) -> Self {
+        self.settings.beat_interval = interval;
+        self
+    }
+
     /// Puts the hints of the event sources through a filter. For tests.
     #[cfg(feature = "testkit")]
     pub(crate) fn hint_filter(mut self, filter: Arc<dyn crate::engine::HintFilter>) -> Self {
@@ -343,6 +353,11 @@ impl Reaper {
 
     pub(crate) fn works(&self, source: Source) -> bool {
         self.engine.board.works(source)
+    }
+
+    /// Returns a receiver that changes with each beat of the loop. The sender lives as long as this.
+    pub(crate) fn beats(&self) -> watch::Receiver<()> {
+        self.engine.board.beats()
     }
 
     pub(crate) fn counters(&self) -> &Counters {

@@ -8,6 +8,8 @@ pub mod expect;
 pub mod fork_server;
 pub mod libtest;
 #[cfg(target_os = "linux")]
+pub mod machine;
+#[cfg(target_os = "linux")]
 pub mod memory_scan;
 mod processes;
 pub mod raw_http;

@@ -161,7 +161,10 @@ fn step_names() -> PossibleValuesParser {
 fn test() -> Result<()> {
     let mut tests = command("cargo", &["test", "--release", "--no-fail-fast"])?;
     if effective_uid()? == 0 {
-        tests.env("REAPER_REQUIRE", "netlink,ebpf,pidfd,gdb,strace,prometheus");
+        tests.env(
+            "REAPER_REQUIRE",
+            "netlink,ebpf,pidfd,gdb,strace,prometheus,systemd",
+        );
     }
     execute(&mut tests)
 }

@@ -1,6 +1,8 @@
 //! `reaperd daemon`: its options, which are those of the table of [`crate::daemon::config`]. The daemon
 //! itself is in [`crate::daemon`].
 
+mod activated;
+
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 #[cfg(test)]
@@ -11,6 +13,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, error::ErrorKind};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
+use super::output;
 #[cfg(target_os = "linux")]
 use crate::daemon::api::listener::{self, SocketAccess};
 use crate::daemon::carried::Carried;
@@ -23,15 +26,14 @@ use crate::daemon::metrics::listener::MetricsListener;
 use crate::daemon::monitor::{self, Split};
 #[cfg(target_os = "linux")]
 use crate::daemon::private_memory;
-use crate::daemon::reload::{self, Live};
+use crate::daemon::reload::Live;
 #[cfg(target_os = "linux")]
 use crate::daemon::sandbox::{self, User};
 use crate::daemon::signals::{self, Ending};
 use crate::daemon::socket_path::Surroundings;
 #[cfg(target_os = "linux")]
 use crate::daemon::socket_path::runtime_folder;
-#[cfg(target_os = "linux")]
-use crate::daemon::systemd::listen_fds;
+use crate::daemon::systemd::activation::PassedSocket;
 use crate::daemon::{Inherited, descriptors, harden, runtime};
 
 /// The option whose flag all commands have.
@@ -189,40 +191,37 @@ fn bind_metrics(
 
 impl Arguments {
     /// Runs the daemon and returns its exit code; in the monitor, that of the worker.
+    /// `passed` are the descriptors that the service manager has passed.
     pub(super) fn run(
         self,
         socket: Option<PathBuf>,
         server_uid: Option<u32>,
+        passed: Vec<(String, OwnedFd)>,
     ) -> Result<u8, Failure> {
-        // Before this process opens a descriptor itself.
-        #[cfg(target_os = "linux")]
-        let (carried, _others) = Carried::from_named(listen_fds::take());
-        #[cfg(not(target_os = "linux"))]
-        let carried = Carried::default();
-        #[cfg(target_os = "linux")]
-        private_memory::refuse_tracer()?;
         signals::ignore_until_received();
         if let Some(parent) = self.child_of {
             stop_with(parent)?;
         }
-        let mut flags = self.flags.0;
-        if let Some(socket) = socket {
-            let text = socket.into_os_string().into_string().map_err(|path| {
-                let message = format!("the path {} is not UTF-8", path.display());
-                Failure::new(message, "use another --socket")
-            })?;
-            flags.push((SOCKET.to_owned(), text));
-        }
-        let given = Given::new(self.files.selection(), flags);
-        let configuration = given.load()?;
-        let live = Live::new(given, configuration);
+        let (carried, mut passed) = Carried::from_named(passed);
+        let activated = activated::take(&mut passed)?;
+        let replace = self.replace;
+        let live = self.configure(socket, activated.as_ref())?;
         let options = live.options();
-        reload::set_log_level(&options);
-        let inherited = inherit(&options, carried, self.replace, server_uid)?;
+        output::start_daemon_log(&options.log);
+        // What it cannot find out is in the log.
+        #[cfg(target_os = "linux")]
+        private_memory::refuse_tracer()?;
+        if let Some(activated) = &activated {
+            activated::warn_if_open_to_all(activated, &options);
+        }
+        let given_up = replace
+            .then(|| take_over(&options, server_uid))
+            .transpose()?;
+        let inherited = inherit(&options, carried, activated, given_up.flatten())?;
         #[cfg(target_os = "linux")]
         let inherited = match divide(&options, inherited)? {
             Divided::Ended(code) => return Ok(code),
-            Divided::Serves(inherited) => inherited,
+            Divided::Serves(inherited) => *inherited,
         };
         #[cfg(not(target_os = "linux"))]
         harden::keep_only_what_sources_need();
@@ -236,19 +235,40 @@ impl Arguments {
             Err(error) => Err(Failure::new(error.to_string(), error.remedy())),
         }
     }
+
+    /// Puts the configuration together. What a socket of the service manager decides stays so in a reload.
+    fn configure(
+        self,
+        socket: Option<PathBuf>,
+        activated: Option<&PassedSocket>,
+    ) -> Result<Live, Failure> {
+        let mut flags = self.flags.0;
+        if let Some(socket) = socket {
+            let text = socket.into_os_string().into_string().map_err(|path| {
+                let message = format!("the path {} is not UTF-8", path.display());
+                Failure::new(message, "use another --socket")
+            })?;
+            flags.push((SOCKET.to_owned(), text));
+        }
+        let mut given = Given::new(self.files.selection(), flags);
+        let mut configuration = given.load()?;
+        if let Some(activated) = activated {
+            let options = given.options(&configuration);
+            given.add_flags(activated::settings(activated, &configuration, &options)?);
+            configuration = given.load()?;
+        }
+        Ok(Live::new(given, configuration))
+    }
 }
 
-/// Collects what a former daemon has left or gives up now, if it is to be replaced.
+/// Collects what the service manager passes and what a former daemon has left, or gives up now.
 fn inherit(
     options: &DaemonOptions,
     carried: Carried,
-    replace: bool,
-    server_uid: Option<u32>,
+    activated: Option<PassedSocket>,
+    given_up: Option<(Taken, Carried)>,
 ) -> Result<Inherited, Failure> {
-    let given = replace
-        .then(|| take_over(options, server_uid))
-        .transpose()?;
-    let (mut taken, carried) = match given.flatten() {
+    let (mut taken, carried) = match given_up {
         Some((taken, carried)) => (Some(taken), carried),
         None => (None, carried),
     };
@@ -260,6 +280,7 @@ fn inherit(
     })?;
     Ok(Inherited {
         carried,
+        activated,
         taken,
         metrics,
     })
@@ -271,7 +292,7 @@ enum Divided {
     /// The monitor, whose worker has ended with this code.
     Ended(u8),
     /// The one that serves, with what was left by the one before it.
-    Serves(Inherited),
+    Serves(Box<Inherited>),
 }
 
 /// Gives up what this process does not need.
@@ -279,7 +300,8 @@ enum Divided {
 fn divide(options: &DaemonOptions, mut inherited: Inherited) -> Result<Divided, Failure> {
     let user = options.user;
     harden::raise_locked_memory_limit();
-    if let Some(group) = options.socket_group {
+    let is_activated = inherited.activated.is_some();
+    if let Some(group) = options.socket_group.filter(|_| !is_activated) {
         harden::join_group(group);
     }
     let carried = std::mem::take(&mut inherited.carried);
@@ -299,7 +321,7 @@ fn divide(options: &DaemonOptions, mut inherited: Inherited) -> Result<Divided, 
     inherited.carried = match split {
         Split::Monitor(code) => return Ok(Divided::Ended(code)),
         Split::Worker(monitor, carried) => {
-            confine(options, monitor)?;
+            confine(options, is_activated, monitor)?;
             carried
         }
         Split::Alone(_) if user.is_some() => {
@@ -314,18 +336,24 @@ fn divide(options: &DaemonOptions, mut inherited: Inherited) -> Result<Divided, 
             carried
         }
     };
-    Ok(Divided::Serves(inherited))
+    Ok(Divided::Serves(Box::new(inherited)))
 }
 
 /// Confines the worker.
 #[cfg(target_os = "linux")]
-fn confine(options: &DaemonOptions, monitor: rustix::process::Pid) -> Result<(), Failure> {
+fn confine(
+    options: &DaemonOptions,
+    is_activated: bool,
+    monitor: rustix::process::Pid,
+) -> Result<(), Failure> {
     let user = options.user;
     let access = SocketAccess::of(options);
-    let folder = listener::create_folder(&options.socket, access, user)
+    let folder = (!is_activated)
+        .then(|| listener::create_folder(&options.socket, access, user))
+        .transpose()
         .map_err(|error| Failure::new(error.to_string(), error.remedy()))?;
     let files = sandbox::Files {
-        socket_folder: &folder,
+        socket_folder: folder.as_deref(),
         token_folders: &token_folders(user),
     };
     sandbox::confine(user, options.socket_group, monitor, &files).map_err(|error| {

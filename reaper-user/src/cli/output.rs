@@ -6,11 +6,12 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
-use log::LevelFilter;
+use anstream::{AutoStream, ColorChoice};
 use reaper_registry::ExitStatus;
 use serde_json::Value;
 
 use super::terminal::{self, Columns, Tone};
+use crate::daemon::log;
 use crate::text;
 
 /// How rows are written.
@@ -69,8 +70,8 @@ pub(super) fn table(
 }
 
 /// Returns standard output, with colors where they are wanted.
-pub(super) fn stdout() -> anstream::AutoStream<io::StdoutLock<'static>> {
-    anstream::AutoStream::auto(io::stdout().lock())
+pub(super) fn stdout() -> AutoStream<io::StdoutLock<'static>> {
+    AutoStream::auto(io::stdout().lock())
 }
 
 /// Writes a message to standard error, with each of its lines escaped. Write errors are ignored.
@@ -94,27 +95,55 @@ pub(super) fn print_styled(text: &str) {
     }
 }
 
-/// Starts the log on standard error: one escaped line a message, in the form of `env_logger`.
-pub(super) fn start_log(default_level: LevelFilter) {
-    let is_filtered = std::env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty());
-    // Without that filter, the level alone decides, which can change.
-    let level = env_logger::Env::default().default_filter_or("trace");
-    env_logger::Builder::from_env(level)
-        .format(|out, record| {
-            let level = record.level();
-            let (time, style) = (out.timestamp(), out.default_level_style(level));
-            let text = record.args().to_string();
-            writeln!(
-                out,
-                "[{time} {style}{level:<5}{style:#} {}] {}",
-                record.target(),
-                escape(&text)
-            )
-        })
-        .init();
-    if !is_filtered {
-        log::set_max_level(default_level);
+/// Starts the log of a command on standard error.
+pub(super) fn start_log() {
+    let variable = std::env::var("RUST_LOG").ok();
+    let filter = variable.filter(|filter| !filter.is_empty());
+    log_in_lines(filter.as_deref().unwrap_or("warn")).init();
+}
+
+/// Starts the log of the daemon with this filter: in the journal, if that reads standard error.
+pub(super) fn start_daemon_log(filter: &log::Filter) {
+    if log::start_in_journal(filter) {
+        return;
     }
+    let mut builder = log_in_lines(filter.directives());
+    // Without it, or without a system that shows it, messages wait for their reader.
+    if let Ok(stderr) = log::Unblocked::stderr() {
+        builder.target(env_logger::Target::Pipe(Box::new(stderr)));
+        // The logger would take it for a pipe, which has no colors.
+        if log_style().is_none_or(|style| style == "auto") {
+            builder.write_style(match AutoStream::choice(&io::stderr()) {
+                ColorChoice::Never => env_logger::WriteStyle::Never,
+                _ => env_logger::WriteStyle::Always,
+            });
+        }
+    }
+    builder.init();
+    filter.set_level();
+}
+
+/// Returns whether the log has colors, if that is set.
+fn log_style() -> Option<String> {
+    std::env::var("RUST_LOG_STYLE").ok()
+}
+
+/// One escaped line a message, in the form of `env_logger`.
+fn log_in_lines(filter: &str) -> env_logger::Builder {
+    let mut builder = env_logger::Builder::new();
+    builder.parse_write_style(log_style().as_deref().unwrap_or("auto"));
+    builder.parse_filters(filter).format(|out, record| {
+        let level = record.level();
+        let (time, style) = (out.timestamp(), out.default_level_style(level));
+        let text = record.args().to_string();
+        writeln!(
+            out,
+            "[{time} {style}{level:<5}{style:#} {}] {}",
+            record.target(),
+            escape(&text)
+        )
+    });
+    builder
 }
 
 /// The progress of a long command on standard output. Silent with `--json`.

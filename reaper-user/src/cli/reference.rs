@@ -43,7 +43,7 @@ pub(super) const VARIABLES: [(&str, &str); 14] = [
     (
         "RUST_LOG",
         "Which messages are logged: error, warn, info, debug or trace, or a list of module=level \
-         [default: info for the daemon, else warn].",
+         [default: info for the daemon, else warn]. In the daemon, --log and REAPERD_LOG precede it.",
     ),
     (
         "RUST_LOG_STYLE",

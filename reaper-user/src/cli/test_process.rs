@@ -148,7 +148,7 @@ fn confined() -> io::Result<u8> {
 
     let folder = std::env::current_dir()?;
     let files = Files {
-        socket_folder: &folder,
+        socket_folder: Some(&folder),
         token_folders: &[],
     };
     report(&format!("landlock {}", restrict_files(&files)))?;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use reaper_registry::{Limits, Source};
 
+use super::log::Filter;
 #[cfg(target_os = "linux")]
 use super::sandbox::User;
 use crate::engine::Sources;
@@ -106,8 +107,7 @@ pub struct DaemonOptions {
     /// Whether the daemon is one process.
     #[cfg(target_os = "linux")]
     pub(crate) no_monitor: bool,
-    /// What is logged, unless `RUST_LOG` is set.
-    pub log_level: LevelFilter,
+    pub(crate) log: Filter,
 }
 
 impl DaemonOptions {
@@ -138,7 +138,7 @@ impl DaemonOptions {
             user: None,
             #[cfg(target_os = "linux")]
             no_monitor: false,
-            log_level: LevelFilter::Info,
+            log: Filter::Level(LevelFilter::Info),
         }
     }
 }

@@ -16,11 +16,12 @@ use super::api::wire::ConfigView;
 use super::config::DaemonOptions;
 use super::config::fault::Faults;
 use super::config::layers::{Configuration, Given, Setting};
+use super::config::options::LOG;
 use crate::clock;
 
 /// The option that a reload can lower, and raise no further than it was at the start.
 const MAX_CONNECTIONS: &str = "max-connections";
-/// Whose change may change the access to the socket.
+/// The option whose change may change the access to the socket.
 const ALLOW_UID: &str = "allow-uid";
 
 /// The configuration of a running daemon.
@@ -160,14 +161,17 @@ fn compare(
 }
 
 /// Returns whether this can change now. A confined worker that listens cannot change who reaches its socket
-/// except by the list, if there is one.
+/// except by the list, if there is one. A log has one level or a list, as at its start.
 fn may_change(new: &Setting, options: &DaemonOptions) -> bool {
-    if new.spec.name != ALLOW_UID || !access_is_fixed() {
+    let mut changed = options.clone();
+    if (new.spec.set)(&mut changed, &new.text).is_err() {
         return true;
     }
-    let mut changed = options.clone();
-    (new.spec.set)(&mut changed, &new.text).is_err()
-        || SocketAccess::of(&changed) == SocketAccess::of(options)
+    match new.spec.name {
+        ALLOW_UID => !access_is_fixed() || SocketAccess::of(&changed) == SocketAccess::of(options),
+        LOG => options.log.can_become(&changed.log),
+        _ => true,
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -245,7 +249,7 @@ fn apply(app: &App) {
         .with_max_connections(options.max_connections);
     let newcomers = Newcomers::with(SocketAccess::of(&options));
     app.accounts.set_limits(newcomers, shares.limits(&options));
-    set_log_level(&options);
+    options.log.set_level();
 }
 
 /// Returns the settings of the registry.
@@ -260,13 +264,6 @@ pub(crate) fn rules(options: &DaemonOptions) -> Rules {
             bytes_per_owner: options.max_bytes_per_uid,
         },
         strict_replace: options.strict_replace,
-    }
-}
-
-/// Sets what is logged, unless `RUST_LOG` decides that.
-pub(crate) fn set_log_level(options: &DaemonOptions) {
-    if std::env::var_os("RUST_LOG").is_none_or(|filter| filter.is_empty()) {
-        log::set_max_level(options.log_level);
     }
 }
 
@@ -303,6 +300,27 @@ mod tests {
         assert_eq!((changes.applied.len(), changes.needs_restart.len()), (0, 1));
         let (changes, _) = compare(&running, &settings(&[("ttl", "1h")]), &mut options);
         assert_eq!(changes, Changes::default());
+    }
+
+    #[test]
+    fn a_level_becomes_another_level_and_a_list_needs_a_restart() {
+        let list = "warn,reaperd::sessions=info";
+        for (before, after, may) in [
+            ("info", "debug", true),
+            ("info", list, false),
+            (list, "info", false),
+            (list, "error,reaperd::sessions=info", false),
+        ] {
+            let mut options = DaemonOptions {
+                log: before.parse().unwrap(),
+                ..DaemonOptions::on("/s")
+            };
+            let settings = |log| settings(&[("log", log)]);
+            let (changes, _) = compare(&settings(before), &settings(after), &mut options);
+            assert_eq!(changes.applied.len(), usize::from(may), "{before} {after}");
+            assert_eq!(changes.needs_restart.len(), usize::from(!may));
+            assert_eq!(options.log == after.parse().unwrap(), may);
+        }
     }
 
     #[test]

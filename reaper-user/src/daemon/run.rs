@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use self::start::{Started, start};
 use super::api;
+use super::api::App;
 use super::api::listener::ListenError;
 use super::api::server::Ended;
 use super::carried::Carried;
@@ -24,6 +25,8 @@ use super::private_memory;
 use super::reload::Live;
 use super::signals::{Ending, Signals};
 use super::systemd;
+use super::systemd::activation::PassedSocket;
+use super::systemd::reports::Reporting;
 use crate::watch::status::SourceStatus;
 
 /// How long the end may take if it is to be at once: for the socket file and the last event.
@@ -79,6 +82,8 @@ impl StartupError {
 pub(crate) struct Inherited {
     /// What the one before it has left.
     pub(crate) carried: Carried,
+    /// The socket, if the service manager has bound it.
+    pub(crate) activated: Option<PassedSocket>,
     /// The one before it still runs, and has given this.
     pub(crate) taken: Option<Taken>,
     pub(crate) metrics: Option<MetricsListener>,
@@ -90,7 +95,8 @@ pub(crate) async fn run(live: Live, inherited: Inherited) -> Result<Ending, Star
     let mut signals = Signals::receive().map_err(StartupError::Signals)?;
     descriptors::raise_open_file_limit();
     private_memory::protect_and_log();
-    let started = start(live, inherited).await?;
+    let reporting = Reporting::expected_of(main_pid());
+    let started = start(live, inherited, reporting).await?;
     let app = started.app.clone();
     let stop = watch::Sender::new(false);
     let serving = started.serve(&stop);
@@ -112,17 +118,19 @@ pub(crate) async fn run(live: Live, inherited: Inherited) -> Result<Ending, Star
             Ending::InOrder
         }
         () = stopping => Ending::AtOnce,
+        () = report(&app, reporting) => Ending::InOrder,
     };
     log::info!("stopped, {} sessions were live", app.reaper.len());
     Ok(ending)
 }
 
-/// Runs the daemon until `stop` is ready. Does not change limits or signals of the process.
+/// Runs the daemon until `stop` is ready. Does not change limits or signals of the process, and reports to
+/// no service manager while it runs.
 pub async fn run_until(
     options: DaemonOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartupError> {
-    let started = start(Live::fixed(options), Inherited::default()).await?;
+    let started = start(Live::fixed(options), Inherited::default(), None).await?;
     let stop_sender = watch::Sender::new(false);
     let stopping = async {
         stop.await;
@@ -157,6 +165,27 @@ impl Started {
         }
         ended
     }
+}
+
+/// Writes the log of sessions and reports to the service manager, without an end.
+async fn report(app: &App, reporting: Option<Reporting>) {
+    let sessions = crate::daemon::log::sessions::run(app.reaper.events());
+    let reports = async {
+        if let Some(reporting) = reporting {
+            reporting.run(app, app.reaper.beats()).await;
+        }
+    };
+    tokio::join!(sessions, reports);
+    pending::<()>().await;
+}
+
+/// Returns the pid of the process that the service manager has started.
+fn main_pid() -> u32 {
+    #[cfg(target_os = "linux")]
+    if let Some(monitor) = super::monitor::pid() {
+        return monitor;
+    }
+    std::process::id()
 }
 
 #[cfg(target_os = "linux")]

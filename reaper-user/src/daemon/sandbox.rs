@@ -56,8 +56,8 @@ static SECCOMP: OnceLock<bool> = OnceLock::new();
 /// The folders that are open to the worker. One that does not exist is not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Files<'a> {
-    /// It may create and change files below this one.
-    pub(crate) socket_folder: &'a Path,
+    /// It may create and change files below this one, where it binds the socket itself.
+    pub(crate) socket_folder: Option<&'a Path>,
     /// It may read and remove files below these. Those that are missing are created, where their parent
     /// belongs to the worker's user.
     pub(crate) token_folders: &'a [PathBuf],

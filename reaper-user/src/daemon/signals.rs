@@ -18,6 +18,7 @@ use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind};
 
 use super::api::App;
+use super::systemd;
 use crate::sys::signal_action;
 
 /// What a signal requests.
@@ -101,7 +102,9 @@ impl Signals {
             match self.next().await {
                 Request::Reload => {
                     log::info!("SIGHUP: reading the configuration again");
+                    systemd::notify(systemd::State::Reloading);
                     super::reload::reload(app).await;
+                    systemd::notify(systemd::State::Ready);
                 }
                 Request::Stop(signal) => {
                     log::info!("{signal}: stopping");

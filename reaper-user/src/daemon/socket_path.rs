@@ -3,7 +3,8 @@
 //! It does not depend on the environment of a session, so that daemon and clients find the same
 //! path.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::{env, fmt, io};
@@ -28,6 +29,8 @@ pub(crate) struct Surroundings {
     pub runtime_dir: Option<OsString>,
     /// `TMPDIR`.
     pub temp_dir: Option<OsString>,
+    /// `RUNTIME_DIRECTORY`: `RuntimeDirectory=` of a unit, with colons between several.
+    pub runtime_directory: Option<OsString>,
     /// The effective user.
     pub uid: u32,
 }
@@ -39,6 +42,7 @@ impl Surroundings {
             variable: env::var_os(VARIABLE),
             runtime_dir: env::var_os(RUNTIME_DIR),
             temp_dir: env::var_os(TEMP_DIR),
+            runtime_directory: env::var_os("RUNTIME_DIRECTORY"),
             uid: rustix::process::geteuid().as_raw(),
         }
     }
@@ -58,6 +62,21 @@ pub(crate) struct RuntimeFolder {
 pub(crate) fn resolve(flag: Option<&Path>, surroundings: &Surroundings) -> PathBuf {
     let given = given(flag, surroundings);
     given.unwrap_or_else(|| runtime_folder(surroundings).path.join(FILE_NAME))
+}
+
+/// Returns the path for a daemon that is given none. A service listens in the folder `reaperd` that the service
+/// manager has created for it (`RuntimeDirectory=`). The variable may be another service's, if this daemon is
+/// one of its processes; so no other folder is used.
+pub(crate) fn default_of_daemon(surroundings: &Surroundings) -> PathBuf {
+    let created = || {
+        let folders = surroundings.runtime_directory.as_ref()?;
+        let first = folders.as_bytes().split(|byte| *byte == b':').next()?;
+        let folder = Path::new(OsStr::from_bytes(first));
+        let is_meant = folder.is_absolute() && folder.ends_with("reaperd");
+        is_meant.then(|| folder.to_owned())
+    };
+    let folder = created().unwrap_or_else(|| runtime_folder(surroundings).path);
+    folder.join(FILE_NAME)
 }
 
 /// The flag, else the variable. A variable that is set to the empty string counts as unset.
@@ -246,6 +265,7 @@ mod tests {
             variable: Some("/v/x.sock".into()),
             runtime_dir: Some("/run/user/7".into()),
             temp_dir: Some("/var/tmp".into()),
+            runtime_directory: None,
             uid: 7,
         }
     }
@@ -286,6 +306,19 @@ mod tests {
 
         fn listens(&self, path: &Path) -> bool {
             self.listening.contains(&path) || self.foreign.contains(&path)
+        }
+    }
+
+    #[test]
+    fn a_service_without_a_path_uses_its_own_runtime_directory() {
+        let mut here = surroundings();
+        let path = |here: &Surroundings| default_of_daemon(here);
+        here.runtime_directory = Some("/run/reaperd:/run/other".into());
+        assert_eq!(path(&here), Path::new("/run/reaperd/reaperd.sock"));
+        let usual = Path::new("/run/user/7/reaperd/reaperd.sock");
+        for others in ["/run/other", "reaperd", ""] {
+            here.runtime_directory = Some(others.into());
+            assert_eq!(path(&here), usual, "{others:?}");
         }
     }
 
@@ -369,6 +402,7 @@ mod tests {
             variable: Some("".into()),
             runtime_dir: Some("run".into()),
             temp_dir: Some("".into()),
+            runtime_directory: None,
             uid: 7,
         };
         assert_eq!(path(&here), "/tmp/reaperd-7/reaperd.sock");

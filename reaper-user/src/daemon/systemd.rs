@@ -1,38 +1,106 @@
-//! Notifications to the service manager: `sd_notify(3)` without its library. The crate `sd-notify`
-//! 0.5 neither supports abstract addresses (`@name`) nor sends without blocking.
+//! The service manager: reports to it (`sd_notify(3)`) and what it passes.
+//!
+//! The reports are sent without its library. The crate `sd-notify` 0.5 neither supports abstract addresses
+//! (`@name`) nor sends without blocking.
 
+pub(crate) mod activation;
 pub(crate) mod listen_fds;
+pub(crate) mod reports;
 
+use std::fmt;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use reports::Summary;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-/// What is reported to the service manager.
+use crate::clock;
+
+/// What is reported to the service manager. It passes the monitor as numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum State {
-    Ready = 1,
-    Stopping = 2,
+    /// The daemon serves, at the start and after a reload.
+    Ready,
+    Stopping,
+    /// The options are read again. `Ready` follows.
+    Reloading,
+    /// The loop that removes dead processes runs.
+    Alive,
+    /// The start takes up to this long from now on.
+    StartsWithin(Duration),
+    /// The line that `systemctl status` shows.
+    Status(Summary),
+}
+
+/// A [`State`] as the numbers of a message between worker and monitor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Encoded {
+    pub(super) kind: u8,
+    pub(super) words: [u32; 2],
+    pub(super) value: u64,
 }
 
 impl State {
-    #[cfg(target_os = "linux")]
-    pub(super) const fn from_byte(byte: u8) -> Option<Self> {
-        match byte {
-            1 => Some(Self::Ready),
-            2 => Some(Self::Stopping),
-            _ => None,
+    pub(super) fn encode(self) -> Encoded {
+        let kind = |kind| Encoded {
+            kind,
+            ..Encoded::default()
+        };
+        match self {
+            Self::Ready => kind(1),
+            Self::Stopping => kind(2),
+            Self::Reloading => kind(3),
+            Self::Alive => kind(4),
+            Self::StartsWithin(time) => Encoded {
+                value: u64::try_from(time.as_micros()).unwrap_or(u64::MAX),
+                ..kind(5)
+            },
+            Self::Status(summary) => Encoded {
+                words: [summary.sessions, summary.sources.bits()],
+                value: summary.lost,
+                ..kind(6)
+            },
         }
     }
 
-    const fn text(self) -> &'static str {
+    /// Returns `None` for an unknown kind.
+    #[cfg(target_os = "linux")]
+    pub(super) fn decode(encoded: Encoded) -> Option<Self> {
+        let Encoded { kind, words, value } = encoded;
+        Some(match kind {
+            1 => Self::Ready,
+            2 => Self::Stopping,
+            3 => Self::Reloading,
+            4 => Self::Alive,
+            5 => Self::StartsWithin(Duration::from_micros(value)),
+            6 => Self::Status(Summary {
+                sessions: words[0],
+                sources: reports::Sources::from_bits(words[1]),
+                lost: value,
+            }),
+            _ => return None,
+        })
+    }
+}
+
+/// The text of the message.
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ready => "READY=1",
-            Self::Stopping => "STOPPING=1",
+            Self::Ready => f.write_str("READY=1"),
+            Self::Stopping => f.write_str("STOPPING=1"),
+            Self::Reloading => {
+                let now_us = clock::monotonic_ns() / 1_000;
+                write!(f, "RELOADING=1\nMONOTONIC_USEC={now_us}")
+            }
+            Self::Alive => f.write_str("WATCHDOG=1"),
+            Self::StartsWithin(time) => write!(f, "EXTEND_TIMEOUT_USEC={}", time.as_micros()),
+            Self::Status(summary) => write!(f, "STATUS={summary}"),
         }
     }
 }
@@ -46,9 +114,9 @@ pub(crate) fn notify(state: State) {
     send(state);
 }
 
-/// Sends one state if `NOTIFY_SOCKET` is set. A failure is only logged.
+/// Sends one state.
 pub(super) fn send(state: State) {
-    send_text(state.text(), None);
+    send_text(&state.to_string(), None);
 }
 
 /// Lets the service manager keep a duplicate of this descriptor for the next start, if it does so
@@ -71,7 +139,9 @@ pub(super) fn has_service_manager() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
+/// Sends a message if `NOTIFY_SOCKET` is set. A failure is only logged, and a lasting one once.
 fn send_text(text: &str, fd: Option<&OwnedFd>) {
+    static HAS_FAILED: AtomicBool = AtomicBool::new(false);
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };
@@ -90,9 +160,9 @@ fn send_text(text: &str, fd: Option<&OwnedFd>) {
         let parts = [IoSlice::new(text.as_bytes())];
         Ok(sendmsg(&socket, &parts, &mut control, SendFlags::NOSIGNAL)?)
     });
-    if let Err(error) = sent {
-        let first = text.lines().next().unwrap_or_default();
-        log::warn!("cannot send {first} to the service manager: {error}");
+    let had_failed = HAS_FAILED.swap(sent.is_err(), Ordering::Relaxed);
+    if let (Err(error), false) = (sent, had_failed) {
+        log::warn!("cannot send {text:?} to the service manager: {error}");
     }
 }
 
@@ -114,5 +184,39 @@ mod tests {
         assert!(address(b"/run/x").unwrap().as_pathname().is_some());
         #[cfg(target_os = "linux")]
         assert!(address(b"@x").unwrap().as_pathname().is_none());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_state_passes_the_monitor_unchanged() {
+        let summary = Summary {
+            sessions: 12,
+            sources: reports::Sources::from_bits(0x0403_0201),
+            lost: u64::MAX,
+        };
+        for state in [
+            State::Ready,
+            State::Stopping,
+            State::Reloading,
+            State::Alive,
+            State::StartsWithin(Duration::from_secs(7)),
+            State::Status(summary),
+        ] {
+            assert_eq!(State::decode(state.encode()), Some(state));
+        }
+        for kind in [0, 7, 255] {
+            let unknown = Encoded {
+                kind,
+                ..Encoded::default()
+            };
+            assert_eq!(State::decode(unknown), None);
+        }
+    }
+
+    #[test]
+    fn a_reload_has_the_time_that_the_service_manager_compares() {
+        let text = State::Reloading.to_string();
+        let time = text.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+        assert!(time.parse::<u64>().unwrap() > 0);
     }
 }

@@ -53,6 +53,8 @@ pub(crate) struct ReapLoop<C> {
     board: StatusBoard,
     commit: Arc<C>,
     suspects: HashMap<ProcessId, Suspect>,
+    /// The pause between two beats; `None`: there are none.
+    beat_interval: Option<Duration>,
     /// Decisions since other tasks ran.
     in_turn: usize,
 }
@@ -165,8 +167,13 @@ impl<C: Commit> ReapLoop<C> {
     /// Runs until every sender of hints is dropped.
     async fn run(mut self, hints: &mut HintReceiver) {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut next_beat = self.beat_interval.map(|_| Instant::now());
         loop {
             tokio::select! {
+                () = until(next_beat) => {
+                    self.board.beat();
+                    next_beat = self.beat_interval.map(|interval| Instant::now() + interval);
+                }
                 received = hints.recv_many(&mut batch, BATCH) => {
                     if received == 0 {
                         return;
@@ -315,6 +322,7 @@ pub(crate) async fn supervise<C: Commit>(
     commit: C,
     hints: HintSender,
     receiver: HintReceiver,
+    beat_interval: Option<Duration>,
 ) {
     let commit = Arc::new(commit);
     let receiver = Arc::new(Mutex::new(receiver));
@@ -324,6 +332,7 @@ pub(crate) async fn supervise<C: Commit>(
             board: board.clone(),
             commit: commit.clone(),
             suspects: HashMap::new(),
+            beat_interval,
             in_turn: 0,
         };
         let receiver = receiver.clone();

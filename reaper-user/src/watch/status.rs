@@ -62,6 +62,7 @@ struct Shared {
     sources: Mutex<BTreeMap<Source, SourceStatus>>,
     on_change: OnChange,
     changed: watch::Sender<()>,
+    beats: watch::Sender<()>,
     counters: Counters,
 }
 
@@ -72,6 +73,7 @@ impl StatusBoard {
             sources: Mutex::default(),
             on_change: Box::new(on_change),
             changed: watch::Sender::new(()),
+            beats: watch::Sender::new(()),
             counters: Counters::default(),
         }))
     }
@@ -129,6 +131,16 @@ impl StatusBoard {
 
     pub(crate) fn counters(&self) -> &Counters {
         &self.0.counters
+    }
+
+    /// Notes that the loop runs.
+    pub(crate) fn beat(&self) {
+        self.0.beats.send_replace(());
+    }
+
+    /// Returns a receiver that changes with each beat of the loop.
+    pub(crate) fn beats(&self) -> watch::Receiver<()> {
+        self.0.beats.subscribe()
     }
 
     fn sources(&self) -> MutexGuard<'_, BTreeMap<Source, SourceStatus>> {

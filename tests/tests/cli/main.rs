@@ -1,6 +1,8 @@
 //! The commands as a user runs them: exit codes, output streams, and what they leave behind.
 #![expect(clippy::unwrap_used, reason = "steps of tests")]
 
+#[cfg(target_os = "linux")]
+mod full_pipe;
 mod journeys;
 mod manual;
 mod refusals;

@@ -151,8 +151,8 @@ fn an_unusable_socket_path_is_refused_with_its_reason() {
     daemon_on(&inside("taken")).failed(FAILED, "some other program listens on");
 
     fs::create_dir(inside("open")).unwrap();
-    fs::set_permissions(inside("open"), Permissions::from_mode(0o755)).unwrap();
-    daemon_on(&inside("open/s.sock")).failed(FAILED, "is open to others (mode 0755)");
+    fs::set_permissions(inside("open"), Permissions::from_mode(0o775)).unwrap();
+    daemon_on(&inside("open/s.sock")).failed(FAILED, "can be changed by others (mode 0775)");
 
     std::os::unix::fs::symlink(folder.path(), inside("link")).unwrap();
     daemon_on(&inside("link/s.sock")).failed(FAILED, "is a link or not a folder");

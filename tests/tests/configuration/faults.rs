@@ -78,10 +78,7 @@ fn each_class_of_fault_names_its_place_the_key_and_what_is_allowed() {
             "1:11: sources = \"netlnik\": unknown source",
         ),
         ("require = \"nothing\"", "1:11: require = \"nothing\": "),
-        (
-            "log-level = \"loud\"",
-            "1:13: log-level = \"loud\": is no level; expected off, error",
-        ),
+        ("log = \"reaperd=loud\"", "1:7: log = \"reaperd=loud\": "),
         (
             "ttl = \"5s\"\nttl = \"6s\"",
             "2:1: is not TOML: duplicate key",

@@ -234,7 +234,7 @@ fn the_log_level_changes() {
     let has_debug = || daemon.log().contains(" DEBUG ");
     status(&socket, &version());
     assert!(!has_debug());
-    configured.reload("log-level = \"debug\"\n");
+    configured.reload("log = \"debug\"\n");
     eventually("lines of the level debug", || {
         // A connection that ends within a request is one.
         let mut stream = UnixStream::connect(&socket).unwrap();
@@ -247,7 +247,7 @@ fn the_log_level_changes() {
         has_debug()
     });
     // The report of this reload is of the level info.
-    configured.file.write("log-level = \"error\"\n");
+    configured.file.write("log = \"error\"\n");
     daemon.signal(Signal::HUP);
     let lines = || daemon.log().lines().count();
     eventually("the level error", || {

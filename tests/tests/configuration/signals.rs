@@ -266,7 +266,7 @@ impl Container {
             .args([
                 "daemon",
                 "--no-config",
-                "--log-level",
+                "--log",
                 "debug",
                 "--sources",
                 "pidfd",

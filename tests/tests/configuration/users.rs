@@ -18,8 +18,8 @@ fn users_are_let_in_and_kept_out() {
     }
     for flags in [&[][..], &["--no-monitor"]] {
         let configured = Configured::start("allow-uid = [2003]\n", &[&PIDFD[..], flags].concat());
-        configured.daemon_folder_is_open();
         let socket = configured.daemon.socket();
+        configured.daemon_folder_is_open();
         let of_alice = || as_user(ALICE, || status(&socket, &version()));
         assert_eq!(of_alice(), 0, "the system keeps this user out");
         configured.reload("allow-uid = [2001]\n");

@@ -93,17 +93,25 @@ fn the_monitor_notifies_the_service_manager() {
     daemon.serves();
     let monitor = daemon.started();
     assert_eq!(next(&manager), ("READY=1".to_owned(), monitor));
+    daemon.signal(Signal::HUP);
+    let (reloading, sender) = next(&manager);
+    assert!(
+        reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="),
+        "{reloading}"
+    );
+    assert_eq!(sender, monitor);
+    assert_eq!(next(&manager), ("READY=1".to_owned(), monitor));
     daemon.stop();
     assert_eq!(next(&manager), ("STOPPING=1".to_owned(), monitor));
 }
 
-/// The next notification of a state, and the pid of its sender. The descriptors that are to be kept come
-/// before it.
+/// The next notification of a state, and the pid of its sender. Descriptors that are to be kept and lines about
+/// the state come in between.
 fn next(manager: &UnixDatagram) -> (String, u32) {
     loop {
-        let (text, pid) = next_of_any_kind(manager);
-        if !text.starts_with("FDSTORE") {
-            return (text, pid);
+        let (text, sender) = next_of_any_kind(manager);
+        if !text.starts_with("FDSTORE") && !text.starts_with("STATUS=") {
+            return (text, sender);
         }
     }
 }

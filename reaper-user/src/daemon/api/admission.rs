@@ -15,6 +15,7 @@ use super::{Peer, PidNs, Transport};
 use crate::daemon::config::DaemonOptions;
 use crate::daemon::handover::message::Pin;
 use crate::daemon::http::problem::Problem;
+use crate::daemon::log::refusals;
 use crate::sys::process_table::ProcessTable;
 
 /// The code of the error for users who are not served.
@@ -53,7 +54,7 @@ impl Admission {
             .ok()?;
         let uid = credentials.uid();
         if !self.serves(uid) && !self.serves_group(&stream, credentials.gid()) {
-            log::debug!("a connection of user {uid} was refused");
+            refusals::note(uid, "user_not_allowed");
             // The socket does not block, and its buffer is empty and larger than the error. A peer
             // that has left already needs none.
             rustix::io::write(&stream, &self.refusal).unwrap_or_default();

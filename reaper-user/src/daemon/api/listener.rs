@@ -15,6 +15,8 @@
 //!   set before the socket listens.
 //! - A socket file that was removed is bound again. At the end a file is removed only if the daemon
 //!   created it.
+//! - A socket that the service manager has bound and passed is used as it is. Its file, mode and folder are
+//!   the service manager's: none of the above applies, and the file is never removed or bound again.
 //!
 //! [`unix_bind_bsd`]: https://elixir.bootlin.com/linux/v6.12/source/net/unix/af_unix.c
 
@@ -76,9 +78,15 @@ pub(crate) fn create_folder(
 pub(crate) struct Socket {
     pub(crate) listener: UnixListener,
     path: PathBuf,
+    mode: u32,
+    /// `None`: the service manager's.
+    own: Option<OwnFile>,
+}
+
+/// The file of a socket that this daemon has bound.
+struct OwnFile {
     access: SocketAccess,
     list: AccessList,
-    mode: u32,
     place: Place,
     file: FileId,
     lock: Lock,
@@ -109,24 +117,26 @@ impl Socket {
         list: AccessList,
     ) -> Result<Self, ListenError> {
         let (listener, file) = place.bind(access, &list)?;
-        let socket = Self {
-            listener,
-            path,
+        let own = OwnFile {
             access,
             list,
             place,
-            mode: mode_of(&file),
             file: FileId::of(&file),
             lock,
             rebind_failed: false,
         };
-        socket.keep();
-        Ok(socket)
+        own.keep(&listener);
+        Ok(Self {
+            listener,
+            path,
+            mode: mode_of(&file),
+            own: Some(own),
+        })
     }
 
-    /// The lock file, locked.
-    pub(crate) fn lock_file(&self) -> BorrowedFd<'_> {
-        self.lock.descriptor()
+    /// The lock file, locked; none for a socket of the service manager.
+    pub(crate) fn lock_file(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.own.as_ref()?.lock.descriptor())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -138,41 +148,57 @@ impl Socket {
         self.mode
     }
 
+    /// Returns the access that this process has given to the file: none to that of the service manager.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn access(&self) -> SocketAccess {
+        let own = self.own.as_ref();
+        own.map_or(SocketAccess::Private, |own| own.access)
+    }
+
     /// Binds again if the file, or its folder, is no longer at the path. Accepted connections are
     /// kept.
     pub(crate) fn restore(&mut self) {
-        if self.place.folder.is_at_its_path() && self.is_in_place() {
+        let Some(own) = &mut self.own else {
+            return;
+        };
+        if own.place.folder.is_at_its_path() && own.is_in_place() {
             return;
         }
-        match self.rebind() {
-            Ok(()) => {
-                log::warn!("{} was removed; bound it again", self.path.display());
-                self.rebind_failed = false;
+        let path = self.path.display();
+        match own.rebind(&self.path) {
+            Ok(listener) => {
+                log::warn!("{path} was removed; bound it again");
+                own.keep(&listener);
+                self.listener = listener;
+                own.rebind_failed = false;
             }
-            Err(error) if !self.rebind_failed => {
-                let path = self.path.display();
+            Err(error) if !own.rebind_failed => {
                 log::error!("{path} was removed and cannot be bound again: {error}");
-                if !self.place.folder.is_at_its_path() && is_confined_to_folders() {
+                if !own.place.folder.is_at_its_path() && is_confined_to_folders() {
                     // The rule of the sandbox is about the former folder, not about its path.
                     log::error!(
                         "the worker can bind {path} in the folder that was removed only; no client can \
                          connect until the daemon is restarted"
                     );
                 }
-                self.rebind_failed = true;
+                own.rebind_failed = true;
             }
             Err(_already_logged) => {}
         }
     }
 
-    /// Lets other users connect than before, without a moment in which none can.
+    /// Lets other users connect than before, without a moment in which none can. The access to a socket of
+    /// the service manager is not changed.
     pub(crate) fn change_access(&mut self, access: SocketAccess, list: AccessList) {
-        if (access, &list) == (self.access, &self.list) {
+        let Some(own) = &mut self.own else {
+            return;
+        };
+        if (access, &list) == (own.access, &own.list) {
             return;
         }
-        let changed = self.place.change_access(self.access, access, &list);
+        let changed = own.place.change_access(own.access, access, &list);
         // What comes next, such as a socket file that is bound again, is for the new users anyway.
-        (self.access, self.list) = (access, list);
+        (own.access, own.list) = (access, list);
         match changed {
             Ok(file) => self.mode = mode_of(&file),
             Err(error) => log::error!(
@@ -182,36 +208,39 @@ impl Socket {
         }
     }
 
+    /// Stops listening and removes the file, if it is still this socket and not the service manager's.
+    pub(crate) fn remove(self) {
+        if let Some(own) = self.own {
+            own.remove();
+            own.lock.release();
+        }
+    }
+}
+
+impl OwnFile {
     fn is_in_place(&self) -> bool {
         self.place.folder.has(&self.place.name, self.file)
     }
 
-    fn rebind(&mut self) -> Result<(), ListenError> {
-        let place = Place::open(&self.path, self.access)?;
+    fn rebind(&mut self, path: &Path) -> Result<UnixListener, ListenError> {
+        let place = Place::open(path, self.access)?;
         if !self.lock.is_in(&place.folder) {
             self.lock = Lock::take(&place.folder, &place.name)?;
         }
         let (listener, file) = place.bind(self.access, &self.list)?;
         // A folder that was renamed still contains the former file, which has no listener now.
-        self.remove_file();
-        (self.listener, self.place, self.file) = (listener, place, FileId::of(&file));
-        self.keep();
-        Ok(())
+        self.remove();
+        (self.place, self.file) = (place, FileId::of(&file));
+        Ok(listener)
     }
 
-    /// Stops listening and removes the file, if it is still this socket.
-    pub(crate) fn remove(self) {
-        self.remove_file();
-        self.lock.release();
-    }
-
-    fn remove_file(&self) {
+    fn remove(&self) {
         // Only a daemon replaces it, and for that it needs the lock.
         if self.is_in_place()
             && let Err(error) =
                 rustix::fs::unlinkat(&self.place.folder, &self.place.name, AtFlags::empty())
         {
-            log::warn!("cannot remove {}: {error}", self.path.display());
+            log::warn!("cannot remove {}: {error}", self.place.path().display());
         }
     }
 }

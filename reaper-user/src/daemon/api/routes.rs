@@ -23,6 +23,7 @@ use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
 use crate::daemon::http::policy;
 use crate::daemon::http::problem::{NOT_NOW, Problem};
 use crate::daemon::http::secrets::{Claim, RequestSecrets};
+use crate::daemon::log::refusals;
 use crate::reaper::Registration;
 use crate::sources;
 use crate::watch::identity::IdentityStrength;
@@ -59,7 +60,11 @@ pub(super) async fn respond(
         if is_removal && app.reaper.registry().is_paused() {
             refused = Problem::paused();
         }
-        log::debug!("{} {}", refused.status().as_u16(), refused.code());
+        match refused.status().as_u16() {
+            // An unknown token or id is an ordinary answer.
+            status @ (401 | 404) => log::debug!("{status} {}", refused.code()),
+            _ => refusals::note(peer.uid, refused.code()),
+        }
         problem(&refused)
     })
 }

@@ -74,17 +74,19 @@ impl Given {
             Selection::None => Vec::new(),
         };
         readable::set_configuration(&paths);
-        let surroundings = Surroundings {
-            variable: None,
-            ..Surroundings::of_this_process()
-        };
+        let surroundings = Surroundings::of_this_process();
         Self {
             paths,
             selection,
             flags,
-            default_socket: socket_path::resolve(None, &surroundings),
+            default_socket: socket_path::default_of_daemon(&surroundings),
             of_root: surroundings.uid == 0,
         }
+    }
+
+    /// Adds flags, which win over those that were given.
+    pub(crate) fn add_flags(&mut self, flags: impl IntoIterator<Item = (String, String)>) {
+        self.flags.extend(flags);
     }
 
     /// Reads files and environment. In a worker, the monitor opens the files.
@@ -114,8 +116,8 @@ impl Given {
             files.push(path);
         }
         for spec in OPTIONS {
-            if let Some(text) = variable(spec, &mut faults) {
-                set(spec, text, Origin::Variable(spec.variable()));
+            if let Some((name, text)) = variable(spec, &mut faults) {
+                set(spec, text, Origin::Variable(name));
             }
         }
         for (name, text) in &self.flags {
@@ -200,10 +202,13 @@ fn is_hidden(path: &Path, error: &io::Error) -> bool {
             .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Returns the value of the variable of this option. One that is set to the empty string counts as unset.
-fn variable(spec: &OptionSpec, faults: &mut Vec<Fault>) -> Option<String> {
-    let name = spec.variable();
-    let value = env::var_os(&name).filter(|value| !value.is_empty())?;
+/// Returns name and value of the variable of this option. One that is set to the empty string counts as unset.
+fn variable(spec: &OptionSpec, faults: &mut Vec<Fault>) -> Option<(String, String)> {
+    let value = |name: &String| env::var_os(name).filter(|value| !value.is_empty());
+    let set = spec
+        .variables()
+        .find_map(|name| Some((value(&name)?, name)));
+    let (value, name) = set?;
     let checked = match value.into_string() {
         Ok(text) => spec
             .check(&text)
@@ -211,14 +216,16 @@ fn variable(spec: &OptionSpec, faults: &mut Vec<Fault>) -> Option<String> {
             .map_err(|error| format!("{text:?}: {error}")),
         Err(_other) => Err("is not UTF-8".to_owned()),
     };
-    checked
-        .map_err(|message| {
+    match checked {
+        Ok(text) => Some((name, text)),
+        Err(message) => {
             faults.push(Fault {
                 place: Place::Variable(name),
                 message,
             });
-        })
-        .ok()
+            None
+        }
+    }
 }
 
 /// Returns the paths in rising order. Folders that are not absolute are ignored, as the specification

@@ -7,10 +7,14 @@ mod tests;
 
 use std::path::PathBuf;
 
-use log::LevelFilter;
-
 use super::DaemonOptions;
 use super::values;
+use crate::daemon::log::ParseError;
+
+/// The option that has a second variable, [`RUST_LOG`].
+pub(crate) const LOG: &str = "log";
+/// The usual variable of programs in Rust.
+const RUST_LOG: &str = "RUST_LOG";
 
 /// What a value is in a file. In variables and flags all are text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +53,12 @@ impl OptionSpec {
     /// Returns the name of the environment variable.
     pub(crate) fn variable(&self) -> String {
         format!("REAPERD_{}", self.name.replace('-', "_").to_uppercase())
+    }
+
+    /// Returns the names of all its variables. The first one that is set counts.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = String> {
+        let second = (self.name == LOG).then(|| RUST_LOG.to_owned());
+        std::iter::once(self.variable()).chain(second)
     }
 
     /// Returns an error that names the allowed values unless this is one of them.
@@ -370,17 +380,19 @@ pub(crate) static OPTIONS: &[OptionSpec] = &[
         set: |options, text| switch(text).map(|on| options.no_monitor = on),
     },
     OptionSpec {
-        name: "log-level",
+        name: LOG,
         kind: Kind::Text,
-        value: "LEVEL",
+        value: "FILTER",
         default: "info",
-        expects: "off, error, warn, info, debug or trace",
-        help: "What to log: off, error, warn, info, debug or trace; RUST_LOG, if it is set, decides instead",
-        details: "",
+        expects: "off, error, warn, info, debug, trace, or a list such as warn,reaperd::sessions=info",
+        help: "What to log: a level (off, error, warn, info, debug, trace), or a list with levels of \
+               single targets",
+        details: "The variable RUST_LOG counts if REAPERD_LOG is not set. A reload can change a level \
+                  to another one; a list needs a restart.",
         reload: true,
         set: |options, text| {
-            let parsed = text.parse().map_err(|_unknown| "is no level".to_owned());
-            parsed.map(|level: LevelFilter| options.log_level = level)
+            let parsed = text.parse().map_err(|error: ParseError| error.to_string());
+            parsed.map(|filter| options.log = filter)
         },
     },
 ];

@@ -38,6 +38,8 @@ enum Kept {
     Unexpected,
     #[error("this daemon is stopping")]
     Stopping,
+    #[error("its socket belongs to the service manager, which must restart the daemon itself")]
+    Activated,
 }
 
 /// What is counted for the log.
@@ -114,6 +116,7 @@ async fn hand_over(link: &mut Link, to: &watch::Sender<Mode>, all: All<'_>) -> R
         socket,
         connections,
     } = all;
+    let lock = socket.lock_file().ok_or(Kept::Activated)?;
     link.expect(|message| matches!(message, Message::Begin))
         .await?;
     let moved = give_connections(link, to, connections).await?;
@@ -127,7 +130,7 @@ async fn hand_over(link: &mut Link, to: &watch::Sender<Mode>, all: All<'_>) -> R
         table.as_fd(),
         secrets.as_fd(),
         socket.listener.as_fd(),
-        socket.lock_file(),
+        lock,
     ];
     fds.extend(app.metrics_listener.as_ref().map(|it| it.as_fd()));
     link.send(&Message::Rest(rest), &fds).await?;

@@ -16,7 +16,7 @@ use rustix::net::{Shutdown, shutdown};
 use super::message::{self, Listening, Reply, Request, Wanted};
 use crate::daemon::carried::Kind;
 use crate::daemon::config::readable::Readable;
-use crate::daemon::systemd::State;
+use crate::daemon::systemd::{Encoded, State};
 use crate::sources::SourceError;
 use crate::sources::opener::Opener;
 #[cfg(feature = "ebpf")]
@@ -42,8 +42,12 @@ impl Channel {
     }
 
     pub(super) fn notify(&self, state: State) -> io::Result<()> {
+        let Encoded { kind, words, value } = state.encode();
         let request = Request {
-            argument: state as u8,
+            argument: kind,
+            pid: words[0],
+            seq: words[1],
+            value,
             ..Request::new(Wanted::Notify)
         };
         done(self.ask(request, None)?).map(drop)

@@ -14,7 +14,7 @@ use rustix::net::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Wanted {
-    /// A notification to the service manager; the argument is a `State`.
+    /// A notification to the service manager: an encoded `State`.
     Notify = 1,
     /// A socket of the proc connector; the value is the size of its receive buffer.
     Connector = 2,

@@ -16,10 +16,11 @@ struct Rate {
     is_logged: bool,
 }
 
-/// The requests that make the kernel allocate or load something, and those to keep a descriptor, each of
-/// which may go on to the service manager. The others read one small file each, send a few bytes, or set a
+/// The requests that make the kernel allocate or load something, or another program work, and those to keep
+/// a descriptor, each of which may go on to the service manager. The others read one small file each, or set a
 /// flag (`Release`).
 pub(super) struct Rates {
+    notify: Rate,
     connector: Rate,
     send: Rate,
     filter: Rate,
@@ -31,10 +32,17 @@ impl Default for Rates {
     /// A failing source is restarted after 1, 2, 4 .. 60 s (`sources/supervisor.rs`), seven times within
     /// two minutes, and once a minute then. One that works for a minute before each failure is restarted
     /// about as often. The connector is also opened anew after each overrun, and keeps its old
-    /// socket where that is refused. Each opening takes up to five requests over its socket.
+    /// socket where that is refused. Each opening takes up to five requests over its socket. With the
+    /// shortest watchdog, two reports are made every ten milliseconds (`systemd/reports.rs`), besides
+    /// those of start, end and reloads.
     fn default() -> Self {
         let restarts = |what| Rate::new(what, 10, Duration::from_secs(10));
         Self {
+            notify: Rate::new(
+                "reports to the service manager",
+                100,
+                Duration::from_millis(4),
+            ),
             connector: Rate::new("sockets of the connector", 20, Duration::from_secs(1)),
             send: Rate::new("requests to the connector", 100, Duration::from_millis(200)),
             filter: restarts("filters"),
@@ -49,6 +57,7 @@ impl Rates {
     /// Counts a request. Fails with the reason if it comes too early.
     pub(super) fn take(&mut self, wanted: Wanted, now_ns: u64) -> Result<(), String> {
         let rate = match wanted {
+            Wanted::Notify => &mut self.notify,
             Wanted::Connector => &mut self.connector,
             Wanted::Send => &mut self.send,
             Wanted::Filter => &mut self.filter,
@@ -119,6 +128,17 @@ mod tests {
                 pause = (pause * 2).min(60);
             }
         }
+    }
+
+    #[test]
+    fn the_reports_of_the_shortest_watchdog_are_never_refused() {
+        let mut rates = Rates::default();
+        for now in (0..600 * SECOND).step_by(10_000_000) {
+            rates.take(Wanted::Notify, now).unwrap();
+            rates.take(Wanted::Notify, now).unwrap();
+        }
+        let flood = (0..1_000).filter(|_| rates.take(Wanted::Notify, 600 * SECOND).is_ok());
+        assert!(flood.count() <= 100);
     }
 
     #[test]

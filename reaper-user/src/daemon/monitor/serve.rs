@@ -12,7 +12,7 @@ use crate::clock::monotonic_ns;
 use crate::daemon::carried::{Carried, Kind};
 use crate::daemon::config::readable::Readable;
 use crate::daemon::handover::take;
-use crate::daemon::systemd::{self, State};
+use crate::daemon::systemd::{self, Encoded, State};
 use crate::sources::SourceError;
 use crate::sources::opener::{Direct, Opener as _, RECEIVE_BUFFER};
 #[cfg(feature = "ebpf")]
@@ -74,6 +74,20 @@ fn is_closed(error: &io::Error) -> bool {
 }
 
 impl Kept {
+    fn notify(&mut self, request: Request) -> Reply {
+        let encoded = Encoded {
+            kind: request.argument,
+            words: [request.pid, request.seq],
+            value: request.value,
+        };
+        let Some(state) = State::decode(encoded) else {
+            return Reply::Errno(libc::EINVAL);
+        };
+        self.is_ready |= state == State::Ready;
+        systemd::send(state);
+        Reply::done()
+    }
+
     pub(super) fn with(carried: Carried) -> Self {
         Self {
             carried,
@@ -109,14 +123,7 @@ impl Kept {
             };
         }
         match request.wanted {
-            Wanted::Notify => match State::from_byte(request.argument) {
-                Some(state) => {
-                    self.is_ready |= state == State::Ready;
-                    systemd::send(state);
-                    Reply::done()
-                }
-                None => Reply::Errno(libc::EINVAL),
-            },
+            Wanted::Notify => self.notify(request),
             Wanted::Connector => connector(request.value),
             Wanted::Send => send(&request, fd),
             #[cfg(feature = "ebpf")]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::clock::monotonic_ns;
 use crate::daemon::carried::Carried;
 
 /// A process that a signal ended has this status plus the signal's number, as in shells.
@@ -15,6 +16,10 @@ const HOPELESS: u32 = 20;
 /// The pause grows by this with each of them.
 const PAUSE_STEP: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// So many workers that served may end at once, and then one in each of these times. Further ones wait.
+const ENDS_AT_ONCE: u64 = 20;
+const NS_PER_END: u64 = 1_000_000_000;
 
 /// How a worker has ended.
 pub(super) struct End {
@@ -32,6 +37,9 @@ pub(super) struct History {
     restarts: u32,
     /// How many in a row have ended before they served.
     failures: u32,
+    /// How many that served have ended lately: less one for each second since then.
+    ends: u64,
+    last_end_ns: u64,
     last_code: u8,
 }
 
@@ -67,10 +75,17 @@ impl History {
         if was_ready {
             self.failures = 0;
             self.restarts += 1;
+            self.note_end(monotonic_ns());
             log::warn!("starting another worker, number {}", self.restarts + 1);
             return None;
         }
         self.not_started()
+    }
+
+    fn note_end(&mut self, now_ns: u64) {
+        let passed = now_ns.saturating_sub(self.last_end_ns) / NS_PER_END;
+        self.ends = self.ends.saturating_sub(passed) + 1;
+        self.last_end_ns = now_ns;
     }
 
     /// Notes that a worker did not begin to serve. Returns the code with which the monitor gives up.
@@ -92,6 +107,9 @@ impl History {
 
     /// Returns how long to wait for the next one.
     pub(super) fn pause(&self) -> Duration {
+        if self.ends > ENDS_AT_ONCE {
+            return LONGEST_PAUSE;
+        }
         (PAUSE_STEP * self.failures.saturating_sub(1)).min(LONGEST_PAUSE)
     }
 
@@ -151,6 +169,19 @@ mod tests {
             Some(131),
             "it got SIGQUIT itself"
         );
+    }
+
+    #[test]
+    fn workers_that_serve_and_end_again_and_again_are_replaced_more_slowly() {
+        let mut history = History::default();
+        for _ in 0..ENDS_AT_ONCE {
+            history.note_end(NS_PER_END);
+            assert_eq!(history.pause(), Duration::ZERO);
+        }
+        history.note_end(NS_PER_END);
+        assert_eq!(history.pause(), LONGEST_PAUSE);
+        history.note_end(3 * NS_PER_END);
+        assert_eq!(history.pause(), Duration::ZERO);
     }
 
     #[test]

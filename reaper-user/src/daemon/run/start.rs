@@ -27,6 +27,8 @@ use crate::daemon::metrics::listener::MetricsListener;
 use crate::daemon::reload::{self, Live};
 use crate::daemon::restart::{CarriedOver, Restart};
 use crate::daemon::systemd;
+use crate::daemon::systemd::activation::PassedSocket;
+use crate::daemon::systemd::reports::Reporting;
 use crate::daemon::token_files::TokenFiles;
 use crate::reaper::{self, PreparedReaper, Reaper};
 use crate::sources;
@@ -46,9 +48,14 @@ pub(super) struct Started {
 }
 
 /// Starts everything that comes before the first connection.
-pub(super) async fn start(live: Live, inherited: Inherited) -> Result<Started, StartupError> {
+pub(super) async fn start(
+    live: Live,
+    inherited: Inherited,
+    reporting: Option<Reporting>,
+) -> Result<Started, StartupError> {
     let Inherited {
         carried,
+        activated,
         mut taken,
         metrics,
     } = inherited;
@@ -64,14 +71,21 @@ pub(super) async fn start(live: Live, inherited: Inherited) -> Result<Started, S
     let shares = descriptors.with_max_connections(options.max_connections);
     let newcomers = Newcomers::with(access);
     let accounts = Accounts::new(owner(), newcomers, shares.limits(&options));
-    let begun = begin(&options, descriptors, &accounts, carried, &mut taken).await;
+    let with = With {
+        options: &options,
+        descriptors,
+        accounts: &accounts,
+        reporting,
+    };
+    let former = Former { carried, activated };
+    let begun = begin(&with, former, &mut taken).await;
     let (reaper, restart, socket) = begun.inspect_err(|error| {
         if let Some(taken) = &taken {
             taken.give_up(&error.to_string());
         }
     })?;
     #[cfg(target_os = "linux")]
-    crate::daemon::sandbox::listening(access);
+    crate::daemon::sandbox::listening(socket.access());
     log::info!("{}", banner(&socket, &reaper.status()));
     log::info!("{descriptors}");
     log::info!("{}", api::limits::Memory::of(&options, &accounts));
@@ -114,27 +128,41 @@ fn counters(carried: &CarriedOver) -> Counters {
     counters
 }
 
+/// What the start is made with.
+struct With<'a> {
+    options: &'a DaemonOptions,
+    descriptors: Shares,
+    accounts: &'a Arc<Accounts>,
+    reporting: Option<Reporting>,
+}
+
+/// What is there before the start.
+struct Former {
+    /// What the daemon before this one has left.
+    carried: Carried,
+    /// The socket of the service manager.
+    activated: Option<PassedSocket>,
+}
+
 /// Begins to change what is kept, once nothing else can fail.
 async fn begin(
-    options: &DaemonOptions,
-    descriptors: Shares,
-    accounts: &Arc<Accounts>,
-    mut carried: Carried,
+    with: &With<'_>,
+    mut former: Former,
     taken: &mut Option<Taken>,
 ) -> Result<(Reaper, Restart, Socket), StartupError> {
-    let mut restart = Restart::read(&mut carried)?;
-    let prepared = prepare_reaper(options, descriptors, accounts, &mut restart)?;
+    let mut restart = Restart::read(&mut former.carried)?;
+    let prepared = prepare_reaper(with, &mut restart)?;
     let (reaper, socket) = if let Some(taken) = taken {
-        replace(options, carried, taken, &mut restart, prepared).await?
+        replace(with.options, former, taken, &mut restart, prepared).await?
     } else {
         // From here on this process writes, and the former one must not.
         restart.begin();
         let reaper = prepared.start();
         restart.continued(reaper.len());
         if restart.carried_over.restarts == 0 {
-            first_reports(&reaper, options).await?;
+            first_reports(&reaper, with.options).await?;
         } // Otherwise connections wait on the socket of the former worker.
-        let mut socket = listen(options, carried)?;
+        let mut socket = listen(with.options, former)?;
         socket.begin();
         (reaper, socket)
     };
@@ -144,7 +172,7 @@ async fn begin(
 /// Starts everything without a change to what the former daemon still uses, and then takes its place.
 async fn replace(
     options: &DaemonOptions,
-    carried: Carried,
+    former: Former,
     taken: &mut Taken,
     restart: &mut Restart,
     prepared: Prepared,
@@ -155,7 +183,7 @@ async fn replace(
     }
     let (reaper, ended) = prepared.start_paused();
     first_reports(&reaper, options).await?;
-    let mut socket = listen(options, carried)?;
+    let mut socket = listen(options, former)?;
     taken.go()?;
     restart.begin();
     reaper.end_pause(ended);
@@ -164,8 +192,12 @@ async fn replace(
     Ok((reaper, socket))
 }
 
-/// Listens on the socket of the former process, if there was one.
-fn listen(options: &DaemonOptions, carried: Carried) -> Result<Socket, ListenError> {
+/// Listens on the socket of the service manager or of the former process, if there is one.
+fn listen(options: &DaemonOptions, former: Former) -> Result<Socket, ListenError> {
+    let Former { carried, activated } = former;
+    if let Some(activated) = activated {
+        return Socket::passed(activated);
+    }
     let (access, list) = (SocketAccess::of(options), AccessList::of(options));
     let former = (carried.listener, carried.lock);
     Socket::take_over(&options.socket, access, list, former)
@@ -196,15 +228,11 @@ impl Prepared {
     }
 }
 
-fn prepare_reaper(
-    options: &DaemonOptions,
-    descriptors: Shares,
-    accounts: &Arc<Accounts>,
-    restart: &mut Restart,
-) -> Result<Prepared, StartupError> {
+fn prepare_reaper(with: &With<'_>, restart: &mut Restart) -> Result<Prepared, StartupError> {
+    let options = with.options;
     let token_files = TokenFiles::default();
     let files_of_ended = token_files.clone();
-    let sharing = accounts.clone();
+    let sharing = with.accounts.clone();
     let Rules {
         ttl,
         max_ttl,
@@ -223,7 +251,8 @@ fn prepare_reaper(
     let reaper = Reaper::builder(registry)
         .sources(options.sources.clone())
         .sweep_interval(options.sweep_interval)
-        .max_pidfds(descriptors.processes)
+        .max_pidfds(with.descriptors.processes)
+        .beat_interval(with.reporting.map(|reporting| reporting.interval))
         .prepare(&processes, next_process);
     Ok(Prepared {
         reaper,
@@ -241,6 +270,9 @@ async fn first_reports(
     } else {
         REQUIRED_REPORTS_TIMEOUT
     };
+    if !options.require.is_empty() {
+        systemd::notify(systemd::State::StartsWithin(2 * REQUIRED_REPORTS_TIMEOUT));
+    }
     let reported = async {
         reaper.first_reports(&sources::QUICK).await;
         reaper.first_reports(&options.require).await;

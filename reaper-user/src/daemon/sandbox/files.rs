@@ -71,7 +71,7 @@ fn try_restrict(open: &Files<'_>) -> Result<RulesetStatus, RulesetError> {
         .add_rules(path_beneath_rules(READ, read))?
         .add_rules(path_beneath_rules(DEVICES, read | AccessFs::WriteFile))?
         .add_rules(path_beneath_rules(
-            [open.socket_folder],
+            open.socket_folder,
             all & !AccessFs::Execute,
         ))?
         .add_rules(path_beneath_rules(

@@ -1,6 +1,7 @@
 //! The loop and the sweep over a table of fake processes, on paused time.
 
 mod any_order;
+mod beats;
 mod doubt;
 mod incomplete;
 mod later;
@@ -54,6 +55,14 @@ impl Fixture {
     }
 
     fn committing_to<C: Commit>(descriptors: usize, commit: impl FnOnce(Committed) -> C) -> Self {
+        Self::beating(None, descriptors, commit)
+    }
+
+    fn beating<C: Commit>(
+        beat_interval: Option<Duration>,
+        descriptors: usize,
+        commit: impl FnOnce(Committed) -> C,
+    ) -> Self {
         let table = Arc::new(FakeTable::default());
         let (hints, receiver) = hint::channel();
         let watched = WatchSet::new(table.clone(), FdBudget::new(descriptors), hints.clone());
@@ -65,6 +74,7 @@ impl Fixture {
             commit(committed.clone()),
             hints.clone(),
             receiver,
+            beat_interval,
         );
         let tasks = vec![tokio::spawn(reap_loop)];
         Self {

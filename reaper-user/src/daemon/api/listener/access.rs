@@ -44,12 +44,15 @@ impl SocketAccess {
         }
     }
 
-    /// The mode bits that the folder must not have: any access for others, or the right to replace
-    /// files.
+    /// The mode bits that the folder must not have: the right of others to replace files. Where a socket is
+    /// open to others between `bind` and the change of its mode, only its folder keeps them out, and a private
+    /// one allows them no access. Elsewhere the mode of the socket does, and a folder with mode 0755, as
+    /// `RuntimeDirectory=` creates it, is as good.
     pub(super) const fn folder_forbidden(self) -> u32 {
+        let is_private_from_the_start = cfg!(any(target_os = "linux", target_os = "android"));
         match self {
-            Self::Private => 0o077,
-            Self::Group(_) | Self::Shared => 0o022,
+            Self::Private if !is_private_from_the_start => 0o077,
+            _ => 0o022,
         }
     }
 

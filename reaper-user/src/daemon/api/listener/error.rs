@@ -23,7 +23,7 @@ pub enum ListenError {
     NotAFolder(PathBuf),
     #[error("the socket folder {path:?} belongs to user {owner}, and this daemon runs as {uid}")]
     NotOurFolder { path: PathBuf, owner: u32, uid: u32 },
-    #[error("the socket folder {path:?} is open to others (mode {mode:04o})")]
+    #[error("the socket folder {path:?} can be changed by others (mode {mode:04o})")]
     OpenFolder { path: PathBuf, mode: u32 },
     #[error("members of group {group} cannot enter the socket folder {path:?}")]
     ShutFolder { path: PathBuf, group: u32 },
@@ -71,7 +71,7 @@ impl ListenError {
                 // Not a chmod: the folder may be /tmp.
                 let own = path.join("reaperd/reaperd.sock");
                 format!(
-                    "use a folder that only this user can enter, such as --socket {}",
+                    "use a folder in which only this user can write, such as --socket {}",
                     own.display()
                 )
             }

@@ -1,16 +1,33 @@
-//! A socket that outlives the process that bound it: what the monitor keeps of it, and how the next worker
-//! or a successor continues to listen on it.
+//! A socket that another process has bound: the service manager, or a former daemon. What the monitor keeps
+//! of a socket, and how the next worker or a successor continues to listen on it.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use tokio::net::UnixListener;
 
-use super::folder::{FileId, is_socket, mode_of};
+use super::folder::{FileId, is_socket, mode_of, system};
 use super::lock::Lock;
-use super::{AccessList, BACKLOG, ListenError, Place, Socket, SocketAccess};
+use super::{AccessList, BACKLOG, ListenError, OwnFile, Place, Socket, SocketAccess};
+use crate::daemon::systemd::activation::PassedSocket;
 
 impl Socket {
+    /// Listens on a socket that the service manager has bound. Must be called within a tokio runtime.
+    pub(crate) fn passed(passed: PassedSocket) -> Result<Self, ListenError> {
+        let mode = passed.mode();
+        let PassedSocket { socket, path, .. } = passed;
+        rustix::io::ioctl_fionbio(&socket, true)
+            .map_err(|errno| system("prepare", &path, errno))?;
+        let listener = UnixListener::from_std(socket.into())
+            .map_err(ListenError::system("register", &path))?;
+        Ok(Self {
+            listener,
+            path,
+            mode,
+            own: None,
+        })
+    }
+
     /// Continues to listen on the socket of a former worker of this daemon, which has left its listener
     /// and its lock. Where it is no longer at the path, as [`Self::claim`].
     /// Changes nothing until [`Self::begin`].
@@ -35,18 +52,41 @@ impl Socket {
         Ok(Self {
             listener,
             path,
-            access,
-            list,
-            place,
             mode: mode_of(&file),
-            file: FileId::of(&file),
-            lock,
-            rebind_failed: false,
+            own: Some(OwnFile {
+                access,
+                list,
+                place,
+                file: FileId::of(&file),
+                lock,
+                rebind_failed: false,
+            }),
         })
     }
 
+    /// Makes a socket that was taken over that of this process: what it shows of its listener, who can
+    /// connect, and the pid in the lock file. A failure is only logged, because the former process has
+    /// gone.
+    pub(crate) fn begin(&mut self) {
+        let Some(own) = &self.own else {
+            return;
+        };
+        let place = &own.place;
+        let begun = rustix::net::listen(&self.listener, BACKLOG)
+            .map_err(place.failed("listen on"))
+            .and_then(|()| place.set_access(own.access, &own.list, &place.bound()?))
+            .and_then(|()| place.bound());
+        match begun {
+            Ok(file) => self.mode = mode_of(&file),
+            Err(error) => log::warn!("{error}"),
+        }
+        own.lock.name_this_process();
+    }
+}
+
+impl OwnFile {
     /// Leaves duplicates of listener and lock with the monitor.
-    pub(super) fn keep(&self) {
+    pub(super) fn keep(&self, listener: &UnixListener) {
         #[cfg(target_os = "linux")]
         {
             use std::os::fd::AsFd as _;
@@ -54,24 +94,8 @@ impl Socket {
             use crate::daemon::carried::Kind;
             use crate::daemon::monitor;
 
-            monitor::keep(Kind::Listener, self.listener.as_fd());
+            monitor::keep(Kind::Listener, listener.as_fd());
             monitor::keep(Kind::Lock, self.lock.descriptor());
         }
-    }
-
-    /// Makes a socket that was taken over that of this process: what it shows of its listener, who can
-    /// connect, and the pid in the lock file. A failure is only logged, because the former process has
-    /// gone.
-    pub(crate) fn begin(&mut self) {
-        let place = &self.place;
-        let begun = rustix::net::listen(&self.listener, BACKLOG)
-            .map_err(place.failed("listen on"))
-            .and_then(|()| place.set_access(self.access, &self.list, &place.bound()?))
-            .and_then(|()| place.bound());
-        match begun {
-            Ok(file) => self.mode = mode_of(&file),
-            Err(error) => log::warn!("{error}"),
-        }
-        self.lock.name_this_process();
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use rustix::fs::Mode;
 
 use super::*;
+use crate::daemon::systemd::activation;
 
 fn folder() -> tempfile::TempDir {
     tempfile::Builder::new()
@@ -70,11 +71,11 @@ async fn a_path_may_be_as_long_as_the_system_allows() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_not_private_or_of_another_user_or_a_link_is_refused() {
+async fn a_folder_that_others_can_write_in_or_of_another_user_or_a_link_is_refused() {
     let folder = folder();
     let open = folder.path().join("open");
     std::fs::create_dir(&open).unwrap();
-    for mode in [0o701, 0o750, 0o755, 0o777, 0o1777] {
+    for mode in [0o775, 0o757, 0o777, 0o1777] {
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(mode)).unwrap();
         let error = refusal(&open.join("s"));
         assert!(
@@ -153,14 +154,52 @@ async fn only_a_stale_socket_is_replaced() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }
 
+/// `RuntimeDirectory=` of a service creates such a folder. The mode of the socket keeps others out.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_folder_that_others_can_only_enter_is_used_and_the_socket_is_private() {
+    let folder = folder();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let socket = claim(&folder.path().join("s")).unwrap();
+    assert_eq!(socket.mode(), 0o600);
+    socket.remove();
+}
+
+#[tokio::test]
+async fn a_socket_of_the_service_manager_is_never_bound_again_or_removed() {
+    let folder = folder();
+    let path = folder.path().join("s");
+    let listener = StdListener::bind(&path).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o620)).unwrap();
+    let mut passed = vec![("ipc".to_owned(), listener.into())];
+    let passed = activation::take_socket(&mut passed).unwrap().unwrap();
+    let mut socket = Socket::passed(passed).unwrap();
+    assert_eq!((socket.path(), socket.mode()), (path.as_path(), 0o620));
+    std::fs::rename(&path, folder.path().join("moved")).unwrap();
+    socket.restore();
+    assert!(!path.exists(), "it was not bound again");
+    std::fs::rename(folder.path().join("moved"), &path).unwrap();
+    let client = UnixStream::connect(&path).unwrap();
+    socket.listener.accept().await.unwrap();
+    drop(client);
+    socket.remove();
+    assert!(path.exists(), "it was not removed");
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        1,
+        "no lock file"
+    );
+}
+
 #[tokio::test]
 async fn a_removed_socket_is_bound_again() {
     let folder = folder();
     let path = folder.path().join("in/s");
     let mut socket = claim(&path).unwrap();
-    let before = socket.file;
+    let file = |socket: &Socket| socket.own.as_ref().map(|own| own.file);
+    let before = file(&socket);
     socket.restore();
-    assert_eq!(socket.file, before, "unchanged while it exists");
+    assert_eq!(file(&socket), before, "unchanged while it exists");
 
     std::fs::remove_file(&path).unwrap();
     socket.restore();

@@ -35,7 +35,7 @@ fn an_error_names_the_allowed_values() {
         ("strict-replace", "yes"),
         ("sources", "auto,sweep"),
         ("max-connections", "7"),
-        ("log-level", "loud"),
+        ("log", "reaperd=loud"),
         ("register-policy", "all"),
     ] {
         let spec = named(name).unwrap();

@@ -221,7 +221,7 @@ pub(super) const WORKER_IF: &[Allowed] = &[
         c::SYS_clone,
         &[(0, word(c::CLONE_THREAD), word(c::CLONE_THREAD))],
     ),
-    // No datagrams: each of them can be addressed to any socket.
+    // No datagrams: each of them can be addressed to any socket. A log in the journal has one, from before.
     only(c::SYS_socket, STREAM),
     only(c::SYS_socketpair, STREAM),
     // The memory file cannot shrink.

@@ -113,7 +113,7 @@ fn create_outside(folder: &Path) -> StdListener {
     let run = folder.join("run");
     fs::create_dir_all(&run).unwrap();
     // Open to others, so that no daemon accepts it.
-    set_mode(&run, 0o755);
+    set_mode(&run, 0o775);
     fs::write(run.join("s.lock"), "precious").unwrap();
     let listener = StdListener::bind(run.join("s")).unwrap();
     set_mode(&run.join("s"), 0o640);
@@ -123,7 +123,7 @@ fn create_outside(folder: &Path) -> StdListener {
 fn check_untouched(folder: &Path) {
     let run = folder.join("run");
     let mode = |path: &Path| path.symlink_metadata().unwrap().permissions().mode() & 0o7777;
-    assert_eq!((mode(&run), mode(&run.join("s"))), (0o755, 0o640));
+    assert_eq!((mode(&run), mode(&run.join("s"))), (0o775, 0o640));
     assert_eq!(fs::read_to_string(run.join("s.lock")).unwrap(), "precious");
     assert_eq!(fs::read_dir(&run).unwrap().count(), 2);
 }

@@ -1,0 +1,8 @@
+//! The units of the daemon under a real systemd as pid 1.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod lifecycle;
+mod logging;
+mod sessions;
+mod units;
