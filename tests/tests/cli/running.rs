@@ -173,7 +173,8 @@ fn doctor_names_every_source_the_daemon_its_memory_and_the_share_of_it() {
     let daemon = daemon();
     let output = run(&daemon, &["doctor"]).done();
     for subject in [
-        "netlink", "ebpf", "pidfd", "sweep", "daemon", "memory", "sandbox", "limits", "config",
+        "netlink", "ebpf", "pidfd", "sweep", "daemon", "memory", "restart", "sandbox", "limits",
+        "config",
     ] {
         let names_it = |line: &str| line.split_whitespace().nth(1) == Some(subject);
         assert!(output.lines().any(names_it), "{subject}: {output}");
@@ -183,7 +184,7 @@ fn doctor_names_every_source_the_daemon_its_memory_and_the_share_of_it() {
         "{output}"
     );
     let report = json(&run(&daemon, &["doctor", "--json"]).done());
-    assert_eq!(report["findings"].as_array().unwrap().len(), 9, "{report}");
+    assert_eq!(report["findings"].as_array().unwrap().len(), 10, "{report}");
     daemon.stop();
 }
 

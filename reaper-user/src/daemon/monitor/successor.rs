@@ -51,12 +51,10 @@ impl History {
         let signal = end.signal;
         let code = end.code.or(signal.map(|it| KILLED + it));
         self.last_code = code.map_or(u8::MAX, |it| u8::try_from(it).unwrap_or(u8::MAX));
-        match signal {
-            Some(signal) => log::error!("the worker was killed by signal {signal}"),
-            None if self.last_code != 0 => {
-                log::error!("the worker exited with status {}", self.last_code);
-            }
-            None => return Some(0),
+        if let Some(signal) = signal {
+            log::error!("the worker was killed by signal {signal}");
+        } else if self.last_code == 0 {
+            return Some(0);
         }
         let is_ending =
             |signal: &Signal| matches!(*signal, Signal::TERM | Signal::INT | Signal::QUIT);
@@ -67,8 +65,12 @@ impl History {
             return Some(self.last_code);
         }
         self.has_served |= was_ready;
-        if signal.is_none() && !self.has_served {
-            return Some(self.last_code);
+        if signal.is_none() {
+            // One that refuses to start has said why.
+            if !self.has_served {
+                return Some(self.last_code);
+            }
+            log::error!("the worker exited with status {}", self.last_code);
         }
         if was_ready {
             self.failures = 0;
