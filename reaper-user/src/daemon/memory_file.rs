@@ -86,6 +86,11 @@ impl MemoryFile {
         (inner.blocks.file.size(), inner.blocks.used_bytes())
     }
 
+    /// Returns whether every change so far could be written.
+    pub(crate) fn is_complete(&self) -> bool {
+        !self.inner().failed
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

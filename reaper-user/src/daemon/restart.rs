@@ -168,6 +168,16 @@ impl Belongings {
         Ok([file.descriptor()?, secrets])
     }
 
+    /// Returns whether the memory file has all sessions.
+    pub(crate) fn are_complete(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        {
+            self.file.as_ref().is_some_and(|file| file.is_complete())
+        }
+        #[cfg(not(target_os = "linux"))]
+        false
+    }
+
     /// Other systems have no such memory.
     #[cfg(not(target_os = "linux"))]
     #[expect(clippy::unused_self, reason = "the same signature everywhere")]

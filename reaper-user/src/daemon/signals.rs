@@ -55,7 +55,8 @@ pub(crate) struct Signals {
 
 /// Ignores the signals that would end the program before [`Signals::receive`].
 pub(crate) fn ignore_until_received() {
-    for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
+    // With a limit of the size of files (RLIMIT_FSIZE), memory files fail with an error instead.
+    for signal in [Signal::HUP, Signal::USR1, Signal::USR2, Signal::XFSZ] {
         if let Err(error) = signal_action::ignore(signal) {
             log::debug!("{signal:?} is not ignored: {error}");
         }

@@ -113,6 +113,7 @@ impl SecretArena {
     /// Maps the file of an earlier arena. No slot of it is free before [`Self::begin`].
     #[cfg(target_os = "linux")]
     pub(crate) fn open(file: OwnedFd) -> io::Result<Self> {
+        chunk::check_file(&file)?;
         let mut chunks = Chunks {
             file: Some(file),
             only_reads: true,

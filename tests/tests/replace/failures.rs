@@ -216,7 +216,7 @@ fn a_second_successor_is_refused_while_there_is_one() {
 /// A real successor is killed at growing times after its start, until one has taken over.
 #[test]
 fn a_killed_successor_leaves_the_daemon_serving() {
-    let rounds = scaled(60, 12);
+    let rounds = scaled(60, 40);
     let mut all = Witnesses::new();
     let (mut before, mut within) = (0, 0);
     let mut delay = Duration::from_millis(1);

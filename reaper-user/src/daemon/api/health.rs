@@ -88,12 +88,12 @@ pub(super) fn health(app: &App, peer: Peer) -> Health {
         memory: memory(app.secret_memory.state()),
         sandbox: sandbox(),
         restarts: app.carried_over.restarts,
-        carried_over: carried_over(&app.carried_over),
+        carried_over: carried_over(app),
         config: app.live.view(),
     }
 }
 
-fn carried_over(carried: &CarriedOver) -> CarriedOverView {
+fn carried_over(app: &App) -> CarriedOverView {
     let CarriedOver {
         restarts: _,
         sessions,
@@ -101,13 +101,13 @@ fn carried_over(carried: &CarriedOver) -> CarriedOverView {
         damaged,
         ref refused,
         is_kept,
-    } = *carried;
+    } = app.carried_over;
     CarriedOverView {
         sessions,
         ended,
         damaged,
         refused: refused.clone(),
-        is_kept,
+        is_kept: is_kept && app.belongings.are_complete(),
     }
 }
 

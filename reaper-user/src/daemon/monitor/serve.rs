@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use reaper_registry::Pid;
+use rustix::net::{Shutdown, shutdown};
 
 use super::message::{Listening, Received, Reply, Request, Wanted, next_request, reply};
 use super::rates::Rates;
@@ -26,6 +27,8 @@ use crate::sys::proc_file::{ProcFile, open_here, read_record_here};
 #[derive(Default)]
 pub(super) struct Kept {
     pub(super) carried: Carried,
+    /// What a worker has left before it served. It replaces nothing until then: the worker may end first.
+    offered: Vec<(Kind, OwnedFd)>,
     /// Whether this worker has reported that it serves.
     pub(super) is_ready: bool,
     /// Another daemon has taken this one's place.
@@ -83,7 +86,12 @@ impl Kept {
         let Some(state) = State::decode(encoded) else {
             return Reply::Errno(libc::EINVAL);
         };
-        self.is_ready |= state == State::Ready;
+        if state == State::Ready {
+            self.is_ready = true;
+            for (kind, fd) in std::mem::take(&mut self.offered) {
+                self.put(kind, fd);
+            }
+        }
         systemd::send(state);
         Reply::done()
     }
@@ -98,14 +106,19 @@ impl Kept {
     /// Returns whether another daemon uses what is kept: the one that has replaced this one, or the one
     /// that this one was to replace. There must be no other worker then.
     pub(super) fn belongs_to_another(&self) -> bool {
-        // The worker may have been killed between the last message to it and its request here.
-        let may_use = |link: &OwnedFd| !matches!(take::has_gone(link), Ok(true));
+        // The worker may have been killed between the last message to it and its request here. From the
+        // shutdown on the former daemon cannot send that message any more, and goes on.
+        let may_use = |link: &OwnedFd| {
+            shutdown(link, Shutdown::Both).unwrap_or_default();
+            !matches!(take::has_gone(link), Ok(true))
+        };
         self.is_released || self.carried.lent_by.as_ref().is_some_and(may_use)
     }
 
     /// Ends what was for the last worker alone.
     pub(super) fn forget_worker(&mut self) {
         self.is_ready = false;
+        self.offered.clear();
         self.carried.lent_by = None;
         // The next one opens everything again, and its start is delayed if it fails.
         self.rates = Rates::default();
@@ -159,12 +172,20 @@ impl Kept {
         let Some(fd) = fd else {
             return Reply::Errno(libc::EBADF);
         };
+        if self.is_ready {
+            self.put(kind, fd);
+        } else {
+            self.offered.push((kind, fd));
+        }
+        Reply::done()
+    }
+
+    fn put(&mut self, kind: Kind, fd: OwnedFd) {
         if self.carried.get(kind).is_some() {
             systemd::remove_stored(kind.name());
         }
         systemd::store(kind.name(), &fd);
         self.carried.put(kind, fd);
-        Reply::done()
     }
 
     #[cfg(feature = "ebpf")]

@@ -9,12 +9,12 @@ use crate::daemon::carried::Carried;
 
 /// A process that a signal ended has this status plus the signal's number, as in shells.
 const KILLED: i32 = 128;
-/// After so many workers in a row that ended before they served, the table is the suspect.
-const SUSPICIOUS: u32 = 3;
+/// After so many workers in a row that ended before they served, some seconds later, the table is the suspect.
+const SUSPICIOUS: u32 = 10;
 /// After so many the monitor gives up.
 const HOPELESS: u32 = 20;
-/// The pause grows by this with each of them.
-const PAUSE_STEP: Duration = Duration::from_millis(10);
+/// The pause after the second of them. Each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// So many workers that served may end at once, and then one in each of these times. Further ones wait.
@@ -110,7 +110,12 @@ impl History {
         if self.ends > ENDS_AT_ONCE {
             return LONGEST_PAUSE;
         }
-        (PAUSE_STEP * self.failures.saturating_sub(1)).min(LONGEST_PAUSE)
+        match self.failures {
+            0 | 1 => Duration::ZERO,
+            failures => FIRST_PAUSE
+                .saturating_mul(1 << (failures - 2).min(16))
+                .min(LONGEST_PAUSE),
+        }
     }
 
     /// Returns what the next worker gets of this. Without the table if workers fail with it.
@@ -197,7 +202,13 @@ mod tests {
         };
         for failures in 1..HOPELESS {
             assert_eq!(history.ended(&exited(1), false), None);
-            assert_eq!(history.pause(), PAUSE_STEP * (failures - 1));
+            let doubled = FIRST_PAUSE * 2_u32.pow(failures) / 4;
+            let expected = if failures == 1 {
+                Duration::ZERO
+            } else {
+                doubled
+            };
+            assert_eq!(history.pause(), expected.min(LONGEST_PAUSE));
             let trusted = history.trusted(carried());
             assert_eq!(trusted.table.is_some(), failures < SUSPICIOUS);
             assert!(trusted.lock.is_some());

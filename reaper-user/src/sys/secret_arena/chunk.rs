@@ -4,7 +4,9 @@ use std::io;
 use std::ptr::NonNull;
 
 #[cfg(target_os = "linux")]
-use rustix::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+#[cfg(target_os = "linux")]
+use rustix::fs::{MemfdFlags, SealFlags};
 
 use super::{Protection, SLOT};
 
@@ -14,6 +16,11 @@ pub(super) const CHUNK: usize = 32 * 1_024;
 /// takes memory only where it is mapped and used.
 #[cfg(target_os = "linux")]
 pub(super) const MOST_CHUNKS: usize = 4_096;
+#[cfg(target_os = "linux")]
+const SIZE: u64 = (MOST_CHUNKS * CHUNK) as u64;
+/// A file that becomes smaller is a signal for those who have mapped it.
+#[cfg(target_os = "linux")]
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
 
 /// Creates the file whose pieces are the chunks, of memory with this protection.
 #[cfg(target_os = "linux")]
@@ -30,12 +37,29 @@ pub(super) fn create_file(protection: Protection) -> io::Result<OwnedFd> {
             unsafe { OwnedFd::from_raw_fd(fd) }
         }
         Protection::Locked | Protection::Unlocked => {
-            let flags = rustix::fs::MemfdFlags::CLOEXEC;
+            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
             rustix::fs::memfd_create("reaperd-secrets", flags)?
         }
     };
-    rustix::fs::ftruncate(&file, (MOST_CHUNKS * CHUNK) as u64)?;
+    rustix::fs::ftruncate(&file, SIZE)?;
+    if protection != Protection::MemfdSecret {
+        // The size of secret memory cannot be changed again anyway.
+        rustix::fs::fcntl_add_seals(&file, SEALS)?;
+    }
     Ok(file)
+}
+
+/// Fails unless the file has the size that no holder of a descriptor can change.
+#[cfg(target_os = "linux")]
+pub(super) fn check_file(file: impl AsFd) -> io::Result<()> {
+    // Secret memory has no seals.
+    let is_sealed = rustix::fs::fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SEALS));
+    let is_secret = rustix::fs::fcntl_get_seals(&file).is_err();
+    let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
+    if size == SIZE && (is_sealed || is_secret) {
+        return Ok(());
+    }
+    Err(io::ErrorKind::InvalidData.into())
 }
 
 /// One mapping.
