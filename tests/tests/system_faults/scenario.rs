@@ -24,7 +24,7 @@ pub(crate) const REMOVED_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) const SWEEP: Duration = Duration::from_millis(100);
 /// Enough descriptors to pin seven processes, fewer if this test inherited some. The others are for
 /// everything else.
-const FEW_DESCRIPTORS: &str = "ulimit -n 40; exec \"$@\"";
+const FEW_DESCRIPTORS: &str = "ulimit -n 52; exec \"$@\"";
 const PINNED_WITH_FEW: usize = 7;
 
 /// What the daemon can pin processes by, and therefore how it checks them.

@@ -302,14 +302,14 @@ pub(crate) fn socket() -> Vec<Row> {
         Row::new("flock", &[libc::SYS_flock], &[E::NOLCK, E::INTR, E::AGAIN]).may_refuse(),
         Row::new("ftruncate", &[libc::SYS_ftruncate], &[E::IO, E::ROFS]).may_refuse(),
         Row::new("lseek", &[libc::SYS_lseek], &[E::INVAL]).may_refuse(),
-        // Recognized by descriptor 2 (the log) and by length 1 (the end of the line in the lock
+        // Recognized by descriptor 3 (the log: the first that a daemon opens) and by length 1 (the end of the line in the lock
         // file). A wake-up of the runtime, eight bytes to an eventfd, does not fail.
         Row::new(
             "write to the log",
             &[libc::SYS_write],
             &[E::NOSPC, E::PIPE, E::IO],
         )
-        .with(0, 2),
+        .with(0, 3),
         Row::new(
             "write of the lock",
             &[libc::SYS_write],
