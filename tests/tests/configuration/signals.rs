@@ -21,8 +21,10 @@ const ORPHANS: usize = 20;
 const SOONER: Duration = Duration::from_millis(1_300);
 const WITH_AND_WITHOUT_MONITOR: [&[&str]; 2] = [&[], &["--no-monitor"]];
 
+/// A program that started the tests in the background may have had the interrupt ignored.
 fn launch(flags: &[&str]) -> Launch {
-    Launch::with(&[&["--sources", "pidfd"], flags].concat())
+    let launch = Launch::with(&[&["--sources", "pidfd"], flags].concat());
+    launch.through(&["env", "--default-signal=INT"])
 }
 
 /// A connection that the end in order waits for: its request is not complete.

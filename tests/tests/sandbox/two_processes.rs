@@ -74,8 +74,9 @@ fn a_killed_monitor_ends_the_worker() {
 
 #[test]
 fn signals_to_the_monitor_stop_the_worker() {
+    let with_default = ["env", "--default-signal=INT"];
     for signal in [Signal::TERM, Signal::INT] {
-        let daemon = TestDaemon::start(&[]);
+        let daemon = Launch::with(&[]).through(&with_default).start();
         daemon.signal(signal);
         daemon.stopped();
     }
