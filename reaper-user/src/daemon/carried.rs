@@ -1,5 +1,6 @@
-//! What outlives a worker: descriptors of its table, its secrets, its listening socket and its lock. The
-//! monitor has duplicates of them, the service manager may have some, and the next worker gets them.
+//! What outlives a worker: descriptors of its table, its secrets, its listening socket, its lock and its
+//! settings. The monitor has duplicates of them, the service manager may have some, and the next worker gets
+//! them.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
@@ -15,10 +16,18 @@ pub(crate) enum Kind {
     Listener = 3,
     /// The lock file beside the socket.
     Lock = 4,
+    /// The settings of the last reload, for workers of the same monitor.
+    Settings = 5,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::Table, Self::Secrets, Self::Listener, Self::Lock];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Table,
+        Self::Secrets,
+        Self::Listener,
+        Self::Lock,
+        Self::Settings,
+    ];
 
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
@@ -31,7 +40,13 @@ impl Kind {
             Self::Secrets => "reaperd-secrets",
             Self::Listener => "reaperd-listener",
             Self::Lock => "reaperd-lock",
+            Self::Settings => "reaperd-settings",
         }
+    }
+
+    /// Returns whether it also outlives the monitor. A new start reads the configuration instead.
+    pub(crate) fn outlives_monitor(self) -> bool {
+        self != Self::Settings
     }
 }
 
@@ -42,6 +57,7 @@ pub(crate) struct Carried {
     pub(crate) secrets: Option<OwnedFd>,
     pub(crate) listener: Option<OwnedFd>,
     pub(crate) lock: Option<OwnedFd>,
+    pub(crate) settings: Option<OwnedFd>,
     /// How many workers this monitor has replaced.
     pub(crate) restarts: u32,
     /// The connection to the daemon that is to be replaced and still uses them.
@@ -74,6 +90,7 @@ impl Carried {
             Kind::Secrets => &self.secrets,
             Kind::Listener => &self.listener,
             Kind::Lock => &self.lock,
+            Kind::Settings => &self.settings,
         };
         fd.as_ref().map(|fd| fd.as_fd())
     }
@@ -84,6 +101,7 @@ impl Carried {
             Kind::Secrets => &mut self.secrets,
             Kind::Listener => &mut self.listener,
             Kind::Lock => &mut self.lock,
+            Kind::Settings => &mut self.settings,
         }
     }
 }

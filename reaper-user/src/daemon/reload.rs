@@ -3,6 +3,9 @@
 //! A reload reads files and environment again. Either everything is right, and what may change does, or
 //! nothing changes. The server takes over what it needs of it with the next turn of its loop.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod kept;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -99,6 +102,13 @@ impl Live {
         }
     }
 
+    /// Returns the configuration that is in force, if there is one besides the options.
+    #[cfg(target_os = "linux")]
+    fn running(&self) -> Option<Configuration> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.running.clone()
+    }
+
     /// Notes that a reload has failed.
     fn failed(&self, faults: &Faults) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -191,15 +201,8 @@ pub(crate) async fn reload(app: &App) {
     if let Some(changes) = read_again(&app.live).await {
         apply(app);
         report(&changes);
-    }
-}
-
-/// The reload of a worker that replaces another one, before it starts anything: its options are those of the
-/// first worker, and a later one may have read others. While sources start, the monitor has no time for it.
-pub(crate) async fn catch_up(live: &Live) {
-    if let Some(changes) = read_again(live).await {
-        live.options().log.set_level();
-        report(&changes);
+        #[cfg(target_os = "linux")]
+        kept::keep(&app.live);
     }
 }
 

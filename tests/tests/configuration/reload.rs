@@ -357,11 +357,16 @@ fn another_worker_has_the_options_of_the_last_reload() {
     replaced(1);
     daemon.register("first", process.pid());
     assert_eq!(ttl_of(daemon, "first"), Some(7_200));
-    // With a file that is wrong now, it has the options of the start.
-    configured.file.write("ttl = \"sometimes\"\n");
-    replaced(2);
-    daemon.register("second", process.pid());
-    assert_eq!(ttl_of(daemon, "second"), Some(3_600));
-    assert!(configured.health()["error"].is_string());
+    // What has been edited since, and may be wrong, is for the next reload.
+    for (times, (id, text)) in (2..).zip([
+        ("second", "ttl = \"3h\"\n"),
+        ("third", "ttl = \"sometimes\"\n"),
+    ]) {
+        configured.file.write(text);
+        replaced(times);
+        daemon.register(id, process.pid());
+        assert_eq!(ttl_of(daemon, id), Some(7_200));
+        assert_eq!(configured.health()["error"], Value::Null);
+    }
     configured.daemon.stop();
 }

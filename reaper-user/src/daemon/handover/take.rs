@@ -122,6 +122,7 @@ fn receive(link: UnixStream) -> Result<(Taken, Carried), NotTaken> {
                     secrets,
                     listener,
                     lock,
+                    settings: None,
                     restarts: 0,
                     lent_by: Some(link.as_fd().try_clone_to_owned()?),
                 };

@@ -181,10 +181,12 @@ impl Kept {
     }
 
     fn put(&mut self, kind: Kind, fd: OwnedFd) {
-        if self.carried.get(kind).is_some() {
-            systemd::remove_stored(kind.name());
+        if kind.outlives_monitor() {
+            if self.carried.get(kind).is_some() {
+                systemd::remove_stored(kind.name());
+            }
+            systemd::store(kind.name(), &fd);
         }
-        systemd::store(kind.name(), &fd);
         self.carried.put(kind, fd);
     }
 

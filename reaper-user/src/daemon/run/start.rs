@@ -54,7 +54,7 @@ pub(super) async fn start(
     reporting: Option<Reporting>,
 ) -> Result<Started, StartupError> {
     let Inherited {
-        carried,
+        mut carried,
         activated,
         mut taken,
         metrics,
@@ -63,8 +63,9 @@ pub(super) async fn start(
     let workers = Handle::current().metrics().num_workers();
     let connections = taken.as_ref().map_or(0, |taken| taken.connections.len());
     let descriptors = Shares::of_daemon(&live.options(), workers, connections)?;
-    if carried.restarts > 0 {
-        reload::catch_up(&live).await;
+    #[cfg(target_os = "linux")]
+    if let Some(settings) = carried.settings.take().filter(|_| carried.restarts > 0) {
+        reload::kept::restore(&live, settings);
     }
     let options = live.options();
     let access = SocketAccess::of(&options);
