@@ -28,12 +28,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use reaper_registry::{Changes, Event, EventKind, Journal, Session};
 
-use blocks::{Block, Blocks, Kind};
+use crate::sys::shared_file::SharedFile;
+use blocks::{BLOCK, Block, Blocks, Kind};
 pub(crate) use header::{FORMAT, Identity};
 pub(crate) use restore::Found;
 
 /// The journal of the daemon's registry.
-pub(crate) struct MemoryFile(Mutex<Inner>);
+pub(crate) struct MemoryFile {
+    inner: Mutex<Inner>,
+    /// Whether another daemon may use the file now. Held while memory is given back.
+    is_lent: Mutex<bool>,
+}
 
 struct Inner {
     blocks: Blocks,
@@ -53,12 +58,15 @@ impl MemoryFile {
     }
 
     fn with(blocks: Blocks, events: BTreeMap<u64, Block>, next_process: u64) -> Self {
-        Self(Mutex::new(Inner {
-            blocks,
-            events,
-            next_process,
-            failed: false,
-        }))
+        Self {
+            inner: Mutex::new(Inner {
+                blocks,
+                events,
+                next_process,
+                failed: false,
+            }),
+            is_lent: Mutex::new(false),
+        }
     }
 
     /// Returns a duplicate of its descriptor.
@@ -86,13 +94,38 @@ impl MemoryFile {
         (inner.blocks.file.size(), inner.blocks.used_bytes())
     }
 
+    /// Gives the memory of free blocks back to the system. Changes go on meanwhile, with other blocks.
+    pub(crate) fn give_back(&self) -> io::Result<()> {
+        let is_lent = self.is_lent.lock().unwrap_or_else(PoisonError::into_inner);
+        if *is_lent {
+            return Ok(());
+        }
+        let (pages, fd) = {
+            let mut inner = self.inner();
+            let fd = inner.blocks.file.as_fd().try_clone_to_owned()?;
+            (inner.blocks.take_free_pages(), fd)
+        };
+        let block = |number: u32| u64::from(number) * BLOCK as u64;
+        let given_back = pages.iter().try_for_each(|page| {
+            SharedFile::give_back(&fd, block(page.start), block(page.end - page.start))
+        });
+        self.inner().blocks.free_again(pages);
+        given_back
+    }
+
+    /// Sets whether another daemon may use the file. Then nothing is given back, which the other one may have
+    /// in use.
+    pub(crate) fn lend(&self, is_lent: bool) {
+        *self.is_lent.lock().unwrap_or_else(PoisonError::into_inner) = is_lent;
+    }
+
     /// Returns whether every change so far could be written.
     pub(crate) fn is_complete(&self) -> bool {
         !self.inner().failed
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

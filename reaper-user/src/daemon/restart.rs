@@ -164,8 +164,27 @@ impl Belongings {
     pub(crate) fn descriptors(&self) -> io::Result<[OwnedFd; 2]> {
         let missing = || io::Error::other("its sessions are in memory that cannot be handed over");
         let file = self.file.as_ref().ok_or_else(missing)?;
+        file.lend(true);
         let secrets = self.secret_memory.descriptor().ok_or_else(missing)?;
         Ok([file.descriptor()?, secrets])
+    }
+
+    /// Uses the memory again, which nobody else uses any more.
+    pub(crate) fn take_back(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(file) = &self.file {
+            file.lend(false);
+        }
+    }
+
+    /// Gives memory back that was needed at a peak.
+    pub(crate) fn give_back(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(file) = &self.file
+            && let Err(error) = file.give_back()
+        {
+            log::debug!("the memory file keeps its memory: {error}");
+        }
     }
 
     /// Returns whether the memory file has all sessions.

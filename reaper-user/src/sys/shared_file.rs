@@ -64,6 +64,12 @@ impl SharedFile {
         self.map_next()
     }
 
+    /// Gives pages of zeros back to the system. They are still zeros.
+    pub(crate) fn give_back(fd: impl AsFd, at: u64, length: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(rustix::fs::fallocate(fd, flags, at, length)?)
+    }
+
     fn map_next(&mut self) -> io::Result<()> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let offset = i64::try_from(self.size()).map_err(io::Error::other)?;

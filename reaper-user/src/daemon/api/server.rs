@@ -71,7 +71,11 @@ pub(crate) async fn serve(app: Arc<App>, start: Start, mut stop: watch::Receiver
                 socket.restore();
                 if server.peaks.is_over(server.connections.len(), server.app.reaper.len()) {
                     // It visits all free memory, which takes some milliseconds.
-                    tokio::task::spawn_blocking(give_back_freed);
+                    let app = server.app.clone();
+                    tokio::task::spawn_blocking(move || {
+                        give_back_freed();
+                        app.belongings.give_back();
+                    });
                 }
             }
             Some(ended) = server.connections.join_next() => report_panic(ended),

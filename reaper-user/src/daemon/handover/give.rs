@@ -98,6 +98,7 @@ impl Request {
                     "process {successor} does not replace this daemon, which goes on: {kept}"
                 );
                 release(false);
+                app.belongings.take_back();
                 app.secret_memory.end_pause();
                 app.reaper.end_pause(Ended::default());
                 to.send_replace(Mode::Serving);

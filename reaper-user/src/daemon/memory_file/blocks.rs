@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{Ordering, fence};
 
 use super::header;
@@ -15,6 +16,10 @@ const HEAD: usize = 5 * 8;
 const CONTENT: usize = BLOCK - HEAD;
 /// The blocks of the header.
 const FIRST: u32 = 16;
+/// The blocks of a page of 4 KiB, of which larger pages have a multiple.
+const PER_PAGE: u32 = 16;
+/// How many free blocks keep their memory: 1 MiB.
+const SPARE: usize = 4_096;
 
 const BORN: usize = 0;
 const DIED: usize = 8;
@@ -220,6 +225,33 @@ impl Blocks {
     #[cfg(test)]
     pub(super) fn used_bytes(&self) -> usize {
         (self.count() as usize - self.free.len()) * BLOCK
+    }
+
+    /// Takes whole pages of free blocks out of use, except for some that are kept for the next changes.
+    /// [`Self::free_again`] puts them back.
+    pub(super) fn take_free_pages(&mut self) -> Vec<Range<u32>> {
+        let mut free: Vec<u32> = std::mem::take(&mut self.free)
+            .into_iter()
+            .map(|Reverse(number)| number)
+            .collect();
+        free.sort_unstable();
+        let spare = free.split_off(free.len().min(SPARE));
+        self.free.extend(free.into_iter().map(Reverse));
+        let mut pages = Vec::new();
+        for run in spare.chunk_by(|before, after| before + 1 == *after) {
+            let (first, end) = (run[0], run[run.len() - 1] + 1);
+            let whole = first.next_multiple_of(PER_PAGE)..end - end % PER_PAGE;
+            let rest = run.iter().filter(|number| !whole.contains(number));
+            self.free.extend(rest.map(|number| Reverse(*number)));
+            if !whole.is_empty() {
+                pages.push(whole);
+            }
+        }
+        pages
+    }
+
+    pub(super) fn free_again(&mut self, pages: Vec<Range<u32>>) {
+        self.free.extend(pages.into_iter().flatten().map(Reverse));
     }
 
     /// Stores a word after everything that was written before, and before everything that follows.

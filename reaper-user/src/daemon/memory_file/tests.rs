@@ -275,6 +275,43 @@ fn the_file_grows_with_the_sessions() {
 }
 
 #[test]
+fn memory_goes_back_after_a_peak_unless_another_daemon_may_use_it() {
+    let daemon = Daemon::new();
+    let allocated = || {
+        rustix::fs::fstat(daemon.file.descriptor().unwrap())
+            .unwrap()
+            .st_blocks
+            * 512
+    };
+    for number in 0..250_u8 {
+        daemon.register(&format!("s{number}"), number, 1, 20_000, at(1));
+    }
+    for number in 1..250_u8 {
+        daemon.registry.deregister(&token(number), at(1));
+    }
+    // The history forgets the large ones.
+    for round in 0..3_000 {
+        daemon.register("a", 251, 1, 10, at(2 + round));
+        daemon.registry.deregister(&token(251), at(2 + round));
+    }
+    let peak = allocated();
+    daemon.file.lend(true);
+    daemon.file.give_back().unwrap();
+    assert_eq!(allocated(), peak);
+    daemon.file.lend(false);
+    daemon.file.give_back().unwrap();
+    assert!(allocated() < peak - 3_000_000, "{peak} {}", allocated());
+    let size = daemon.file.size();
+    assert_eq!(daemon.restart().view(), daemon.view());
+    // What was given back is used again.
+    for number in 1..250_u8 {
+        daemon.register(&format!("s{number}"), number, 1, 20_000, at(10_000));
+    }
+    assert_eq!(daemon.file.size().0, size.0);
+    assert_eq!(daemon.restart().view(), daemon.view());
+}
+
+#[test]
 fn a_damaged_record_is_left_out_and_counted() {
     let daemon = Daemon::new();
     daemon.register("a", 1, 1, 10, at(1));
