@@ -169,7 +169,7 @@ impl Belongings {
         Ok([file.descriptor()?, secrets])
     }
 
-    /// Uses the memory again, which nobody else uses any more.
+    /// Uses the memory again, which no other daemon uses any more.
     pub(crate) fn take_back(&self) {
         #[cfg(target_os = "linux")]
         if let Some(file) = &self.file {
