@@ -77,6 +77,8 @@ pub(crate) struct Memory {
     responses: usize,
     sessions: usize,
     ended: usize,
+    /// The memory file has both once more.
+    file: usize,
 }
 
 impl Memory {
@@ -91,16 +93,18 @@ impl Memory {
             responses: total(Resource::Connections) * 2 * PIECE_MAX,
             sessions: options.max_bytes,
             ended: ENDED * ENDED_BYTES,
+            file: options.max_bytes.saturating_add(ENDED * ENDED_BYTES),
         }
     }
 
-    fn parts(&self) -> [(&'static str, usize); 5] {
+    fn parts(&self) -> [(&'static str, usize); 6] {
         [
             ("connections", self.connections),
             ("requests", self.requests),
             ("responses", self.responses),
             ("sessions", self.sessions),
             ("ended", self.ended),
+            ("file", self.file),
         ]
     }
 
