@@ -70,3 +70,10 @@ fn check(result: impl Into<i64>) -> std::io::Result<()> {
         _ => Err(std::io::Error::last_os_error()),
     }
 }
+
+/// A peer that has gone is an error and no signal.
+#[cfg(all(feature = "cli", not(target_vendor = "apple")))]
+pub(crate) const NO_SIGNAL: rustix::net::SendFlags = rustix::net::SendFlags::NOSIGNAL;
+/// The Rust runtime ignores that signal.
+#[cfg(all(feature = "cli", target_vendor = "apple"))]
+pub(crate) const NO_SIGNAL: rustix::net::SendFlags = rustix::net::SendFlags::empty();

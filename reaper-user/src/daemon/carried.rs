@@ -4,6 +4,9 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
+/// The format of the memory file.
+pub(crate) const TABLE_FORMAT: u32 = 1;
+
 /// What a descriptor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -30,7 +30,7 @@ use reaper_registry::{Changes, Event, EventKind, Journal, Session};
 
 use crate::sys::shared_file::SharedFile;
 use blocks::{BLOCK, Block, Blocks, Kind};
-pub(crate) use header::{FORMAT, Identity};
+pub(crate) use header::Identity;
 pub(crate) use restore::Found;
 
 /// The journal of the daemon's registry.

@@ -7,6 +7,7 @@ pub(crate) mod activation;
 pub(crate) mod listen_fds;
 pub(crate) mod reports;
 
+use crate::sys::NO_SIGNAL;
 use std::fmt;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reports::Summary;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
 
 use crate::clock;
 
@@ -158,7 +159,7 @@ fn send_text(text: &str, fd: Option<&OwnedFd>) {
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&fds));
         let parts = [IoSlice::new(text.as_bytes())];
-        Ok(sendmsg(&socket, &parts, &mut control, SendFlags::NOSIGNAL)?)
+        Ok(sendmsg(&socket, &parts, &mut control, NO_SIGNAL)?)
     });
     let had_failed = HAS_FAILED.swap(sent.is_err(), Ordering::Relaxed);
     if let (Err(error), false) = (sent, had_failed) {

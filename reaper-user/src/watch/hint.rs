@@ -1,7 +1,7 @@
 //! Hints: what sources send. A hint means "check this process now", never that it is dead.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use reaper_registry::{ProcessId, Source};
 use tokio::sync::{Notify, mpsc};
@@ -124,6 +124,8 @@ impl HintSender {
     /// Returns how many hints of this source did not fit so far.
     #[cfg(any(test, feature = "cli"))]
     pub(crate) fn overflowed(&self, source: Source) -> u64 {
+        use std::sync::atomic::Ordering;
+
         self.overflowed.of(source).load(Ordering::Relaxed)
     }
 

@@ -7,12 +7,12 @@ use hyper::http::request;
 use hyper::{Response, StatusCode};
 
 use super::{App, Peer};
+use crate::daemon::carried::TABLE_FORMAT;
 use crate::daemon::handover::Hold;
 use crate::daemon::handover::message::FORMAT;
 use crate::daemon::handover::take::{Asked, Granted};
 use crate::daemon::http::body::{ResponseBody, json};
 use crate::daemon::http::problem::Problem;
-use crate::daemon::memory_file::FORMAT as TABLE_FORMAT;
 
 /// The path of the route.
 pub(super) const PATH: &str = "/v1/daemon/replace";

@@ -110,7 +110,7 @@ pub(crate) fn open(path: &Path) -> io::Result<Option<File>> {
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty());
         let folder = rustix::fs::stat(folder.unwrap_or(Path::new(".")))?;
-        let forbidden = match folder.st_mode & STICKY {
+        let forbidden = match mode_of(&folder) & STICKY {
             0 => OTHERS_WRITE,
             _ => 0,
         };
@@ -119,11 +119,19 @@ pub(crate) fn open(path: &Path) -> io::Result<Option<File>> {
     Ok(Some(file.into()))
 }
 
+/// Returns the mode, whose type depends on the system.
+fn mode_of(stat: &Stat) -> u32 {
+    fn number(mode: impl Into<u32>) -> u32 {
+        mode.into()
+    }
+    number(stat.st_mode)
+}
+
 /// Root does not obey other users.
 fn refuse_what_others_can_change(stat: &Stat, forbidden: u32, what: &str) -> io::Result<()> {
     let problem = if stat.st_uid != 0 {
         format!("{what} belongs to user {}; run: chown root", stat.st_uid)
-    } else if stat.st_mode & forbidden != 0 {
+    } else if mode_of(stat) & forbidden != 0 {
         format!("others may write to {what}; run: chmod go-w")
     } else {
         return Ok(());

@@ -4,6 +4,7 @@
 //! A newer daemon may add fields, which an older one ignores. A change that an older one must not
 //! ignore changes [`FORMAT`].
 
+use crate::sys::NO_SIGNAL;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    SendAncillaryMessage, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
 
@@ -134,7 +135,7 @@ impl Frame {
                 return Err(Errno::TOOBIG.into());
             }
             let rest = [IoSlice::new(&self.bytes[self.sent..])];
-            match sendmsg(&socket, &rest, &mut control, SendFlags::NOSIGNAL) {
+            match sendmsg(&socket, &rest, &mut control, NO_SIGNAL) {
                 Ok(count) => self.sent += count,
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -189,11 +190,11 @@ impl Receiver {
 }
 
 /// On other systems no process is started between this and the flag that is set next.
-const CLOSE_ON_EXEC: RecvFlags = if cfg!(target_os = "linux") {
-    RecvFlags::from_bits_retain(libc::MSG_CMSG_CLOEXEC.cast_unsigned())
-} else {
-    RecvFlags::empty()
-};
+#[cfg(not(target_os = "linux"))]
+const CLOSE_ON_EXEC: RecvFlags = RecvFlags::empty();
+#[cfg(target_os = "linux")]
+const CLOSE_ON_EXEC: RecvFlags =
+    RecvFlags::from_bits_retain(libc::MSG_CMSG_CLOEXEC.cast_unsigned());
 
 fn receive_part(
     socket: impl AsFd,

@@ -14,9 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::message::{Connection, FORMAT, Frame, Message, Receiver, Rest};
 use super::{LIMIT, release};
 use crate::client::{Client, ClientError};
-use crate::daemon::carried::Carried;
+use crate::daemon::carried::{Carried, TABLE_FORMAT};
 use crate::daemon::descriptors;
-use crate::daemon::memory_file::FORMAT as TABLE_FORMAT;
 
 /// How much longer than the former daemon the successor waits, which learns of its decision.
 const LONGER: Duration = Duration::from_secs(2);

@@ -1,6 +1,7 @@
 //! Standard error without waiting. A pipe whose reader is stopped is full after 64 KiB, and a writer that
 //! waits for it would stop the daemon.
 
+use crate::sys::NO_SIGNAL;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -49,7 +50,7 @@ impl Unblocked {
         match &self.out {
             Out::File(file) => (&*file).write_all(line),
             Out::Socket(fd) => {
-                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                let flags = SendFlags::DONTWAIT | NO_SIGNAL;
                 Ok(rustix::net::send(fd, line, flags).map(drop)?)
             }
             Out::Stream(fd) => {

@@ -54,7 +54,7 @@ pub(super) async fn start(
     reporting: Option<Reporting>,
 ) -> Result<Started, StartupError> {
     let Inherited {
-        mut carried,
+        carried,
         activated,
         mut taken,
         metrics,
@@ -63,6 +63,8 @@ pub(super) async fn start(
     let workers = Handle::current().metrics().num_workers();
     let connections = taken.as_ref().map_or(0, |taken| taken.connections.len());
     let descriptors = Shares::of_daemon(&live.options(), workers, connections)?;
+    #[cfg(target_os = "linux")]
+    let mut carried = carried;
     #[cfg(target_os = "linux")]
     if let Some(settings) = carried.settings.take().filter(|_| carried.restarts > 0) {
         reload::kept::restore(&live, settings);

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{FileType, Stat};
-use rustix::net::sockopt::{socket_acceptconn, socket_type};
+use rustix::net::sockopt::socket_type;
 use rustix::net::{SocketAddrUnix, SocketType, getsockname};
 
 /// The names that select one of several: that of the unit `reaperd.socket`, which is the default, and a
@@ -56,10 +56,21 @@ pub(crate) fn take_socket(
 
 /// Returns the path of a Unix stream socket that listens; `None` for every other descriptor.
 fn path_of_listener(fd: impl AsFd) -> Option<PathBuf> {
-    let is_listening = socket_acceptconn(&fd).ok()? && socket_type(&fd).ok()? == SocketType::STREAM;
+    let is_listening = listens(&fd) && socket_type(&fd).ok()? == SocketType::STREAM;
     let address = SocketAddrUnix::try_from(getsockname(&fd).ok().filter(|_| is_listening)?).ok()?;
     let path = address.path()?;
     Some(PathBuf::from(path.to_string_lossy().into_owned()))
+}
+
+#[cfg(target_os = "linux")]
+fn listens(fd: impl AsFd) -> bool {
+    rustix::net::sockopt::socket_acceptconn(fd).unwrap_or(false)
+}
+
+/// Other systems have no service manager that passes sockets.
+#[cfg(not(target_os = "linux"))]
+fn listens(_fd: impl AsFd) -> bool {
+    false
 }
 
 impl PassedSocket {

@@ -97,5 +97,8 @@ impl OwnFile {
             monitor::keep(Kind::Listener, listener.as_fd());
             monitor::keep(Kind::Lock, self.lock.descriptor());
         }
+        // Other systems have no monitor.
+        #[cfg(not(target_os = "linux"))]
+        let _not_kept = (self, listener);
     }
 }
