@@ -189,7 +189,7 @@ fn try_split(
         }
         kept.forget_worker();
         started = loop {
-            if is_stopped_within(history.pause(), &pending) {
+            if is_stopped_within(history.pause(), &pending, &mut kept) {
                 return Ok(Split::Monitor(0));
             }
             match start_worker() {
@@ -265,7 +265,7 @@ fn watch(worker: Pid, pending: &Pending, channel: OwnedFd, kept: &mut Kept) -> E
             Err(errno) => log::error!("the monitor cannot wait for events: {errno}"),
         }
         let is_request = polled.get(1).is_some_and(|fd| !fd.revents().is_empty());
-        if let Some(status) = take_signals(worker, pending, &mut passed_on) {
+        if let Some(status) = take_signals(worker, pending, &mut passed_on, kept) {
             // What it has left in the channel counts: it may have handed over a descriptor just now.
             while channel
                 .as_ref()
@@ -277,6 +277,7 @@ fn watch(worker: Pid, pending: &Pending, channel: OwnedFd, kept: &mut Kept) -> E
                 passed_on,
             };
         }
+        let was_ready = kept.is_ready;
         if is_request
             && channel
                 .as_ref()
@@ -285,17 +286,33 @@ fn watch(worker: Pid, pending: &Pending, channel: OwnedFd, kept: &mut Kept) -> E
             // The worker is about to end.
             channel = None;
         }
+        if kept.is_ready && !was_ready && kept.is_reload_due {
+            pass_on(worker, Signal::HUP);
+        }
     }
 }
 
 /// Passes pending signals on, and the second request to end as SIGQUIT. Returns the worker's status if it
 /// has ended.
-fn take_signals(worker: Pid, pending: &Pending, passed_on: &mut Vec<Signal>) -> Option<WaitStatus> {
+fn take_signals(
+    worker: Pid,
+    pending: &Pending,
+    passed_on: &mut Vec<Signal>,
+    kept: &mut Kept,
+) -> Option<WaitStatus> {
     loop {
         match pending.take() {
             Ok(Some(Signal::CHILD)) => {
                 if let Some(status) = ended(Some(worker)) {
                     return Some(status);
+                }
+            }
+            Ok(Some(Signal::HUP)) => {
+                kept.is_reload_due = true;
+                // A worker that starts gets it once it serves.
+                if kept.is_ready {
+                    passed_on.push(Signal::HUP);
+                    pass_on(worker, Signal::HUP);
                 }
             }
             Ok(Some(mut signal)) => {
@@ -304,9 +321,7 @@ fn take_signals(worker: Pid, pending: &Pending, passed_on: &mut Vec<Signal>) -> 
                     signal = Signal::QUIT;
                 }
                 passed_on.push(signal);
-                if let Err(errno) = kill_process(worker, signal) {
-                    log::warn!("{signal:?} cannot be passed on to the worker: {errno}");
-                }
+                pass_on(worker, signal);
             }
             Ok(None) => return None,
             Err(error) => {
@@ -314,6 +329,12 @@ fn take_signals(worker: Pid, pending: &Pending, passed_on: &mut Vec<Signal>) -> 
                 return None;
             }
         }
+    }
+}
+
+fn pass_on(worker: Pid, signal: Signal) {
+    if let Err(errno) = kill_process(worker, signal) {
+        log::warn!("{signal:?} cannot be passed on to the worker: {errno}");
     }
 }
 
@@ -332,7 +353,7 @@ fn ended(worker: Option<Pid>) -> Option<WaitStatus> {
 }
 
 /// Waits this long between two workers. Returns whether a signal that ends the daemon came meanwhile.
-fn is_stopped_within(pause: Duration, pending: &Pending) -> bool {
+fn is_stopped_within(pause: Duration, pending: &Pending, kept: &mut Kept) -> bool {
     let deadline = monotonic_ns() + u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
     loop {
         while let Ok(Some(signal)) = pending.take() {
@@ -342,7 +363,7 @@ fn is_stopped_within(pause: Duration, pending: &Pending) -> bool {
                     return true;
                 }
                 Signal::CHILD => drop(ended(None)),
-                // The next worker reads the configuration again anyway.
+                Signal::HUP => kept.is_reload_due = true,
                 _ => {}
             }
         }

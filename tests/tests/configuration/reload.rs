@@ -370,3 +370,28 @@ fn another_worker_has_the_options_of_the_last_reload() {
     }
     configured.daemon.stop();
 }
+
+#[test]
+fn a_reload_that_is_requested_while_no_worker_serves_is_done_by_the_next_one() {
+    let configured = Configured::start("ttl = \"1h\"\n", &PIDFD);
+    let daemon = &configured.daemon;
+    let process = TestProcess::start();
+    let mut registered = 0;
+    for round in 2..12_u64 {
+        configured.file.write(&format!("ttl = \"{round}h\"\n"));
+        daemon.signal_worker(Signal::KILL);
+        daemon.signal(Signal::HUP);
+        eventually("the new value is in force", || {
+            let health = daemon.get::<Value>("/v1/health");
+            if !health.is_ok_and(|health| health["restarts"] == round - 1) {
+                return false;
+            }
+            // A renewal would keep its lifetime.
+            registered += 1;
+            let id = format!("s-{registered}");
+            daemon.register(&id, process.pid());
+            ttl_of(daemon, &id) == Some(round * 3_600)
+        });
+    }
+    configured.daemon.stop();
+}

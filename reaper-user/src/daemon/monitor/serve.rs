@@ -31,6 +31,8 @@ pub(super) struct Kept {
     offered: Vec<(Kind, OwnedFd)>,
     /// Whether this worker has reported that it serves.
     pub(super) is_ready: bool,
+    /// A reload was requested, and no worker has left the settings of one since.
+    pub(super) is_reload_due: bool,
     /// Another daemon has taken this one's place.
     is_released: bool,
     /// The attached probe, at most one.
@@ -172,6 +174,9 @@ impl Kept {
         let Some(fd) = fd else {
             return Reply::Errno(libc::EBADF);
         };
+        if kind == Kind::Settings {
+            self.is_reload_due = false;
+        }
         if self.is_ready {
             self.put(kind, fd);
         } else {
