@@ -81,6 +81,19 @@ pub(super) struct Finding {
     pub(super) scope: Scope,
 }
 
+impl Finding {
+    /// Creates one about the running daemon.
+    pub(super) fn of_daemon(subject: &str, verdict: Verdict, text: String, remedy: &str) -> Self {
+        Self {
+            verdict,
+            subject: subject.to_owned(),
+            text,
+            remedy: remedy.to_owned(),
+            scope: Scope::Daemon,
+        }
+    }
+}
+
 impl Arguments {
     pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
         let (mut findings, mut reports) = match Running::query(client).await {

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Finding, Scope, Verdict};
+use super::{Finding, Verdict};
 
 /// The part of `/v1/health` that this is about.
 #[derive(Debug, Deserialize)]
@@ -41,13 +41,7 @@ pub(super) fn finding(health: Health) -> Option<Finding> {
     } else {
         (Verdict::Ok, format!("from {}", files.join(", ")), "")
     };
-    Some(Finding {
-        verdict,
-        subject: "config".to_owned(),
-        text,
-        remedy: remedy.to_owned(),
-        scope: Scope::Daemon,
-    })
+    Some(Finding::of_daemon("config", verdict, text, remedy))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Finding, Scope, Verdict};
+use super::{Finding, Verdict};
 
 #[derive(Deserialize)]
 struct Health {
@@ -38,13 +38,7 @@ fn finding_about(memory: Memory) -> Finding {
         (_, "") => format!("secret keys are in memory of kind {kind}"),
         _ => format!("secret keys are in memory of kind {kind}; {reason}"),
     };
-    Finding {
-        verdict,
-        subject: "memory".to_owned(),
-        text,
-        remedy: remedy.to_owned(),
-        scope: Scope::Daemon,
-    }
+    Finding::of_daemon("memory", verdict, text, remedy)
 }
 
 #[cfg(test)]

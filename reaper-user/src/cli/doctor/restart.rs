@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Finding, Scope, Verdict};
+use super::{Finding, Verdict};
 
 #[derive(Deserialize)]
 pub(super) struct Health {
@@ -50,13 +50,7 @@ pub(super) fn finding(health: &Health) -> Finding {
         let text = "a killed daemon loses its sessions".to_owned();
         (Verdict::Skip, text, "start it without --no-monitor")
     };
-    Finding {
-        verdict,
-        subject: "restart".to_owned(),
-        text,
-        remedy: remedy.to_owned(),
-        scope: Scope::Daemon,
-    }
+    Finding::of_daemon("restart", verdict, text, remedy)
 }
 
 #[cfg(test)]

@@ -59,9 +59,6 @@ impl Running {
         findings.extend(restarts.as_ref().map(restart::finding));
         findings.extend(Self::read(&self.health).ok().and_then(sandbox::finding));
         findings.extend(Self::read(&self.health).ok().and_then(config::finding));
-        for finding in &mut findings {
-            finding.scope = Scope::Daemon;
-        }
         Ok(findings)
     }
 

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Finding, Scope, Verdict};
+use super::{Finding, Verdict};
 
 /// The part of `/v1/health` that this is about.
 #[derive(Debug, Deserialize)]
@@ -40,21 +40,15 @@ pub(super) fn finding(health: Health) -> Option<Finding> {
     );
     // A kernel without Landlock is no fault of the daemon, and `--no-monitor` was requested.
     let lacks_filter = sandbox.monitor && sandbox.seccomp == "off";
-    Some(Finding {
-        verdict: if lacks_filter {
-            Verdict::Warn
-        } else {
-            Verdict::Ok
-        },
-        subject: "sandbox".to_owned(),
-        text,
-        remedy: if lacks_filter {
-            "see the daemon's log for why its system calls are not restricted".to_owned()
-        } else {
-            String::new()
-        },
-        scope: Scope::Daemon,
-    })
+    let (verdict, remedy) = if lacks_filter {
+        (
+            Verdict::Warn,
+            "see the daemon's log for why its system calls are not restricted",
+        )
+    } else {
+        (Verdict::Ok, "")
+    };
+    Some(Finding::of_daemon("sandbox", verdict, text, remedy))
 }
 
 #[cfg(test)]

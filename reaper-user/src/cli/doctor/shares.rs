@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Finding, Scope, Verdict};
+use super::{Finding, Verdict};
 
 /// The response to `GET /v1/limits`.
 #[derive(Debug, Deserialize)]
@@ -38,13 +38,8 @@ pub(super) fn finding(limits: &Limits) -> Finding {
         .map_or_else(String::new, |bytes| {
             format!("; memory if all limits are reached: {} MiB", bytes >> 20)
         });
-    Finding {
-        verdict,
-        subject: "limits".to_owned(),
-        text: format!("share of this user: {}{memory}", shares.join(", ")),
-        remedy: remedy.to_owned(),
-        scope: Scope::Daemon,
-    }
+    let text = format!("share of this user: {}{memory}", shares.join(", "));
+    Finding::of_daemon("limits", verdict, text, remedy)
 }
 
 #[cfg(test)]
