@@ -256,7 +256,10 @@ impl Identity {
             pid,
             start_time,
             alive_at_ns: monotonic_ns(),
-            started_by: started_by(table, alive_at).filter(|_| start_time.is_none()),
+            started_by: match start_time {
+                Some(_) => None,
+                None => started_by(table, alive_at),
+            },
             inode,
             handle: Handle::Nothing,
         };
