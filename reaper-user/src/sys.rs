@@ -71,6 +71,15 @@ fn check(result: impl Into<i64>) -> std::io::Result<()> {
     }
 }
 
+/// Returns the permission bits of a file. The type of the number depends on the system.
+#[cfg(feature = "cli")]
+pub(crate) fn mode_of(stat: &rustix::fs::Stat) -> u32 {
+    fn number(mode: impl Into<u32>) -> u32 {
+        mode.into()
+    }
+    number(stat.st_mode) & 0o7777
+}
+
 /// A peer that has gone is an error and no signal.
 #[cfg(all(feature = "cli", not(target_vendor = "apple")))]
 pub(crate) const NO_SIGNAL: rustix::net::SendFlags = rustix::net::SendFlags::NOSIGNAL;

@@ -28,10 +28,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use reaper_registry::{Changes, Event, EventKind, Journal, Session};
 
-use crate::sys::shared_file::SharedFile;
 use blocks::{BLOCK, Block, Blocks, Kind};
 pub(crate) use header::Identity;
 pub(crate) use restore::Found;
+
+use crate::sys::shared_file::SharedFile;
 
 /// The journal of the daemon's registry.
 pub(crate) struct MemoryFile {

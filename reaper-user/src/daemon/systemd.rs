@@ -7,7 +7,6 @@ pub(crate) mod activation;
 pub(crate) mod listen_fds;
 pub(crate) mod reports;
 
-use crate::sys::NO_SIGNAL;
 use std::fmt;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -21,6 +20,7 @@ use reports::Summary;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
 
 use crate::clock;
+use crate::sys::NO_SIGNAL;
 
 /// What is reported to the service manager. It passes the monitor as numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

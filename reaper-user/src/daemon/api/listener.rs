@@ -43,10 +43,11 @@ use access::permissions;
 pub(crate) use acl::AccessList;
 pub use error::ListenError;
 use error::SET_GROUP;
-use folder::{FileId, Folder, is_socket, mode_of, system};
+use folder::{FileId, Folder, is_socket, system};
 use lock::Lock;
 
 use crate::client::SOCKET_PATH_MAX as PATH_MAX;
+use crate::sys::mode_of;
 
 /// Connections that wait to be accepted: more than any burst of clients. The kernel caps it.
 const BACKLOG: i32 = 4_096;
@@ -117,21 +118,18 @@ impl Socket {
         list: AccessList,
     ) -> Result<Self, ListenError> {
         let (listener, file) = place.bind(access, &list)?;
-        let own = OwnFile {
-            access,
-            list,
-            place,
-            file: FileId::of(&file),
-            lock,
-            rebind_failed: false,
-        };
+        let own = OwnFile::new(place, lock, access, list, &file);
         own.keep(&listener);
-        Ok(Self {
+        Ok(Self::with_own(listener, path, own, &file))
+    }
+
+    fn with_own(listener: UnixListener, path: PathBuf, own: OwnFile, file: &Stat) -> Self {
+        Self {
             listener,
             path,
-            mode: mode_of(&file),
+            mode: mode_of(file),
             own: Some(own),
-        })
+        }
     }
 
     /// The lock file, locked; none for a socket of the service manager.
@@ -218,6 +216,17 @@ impl Socket {
 }
 
 impl OwnFile {
+    fn new(place: Place, lock: Lock, access: SocketAccess, list: AccessList, file: &Stat) -> Self {
+        Self {
+            access,
+            list,
+            place,
+            file: FileId::of(file),
+            lock,
+            rebind_failed: false,
+        }
+    }
+
     fn is_in_place(&self) -> bool {
         self.place.folder.has(&self.place.name, self.file)
     }

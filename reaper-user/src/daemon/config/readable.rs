@@ -15,6 +15,8 @@ use std::sync::OnceLock;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::sys::mode_of;
+
 /// The mode bits that let the group or others write.
 const OTHERS_WRITE: u32 = 0o022;
 /// A folder in which only the owner of a file can replace it, as `/tmp`.
@@ -117,14 +119,6 @@ pub(crate) fn open(path: &Path) -> io::Result<Option<File>> {
         refuse_what_others_can_change(&folder, forbidden, "its folder")?;
     }
     Ok(Some(file.into()))
-}
-
-/// Returns the mode, whose type depends on the system.
-fn mode_of(stat: &Stat) -> u32 {
-    fn number(mode: impl Into<u32>) -> u32 {
-        mode.into()
-    }
-    number(stat.st_mode)
 }
 
 /// Root does not obey other users.

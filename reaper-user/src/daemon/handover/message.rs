@@ -4,7 +4,6 @@
 //! A newer daemon may add fields, which an older one ignores. A change that an older one must not
 //! ignore changes [`FORMAT`].
 
-use crate::sys::NO_SIGNAL;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,6 +16,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::daemon::api::peer_pin::PeerPin;
+use crate::sys::NO_SIGNAL;
 
 /// The version of these messages.
 pub(crate) const FORMAT: u32 = 1;

@@ -1,7 +1,6 @@
 //! Standard error without waiting. A pipe whose reader is stopped is full after 64 KiB, and a writer that
 //! waits for it would stop the daemon.
 
-use crate::sys::NO_SIGNAL;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,6 +9,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
+
+use crate::sys::NO_SIGNAL;
 
 /// A write of up to this size to a pipe is whole or does not happen: `PIPE_BUF` of Linux, pipe(7).
 const WHOLE: usize = 4_096;

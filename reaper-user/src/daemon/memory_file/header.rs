@@ -1,18 +1,15 @@
 //! The header: whose file it is, which step was the last, and the counters.
 
-use crate::daemon::carried::TABLE_FORMAT;
 use std::io;
 use std::sync::atomic::Ordering;
 
 use reaper_registry::Counters;
 
 use super::blocks::{BLOCK, Blocks};
+use crate::daemon::carried::TABLE_FORMAT as FORMAT;
 use crate::sys::shared_file::SharedFile;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"reaperd\n");
-/// The format of the file. A change of blocks or records gets the next number; [`OLDEST`] follows one
-/// behind.
-pub(crate) const FORMAT: u32 = TABLE_FORMAT;
 /// The oldest format that is read.
 const OLDEST: u32 = 1;
 

@@ -8,6 +8,8 @@ use rustix::fs::{FileType, Stat};
 use rustix::net::sockopt::socket_type;
 use rustix::net::{SocketAddrUnix, SocketType, getsockname};
 
+use crate::sys::mode_of;
+
 /// The names that select one of several: that of the unit `reaperd.socket`, which is the default, and a
 /// short one for `FileDescriptorName=`.
 const NAMES: [&str; 2] = ["reaperd.socket", "ipc"];
@@ -80,10 +82,7 @@ impl PassedSocket {
     }
 
     pub(crate) fn mode(&self) -> u32 {
-        fn number(mode: impl Into<u32>) -> u32 {
-            mode.into()
-        }
-        number(self.file.st_mode) & 0o7777
+        mode_of(&self.file)
     }
 }
 

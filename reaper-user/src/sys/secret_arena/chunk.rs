@@ -52,11 +52,10 @@ pub(super) fn create_file(protection: Protection) -> io::Result<OwnedFd> {
 /// Fails unless the file has the size that no holder of a descriptor can change.
 #[cfg(target_os = "linux")]
 pub(super) fn check_file(file: impl AsFd) -> io::Result<()> {
-    // Secret memory has no seals.
-    let is_sealed = rustix::fs::fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SEALS));
-    let is_secret = rustix::fs::fcntl_get_seals(&file).is_err();
+    // Secret memory has no seals, and its size is fixed.
+    let is_fixed = rustix::fs::fcntl_get_seals(&file).map_or(true, |seals| seals.contains(SEALS));
     let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
-    if size == SIZE && (is_sealed || is_secret) {
+    if size == SIZE && is_fixed {
         return Ok(());
     }
     Err(io::ErrorKind::InvalidData.into())

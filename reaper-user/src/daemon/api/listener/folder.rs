@@ -26,6 +26,7 @@ use rustix::io::Errno;
 use super::ListenError;
 use super::access::{SocketAccess, permissions};
 use super::error::SET_GROUP;
+use crate::sys::mode_of;
 
 /// How a folder is opened: as a place, where the system has such descriptors. That needs no right to
 /// list the folder.
@@ -59,14 +60,6 @@ impl FileId {
 /// The widths of these numbers differ between systems.
 fn wide(number: impl Into<i128>) -> i128 {
     number.into()
-}
-
-/// The permission bits of a file.
-pub(super) fn mode_of(stat: &Stat) -> u32 {
-    fn number(mode: impl Into<u32>) -> u32 {
-        mode.into()
-    }
-    number(stat.st_mode) & 0o7777
 }
 
 pub(super) fn is_socket(stat: &Stat) -> bool {

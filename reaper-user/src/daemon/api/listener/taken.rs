@@ -6,10 +6,11 @@ use std::path::Path;
 
 use tokio::net::UnixListener;
 
-use super::folder::{FileId, is_socket, mode_of, system};
+use super::folder::{is_socket, system};
 use super::lock::Lock;
 use super::{AccessList, BACKLOG, ListenError, OwnFile, Place, Socket, SocketAccess};
 use crate::daemon::systemd::activation::PassedSocket;
+use crate::sys::mode_of;
 
 impl Socket {
     /// Listens on a socket that the service manager has bound. Must be called within a tokio runtime.
@@ -49,19 +50,8 @@ impl Socket {
         };
         let listener = UnixListener::from_std(listener.into())
             .map_err(ListenError::system("register", &path))?;
-        Ok(Self {
-            listener,
-            path,
-            mode: mode_of(&file),
-            own: Some(OwnFile {
-                access,
-                list,
-                place,
-                file: FileId::of(&file),
-                lock,
-                rebind_failed: false,
-            }),
-        })
+        let own = OwnFile::new(place, lock, access, list, &file);
+        Ok(Self::with_own(listener, path, own, &file))
     }
 
     /// Makes a socket that was taken over that of this process: what it shows of its listener, who can
