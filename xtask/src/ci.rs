@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 
-use crate::command::{command, now, run as execute};
+use crate::command::{command, now, run as execute, run_tests};
 use crate::text::count;
 use crate::{api, build_ebpf, fuzz, library_size, targets, tidy};
 
@@ -166,13 +166,13 @@ fn test() -> Result<()> {
             "netlink,ebpf,pidfd,gdb,strace,prometheus,systemd",
         );
     }
-    execute(&mut tests)
+    run_tests(&mut tests)
 }
 
 /// Reuses the build of the first step.
 fn test_sweep() -> Result<()> {
     let args = ["test", "--release", "--test", "cli", "--test", "http"];
-    execute(command("cargo", &args)?.env("REAPER_SOURCES", "sweep"))
+    run_tests(command("cargo", &args)?.env("REAPER_SOURCES", "sweep"))
 }
 
 /// Packages are built from their own files only, so that a file outside of the package is missed.
@@ -201,7 +201,7 @@ fn package() -> Result<()> {
 fn test_xtask() -> Result<()> {
     let mut tests = command("cargo", &["test", "--release", "--package", "xtask"])?;
     tests.args(["--package", "reaper-bench"]);
-    execute(&mut tests)
+    run_tests(&mut tests)
 }
 
 /// On every kernel and in every role: the features, how the daemon uses them, and as root a part of the
@@ -221,7 +221,7 @@ fn vms() -> Result<()> {
         [conformance, oldest_and_newest, limit].concat(),
         [machine, oldest_and_newest, limit].concat(),
     ] {
-        execute(&mut command(&xtask.to_string_lossy(), &run)?)?;
+        run_tests(&mut command(&xtask.to_string_lossy(), &run)?)?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Runs other programs: prints each command and its time; an error contains the command.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -41,6 +42,42 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// As [`run`], for tests: the error also has the lines that name failures, because those of a long run are
+/// far above its end.
+pub(crate) fn run_tests(command: &mut Command) -> Result<()> {
+    let line = describe(command);
+    eprintln!("$ {line}");
+    let start = now();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{line}`"))?;
+    let stdout = child.stdout.take().context("the pipe of the tests")?;
+    let mut failures = String::new();
+    for output in BufReader::new(stdout).lines() {
+        let output = output.context("read the output of the tests")?;
+        println!("{output}");
+        if names_failure(&output) {
+            failures += "\n  ";
+            failures += &output;
+        }
+    }
+    let status = child.wait().context("wait for the tests")?;
+    let seconds = start.elapsed().as_secs_f32();
+    if !status.success() {
+        bail!("`{line}` failed after {seconds:.1} s ({status}){failures}");
+    }
+    eprintln!("  {seconds:.1} s");
+    Ok(())
+}
+
+/// Lines of the test harness, of a panic, and of `cargo xtask vm`.
+fn names_failure(line: &str) -> bool {
+    let is_test = line.starts_with("test ") && line.ends_with("FAILED");
+    let is_panic = line.starts_with("thread '") && line.contains(" panicked at ");
+    is_test || is_panic || line.starts_with("FAILURE ")
+}
+
 /// Runs a command and returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let line = describe(command);
@@ -70,4 +107,22 @@ fn describe(command: &Command) -> String {
         .chain(words.map(|word| word.display().to_string()))
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_of_failed_tests_names_them() {
+        let script =
+            "echo 'test a::b ... FAILED'; echo 'test c ... ok'; echo 'FAILURE guest x'; exit 101";
+        let error = run_tests(Command::new("sh").args(["-c", script])).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("\n  test a::b ... FAILED\n  FAILURE guest x"),
+            "{text}"
+        );
+        assert!(!text.contains("\n  test c"), "{text}");
+    }
 }
