@@ -33,6 +33,8 @@ pub(crate) mod pid_namespace;
 #[cfg(target_os = "linux")]
 pub(crate) mod pidfd_info;
 #[cfg(all(target_os = "linux", feature = "cli"))]
+pub(crate) mod pidfd_memory;
+#[cfg(all(target_os = "linux", feature = "cli"))]
 pub(crate) mod proc_file;
 #[cfg(any(target_os = "linux", test))]
 pub(crate) mod proc_stat;

@@ -42,6 +42,7 @@ use crate::daemon::systemd::State;
 use crate::daemon::{harden, sandbox};
 use crate::sources::opener;
 use crate::sys::fork::{Forked, fork};
+use crate::sys::pidfd_memory;
 use crate::sys::proc_file;
 use crate::sys::signal_action::is_ignored;
 use crate::sys::signals::{self, Blocked, Pending};
@@ -145,6 +146,9 @@ fn try_split(
 ) -> io::Result<Split> {
     // Where it is ignored, the kernel reaps the worker and reports nothing.
     signals::restore_default(Signal::CHILD)?;
+    if let Err(error) = pidfd_memory::try_out() {
+        log::debug!("whether the kernel shows the memory of processes is unknown: {error}");
+    }
     // Before the fork, so that no signal is lost and the end of the worker is seen.
     let signals: Vec<_> = PASSED_ON
         .into_iter()

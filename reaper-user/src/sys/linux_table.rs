@@ -17,6 +17,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::foreign_proc::ForeignProc;
 #[cfg(feature = "cli")]
+use super::pidfd_memory;
+#[cfg(feature = "cli")]
 use super::proc_file::{self, ProcFile};
 use super::process_table::{ProcStat, ProcessTable};
 use super::{memory, own_proc, pidfd_info, proc_stat};
@@ -59,8 +61,13 @@ impl ProcessTable for LinuxTable {
 
     /// Checks the memory first, which takes a fifth of the time of reading the record. Older kernels
     /// show it to those who may trace the process, and to others there is only the record.
+    #[cfg_attr(
+        not(feature = "cli"),
+        expect(unused_variables, reason = "only a monitor tries out what it shows")
+    )]
     fn main_thread_ended(&self, pid: Pid, pidfd: BorrowedFd<'_>) -> io::Result<bool> {
-        if pidfd_info::has_memory(pidfd) {
+        #[cfg(feature = "cli")]
+        if pidfd_memory::has_memory(pidfd) {
             return Ok(false);
         }
         self.has_no_memory(pid)
@@ -69,7 +76,7 @@ impl ProcessTable for LinuxTable {
     /// With a deputy, asks it about all those at once of which this process sees no memory.
     #[cfg(feature = "cli")]
     fn main_threads_ended(&self, processes: &[(Pid, BorrowedFd<'_>)]) -> Vec<bool> {
-        let is_unseen = |(_, pidfd): &&(Pid, BorrowedFd<'_>)| !pidfd_info::has_memory(*pidfd);
+        let is_unseen = |(_, pidfd): &&(Pid, BorrowedFd<'_>)| !pidfd_memory::has_memory(*pidfd);
         let mut ended = vec![false; processes.len()];
         let unseen: Vec<_> = (0..)
             .zip(processes)

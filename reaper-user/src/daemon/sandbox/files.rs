@@ -1,8 +1,8 @@
 //! Which files the worker can open: Landlock (Linux 5.13 and newer).
 //!
 //! Landlock also takes from the worker the right to look into processes outside of the sandbox, as a
-//! tracer could. So it no longer sees exit statuses in `/proc`, nor pid namespaces, nor, before Linux
-//! 6.16, whether a process has memory: the monitor looks.
+//! tracer could. So it no longer sees exit statuses in `/proc`, nor pid namespaces, nor, on most
+//! kernels, whether a process has memory: the monitor looks.
 //!
 //! From Linux 6.12 on it also takes the right to send signals out of the sandbox, and to connect to
 //! abstract sockets outside of it. Whether a pid is in use is still shown: the kernel looks the process up
