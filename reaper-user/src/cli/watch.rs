@@ -19,7 +19,7 @@ use super::output::{Layout, print_message};
 use super::{terminal, values};
 use crate::client::follow::{Followed, Follower, Start, numbered};
 use crate::client::{Client, Frame};
-use crate::sys::inherited;
+use crate::sys::{as_started, inherited};
 
 /// The width of the first column, below which nothing is written.
 const TIME_WIDTH: usize = "00:00:00.000  ".len();
@@ -111,6 +111,12 @@ impl Arguments {
     }
 
     pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
+        if self.exec.is_none() && as_started::stdout_was_closed() {
+            return Err(Failure::new(
+                "standard output is closed",
+                "open it, or use --exec for a command that gets the events",
+            ));
+        }
         let executor = match &self.exec {
             Some(command) => Some(Executor::start(command, self.exec_timeout)?),
             None => None,

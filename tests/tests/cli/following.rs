@@ -111,6 +111,11 @@ fn it_ends_when_its_reader_has_gone_even_if_nothing_happens() {
     drop(out);
     let status = eventually_some("watch ends", || child.try_wait().unwrap());
     assert_eq!(status.code(), Some(DONE));
+
+    let closed = format!("exec '{}' watch >&-", reaperd().display());
+    let mut shell = Command::new("sh");
+    set_environment(&mut shell, &daemon);
+    CommandOutput::of(shell.args(["-c", &closed])).failed(FAILED, "standard output is closed");
     daemon.stop();
 }
 
@@ -176,10 +181,7 @@ fn following_through_restarts_shows_exactly_the_history_of_the_daemon() {
     });
     let history = history(&daemon, &first, "marker");
     let (mut shown, mut resumed) = (Vec::new(), 0);
-    while !shown
-        .last()
-        .is_some_and(|last| Some(last) == history.last())
-    {
+    while shown.is_empty() || shown.last() != history.last() {
         let event = json(&watch.line());
         let name = event["event"].as_str().unwrap();
         assert_ne!(name, "gap", "{event}");
