@@ -5,6 +5,9 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Child;
+use std::sync::mpsc;
+use std::thread;
 
 use reaper_tests::daemon::{TestDaemon, private_folder};
 use reaper_tests::scale::scaled;
@@ -144,6 +147,16 @@ fn history(daemon: &TestDaemon, after: &str, marker: &str) -> Vec<(String, Strin
     }
 }
 
+/// Killed and reaped on drop.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().unwrap_or_default();
+        self.0.wait().map(drop).unwrap_or_default();
+    }
+}
+
 #[test]
 fn following_through_restarts_shows_exactly_the_history_of_the_daemon() {
     let daemon = daemon();
@@ -154,7 +167,20 @@ fn following_through_restarts_shows_exactly_the_history_of_the_daemon() {
     };
     let mut command = command(&["watch", "--json", "--follow", "--since", &first]);
     set_environment(&mut command, &daemon);
-    let mut watch = Launched::start(command.stderr(Stdio::null()));
+    let watch = command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut watch = Killed(watch.spawn().unwrap());
+    // Read all the time: with a full pipe it would not even notice the restarts.
+    let (sender, lines) = mpsc::channel();
+    let mut out = BufReader::new(watch.0.stdout.take().unwrap());
+    thread::spawn(move || {
+        let mut line = String::new();
+        while out.read_line(&mut line).is_ok_and(|length| length > 0) {
+            if sender.send(json(&line)).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    });
     let restarts = scaled(50, 5);
     let mut number = 0;
     for _ in 0..restarts {
@@ -182,7 +208,7 @@ fn following_through_restarts_shows_exactly_the_history_of_the_daemon() {
     let history = history(&daemon, &first, "marker");
     let (mut shown, mut resumed) = (Vec::new(), 0);
     while shown.is_empty() || shown.last() != history.last() {
-        let event = json(&watch.line());
+        let event = lines.recv_timeout(TIMEOUT).unwrap();
         let name = event["event"].as_str().unwrap();
         assert_ne!(name, "gap", "{event}");
         if name == "listening" {
