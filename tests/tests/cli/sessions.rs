@@ -124,6 +124,9 @@ fn show_and_ls_have_the_formats_that_their_help_lists() {
     let shown = json(&run(&daemon, &["show", "s-1", "--json"]).done());
     assert_eq!(shown["session"]["groups"], serde_json::json!(["a", "b"]));
     assert!(shown["session"]["verifiedAt"].is_u64(), "{shown}");
+    let listed: Value = daemon.get("/v1/sessions?session=s-2").unwrap();
+    let listed = listed["sessions"].as_array().unwrap();
+    assert_eq!((listed.len(), &listed[0]["sessionId"]), (1, &"s-2".into()));
     run(&daemon, &["show", "s-3"]).failed(NO_SESSION, "no session with id \"s-3\"");
 
     assert_eq!(
