@@ -7,20 +7,28 @@ mod completions;
 mod config;
 mod daemon;
 mod demo;
+mod details;
 mod doctor;
 pub mod exit_code;
 mod failure;
+mod identify;
 mod list;
+mod lookup;
 mod man;
 mod metrics;
 mod output;
 mod reference;
+mod register;
 mod remove;
+mod report;
 mod run;
 mod selftest;
+mod show;
 mod status;
 mod terminal;
 mod test_process;
+mod version;
+mod wait;
 mod watch;
 
 use std::ffi::OsString;
@@ -109,8 +117,21 @@ enum Command {
     /// registered pid. The session ends when the process exits.
     #[command(after_long_help = RUN_HELP)]
     Run(run::Arguments),
+    /// Register a process that runs already as a session
+    #[command(after_long_help = register::HELP)]
+    Register(register::Arguments),
+    /// Let a session last longer
+    #[command(after_long_help = register::RENEW_HELP)]
+    Renew(register::Renewal),
     /// List sessions
+    #[command(after_long_help = list::HELP)]
     Ls(list::Arguments),
+    /// Show one session
+    #[command(after_long_help = show::HELP)]
+    Show(show::Arguments),
+    /// Find the session that a process or one of its ancestors belongs to
+    #[command(after_long_help = identify::HELP)]
+    Identify(identify::Arguments),
     /// Show the running daemon in one screen
     ///
     /// Prints its version, processes, sessions, sources and limits, and a warning with a remedy for what
@@ -119,8 +140,14 @@ enum Command {
     /// Print events as they happen
     ///
     /// Prints one line for each session that is registered or removed and for each change of an
-    /// exit source, until the daemon stops.
+    /// exit source, until the daemon stops, or with --follow across its restarts.
+    #[command(after_long_help = watch::HELP)]
     Watch(watch::Arguments),
+    /// Wait until a session or a process has ended, and exit as it did
+    ///
+    /// Waits for any process, not only for children, and needs no daemon for it.
+    #[command(after_long_help = wait::HELP)]
+    Wait(wait::Arguments),
     /// Remove a session
     ///
     /// The process of the session is not affected.
@@ -151,7 +178,8 @@ enum Command {
     /// Print a new random session token
     Token,
     /// Print the version
-    Version,
+    #[command(after_long_help = version::HELP)]
+    Version(version::Arguments),
     /// Print a script that completes commands and options in a shell
     ///
     /// For bash: `reaperd completions bash > ~/.local/share/bash-completion/completions/reaperd`. Packages
@@ -180,8 +208,8 @@ pub fn main() -> process::ExitCode {
         color.apply();
     }
     match Arguments::try_parse() {
-        Ok(arguments) => process::ExitCode::from(report(arguments.dispatch())),
-        Err(error) => process::ExitCode::from(report_parse_error(&error)),
+        Ok(arguments) => process::ExitCode::from(report::report(arguments.dispatch())),
+        Err(error) => process::ExitCode::from(report::parse_error(&error)),
     }
 }
 
@@ -211,6 +239,10 @@ impl Arguments {
             Command::Daemon(_) => listen_fds::take(),
             _ => Vec::new(),
         };
+        let _not_for_commands = match &self.command {
+            Command::Watch(arguments) => arguments.take_descriptors(),
+            _ => Vec::new(),
+        };
         // A test process must have no logger and no runtime.
         if let Command::TestProcess { kind } = self.command {
             return test_process::run(kind);
@@ -234,9 +266,17 @@ impl Arguments {
             }
             Command::Config(arguments) => arguments.run(self.socket),
             Command::Run(arguments) => arguments.run(&client),
+            Command::Register(arguments) => single_thread()?.block_on(arguments.run(&client)),
+            Command::Renew(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Ls(arguments) => single_thread()?.block_on(arguments.run(&client)),
+            Command::Show(arguments) => single_thread()?.block_on(arguments.run(&client)),
+            Command::Identify(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Status(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Watch(arguments) => single_thread()?.block_on(arguments.run(&client)),
+            Command::Wait(arguments) => {
+                let ended = single_thread()?.block_on(arguments.run(&client));
+                return ended.map_err(|failure| failure.explained_by(&surroundings));
+            }
             Command::Rm(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Metrics(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Doctor(arguments) => multi_thread()?.block_on(arguments.run(&client)),
@@ -245,7 +285,7 @@ impl Arguments {
             Command::Completions(arguments) => arguments.run(),
             Command::Man(arguments) => arguments.run(),
             Command::Token => token(),
-            Command::Version => version(),
+            Command::Version(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::TestProcess { kind } => return test_process::run(kind),
         };
         code.map(ExitCode::number)
@@ -272,9 +312,15 @@ impl Command {
     fn configured_socket(&self) -> Option<PathBuf> {
         match self {
             Self::Run(_)
+            | Self::Register(_)
+            | Self::Renew(_)
             | Self::Ls(_)
+            | Self::Show(_)
+            | Self::Identify(_)
+            | Self::Version(_)
             | Self::Status(_)
             | Self::Watch(_)
+            | Self::Wait(_)
             | Self::Rm(_)
             | Self::Metrics(_)
             | Self::Doctor(_) => {}
@@ -319,11 +365,6 @@ fn token() -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-fn version() -> Result<ExitCode, Failure> {
-    writeln!(io::stdout(), "reaperd {}", env!("CARGO_PKG_VERSION")).map_err(Failure::output)?;
-    Ok(ExitCode::Success)
-}
-
 /// Creates a token from the system's random source.
 fn new_token() -> Result<Token, Failure> {
     Token::random().map_err(no_random)
@@ -342,48 +383,6 @@ fn no_random(error: io::Error) -> Failure {
     )
 }
 
-/// Prints the failure, if there is one, and returns the exit code.
-fn report(result: Result<u8, Failure>) -> u8 {
-    match result {
-        Ok(code) => code,
-        Err(failure) => {
-            failure.print();
-            failure.code.number()
-        }
-    }
-}
-
-/// Prints help and version on standard output and parse errors on standard error.
-fn report_parse_error(error: &clap::Error) -> u8 {
-    if !error.use_stderr() {
-        let printed = error.print().map_err(Failure::output);
-        return report(printed.map(|()| ExitCode::Success.number()));
-    }
-    let text = error.render().ansi().to_string();
-    // The `try:` line replaces clap's last line.
-    let text = text
-        .split("\n\nFor more information")
-        .next()
-        .unwrap_or(&text);
-    let command = std::env::args_os()
-        .skip(1)
-        .find(is_command)
-        .map(|name| format!(" {}", name.display()))
-        .unwrap_or_default();
-    output::print_styled(&format!(
-        "{}\n  try: reaperd{command} --help",
-        text.trim_end()
-    ));
-    ExitCode::Usage.number()
-}
-
-fn is_command(argument: &OsString) -> bool {
-    use clap::CommandFactory as _;
-    argument
-        .to_str()
-        .is_some_and(|name| Arguments::command().find_subcommand(name).is_some())
-}
-
 /// The table of exit codes for `reaperd --help`.
 fn exit_status_help() -> String {
     let lines = ExitCode::ALL
@@ -393,58 +392,4 @@ fn exit_status_help() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory as _;
-
-    #[test]
-    fn definition_is_consistent() {
-        Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn run_takes_the_rest_of_the_line_with_and_without_dashes() {
-        for line in [
-            "reaperd run --name n -- ls --json",
-            "reaperd run --name n ls --json",
-        ] {
-            let Command::Run(run) = Arguments::parse_from(line.split(' ')).command else {
-                panic!("{line} is not parsed as run");
-            };
-            assert_eq!(run.command, ["ls", "--json"]);
-        }
-    }
-
-    #[test]
-    fn test_processes_are_started_by_a_command_that_exists() {
-        let line = std::iter::once("reaperd".to_owned()).chain(Kind::Sleep.arguments());
-        let command = Arguments::parse_from(line).command;
-        assert!(matches!(
-            command,
-            Command::TestProcess { kind: Kind::Sleep }
-        ));
-    }
-
-    #[test]
-    fn a_daemon_is_recognised_before_its_command_line_is_parsed() {
-        for (line, expected) in [
-            ("reaperd daemon --ttl never", true),
-            ("reaperd --socket run daemon", true),
-            ("reaperd --server-uid 7 daemon", true),
-            ("reaperd --socket=x --color never daemon", true),
-            ("reaperd run -- daemon", false),
-            ("reaperd ls --socket daemon", false),
-            ("reaperd --socket daemon", false),
-            ("reaperd", false),
-        ] {
-            let words = line.split(' ').map(OsString::from);
-            assert_eq!(starts_daemon(words), expected, "{line}");
-        }
-    }
-
-    #[test]
-    fn the_exit_codes_in_the_help_are_distinct_and_sorted() {
-        let numbers = ExitCode::ALL.map(|(code, _)| code.number());
-        assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
-    }
-}
+mod tests;

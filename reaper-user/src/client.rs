@@ -11,6 +11,8 @@
 
 mod error;
 #[cfg(feature = "cli")]
+pub(crate) mod follow;
+#[cfg(feature = "cli")]
 mod keep;
 mod metrics;
 mod reading;

@@ -22,11 +22,17 @@ pub enum ExitCode {
     Protocol = 7,
     /// `daemon`: another process traces it and could read every secret.
     Traced = 8,
+    /// `watch`: the daemon stopped in an orderly way.
+    DaemonStopped = 9,
     /// This user may not connect to the daemon, or another user's program listens on the socket.
     /// `EX_NOPERM` of sysexits(3).
     NotAllowed = 77,
     /// The configuration is invalid. `EX_CONFIG` of sysexits(3).
     Config = 78,
+    /// `wait`: the time limit was reached. As in timeout(1).
+    TimedOut = 124,
+    /// `wait`: the end was seen, but not the exit status.
+    UnknownStatus = 125,
     /// `run`: the command was found but cannot be executed. The same code as in shells.
     CannotExecute = 126,
     /// `run`: the command was not found. The same code as in shells.
@@ -38,12 +44,12 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// All codes in ascending order, with their descriptions in `reaperd --help`.
-    pub const ALL: [(Self, &str); 14] = [
+    pub const ALL: [(Self, &str); 17] = [
         (Self::Success, "Success"),
         (Self::Failure, "The command failed"),
         (Self::Usage, "Invalid command line"),
         (Self::NoDaemon, "No daemon is listening on the socket"),
-        (Self::NoSession, "No such session"),
+        (Self::NoSession, "No such session or process"),
         (Self::NotPermitted, "Permission denied"),
         (
             Self::Degraded,
@@ -52,10 +58,22 @@ impl ExitCode {
         (Self::Protocol, "The daemon sent an unexpected response"),
         (Self::Traced, "daemon: another process traces it"),
         (
+            Self::DaemonStopped,
+            "watch: the daemon stopped in an orderly way",
+        ),
+        (
             Self::NotAllowed,
             "The daemon does not serve this user, or belongs to a user that is not trusted",
         ),
         (Self::Config, "The configuration is invalid"),
+        (
+            Self::TimedOut,
+            "wait: it has not ended within the time of --timeout",
+        ),
+        (
+            Self::UnknownStatus,
+            "wait: it has ended, and its exit status is not known",
+        ),
         (Self::CannotExecute, "run: the command cannot be executed"),
         (Self::CommandNotFound, "run: the command was not found"),
         (

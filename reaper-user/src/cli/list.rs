@@ -1,23 +1,69 @@
-//! `reaperd ls`.
+//! `reaperd ls`: the sessions as a table, as JSON, or as lines for programs.
 
 use std::io::{self, Write};
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::output::{self, Layout, age, json_line, table};
+use super::output::{self, Layout, age, escape, json_line, table};
 use super::{terminal, values};
 use crate::client::{Client, Session, percent_encode};
 use crate::clock;
 
 const HEADER: [&str; 7] = ["SESSION", "NAME", "MESH", "PID", "AGE", "IDENTITY", "TOKEN"];
+/// Further columns of `--wide`.
+const WIDE: [&str; 5] = ["UID", "ROLE", "GROUPS", "EXPIRES", "FOLDER"];
+
+/// For `reaperd ls --help` and its manual page.
+pub(super) const HELP: &str = "\
+Columns:
+  SESSION, NAME, MESH, PID  As registered
+  AGE                       Time since the registration or renewal; with tabs, in seconds
+  IDENTITY                  How the process is pinned
+  TOKEN                     The first eight digits of the token
+  UID, ROLE, GROUPS, FOLDER  With --wide
+  EXPIRES                   With --wide: time until the session ends, - for as long as its process lives; with \
+tabs, in seconds
+
+Exit status:
+  0  Done, also if there are no sessions
+  3  No daemon is listening
+
+Environment:
+  REAPERD_SOCKET      Path of the daemon's socket
+  REAPERD_SERVER_UID  User whose daemon is trusted as well
+
+Examples:
+  reaperd ls --wide
+  reaperd ls --format ids | xargs -r -n 1 reaperd rm
+  reaperd ls --format json --mesh dev";
+
+/// How the list is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// Aligned columns with a header
+    Table,
+    /// The same columns divided by tabs, without a header
+    Tsv,
+    /// The IDs, one on a line
+    Ids,
+    /// One JSON object
+    Json,
+}
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Print one JSON object
-    #[arg(long)]
+    /// Print one JSON object, as --format json
+    #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// How to print the list [default: table on a terminal, else tsv]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// Show more columns
+    #[arg(long)]
+    wide: bool,
     /// List only the sessions of this process
     #[arg(long)]
     pid: Option<u32>,
@@ -32,16 +78,15 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
         let filter = self.filter();
-        let text = if self.json {
+        let text = if self.json || self.format == Some(Format::Json) {
             // Passed through, with fields that this client does not know.
             let sessions: Vec<Value> = client.sessions(&filter).await?;
             let list = json!({ "schema": 1, "sessions": sessions });
             format!("{}\n", json_line(&list)).into_bytes()
         } else {
-            let sessions = client.sessions(&filter).await?;
-            let now_ms = clock::now().wall_ms;
+            let sessions: Vec<Listed> = client.sessions(&filter).await?;
             let mut text = Vec::new();
-            show(&mut text, Layout::of_stdout(), sessions, now_ms)?;
+            self.write(&mut text, sessions)?;
             text
         };
         let mut out = output::stdout();
@@ -49,6 +94,20 @@ impl Arguments {
             .and_then(|()| out.flush())
             .map_err(Failure::output)?;
         Ok(ExitCode::Success)
+    }
+
+    fn write(&self, text: &mut Vec<u8>, sessions: Vec<Listed>) -> io::Result<()> {
+        let layout = match self.format {
+            Some(Format::Ids) => {
+                return sessions
+                    .iter()
+                    .try_for_each(|it| writeln!(text, "{}", escape(&it.session.session_id)));
+            }
+            Some(Format::Table) => Layout::Columns,
+            Some(_) => Layout::Tabs,
+            None => Layout::of_stdout(),
+        };
+        show(text, layout, sessions, clock::now().wall_ms, self.wide)
     }
 
     fn filter(&self) -> String {
@@ -63,46 +122,82 @@ impl Arguments {
     }
 }
 
-fn show(
-    out: &mut impl Write,
-    layout: Layout,
-    sessions: Vec<Session>,
-    now_ms: u64,
-) -> io::Result<()> {
-    let rows = sessions
-        .into_iter()
-        .map(|session| row(session, layout, now_ms))
-        .collect();
-    table(out, layout, terminal::width_of_stdout(), &HEADER, rows)
+/// A session with what `--wide` shows.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed {
+    #[serde(flatten)]
+    session: Session,
+    uid: Option<u32>,
+    #[serde(default)]
+    groups: Vec<String>,
+    cwd: Option<String>,
+    expires_at: Option<u64>,
 }
 
-fn row(session: Session, layout: Layout, now_ms: u64) -> Vec<String> {
-    let seconds = session
-        .registered_at
-        .map(|then| now_ms.saturating_sub(then) / 1_000);
-    vec![
-        session.session_id,
-        session.display_name,
-        session.mesh,
-        session.pid.to_string(),
-        seconds.map_or_else(String::new, |seconds| match layout {
+impl Listed {
+    fn row(self, layout: Layout, now_ms: u64, wide: bool) -> Vec<String> {
+        let time = |seconds: u64| match layout {
             Layout::Columns => age(seconds),
             // In seconds, which programs can compare.
             Layout::Tabs => seconds.to_string(),
-        }),
-        session.identity.unwrap_or_default(),
-        session.token_prefix.unwrap_or_default(),
-    ]
+        };
+        let Self {
+            session,
+            uid,
+            groups,
+            cwd,
+            expires_at,
+        } = self;
+        let passed = |then: u64| time(now_ms.saturating_sub(then) / 1_000);
+        let left = |then: u64| time(then.saturating_sub(now_ms) / 1_000);
+        let mut row = vec![
+            session.session_id,
+            session.display_name,
+            session.mesh,
+            session.pid.to_string(),
+            session.registered_at.map_or_else(String::new, passed),
+            session.identity.unwrap_or_default(),
+            session.token_prefix.unwrap_or_default(),
+        ];
+        if wide {
+            row.extend([
+                uid.map(|uid| uid.to_string()).unwrap_or_default(),
+                session.role.unwrap_or_default(),
+                groups.join(","),
+                expires_at.map_or_else(|| "-".to_owned(), left),
+                cwd.unwrap_or_default(),
+            ]);
+        }
+        row
+    }
+}
+
+fn show(
+    out: &mut impl Write,
+    layout: Layout,
+    sessions: Vec<Listed>,
+    now_ms: u64,
+    wide: bool,
+) -> io::Result<()> {
+    let rows = sessions
+        .into_iter()
+        .map(|session| session.row(layout, now_ms, wide))
+        .collect();
+    let further = if wide { WIDE.as_slice() } else { &[] };
+    let header: Vec<_> = HEADER.iter().chain(further).copied().collect();
+    table(out, layout, terminal::width_of_stdout(), &header, rows)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn shown(layout: Layout) -> String {
+    fn shown(layout: Layout, wide: bool) -> String {
         let session = json!({
             "sessionId": "s-1", "mesh": "dev", "displayName": "api", "pid": 7042,
             "registeredAt": 1_000, "token_prefix": "3fa9c1d2", "identity": "pidfd",
+            "uid": 7, "groups": ["a", "b"], "cwd": "/srv", "expiresAt": 74_500,
         });
         let mut out = Vec::new();
         show(
@@ -110,6 +205,7 @@ mod tests {
             layout,
             vec![serde_json::from_value(session).unwrap()],
             64_500,
+            wide,
         )
         .unwrap();
         String::from_utf8(out).unwrap()
@@ -118,13 +214,17 @@ mod tests {
     #[test]
     fn a_session_is_shown_as_columns_or_tabs() {
         assert_eq!(
-            shown(Layout::Columns),
+            shown(Layout::Columns, false),
             "\u{1b}[1mSESSION  NAME  MESH  PID   AGE  IDENTITY  TOKEN\u{1b}[0m\n\
              s-1      api   dev   7042  1m   pidfd     3fa9c1d2\n"
         );
         assert_eq!(
-            shown(Layout::Tabs),
+            shown(Layout::Tabs, false),
             "s-1\tapi\tdev\t7042\t63\tpidfd\t3fa9c1d2\n"
+        );
+        assert_eq!(
+            shown(Layout::Tabs, true),
+            "s-1\tapi\tdev\t7042\t63\tpidfd\t3fa9c1d2\t7\t\ta,b\t10\t/srv\n"
         );
     }
 
@@ -133,6 +233,8 @@ mod tests {
         let filter = |pid, mesh: Option<&str>, uid| {
             Arguments {
                 json: false,
+                format: None,
+                wide: false,
                 pid,
                 mesh: mesh.map(str::to_owned),
                 uid,

@@ -1,14 +1,12 @@
 //! `reaperd rm`.
 
-use std::fs;
 use std::path::PathBuf;
 
-use reaper_registry::Token;
 use serde_json::Value;
-use zeroize::Zeroizing;
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
+use super::lookup::{no_session, read_token};
 use super::output::escape;
 use super::values;
 use crate::client::{Client, ClientError, percent_encode};
@@ -76,29 +74,4 @@ impl Arguments {
             ..error.into()
         }
     }
-}
-
-fn no_session(message: String) -> Failure {
-    Failure {
-        code: ExitCode::NoSession,
-        message,
-        remedy: "reaperd ls".to_owned(),
-    }
-}
-
-fn read_token(file: &PathBuf) -> Result<Token, Failure> {
-    let text = fs::read_to_string(file)
-        .map(Zeroizing::new)
-        .map_err(|error| {
-            Failure::new(
-                format!("cannot read {}: {error}", file.display()),
-                "use the file in the session's REAPERD_TOKEN_FILE variable",
-            )
-        })?;
-    Token::parse(text.trim()).map_err(|error| {
-        Failure::new(
-            format!("{}: {error}", file.display()),
-            "use a file with a token of 64 hexadecimal digits",
-        )
-    })
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use self::token_file::TokenFile;
+use super::details::Details;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::output::print_message;
@@ -20,7 +21,7 @@ use super::{new_token, random, single_thread};
 use crate::client::{Client, ClientError, Registered};
 use crate::daemon::socket_path::{self, Surroundings};
 use crate::sys::as_started;
-use crate::text::{self, GROUP_MAX, GROUPS_MAX, NAME_MAX, PATH_MAX};
+use crate::text::{self, NAME_MAX, PATH_MAX};
 
 /// The variables with the path of the token file. Existing clients read the first one.
 const TOKEN_FILE: [&str; 2] = ["CLAUDEMESH_IPC_TOKEN_FILE", "REAPERD_TOKEN_FILE"];
@@ -38,15 +39,11 @@ pub(super) struct Arguments {
     /// Display name of the session [default: name of the command]
     #[arg(long)]
     name: Option<String>,
-    /// Mesh of the session
-    #[arg(long, default_value = "default")]
-    mesh: String,
-    /// Role of the session
-    #[arg(long)]
-    role: Option<String>,
-    /// Add the session to a group; may be given more than once
-    #[arg(long, value_name = "GROUP")]
-    group: Vec<String>,
+    /// ID of the session, which replaces the one that has it [default: run- and random digits]
+    #[arg(long, value_name = "ID")]
+    session_id: Option<String>,
+    #[command(flatten)]
+    details: Details,
     /// Run the command even if the registration fails
     #[arg(long)]
     best_effort: bool,
@@ -65,7 +62,12 @@ struct Registration {
 
 impl Arguments {
     pub(super) fn run(self, client: &Client) -> Result<ExitCode, Failure> {
-        self.check_flags()?;
+        // Derived values are adjusted instead.
+        let texts = [
+            ("--name", self.name.as_deref()),
+            ("--session-id", self.session_id.as_deref()),
+        ];
+        self.details.check("run", &texts)?;
         // The command may change its working directory.
         let socket = client.socket();
         let socket = std::path::absolute(socket).unwrap_or_else(|_error| socket.to_owned());
@@ -88,48 +90,18 @@ impl Arguments {
         Err(self.not_executed(&error))
     }
 
-    /// Rejects invalid option values. Derived values are adjusted instead.
-    fn check_flags(&self) -> Result<(), Failure> {
-        let names = [
-            ("--name", self.name.as_deref()),
-            ("--mesh", Some(&*self.mesh)),
-        ];
-        for (flag, text) in names {
-            if text.is_some_and(|text| text.trim().is_empty()) {
-                return Err(Failure {
-                    remedy: format!("give {flag} a text, or leave it out for the default"),
-                    ..invalid(flag, "must not be empty")
-                });
-            }
-        }
-        let groups = self.group.iter().map(|group| ("--group", group, GROUP_MAX));
-        let texts = [
-            ("--name", self.name.as_ref()),
-            ("--mesh", Some(&self.mesh)),
-            ("--role", self.role.as_ref()),
-        ]
-        .into_iter()
-        .filter_map(|(flag, text)| Some((flag, text?, NAME_MAX)));
-        for (flag, text, max) in texts.chain(groups) {
-            text::check(text, max).map_err(|error| invalid(flag, &error.to_string()))?;
-        }
-        if self.group.len() > GROUPS_MAX {
-            let rule = format!("must not be given more than {GROUPS_MAX} times");
-            return Err(invalid("--group", &rule));
-        }
-        Ok(())
-    }
-
     fn register(&self, client: &Client) -> Result<Registration, Failure> {
         // The token file is in the same folder by default. This error says more.
         client.check_folder()?;
         let runtime = single_thread()?;
         let token = new_token()?;
         let id = u64::from_be_bytes(random()?);
-        let session_id = format!("{}{id:016x}", token_file::PREFIX);
+        // The name of the file is never given by the user: it must not leave its folder.
+        let own_id = format!("{}{id:016x}", token_file::PREFIX);
         // Created first, because nothing may fail after the registration.
         let surroundings = Surroundings::of_this_process();
-        let token_file = TokenFile::create(&surroundings, &session_id, &token)?;
+        let token_file = TokenFile::create(&surroundings, &own_id, &token)?;
+        let session_id = self.session_id.clone().unwrap_or(own_id);
         let body = self.request_body(&session_id, &token, &token_file.path());
         let registering = client.post_if_answered("/v1/sessions/register", &body);
         let registered: Registered = runtime
@@ -163,13 +135,13 @@ impl Arguments {
         let mut body = json!({
             "token": token.reveal().as_str(),
             "session_id": session_id,
-            "mesh": self.mesh,
+            "mesh": self.details.mesh,
             "display_name": self.name(),
             "pid": process::id(),
             "cwd": cwd.as_deref().and_then(sendable),
-            "role": self.role,
-            "groups": self.group,
-            "ttl": "process",
+            "role": self.details.role,
+            "groups": self.details.group,
+            "ttl": self.details.ttl.as_json(),
             "token_file": sendable(token_file),
             "if_answered": true,
         });
@@ -257,14 +229,6 @@ impl Registration {
             log::warn!("cannot remove the session; it ends when this process exits: {error}");
         }
         self.token_file.remove();
-    }
-}
-
-fn invalid(flag: &str, rule: &str) -> Failure {
-    Failure {
-        code: ExitCode::Usage,
-        message: format!("{flag} {rule}"),
-        remedy: "reaperd run --help".to_owned(),
     }
 }
 

@@ -1,222 +1,226 @@
 //! `reaperd watch`: prints one line for each event as it happens.
 
+mod exec;
+mod filter;
+mod reader;
+mod text;
+
 use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use self::exec::Executor;
+use self::filter::Filter;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::output::{Layout, escape, exit_status, json_line, milliseconds};
-use super::terminal;
-use crate::client::{Client, ClientError, Deregistered, ExitSeen, Frame};
+use super::output::{Layout, print_message};
+use super::{terminal, values};
+use crate::client::follow::{Followed, Follower, Start, numbered};
+use crate::client::{Client, Frame};
+use crate::sys::{as_started, inherited};
 
 /// The width of the first column, below which nothing is written.
 const TIME_WIDTH: usize = "00:00:00.000  ".len();
+
+/// Descriptors with higher numbers are not looked for.
+const MAX_INHERITED: i32 = 4_096;
+
+/// For `reaperd watch --help` and its manual page.
+pub(super) const HELP: &str = "\
+Events:
+  listening             The first line, and after each reconnection: what happens from now on is shown
+  session_registered    A session was stored
+  session_deregistered  A session ended, with its cause and exit status
+  source_state          A source of exit events changed
+  snapshot              The present sessions: --snapshot, or after a gap
+  gap                   Events are missing: the daemon does not keep them any more
+  shutdown              The daemon stops
+  end                   The last line if the daemon stopped in an orderly way, without --follow
+
+Command of --exec:
+  It gets one event as a line of JSON on its standard input. Commands for events of one session run one after \
+the other, in the order of the events; those of others may run at the same time. It gets no descriptors but the \
+standard streams, and not the variables with the token file of an outer `reaperd run`.
+
+Exit status:
+  0  The reader of the output has gone
+  3  No daemon is listening, or it has ended without a notice
+  9  The daemon stopped in an orderly way
+
+Environment:
+  REAPERD_SOCKET      Path of the daemon's socket
+  REAPERD_SERVER_UID  User whose daemon is trusted as well
+
+Examples:
+  reaperd watch --filter event=session_deregistered
+  reaperd watch --follow --snapshot --json
+  reaperd watch --follow --filter session=build-7 --exec 'jq -r .data.cause >> causes'";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
+    /// Begin behind this event: its number, or EPOCH.SEQ; 0 for all events that are kept
+    #[arg(long, value_name = "SEQ|ID", value_parser = since, conflicts_with = "snapshot")]
+    since: Option<Start>,
+    /// Show only these events: event=NAME,NAME..., uid=USER and session=ID (at the end), divided by commas
+    #[arg(long, value_name = "FILTER", value_parser = filter::parse)]
+    filter: Vec<Filter>,
+    /// Go on when the daemon restarts, without a hole and without showing an event twice
+    #[arg(long)]
+    follow: bool,
+    /// Show the present sessions first
+    #[arg(long)]
+    snapshot: bool,
+    /// Run this shell command for each event, with the event as JSON on its standard input
+    #[arg(long, value_name = "COMMAND")]
+    exec: Option<String>,
+    /// Kill a command of --exec after this time
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30s",
+        value_parser = values::duration,
+        requires = "exec"
+    )]
+    exec_timeout: Duration,
+}
+
+/// Parses the position of `--since`.
+fn since(text: &str) -> Result<Start, String> {
+    if let Ok(seq) = text.parse() {
+        return Ok(Start::AfterSeq(seq));
+    }
+    match numbered(text) {
+        Some(_) => Ok(Start::After(text.to_owned())),
+        None => Err("expected the number of an event, or the id of one, EPOCH.SEQ".to_owned()),
+    }
 }
 
 impl Arguments {
-    /// Runs until the daemon stops: with success after a `shutdown` event, otherwise with "no
-    /// daemon".
+    /// Takes the descriptors beside the standard streams that this process got at its start, so that the
+    /// commands of --exec get none of them. Must be called before this process opens one itself.
+    pub(super) fn take_descriptors(&self) -> Vec<(usize, OwnedFd)> {
+        match self.exec {
+            Some(_) => inherited::take_from(3, MAX_INHERITED),
+            None => Vec::new(),
+        }
+    }
+
     pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
-        let mut events = client.events("").await?;
-        let layout = Layout::of_stdout();
+        if self.exec.is_none() && as_started::stdout_was_closed() {
+            return Err(Failure::new(
+                "standard output is closed",
+                "open it, or use --exec for a command that gets the events",
+            ));
+        }
+        let executor = match &self.exec {
+            Some(command) => Some(Executor::start(command, self.exec_timeout)?),
+            None => None,
+        };
+        let result = {
+            let shown = self.show(client, executor.as_ref());
+            tokio::select! {
+                shown = shown => shown,
+                () = reader::gone() => Ok(ExitCode::Success),
+            }
+        };
+        if let Some(executor) = executor {
+            executor.finish();
+        }
+        result
+    }
+
+    /// Shows events until the daemon stops, or without an end.
+    async fn show(
+        &self,
+        client: &Client,
+        executor: Option<&Executor>,
+    ) -> Result<ExitCode, Failure> {
+        let query = filter::query(&self.filter).map_err(|message| Failure {
+            code: ExitCode::Usage,
+            ..Failure::new(message, "reaperd watch --help")
+        })?;
+        let start = match &self.since {
+            Some(since) => since.clone(),
+            None if self.snapshot => Start::Snapshot,
+            None => Start::Now,
+        };
+        let mut events = Follower::new(client, &query, start).await?;
+        let mut is_first = true;
         loop {
-            let frame = match events.next().await {
-                Ok(Some(frame)) => frame,
-                Ok(None) => return Err(stream_lost("the daemon closed the stream")),
-                Err(error @ ClientError::Protocol { .. }) => return Err(error.into()),
-                Err(error) => return Err(stream_lost(&error.to_string())),
+            let frame = match events.next().await? {
+                Followed::Frame(frame) => frame,
+                Followed::Open => {
+                    let data = json!({ "resumed": !is_first });
+                    is_first = false;
+                    self.print(&text::own_event("listening", events.last(), data))?;
+                    continue;
+                }
+                Followed::Lost(reason) if self.follow => {
+                    print_message(&format!("reaperd: {reason}; reconnecting"));
+                    continue;
+                }
+                Followed::Lost(reason) => return Err(stream_lost(&reason)),
             };
-            let line = if self.json {
-                as_json(&frame)?
-            } else {
-                let line = as_text(&frame, layout)?;
-                let width = terminal::width_of_stdout();
-                terminal::wrap(&line, width, TIME_WIDTH).into_owned()
-            };
-            // One write per line, flushed, so that a reader gets the event at once.
-            let mut out = io::stdout().lock();
-            out.write_all(format!("{line}\n").as_bytes())
-                .and_then(|()| out.flush())
-                .map_err(Failure::output)?;
-            if frame.event == "shutdown" {
-                return Ok(ExitCode::Success);
+            self.print(&frame)?;
+            if let Some(executor) = executor {
+                executor
+                    .submit(&session_of(&frame), &text::as_json(&frame)?)
+                    .await;
+            }
+            if frame.event == "shutdown" && !self.follow {
+                let data = json!({ "reason": "shutdown" });
+                self.print(&text::own_event("end", "", data))?;
+                return Ok(ExitCode::DaemonStopped);
             }
         }
     }
+
+    /// One write per line, flushed, so that a reader gets the event at once.
+    fn print(&self, frame: &Frame) -> Result<(), Failure> {
+        let line = if self.json {
+            text::as_json(frame)?
+        } else {
+            let line = text::as_text(frame, Layout::of_stdout())?;
+            terminal::wrap(&line, terminal::width_of_stdout(), TIME_WIDTH).into_owned()
+        };
+        let mut out = io::stdout().lock();
+        out.write_all(format!("{line}\n").as_bytes())
+            .and_then(|()| out.flush())
+            .map_err(Failure::output)
+    }
+}
+
+/// The id of the session that the event is about, or nothing.
+fn session_of(frame: &Frame) -> String {
+    let data: Value = serde_json::from_str(&frame.data).unwrap_or_default();
+    let id = data["session"]["sessionId"].as_str();
+    id.unwrap_or_default().to_owned()
 }
 
 fn stream_lost(reason: &str) -> Failure {
     Failure {
         code: ExitCode::NoDaemon,
         message: format!("{reason}; later events were not received"),
-        remedy: "reaperd ls".to_owned(),
+        remedy: "reaperd watch --follow   (goes on when the daemon is back)".to_owned(),
     }
-}
-
-fn data(frame: &Frame) -> Result<Value, ClientError> {
-    serde_json::from_str(&frame.data).map_err(|error| ClientError::Protocol {
-        detail: format!("the data of a {:?} event is not JSON: {error}", frame.event),
-    })
-}
-
-fn as_json(frame: &Frame) -> Result<String, ClientError> {
-    let event = json!({
-        "schema": 1, "id": frame.id, "event": frame.event, "data": data(frame)?,
-    });
-    Ok(json_line(&event))
-}
-
-fn as_text(frame: &Frame, layout: Layout) -> Result<String, ClientError> {
-    let data = data(frame)?;
-    let mut fields = vec![clock_time(&data)];
-    match frame.event.as_str() {
-        "session_registered" => {
-            fields.push("registered".to_owned());
-            fields.extend(session_fields(&data));
-        }
-        "session_deregistered" => {
-            fields.push("removed".to_owned());
-            fields.extend(session_fields(&data));
-            let removal: Deregistered =
-                serde_json::from_value(data).map_err(|error| ClientError::Protocol {
-                    detail: format!("cannot parse a session_deregistered event: {error}"),
-                })?;
-            fields.push(cause(&removal));
-            fields.extend(
-                removal
-                    .source
-                    .as_ref()
-                    .map(|source| format!("via {source}")),
-            );
-            fields.extend(removal.detection_us.map(milliseconds));
-        }
-        "source_state" => {
-            fields.push("source".to_owned());
-            let values = ["source", "state", "reason"].map(|field| text(&data, field));
-            fields.extend(
-                values
-                    .into_iter()
-                    .flatten()
-                    .filter(|field| !field.is_empty()),
-            );
-        }
-        "snapshot" => {
-            fields.push("snapshot".to_owned());
-            let sessions = data
-                .get("sessions")
-                .and_then(Value::as_array)
-                .map_or(0, Vec::len);
-            fields.push(format!("{sessions} sessions"));
-        }
-        other => {
-            fields.push(other.to_owned());
-            fields.push(data.to_string());
-        }
-    }
-    let fields: Vec<_> = fields.iter().map(|field| escape(field)).collect();
-    Ok(fields.join(layout.gap()))
-}
-
-fn session_fields(data: &Value) -> Vec<String> {
-    let session = data.get("session").unwrap_or(&Value::Null);
-    let pid = session
-        .get("pid")
-        .and_then(Value::as_u64)
-        .unwrap_or_default();
-    vec![
-        text(session, "sessionId").unwrap_or_default(),
-        text(session, "displayName").unwrap_or_default(),
-        format!("pid {pid}"),
-    ]
-}
-
-/// Describes why a session was removed: the exit status if known, else the cause.
-fn cause(removal: &Deregistered) -> String {
-    let status = removal.exit.as_ref().and_then(ExitSeen::status);
-    match (removal.cause.as_str(), status) {
-        ("exited", Some(status)) => exit_status(status),
-        ("exited", None) => "exited".to_owned(),
-        (cause, _) => cause.replace('_', " "),
-    }
-}
-
-fn text(value: &Value, field: &str) -> Option<String> {
-    value.get(field).and_then(Value::as_str).map(str::to_owned)
-}
-
-/// Formats the time of day in UTC, with milliseconds.
-fn clock_time(data: &Value) -> String {
-    let then = match data.get("ts") {
-        Some(Value::String(text)) => text.parse().ok(),
-        Some(Value::Number(ms)) => ms
-            .as_i64()
-            .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()),
-        _ => None,
-    };
-    let Some(then) = then else {
-        return "--:--:--.---Z".to_owned();
-    };
-    let ms_of_day = then.as_millisecond().rem_euclid(86_400_000);
-    let (seconds, ms) = (ms_of_day / 1_000, ms_of_day % 1_000);
-    let (hours, minutes) = (seconds / 3_600, seconds / 60 % 60);
-    format!("{hours:02}:{minutes:02}:{:02}.{ms:03}Z", seconds % 60)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn frame(event: &str, data: &str) -> Frame {
-        Frame {
-            id: "e.4".into(),
-            event: event.into(),
-            data: data.into(),
+    #[test]
+    fn a_position_is_a_number_or_an_id() {
+        assert_eq!(since("0"), Ok(Start::AfterSeq(0)));
+        let id = "6940afdd9cee9401.7";
+        assert_eq!(since(id), Ok(Start::After(id.to_owned())));
+        for wrong in ["", "-1", "now", "6940.7"] {
+            assert!(since(wrong).is_err(), "{wrong:?}");
         }
-    }
-
-    fn removal(rest: &str) -> Frame {
-        let session = r#""session":{"sessionId":"s-1","displayName":"api","pid":7042}"#;
-        frame("session_deregistered", &format!("{{{session},{rest}}}"))
-    }
-
-    #[test]
-    fn a_removal_is_shown_with_session_exit_status_and_source() {
-        let killed = removal(
-            r#""ts":"2026-11-22T12:00:04.118Z","cause":"exited","source":"netlink",
-               "evidence":"pidfd","exit":{"signal":9,"core":false,"from":"netlink"},
-               "detection_us":412"#,
-        );
-        assert_eq!(
-            as_text(&killed, Layout::Columns).unwrap(),
-            "12:00:04.118Z  removed  s-1  api  pid 7042  killed by SIGKILL  via netlink  0.4 ms"
-        );
-        let reused = removal(r#""ts":1795324800123,"cause":"pid_reused","source":"sweep""#);
-        assert_eq!(
-            as_text(&reused, Layout::Tabs).unwrap(),
-            "05:20:00.123Z\tremoved\ts-1\tapi\tpid 7042\tpid reused\tvia sweep"
-        );
-    }
-
-    #[test]
-    fn unknown_events_are_shown_with_control_characters_escaped() {
-        let odd = frame("new\u{1b}thing", r#"{"a":"\u001b"}"#);
-        let line = as_text(&odd, Layout::Columns).unwrap();
-        assert_eq!(line, r#"--:--:--.---Z  new\u{1b}thing  {"a":"\u001b"}"#);
-    }
-
-    #[test]
-    fn json_output_has_the_event_data_unchanged() {
-        let line = as_json(&frame("gap", r#"{"reason":"epoch","x":[1]}"#)).unwrap();
-        let value: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(value["schema"], 1);
-        assert_eq!(value["data"], json!({"reason": "epoch", "x": [1]}));
-        assert!(as_json(&frame("gap", "no json")).is_err());
     }
 }

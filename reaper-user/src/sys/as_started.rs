@@ -42,6 +42,12 @@ extern "C" fn read_at_start() {
     }
 }
 
+/// Returns whether standard output was closed when this process was started.
+pub(crate) fn stdout_was_closed() -> bool {
+    let [_, stdout, _] = &CLOSED;
+    stdout.load(Ordering::Relaxed)
+}
+
 /// Restores SIGPIPE and the standard streams for a command that replaces this process (`exec`), so
 /// that it gets them as this process did.
 pub(crate) fn pass_on(command: &mut Command) {

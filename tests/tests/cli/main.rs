@@ -2,15 +2,21 @@
 #![expect(clippy::unwrap_used, reason = "steps of tests")]
 
 #[cfg(target_os = "linux")]
+mod following;
+#[cfg(target_os = "linux")]
 mod full_pipe;
 mod journeys;
 mod manual;
 mod refusals;
 mod run;
 mod running;
+#[cfg(target_os = "linux")]
+mod sessions;
 mod status;
 mod surroundings;
 mod terminal;
+#[cfg(target_os = "linux")]
+mod wait;
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};

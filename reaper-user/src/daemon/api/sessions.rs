@@ -80,6 +80,7 @@ impl Cursor {
 struct Filter {
     pid: Option<u32>,
     mesh: Option<String>,
+    session: Option<String>,
     is_verbose: bool,
     limit: Option<usize>,
 }
@@ -91,6 +92,10 @@ impl Filter {
                 .mesh
                 .as_deref()
                 .is_none_or(|mesh| *session.details.mesh == *mesh)
+            && self
+                .session
+                .as_deref()
+                .is_none_or(|id| session.id.as_str() == id)
     }
 }
 
@@ -117,6 +122,7 @@ pub(super) async fn list(
     let filter = Filter {
         pid: number(query, "pid", "pid must be a number")?,
         mesh: query::value(query, "mesh").map(Into::into),
+        session: query::value(query, "session").map(Into::into),
         is_verbose: query::value(query, "verbose").as_deref() == Some("1"),
         limit: number(query, "limit", "limit must be a number")?,
     };

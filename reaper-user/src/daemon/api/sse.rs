@@ -16,7 +16,7 @@ pub(super) const PREAMBLE: &[u8] = b": connected\n\nretry: 1000\n\n";
 pub(super) const KEEPALIVE: &[u8] = b": keepalive\n\n";
 
 /// The names of events.
-pub(super) const NAMES: [&str; 6] = [
+pub(crate) const NAMES: [&str; 6] = [
     "session_registered",
     "session_deregistered",
     "source_state",

@@ -1,0 +1,235 @@
+//! `reaperd register` and `reaperd renew`: a session of a process that runs already. No token is on a
+//! command line, which every user can read.
+
+mod file;
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use self::file::TokenPath;
+use super::details::{Details, Lifetime, ttl};
+use super::exit_code::ExitCode;
+use super::failure::Failure;
+use super::lookup::{no_session, read_token};
+use super::output::{escape, json_line};
+use super::random;
+use crate::client::{Client, ClientError};
+
+/// For `reaperd register --help` and its manual page.
+pub(super) const HELP: &str = "\
+Token:
+  A new token is created, unless the file of --token-file exists: then its token is used, so the same command \
+renews the session. A file that is created has mode 0600, and stays when the session ends. Without --token-file \
+the token is printed behind the id of the session, and nowhere else.
+
+Output:
+  The id of the session; with a new token that has no file, a tab and the token.
+  With --json: schema, session_id, pid, token (null if it is in a file), token_file, renewed, expires_at, sources.
+
+Exit status:
+  0  The session was stored or renewed
+  1  The daemon refused it, or the token file cannot be used
+  3  No daemon is listening
+  5  The process belongs to another user
+
+Environment:
+  REAPERD_SOCKET      Path of the daemon's socket
+  REAPERD_SERVER_UID  User whose daemon is trusted as well
+
+Examples:
+  reaperd register --pid 4711 --id build-7 --token-file build-7.token
+  reaperd register --pid $$ --ttl 1h --json";
+
+/// For `reaperd renew --help` and its manual page.
+pub(super) const RENEW_HELP: &str = "\
+The session keeps its id, process, mesh, name, role and groups. A session with a presence can only be renewed by \
+its own client, which has the secret key.
+
+Exit status:
+  0  The session was renewed
+  3  No daemon is listening
+  4  No session has this token
+
+Environment:
+  REAPERD_SOCKET      Path of the daemon's socket
+  REAPERD_SERVER_UID  User whose daemon is trusted as well
+
+Examples:
+  reaperd renew --token-file build-7.token --ttl 1h
+  reaperd renew --token-file \"$REAPERD_TOKEN_FILE\"";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Process of the session
+    #[arg(long, value_name = "PID")]
+    pid: u32,
+    /// ID of the session, which replaces the one that has it [default: reg- and random digits]
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// File with the token, which is created if it does not exist; - prints a new token
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    token_file: PathBuf,
+    /// Display name of the session [default: its ID]
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    details: Details,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Renewal {
+    /// File with the token of the session
+    #[arg(long, value_name = "FILE")]
+    token_file: PathBuf,
+    /// How long the session lasts from now on: a time such as 30s or 1h, or `process` [default: as before]
+    #[arg(long, value_name = "TIME", value_parser = ttl)]
+    ttl: Option<Lifetime>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
+        let texts = [
+            ("--id", self.id.as_deref()),
+            ("--name", self.name.as_deref()),
+        ];
+        self.details.check("register", &texts)?;
+        let (token, file) = TokenPath::open(&self.token_file)?;
+        let session_id = match &self.id {
+            Some(id) => id.clone(),
+            None => format!("reg-{:016x}", u64::from_be_bytes(random()?)),
+        };
+        let body = json!({
+            "token": token.reveal().as_str(),
+            "session_id": session_id,
+            "mesh": self.details.mesh,
+            "display_name": self.name.as_ref().unwrap_or(&session_id),
+            "pid": self.pid,
+            "role": self.details.role,
+            "groups": self.details.group,
+            "ttl": self.details.ttl.as_json(),
+            "if_answered": true,
+        });
+        let registered = match post(client, body).await {
+            Ok(registered) => registered,
+            Err(error) => {
+                file.remove_if_new();
+                return Err(refused(error, self.pid));
+            }
+        };
+        let printed = file.is_printed().then(|| token.reveal());
+        let printed = printed.as_ref().map(|token| token.as_str());
+        let text = if self.json {
+            let file = (!file.is_printed()).then(|| self.token_file.to_string_lossy());
+            let mut report = report(&session_id, self.pid.into(), &registered);
+            report["token"] = printed.into();
+            report["token_file"] = file.as_deref().into();
+            json_line(&report)
+        } else {
+            let token = printed.map(|token| format!("\t{token}"));
+            format!("{}{}", escape(&session_id), token.unwrap_or_default())
+        };
+        print(&text)
+    }
+}
+
+impl Renewal {
+    pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
+        let token = read_token(&self.token_file)?;
+        let (is_live, found) = client.session_of(&token).await?;
+        if !is_live {
+            let detail = found["detail"].as_str().unwrap_or_default();
+            return Err(no_session(format!(
+                "no session has this token: {}",
+                escape(detail)
+            )));
+        }
+        let session = &found["session"];
+        if !session["presence"].is_null() {
+            return Err(Failure::new(
+                "the session has a presence, whose secret key is not shown",
+                "renew it with the client that registered it",
+            ));
+        }
+        let body = json!({
+            "token": token.reveal().as_str(),
+            "session_id": session["sessionId"],
+            "mesh": session["mesh"],
+            "display_name": session["displayName"],
+            "pid": session["pid"],
+            "cwd": session["cwd"],
+            "role": session["role"],
+            "groups": session["groups"],
+            "ttl": self.ttl.map(Lifetime::as_json),
+            "token_file": is_of_run(&self.token_file),
+        });
+        let renewed = post(client, body).await?;
+        let id = session["sessionId"].as_str().unwrap_or_default();
+        print(&if self.json {
+            json_line(&report(id, session["pid"].clone(), &renewed))
+        } else {
+            escape(id).into_owned()
+        })
+    }
+}
+
+/// Returns the path if `run` has written the file: the daemon then goes on to remove it at the end of the
+/// session. The fields of a renewal replace the former ones.
+fn is_of_run(file: &Path) -> Option<String> {
+    let path = std::path::absolute(file).ok()?;
+    let folder = path.parent()?;
+    let is_tokens = folder.ends_with("reaperd/tokens");
+    path.to_str().filter(|_| is_tokens).map(str::to_owned)
+}
+
+async fn post(client: &Client, mut body: Value) -> Result<Value, ClientError> {
+    if let Value::Object(fields) = &mut body {
+        fields.retain(|_name, value| !value.is_null());
+    }
+    client
+        .post_if_answered("/v1/sessions/register", &body)
+        .await
+}
+
+fn refused(error: ClientError, pid: u32) -> Failure {
+    let remedy = match &error {
+        ClientError::Problem { code, .. } if code == "process_gone" => {
+            format!("use --pid with a process that runs; {pid} has ended")
+        }
+        ClientError::Problem { code, .. } if code == "token_in_use" => {
+            "use another --token-file: the token in this one is of a live session of another process"
+                .to_owned()
+        }
+        _ => return error.into(),
+    };
+    Failure {
+        remedy,
+        ..error.into()
+    }
+}
+
+fn report(id: &str, pid: Value, registered: &Value) -> Value {
+    json!({
+        "schema": 1,
+        "session_id": id,
+        "pid": pid,
+        "renewed": registered["renewed"],
+        "expires_at": registered["expires_at"],
+        "sources": registered["sources"],
+    })
+}
+
+fn print(line: &str) -> Result<ExitCode, Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .map_err(Failure::output)?;
+    Ok(ExitCode::Success)
+}

@@ -1,0 +1,235 @@
+//! The end of a session: from the daemon's events, or from the kernel if its process ends.
+//!
+//! One stream has both the present sessions and what happens afterwards, so no end is between the two.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use reaper_registry::{ExitStatus, Pid, StartTime, Token};
+use serde_json::Value;
+
+use super::super::failure::Failure;
+use super::super::lookup::{self, Who};
+use super::super::output::escape;
+use super::Ended;
+use super::process::Process;
+use crate::client::follow::{Followed, Follower, Start};
+use crate::client::{Client, ClientError, Deregistered, ExitSeen, Frame, percent_encode};
+
+/// The daemon writes what it remembers at once. After this time without an event there is no more.
+const QUIET: Duration = Duration::from_millis(300);
+/// How long the event of a session is waited for once its process has ended.
+const EVENT_WITHIN: Duration = Duration::from_secs(2);
+/// The events that matter.
+const EVENT: &str = "event=session_deregistered";
+
+/// Waits for the session with this id, of this user or of the only one that has it.
+pub(super) async fn named(client: &Client, id: &str, uid: Option<u32>) -> Result<Ended, Failure> {
+    follow(client, id, uid, None).await
+}
+
+/// Waits for the session of this token.
+pub(super) async fn of_token(client: &Client, token: &Token) -> Result<Ended, Failure> {
+    let (is_live, body) = client.session_of(token).await?;
+    if is_live {
+        let who = who(&body["session"])?;
+        let (id, uid) = (who.session_id.clone(), who.uid);
+        return follow(client, &id, uid, Some(who)).await;
+    }
+    if body["code"] != "session_gone" {
+        let detail = body["detail"].as_str().unwrap_or_default();
+        let message = format!("no session has this token: {}", escape(detail));
+        return Err(lookup::no_session(message));
+    }
+    let exit: Option<ExitSeen> = serde_json::from_value(body["exit"].clone()).unwrap_or_default();
+    Ok(Ended {
+        cause: body["cause"].as_str().unwrap_or("exited").to_owned(),
+        status: exit.as_ref().and_then(ExitSeen::status),
+        from: text(&body["exit"]["from"]),
+        ..Ended::default()
+    })
+}
+
+/// Returns the end of the session of this process, if a daemon remembers one.
+pub(super) async fn remembered_process(
+    client: &Client,
+    pid: Pid,
+    start_time: Option<StartTime>,
+) -> Option<Ended> {
+    let start_time = start_time?.0.to_string();
+    let is_it = |who: &Who| who.pid == pid.get() && who.start_time.as_deref() == Some(&*start_time);
+    remembered(client, EVENT, is_it).await.ok()?
+}
+
+async fn follow(
+    client: &Client,
+    id: &str,
+    uid: Option<u32>,
+    wanted: Option<Who>,
+) -> Result<Ended, Failure> {
+    let query = query(id, uid);
+    let mut events = Follower::new(client, &query, Start::Snapshot).await?;
+    let present = snapshot(&mut events).await?;
+    let is_wanted = |who: &Who| wanted.as_ref().is_none_or(|wanted| wanted == who);
+    let who = match present
+        .iter()
+        .filter(|who| is_wanted(who))
+        .collect::<Vec<_>>()[..]
+    {
+        [who] => who.clone(),
+        [] => {
+            let ended = remembered(client, &query, is_wanted).await?;
+            let missing = || lookup::no_session(format!("no session with id {id:?}"));
+            return ended.ok_or_else(missing);
+        }
+        _ => return Err(lookup::ambiguous("wait", id)),
+    };
+    let mut process = process_of(&who).await;
+    let by_kernel = async {
+        match &mut process {
+            Some(process) => process.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut by_daemon = pin!(end_of(&mut events, &who));
+    let ended = tokio::select! {
+        ended = by_daemon.as_mut() => ended?,
+        status = by_kernel => match status {
+            Some(status) => of_kernel(&who, Some(status)),
+            // Another source of the daemon may have the status.
+            None => match tokio::time::timeout(EVENT_WITHIN, by_daemon).await {
+                Ok(Ok(ended)) => ended,
+                Ok(Err(_)) | Err(_) => of_kernel(&who, None),
+            },
+        },
+    };
+    // The daemon does not wait for the status, and the kernel may have it a moment later.
+    if ended.status.is_none()
+        && ended.cause == "exited"
+        && let Some(process) = &mut process
+        && let Some(status) = process.ended().await
+    {
+        return Ok(of_kernel(&who, Some(status)));
+    }
+    Ok(ended)
+}
+
+fn query(id: &str, uid: Option<u32>) -> String {
+    let uid = uid.map(|uid| format!("&uid={uid}")).unwrap_or_default();
+    format!("{EVENT}&session={}{uid}", percent_encode(id))
+}
+
+/// Reads up to the first snapshot.
+async fn snapshot(events: &mut Follower) -> Result<Vec<Who>, Failure> {
+    loop {
+        if let Followed::Frame(frame) = events.next().await?
+            && let Some(present) = sessions_of(&frame)?
+        {
+            return Ok(present);
+        }
+    }
+}
+
+/// Returns the sessions of a snapshot; `None` for another event.
+fn sessions_of(frame: &Frame) -> Result<Option<Vec<Who>>, Failure> {
+    if frame.event != "snapshot" {
+        return Ok(None);
+    }
+    let data: Value = parsed(frame)?;
+    let sessions = data["sessions"].as_array();
+    let sessions = sessions.into_iter().flatten().map(who);
+    Ok(Some(sessions.collect::<Result<_, _>>()?))
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(frame: &Frame) -> Result<T, Failure> {
+    serde_json::from_str(&frame.data).map_err(|error| {
+        let detail = format!("cannot parse a {:?} event: {error}", frame.event);
+        ClientError::Protocol { detail }.into()
+    })
+}
+
+fn who(session: &Value) -> Result<Who, Failure> {
+    Who::of(session).map_err(Failure::from)
+}
+
+/// Watches the process of the session, if it is the one that the daemon means: its pids and start times may
+/// be of other namespaces.
+async fn process_of(who: &Who) -> Option<Process> {
+    let pid = Pid::new(who.pid).ok()?;
+    let process = Process::pin(pid).await.ok()?;
+    let start_time = process.start_time()?.0.to_string();
+    (who.start_time.as_deref() == Some(&*start_time)).then_some(process)
+}
+
+/// Waits for the event, across restarts of the daemon.
+async fn end_of(events: &mut Follower, who: &Who) -> Result<Ended, Failure> {
+    loop {
+        let Followed::Frame(frame) = events.next().await? else {
+            continue;
+        };
+        if let Some(ended) = ended_by(&frame, |it| it == who)? {
+            return Ok(ended);
+        }
+        // Events are missing. What matters is whether the session is still there.
+        if let Some(present) = sessions_of(&frame)?
+            && !present.contains(who)
+        {
+            return Ok(Ended {
+                cause: "lost".to_owned(),
+                ..of_kernel(who, None)
+            });
+        }
+    }
+}
+
+/// Returns what an event says if it is the end of that session.
+fn ended_by(frame: &Frame, is_it: impl Fn(&Who) -> bool) -> Result<Option<Ended>, Failure> {
+    if frame.event != "session_deregistered" {
+        return Ok(None);
+    }
+    let data: Value = parsed(frame)?;
+    let who = who(&data["session"])?;
+    if !is_it(&who) {
+        return Ok(None);
+    }
+    let removal: Deregistered = parsed(frame)?;
+    Ok(Some(Ended {
+        session_id: Some(who.session_id),
+        pid: Some(who.pid),
+        cause: removal.cause,
+        status: removal.exit.as_ref().and_then(ExitSeen::status),
+        from: text(&data["exit"]["from"]),
+    }))
+}
+
+/// Returns the last end of such a session that the daemon remembers.
+async fn remembered(
+    client: &Client,
+    query: &str,
+    is_it: impl Fn(&Who) -> bool,
+) -> Result<Option<Ended>, Failure> {
+    let mut events = Follower::new(client, query, Start::AfterSeq(0)).await?;
+    let mut last = None;
+    loop {
+        let Ok(next) = tokio::time::timeout(QUIET, events.next()).await else {
+            return Ok(last);
+        };
+        if let Followed::Frame(frame) = next? {
+            last = ended_by(&frame, &is_it)?.or(last);
+        }
+    }
+}
+
+fn of_kernel(who: &Who, status: Option<ExitStatus>) -> Ended {
+    Ended {
+        session_id: Some(who.session_id.clone()),
+        pid: Some(who.pid),
+        cause: "exited".to_owned(),
+        status,
+        from: status.map(|_| "kernel".to_owned()),
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
