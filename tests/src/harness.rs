@@ -6,11 +6,14 @@ pub mod daemon;
 pub mod expect;
 #[cfg(target_os = "linux")]
 pub mod fork_server;
+pub mod history;
 pub mod libtest;
 #[cfg(target_os = "linux")]
 pub mod machine;
 #[cfg(target_os = "linux")]
 pub mod memory_scan;
+#[cfg(target_os = "linux")]
+pub mod oracle;
 mod processes;
 pub mod raw_http;
 #[cfg(target_os = "linux")]

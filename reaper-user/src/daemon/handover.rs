@@ -10,7 +10,9 @@
 //!    requests ([`hold`]), then the rest. From then on it changes nothing.
 //! 3. The successor becomes monitor and worker, restores the sessions without writing, opens its
 //!    sources and reports that it is ready.
-//! 4. The former daemon lets it go, and ends. The socket file, the lock and the memory stay.
+//! 4. The former daemon lets it go, and ends. The socket file, the lock and the memory stay. Its monitor
+//!    sends this last message, so that a worker that is killed right before or after it leaves one of the
+//!    two daemons, and never none.
 //!
 //! If the successor ends, fails or takes too long before that, the former daemon goes on with
 //! everything, because it has closed nothing.
@@ -22,7 +24,8 @@ mod hold;
 pub(crate) mod message;
 pub(crate) mod take;
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -146,10 +149,19 @@ impl Drop for Ticket {
     }
 }
 
-/// Tells the monitor, if there is one, whether another daemon has what outlives its worker.
-fn release(is_released: bool) {
+/// Lets the monitor send the last message to the successor on this socket. `None`: there is no monitor.
+fn let_go_by_monitor(successor: BorrowedFd<'_>) -> Option<io::Result<()>> {
     #[cfg(target_os = "linux")]
-    crate::daemon::monitor::release(is_released);
+    return crate::daemon::monitor::let_go(successor);
     #[cfg(not(target_os = "linux"))]
-    let _only_linux_has_one = is_released;
+    {
+        let _only_linux_has_one = successor;
+        None
+    }
+}
+
+/// Tells the monitor, if there is one, that no other daemon has what outlives its worker.
+fn retain() {
+    #[cfg(target_os = "linux")]
+    crate::daemon::monitor::retain();
 }

@@ -38,6 +38,7 @@ use rustix::thread::CapabilitySet;
 use crate::clock::monotonic_ns;
 use crate::daemon::carried::{Carried, Kind};
 use crate::daemon::config::readable::Readable;
+use crate::daemon::signals::ENDING;
 use crate::daemon::systemd::State;
 use crate::daemon::{harden, sandbox};
 use crate::sources::opener;
@@ -129,11 +130,18 @@ pub(crate) fn keep(kind: Kind, fd: BorrowedFd<'_>) -> bool {
         .is_ok()
 }
 
-/// Tells the monitor whether another daemon has what outlives this worker: it then ends with the worker,
-/// however that ends. Otherwise it starts another worker if need be.
-pub(crate) fn release(is_released: bool) {
+/// Lets the monitor send the last message of a hand-over to the successor on this socket. It then ends with
+/// this worker, however that ends. `None`: this process has no monitor.
+pub(crate) fn let_go(successor: BorrowedFd<'_>) -> Option<io::Result<()>> {
+    let (_, channel) = MONITOR.get()?;
+    Some(channel.release(Some(successor)))
+}
+
+/// Tells the monitor that no other daemon has what outlives this worker. It then starts another worker if
+/// need be.
+pub(crate) fn retain() {
     if let Some((_, channel)) = MONITOR.get()
-        && let Err(error) = channel.release(is_released)
+        && let Err(error) = channel.release(None)
     {
         log::warn!("the monitor does not respond: {error}");
     }
@@ -150,7 +158,7 @@ fn try_split(
         log::debug!("whether the kernel shows the memory of processes is unknown: {error}");
     }
     // Before the fork, so that no signal is lost and the end of the worker is seen.
-    let signals: Vec<_> = PASSED_ON
+    let mut signals: Vec<_> = PASSED_ON
         .into_iter()
         .filter(|signal| *signal != Signal::INT || !is_ignored(Signal::INT))
         .chain([Signal::CHILD])
@@ -174,7 +182,9 @@ fn try_split(
         match started {
             Started::Worker(channel) => {
                 drop(pending);
-                blocked.restore()?;
+                // A request to end waits until the worker can end in order.
+                signals.retain(|signal| !ENDING.contains(signal));
+                signals::unblock(&signals)?;
                 end_with(monitor)?;
                 become_worker(monitor, channel);
                 return Ok(Split::Worker(monitor, history.trusted(kept.carried)));

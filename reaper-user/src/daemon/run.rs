@@ -3,6 +3,7 @@
 
 mod start;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
@@ -100,13 +101,16 @@ pub(crate) async fn run(live: Live, inherited: Inherited) -> Result<Ending, Star
     let app = started.app.clone();
     let stop = watch::Sender::new(false);
     let serving = started.serve(&stop);
+    // What was requested last. Without a connection to wait for, serving ends first in any case.
+    let requested = Cell::new(Ending::InOrder);
     // A daemon that was replaced is not stopped.
     let stopping = async {
-        let ending = signals.obey(&app).await;
+        requested.set(signals.obey(&app).await);
         systemd::notify(systemd::State::Stopping);
         stop.send_replace(true);
-        if ending == Ending::InOrder {
+        if requested.get() == Ending::InOrder {
             signals.hurry(has_monitor()).await;
+            requested.set(Ending::AtOnce);
         }
         sleep(AT_ONCE_WITHIN).await;
     };
@@ -115,7 +119,7 @@ pub(crate) async fn run(live: Live, inherited: Inherited) -> Result<Ending, Star
             if ended == Ended::Replaced {
                 return Ok(Ending::InOrder);
             }
-            Ending::InOrder
+            requested.get()
         }
         () = stopping => Ending::AtOnce,
         () = report(&app, reporting) => Ending::InOrder,

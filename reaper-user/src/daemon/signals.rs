@@ -21,6 +21,10 @@ use super::api::App;
 use super::systemd;
 use crate::sys::signal_action;
 
+/// Those that end the daemon. A worker blocks them from its first moment until it can receive them.
+#[cfg(target_os = "linux")]
+pub(crate) const ENDING: [Signal; 3] = [Signal::TERM, Signal::INT, Signal::QUIT];
+
 /// What a signal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Request {
@@ -69,7 +73,7 @@ impl Signals {
         let is_first = rustix::process::getpid().is_init();
         let unless_ignored =
             |kind, signal| (!signal_action::is_ignored(signal)).then(|| unix::signal(kind));
-        Ok(Self {
+        let received = Self {
             hangup: unix::signal(SignalKind::hangup())?,
             terminate: unix::signal(SignalKind::terminate())?,
             interrupt: unless_ignored(SignalKind::interrupt(), Signal::INT).transpose()?,
@@ -79,7 +83,11 @@ impl Signals {
             child: is_first
                 .then(|| unix::signal(SignalKind::child()))
                 .transpose()?,
-        })
+        };
+        // What came meanwhile comes now.
+        #[cfg(target_os = "linux")]
+        crate::sys::signals::unblock(&ENDING)?;
+        Ok(received)
     }
 
     async fn next(&mut self) -> Request {

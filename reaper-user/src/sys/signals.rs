@@ -53,6 +53,17 @@ impl Blocked {
     }
 }
 
+/// Lets these signals through to the calling thread, and with that to the process.
+pub(crate) fn unblock(signals: &[Signal]) -> io::Result<()> {
+    let (these, no_result) = (set_of(signals), ptr::null_mut());
+    // SAFETY: reads the set, which is an initialised local, and writes nothing.
+    let error = unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const these, no_result) };
+    match error {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
 /// Gives this signal its default effect again, which the program that started this one may have changed.
 pub(crate) fn restore_default(signal: Signal) -> io::Result<()> {
     // SAFETY: installs no handler.

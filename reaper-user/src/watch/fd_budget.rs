@@ -57,7 +57,7 @@ const SERVING: &[Need] = &[
     need("accepted connection that waits for its place", 0, 1),
     need("pidfd of the process that connected", 0, 1),
     need("connections that wait for a place or are refused", 0, 6),
-    need("connections that read metrics over TCP", 0, 2),
+    need("connections that read metrics over TCP", 0, 4),
 ];
 const PIDFD: &[Need] = &[need("pidfd: epoll set, its duplicate", 2, 0)];
 const NETLINK: &[Need] = &[

@@ -34,6 +34,11 @@ const PACKAGES: &str = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-syste
 /// The path of the system's socket.
 pub const SOCKET: &str = "/run/reaperd/reaperd.sock";
 
+/// The running test program, in the machine.
+const TEST: &str = "/usr/lib/reaper-tests/this";
+/// Set in the environment of a test that runs in a machine.
+const INSIDE: &str = "REAPER_IN_MACHINE";
+
 /// Control groups as systemd needs them, in a mount namespace of its own, and then the machine.
 const START: &str = "umount --recursive /sys/fs/cgroup 2>/dev/null; \
     mount -t cgroup2 none /sys/fs/cgroup && exec systemd-nspawn \"$@\"";
@@ -52,9 +57,18 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots a machine; `None` if that is not possible here, with the reason printed.
+    /// Boots a machine with the program under test and its units; `None` if that is not possible here, with
+    /// the reason printed.
     pub fn boot() -> Option<Self> {
+        Self::boot_with(files())
+    }
+
+    /// Boots one that has these files and folders of this machine, under the names beside them, and nothing
+    /// of the program under test.
+    pub fn boot_with(shown: impl IntoIterator<Item = (PathBuf, String)>) -> Option<Self> {
         let root = root()?;
+        let test = (std::env::current_exe().unwrap(), TEST.to_owned());
+        let shown = shown.into_iter().chain([test]);
         let folder = tempfile::tempdir().unwrap();
         let log = File::create(folder.path().join("console")).unwrap();
         let name = unique();
@@ -72,7 +86,7 @@ impl Machine {
             .arg("--capability=CAP_NET_ADMIN")
             // The container has no filter of system calls, which would forbid the daemon's own sandbox.
             .env("SYSTEMD_SECCOMP", "0")
-            .args(files().map(|(from, to)| format!("--bind-ro={}:{to}", from.display())))
+            .args(shown.map(|(from, to)| format!("--bind-ro={}:{to}", from.display())))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -124,6 +138,25 @@ impl Machine {
             .args(command)
             .stdin(Stdio::null());
         entered
+    }
+
+    /// Runs one test of the calling program again, as root of the machine, where [`is_inside`] is true.
+    pub fn run_test(&self, name: &str) {
+        let scale = std::env::var("REAPER_TEST_SCALE").unwrap_or_default();
+        let output = self.try_run(&[
+            "env",
+            &format!("{INSIDE}=1"),
+            &format!("REAPER_TEST_SCALE={scale}"),
+            "REAPERD_BIN=/usr/bin/reaperd",
+            TEST,
+            "--exact",
+            name,
+            "--nocapture",
+        ]);
+        let (printed, complaints) = (text(&output.stdout), text(&output.stderr));
+        println!("{printed}");
+        assert!(output.status.success(), "{complaints}");
+        assert!(printed.contains("1 passed"), "there is no test {name}");
     }
 
     /// Starts a unit, and returns once its manager has seen it ready.
@@ -186,6 +219,11 @@ impl Drop for Machine {
         self.nspawn.wait().map(drop).unwrap_or_default();
         remove_groups_below(self.group.procs_file().parent().expect("a folder"));
     }
+}
+
+/// Whether this process runs in a machine of [`Machine::run_test`].
+pub fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
 }
 
 /// Removes the empty groups below this one.

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::process::Child;
+use std::thread;
 use std::time::Duration;
 
 use reaper_tests::daemon::children_of;
@@ -151,6 +152,43 @@ fn quit_ends_it_at_once_and_leaves_no_socket() {
         assert!(log.contains("SIGQUIT: stopping at once"), "{log}");
         assert!(!daemon.socket().exists());
         drop(request);
+    }
+}
+
+#[test]
+fn without_a_connection_quit_has_the_same_exit_code() {
+    for flags in WITH_AND_WITHOUT_MONITOR {
+        let mut daemon = launch(flags).start();
+        daemon.signal(Signal::QUIT);
+        assert_eq!(daemon.wait().code(), Some(AT_ONCE), "{}", daemon.log());
+        assert!(!daemon.socket().exists());
+    }
+}
+
+/// The first worker, and one that replaces another, which has left a socket.
+#[test]
+fn a_request_to_end_in_the_start_of_a_worker_is_an_end_in_order() {
+    for is_first in [true, false] {
+        for round in 0..10 {
+            let mut daemon = launch(&[]).spawn();
+            let workers = |daemon: &TestDaemon| children_of(daemon.started());
+            let mut former = Vec::new();
+            if !is_first {
+                daemon.serves();
+                former = workers(&daemon);
+                daemon.signal_worker(Signal::KILL);
+            }
+            eventually("a worker starts", || {
+                let now = workers(&daemon);
+                !now.is_empty() && now != former
+            });
+            thread::sleep(Duration::from_micros(500 * round));
+            daemon.signal(Signal::TERM);
+            let status = daemon.wait();
+            let log = daemon.log();
+            assert_eq!(status.code(), Some(0), "{status:?}\n{log}");
+            assert!(!daemon.socket().exists(), "{log}");
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{metrics_port, repository};
 
 /// In what time an alert fires, or stops, after its condition has changed: some scrapes, and the longest
 /// time range of the rules as they are in these tests.
-const ALERT_WITHIN: Duration = Duration::from_secs(45);
+pub(crate) const ALERT_WITHIN: Duration = Duration::from_secs(45);
 /// The time ranges of the rules in these tests.
 const RANGE: &str = "6s";
 /// How long a condition must hold.
@@ -44,7 +44,7 @@ fn alerts() -> BTreeSet<String> {
 }
 
 /// The rules with times that a test can wait for. Nothing else is changed.
-fn fast_rules() -> String {
+pub(crate) fn fast_rules() -> String {
     let rules = rules();
     let lines = rules.lines().map(|line| {
         if let Some(time) = line.trim().strip_prefix("for: ") {
@@ -93,21 +93,27 @@ fn every_alert_is_tested_and_documented() {
             docs.contains(&format!("`{alert}`")),
             "{alert} is not in docs/metrics.md"
         );
+        // In a real Prometheus.
+        let quoted = format!("\"{alert}\"");
+        let is_here = [include_str!("alerts.rs"), include_str!("faults.rs")]
+            .iter()
+            .any(|tests| tests.contains(&quoted));
+        assert!(is_here, "no test makes the condition of {alert} true");
     }
 }
 
 /// A daemon that is scraped.
-struct Scraped {
-    daemon: TestDaemon,
-    port: u16,
+pub(crate) struct Scraped {
+    pub(crate) daemon: TestDaemon,
+    pub(crate) port: u16,
 }
 
 impl Scraped {
-    fn start(flags: &[&str]) -> Self {
+    pub(crate) fn start(flags: &[&str]) -> Self {
         Self::of(Launch::with(&[flags, &["--metrics-listen", "0"]].concat()).start())
     }
 
-    fn of(daemon: TestDaemon) -> Self {
+    pub(crate) fn of(daemon: TestDaemon) -> Self {
         let port = metrics_port(&daemon);
         Self { daemon, port }
     }
@@ -121,14 +127,14 @@ impl Scraped {
             .any(|labels| labels["instance"] == instance.as_str())
     }
 
-    fn fires(&self, prometheus: &Prometheus, alert: &str) {
+    pub(crate) fn fires(&self, prometheus: &Prometheus, alert: &str) {
         let took = within(ALERT_WITHIN, &format!("{alert} fires"), || {
             self.has(prometheus, alert)
         });
         measured(&format!("{alert} fires after, in seconds"), took.as_secs());
     }
 
-    fn stops(&self, prometheus: &Prometheus, alert: &str) {
+    pub(crate) fn stops(&self, prometheus: &Prometheus, alert: &str) {
         let took = within(ALERT_WITHIN, &format!("{alert} stops"), || {
             !self.has(prometheus, alert)
         });
@@ -136,7 +142,7 @@ impl Scraped {
     }
 
     /// Waits until Prometheus has read it.
-    fn is_scraped(&self, prometheus: &Prometheus) {
+    pub(crate) fn is_scraped(&self, prometheus: &Prometheus) {
         let query = format!("reaperd_sessions{{instance=\"127.0.0.1:{}\"}}", self.port);
         eventually("it is scraped", || !prometheus.query(&query).is_empty());
     }
@@ -167,7 +173,7 @@ fn easily_overrun() -> TestDaemon {
 }
 
 /// One that can pin few processes, so that the sweep finds the ends of the others.
-fn short_of_descriptors() -> Scraped {
+pub(crate) fn short_of_descriptors() -> Scraped {
     let limit = descriptors::minimum(&Sources::only([Source::Pidfd])) + 30;
     let script = format!("ulimit -n {limit}; exec \"$@\"");
     let flags = [

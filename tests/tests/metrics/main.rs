@@ -7,6 +7,7 @@
 mod access;
 mod alerts;
 mod counters;
+mod faults;
 mod file;
 mod names;
 mod page;

@@ -2,7 +2,7 @@
 //! session, connection and stream.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Child;
@@ -40,11 +40,11 @@ const STEPS: [Step; 6] = [
 ];
 
 /// A program that speaks the protocol of a hand-over.
-struct Fake(UnixStream);
+pub(crate) struct Fake(UnixStream);
 
 impl Fake {
     /// Asks, and is granted the hand-over.
-    fn ask(socket: &Path) -> Self {
+    pub(crate) fn ask(socket: &Path) -> Self {
         let mut stream = UnixStream::connect(socket).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_secs(30)))
@@ -62,7 +62,7 @@ impl Fake {
         Self(stream)
     }
 
-    fn send(&mut self, message: &Value) {
+    pub(crate) fn send(&mut self, message: &Value) {
         let text = message.to_string();
         let length = u32::try_from(text.len()).unwrap().to_ne_bytes();
         self.0.write_all(&length).unwrap();
@@ -71,14 +71,19 @@ impl Fake {
 
     /// Reads one message. The descriptors with it are closed.
     fn receive(&mut self) -> Value {
-        let mut length = [0; 4];
-        self.0.read_exact(&mut length).unwrap();
-        let mut text = vec![0; u32::from_ne_bytes(length) as usize];
-        self.0.read_exact(&mut text).unwrap();
-        serde_json::from_slice(&text).unwrap()
+        self.try_receive().unwrap()
     }
 
-    fn receive_everything(&mut self) {
+    /// As above; an error at the end of the connection.
+    pub(crate) fn try_receive(&mut self) -> io::Result<Value> {
+        let mut length = [0; 4];
+        self.0.read_exact(&mut length)?;
+        let mut text = vec![0; u32::from_ne_bytes(length) as usize];
+        self.0.read_exact(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+
+    pub(crate) fn receive_everything(&mut self) {
         while self.receive().get("Rest").is_none() {}
     }
 
@@ -262,7 +267,7 @@ fn has_replaced(daemon: &TestDaemon) -> bool {
 }
 
 /// Kills monitor and worker.
-fn kill_both(next: &mut Child) {
+pub(crate) fn kill_both(next: &mut Child) {
     let workers = reaper_tests::daemon::children_of(next.id());
     next.kill().unwrap();
     next.wait().unwrap();

@@ -59,10 +59,9 @@ impl Shared {
             }
             let took = usize::try_from(began.elapsed().as_millis()).unwrap();
             self.slowest.fetch_max(took, Ordering::Relaxed);
-            // What was late is not made up for.
-            let now_ns = monotonic_ns();
-            due_ns = (due_ns + pause_ns).max(now_ns);
-            thread::sleep(Duration::from_nanos(due_ns - now_ns));
+            // What was late is made up for, so that the rate is that of the whole time.
+            due_ns += pause_ns;
+            thread::sleep(Duration::from_nanos(due_ns.saturating_sub(monotonic_ns())));
         }
     }
 }

@@ -6,6 +6,7 @@
 mod client;
 mod connections;
 mod failures;
+mod killed;
 mod load;
 mod refusals;
 mod sessions;

@@ -3,6 +3,5 @@
 #![expect(clippy::unwrap_used, reason = "steps of tests")]
 
 mod churn;
-mod history;
 mod replaced;
 mod store;

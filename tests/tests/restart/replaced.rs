@@ -4,12 +4,11 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 
 use reaper_tests::daemon::{Launch, TestDaemon, children_of};
+use reaper_tests::history::History;
 use reaper_tests::test_process::TestProcess;
 use reaper_tests::wait::{eventually, eventually_some};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-
-use crate::history::History;
 
 /// The worker, while the monitor has one.
 pub(crate) fn worker_of(daemon: &TestDaemon) -> Option<Pid> {

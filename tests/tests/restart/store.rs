@@ -13,14 +13,13 @@ use std::thread;
 use std::time::Duration;
 
 use reaper_tests::daemon::{Launch, TestDaemon, private_folder};
+use reaper_tests::oracle::{Oracle, random};
 use reaper_tests::scale::scaled;
 use reaper_tests::wait::eventually;
 use rustix::io::FdFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-
-use crate::churn::{Oracle, random};
 
 /// The store of a service manager.
 struct Store {

@@ -2,7 +2,11 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod inside;
+mod kills;
 mod lifecycle;
 mod logging;
+mod packages;
+mod readers;
 mod sessions;
 mod units;

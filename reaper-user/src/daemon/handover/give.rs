@@ -1,11 +1,12 @@
 //! The side of the daemon that is replaced.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::{Shutdown, shutdown};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -13,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::message::{Frame, Message, Receiver, Rest};
-use super::{Giving, LIMIT, Mode, Parked, Request, release};
+use super::{Giving, LIMIT, Mode, Parked, Request, let_go_by_monitor, retain};
 use crate::daemon::api::App;
 use crate::daemon::api::listener::Socket;
 use crate::daemon::api::server::{report_panic, stop_requested};
@@ -34,6 +35,8 @@ enum Kept {
     Lost(#[from] io::Error),
     #[error("the successor cannot start: {0}")]
     Failed(String),
+    #[error("the monitor cannot send it the last message: {0}")]
+    NotLetGo(io::Error),
     #[error("the successor sent another message than expected")]
     Unexpected,
     #[error("this daemon is stopping")]
@@ -97,7 +100,7 @@ impl Request {
                 log::warn!(
                     "process {successor} does not replace this daemon, which goes on: {kept}"
                 );
-                release(false);
+                retain();
                 app.belongings.take_back();
                 app.secret_memory.end_pause();
                 app.reaper.end_pause(Ended::default());
@@ -137,10 +140,23 @@ async fn hand_over(link: &mut Link, to: &watch::Sender<Mode>, all: All<'_>) -> R
     link.send(&Message::Rest(rest), &fds).await?;
     link.expect(|message| matches!(message, Message::Ready))
         .await?;
-    // Before the successor may write: this worker could be killed in between.
-    release(true);
-    link.send(&Message::Go, &[]).await?;
+    log::debug!("the successor is ready");
+    match let_go_by_monitor(link.socket.as_fd()) {
+        Some(Ok(())) => {}
+        Some(Err(error)) => {
+            // A monitor that has only been slow must not send it any more.
+            shutdown(&link.socket, Shutdown::Both).unwrap_or_default();
+            return Err(Kept::NotLetGo(error));
+        }
+        None => link.send(&Message::Go, &[]).await?,
+    }
     Ok(moved)
+}
+
+/// Sends the last message, without waiting: the successor reads nothing but this.
+#[cfg(target_os = "linux")]
+pub(crate) fn let_go(successor: impl AsFd) -> io::Result<()> {
+    Frame::of(&Message::Go)?.send(successor, &[])
 }
 
 /// Sends each connection once it is between two requests.

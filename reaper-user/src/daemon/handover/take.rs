@@ -12,7 +12,7 @@ use rustix::net::{RecvFlags, recv};
 use serde::{Deserialize, Serialize};
 
 use super::message::{Connection, FORMAT, Frame, Message, Receiver, Rest};
-use super::{LIMIT, release};
+use super::{LIMIT, retain};
 use crate::client::{Client, ClientError};
 use crate::daemon::carried::{Carried, TABLE_FORMAT};
 use crate::daemon::descriptors;
@@ -149,7 +149,7 @@ impl Taken {
         if has_gone(&self.link)? {
             // From here on the monitor replaces this worker if it is killed. Until then it finds the
             // message itself.
-            release(false);
+            retain();
         }
         match self.receiver.receive(&self.link)? {
             (Message::Go, _) => Ok(()),

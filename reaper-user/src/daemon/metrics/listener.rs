@@ -20,7 +20,7 @@ use hyper::http::request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -35,7 +35,9 @@ use crate::daemon::http::problem::Problem;
 use crate::daemon::http::secrets::{Claim, SecretQueue};
 
 /// How many connections are served at the same time. `fd_budget.rs` reserves their descriptors.
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 4;
+/// How long a client may take to send its request. One that sends nothing keeps its place no longer.
+const HEAD_WITHIN: Duration = Duration::from_secs(1);
 /// How long one connection may take, from its begin to its end.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// The pause after a failed accept, for lack of descriptors or memory.
@@ -136,7 +138,8 @@ async fn connection(app: Arc<App>, stream: TcpStream, transport: Transport) {
     });
     let serving = http1::Builder::new()
         .keep_alive(false)
-        .header_read_timeout(None)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
         .serve_connection(TokioIo::new(io), service);
     match timeout(TIME_LIMIT, serving).await {
         Ok(Ok(())) => {}

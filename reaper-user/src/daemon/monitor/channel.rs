@@ -63,12 +63,12 @@ impl Channel {
         Ok(fds.pop().map(File::from))
     }
 
-    pub(super) fn release(&self, is_released: bool) -> io::Result<()> {
+    pub(super) fn release(&self, to: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let request = Request {
-            argument: u8::from(is_released),
+            argument: u8::from(to.is_some()),
             ..Request::new(Wanted::Release)
         };
-        done(self.ask(request, None)?).map(drop)
+        done(self.ask(request, to)?).map(drop)
     }
 
     pub(super) fn keep(&self, kind: Kind, fd: BorrowedFd<'_>) -> io::Result<()> {

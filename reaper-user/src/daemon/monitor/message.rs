@@ -36,7 +36,8 @@ pub(super) enum Wanted {
     Readable = 10,
     /// The descriptor that comes with this is for the next worker; the argument is a `Kind` of `carried`.
     Keep = 11,
-    /// Whether another daemon has what is kept, or this one; the argument is 1 or 0.
+    /// Another daemon gets what is kept, and the last message to it over the socket that comes with this (the
+    /// argument is 1), or this one has it (0).
     Release = 12,
 }
 

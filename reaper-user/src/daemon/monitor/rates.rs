@@ -17,8 +17,8 @@ struct Rate {
 }
 
 /// The requests that make the kernel allocate or load something, or another program work, and those to keep
-/// a descriptor, each of which may go on to the service manager. The others read one small file each, or set a
-/// flag (`Release`).
+/// a descriptor, each of which may go on to the service manager. The others read one small file each, or send
+/// a few bytes (`Release`).
 pub(super) struct Rates {
     notify: Rate,
     connector: Rate,

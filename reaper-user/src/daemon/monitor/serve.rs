@@ -12,7 +12,7 @@ use super::rates::Rates;
 use crate::clock::monotonic_ns;
 use crate::daemon::carried::{Carried, Kind};
 use crate::daemon::config::readable::Readable;
-use crate::daemon::handover::take;
+use crate::daemon::handover::{give, take};
 use crate::daemon::systemd::{self, Encoded, State};
 use crate::sources::SourceError;
 use crate::sources::opener::{Direct, Opener as _, RECEIVE_BUFFER};
@@ -157,11 +157,27 @@ impl Kept {
             Wanted::Record => record(request.pid),
             Wanted::Readable => readable(Readable::from_number(request.argument)),
             Wanted::Keep => self.keep(request.argument, fd),
-            Wanted::Release => {
-                self.is_released = request.argument != 0;
+            Wanted::Release if request.argument == 0 => {
+                self.is_released = false;
                 self.carried.lent_by = None;
                 Reply::done()
             }
+            Wanted::Release => self.release(fd),
+        }
+    }
+
+    /// Sends the last message of a hand-over. Here, in one step with the note of it, and not in the worker: a
+    /// worker that is killed has either not asked, and is replaced, or the successor goes on.
+    fn release(&mut self, successor: Option<OwnedFd>) -> Reply {
+        let Some(successor) = successor else {
+            return Reply::Errno(libc::EBADF);
+        };
+        match give::let_go(&successor) {
+            Ok(()) => {
+                self.is_released = true;
+                Reply::done()
+            }
+            Err(error) => Reply::error(&error),
         }
     }
 

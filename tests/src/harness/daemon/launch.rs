@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use reaperd::client::Client;
 use tempfile::TempDir;
 
-use super::{TestDaemon, reaperd, runtime};
+use super::{Requests, TestDaemon, reaperd};
 use crate::wait::TIMEOUT;
 
 /// The flags of a run with `REAPER_SOURCES=sweep`: daemons whose test chooses no source then have the
@@ -90,8 +90,7 @@ impl Launch {
         };
         TestDaemon {
             child: self.spawn_in(folder.path(), start),
-            client,
-            runtime: runtime(),
+            requests: Requests::by(client),
             folder,
         }
     }

@@ -1,29 +1,36 @@
 //! The events of a daemon, read with `Last-Event-ID`, and what they must be.
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    reason = "these are steps of tests, which fail by panicking"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
-use reaper_tests::daemon::TestDaemon;
-use reaper_tests::wait::{Deadline, TIMEOUT};
 use reaperd::client::{Frame, SseParser};
 use serde_json::Value;
 
+use crate::daemon::Requests;
+use crate::wait::{Deadline, TIMEOUT};
+
 /// A reader that continues behind the last event that it has read, as clients do.
-#[derive(Default)]
-pub(crate) struct History {
+#[derive(Debug, Default)]
+pub struct History {
     last: String,
     /// The sessions that the events show as live, with their pids.
     live: BTreeMap<String, u64>,
     /// How often each cause and source of a removal was read.
-    pub(crate) removals: BTreeMap<(String, String), usize>,
-    pub(crate) events: usize,
+    pub removals: BTreeMap<(String, String), usize>,
+    /// How many events were read.
+    pub events: usize,
     markers: usize,
 }
 
 impl History {
     /// Begins with the event of a first session.
-    pub(crate) fn begin(daemon: &TestDaemon) -> Self {
+    pub fn begin(daemon: &Requests) -> Self {
         let health: Value = daemon.get("/v1/health").unwrap();
         assert_eq!(health["restarts"], 0);
         let mut events = daemon.events();
@@ -44,7 +51,7 @@ impl History {
 
     /// Reads up to now. Fails at a hole, at a number that was read before, at a second removal, and at a
     /// removal of what is not live.
-    pub(crate) fn read_on(&mut self, daemon: &TestDaemon) {
+    pub fn read_on(&mut self, daemon: &Requests) {
         self.markers += 1;
         let marker = format!("marker-{}", self.markers);
         daemon.register(&marker, std::process::id());
@@ -104,7 +111,8 @@ impl History {
         }
     }
 
-    pub(crate) fn live(&self) -> BTreeSet<String> {
+    /// The sessions that the events show as live.
+    pub fn live(&self) -> BTreeSet<String> {
         self.live.keys().cloned().collect()
     }
 }
