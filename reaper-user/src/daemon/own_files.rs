@@ -6,10 +6,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fchmod, fstat, openat, renameat_with,
-    statat, unlinkat,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
@@ -78,9 +75,16 @@ fn check(stat: &Stat, path: &Path) -> Result<(), NotOwnFile> {
     Ok(())
 }
 
+/// What happens to a file that is there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Create,
+    Replace,
+}
+
 /// Creates a file, unless there is one.
 pub(crate) fn create(folder: &Folder, name: &str, content: &[u8]) -> io::Result<()> {
-    match put(folder, name, content, RenameFlags::NOREPLACE) {
+    match put(folder, name, content, How::Create) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         // The file system has no such step. Then the lock of the socket must do.
         Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
@@ -92,7 +96,7 @@ pub(crate) fn create(folder: &Folder, name: &str, content: &[u8]) -> io::Result<
 
 /// Creates a file, or takes the place of the one that is there.
 pub(crate) fn replace(folder: &Folder, name: &str, content: &[u8]) -> io::Result<()> {
-    put(folder, name, content, RenameFlags::empty())
+    put(folder, name, content, How::Replace)
 }
 
 /// Removes a file.
@@ -100,7 +104,7 @@ pub(crate) fn remove(folder: &Folder, name: &str) -> io::Result<()> {
     Ok(unlinkat(folder, name, AtFlags::empty())?)
 }
 
-fn put(folder: &Folder, name: &str, content: &[u8], how: RenameFlags) -> io::Result<()> {
+fn put(folder: &Folder, name: &str, content: &[u8], how: How) -> io::Result<()> {
     let new = format!(".{name}.{}", std::process::id());
     // One of a former process with this pid, which was killed.
     remove(folder, &new).unwrap_or_default();
@@ -113,16 +117,39 @@ fn put(folder: &Folder, name: &str, content: &[u8], how: RenameFlags) -> io::Res
             let mut file = File::from(file);
             file.write_all(content)?;
             // A crash of the system must not leave an empty bearer. A pid is of no use after one.
-            if how == RenameFlags::NOREPLACE {
+            if how == How::Create {
                 file.sync_all()?;
             }
             Ok(())
         })
-        .and_then(|()| Ok(renameat_with(folder, &new, folder, name, how)?));
+        .and_then(|()| Ok(give_name(folder, &new, name, how)?));
     if written.is_err() {
         remove(folder, &new).unwrap_or_default();
     }
     written
+}
+
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+fn give_name(folder: &Folder, new: &str, name: &str, how: How) -> Result<(), Errno> {
+    use rustix::fs::{RenameFlags, renameat_with};
+
+    let flags = match how {
+        How::Create => RenameFlags::NOREPLACE,
+        How::Replace => RenameFlags::empty(),
+    };
+    renameat_with(folder, new, folder, name, flags)
+}
+
+/// Other systems create a second name instead, and remove the first one.
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+fn give_name(folder: &Folder, new: &str, name: &str, how: How) -> Result<(), Errno> {
+    match how {
+        How::Create => {
+            rustix::fs::linkat(folder, new, folder, name, AtFlags::empty())?;
+            unlinkat(folder, new, AtFlags::empty())
+        }
+        How::Replace => rustix::fs::renameat(folder, new, folder, name),
+    }
 }
 
 #[cfg(test)]
