@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use reaper_tests::daemon::{TestDaemon, private_folder};
+use reaper_tests::daemon::{Requests, TestDaemon, private_folder};
 use reaper_tests::scale::scaled;
 use reaper_tests::test_process::TestProcess;
 use reaper_tests::wait::{eventually, eventually_some};
@@ -180,7 +180,7 @@ fn a_session_is_waited_for_by_its_id_and_by_its_token_and_after_its_end() {
     let folder = private_folder();
     let file = folder.path().join("token");
     let process = session_that_exits_with(&daemon, "4711", 7);
-    let token = TestDaemon::token_of("4711", process.id());
+    let token = Requests::token_of("4711", process.id());
     fs::write(&file, token.reveal().as_bytes()).unwrap();
     let file = file.to_str().unwrap();
     let waiters = [&["--id", "4711"][..], &["--token-file", file]].map(|it| start(&daemon, it));

@@ -66,8 +66,18 @@ pub(super) fn is_socket(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Socket
 }
 
+/// Returns whether the folders in which this process can create files were fixed at its start.
+pub(super) fn is_confined_to_folders() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        crate::daemon::sandbox::Report::of_this_process().landlock != "off"
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
+}
+
 /// The open folder of the socket.
-pub(super) struct Folder {
+pub(crate) struct Folder {
     descriptor: OwnedFd,
     path: PathBuf,
     id: FileId,
@@ -75,7 +85,7 @@ pub(super) struct Folder {
 
 impl Folder {
     /// Opens the folder of this socket. Creates it if only the last component is missing.
-    pub(super) fn of_socket(socket: &Path, access: SocketAccess) -> Result<Self, ListenError> {
+    pub(crate) fn of_socket(socket: &Path, access: SocketAccess) -> Result<Self, ListenError> {
         let (Some(path), Some(_)) = (socket.parent(), socket.file_name()) else {
             return Err(ListenError::NoFileName(socket.to_owned()));
         };
@@ -95,7 +105,7 @@ impl Folder {
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -128,7 +138,7 @@ impl Folder {
 
     /// Returns whether the path leads to this folder now, as far as the system shows it. Another
     /// process may change that at once.
-    pub(super) fn is_at_its_path(&self) -> bool {
+    pub(crate) fn is_at_its_path(&self) -> bool {
         match rustix::fs::stat(&self.path) {
             Ok(stat) => FileId::of(&stat) == self.id,
             Err(errno) => !matches!(errno, Errno::NOENT | Errno::NOTDIR),
