@@ -18,7 +18,9 @@ pub(crate) mod memory_file;
 pub(crate) mod metrics;
 #[cfg(target_os = "linux")]
 pub(crate) mod monitor;
+pub(crate) mod own_files;
 pub(crate) mod private_memory;
+pub(crate) mod profile;
 pub(crate) mod reload;
 pub(crate) mod restart;
 mod run;
@@ -28,6 +30,7 @@ pub(crate) mod sandbox;
 pub(crate) mod signals;
 pub(crate) mod socket_path;
 pub(crate) mod systemd;
+pub(crate) mod tcp;
 pub(crate) mod token_files;
 
 pub(crate) use run::{Inherited, run};

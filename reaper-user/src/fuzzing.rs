@@ -63,7 +63,9 @@ impl RequestSecrets {
     pub fn token_prefix(&self) -> Option<String> {
         match self.0.claim {
             secrets::Claim::Token(token) => Some(token.prefix().to_string()),
-            secrets::Claim::None | secrets::Claim::Malformed => None,
+            secrets::Claim::None | secrets::Claim::Malformed | secrets::Claim::Bearer { .. } => {
+                None
+            }
         }
     }
 

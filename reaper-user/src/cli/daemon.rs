@@ -2,15 +2,13 @@
 //! itself is in [`crate::daemon`].
 
 mod activated;
+mod flags;
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-#[cfg(test)]
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgAction, ArgMatches, Command, error::ErrorKind};
-
+use self::flags::Flags;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::output;
@@ -19,9 +17,7 @@ use crate::daemon::api::listener::{self, SocketAccess};
 use crate::daemon::carried::Carried;
 use crate::daemon::config::DaemonOptions;
 use crate::daemon::config::layers::{Given, Selection};
-use crate::daemon::config::options::{Kind, OPTIONS, OptionSpec};
 use crate::daemon::handover::take::{self, NotTaken, Taken};
-use crate::daemon::metrics::listener::MetricsListener;
 #[cfg(target_os = "linux")]
 use crate::daemon::monitor::{self, Split};
 #[cfg(target_os = "linux")]
@@ -34,7 +30,8 @@ use crate::daemon::socket_path::Surroundings;
 #[cfg(target_os = "linux")]
 use crate::daemon::socket_path::runtime_folder;
 use crate::daemon::systemd::activation::PassedSocket;
-use crate::daemon::{Inherited, descriptors, harden, runtime};
+use crate::daemon::tcp::BoundListener;
+use crate::daemon::{Inherited, descriptors, harden, profile, runtime};
 
 /// The option whose flag all commands have.
 const SOCKET: &str = "socket";
@@ -80,78 +77,6 @@ impl ConfigFiles {
     }
 }
 
-/// The flags of the options in the table that were given: names and values.
-#[derive(Debug)]
-struct Flags(Vec<(String, String)>);
-
-impl clap::Args for Flags {
-    fn augment_args(command: Command) -> Command {
-        let flags = OPTIONS.iter().filter(|spec| spec.name != SOCKET);
-        let command = command.args(flags.map(flag));
-        #[cfg(target_os = "linux")]
-        let command = command.mut_arg("user", |user| user.conflicts_with("no-monitor"));
-        command
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
-    }
-}
-
-impl clap::FromArgMatches for Flags {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut given = Vec::new();
-        for spec in OPTIONS.iter().filter(|spec| spec.name != SOCKET) {
-            let Some(values) = matches.get_many::<String>(spec.name) else {
-                continue;
-            };
-            let values: Vec<_> = values.map(String::as_str).collect();
-            let text = values.join(",");
-            // Each part of a list is right, but they may not fit together.
-            spec.check(&text).map_err(|error| {
-                let message = format!("invalid value '{text}' for '--{}': {error}\n", spec.name);
-                clap::Error::raw(ErrorKind::ValueValidation, message)
-            })?;
-            given.push((spec.name.to_owned(), text));
-        }
-        Ok(Self(given))
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-/// Returns the flag of an option.
-fn flag(spec: &'static OptionSpec) -> Arg {
-    let default = match spec.default {
-        "" => String::new(),
-        default => format!(" [default: {default}]"),
-    };
-    let help = format!("{}{default}", spec.help);
-    let arg = Arg::new(spec.name)
-        .long(spec.name)
-        .value_name(spec.value)
-        .help(help.clone());
-    let arg = match spec.details {
-        "" => arg,
-        details => arg.long_help(format!("{help}\n\n{details}")),
-    };
-    match spec.kind {
-        Kind::Switch => arg
-            .num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value("true"),
-        Kind::List => arg.action(ArgAction::Append).value_delimiter(','),
-        Kind::Text | Kind::Number => arg,
-    }
-    .value_parser(move |text: &str| match text {
-        "" => Err(format!("is empty; expected {}", spec.expects)),
-        _ => spec.check(text).map(|()| text.to_owned()),
-    })
-}
-
 /// Takes everything from the running daemon, if there is one.
 fn take_over(
     options: &DaemonOptions,
@@ -171,22 +96,23 @@ fn take_over(
     })
 }
 
-/// Continues to listen on the address for metrics, or binds it while this process may, for every worker
-/// that it will have.
-fn bind_metrics(
+/// Continues to listen on this address, or binds it while this process may, for every worker that it will
+/// have. `flag` is the option of the address.
+fn bind(
     address: Option<SocketAddr>,
     former: Option<OwnedFd>,
-) -> Result<Option<MetricsListener>, Failure> {
+    purpose: &'static str,
+    flag: &str,
+) -> Result<Option<BoundListener>, Failure> {
     let Some(address) = address else {
         return Ok(None);
     };
-    if let Some(adopted) = former.and_then(|former| MetricsListener::adopt(former, address)) {
+    if let Some(adopted) = former.and_then(|former| BoundListener::adopt(former, address)) {
         return Ok(Some(adopted));
     }
-    MetricsListener::bind(address).map(Some).map_err(|error| {
-        let remedy = "use another port with --metrics-listen";
-        Failure::new(error.to_string(), remedy)
-    })
+    BoundListener::bind(address, purpose)
+        .map(Some)
+        .map_err(|error| Failure::new(error.to_string(), format!("use another port with --{flag}")))
 }
 
 impl Arguments {
@@ -213,6 +139,10 @@ impl Arguments {
         private_memory::refuse_tracer()?;
         if let Some(activated) = &activated {
             activated::warn_if_open_to_all(activated, &options);
+        }
+        if options.profile.is_some() {
+            profile::create_parent(&options.socket)
+                .map_err(|error| Failure::new(error.to_string(), error.remedy()))?;
         }
         let given_up = replace
             .then(|| take_over(&options, server_uid))
@@ -272,8 +202,23 @@ fn inherit(
         Some((taken, carried)) => (Some(taken), carried),
         None => (None, carried),
     };
-    let former = taken.as_mut().and_then(|it| it.metrics_listener.take());
-    let metrics = bind_metrics(options.metrics_listen, former).inspect_err(|failure| {
+    let (of_metrics, of_tcp) = taken.as_mut().map_or((None, None), |taken| {
+        (taken.metrics_listener.take(), taken.tcp_listener.take())
+    });
+    let serve_api = "serve the API";
+    let bound = bind(
+        options.metrics_listen,
+        of_metrics,
+        "serve metrics",
+        "metrics-listen",
+    )
+    .and_then(|metrics| {
+        Ok((
+            metrics,
+            bind(options.tcp_address(), of_tcp, serve_api, "tcp")?,
+        ))
+    });
+    let (metrics, tcp) = bound.inspect_err(|failure| {
         if let Some(taken) = &taken {
             taken.give_up(&failure.message);
         }
@@ -283,6 +228,7 @@ fn inherit(
         activated,
         taken,
         metrics,
+        tcp,
     })
 }
 
@@ -348,10 +294,14 @@ fn confine(
 ) -> Result<(), Failure> {
     let user = options.user;
     let access = SocketAccess::of(options);
-    let folder = (!is_activated)
-        .then(|| listener::create_folder(&options.socket, access, user))
-        .transpose()
-        .map_err(|error| Failure::new(error.to_string(), error.remedy()))?;
+    let folder = if is_activated {
+        // For the bearer only.
+        let folder = options.socket.parent().map(Path::to_owned);
+        Ok(folder.filter(|_| options.tcp_address().is_some()))
+    } else {
+        listener::create_folder(&options.socket, access, user).map(Some)
+    };
+    let folder = folder.map_err(|error| Failure::new(error.to_string(), error.remedy()))?;
     let files = sandbox::Files {
         socket_folder: folder.as_deref(),
         token_folders: &token_folders(user),

@@ -6,6 +6,7 @@
 //! still miss exits.
 
 mod config;
+mod conflicts;
 mod doubt;
 mod memory;
 mod restart;

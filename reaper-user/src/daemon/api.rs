@@ -14,6 +14,7 @@
 //! | `GET /v1/limits` | what the caller holds and may hold; for root, of all users |
 //! | `GET /v1/sources`, `/v1/health`, `/v1/version` | the state of the daemon, and its version |
 //! | `GET /metrics` | the metrics of the daemon |
+//! | `GET /v1/proof?nonce=HEX` | over TCP only: proves that the daemon has the bearer |
 //!
 //! Paths match exactly; a wrong method is 404 like a wrong path. A session is presented as
 //! `Authorization: ClaudeMesh-Session <64 hex digits>`. Every error is `application/problem+json`
@@ -75,6 +76,7 @@ pub(crate) mod listener;
 pub(crate) mod metrics;
 mod peaks;
 pub(crate) mod peer_pin;
+pub(crate) mod proof;
 mod refused;
 pub(crate) mod register;
 mod remove;
@@ -84,12 +86,13 @@ mod scope;
 pub(crate) mod server;
 pub(crate) mod sessions;
 pub(crate) mod sse;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod undelivered;
 pub(crate) mod wire;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use reaper_registry::Moment;
 
@@ -103,6 +106,7 @@ use crate::daemon::handover::Handovers;
 use crate::daemon::metrics::Counters;
 use crate::daemon::reload::Live;
 use crate::daemon::restart::{Belongings, CarriedOver};
+use crate::daemon::tcp::Door;
 use crate::reaper::Reaper;
 use crate::sys::process_table::ProcessTable;
 use crate::sys::secret_arena::SecretArena;
@@ -126,6 +130,10 @@ pub(crate) struct App {
     pub(crate) counters: Counters,
     /// Where metrics are served over TCP, if they are.
     pub(crate) metrics_listener: Option<TcpListener>,
+    /// Where the API is served over TCP, if it is.
+    pub(crate) tcp: Option<Door>,
+    /// What other programs have done to the files of this daemon, and it cannot undo.
+    pub(crate) conflicts: Mutex<Vec<String>>,
     /// Where a successor asks for a hand-over.
     pub(crate) handovers: Handovers,
     /// What this daemon continues.
@@ -139,18 +147,39 @@ impl App {
     pub(crate) fn options(&self) -> Arc<DaemonOptions> {
         self.live.options()
     }
+
+    pub(crate) fn conflicts(&self) -> Vec<String> {
+        let conflicts = self.conflicts.lock();
+        conflicts.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets what is reported as conflicts.
+    pub(crate) fn set_conflicts(&self, conflicts: Vec<String>) {
+        *self
+            .conflicts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = conflicts;
+    }
 }
 
 /// The transport of a connection. A property of the listener, never derived from an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     Unix,
+    /// TCP on the loopback interface.
+    Tcp {
+        /// Whether `/v1/health` needs no bearer.
+        public_health: bool,
+    },
     /// TCP, for metrics only.
     Metrics {
         /// Of the loopback interface.
         is_local: bool,
     },
 }
+
+/// The number that is no user: `(uid_t) -1`.
+pub(crate) const NO_USER: u32 = u32::MAX;
 
 /// The credentials of the peer at the time of connecting, from the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -196,6 +225,10 @@ pub(crate) struct PeerPidNs(Arc<OnceLock<PidNs>>);
 impl PeerPidNs {
     /// Reads it, unless an earlier registration has.
     pub(crate) fn of(&self, peer: Peer) -> PidNs {
+        if peer.transport != Transport::Unix {
+            // It is unknown who connects, so the pids are those of the daemon.
+            return PidNs::Same;
+        }
         if let Some(known) = self.0.get() {
             return *known;
         }
@@ -207,8 +240,32 @@ impl PeerPidNs {
 }
 
 impl Peer {
+    /// Creates the peer of a connection over TCP. Whoever presents the bearer acts as the daemon's own user,
+    /// who can read it.
+    pub(crate) fn over_tcp(public_health: bool) -> Self {
+        Self {
+            transport: Transport::Tcp { public_health },
+            uid: rustix::process::geteuid().as_raw(),
+            pid: None,
+            pid_ns: PidNs::Same,
+            pin: PeerPin::None,
+        }
+    }
+
+    /// Returns whether it has the rights of root over other users. Over TCP nobody has, not even with a daemon
+    /// of root.
     pub(crate) fn is_root(self) -> bool {
-        self.uid == 0
+        self.uid == 0 && self.transport == Transport::Unix
+    }
+
+    /// Returns the user to whom its connections, streams and requests are charged. All connections over TCP
+    /// share one account: any user can open them, and they must not use up what the daemon's user has.
+    pub(crate) fn account(self) -> u32 {
+        if self.transport == Transport::Unix {
+            self.uid
+        } else {
+            NO_USER
+        }
     }
 
     /// Returns whether sessions of this user are shown to this peer.

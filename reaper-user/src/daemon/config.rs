@@ -18,6 +18,7 @@ use log::LevelFilter;
 use reaper_registry::{Limits, Source};
 
 use super::log::Filter;
+use super::profile::Profile;
 #[cfg(target_os = "linux")]
 use super::sandbox::User;
 use crate::engine::Sources;
@@ -99,6 +100,18 @@ pub struct DaemonOptions {
     pub allow_uids: Vec<u32>,
     /// Where metrics are served over TCP, if at all.
     pub(crate) metrics_listen: Option<SocketAddr>,
+    /// Whose clients are served.
+    pub(crate) profile: Option<Profile>,
+    /// Where the API is served over TCP, if that was set.
+    pub(crate) tcp: Option<SocketAddr>,
+    /// Whether it is not, whatever the profile says.
+    pub(crate) no_tcp: bool,
+    /// Whether `/v1/health` needs no bearer over TCP.
+    pub(crate) public_health: bool,
+    /// The brokers that `/v1/health` names.
+    pub(crate) brokers: Vec<String>,
+    /// The version that clients are shown in place of this program's.
+    pub(crate) advertise_version: Option<String>,
     /// The group of the socket and its folder. Its members may connect as well.
     pub socket_group: Option<u32>,
     /// The user that the worker becomes.
@@ -133,6 +146,12 @@ impl DaemonOptions {
             keep_alive: DEFAULT_KEEP_ALIVE,
             allow_uids: Vec::new(),
             metrics_listen: None,
+            profile: None,
+            tcp: None,
+            no_tcp: false,
+            public_health: false,
+            brokers: Vec::new(),
+            advertise_version: None,
             socket_group: None,
             #[cfg(target_os = "linux")]
             user: None,
@@ -140,6 +159,14 @@ impl DaemonOptions {
             no_monitor: false,
             log: Filter::Level(LevelFilter::Info),
         }
+    }
+
+    /// Returns where the API is served over TCP: what was set, or else what the profile says.
+    pub(crate) fn tcp_address(&self) -> Option<SocketAddr> {
+        if self.no_tcp {
+            return None;
+        }
+        self.tcp.or_else(|| self.profile.and_then(Profile::tcp))
     }
 }
 

@@ -250,7 +250,7 @@ fn apply(app: &App) {
     let shares = app
         .descriptors
         .with_max_connections(options.max_connections);
-    let newcomers = Newcomers::with(SocketAccess::of(&options));
+    let newcomers = Newcomers::with(&options);
     app.accounts.set_limits(newcomers, shares.limits(&options));
     options.log.set_level();
 }

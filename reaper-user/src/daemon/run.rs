@@ -20,13 +20,15 @@ use super::carried::Carried;
 use super::config::DaemonOptions;
 use super::descriptors::{self, TooFewDescriptors};
 use super::handover::take::{NotTaken, Taken};
-use super::metrics::listener::{self as metrics, MetricsListener};
+use super::metrics::listener as metrics;
 use super::private_memory;
+use super::profile::pid_file::AlreadyRuns;
 use super::reload::Live;
 use super::signals::{Ending, Signals};
 use super::systemd;
 use super::systemd::activation::PassedSocket;
 use super::systemd::reports::Reporting;
+use super::tcp::{BearerError, BoundListener};
 use crate::watch::status::SourceStatus;
 
 /// How long the end may take if it is to be at once: for the socket file and the last event.
@@ -48,6 +50,11 @@ pub enum StartupError {
     Signals(io::Error),
     #[error(transparent)]
     Replace(#[from] NotTaken),
+    /// A file beside the socket cannot be used.
+    #[error("{message}")]
+    File { message: String, remedy: String },
+    #[error("the API cannot be served over TCP: {0}")]
+    Tcp(io::Error),
 }
 
 fn reason(status: &SourceStatus) -> &str {
@@ -73,6 +80,26 @@ impl StartupError {
             Self::Random(_) => "check that getrandom(2) is allowed here".to_owned(),
             Self::Signals(_) => "check the limit of open files (ulimit -n)".to_owned(),
             Self::Replace(error) => error.remedy().to_owned(),
+            Self::File { remedy, .. } => remedy.clone(),
+            Self::Tcp(_) => "check the limit of open files (ulimit -n)".to_owned(),
+        }
+    }
+}
+
+impl From<BearerError> for StartupError {
+    fn from(error: BearerError) -> Self {
+        Self::File {
+            message: error.to_string(),
+            remedy: error.remedy(),
+        }
+    }
+}
+
+impl From<AlreadyRuns> for StartupError {
+    fn from(other: AlreadyRuns) -> Self {
+        Self::File {
+            message: other.to_string(),
+            remedy: format!("use that daemon, or stop it first: kill {}", other.pid),
         }
     }
 }
@@ -86,7 +113,9 @@ pub(crate) struct Inherited {
     pub(crate) activated: Option<PassedSocket>,
     /// The one before it still runs, and has given this.
     pub(crate) taken: Option<Taken>,
-    pub(crate) metrics: Option<MetricsListener>,
+    pub(crate) metrics: Option<BoundListener>,
+    /// Where the API is served over TCP.
+    pub(crate) tcp: Option<BoundListener>,
 }
 
 /// Runs the daemon until a signal ends it, or another daemon has replaced it. Changes limits and signals of

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Finding, Scope, Verdict, config, memory, restart, sandbox, shares};
+use super::{Finding, Scope, Verdict, config, conflicts, memory, restart, sandbox, shares};
 use crate::cli::failure::Failure;
 use crate::cli::output::age;
 use crate::client::{Client, ClientError, SourcesReport, Version};
@@ -54,6 +54,8 @@ impl Running {
         let mut findings = vec![self.daemon(client)?];
         findings.extend(Self::read(&self.limits).ok().as_ref().map(shares::finding));
         findings.extend(memory::finding(&self.health));
+        let conflicts = Self::read(&self.health).ok();
+        findings.extend(conflicts.as_ref().and_then(conflicts::finding));
         // An older daemon does not report it.
         let restarts = Self::read(&self.health).ok();
         findings.extend(restarts.as_ref().map(restart::finding));

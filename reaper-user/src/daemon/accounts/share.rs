@@ -27,6 +27,7 @@
 use reaper_registry::Claim;
 
 use crate::daemon::api::listener::SocketAccess;
+use crate::daemon::config::DaemonOptions;
 
 /// Whether users other than root and the daemon's own can come. Those two have their reserves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +38,10 @@ pub(crate) enum Newcomers {
 }
 
 impl Newcomers {
-    /// Returns whether other users can come through a socket with this access.
-    pub(crate) fn with(access: SocketAccess) -> Self {
-        if access == SocketAccess::Private {
+    /// Returns whether other users can come through the socket, or over TCP, where any user can.
+    pub(crate) fn with(options: &DaemonOptions) -> Self {
+        let is_private = SocketAccess::of(options) == SocketAccess::Private;
+        if is_private && options.tcp_address().is_none() {
             Self::None
         } else {
             Self::Possible

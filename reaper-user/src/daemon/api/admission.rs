@@ -11,11 +11,13 @@ use reaper_registry::StartTime;
 use tokio::net::UnixStream;
 
 use super::peer_pin::{PeerPin, Pinning};
+use super::stream::ClientStream;
 use super::{Peer, PidNs, Transport};
 use crate::daemon::config::DaemonOptions;
 use crate::daemon::handover::message::Pin;
 use crate::daemon::http::problem::Problem;
 use crate::daemon::log::refusals;
+use crate::daemon::tcp::Door;
 use crate::sys::process_table::ProcessTable;
 
 /// The code of the error for users who are not served.
@@ -47,7 +49,21 @@ impl Admission {
 
     /// Returns the connection and its peer, if the user is served. Otherwise sends the error and
     /// closes the connection.
-    pub(super) fn admit(&self, stream: UnixStream) -> Option<(UnixStream, Peer)> {
+    pub(super) fn admit(
+        &self,
+        stream: ClientStream,
+        tcp: Option<&Door>,
+    ) -> Option<(ClientStream, Peer)> {
+        match stream {
+            ClientStream::Unix(stream) => {
+                let (stream, peer) = self.admit_unix(stream)?;
+                Some((ClientStream::Unix(stream), peer))
+            }
+            ClientStream::Tcp(_) => Some((stream, Peer::over_tcp(tcp?.public_health))),
+        }
+    }
+
+    fn admit_unix(&self, stream: UnixStream) -> Option<(UnixStream, Peer)> {
         let credentials = stream
             .peer_cred()
             .inspect_err(|error| log::warn!("cannot read the credentials of a peer: {error}"))
@@ -73,7 +89,15 @@ impl Admission {
 
     /// As [`Self::admit`], for a connection that the former daemon has accepted and pinned. It is closed
     /// without a response if its user is not served any more, because it has no request.
-    pub(super) fn take(&self, stream: UnixStream, pin: Pin) -> Option<(UnixStream, Peer)> {
+    pub(super) fn take(
+        &self,
+        stream: ClientStream,
+        pin: Pin,
+        tcp: Option<&Door>,
+    ) -> Option<(ClientStream, Peer)> {
+        let ClientStream::Unix(stream) = stream else {
+            return Some((stream, Peer::over_tcp(tcp?.public_health)));
+        };
         let credentials = stream.peer_cred().ok()?;
         let uid = credentials.uid();
         if !self.serves(uid) && !self.serves_group(&stream, credentials.gid()) {
@@ -93,7 +117,7 @@ impl Admission {
             pid_ns: PidNs::NotNow,
             pin,
         };
-        Some((stream, peer))
+        Some((ClientStream::Unix(stream), peer))
     }
 
     fn serves(&self, uid: u32) -> bool {
@@ -190,7 +214,7 @@ mod tests {
             return;
         }
         let (ours, mut theirs) = connection();
-        assert!(admission.admit(ours).is_none());
+        assert!(admission.admit_unix(ours).is_none());
         let mut response = String::new();
         theirs.read_to_string(&mut response).unwrap();
         assert!(response.starts_with("HTTP/1.1 403 "), "{response}");

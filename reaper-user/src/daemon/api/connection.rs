@@ -15,20 +15,21 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, Version};
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use self::event_writer::EventWriter;
 use self::io::{ConnectionIo, Phase};
 use super::connection_budget::{ConnectionSlot, Turns};
 use super::events::EventStream;
+use super::stream::ClientStream;
 use super::undelivered::{DeliveryTracker, UndeliveredSessions};
-use super::{App, Peer, PeerPidNs, routes};
+use super::{App, Peer, PeerPidNs, Transport, routes};
 use crate::daemon::handover::{Hold, Mode, StreamPosition};
 use crate::daemon::http::body::{ResponseBody, problem};
 use crate::daemon::http::framing::FramingFilter;
 use crate::daemon::http::secrets::{RequestSecrets, SecretQueue};
 use crate::daemon::metrics::Route;
+use crate::daemon::tcp::Bearer;
 
 /// Larger than the largest head that the framing filter passes. Bounds what is buffered for a slow
 /// reader.
@@ -37,7 +38,7 @@ pub(super) const BUFFER: usize = 64 * 1024;
 /// Serves one connection.
 pub(super) async fn serve(
     app: Arc<App>,
-    stream: UnixStream,
+    stream: ClientStream,
     peer: Peer,
     mode: watch::Receiver<Mode>,
     slot: ConnectionSlot,
@@ -45,7 +46,7 @@ pub(super) async fn serve(
     let place = Place::new(peer, slot);
     let undelivered = UndeliveredSessions::default();
     let registry = app.reaper.registry().clone();
-    let secrets = SecretQueue::new(registry.clone());
+    let secrets = SecretQueue::with_bearer(registry.clone(), bearer_of(&app, peer));
     let io = DeliveryTracker {
         inner: place.socket(stream, secrets.clone()),
         undelivered: undelivered.clone(),
@@ -91,7 +92,7 @@ pub(super) async fn serve(
 /// Continues the event stream of a connection that the former daemon has handed over.
 pub(super) async fn serve_stream(
     app: Arc<App>,
-    stream: UnixStream,
+    stream: ClientStream,
     peer: Peer,
     mode: watch::Receiver<Mode>,
     slot: ConnectionSlot,
@@ -118,6 +119,13 @@ pub(super) async fn serve_stream(
     }
 }
 
+/// Returns the bearer that counts on this connection.
+fn bearer_of(app: &App, peer: Peer) -> Option<Arc<Bearer>> {
+    let door = app.tcp.as_ref();
+    let door = door.filter(|_| matches!(peer.transport, Transport::Tcp { .. }))?;
+    Some(door.bearer.clone())
+}
+
 /// What belongs to one connection.
 #[derive(Clone)]
 struct Place {
@@ -138,7 +146,7 @@ impl Place {
         }
     }
 
-    fn socket(&self, stream: UnixStream, secrets: SecretQueue) -> FramingFilter<ConnectionIo> {
+    fn socket(&self, stream: ClientStream, secrets: SecretQueue) -> FramingFilter<ConnectionIo> {
         let Self {
             slot, phase, hold, ..
         } = self.clone();

@@ -61,7 +61,7 @@ struct Snapshot {
 struct Filter {
     /// Whose sessions it sees; `None`: those of all users.
     owner: Option<u32>,
-    /// `None`: all names. `gap`, `snapshot` and `shutdown` are always sent.
+    /// `None`: all names. `gap`, `snapshot` and `shutdown` are always sent, unless there is no name.
     names: Option<BTreeSet<&'static str>>,
     /// The session that the reader presented. The stream ends with it.
     own: Option<EntryId>,
@@ -69,7 +69,15 @@ struct Filter {
 }
 
 impl Filter {
+    /// Returns whether the reader sees nothing at all.
+    fn is_silent(&self) -> bool {
+        self.names.as_ref().is_some_and(BTreeSet::is_empty)
+    }
+
     fn shows(&self, event: &Event) -> bool {
+        if self.is_silent() {
+            return false;
+        }
         let by_name = self
             .names
             .as_ref()
@@ -96,18 +104,38 @@ impl Filter {
     }
 }
 
+/// Whose stream it is.
+pub(super) enum Reader {
+    /// Of the user that has connected.
+    User,
+    /// Of the session that was presented. It sees no other.
+    Session(Arc<Session>),
+    /// Of a session that is unknown. It sees none.
+    Nobody,
+}
+
 impl EventStream {
-    /// Opens a stream. `own` is the session that the reader presented; it then sees no other.
+    /// Opens a stream.
     pub(super) fn open(
         app: &Arc<App>,
         peer: Peer,
         head: &request::Parts,
-        own: Option<&Session>,
+        reader: &Reader,
     ) -> Result<Self, Problem> {
         let query = head.uri.query();
+        let own = match reader {
+            Reader::Session(own) => Some(&**own),
+            Reader::User | Reader::Nobody => None,
+        };
+        let is_silent = matches!(reader, Reader::Nobody);
         let names = query::value(query, "event")
             .map(|names| parse_names(&names))
             .transpose()?;
+        let names = if is_silent {
+            Some(BTreeSet::new())
+        } else {
+            names
+        };
         let filter = Filter {
             // Another user's session may have the same id.
             owner: own.map_or(peer.scope(query)?, |own| Some(own.owner)),
@@ -115,7 +143,7 @@ impl EventStream {
             own: own.map(|own| own.entry),
             id: query::value(query, "session").map(|id| SessionId::new(&id)),
         };
-        let charge = app.accounts.try_charge(peer.uid, Resource::Streams)?;
+        let charge = app.accounts.try_charge(peer.account(), Resource::Streams)?;
         let (position, last) = app.reaper.registry().subscribe(filter.owner);
         let mut stream = Self {
             app: app.clone(),
@@ -144,6 +172,7 @@ impl EventStream {
             stream.end();
         }
         match last_seen {
+            _ if is_silent => {}
             Some(last_seen) => stream.resume(last_seen, last),
             None if query::value(query, "snapshot").as_deref() == Some("1") => {
                 stream.begin_snapshot(last);
@@ -160,8 +189,11 @@ impl EventStream {
         stopped: StreamPosition,
         hold: Hold,
     ) -> Result<Self, Problem> {
-        let charge = app.accounts.try_charge(peer.uid, Resource::Streams)?;
-        let names = stopped.names.map(|names| parse_names(&names.join(",")));
+        let charge = app.accounts.try_charge(peer.account(), Resource::Streams)?;
+        let names = stopped.names.map(|names| match names.as_slice() {
+            [] => Ok(BTreeSet::new()),
+            names => parse_names(&names.join(",")),
+        });
         let filter = Filter {
             owner: stopped.owner,
             names: names.transpose()?,
@@ -239,6 +271,9 @@ impl EventStream {
     }
 
     fn write_gap(&mut self, id: Option<EventId>, gap: &GapData) {
+        if self.filter.is_silent() {
+            return;
+        }
         self.app.counters.gaps.fetch_add(1, Ordering::Relaxed);
         sse::write_gap(&mut self.out, id, gap);
     }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use reaper_registry::{EventKind, Moment, Session, Source, SourceHealth};
 
 use super::wire::{
-    About, CarriedOverView, Health, LastExit, MemoryView, Nothing, SandboxView, SourceReport,
+    About, CarriedOverView, Health, LastExit, MemoryView, PublicHealth, SandboxView, SourceReport,
     SourceView, wall_ms_of,
 };
 use super::{App, Peer};
 use crate::clock;
 use crate::daemon::config::DaemonOptions;
+use crate::daemon::profile::Profile;
 use crate::daemon::restart::CarriedOver;
 #[cfg(target_os = "linux")]
 use crate::daemon::sandbox::Report;
@@ -20,14 +21,41 @@ use crate::sys::secret_arena::ArenaState;
 use crate::watch::status::SourceStatus;
 
 /// `/v1/version`.
-pub(super) const ABOUT: About = About {
-    daemon_version: env!("CARGO_PKG_VERSION"),
-    ipc_api: "v1",
-    ipc_features: &[
-        "version", "health", "events", "sessions", "sources", "limits", "metrics",
-    ],
-    schema_version: 1,
-};
+pub(super) fn version(options: &DaemonOptions) -> About<'_> {
+    let advertised = options.advertise_version.as_deref();
+    About {
+        daemon_version: advertised.unwrap_or(env!("CARGO_PKG_VERSION")),
+        reaperd_version: env!("CARGO_PKG_VERSION"),
+        ipc_api: "v1",
+        ipc_features: &[
+            "version", "health", "events", "sessions", "sources", "limits", "metrics",
+        ],
+        schema_version: 1,
+    }
+}
+
+/// `/v1/health` for those who are unknown.
+pub(super) fn public(app: &App) -> PublicHealth {
+    let options = app.options();
+    PublicHealth {
+        ok: true,
+        pid: shown_pid(&options),
+        brokers: brokers(&options),
+        status: overall(&app.reaper.status(), &options),
+    }
+}
+
+/// Returns the pid that clients of the profile find in the pid file too; otherwise the worker's.
+fn shown_pid(options: &DaemonOptions) -> u32 {
+    let of_monitor = monitor_pid().filter(|_| options.profile.is_some());
+    of_monitor.unwrap_or_else(std::process::id)
+}
+
+/// Returns what the options say about brokers. The daemon does not look for them.
+fn brokers(options: &DaemonOptions) -> BTreeMap<String, &'static str> {
+    let slugs = options.brokers.iter();
+    slugs.map(|slug| (slug.clone(), "open")).collect()
+}
 
 /// The data of `/v1/sources`.
 pub(super) struct SourcesNow {
@@ -64,6 +92,7 @@ impl SourcesNow {
 
 /// `/v1/health`.
 pub(super) fn health(app: &App, peer: Peer) -> Health {
+    let options = app.options();
     let statuses = app.reaper.status();
     let states = statuses
         .iter()
@@ -75,13 +104,17 @@ pub(super) fn health(app: &App, peer: Peer) -> Health {
     Health {
         forged: forged.collect(),
         ok: true,
-        pid: std::process::id(),
+        pid: shown_pid(&options),
+        worker_pid: std::process::id(),
         monitor_pid: monitor_pid(),
         started_at: app.started.wall_ms,
         uptime_ms: since(app.started),
         last_exit: last_exit(app, peer),
-        brokers: Nothing {},
-        status: overall(&statuses, &app.options()),
+        brokers: brokers(&options),
+        status: overall(&statuses, &options),
+        profile: options.profile.map(Profile::name),
+        tcp: app.tcp.as_ref().map(|door| door.address.to_string()),
+        conflicts: app.conflicts(),
         sources: states.collect::<BTreeMap<_, _>>(),
         reap_loop_restarts: app.reaper.loop_restarts(),
         replaced: app.handovers.replaced,

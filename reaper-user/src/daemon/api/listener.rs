@@ -43,7 +43,8 @@ use access::permissions;
 pub(crate) use acl::AccessList;
 pub use error::ListenError;
 use error::SET_GROUP;
-use folder::{FileId, Folder, is_socket, system};
+pub(crate) use folder::Folder;
+use folder::{FileId, is_socket, system};
 use lock::Lock;
 
 use crate::client::SOCKET_PATH_MAX as PATH_MAX;
@@ -91,8 +92,8 @@ struct OwnFile {
     place: Place,
     file: FileId,
     lock: Lock,
-    /// So that a lasting failure is logged once.
-    rebind_failed: bool,
+    /// Why the socket cannot be bound again, if so.
+    rebind_failed: Option<String>,
 }
 
 impl Socket {
@@ -160,6 +161,7 @@ impl Socket {
             return;
         };
         if own.place.folder.is_at_its_path() && own.is_in_place() {
+            own.rebind_failed = None;
             return;
         }
         let path = self.path.display();
@@ -168,9 +170,9 @@ impl Socket {
                 log::warn!("{path} was removed; bound it again");
                 own.keep(&listener);
                 self.listener = listener;
-                own.rebind_failed = false;
+                own.rebind_failed = None;
             }
-            Err(error) if !own.rebind_failed => {
+            Err(error) if own.rebind_failed.is_none() => {
                 log::error!("{path} was removed and cannot be bound again: {error}");
                 if !own.place.folder.is_at_its_path() && is_confined_to_folders() {
                     // The rule of the sandbox is about the former folder, not about its path.
@@ -179,10 +181,15 @@ impl Socket {
                          connect until the daemon is restarted"
                     );
                 }
-                own.rebind_failed = true;
+                own.rebind_failed = Some(format!("no client can connect: {error}"));
             }
             Err(_already_logged) => {}
         }
+    }
+
+    /// Returns why the socket is not at its path, if that cannot be changed.
+    pub(crate) fn conflict(&self) -> Option<String> {
+        self.own.as_ref()?.rebind_failed.clone()
     }
 
     /// Lets other users connect than before, without a moment in which none can. The access to a socket of
@@ -223,7 +230,7 @@ impl OwnFile {
             place,
             file: FileId::of(file),
             lock,
-            rebind_failed: false,
+            rebind_failed: None,
         }
     }
 

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::connection_budget::{ConnectionBudget, ConnectionSlot};
+use super::stream::ClientStream;
 use crate::daemon::http::problem::Problem;
 
 /// How many wait at the same time, beside one of root and one of the daemon's own user. More are closed at
@@ -91,9 +91,9 @@ impl Waiting {
     /// Waits for a place among the served. Without one, responds and returns the response's problem.
     pub(super) async fn admit(
         self,
-        stream: UnixStream,
+        stream: ClientStream,
         budget: &Arc<ConnectionBudget>,
-    ) -> Result<(UnixStream, ConnectionSlot), Problem> {
+    ) -> Result<(ClientStream, ConnectionSlot), Problem> {
         match budget.admit_within(self.uid, PLACE_WITHIN).await {
             Ok(slot) => Ok((stream, slot)),
             Err(refused) => {
@@ -112,7 +112,7 @@ impl Waiting {
 }
 
 /// Sends the problem and closes the connection.
-pub(super) fn refuse(stream: UnixStream, problem: &Problem) {
+pub(super) fn refuse(stream: ClientStream, problem: &Problem) {
     // The socket buffer of a new connection is empty, so that this is written whole.
     drop(stream.try_write(&response(problem)));
 }
@@ -155,7 +155,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_connection_gets_a_whole_response_with_the_limit() {
-        let (mut client, server) = UnixStream::pair().unwrap();
+        let (mut client, server) = tokio::net::UnixStream::pair().unwrap();
+        let server = ClientStream::Unix(server);
         let refused = Refused {
             resource: Resource::Connections,
             uid: 7,

@@ -10,13 +10,13 @@ use reaper_registry::{Session, Source, TokenRef};
 use tokio::time::{Instant, sleep};
 
 use super::authorize::Refused;
-use super::events::EventStream;
+use super::events::{EventStream, Reader};
 use super::remove::{delete, delete_me};
 use super::replace;
 use super::sessions::list;
 use super::undelivered::UndeliveredSessions;
 use super::wire::{Me, RegisterResponse, SessionView};
-use super::{App, Peer, PeerPidNs, authorize, health, limits, metrics, register};
+use super::{App, Peer, PeerPidNs, Transport, authorize, health, limits, metrics, proof, register};
 use crate::clock;
 use crate::daemon::http::body::{ResponseBody, event_stream, json, problem, read_body};
 use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
@@ -63,7 +63,7 @@ pub(super) async fn respond(
         match refused.status().as_u16() {
             // An unknown token or id is an ordinary answer.
             status @ (401 | 404) => log::debug!("{status} {}", refused.code()),
-            _ => refusals::note(peer.uid, refused.code()),
+            _ => refusals::note(peer.account(), refused.code()),
         }
         problem(&refused)
     })
@@ -90,18 +90,29 @@ async fn route(
         }
         (&Method::DELETE, "/v1/sessions/me") => delete_me(app, peer, &claim),
         (&Method::GET, "/v1/events") => {
-            let own = session(app, peer, &claim)?;
-            let stream = EventStream::open(app, peer, head, own.as_deref())?;
+            let reader = match session(app, peer, &claim) {
+                Ok(Some(own)) => Reader::Session(own),
+                Ok(None) => Reader::User,
+                // Otherwise its clients would connect again every second.
+                Err(_unknown) if app.options().profile.is_some() => Reader::Nobody,
+                Err(unknown) => return Err(unknown),
+            };
+            let stream = EventStream::open(app, peer, head, &reader)?;
             Ok(event_stream(stream))
         }
-        (&Method::POST, replace::PATH) => {
+        // A hand-over passes descriptors on, which TCP cannot.
+        (&Method::POST, replace::PATH) if peer.transport == Transport::Unix => {
             let body = read_body(body, secrets).await?;
             replace::replace(app, peer, head, &body)
         }
         (&Method::GET, "/v1/limits") => Ok(json(&limits::limits(app, peer))),
         (&Method::GET, "/v1/sources") => Ok(json(&health::sources(app).view())),
+        (&Method::GET, "/v1/health") if is_anonymous(peer, &claim) => {
+            Ok(json(&health::public(app)))
+        }
         (&Method::GET, "/v1/health") => Ok(json(&health::health(app, peer))),
-        (&Method::GET, "/v1/version") => Ok(json(&health::ABOUT)),
+        (&Method::GET, "/v1/version") => Ok(json(&health::version(&app.options()))),
+        (&Method::GET, proof::PATH) if peer.transport != Transport::Unix => proof::proof(app, head),
         (&Method::GET, "/metrics") => Ok(metrics::metrics(app, head, peer.is_root())),
         (&Method::DELETE, path) if path.starts_with("/v1/sessions/") => {
             let tail = &path["/v1/sessions/".len()..];
@@ -122,6 +133,11 @@ async fn route(
     }
 }
 
+/// Returns whether it is unknown who sends this: over TCP, without the bearer.
+fn is_anonymous(peer: Peer, claim: &Claim) -> bool {
+    peer.transport != Transport::Unix && !matches!(claim, Claim::Bearer { is_valid: true })
+}
+
 /// Returns the error of a route of the claudemesh daemon's message broker. It is the one that
 /// daemon sends while its broker is not running, so that clients degrade in the same way.
 fn broker_route(method: &Method, path: &str) -> Option<&'static str> {
@@ -131,11 +147,21 @@ fn broker_route(method: &Method, path: &str) -> Option<&'static str> {
     let is_memory = path
         .strip_prefix("/v1/memory/")
         .is_some_and(|id| !id.is_empty() && !id.contains('/'));
+    let is_inbox_row = path
+        .strip_prefix("/v1/inbox/")
+        .is_some_and(|id| !id.is_empty() && !id.contains('/'));
     match (method.as_str(), path) {
-        ("GET" | "DELETE", "/v1/inbox") => Some("inbox not initialised"),
-        ("POST", "/v1/send") => Some("outbox not initialised"),
+        ("GET" | "DELETE", "/v1/inbox") | ("POST", "/v1/inbox/seen") => {
+            Some("inbox not initialised")
+        }
+        ("DELETE", _) if is_inbox_row => Some("inbox not initialised"),
+        ("POST", "/v1/send" | "/v1/outbox/requeue") | ("GET", "/v1/outbox") => {
+            Some("outbox not initialised")
+        }
+        // To its clients, 404 means that a key is not set.
+        (_, "/v1/state") => Some("broker not initialised"),
         ("GET", "/v1/peers" | "/v1/skills")
-        | ("GET" | "POST", "/v1/state" | "/v1/memory")
+        | ("GET" | "POST", "/v1/memory")
         | ("POST", "/v1/profile") => Some("broker not initialised"),
         ("GET", _) if is_skill => Some("broker not initialised"),
         ("DELETE", _) if is_memory => Some("broker not initialised"),
@@ -228,7 +254,7 @@ fn watching(app: &App, identity: IdentityStrength) -> Vec<&'static str> {
 /// is one of another user.
 fn session(app: &App, peer: Peer, claim: &Claim) -> Result<Option<Arc<Session>>, Problem> {
     match claim {
-        Claim::None => Ok(None),
+        Claim::None | Claim::Bearer { .. } => Ok(None),
         Claim::Malformed => Err(Problem::no_session(
             "malformed_session_token",
             "a session token is 64 hex digits",

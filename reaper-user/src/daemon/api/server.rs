@@ -1,35 +1,39 @@
 //! Accepts connections and serves them until the daemon stops.
 
+use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
 use super::admission::{Admission, USER_NOT_ALLOWED};
 use super::connection_budget::ConnectionBudget;
 use super::listener::{AccessList, Socket, SocketAccess};
 use super::peaks::Peaks;
 use super::refused::{WaitingRoom, refuse};
+use super::stream::{ClientStream, Listener};
 use super::{App, connection};
 use crate::daemon::handover::give::All;
 use crate::daemon::handover::message::Connection;
 use crate::daemon::handover::{Mode, Request};
 use crate::daemon::http::problem::Problem;
+use crate::daemon::profile::pid_file::PidFile;
 use crate::sys::allocator::give_back_freed;
 
 /// The pause after a failed accept, for lack of descriptors or memory. The connection that is
 /// closed then takes a moment to end; retrying at once would only use the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How often the socket file is checked, and whether memory can go back to the system.
+/// How often it is checked whether memory can go back to the system.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the socket file and the pid file are checked. Some clients remove both, and then wait for one
+/// second.
+const FILES_INTERVAL: Duration = Duration::from_millis(400);
 /// How long connections may take to end at shutdown. The others are aborted.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
 
@@ -45,6 +49,7 @@ pub(crate) enum Ended {
 /// What the daemon serves at first: its socket, and what a former daemon has handed over.
 pub(crate) struct Start {
     pub(crate) socket: Socket,
+    pub(crate) pid_file: Option<PidFile>,
     pub(crate) taken: Vec<(Connection, OwnedFd)>,
     pub(crate) handovers: mpsc::UnboundedReceiver<Request>,
 }
@@ -52,7 +57,8 @@ pub(crate) struct Start {
 /// Serves until `stop` turns true, or until another process has everything, and ends every connection.
 pub(crate) async fn serve(app: Arc<App>, start: Start, mut stop: watch::Receiver<bool>) -> Ended {
     let Start {
-        mut socket,
+        socket,
+        pid_file,
         taken,
         mut handovers,
     } = start;
@@ -61,14 +67,17 @@ pub(crate) async fn serve(app: Arc<App>, start: Start, mut stop: watch::Receiver
     for (connection, fd) in taken {
         server.take(connection, fd).await;
     }
+    let mut files = Files { socket, pid_file };
+    let app = server.app.clone();
     let mut acceptor = Acceptor::new(server.budget.clone());
-    let mut regular_checks = interval(CHECK_INTERVAL);
-    regular_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tcp_acceptor = Acceptor::new(server.budget.clone());
+    let mut regular_checks = checks(CHECK_INTERVAL);
+    let mut file_checks = checks(FILES_INTERVAL);
     let ended = loop {
         tokio::select! {
             () = stop_requested(&mut stop) => break Ended::Stopped,
+            _ = file_checks.tick() => files.restore(&app),
             _ = regular_checks.tick() => {
-                socket.restore();
                 if server.peaks.is_over(server.connections.len(), server.app.reaper.len()) {
                     // It visits all free memory, which takes some milliseconds.
                     let app = server.app.clone();
@@ -79,29 +88,72 @@ pub(crate) async fn serve(app: Arc<App>, start: Start, mut stop: watch::Receiver
                 }
             }
             Some(ended) = server.connections.join_next() => report_panic(ended),
-            Ok(()) = reloads.changed() => server.reload(&mut socket),
+            Ok(()) = reloads.changed() => server.reload(&mut files.socket),
             Some(request) = handovers.recv() => {
                 let all = All {
                     app: &server.app,
-                    socket: &socket,
+                    socket: &files.socket,
                     connections: &mut server.connections,
                 };
                 if request.serve(&server.mode, all, &mut stop).await {
                     break Ended::Replaced;
                 }
             }
-            stream = acceptor.next(&socket.listener) => server.admit(stream).await,
+            stream = acceptor.next(Listener::Unix(&files.socket.listener)) => {
+                server.admit(stream).await;
+            }
+            stream = next_over_tcp(&app, &mut tcp_acceptor) => server.admit(stream).await,
         }
     };
     if ended == Ended::Stopped {
         // From here on no client can connect, and another daemon can take the path.
-        socket.remove();
+        files.remove();
         let registry = server.app.reaper.registry();
         registry.publish_shutdown(crate::clock::now());
         server.mode.send_replace(Mode::Stopping);
     }
     server.end_connections().await;
     ended
+}
+
+fn checks(period: Duration) -> Interval {
+    let mut checks = interval(period);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    checks
+}
+
+/// Returns the next connection over TCP; never ready if the daemon has no such listener.
+async fn next_over_tcp(app: &App, acceptor: &mut Acceptor) -> ClientStream {
+    match &app.tcp {
+        Some(door) => acceptor.next(Listener::Tcp(&door.listener)).await,
+        None => pending().await,
+    }
+}
+
+/// The files by which clients find the daemon.
+struct Files {
+    socket: Socket,
+    pid_file: Option<PidFile>,
+}
+
+impl Files {
+    /// Restores what other programs have removed, and reports what cannot be restored.
+    fn restore(&mut self, app: &App) {
+        self.socket.restore();
+        let access = SocketAccess::of(&app.options());
+        let (socket, table) = (self.socket.path(), app.table.as_ref());
+        let pid_file = self.pid_file.as_mut();
+        let of_pid_file = pid_file.and_then(|file| file.restore(socket, access, table));
+        let conflicts = self.socket.conflict().into_iter().chain(of_pid_file);
+        app.set_conflicts(conflicts.collect());
+    }
+
+    fn remove(self) {
+        if let Some(pid_file) = &self.pid_file {
+            pid_file.remove();
+        }
+        self.socket.remove();
+    }
 }
 
 /// The connections, and what decides about them.
@@ -139,22 +191,22 @@ impl Server {
     }
 
     /// Serves a new connection, or refuses it.
-    async fn admit(&mut self, stream: UnixStream) {
+    async fn admit(&mut self, stream: ClientStream) {
         // Before a place is taken: a refused user must not take one from others.
-        let Some((stream, peer)) = self.admission.admit(stream) else {
+        let Some((stream, peer)) = self.admission.admit(stream, self.app.tcp.as_ref()) else {
             self.app.counters.refused(USER_NOT_ALLOWED);
             return;
         };
         let (app, mode) = (self.app.clone(), self.mode.subscribe());
         // Not in the `select!`, where another branch could cancel it after it has closed a
         // connection for this one.
-        match self.budget.admit(peer.uid).await {
+        match self.budget.admit(peer.account()).await {
             Ok(slot) => {
                 let served = connection::serve(app, stream, peer, mode, slot);
                 self.connections.spawn(served);
                 self.peaks.connected(self.connections.len());
             }
-            Err(refused) => match self.waiting_room.enter(peer.uid) {
+            Err(refused) => match self.waiting_room.enter(peer.account()) {
                 None => {
                     let problem = Problem::from(refused);
                     app.counters.refused(problem.code());
@@ -177,15 +229,18 @@ impl Server {
 
     /// Serves a connection of the former daemon. One that this daemon would not serve is closed.
     async fn take(&mut self, connection: Connection, fd: OwnedFd) {
-        let stream = UnixStream::from_std(StdUnixStream::from(fd));
+        let stream = ClientStream::from_former(fd, connection.is_tcp);
         let stream = stream
             .inspect_err(|error| log::warn!("a connection cannot be taken over: {error}"))
             .ok();
-        let taken = stream.and_then(|stream| self.admission.take(stream, connection.pin));
+        let taken = stream.and_then(|stream| {
+            let tcp = self.app.tcp.as_ref();
+            self.admission.take(stream, connection.pin, tcp)
+        });
         let Some((stream, peer)) = taken else {
             return;
         };
-        let Ok(slot) = self.budget.admit(peer.uid).await else {
+        let Ok(slot) = self.budget.admit(peer.account()).await else {
             return;
         };
         let (app, mode) = (self.app.clone(), self.mode.subscribe());
@@ -238,10 +293,10 @@ impl Acceptor {
     }
 
     /// Returns the next connection. Cancel-safe, because `accept` is.
-    async fn next(&mut self, listener: &UnixListener) -> UnixStream {
+    async fn next(&mut self, listener: Listener<'_>) -> ClientStream {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     self.recovered();
                     return stream;
                 }
@@ -288,8 +343,8 @@ impl Acceptor {
 }
 
 /// Returns whether a connection waits to be accepted. If poll(2) fails, one is assumed.
-fn is_readable(listener: &UnixListener) -> bool {
-    let mut fds = [PollFd::new(listener, PollFlags::IN)];
+fn is_readable(listener: Listener<'_>) -> bool {
+    let mut fds = [PollFd::new(&listener, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec::default())).is_err() || !fds[0].revents().is_empty()
 }
 

@@ -11,7 +11,7 @@ use reaper_registry::{
 use serde::{Serialize, Serializer};
 
 pub(crate) use self::health::{
-    CarriedOverView, ConfigView, Health, LastExit, MemoryView, Nothing, SandboxView,
+    CarriedOverView, ConfigView, Health, LastExit, MemoryView, PublicHealth, SandboxView,
 };
 use crate::watch::identity::IdentityStrength;
 use crate::watch::status::SourceStatus;
@@ -200,8 +200,10 @@ pub(crate) struct LimitView {
 
 /// `/v1/version`.
 #[derive(Serialize)]
-pub(crate) struct About {
-    pub(crate) daemon_version: &'static str,
+pub(crate) struct About<'a> {
+    /// Its own, or that of `--advertise-version`.
+    pub(crate) daemon_version: &'a str,
+    pub(crate) reaperd_version: &'static str,
     pub(crate) ipc_api: &'static str,
     pub(crate) ipc_features: &'static [&'static str],
     pub(crate) schema_version: u8,

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use super::fault::{Fault, Faults, Place};
 use super::options::{self, OPTIONS, OptionSpec};
 use super::readable::{self, Readable};
-use super::{DaemonOptions, file};
+use super::{DaemonOptions, file, values};
+use crate::daemon::profile::Profile;
 use crate::daemon::socket_path::{self, Surroundings};
 
 /// The file of the system.
@@ -127,7 +128,7 @@ impl Given {
         }
         let configuration = Configuration { settings, files };
         if faults.is_empty() {
-            faults.extend(configuration.contradiction());
+            faults.extend(configuration.contradictions());
         }
         if faults.is_empty() {
             Ok(configuration)
@@ -142,6 +143,16 @@ impl Given {
         for setting in &configuration.settings {
             // Checked when it was loaded. A name that has vanished since then leaves the default.
             (setting.spec.set)(&mut options, &setting.text).unwrap_or_default();
+        }
+        let is_set = |name| {
+            configuration
+                .setting(name)
+                .is_some_and(|it| !it.text.is_empty())
+        };
+        if let Some(socket) = options.profile.and_then(Profile::socket)
+            && !is_set("socket")
+        {
+            options.socket = socket;
         }
         options
     }
@@ -185,12 +196,43 @@ impl Configuration {
         self.settings.iter().find(|it| it.spec.name == name)
     }
 
-    fn contradiction(&self) -> Option<Fault> {
-        let text = |name| self.setting(name).map_or("", |setting| &setting.text);
-        (!text("user").is_empty() && text("no-monitor") == "true").then(|| Fault {
+    /// Returns what values of several options, right as each of them is, do not allow.
+    fn contradictions(&self) -> Vec<Fault> {
+        let text = |name: &'static str| self.setting(name).map_or("", |setting| &setting.text);
+        let is_set = |name| !["", "false"].contains(&text(name));
+        let mut messages = Vec::new();
+        for (one, other) in [
+            ("user", "no-monitor"),
+            ("tcp", "no-tcp"),
+            ("profile", "user"),
+        ] {
+            if is_set(one) && is_set(other) {
+                messages.push(format!(
+                    "{one} and {other} cannot be set together; expected one of them"
+                ));
+            }
+        }
+        if let Ok(address) = values::metrics_address(text("tcp"))
+            && !address.ip().is_loopback()
+        {
+            messages.push(format!(
+                "tcp: {address} is not an address of the loopback interface, and other machines could reach \
+                 it; expected one such as 127.0.0.1:{}",
+                address.port()
+            ));
+        }
+        let profile = Profile::parse(text("profile")).ok();
+        if profile.is_some_and(|it| it.socket().is_none()) && !is_set("socket") {
+            messages.push(
+                "profile: neither CLAUDEMESH_DAEMON_DIR nor HOME is set; expected one of them, or socket"
+                    .to_owned(),
+            );
+        }
+        let together = |message| Fault {
             place: Place::Together,
-            message: "user and no-monitor cannot be set together; expected one of them".to_owned(),
-        })
+            message,
+        };
+        messages.into_iter().map(together).collect()
     }
 }
 

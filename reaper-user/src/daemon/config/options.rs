@@ -5,71 +5,15 @@
 #[cfg(test)]
 mod tests;
 
+mod spec;
+
 use std::path::PathBuf;
 
-use super::DaemonOptions;
-use super::values;
+use super::{DaemonOptions, values};
 use crate::daemon::log::ParseError;
+use crate::daemon::profile::Profile;
 
-/// The option that has a second variable, [`RUST_LOG`].
-pub(crate) const LOG: &str = "log";
-/// The usual variable of programs in Rust.
-const RUST_LOG: &str = "RUST_LOG";
-
-/// What a value is in a file. In variables and flags all are text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A string.
-    Text,
-    /// A number, or a string where there are units or words.
-    Number,
-    /// `true` or `false`.
-    Switch,
-    /// An array, or a string with commas.
-    List,
-}
-
-/// One option of the daemon.
-pub(crate) struct OptionSpec {
-    /// The flag without its dashes, and the key.
-    pub(crate) name: &'static str,
-    pub(crate) kind: Kind,
-    /// What the help calls the value.
-    pub(crate) value: &'static str,
-    /// As text. Empty: it is not set.
-    pub(crate) default: &'static str,
-    /// The allowed values.
-    pub(crate) expects: &'static str,
-    pub(crate) help: &'static str,
-    /// Further paragraphs; empty if there are none.
-    pub(crate) details: &'static str,
-    /// Whether a reload changes it. Otherwise a change needs a restart.
-    pub(crate) reload: bool,
-    /// Parses a value and stores it.
-    pub(crate) set: fn(&mut DaemonOptions, &str) -> Result<(), String>,
-}
-
-impl OptionSpec {
-    /// Returns the name of the environment variable.
-    pub(crate) fn variable(&self) -> String {
-        format!("REAPERD_{}", self.name.replace('-', "_").to_uppercase())
-    }
-
-    /// Returns the names of all its variables. The first one that is set counts.
-    pub(crate) fn variables(&self) -> impl Iterator<Item = String> {
-        let second = (self.name == LOG).then(|| RUST_LOG.to_owned());
-        std::iter::once(self.variable()).chain(second)
-    }
-
-    /// Returns an error that names the allowed values unless this is one of them.
-    pub(crate) fn check(&self, text: &str) -> Result<(), String> {
-        let mut scratch = DaemonOptions::on("");
-        (self.set)(&mut scratch, text).map_err(|error| {
-            let expects = self.expects;
-            format!("{error}; expected {expects}")
-        })
-    }
-}
+pub(crate) use spec::{Kind, LOG, OptionSpec};
 
 /// Returns the option with this name.
 pub(crate) fn named(name: &str) -> Option<&'static OptionSpec> {
@@ -347,6 +291,81 @@ pub(crate) static OPTIONS: &[OptionSpec] = &[
         set: |options, text| {
             unless("", text, values::metrics_address)
                 .map(|address| options.metrics_listen = address)
+        },
+    },
+    OptionSpec {
+        name: "tcp",
+        kind: Kind::Number,
+        value: "ADDR",
+        default: "",
+        expects: "a port of the loopback interface, or its address with a port such as 127.0.0.1:47823",
+        help: "Also serve the API over TCP, on the loopback interface",
+        details: "Clients present the text of the file local-token, which the daemon creates beside its \
+                  socket, as a bearer. They act as the daemon's user.",
+        reload: false,
+        set: |options, text| {
+            unless("", text, values::metrics_address).map(|address| options.tcp = address)
+        },
+    },
+    OptionSpec {
+        name: "no-tcp",
+        kind: Kind::Switch,
+        value: "BOOL",
+        default: "false",
+        expects: "true or false",
+        help: "Do not serve the API over TCP, whatever the profile says",
+        details: "",
+        reload: false,
+        set: |options, text| switch(text).map(|on| options.no_tcp = on),
+    },
+    OptionSpec {
+        name: "public-health",
+        kind: Kind::Switch,
+        value: "BOOL",
+        default: "false",
+        expects: "true or false",
+        help: "Serve a short /v1/health over TCP without the bearer, to all users of this machine",
+        details: "",
+        reload: false,
+        set: |options, text| switch(text).map(|on| options.public_health = on),
+    },
+    OptionSpec {
+        name: "profile",
+        kind: Kind::Text,
+        value: "PROFILE",
+        default: "",
+        expects: "claudemesh",
+        help: "Serve the clients of another daemon: claudemesh",
+        details: "With claudemesh, socket, pid file and bearer are in ~/.claudemesh/daemon, or in the folder \
+                  of CLAUDEMESH_DAEMON_DIR, and the API is also served on 127.0.0.1:47823 unless the daemon \
+                  is in a container. --socket and --tcp win over that.",
+        reload: false,
+        set: |options, text| {
+            unless("", text, Profile::parse).map(|profile| options.profile = profile)
+        },
+    },
+    OptionSpec {
+        name: "brokers",
+        kind: Kind::List,
+        value: "SLUG",
+        default: "",
+        expects: "names of letters, digits, dots, dashes and underscores",
+        help: "Report this message broker as open in /v1/health; may be a comma-separated list",
+        details: "The daemon neither is nor looks for one. This is for clients that wait until one is open.",
+        reload: true,
+        set: |options, text| list(text, values::slug).map(|slugs| options.brokers = slugs),
+    },
+    OptionSpec {
+        name: "advertise-version",
+        kind: Kind::Text,
+        value: "VERSION",
+        default: "",
+        expects: "a version of at most 64 letters, digits, dots, dashes, underscores and plus signs",
+        help: "The daemon_version in /v1/version, for clients that compare it with their own",
+        details: "",
+        reload: true,
+        set: |options, text| {
+            unless("", text, values::version).map(|version| options.advertise_version = version)
         },
     },
     #[cfg(target_os = "linux")]

@@ -48,6 +48,27 @@ pub(crate) fn metrics_address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// Parses a name of at most 128 bytes.
+pub(crate) fn slug(text: &str) -> Result<String, String> {
+    word(text, 128, "-._")
+}
+
+/// Parses a version of a program.
+pub(crate) fn version(text: &str) -> Result<String, String> {
+    word(text, 64, "-._+")
+}
+
+fn word(text: &str, most: usize, marks: &str) -> Result<String, String> {
+    let is_allowed = |it: char| it.is_ascii_alphanumeric() || marks.contains(it);
+    if text.is_empty() || text.len() > most {
+        return Err(format!("must have 1 to {most} characters"));
+    }
+    match text.chars().find(|it| !is_allowed(*it)) {
+        Some(wrong) => Err(format!("must not contain {wrong:?}")),
+        None => Ok(text.to_owned()),
+    }
+}
+
 /// Parses a number greater than zero.
 pub(crate) fn count(text: &str) -> Result<usize, String> {
     match text.parse() {

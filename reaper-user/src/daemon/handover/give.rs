@@ -125,6 +125,7 @@ async fn hand_over(link: &mut Link, to: &watch::Sender<Mode>, all: All<'_>) -> R
     app.secret_memory.pause();
     let rest = Rest {
         replaced: app.handovers.replaced + 1,
+        has_tcp: app.tcp.is_some(),
     };
     let [table, secrets] = app.belongings.descriptors()?;
     let mut fds = vec![
@@ -134,6 +135,7 @@ async fn hand_over(link: &mut Link, to: &watch::Sender<Mode>, all: All<'_>) -> R
         lock,
     ];
     fds.extend(app.metrics_listener.as_ref().map(|it| it.as_fd()));
+    fds.extend(app.tcp.as_ref().map(|door| door.listener.as_fd()));
     link.send(&Message::Rest(rest), &fds).await?;
     link.expect(|message| matches!(message, Message::Ready))
         .await?;

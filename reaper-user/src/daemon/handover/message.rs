@@ -23,7 +23,7 @@ pub(crate) const FORMAT: u32 = 1;
 /// The largest JSON of one frame. Session ids and event names are far shorter.
 const TEXT_MAX: usize = 64 * 1024;
 /// The most descriptors of one frame: those of [`Message::Rest`].
-const DESCRIPTORS: usize = 5;
+const DESCRIPTORS: usize = 6;
 /// The length of the text, before it.
 const LENGTH: usize = 4;
 
@@ -35,7 +35,7 @@ pub(crate) enum Message {
     /// One connection, with its socket.
     Connection(Connection),
     /// Everything else: the memory file, the secrets, the listening socket and the lock file; and the
-    /// listening socket of metrics, if there is one.
+    /// listening sockets of metrics and of the API over TCP, if there are.
     Rest(Rest),
     /// The successor can serve, and waits for [`Self::Go`].
     Ready,
@@ -54,6 +54,9 @@ pub(crate) struct Connection {
     pub(crate) was_used: bool,
     /// The stream of events that it carries.
     pub(crate) stream: Option<StreamPosition>,
+    /// Over TCP.
+    #[serde(default)]
+    pub(crate) is_tcp: bool,
 }
 
 /// A [`PeerPin`] in a message.
@@ -97,6 +100,9 @@ pub(crate) struct StreamPosition {
 pub(crate) struct Rest {
     /// How many hand-overs came before this one.
     pub(crate) replaced: u32,
+    /// Whether the last descriptor is the listening socket of the API over TCP.
+    #[serde(default)]
+    pub(crate) has_tcp: bool,
 }
 
 /// The bytes of a frame, and how many of them are sent.
@@ -238,6 +244,7 @@ mod tests {
                 id: Some(id.into()),
                 position: 9,
             }),
+            is_tcp: false,
         })
     }
 

@@ -74,6 +74,8 @@ pub(crate) struct Taken {
     pub(crate) connections: Vec<(Connection, OwnedFd)>,
     /// The listening socket of metrics over TCP.
     pub(crate) metrics_listener: Option<OwnedFd>,
+    /// That of the API over TCP.
+    pub(crate) tcp_listener: Option<OwnedFd>,
 }
 
 /// Asks the daemon of this client to hand over, and receives everything. Returns `None` if there is no
@@ -114,6 +116,7 @@ fn receive(link: UnixStream) -> Result<(Taken, Carried), NotTaken> {
                 connections.push((connection, socket));
             }
             Message::Rest(rest) => {
+                let tcp_listener = rest.has_tcp.then(|| fds.pop()).flatten();
                 let metrics_listener = (fds.len() > BELONGINGS).then(|| fds.pop()).flatten();
                 let [table, secrets, listener, lock] = exactly::<BELONGINGS>(fds)?.map(Some);
                 let carried = Carried {
@@ -131,6 +134,7 @@ fn receive(link: UnixStream) -> Result<(Taken, Carried), NotTaken> {
                     rest,
                     connections,
                     metrics_listener,
+                    tcp_listener,
                 };
                 return Ok((taken, carried));
             }

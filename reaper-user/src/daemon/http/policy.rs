@@ -3,14 +3,14 @@
 
 use std::net::IpAddr;
 
-use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN};
 use hyper::http::request;
+use hyper::{Method, StatusCode};
 
 use super::problem::Problem;
 use super::query;
 use super::secrets::Claim;
-use crate::daemon::api::Transport;
+use crate::daemon::api::{Transport, proof};
 
 /// Checks one request. `first` is what its first `Authorization` field presents; returns what the
 /// request presents.
@@ -45,9 +45,39 @@ pub(crate) fn check(
     match transport {
         // The peer is already authenticated by the kernel.
         Transport::Unix => Ok(first),
+        Transport::Tcp { public_health } => check_bearer(head, public_health, first),
         // There is nothing to authenticate for.
         Transport::Metrics { .. } => Ok(Claim::None),
     }
+}
+
+/// Over TCP the kernel shows no user, and the bearer stands for one. Two routes need none: the proof that
+/// comes before it, and the health if it is public.
+fn check_bearer(
+    head: &request::Parts,
+    public_health: bool,
+    first: Claim,
+) -> Result<Claim, Problem> {
+    let is_open = head.method == Method::GET
+        && match head.uri.path() {
+            proof::PATH => true,
+            "/v1/health" => public_health,
+            _ => false,
+        };
+    let (code, error) = match first {
+        Claim::Bearer { is_valid: true } => return Ok(first),
+        _ if is_open => return Ok(Claim::None),
+        Claim::Bearer { is_valid: false } => ("invalid_bearer", "invalid bearer token"),
+        Claim::None | Claim::Malformed | Claim::Token(_) => {
+            ("missing_bearer", "missing bearer token")
+        }
+    };
+    Err(Problem::new(
+        StatusCode::UNAUTHORIZED,
+        code,
+        error,
+        "present the text of the file local-token beside the daemon's socket as Authorization: Bearer",
+    ))
 }
 
 /// Over a Unix socket the host means nothing, so that any well-formed one is served: clients send the
@@ -63,7 +93,14 @@ fn check_host(head: &request::Parts, transport: Transport) -> Result<(), Problem
             "the host is not a name or an address with an optional port",
         ));
     }
-    if transport == (Transport::Metrics { is_local: true }) && !hosts.all(is_loopback) {
+    let must_be_local = match transport {
+        Transport::Unix => false,
+        Transport::Tcp { .. } => true,
+        Transport::Metrics { is_local } => is_local,
+    };
+    // Programs send an empty one, browsers never.
+    let may_be_empty = matches!(transport, Transport::Tcp { .. });
+    if must_be_local && !hosts.all(|host| is_loopback(host) || (may_be_empty && host.is_empty())) {
         return Err(forbidden("forbidden host", "forbidden_host"));
     }
     Ok(())

@@ -17,9 +17,12 @@ use zeroize::Zeroizing;
 
 use super::framing::BODY_MAX;
 use super::query;
+use crate::daemon::tcp::Bearer;
 
 /// The authentication scheme that presents a session, in any case.
 const SESSION_SCHEME: &str = "claudemesh-session";
+/// What precedes a bearer, in this case only.
+const BEARER_SCHEME: &str = "Bearer ";
 /// The digits of a token.
 const TOKEN_DIGITS: usize = 64;
 /// The digits of a token that are not secret.
@@ -39,6 +42,10 @@ pub(crate) enum Claim {
     /// A session was presented with a malformed token.
     Malformed,
     Token(TokenRef),
+    /// Over TCP, where sessions are not presented.
+    Bearer {
+        is_valid: bool,
+    },
 }
 
 /// The secrets of one request.
@@ -64,14 +71,22 @@ pub(crate) struct SecretQueue(Arc<Queue>);
 
 struct Queue {
     registry: Registry,
+    /// Over TCP.
+    bearer: Option<Arc<Bearer>>,
     waiting: Mutex<VecDeque<RequestSecrets>>,
 }
 
 impl SecretQueue {
     /// Creates an empty queue. Tokens are replaced by their digests in this registry.
     pub(crate) fn new(registry: Registry) -> Self {
+        Self::with_bearer(registry, None)
+    }
+
+    /// The same, for a connection on which this bearer counts, and not sessions.
+    pub(crate) fn with_bearer(registry: Registry, bearer: Option<Arc<Bearer>>) -> Self {
         Self(Arc::new(Queue {
             registry,
+            bearer,
             waiting: Mutex::default(),
         }))
     }
@@ -115,6 +130,12 @@ impl SecretQueue {
     }
 
     fn claim(&self, value: &[u8]) -> Claim {
+        if let Some(bearer) = &self.0.bearer {
+            let presented = value.trim_ascii().strip_prefix(BEARER_SCHEME.as_bytes());
+            return presented.map_or(Claim::None, |presented| Claim::Bearer {
+                is_valid: bearer.matches(presented.trim_ascii()),
+            });
+        }
         let mut parts = value.trim_ascii().splitn(2, |byte| *byte == b' ');
         let scheme = parts.next().unwrap_or_default();
         if !scheme.eq_ignore_ascii_case(SESSION_SCHEME.as_bytes()) {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::daemon::api::NO_USER;
+
 /// The time between two lines about one kind of refusal and one user.
 pub(crate) const SUMMARY_INTERVAL: Duration = Duration::from_mins(1);
 /// Kinds and users that are counted separately. The others are counted as one.
@@ -50,10 +52,18 @@ pub(crate) fn note(uid: u32, code: &'static str) {
         .count(uid, code);
     match first {
         Some(Key::Of { .. }) => {
-            log::info!(USER_ID = uid, CAUSE = code; "refused a request of user {uid}: {code}");
+            log::info!(USER_ID = uid, CAUSE = code; "refused a request {}: {code}", who(uid));
         }
         Some(Key::Others) => log::info!("refused requests of many users and kinds"),
         None => {}
+    }
+}
+
+/// Returns whose requests they are. Nobody knows the user of a connection over TCP.
+fn who(uid: u32) -> String {
+    match uid {
+        NO_USER => "over TCP".to_owned(),
+        uid => format!("of user {uid}"),
     }
 }
 
@@ -67,7 +77,7 @@ pub(crate) fn summarize() {
         match key {
             Key::Of { uid, code } => log::info!(
                 USER_ID = uid, CAUSE = code;
-                "refused {count} further requests of user {uid}: {code}"
+                "refused {count} further requests {}: {code}", who(uid)
             ),
             Key::Others => log::info!("refused {count} further requests of many users and kinds"),
         }

@@ -8,8 +8,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
-use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +31,7 @@ use crate::daemon::http::framing::{FramingFilter, REFUSAL_FIELD, Refusal};
 use crate::daemon::http::policy;
 use crate::daemon::http::problem::Problem;
 use crate::daemon::http::secrets::{Claim, SecretQueue};
+use crate::daemon::tcp::BoundListener;
 
 /// How many connections are served at the same time. `fd_budget.rs` reserves their descriptors.
 const AT_ONCE: usize = 2;
@@ -41,45 +40,12 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// The pause after a failed accept, for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A listening socket that is not served yet.
-#[derive(Debug)]
-pub(crate) struct MetricsListener(StdListener);
-
-/// The address cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot serve metrics on {address}: {source}")]
-pub(crate) struct BindError {
-    address: SocketAddr,
-    source: io::Error,
-}
-
-impl MetricsListener {
-    /// Binds the address. Before the daemon divides, because its worker cannot.
-    pub(crate) fn bind(address: SocketAddr) -> Result<Self, BindError> {
-        let bound = StdListener::bind(address).and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            Ok(listener)
-        });
-        match bound {
-            Ok(listener) => Ok(Self(listener)),
-            Err(source) => Err(BindError { address, source }),
-        }
-    }
-
-    /// Continues to listen on the socket of a former daemon, if it is one of this address.
-    pub(crate) fn adopt(former: OwnedFd, address: SocketAddr) -> Option<Self> {
-        let listener = StdListener::from(former);
-        let bound = listener.local_addr().ok()?;
-        let is_port = address.port() == 0 || address.port() == bound.port();
-        (address.ip() == bound.ip() && is_port).then_some(Self(listener))
-    }
-
-    /// Prepares it to be served. Must be called within a tokio runtime.
-    pub(crate) fn open(self) -> Option<TcpListener> {
-        TcpListener::from_std(self.0)
-            .inspect_err(|error| log::error!("metrics are not served over TCP: {error}"))
-            .ok()
-    }
+/// Prepares the listening socket to be served. Must be called within a tokio runtime.
+pub(crate) fn open(bound: BoundListener) -> Option<TcpListener> {
+    bound
+        .open()
+        .inspect_err(|error| log::error!("metrics are not served over TCP: {error}"))
+        .ok()
 }
 
 /// Serves the listener of the daemon, if it has one, until `stop` turns true.

@@ -3,18 +3,18 @@
 //! listen is given up, and last the notification that it serves. The socket comes after the reports, so
 //! that a client that can connect can read the state of the sources.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reaper_registry::{Rules, Source};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::{Inherited, StartupError};
+use super::{Inherited, StartupError, main_pid};
 use crate::clock;
 use crate::daemon::accounts::{Accounts, Newcomers, of_registry};
-use crate::daemon::api::listener::{AccessList, ListenError, Socket, SocketAccess};
+use crate::daemon::api::listener::{AccessList, Folder, ListenError, Socket, SocketAccess};
 use crate::daemon::api::server::Start;
 use crate::daemon::api::{self, App};
 use crate::daemon::carried::Carried;
@@ -22,13 +22,14 @@ use crate::daemon::config::DaemonOptions;
 use crate::daemon::descriptors::Shares;
 use crate::daemon::handover::Handovers;
 use crate::daemon::handover::take::{NotTaken, Taken};
-use crate::daemon::metrics::Counters;
-use crate::daemon::metrics::listener::MetricsListener;
+use crate::daemon::metrics::{Counters, listener as metrics_listener};
+use crate::daemon::profile::pid_file::{self, PidFile};
 use crate::daemon::reload::{self, Live};
 use crate::daemon::restart::{CarriedOver, Restart};
 use crate::daemon::systemd;
 use crate::daemon::systemd::activation::PassedSocket;
 use crate::daemon::systemd::reports::Reporting;
+use crate::daemon::tcp::{Bearer, BoundListener, Door};
 use crate::daemon::token_files::TokenFiles;
 use crate::reaper::{self, PreparedReaper, Reaper};
 use crate::sources;
@@ -58,6 +59,7 @@ pub(super) async fn start(
         activated,
         mut taken,
         metrics,
+        tcp,
     } = inherited;
     let started = clock::now();
     let workers = Handle::current().metrics().num_workers();
@@ -70,9 +72,8 @@ pub(super) async fn start(
         reload::kept::restore(&live, settings);
     }
     let options = live.options();
-    let access = SocketAccess::of(&options);
     let shares = descriptors.with_max_connections(options.max_connections);
-    let newcomers = Newcomers::with(access);
+    let newcomers = Newcomers::with(&options);
     let accounts = Accounts::new(owner(), newcomers, shares.limits(&options));
     let with = With {
         options: &options,
@@ -80,9 +81,18 @@ pub(super) async fn start(
         accounts: &accounts,
         reporting,
     };
-    let former = Former { carried, activated };
+    let former = Former {
+        carried,
+        activated,
+        tcp,
+    };
     let begun = begin(&with, former, &mut taken).await;
-    let (reaper, restart, socket) = begun.inspect_err(|error| {
+    let Begun {
+        reaper,
+        restart,
+        socket,
+        tcp,
+    } = begun.inspect_err(|error| {
         if let Some(taken) = &taken {
             taken.give_up(&error.to_string());
         }
@@ -90,6 +100,9 @@ pub(super) async fn start(
     #[cfg(target_os = "linux")]
     crate::daemon::sandbox::listening(socket.access());
     log::info!("{}", banner(&socket, &reaper.status()));
+    if let Some(door) = &tcp {
+        log::info!("the API is also served on http://{}", door.address);
+    }
     log::info!("{descriptors}");
     log::info!("{}", api::limits::Memory::of(&options, &accounts));
     let replaced = taken.as_ref().map_or(0, |taken| taken.rest.replaced);
@@ -99,7 +112,9 @@ pub(super) async fn start(
         live,
         descriptors,
         counters: counters(&restart.carried_over),
-        metrics_listener: metrics.and_then(MetricsListener::open),
+        metrics_listener: metrics.and_then(metrics_listener::open),
+        tcp,
+        conflicts: Mutex::default(),
         started,
         table: process_table::of_this_system(),
         epoch: restart.epoch,
@@ -109,12 +124,13 @@ pub(super) async fn start(
         belongings: restart.belongings(),
         handovers,
     });
-    systemd::notify(systemd::State::Ready);
     let serving = Start {
+        pid_file: claim_pid_file(&options, &socket),
         socket,
         taken: taken.map_or_else(Vec::new, |taken| taken.connections),
         handovers: requests,
     };
+    systemd::notify(systemd::State::Ready);
     Ok(Started {
         app,
         restart,
@@ -145,6 +161,16 @@ struct Former {
     carried: Carried,
     /// The socket of the service manager.
     activated: Option<PassedSocket>,
+    /// The listening socket of TCP, bound by this process.
+    tcp: Option<BoundListener>,
+}
+
+/// What has begun.
+struct Begun {
+    reaper: Reaper,
+    restart: Restart,
+    socket: Socket,
+    tcp: Option<Door>,
 }
 
 /// Begins to change what is kept, once nothing else can fail.
@@ -152,7 +178,14 @@ async fn begin(
     with: &With<'_>,
     mut former: Former,
     taken: &mut Option<Taken>,
-) -> Result<(Reaper, Restart, Socket), StartupError> {
+) -> Result<Begun, StartupError> {
+    let tcp = former.tcp.take();
+    let tcp = tcp
+        .map(|bound| open_door(with.options, bound))
+        .transpose()?;
+    if taken.is_none() {
+        check_pid_file(with.options)?;
+    }
     let mut restart = Restart::read(&mut former.carried)?;
     let prepared = prepare_reaper(with, &mut restart)?;
     let (reaper, socket) = if let Some(taken) = taken {
@@ -169,7 +202,12 @@ async fn begin(
         socket.begin();
         (reaper, socket)
     };
-    Ok((reaper, restart, socket))
+    Ok(Begun {
+        reaper,
+        restart,
+        socket,
+        tcp,
+    })
 }
 
 /// Starts everything without a change to what the former daemon still uses, and then takes its place.
@@ -197,13 +235,48 @@ async fn replace(
 
 /// Listens on the socket of the service manager or of the former process, if there is one.
 fn listen(options: &DaemonOptions, former: Former) -> Result<Socket, ListenError> {
-    let Former { carried, activated } = former;
+    let Former {
+        carried, activated, ..
+    } = former;
     if let Some(activated) = activated {
         return Socket::passed(activated);
     }
     let (access, list) = (SocketAccess::of(options), AccessList::of(options));
     let former = (carried.listener, carried.lock);
     Socket::take_over(&options.socket, access, list, former)
+}
+
+/// Opens the folder of the socket.
+fn folder_of_socket(options: &DaemonOptions) -> Result<Folder, ListenError> {
+    let path = &options.socket;
+    let path = std::path::absolute(path).map_err(ListenError::system("resolve", path))?;
+    Folder::of_socket(&path, SocketAccess::of(options))
+}
+
+/// Reads the bearer, or creates it, and prepares the API over TCP.
+fn open_door(options: &DaemonOptions, bound: BoundListener) -> Result<Door, StartupError> {
+    let bearer = Bearer::of_folder(&folder_of_socket(options)?)?;
+    Door::open(bound, bearer, options.public_health).map_err(StartupError::Tcp)
+}
+
+/// Checks that no daemon of another program runs in this folder.
+fn check_pid_file(options: &DaemonOptions) -> Result<(), StartupError> {
+    if options.profile.is_some() {
+        let table = process_table::of_this_system();
+        pid_file::check_free(&folder_of_socket(options)?, main_pid(), table.as_ref())?;
+    }
+    Ok(())
+}
+
+fn claim_pid_file(options: &DaemonOptions, socket: &Socket) -> Option<PidFile> {
+    options.profile?;
+    match Folder::of_socket(socket.path(), SocketAccess::of(options)) {
+        Ok(folder) => Some(PidFile::claim(folder, main_pid())),
+        Err(error) => {
+            log::error!("there is no pid file: {error}");
+            None
+        }
+    }
 }
 
 /// Returns the daemon's own user.

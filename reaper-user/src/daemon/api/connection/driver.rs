@@ -9,6 +9,7 @@ use std::task::Poll;
 
 use tokio::sync::watch;
 
+use super::super::Transport;
 use super::super::connection_budget::Ending;
 use super::Place;
 use crate::daemon::handover::{Hold, Mode, Parked, message};
@@ -136,6 +137,7 @@ where
             pin: place.peer.pin.into(),
             was_used: !place.slot.is_new(),
             stream: hold.stopped_stream(),
+            is_tcp: place.peer.transport != Transport::Unix,
         };
         giving.add(Parked {
             socket,

@@ -11,9 +11,9 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, Version};
 use rustix::net::{Shutdown, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
+use super::super::stream::ClientStream;
 use super::ConnectionSlot;
 use crate::daemon::handover::Hold;
 use crate::daemon::http::body::ResponseBody;
@@ -75,7 +75,7 @@ impl Phase {
 ///
 /// [`unix_stream_sendmsg`]: https://elixir.bootlin.com/linux/v6.12/source/net/unix/af_unix.c
 pub(super) struct ConnectionIo {
-    stream: UnixStream,
+    stream: ClientStream,
     slot: Arc<ConnectionSlot>,
     phase: Arc<Phase>,
     hold: Hold,
@@ -87,7 +87,7 @@ pub(super) struct ConnectionIo {
 
 impl ConnectionIo {
     pub(super) fn new(
-        stream: UnixStream,
+        stream: ClientStream,
         slot: Arc<ConnectionSlot>,
         phase: Arc<Phase>,
         hold: Hold,

@@ -113,7 +113,7 @@ impl ListenError {
         }
     }
 
-    pub(super) fn system(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn system(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::System { call, path, source }
     }

@@ -67,7 +67,7 @@ pub(super) fn is_socket(stat: &Stat) -> bool {
 }
 
 /// The open folder of the socket.
-pub(super) struct Folder {
+pub(crate) struct Folder {
     descriptor: OwnedFd,
     path: PathBuf,
     id: FileId,
@@ -75,7 +75,7 @@ pub(super) struct Folder {
 
 impl Folder {
     /// Opens the folder of this socket. Creates it if only the last component is missing.
-    pub(super) fn of_socket(socket: &Path, access: SocketAccess) -> Result<Self, ListenError> {
+    pub(crate) fn of_socket(socket: &Path, access: SocketAccess) -> Result<Self, ListenError> {
         let (Some(path), Some(_)) = (socket.parent(), socket.file_name()) else {
             return Err(ListenError::NoFileName(socket.to_owned()));
         };
@@ -95,7 +95,7 @@ impl Folder {
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -128,7 +128,7 @@ impl Folder {
 
     /// Returns whether the path leads to this folder now, as far as the system shows it. Another
     /// process may change that at once.
-    pub(super) fn is_at_its_path(&self) -> bool {
+    pub(crate) fn is_at_its_path(&self) -> bool {
         match rustix::fs::stat(&self.path) {
             Ok(stat) => FileId::of(&stat) == self.id,
             Err(errno) => !matches!(errno, Errno::NOENT | Errno::NOTDIR),

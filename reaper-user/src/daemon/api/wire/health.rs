@@ -10,8 +10,9 @@ use super::EndView;
 #[derive(Serialize)]
 pub(crate) struct Health {
     pub(crate) ok: bool,
-    /// The worker's.
+    /// The worker's; with a profile, the one in the pid file.
     pub(crate) pid: u32,
+    pub(crate) worker_pid: u32,
     /// Null with `--no-monitor`.
     pub(crate) monitor_pid: Option<u32>,
     /// When the daemon started: milliseconds since 1970.
@@ -19,8 +20,8 @@ pub(crate) struct Health {
     pub(crate) uptime_ms: u64,
     /// The last session of the caller, or of anyone for root, whose process ended. Null if there is none.
     pub(crate) last_exit: Option<LastExit>,
-    /// Always empty. Clients of the claudemesh daemon require the field.
-    pub(crate) brokers: Nothing,
+    /// What `--brokers` names. Clients of the claudemesh daemon require the field.
+    pub(crate) brokers: BTreeMap<String, &'static str>,
     pub(crate) status: &'static str,
     pub(crate) sources: BTreeMap<&'static str, &'static str>,
     /// Messages to each source that did not come from the kernel.
@@ -36,6 +37,20 @@ pub(crate) struct Health {
     pub(crate) restarts: u32,
     pub(crate) carried_over: CarriedOverView,
     pub(crate) config: ConfigView,
+    pub(crate) profile: Option<&'static str>,
+    /// Where the API is served over TCP.
+    pub(crate) tcp: Option<String>,
+    /// What other programs have done to the daemon's files, and it cannot undo.
+    pub(crate) conflicts: Vec<String>,
+}
+
+/// `/v1/health` over TCP without the bearer, if that is allowed.
+#[derive(Serialize)]
+pub(crate) struct PublicHealth {
+    pub(crate) ok: bool,
+    pub(crate) pid: u32,
+    pub(crate) brokers: BTreeMap<String, &'static str>,
+    pub(crate) status: &'static str,
 }
 
 /// What the daemon continues of the one before it, and whether the next one can.
@@ -102,5 +117,6 @@ pub(crate) struct SandboxView {
 }
 
 /// `{}`.
+#[cfg(not(target_os = "linux"))]
 #[derive(Serialize)]
 pub(crate) struct Nothing {}

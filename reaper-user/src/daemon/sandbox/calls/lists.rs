@@ -176,6 +176,7 @@ pub(super) const WORKER: &[c_long] = &[
     c::SYS_getpeername,
     c::SYS_shutdown,
     // The folder of the socket, and token files.
+    c::SYS_renameat2,
     c::SYS_openat2,
     c::SYS_unlinkat,
     c::SYS_mkdirat,
