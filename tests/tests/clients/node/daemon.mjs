@@ -115,10 +115,11 @@ export class Daemon {
     }
   }
 
-  /** All processes of the daemon: that of the pid file, and the one that says so over the socket. */
-  async pids() {
-    const { body } = await this.request('/v1/health');
-    return [...new Set([this.child.pid, body.pid])];
+  /** All processes of the daemon: the one of the pid file, and those that it has started. */
+  pids() {
+    const childrenOf = (pid) => fs.readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim();
+    const below = (pid) => [pid, ...childrenOf(pid).split(' ').filter(Boolean).map(Number).flatMap(below)];
+    return below(this.child.pid);
   }
 
   /** Waits until it has ended, and returns its exit code. */
@@ -139,7 +140,7 @@ export class Daemon {
 
   /** Kills all of its processes at once. */
   async kill() {
-    const pids = await this.pids();
+    const pids = this.pids();
     pids.forEach((pid) => process.kill(pid, 'SIGKILL'));
     await this.ended;
     await eventually('all processes have ended', () => !pids.some(isAlive));
@@ -147,7 +148,7 @@ export class Daemon {
 
   /** Stops all of its processes with SIGSTOP, and returns a function that continues them. */
   async suspend() {
-    const pids = await this.pids();
+    const pids = this.pids();
     pids.forEach((pid) => process.kill(pid, 'SIGSTOP'));
     const isStopped = (pid) => fs.readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').pop().startsWith('T');
     await eventually('it has stopped', () => pids.every(isStopped));

@@ -79,7 +79,7 @@ test('a restart within the second before a subscriber comes back is not noticed 
 
 test('a worker that is killed is replaced, and the sessions stay', async (t) => {
   const daemon = await Daemon.start(t);
-  const [main, worker] = await daemon.pids();
+  const [main, worker] = daemon.pids();
   if (worker === undefined) return t.skip('the daemon is one process');
   const subscriber = subscribe(t, daemon);
   await opens([subscriber], 1);

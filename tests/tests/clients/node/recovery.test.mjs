@@ -28,6 +28,9 @@ async function registerNew(daemon, pid) {
   return token;
 }
 
+/** What a client finds that has just been started, and thus has no connection yet. */
+const newClient = (daemon) => probe(daemon.folder, false);
+
 const modeOf = (file) => (fs.statSync(file).mode & 0o777).toString(8);
 
 async function filesAreBack(daemon) {
@@ -47,13 +50,13 @@ test('a stopped daemon, whose files a client has removed, is found again once it
 
   const resume = await daemon.suspend();
   t.after(resume);
-  assert.equal(await probe(daemon.folder), 'stale');
+  assert.equal(await newClient(daemon), 'stale');
   assert.deepEqual([SOCKET, PID_FILE].map((name) => fs.existsSync(daemon.file(name))), [false, false]);
-  assert.equal(await probe(daemon.folder), 'down');
+  assert.equal(await newClient(daemon), 'down');
 
   resume();
   await filesAreBack(daemon);
-  assert.equal(await probe(daemon.folder), 'up');
+  assert.equal(await newClient(daemon), 'up');
   assert.equal((await daemon.me(token)).status, 200, 'the session is still there');
   await registerNew(daemon, sleeper(t).pid);
   assert.deepEqual([subscriber.opened, subscriber.ended, subscriber.aborted], [1, 0, 0], 'the stream went on');
@@ -73,7 +76,7 @@ test('files of a killed daemon do not keep the next one from starting', async (t
   const daemon = await Daemon.start(t);
   await daemon.kill();
   assert.ok(fs.existsSync(daemon.file(SOCKET)), 'a killed daemon leaves its socket');
-  assert.equal(await probe(daemon.folder), 'stale');
+  assert.equal(await newClient(daemon), 'stale');
   await daemon.launch();
   await daemon.kill();
   // This time no client has removed them. A process that is younger than the file has got the pid since.
@@ -129,20 +132,27 @@ test('a daemon of another program does not start beside a live one', async (t) =
   assert.equal(await startRival(t, daemon).next(), 'already running');
 });
 
-test('a daemon of another program that looked before and writes after is outlived', async (t) => {
-  const daemon = new Daemon();
-  t.after(() => daemon.end());
-  const rival = startRival(t, daemon);
-  assert.equal(await rival.next(), 'free');
-  await daemon.launch();
-  const token = await registerNew(daemon, sleeper(t).pid);
-  rival.child.stdin.write('\n');
-  assert.equal(await rival.next(), 'serves');
-  assert.equal(daemon.child.exitCode, null, daemon.output());
+for (const how of ['stops', 'is killed']) {
+  test(`a daemon of another program that looked before, and writes after, is outlived when it ${how}`, async (t) => {
+    const daemon = new Daemon();
+    t.after(() => daemon.end());
+    const rival = startRival(t, daemon);
+    assert.equal(await rival.next(), 'free');
+    await daemon.launch();
+    const token = await registerNew(daemon, sleeper(t).pid);
+    rival.child.stdin.write('\n');
+    assert.equal(await rival.next(), 'serves');
+    assert.equal(daemon.child.exitCode, null, daemon.output());
 
-  rival.child.kill('SIGKILL');
-  await eventually('the rival has ended', () => !isAlive(rival.child.pid));
-  await filesAreBack(daemon);
-  assert.equal((await daemon.me(token)).status, 200, 'the session is still there');
-  await daemon.stop();
-});
+    if (how === 'stops') rival.child.stdin.end();
+    else rival.child.kill('SIGKILL');
+    await eventually('it has ended', () => !isAlive(rival.child.pid));
+    await eventually('the pid file is back', () => daemon.pid() === daemon.child.pid, BACK_MS);
+    // A killed one leaves a socket, which this daemon takes for that of a live program. The next client
+    // removes it, as it finds no daemon there.
+    if (how === 'is killed') await newClient(daemon);
+    await filesAreBack(daemon);
+    assert.equal((await daemon.me(token)).status, 200, 'the session is still there');
+    await daemon.stop();
+  });
+}

@@ -1,6 +1,6 @@
 // Another daemon of the same folder, which takes its place as section A1 of the contract says the origin does:
 // it looks into the pid file, and then writes it, and nothing keeps others out in between. It waits for a line
-// on its input between the two.
+// on its input between the two, and removes both files at the end of its input.
 
 import fs from 'node:fs';
 import http from 'node:http';
@@ -18,6 +18,10 @@ if (fs.existsSync(pidFile) && isAlive(Number(fs.readFileSync(pidFile, 'utf8'))))
 }
 console.log('"free"');
 await new Promise((resolve) => process.stdin.once('data', resolve));
+process.stdin.on('end', () => {
+  for (const file of [socket, pidFile]) fs.rmSync(file, { force: true });
+  process.exit();
+});
 fs.writeFileSync(pidFile, `${process.pid}`, { mode: 0o600 });
 fs.rmSync(socket, { force: true });
 const server = http.createServer((_, response) => response.end('{"daemon_version":"rival"}'));

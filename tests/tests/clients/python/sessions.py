@@ -5,7 +5,8 @@ import time
 import unittest
 
 from daemon import (
-    Process, Stream, UnixConnection, eventually, get, listed, new_token, register, registration, request, run, send,
+    SOCKET, Process, Stream, UnixConnection, eventually, get, listed, new_token, register, registration, request, run,
+    send,
 )
 
 DAY_MS = 24 * 60 * 60 * 1000
@@ -194,7 +195,8 @@ class Lifetimes(unittest.TestCase):
     def test_a_token_file_is_removed_with_its_session(self):
         process = Process(self)
         body = registration(process.pid)
-        path = os.path.join(os.environ["TEST_FOLDER"], "session-token")
+        # The daemon can only remove files that are near its socket.
+        path = os.path.join(os.path.dirname(SOCKET), "session-token")
         with open(path, "w", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(body["token"])
         self.assertEqual(register({**body, "token_file": path}).status, 200)
