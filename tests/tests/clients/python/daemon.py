@@ -182,7 +182,8 @@ class Event:
 
     @property
     def session_id(self):
-        return self.data["session"]["sessionId"]
+        """The id of the session that it is about; None if it is about none."""
+        return (self.data or {}).get("session", {}).get("sessionId")
 
     def __repr__(self):
         return f"{self.id} {self.name} {self.data}"

@@ -66,7 +66,7 @@ class Registering(unittest.TestCase):
     def test_the_same_session_is_renewed_without_an_event(self):
         process = Process(self)
         body = registration(process.pid)
-        with Stream() as stream:
+        with Stream("?session=" + body["session_id"]) as stream:
             self.assertIs(register(body).body["renewed"], False)
             first = get("/v1/sessions/me", body["token"]).body["session"]
             again = register({**body, "display_name": "other", "ttl": 60})
