@@ -6,7 +6,9 @@ mod flags;
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+#[cfg(test)]
+use std::path::Path;
+use std::path::PathBuf;
 
 use self::flags::Flags;
 use super::exit_code::ExitCode;
@@ -112,7 +114,11 @@ fn bind(
     }
     BoundListener::bind(address, purpose)
         .map(Some)
-        .map_err(|error| Failure::new(error.to_string(), format!("use another port with --{flag}")))
+        .map_err(|error| {
+            let or_none = if flag == "tcp" { ", or --no-tcp" } else { "" };
+            let remedy = format!("use another port with --{flag}{or_none}");
+            Failure::new(error.to_string(), remedy)
+        })
 }
 
 impl Arguments {
@@ -294,14 +300,10 @@ fn confine(
 ) -> Result<(), Failure> {
     let user = options.user;
     let access = SocketAccess::of(options);
-    let folder = if is_activated {
-        // For the bearer only.
-        let folder = options.socket.parent().map(Path::to_owned);
-        Ok(folder.filter(|_| options.tcp_address().is_some()))
-    } else {
-        listener::create_folder(&options.socket, access, user).map(Some)
-    };
-    let folder = folder.map_err(|error| Failure::new(error.to_string(), error.remedy()))?;
+    let folder = (!is_activated)
+        .then(|| listener::create_folder(&options.socket, access, user))
+        .transpose()
+        .map_err(|error| Failure::new(error.to_string(), error.remedy()))?;
     let files = sandbox::Files {
         socket_folder: folder.as_deref(),
         token_folders: &token_folders(user),

@@ -4,10 +4,11 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, fchmod, fstat, openat, renameat_with, unlinkat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fchmod, fstat, openat, renameat_with,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 use zeroize::Zeroizing;
@@ -38,7 +39,14 @@ pub(crate) fn read(folder: &Folder, name: &str) -> Result<Option<Zeroizing<Vec<u
         path: path.clone(),
         source,
     };
-    // NONBLOCK: opening a FIFO does not wait for a writer.
+    // Checked before it is opened, because opening a device can have effects, and a confined daemon of root cannot
+    // open the files of others.
+    match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => check(&stat, &path)?,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(failed(errno.into())),
+    }
+    // NONBLOCK: if it has become a FIFO, this does not wait for a writer.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(folder, name, flags, Mode::empty()) {
         Ok(file) => File::from(file),
@@ -46,21 +54,28 @@ pub(crate) fn read(folder: &Folder, name: &str) -> Result<Option<Zeroizing<Vec<u
         Err(errno) => return Err(failed(errno.into())),
     };
     let stat = fstat(&file).map_err(|errno| failed(errno.into()))?;
-    let uid = rustix::process::geteuid().as_raw();
-    if stat.st_uid != uid {
-        let owner = stat.st_uid;
-        return Err(NotOwnFile::Foreign { path, owner, uid });
-    }
-    let mode = mode_of(&stat);
-    if !FileType::from_raw_mode(stat.st_mode).is_file() || mode & 0o077 != 0 {
-        return Err(NotOwnFile::Open { path, mode });
-    }
+    check(&stat, &path)?;
     // Not grown while it is read, which would leave copies.
     let mut content = Zeroizing::new(Vec::with_capacity(512));
     file.take(LENGTH_MAX)
         .read_to_end(&mut content)
         .map_err(failed)?;
     Ok(Some(content))
+}
+
+/// Checks that this user alone can have written the file.
+fn check(stat: &Stat, path: &Path) -> Result<(), NotOwnFile> {
+    let uid = rustix::process::geteuid().as_raw();
+    let path = path.to_owned();
+    if stat.st_uid != uid {
+        let owner = stat.st_uid;
+        return Err(NotOwnFile::Foreign { path, owner, uid });
+    }
+    let mode = mode_of(stat);
+    if !FileType::from_raw_mode(stat.st_mode).is_file() || mode & 0o077 != 0 {
+        return Err(NotOwnFile::Open { path, mode });
+    }
+    Ok(())
 }
 
 /// Creates a file, unless there is one.
@@ -97,7 +112,11 @@ fn put(folder: &Folder, name: &str, content: &[u8], how: RenameFlags) -> io::Res
             fchmod(&file, MODE)?;
             let mut file = File::from(file);
             file.write_all(content)?;
-            file.sync_all()
+            // A crash of the system must not leave an empty bearer. A pid is of no use after one.
+            if how == RenameFlags::NOREPLACE {
+                file.sync_all()?;
+            }
+            Ok(())
         })
         .and_then(|()| Ok(renameat_with(folder, &new, folder, name, how)?));
     if written.is_err() {

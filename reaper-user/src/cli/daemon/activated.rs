@@ -40,6 +40,19 @@ pub(super) fn settings(
             "remove the option socket, or set ListenStream= of the socket unit",
         ));
     }
+    // The daemon may write into no folder then, and so have neither bearer nor pid file.
+    let needs_folder = [
+        ("profile", options.profile.is_some()),
+        ("tcp", options.tcp_address().is_some()),
+    ];
+    if let Some((name, _)) = needs_folder.into_iter().find(|(_, is_set)| *is_set) {
+        return Err(conflict(
+            format!(
+                "the service manager passes the socket {path}, and the option {name} needs one of the daemon's own"
+            ),
+            "remove the option, or start the daemon without a socket unit",
+        ));
+    }
     let group = passed.group();
     if options.socket_group.is_some() && options.socket_group != group {
         return Err(conflict(

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every code, as in the table of `docs/http-api.md`, in its order. A fixed list: the label has no other
 /// values, each has a value from the start, and counting allocates nothing.
-const REASONS: [&str; 59] = [
+const REASONS: [&str; 61] = [
     "bare_line_feed",
     "folded_line",
     "bad_request_line",
@@ -26,6 +26,8 @@ const REASONS: [&str; 59] = [
     "malformed_session_token",
     "unknown_session",
     "session_gone",
+    "missing_bearer",
+    "invalid_bearer",
     "forbidden_host",
     "forbidden_origin",
     "not_your_process",
