@@ -70,3 +70,8 @@ fn every_documented_error_has_its_status_code_and_field() {
         script.arg(file("../docs/http-api.md"))
     });
 }
+
+#[test]
+fn over_tcp_the_server_proves_itself_and_the_client_presents_the_bearer() {
+    run("tcp.py", &["--tcp", "127.0.0.1:0"]);
+}

@@ -66,11 +66,13 @@ export class Daemon {
   }
 
   spawn() {
-    const env = { ...process.env, CLAUDEMESH_DAEMON_DIR: this.folder, CONTAINER: '1' };
+    const env = { ...process.env, CLAUDEMESH_DAEMON_DIR: this.folder };
     const names = Object.keys(env).filter((name) => name.startsWith('REAPERD') || name === 'RUST_LOG');
     names.forEach((name) => delete env[name]);
     const log = fs.openSync(this.log, 'a');
-    const flags = ['daemon', '--profile', 'claudemesh', '--no-config', ...this.flags];
+    // Without TCP, whose port is fixed, so that tests can run at the same time.
+    const tcp = this.flags.includes('--tcp') ? [] : ['--no-tcp'];
+    const flags = ['daemon', '--profile', 'claudemesh', '--no-config', ...tcp, ...this.flags];
     this.child = spawn(PROGRAM, flags, { env, stdio: ['ignore', log, log] });
     fs.closeSync(log);
     this.ended = new Promise((resolve) => this.child.on('exit', resolve));

@@ -19,7 +19,9 @@ IS_ROOT = os.getuid() == 0
 ALICE, BOB = 2001, 2002
 # Codes that these tests do not cause, and why.
 ELSEWHERE = {
-    "forbidden_host": "over TCP only",
+    "forbidden_host": "tcp.py",
+    "missing_bearer": "tcp.py",
+    "invalid_bearer": "tcp.py",
     "user_not_allowed": "the access list of the socket keeps them out",
     "not_yourself": "needs --register-policy self",
     "process_hidden": "needs a /proc that hides processes",
