@@ -76,7 +76,10 @@ impl Script {
         };
         let text = fs::read_to_string(&path).unwrap();
         let is_success = status.is_some_and(|status| status.success());
-        assert!(is_success, "{status:?} (none: not within {LIMIT:?})\n{text}");
+        assert!(
+            is_success,
+            "{status:?} (none: not within {LIMIT:?})\n{text}"
+        );
         // With the reasons of the parts that it skipped.
         println!("{text}");
     }

@@ -126,24 +126,28 @@ test('the folder of an old launch is removed by the next one', async (t) => {
   await launch.end();
 });
 
-test('every launch is registered, whatever the pause between its probe and its registration', async (t) => {
-  // An idle connection is closed 3 s after its last response. The client sends both requests on one
-  // connection, if it can.
-  const daemon = await Daemon.start(t, '--keep-alive', '1s');
-  const [count, atOnce, from, to] = IS_FULL ? [200, 20, 2_800, 3_000] : [24, 8, 900, 1_100];
-  const bad = [];
-  for (let start = 0; start < count; start += atOnce) {
-    const batch = Array.from({ length: Math.min(atOnce, count - start) }, async (_, at) => {
-      const pauseMs = from + ((to - from) * (start + at)) / count;
-      const launch = new Launch(daemon, { pauseMs, program: ['true'] });
-      const report = await launch.next();
-      const isGood = report.found === 'up' && report.registered.status === 200 && report.health.status === 200;
-      if (!isGood) bad.push({ pauseMs, ...report });
-      assert.equal(await launch.ended, 0);
-      await isGone(daemon, { report });
-    });
-    await Promise.all(batch);
-  }
-  assert.deepEqual(bad, [], `${bad.length} of ${count} were not registered`);
-  console.log(`${count} launches, all registered`);
-});
+for (const blocks of [false, true]) {
+  const kind = blocks ? 'that blocks' : 'that does not block';
+  test(`every launch is registered, whatever the pause ${kind} before its registration`, async (t) => {
+    // The client sends probe and registration on one connection, if it can. It is announced for 1 s and kept
+    // for 3 s. While a client is blocked it sees neither the time nor the end of the connection.
+    const daemon = await Daemon.start(t, '--keep-alive', '1s');
+    const [count, atOnce] = IS_FULL ? [200, 20] : [24, 8];
+    const from = IS_FULL ? (blocks ? 1_800 : 2_800) : 1_000;
+    const bad = [];
+    for (let start = 0; start < count; start += atOnce) {
+      const batch = Array.from({ length: Math.min(atOnce, count - start) }, async (_, at) => {
+        const pauseMs = from + (200 * (start + at)) / count;
+        const launch = new Launch(daemon, { pauseMs, blocks, program: ['true'] });
+        const report = await launch.next();
+        const isGood = report.found === 'up' && report.registered.status === 200 && report.health.status === 200;
+        if (!isGood) bad.push({ pauseMs, ...report });
+        assert.equal(await launch.ended, 0);
+        await isGone(daemon, { report });
+      });
+      await Promise.all(batch);
+    }
+    assert.deepEqual(bad, [], `${bad.length} of ${count} were not registered`);
+    console.log(`${count} launches, all registered`);
+  });
+}

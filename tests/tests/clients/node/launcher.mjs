@@ -1,5 +1,6 @@
 // The launch sequence of section A8: `node launcher.mjs OPTIONS`, with a JSON object of these options:
-// mesh, resume (a session's UUID), pauseMs (between probe and registration), program (the command to run).
+// mesh, resume (a session's UUID), pauseMs (between probe and registration), blocks (whether it waits as work
+// that blocks the process does), program (the command to run).
 // It prints one line about what happened before it runs the program.
 
 import { spawnSync } from 'node:child_process';
@@ -15,11 +16,13 @@ import { probe, request } from './client.mjs';
 const HOUR_MS = 60 * 60 * 1000;
 const DAEMON = process.env.CLAUDEMESH_DAEMON_DIR;
 const AGENT = fileURLToPath(new URL('agent.mjs', import.meta.url));
-const { mesh = 'dev', resume, pauseMs = 0, program = [process.execPath, AGENT] } = JSON.parse(process.argv[2] ?? '{}');
+const options = JSON.parse(process.argv[2] ?? '{}');
+const { mesh = 'dev', resume, pauseMs = 0, blocks = false, program = [process.execPath, AGENT] } = options;
 
 removeOldFolders();
 const found = await probe(DAEMON);
-if (pauseMs > 0) await sleep(pauseMs);
+if (blocks) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, pauseMs);
+else await sleep(pauseMs);
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'claudemesh-'));
 process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
