@@ -2,7 +2,7 @@
 //! are in `exit_code.rs`. These are public, like flags.
 
 /// The environment variables that `reaperd` reads or sets, and their meanings.
-pub(super) const VARIABLES: [(&str, &str); 14] = [
+pub(super) const VARIABLES: [(&str, &str); 15] = [
     (
         "REAPERD_SOCKET",
         "Path of the daemon's socket, for the daemon and for clients. The option --socket precedes it. \
@@ -62,6 +62,10 @@ pub(super) const VARIABLES: [(&str, &str); 14] = [
         "No colors if it is 0. The variables above precede it.",
     ),
     (
+        "CLAUDEMESH_DAEMON_DIR",
+        "Folder of the daemon's files with --profile claudemesh; by default .claudemesh/daemon in HOME.",
+    ),
+    (
         "NOTIFY_SOCKET",
         "Where the daemon reports to systemd that it is ready and that it stops.",
     ),
@@ -92,7 +96,7 @@ pub(super) const SIGNALS: [(&str, &str); 7] = [
 ];
 
 /// The files and folders.
-pub(super) const FILES: [(&str, &str); 7] = [
+pub(super) const FILES: [(&str, &str); 9] = [
     (
         "/etc/reaperd/reaperd.toml",
         "Configuration of the system's daemon, see reaperd.toml(5).",
@@ -112,6 +116,14 @@ pub(super) const FILES: [(&str, &str); 7] = [
     (
         "reaperd.sock.lock",
         "Beside each socket, with the pid of the daemon that holds it.",
+    ),
+    (
+        "local-token",
+        "Beside the socket of a daemon with --tcp: what its clients present over TCP, mode 0600.",
+    ),
+    (
+        "~/.claudemesh/daemon",
+        "The files of a daemon with --profile claudemesh: daemon.sock, daemon.pid and local-token.",
     ),
     (
         "$XDG_RUNTIME_DIR/reaperd/tokens",

@@ -68,6 +68,13 @@ const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// The options of one daemon.
 #[derive(Clone, Debug)]
+#[cfg_attr(
+    target_os = "linux",
+    expect(
+        clippy::struct_excessive_bools,
+        reason = "each is a switch of the command line"
+    )
+)]
 pub struct DaemonOptions {
     pub socket: PathBuf,
     /// With the default, every source that works here is used, and one that does not work is no

@@ -163,7 +163,7 @@ mod tests {
         fs::write(&target, "kept").unwrap();
         fs::set_permissions(&target, Permissions::from_mode(0o600)).unwrap();
         symlink(&target, folder.path().join("f")).unwrap();
-        assert!(matches!(read(&folder, "f"), Err(NotOwnFile::System { .. })));
+        assert!(matches!(read(&folder, "f"), Err(NotOwnFile::Open { .. })));
         create(&folder, "f", b"new").unwrap();
         assert!(folder.path().join("f").is_symlink(), "it was there first");
         let new = format!(".f.{}", std::process::id());

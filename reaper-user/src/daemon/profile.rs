@@ -105,8 +105,6 @@ mod tests {
         let home = ("HOME", "/h");
         let below_home = Some("/h/.claudemesh/daemon/daemon.sock".to_owned());
         assert_eq!(path(&[home]), below_home);
-        // Of a session, and deliberately not used.
-        assert_eq!(path(&[home, ("CLAUDEMESH_CONFIG_DIR", "/c")]), below_home);
         let named = path(&[home, (FOLDER, "/d")]);
         assert_eq!(named.as_deref(), Some("/d/daemon.sock"));
         assert_eq!(path(&[home, (FOLDER, "")]), below_home);

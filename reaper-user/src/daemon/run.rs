@@ -78,10 +78,11 @@ impl StartupError {
             ),
             Self::Listen(error) => error.remedy(),
             Self::Random(_) => "check that getrandom(2) is allowed here".to_owned(),
-            Self::Signals(_) => "check the limit of open files (ulimit -n)".to_owned(),
+            Self::Signals(_) | Self::Tcp(_) => {
+                "check the limit of open files (ulimit -n)".to_owned()
+            }
             Self::Replace(error) => error.remedy().to_owned(),
             Self::File { remedy, .. } => remedy.clone(),
-            Self::Tcp(_) => "check the limit of open files (ulimit -n)".to_owned(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The file of the bearer, and the proof that comes before it.
 
+use std::fmt::Write as _;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 
@@ -14,7 +15,10 @@ const NONCE: &str = "00112233445566778899aabbccddeeff";
 fn expected(bearer: &str, address: &str, nonce: &str) -> String {
     let signed = format!("reaperd-proof-v1\n{address}\n{nonce}");
     let mac = HMAC::mac(signed, bearer);
-    mac.iter().map(|byte| format!("{byte:02x}")).collect()
+    mac.iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").unwrap();
+        hex
+    })
 }
 
 #[test]

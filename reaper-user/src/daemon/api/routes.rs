@@ -158,9 +158,9 @@ fn broker_route(method: &Method, path: &str) -> Option<&'static str> {
         ("POST", "/v1/send" | "/v1/outbox/requeue") | ("GET", "/v1/outbox") => {
             Some("outbox not initialised")
         }
-        // To its clients, 404 means that a key is not set.
-        (_, "/v1/state") => Some("broker not initialised"),
-        ("GET", "/v1/peers" | "/v1/skills")
+        // Any method of the state: to its clients, 404 means that a key is not set.
+        (_, "/v1/state")
+        | ("GET", "/v1/peers" | "/v1/skills")
         | ("GET" | "POST", "/v1/memory")
         | ("POST", "/v1/profile") => Some("broker not initialised"),
         ("GET", _) if is_skill => Some("broker not initialised"),
