@@ -54,8 +54,9 @@ const [health, peers, inbox] = [
   await attempt('/v1/inbox', { token, timeoutMs: 3_000 }),
 ];
 const { pid } = process;
-const line = JSON.stringify({ pid, found, sessionId, token, tokenFile, pubkey: keys.pubkey, registered, health, peers, inbox });
-fs.writeSync(1, `${line}\n`);
+const { pubkey } = keys;
+const report = { pid, found, sessionId, token, tokenFile, pubkey, registered, health, peers, inbox };
+fs.writeSync(1, `${JSON.stringify(report)}\n`);
 
 const [command, ...args] = program;
 const env = {
