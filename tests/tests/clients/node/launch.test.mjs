@@ -140,8 +140,7 @@ for (const blocks of [false, true]) {
         const pauseMs = from + (200 * (start + at)) / count;
         const launch = new Launch(daemon, { pauseMs, blocks, program: ['true'] });
         const report = await launch.next();
-        const isGood = report.found === 'up' && report.registered.status === 200 && report.health.status === 200;
-        if (!isGood) bad.push({ pauseMs, ...report });
+        if (report.found !== 'up' || report.registered.status !== 200) bad.push({ pauseMs, ...report });
         assert.equal(await launch.ended, 0);
         await isGone(daemon, { report });
       });
