@@ -240,8 +240,8 @@ impl PeerPidNs {
 }
 
 impl Peer {
-    /// Creates the peer of a connection over TCP. Whoever presents the bearer acts as the daemon's own user,
-    /// who can read it.
+    /// Creates the peer of a connection over TCP. A client with the bearer acts as the daemon's own user, who
+    /// can read it.
     pub(crate) fn over_tcp(public_health: bool) -> Self {
         Self {
             transport: Transport::Tcp { public_health },
@@ -252,7 +252,7 @@ impl Peer {
         }
     }
 
-    /// Returns whether it has the rights of root over other users. Over TCP nobody has, not even with a daemon
+    /// Returns whether it has the rights of root over other users. Over TCP none has them, not even with a daemon
     /// of root.
     pub(crate) fn is_root(self) -> bool {
         self.uid == 0 && self.transport == Transport::Unix

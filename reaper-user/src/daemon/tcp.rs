@@ -1,8 +1,8 @@
 //! TCP on the loopback interface: listening sockets, which are bound before the daemon divides, and the
 //! second way to the API, `--tcp`.
 //!
-//! The kernel shows no user of a TCP connection, so whoever connects must present the [`Bearer`], which only
-//! the daemon's user can read. Before that, a client can make the daemon prove that it has the bearer too
+//! The kernel shows no user of a TCP connection, so each client must present the [`Bearer`], which only the
+//! daemon's user can read. Before that, a client can make the daemon prove that it has the bearer too
 //! ([`Bearer::proof`]): when the daemon has ended, any user can listen on its port.
 
 mod bearer;

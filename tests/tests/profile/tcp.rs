@@ -120,7 +120,7 @@ fn pages_in_a_browser_are_refused_before_the_bearer_is_read() {
 }
 
 #[test]
-fn whoever_has_the_bearer_acts_as_the_daemons_user() {
+fn a_client_with_the_bearer_acts_as_the_daemons_user() {
     let daemon = with_tcp(&[]);
     let living = TestProcess::start();
     let answer = register(&daemon, "over-tcp", living.pid());
@@ -150,7 +150,7 @@ fn register(daemon: &TestDaemon, id: &str, pid: u32) -> crate::Answer {
 }
 
 #[test]
-fn a_daemon_of_root_gives_nobody_roots_rights_over_tcp() {
+fn a_daemon_of_root_gives_no_client_roots_rights() {
     if !reaper_tests::expect::root_with(&[]) {
         return;
     }

@@ -111,7 +111,7 @@ pub(super) enum Reader {
     /// Of the session that was presented. It sees no other.
     Session(Arc<Session>),
     /// Of a session that is unknown. It sees none.
-    Nobody,
+    Unknown,
 }
 
 impl EventStream {
@@ -125,9 +125,9 @@ impl EventStream {
         let query = head.uri.query();
         let own = match reader {
             Reader::Session(own) => Some(&**own),
-            Reader::User | Reader::Nobody => None,
+            Reader::User | Reader::Unknown => None,
         };
-        let is_silent = matches!(reader, Reader::Nobody);
+        let is_silent = matches!(reader, Reader::Unknown);
         let names = query::value(query, "event")
             .map(|names| parse_names(&names))
             .transpose()?;

@@ -44,7 +44,7 @@ pub(crate) use acl::AccessList;
 pub use error::ListenError;
 use error::SET_GROUP;
 pub(crate) use folder::Folder;
-use folder::{FileId, is_socket, system};
+use folder::{FileId, is_confined_to_folders, is_socket, system};
 use lock::Lock;
 
 use crate::client::SOCKET_PATH_MAX as PATH_MAX;
@@ -259,16 +259,6 @@ impl OwnFile {
             log::warn!("cannot remove {}: {error}", self.place.path().display());
         }
     }
-}
-
-/// Returns whether the folders in which this process can create files were fixed at its start.
-fn is_confined_to_folders() -> bool {
-    #[cfg(target_os = "linux")]
-    {
-        crate::daemon::sandbox::Report::of_this_process().landlock != "off"
-    }
-    #[cfg(not(target_os = "linux"))]
-    false
 }
 
 fn check_length(path: &Path) -> Result<(), ListenError> {

@@ -94,7 +94,7 @@ async fn route(
                 Ok(Some(own)) => Reader::Session(own),
                 Ok(None) => Reader::User,
                 // Otherwise its clients would connect again every second.
-                Err(_unknown) if app.options().profile.is_some() => Reader::Nobody,
+                Err(_unknown) if app.options().profile.is_some() => Reader::Unknown,
                 Err(unknown) => return Err(unknown),
             };
             let stream = EventStream::open(app, peer, head, &reader)?;

@@ -59,7 +59,7 @@ pub(crate) fn note(uid: u32, code: &'static str) {
     }
 }
 
-/// Returns whose requests they are. Nobody knows the user of a connection over TCP.
+/// Returns whose requests they are. The system shows no user of a connection over TCP.
 fn who(uid: u32) -> String {
     match uid {
         NO_USER => "over TCP".to_owned(),

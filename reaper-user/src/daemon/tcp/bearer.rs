@@ -1,4 +1,4 @@
-//! The bearer: a secret in a file beside the socket, which whoever can read the file presents over TCP.
+//! The bearer: a secret in a file beside the socket, which a client that can read the file presents over TCP.
 
 use std::fmt::Write as _;
 use std::io;
@@ -84,7 +84,7 @@ impl Bearer {
     }
 
     /// Returns whether this is the bearer. How long it takes does not depend on where they differ: the
-    /// comparison is between two digests under a key that nobody else has.
+    /// comparison is between two digests under a key that no other process has.
     pub(crate) fn matches(&self, presented: &[u8]) -> bool {
         let expected = HMAC::mac(self.text.as_slice(), self.key.as_slice());
         HMAC::verify(presented, self.key.as_slice(), &expected)

@@ -66,6 +66,16 @@ pub(super) fn is_socket(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Socket
 }
 
+/// Returns whether the folders in which this process can create files were fixed at its start.
+pub(super) fn is_confined_to_folders() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        crate::daemon::sandbox::Report::of_this_process().landlock != "off"
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
+}
+
 /// The open folder of the socket.
 pub(crate) struct Folder {
     descriptor: OwnedFd,
