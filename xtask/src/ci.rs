@@ -163,7 +163,7 @@ fn test() -> Result<()> {
     if effective_uid()? == 0 {
         tests.env(
             "REAPER_REQUIRE",
-            "netlink,ebpf,pidfd,gdb,strace,prometheus,systemd",
+            "netlink,ebpf,pidfd,gdb,strace,prometheus,systemd,node,python",
         );
     }
     run_tests(&mut tests)
