@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod expect;
 #[cfg(target_os = "linux")]
 pub mod fork_server;
+pub mod journey;
 pub mod libtest;
 #[cfg(target_os = "linux")]
 pub mod machine;

@@ -2,6 +2,7 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod journey;
 mod lifecycle;
 mod logging;
 mod sessions;
