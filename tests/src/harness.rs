@@ -7,6 +7,7 @@ pub mod expect;
 #[cfg(target_os = "linux")]
 pub mod fork_server;
 pub mod history;
+pub mod journey;
 pub mod libtest;
 #[cfg(target_os = "linux")]
 pub mod machine;

@@ -1,5 +1,6 @@
 //! Runs other programs: prints each command and its time; an error contains the command.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -95,6 +96,19 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 )]
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// Read from /proc, because std has no call for it. Systems without it have no privileged tests.
+pub(crate) fn effective_uid() -> Result<u32> {
+    let Ok(status) = fs::read_to_string("/proc/self/status") else {
+        return Ok(u32::MAX);
+    };
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let effective = uids.and_then(|uids| uids.split_whitespace().nth(1));
+    effective
+        .context("/proc/self/status has no Uid line")?
+        .parse()
+        .context("the Uid line of /proc/self/status has no number")
 }
 
 /// Returns the command as typed in a shell: the variables set here, the program, the arguments.

@@ -26,6 +26,9 @@ pub(super) struct Arguments {
     /// Write every page into this folder, instead of reaperd(8) to standard output
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Date of the pages, such as 2026-01-31
+    #[arg(long, default_value = "", hide_default_value = true)]
+    date: String,
 }
 
 /// One manual page.
@@ -38,7 +41,7 @@ struct Page {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let pages = pages().map_err(Failure::output)?;
+        let pages = pages(&self.date).map_err(Failure::output)?;
         let Some(dir) = self.dir else {
             let page = &pages.first().expect("reaperd(8) is the first page").text;
             io::stdout().write_all(page).map_err(Failure::output)?;
@@ -58,24 +61,24 @@ impl Arguments {
 }
 
 /// Returns the page of `reaperd`, and then one for each command that the help shows.
-fn pages() -> io::Result<Vec<Page>> {
+fn pages(date: &str) -> io::Result<Vec<Page>> {
     let mut root = super::Arguments::command().disable_help_subcommand(true);
     // Passes the global options on to the commands.
     root.build();
     let shown = |command: &&Command| !command.is_hide_set();
     let commands: Vec<Command> = root.get_subcommands().filter(shown).cloned().collect();
-    let mut pages = vec![root_page(root, &commands)?];
+    let mut pages = vec![root_page(root, &commands, date)?];
     for command in commands {
-        pages.push(command_page(command)?);
+        pages.push(command_page(command, date)?);
     }
-    pages.push(configuration_page()?);
+    pages.push(configuration_page(date)?);
     Ok(pages)
 }
 
 /// Returns `reaperd.toml(5)`.
-fn configuration_page() -> io::Result<Page> {
+fn configuration_page(date: &str) -> io::Result<Page> {
+    let mut text = title("reaperd.toml", "5", date).into_bytes();
     let mut page = Roff::new();
-    page.control("TH", ["reaperd.toml", "5", "", "reaperd", MANUAL]);
     page.control("SH", ["NAME"]);
     page.text([roman("reaperd.toml - configuration of the daemon")]);
     page.control("SH", ["DESCRIPTION"]);
@@ -85,7 +88,6 @@ fn configuration_page() -> io::Result<Page> {
          system's. `reaperd config default` prints a file with all keys, `reaperd config check` checks \
          one, and `reaperd config show --origin` prints what is in force and where it comes from.",
     )]);
-    let mut text = Vec::new();
     page.to_writer(&mut text)?;
     let keys = OPTIONS
         .iter()
@@ -122,11 +124,10 @@ fn meaning(spec: &OptionSpec) -> String {
     sentences.map(String::as_str).collect::<Vec<_>>().join(" ")
 }
 
-fn man(command: Command) -> Man {
-    Man::new(command)
-        .section(SECTION)
-        .manual(MANUAL)
-        .source(concat!("reaperd ", env!("CARGO_PKG_VERSION")))
+/// Returns the first line of a page. Not written by the crates, which leave out an argument that is empty.
+fn title(name: &str, section: &str, date: &str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    format!(".TH \"{name}\" {section} \"{date}\" \"reaperd {version}\" \"{MANUAL}\"\n")
 }
 
 fn file_name(command: &Command) -> String {
@@ -134,10 +135,9 @@ fn file_name(command: &Command) -> String {
     format!("{}.{SECTION}", name.unwrap_or(command.get_name()))
 }
 
-fn root_page(root: Command, commands: &[Command]) -> io::Result<Page> {
+fn root_page(root: Command, commands: &[Command], date: &str) -> io::Result<Page> {
     let file_name = file_name(&root);
-    let (man, mut text) = (man(root), Vec::new());
-    head(&man, &mut text)?;
+    let mut text = head(root, date)?;
     let see = commands.iter().map(|command| {
         let about = command.get_about().map(ToString::to_string);
         let name = command.get_display_name().unwrap_or_default();
@@ -164,11 +164,10 @@ fn root_page(root: Command, commands: &[Command]) -> io::Result<Page> {
     Ok(Page { file_name, text })
 }
 
-fn command_page(command: Command) -> io::Result<Page> {
+fn command_page(command: Command, date: &str) -> io::Result<Page> {
     let file_name = file_name(&command);
     let extra = command.get_after_long_help().map(ToString::to_string);
-    let (man, mut text) = (man(command), Vec::new());
-    head(&man, &mut text)?;
+    let mut text = head(command, date)?;
     if let Some(extra) = extra {
         details(&extra, &mut text)?;
     }
@@ -179,12 +178,19 @@ fn command_page(command: Command) -> io::Result<Page> {
     Ok(Page { file_name, text })
 }
 
-fn head(man: &Man, text: &mut Vec<u8>) -> io::Result<()> {
-    man.render_title(text)?;
-    man.render_name_section(text)?;
-    man.render_synopsis_section(text)?;
-    man.render_description_section(text)?;
-    man.render_options_section(text)
+/// Returns the sections that are clap's, below the title.
+fn head(command: Command, date: &str) -> io::Result<Vec<u8>> {
+    let name = command.get_display_name().unwrap_or(command.get_name());
+    let mut text = title(name, SECTION, date).into_bytes();
+    let (man, mut sections) = (Man::new(command), Vec::new());
+    man.render_name_section(&mut sections)?;
+    man.render_synopsis_section(&mut sections)?;
+    man.render_description_section(&mut sections)?;
+    man.render_options_section(&mut sections)?;
+    let sections = String::from_utf8(sections).map_err(io::Error::other)?;
+    // An empty line between two breaks is one space. Checkers report the breaks as superfluous.
+    text.extend(sections.replace(".br\n\n.br\n", ".sp\n").into_bytes());
+    Ok(text)
 }
 
 /// Writes a section of names and their meanings.
@@ -207,8 +213,10 @@ fn definitions(
 /// an indented line is a name and its meaning, separated by two spaces, or text.
 fn details(help: &str, text: &mut Vec<u8>) -> io::Result<()> {
     let mut page = Roff::new();
-    for line in help.lines() {
+    let mut lines = help.lines().peekable();
+    while let Some(line) = lines.next() {
         let row = line.strip_prefix("  ").and_then(|row| row.split_once("  "));
+        let is_before_heading = lines.peek().is_none_or(|next| next.ends_with(':'));
         match (line.strip_suffix(':'), row) {
             (Some(heading), _) => {
                 page.control("SH", [heading.to_uppercase().as_str()]);
@@ -219,7 +227,9 @@ fn details(help: &str, text: &mut Vec<u8>) -> io::Result<()> {
                 page.text([roman(meaning.trim_start())]);
             }
             (None, None) if line.is_empty() => {
-                page.control("PP", []);
+                if !is_before_heading {
+                    page.control("PP", []);
+                }
             }
             (None, None) => {
                 page.text([roman(line.trim_start())]);
@@ -234,14 +244,14 @@ mod tests {
     use super::*;
 
     fn text_of(name: &str) -> String {
-        let pages = pages().unwrap();
+        let pages = pages("2026-01-31").unwrap();
         let page = pages.into_iter().find(|page| page.file_name == name);
         String::from_utf8(page.unwrap_or_else(|| panic!("no {name}")).text).unwrap()
     }
 
     #[test]
     fn each_command_of_the_help_has_a_page_and_hidden_ones_have_none() {
-        let names: Vec<_> = pages()
+        let names: Vec<_> = pages("2026-01-31")
             .unwrap()
             .into_iter()
             .map(|it| it.file_name)
@@ -267,7 +277,7 @@ mod tests {
         for name in names.chain(codes.iter().map(String::as_str)) {
             assert!(page.contains(&format!("\\fB{name}\\fR")), "{name}: {page}");
         }
-        let of_commands = pages().unwrap();
+        let of_commands = pages("2026-01-31").unwrap();
         for command in of_commands
             .iter()
             .skip(1)
@@ -275,6 +285,20 @@ mod tests {
         {
             let name = command.file_name.trim_end_matches(".8");
             assert!(page.contains(&format!("\\fB{name}(8)\\fR")), "{name}");
+        }
+    }
+
+    #[test]
+    fn each_page_has_its_date_and_the_version_in_the_places_of_the_title() {
+        for page in pages("2026-01-31").unwrap() {
+            let text = String::from_utf8(page.text).unwrap();
+            let title = text.lines().next().unwrap();
+            let version = env!("CARGO_PKG_VERSION");
+            let end = format!(" \"2026-01-31\" \"reaperd {version}\" \"{MANUAL}\"");
+            assert!(
+                title.starts_with(".TH ") && title.ends_with(&end),
+                "{title}"
+            );
         }
     }
 

@@ -74,10 +74,9 @@ pub(crate) async fn run(
         let began = crate::clock::now().boot;
         let pass = Pass::over(&context.watched, &context.hints, baseline).await;
         context.watched.mark_swept(began);
-        let view = view_of(context.watched.table.as_ref());
-        let is_foreign = ForeignProc::is_shown_by(context.watched.table.as_ref());
+        let view = View::of(context.watched.table.as_ref());
         context.reporter.swept(pass.took, pass.unknown);
-        pass.report(&context.reporter, every, view, is_foreign);
+        pass.report(&context.reporter, every, view);
     }
 }
 
@@ -169,18 +168,25 @@ impl Pass {
         plausible.into_iter().map(|one| one.id).collect()
     }
 
-    fn report(&self, reporter: &Reporter, interval: Duration, view: &str, is_foreign: bool) {
+    fn report(&self, reporter: &Reporter, interval: Duration, view: View) {
         let detail = format!(
-            "every {:?}, {} processes in {:.1} ms, {} unknown, {} suppressed{view}",
+            "every {:?}, {} processes in {:.1} ms, {} unknown, {} suppressed{}",
             interval,
             self.checked,
             self.took.as_secs_f64() * 1e3,
             self.unknown,
             self.suppressed,
+            view.detail(),
         );
         // Reasons without figures: each change of a reason is an event.
-        if is_foreign {
+        if view == View::Foreign {
             reporter.degraded(&ForeignProc.to_string(), ForeignProc::REMEDY, detail);
+        } else if view == View::Nothing {
+            reporter.degraded(
+                "the process table shows no process, so no start time can be read",
+                "mount -t proc proc /proc",
+                detail,
+            );
         } else if self.suppressed > 0 {
             reporter.degraded(
                 "many pids look reused at once; the pids are in use, so the sessions are kept",
@@ -217,25 +223,48 @@ impl Baseline {
     }
 }
 
-/// Returns what the process table hides, for the detail of the status. It does not degrade the
-/// sweep: a process with a pidfd needs no table, and those in doubt are counted.
-fn view_of(table: &dyn ProcessTable) -> &'static str {
-    let hides = |pid: u32| {
-        let is_hidden = |error: io::Error| {
-            use io::ErrorKind::{NotFound, PermissionDenied};
-            matches!(error.kind(), NotFound | PermissionDenied)
+/// What the process table shows of processes that exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum View {
+    /// It hides nothing.
+    All,
+    /// It hides other users' processes. That does not degrade the sweep: a process with a pidfd needs no
+    /// table, and those in doubt are counted.
+    Own,
+    /// Not even our own process: it is empty or not there.
+    Nothing,
+    /// It is that of another pid namespace.
+    Foreign,
+}
+
+impl View {
+    fn of(table: &dyn ProcessTable) -> Self {
+        let hides = |pid: u32| {
+            let is_hidden = |error: io::Error| {
+                use io::ErrorKind::{NotFound, PermissionDenied};
+                matches!(error.kind(), NotFound | PermissionDenied)
+            };
+            // Running out of descriptors or memory is different, and passes.
+            Pid::new(pid).is_ok_and(|pid| {
+                table.stat(pid).is_err_and(is_hidden) && matches!(table.pid_in_use(pid), Ok(true))
+            })
         };
-        // Running out of descriptors or memory is different, and passes.
-        Pid::new(pid).is_ok_and(|pid| {
-            table.stat(pid).is_err_and(is_hidden) && matches!(table.pid_in_use(pid), Ok(true))
-        })
-    };
-    if hides(std::process::id()) {
-        ", the process table shows no process"
-    } else if hides(INIT) {
-        ", the process table hides other users' processes"
-    } else {
-        ""
+        if ForeignProc::is_shown_by(table) {
+            Self::Foreign
+        } else if hides(std::process::id()) {
+            Self::Nothing
+        } else if hides(INIT) {
+            Self::Own
+        } else {
+            Self::All
+        }
+    }
+
+    fn detail(self) -> &'static str {
+        match self {
+            Self::Own => ", the process table hides other users' processes",
+            Self::All | Self::Nothing | Self::Foreign => "",
+        }
     }
 }
 

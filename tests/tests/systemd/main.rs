@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod inside;
+mod journey;
 mod kills;
 mod lifecycle;
 mod logging;

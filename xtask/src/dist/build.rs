@@ -47,6 +47,9 @@ pub(super) fn binary(release: &Release, linking: Linking) -> Result<PathBuf> {
     if linking == Linking::Static {
         build.args(["--target", STATIC_TARGET]);
         flags.push("-Ctarget-feature=+crt-static".to_owned());
+        // Otherwise the crate looks the call up at run time, which a static program cannot, and then opens
+        // /dev/urandom, which an empty root does not have.
+        flags.extend(["--cfg", "getrandom_backend=\"linux_getrandom\""].map(str::to_owned));
         binary.push(STATIC_TARGET);
     }
     build.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));

@@ -10,9 +10,6 @@ use super::tree::{Kind, Tree, compress};
 use super::{Release, tool};
 use crate::command::{command, output, run};
 
-/// Who answers for the package. The project has no mail address yet.
-const MAINTAINER: &str = "reaperd maintainers <maintainers@reaperd.invalid>";
-
 pub(super) fn make(release: &Release, out: &Path) -> Result<PathBuf> {
     let tree = release.stage(Kind::Deb)?;
     let arch = output(&mut tool("dpkg", &["--print-architecture"])?)?;
@@ -53,13 +50,13 @@ fn control(release: &Release, tree: &Tree, arch: &str) -> Result<()> {
     let sums = output(sums.args(relatives).current_dir(&tree.root))?;
     let depends = dependencies(&tree.root.join("usr/bin/reaperd"))?;
     let control = format!(
-        "Package: reaperd\nVersion: {}-1\nArchitecture: {arch}\nMaintainer: {MAINTAINER}\n\
+        "Package: reaperd\nVersion: {}-1\nArchitecture: {arch}\nMaintainer: {}\n\
          Installed-Size: {size}\nDepends: {depends}\nSection: admin\nPriority: optional\n\
          Description: session registry that removes a session when its process exits\n \
          A program registers a session: a token, metadata and a pid. Every request\n \
          that presents the token resolves to that session, until the process exits;\n \
          then the session is removed at once and subscribers get an event.\n",
-        release.version
+        release.version, release.maintainer
     );
     tree.write("DEBIAN/control", control.as_bytes(), 0o644)?;
     tree.write("DEBIAN/md5sums", sums.as_bytes(), 0o644)?;
@@ -93,8 +90,9 @@ fn changelog(release: &Release) -> Result<String> {
     let date = ["--utc", "--rfc-email", "--date", &date];
     let date = output(&mut command("date", &date)?).context("the time of the commit")?;
     Ok(format!(
-        "reaperd ({}-1) unstable; urgency=medium\n\n  * See changelog.gz.\n\n -- {MAINTAINER}  {}\n",
+        "reaperd ({}-1) unstable; urgency=medium\n\n  * See changelog.gz.\n\n -- {}  {}\n",
         release.version,
+        release.maintainer,
         date.trim()
     ))
 }

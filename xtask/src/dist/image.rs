@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::tree::Kind;
 use super::{ARCH, Release, archive, tool};
@@ -32,28 +32,6 @@ impl Store {
         buildah.arg(self.0.join("run")).args(args);
         Ok(buildah)
     }
-}
-
-/// Runs the program of the image.
-pub(super) fn check(release: &Release, file: &Path) -> Result<()> {
-    let store = Store::empty(release)?;
-    let source = format!("oci-archive:{}", file.display());
-    let container = output(&mut store.buildah(&["from", &source])?)?;
-    let program = [
-        "run",
-        "--isolation",
-        "chroot",
-        container.trim(),
-        "/usr/bin/reaperd",
-        "version",
-    ];
-    let version = output(&mut store.buildah(&program)?)?;
-    if version.trim() != format!("reaperd {}", release.version) {
-        bail!("the image runs {version}");
-    }
-    println!("the image runs: {}", version.trim());
-    fs::remove_dir_all(&store.0)?;
-    Ok(())
 }
 
 pub(super) fn make(release: &Release, out: &Path) -> Result<PathBuf> {

@@ -1,5 +1,5 @@
 //! The life of the .deb package in a clean system: installed, upgraded, removed and purged in a folder that
-//! mmdebstrap fills. Needs root for chroot(8).
+//! mmdebstrap fills. Needs root for chroot(8); other users get a line that says so.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::check::has_extension;
 use super::{Release, deb, tool};
-use crate::command::{command, output, run};
+use crate::command::{command, effective_uid, output, run};
 
 /// Where dpkg and the system write besides the files of packages.
 const NOT_COMPARED: [&str; 6] = [
@@ -19,6 +19,17 @@ const NOT_COMPARED: [&str; 6] = [
     "./var/lib/dpkg",
     "./var/log",
     "./tmp",
+];
+/// What systemd-sysusers writes for the user `reaperd`, besides the files that exist. The package never
+/// removes its user, because files may belong to it and another user would get its number, so these stay.
+const OF_THE_USER: [&str; 7] = [
+    "./etc/.pwd.lock",
+    "./etc/group-",
+    "./etc/gshadow",
+    "./etc/gshadow-",
+    "./etc/passwd-",
+    "./etc/shadow",
+    "./etc/shadow-",
 ];
 /// What an administrator adds to a file of configuration.
 const EDIT: &str = "# edited by the administrator\n";
@@ -31,6 +42,13 @@ pub(super) fn check(release: &Release, made: &[PathBuf]) -> Result<()> {
     let Some(package) = made.iter().find(|file| has_extension(file, "deb")) else {
         return Ok(());
     };
+    if effective_uid()? != 0 {
+        println!(
+            "skipped: not root: the life of the package in a clean system. To have it: \
+             sudo -E env \"PATH=$PATH\" cargo xtask dist --check"
+        );
+        return Ok(());
+    }
     let system = System::fresh(release)?;
     let before = system.files()?;
 
@@ -43,6 +61,7 @@ pub(super) fn check(release: &Release, made: &[PathBuf]) -> Result<()> {
 
     let next = Release {
         version: format!("{}+1", release.version),
+        maintainer: release.maintainer.clone(),
         profile: release.profile.clone(),
         binary: release.binary.clone(),
         root: release.root.clone(),
@@ -62,19 +81,26 @@ pub(super) fn check(release: &Release, made: &[PathBuf]) -> Result<()> {
 
     system.run(&["dpkg", "--purge", "reaperd"])?;
     let after = system.files()?;
-    let left: Vec<_> = after.difference(&before).collect();
-    if !left.is_empty() {
-        bail!("purging the package leaves {left:?}");
-    }
-    let lost: Vec<_> = before.difference(&after).collect();
-    if !lost.is_empty() {
-        bail!("purging the package removed files of others: {lost:?}");
-    }
+    check_leftovers(&before, &after)?;
     println!(
         "installed, upgraded, removed and purged in a clean system; {} files of configuration kept",
         conffiles.len()
     );
     fs::remove_dir_all(&system.root)?;
+    Ok(())
+}
+
+/// Checks that a purged package has left and taken nothing, but for [`OF_THE_USER`].
+fn check_leftovers(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Result<()> {
+    let left = after.difference(before).map(String::as_str);
+    let left: Vec<_> = left.filter(|file| !OF_THE_USER.contains(file)).collect();
+    if !left.is_empty() {
+        bail!("purging the package leaves {left:?}");
+    }
+    let lost: Vec<_> = before.difference(after).collect();
+    if !lost.is_empty() {
+        bail!("purging the package removed files of others: {lost:?}");
+    }
     Ok(())
 }
 
@@ -181,5 +207,23 @@ impl System {
         }
         let found = output(find.arg("-print").current_dir(&self.root))?;
         Ok(found.lines().map(str::to_owned).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_files_of_the_user_may_stay_after_a_purge() {
+        let set = |files: &[&str]| files.iter().map(|it| (*it).to_owned()).collect();
+        let before = set(&["./etc", "./etc/passwd"]);
+        let with_user = set(&[&["./etc", "./etc/passwd"], &OF_THE_USER[..]].concat());
+        check_leftovers(&before, &with_user).unwrap();
+        let with_another = set(&["./etc", "./etc/passwd", "./etc/reaperd"]);
+        let error = check_leftovers(&before, &with_another).unwrap_err();
+        assert!(error.to_string().contains("./etc/reaperd"), "{error}");
+        let error = check_leftovers(&before, &set(&["./etc"])).unwrap_err();
+        assert!(error.to_string().contains("./etc/passwd"), "{error}");
     }
 }

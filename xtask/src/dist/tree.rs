@@ -80,7 +80,12 @@ impl Tree {
     fn manuals(&self, binary: &Path) -> Result<()> {
         let pages = self.root.join("usr/share/man");
         fs::create_dir_all(&pages)?;
-        let mut man = command(&binary.to_string_lossy(), &["man", "--dir"])?;
+        let date = ["--utc", "--date", &format!("@{}", self.epoch), "+%F"];
+        let date = output(&mut command("date", &date)?)?;
+        let mut man = command(
+            &binary.to_string_lossy(),
+            &["man", "--date", date.trim(), "--dir"],
+        )?;
         run(man.arg(&pages))?;
         let pages = files_of(&pages)?;
         compress(&pages)?;
