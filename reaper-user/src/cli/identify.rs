@@ -54,8 +54,11 @@ impl Arguments {
         let pid = pid
             .and_then(|pid| Pid::new(pid).ok())
             .ok_or_else(|| Failure {
-                code: ExitCode::Usage,
-                ..Failure::new("this is not the pid of a process", "reaperd identify PID")
+                code: ExitCode::NoSession,
+                ..Failure::new(
+                    "the process that runs this command has no pid here",
+                    "reaperd identify PID",
+                )
             })?;
         // Held until the sessions are read: so a session of such a pid is a session of that process.
         let chain = chain::of(pid)?;

@@ -15,13 +15,15 @@ use super::failure::Failure;
 use super::lookup::{no_session, read_token};
 use super::output::{escape, json_line};
 use super::random;
+use super::run::token_file;
 use crate::client::{Client, ClientError};
+use crate::daemon::socket_path::{Surroundings, runtime_folder};
 
 /// For `reaperd register --help` and its manual page.
 pub(super) const HELP: &str = "\
 Token:
   A new token is created, unless the file of --token-file exists: then its token is used, so the same command \
-renews the session. A file that is created has mode 0600, and stays when the session ends. Without --token-file \
+with the same --id renews the session. A file that is created has mode 0600, and stays when the session ends. Without --token-file \
 the token is printed behind the id of the session, and nowhere else.
 
 Output:
@@ -136,7 +138,13 @@ impl Arguments {
             let token = printed.map(|token| format!("\t{token}"));
             format!("{}{}", escape(&session_id), token.unwrap_or_default())
         };
-        print(&text)
+        let shown = print(&text);
+        if shown.is_err() && file.is_printed() {
+            // The session would have a token that is nowhere.
+            let removed: Result<Value, _> = client.delete_as(&token, "/v1/sessions/me").await;
+            removed.map(drop).unwrap_or_default();
+        }
+        shown
     }
 }
 
@@ -184,9 +192,10 @@ impl Renewal {
 /// session. The fields of a renewal replace the former ones.
 fn is_of_run(file: &Path) -> Option<String> {
     let path = std::path::absolute(file).ok()?;
-    let folder = path.parent()?;
-    let is_tokens = folder.ends_with("reaperd/tokens");
-    path.to_str().filter(|_| is_tokens).map(str::to_owned)
+    let folder = runtime_folder(&Surroundings::of_this_process()).path;
+    let is_of_run = path.parent()? == folder.join(token_file::FOLDER)
+        && path.file_name()?.to_str()?.starts_with(token_file::PREFIX);
+    path.to_str().filter(|_| is_of_run).map(str::to_owned)
 }
 
 async fn post(client: &Client, mut body: Value) -> Result<Value, ClientError> {

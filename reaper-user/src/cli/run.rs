@@ -1,7 +1,7 @@
 //! `reaperd run`: registers this process as a session, then executes the command in it.
 
 mod owner;
-mod token_file;
+pub(super) mod token_file;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;

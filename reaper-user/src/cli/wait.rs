@@ -126,6 +126,15 @@ impl Arguments {
         if target.is_empty() || !target.bytes().all(|byte| byte.is_ascii_digit()) {
             return session::named(client, target, self.uid).await;
         }
+        if self.uid.is_some() {
+            return Err(Failure {
+                code: ExitCode::Usage,
+                ..Failure::new(
+                    format!("--uid is about a session, and {target} is a pid"),
+                    format!("reaperd wait --id {target} --uid USER   or   reaperd wait {target}"),
+                )
+            });
+        }
         let number = target.parse().ok().and_then(|pid| Pid::new(pid).ok());
         let pid = number.ok_or_else(|| Failure {
             code: ExitCode::Usage,

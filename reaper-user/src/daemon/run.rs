@@ -214,7 +214,7 @@ async fn report(app: &App, reporting: Option<Reporting>) {
 }
 
 /// Returns the pid of the process that the service manager has started.
-fn main_pid() -> u32 {
+pub(in crate::daemon) fn main_pid() -> u32 {
     #[cfg(target_os = "linux")]
     if let Some(monitor) = super::monitor::pid() {
         return monitor;

@@ -184,7 +184,7 @@ impl Pass {
         } else if view == View::Nothing {
             reporter.degraded(
                 "the process table shows no process, so no start time can be read",
-                "mount -t proc proc /proc",
+                "mount -t proc proc /proc, and start the daemon again",
                 detail,
             );
         } else if self.suppressed > 0 {

@@ -14,6 +14,8 @@ use super::*;
 /// Its end was seen, but not its exit status.
 const UNKNOWN: i32 = 125;
 const TIMED_OUT: i32 = 124;
+/// The daemon keeps 4,096 events.
+const MORE_THAN_KEPT: usize = 4_200;
 
 /// Starts `reaperd wait` without a daemon.
 fn wait_for(arguments: &[&str]) -> Child {
@@ -183,6 +185,10 @@ fn a_session_is_waited_for_by_its_id_and_by_its_token_and_after_its_end() {
     let token = Requests::token_of("4711", process.id());
     fs::write(&file, token.reveal().as_bytes()).unwrap();
     let file = file.to_str().unwrap();
+    let others = TestProcess::start();
+    for number in 0..MORE_THAN_KEPT {
+        daemon.register(&format!("other-{number}"), others.pid());
+    }
     let waiters = [&["--id", "4711"][..], &["--token-file", file]].map(|it| start(&daemon, it));
     for waiter in &waiters {
         eventually("it waits", || holds_pidfd(waiter.id()));

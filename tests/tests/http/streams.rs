@@ -137,6 +137,18 @@ fn a_slow_reader_gets_a_gap_and_does_not_delay_others() {
     let text = late.until("]}\n\n");
     let names: Vec<_> = events_in(text).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["gap", "snapshot"]);
+    // With `since` it gets the events that are kept.
+    let mut kept = Events::open(&daemon, "/v1/events?since=0&event=session_registered", "");
+    let text = kept.until("\"displayName\":\"3999\"");
+    let names: Vec<_> = events_in(text).into_iter().map(|(name, _)| name).collect();
+    let (gap, kept) = names.split_first().unwrap();
+    assert_eq!(*gap, "gap");
+    assert!(kept.len() > 100, "{} events", kept.len());
+    assert!(kept.iter().all(|name| *name == "session_registered"));
+    for wrong in ["99999999", "x", "-1"] {
+        let (status, problem) = daemon.get(&format!("/v1/events?since={wrong}"));
+        assert_eq!((status, &problem["field"]), (400, &"since".into()));
+    }
     daemon.stop();
 }
 

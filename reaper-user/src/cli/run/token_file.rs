@@ -24,7 +24,9 @@ use crate::daemon::socket_path::{RuntimeFolder, Surroundings, runtime_folder};
 use crate::daemon::token_files::open_folder;
 
 /// The start of all session ids of `run`, and so of the names of its token files.
-pub(super) const PREFIX: &str = "run-";
+pub(in crate::cli) const PREFIX: &str = "run-";
+/// Its folder, in the one of this program's run-time files.
+pub(in crate::cli) const FOLDER: &str = "tokens";
 /// How many other files one `run` checks. Each takes about 5 µs, which delays the command.
 const MAX_CHECKED: usize = 256;
 /// How many directory entries are read to find them.
@@ -49,10 +51,10 @@ impl TokenFile {
         token: &Token,
     ) -> Result<Self, Failure> {
         let base = runtime_folder(surroundings);
-        let dir = open_private(&base, OsStr::new("tokens"), surroundings.uid)?;
+        let dir = open_private(&base, OsStr::new(FOLDER), surroundings.uid)?;
         let file = Self {
             dir,
-            dir_path: base.path.join("tokens"),
+            dir_path: base.path.join(FOLDER),
             name: Owner::this_process().map_or_else(
                 || session_id.to_owned(),
                 |owner| format!("{session_id}{OWNER_SEPARATOR}{owner}"),

@@ -13,15 +13,14 @@ use super::super::lookup::{self, Who};
 use super::super::output::escape;
 use super::Ended;
 use super::process::Process;
-use crate::client::follow::{Followed, Follower, Start};
+use crate::client::follow::{Followed, Follower, Start, numbered};
 use crate::client::{Client, ClientError, Deregistered, ExitSeen, Frame, percent_encode};
 
-/// The daemon writes what it remembers at once. After this time without an event there is no more.
-const QUIET: Duration = Duration::from_millis(300);
+/// The daemon writes what it remembers at once. After this time without an event there is no more, if the
+/// last event of all is one that this user does not see.
+const QUIET: Duration = Duration::from_secs(1);
 /// How long the event of a session is waited for once its process has ended.
 const EVENT_WITHIN: Duration = Duration::from_secs(2);
-/// The events that matter.
-const EVENT: &str = "event=session_deregistered";
 
 /// Waits for the session with this id, of this user or of the only one that has it.
 pub(super) async fn named(client: &Client, id: &str, uid: Option<u32>) -> Result<Ended, Failure> {
@@ -58,7 +57,7 @@ pub(super) async fn remembered_process(
 ) -> Option<Ended> {
     let start_time = start_time?.0.to_string();
     let is_it = |who: &Who| who.pid == pid.get() && who.start_time.as_deref() == Some(&*start_time);
-    remembered(client, EVENT, is_it).await.ok()?
+    remembered(client, None, is_it).await.ok()?
 }
 
 async fn follow(
@@ -78,7 +77,8 @@ async fn follow(
     {
         [who] => who.clone(),
         [] => {
-            let ended = remembered(client, &query, is_wanted).await?;
+            let is_it = |who: &Who| who.session_id == id && is_wanted(who);
+            let ended = remembered(client, uid, is_it).await?;
             let missing = || lookup::no_session(format!("no session with id {id:?}"));
             return ended.ok_or_else(missing);
         }
@@ -116,7 +116,10 @@ async fn follow(
 
 fn query(id: &str, uid: Option<u32>) -> String {
     let uid = uid.map(|uid| format!("&uid={uid}")).unwrap_or_default();
-    format!("{EVENT}&session={}{uid}", percent_encode(id))
+    format!(
+        "event=session_deregistered&session={}{uid}",
+        percent_encode(id)
+    )
 }
 
 /// Reads up to the first snapshot.
@@ -202,13 +205,18 @@ fn ended_by(frame: &Frame, is_it: impl Fn(&Who) -> bool) -> Result<Option<Ended>
     }))
 }
 
-/// Returns the last end of such a session that the daemon remembers.
+/// Returns the last end of such a session that the daemon remembers. Reads all events up to the last one of
+/// now, so that it is known where they end.
 async fn remembered(
     client: &Client,
-    query: &str,
+    uid: Option<u32>,
     is_it: impl Fn(&Who) -> bool,
 ) -> Result<Option<Ended>, Failure> {
-    let mut events = Follower::new(client, query, Start::AfterSeq(0)).await?;
+    let newest = client.position().await?;
+    let newest = numbered(&newest).map_or(0, |(_, seq)| seq);
+    let query = uid.map(|uid| format!("uid={uid}")).unwrap_or_default();
+    let mut events = Follower::new(client, &query, Start::AfterSeq(0)).await?;
+    while !matches!(events.next().await?, Followed::Open) {}
     let mut last = None;
     loop {
         let Ok(next) = tokio::time::timeout(QUIET, events.next()).await else {
@@ -216,6 +224,9 @@ async fn remembered(
         };
         if let Followed::Frame(frame) = next? {
             last = ended_by(&frame, &is_it)?.or(last);
+            if numbered(&frame.id).is_some_and(|(_, seq)| seq >= newest) {
+                return Ok(last);
+            }
         }
     }
 }

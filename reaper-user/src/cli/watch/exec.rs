@@ -96,7 +96,7 @@ fn status_of(command: &str, line: &str, limit: Duration) -> io::Result<Option<Ex
     for variable in SECRETS {
         shell.env_remove(variable);
     }
-    // A group of its own, so that what it has started ends with it.
+    // A group of its own, so that what it has started ends with it if its time is over.
     let mut child = shell.process_group(0).spawn()?;
     let deadline = Deadline::after(limit);
     loop {

@@ -174,6 +174,9 @@ impl EventStream {
         match last_seen {
             _ if is_silent => {}
             Some(last_seen) => stream.resume(last_seen, last),
+            None if let Some(since) = query::value(query, "since") => {
+                stream.begin_behind(&since)?;
+            }
             None if query::value(query, "snapshot").as_deref() == Some("1") => {
                 stream.begin_snapshot(last);
             }
@@ -238,6 +241,20 @@ impl EventStream {
             id: id.as_ref().map(|id| id.as_str().to_owned()),
             position: self.events.position(),
         })
+    }
+
+    /// Begins behind the event with this number, of this run of the daemon. If the next one is not kept any
+    /// more, the stream begins with a gap and the oldest one that is.
+    fn begin_behind(&mut self, since: &str) -> Result<(), Problem> {
+        let seq = since
+            .parse()
+            .map_err(|_not_a_number| Problem::query("since", "expected the number of an event"))?;
+        let registry = self.app.reaper.registry();
+        let position = registry
+            .resume(seq, self.filter.owner)
+            .ok_or_else(|| Problem::query("since", "there is no event with this number yet"))?;
+        self.events = self.app.reaper.events_from(position);
+        Ok(())
     }
 
     /// Continues behind the last event that the reader saw. If events in between are no longer kept,

@@ -30,7 +30,7 @@ pub(super) fn limits(app: &App, peer: Peer) -> LimitsReport {
         users.into_iter().map(|uid| of_user(app, uid)).collect()
     });
     LimitsReport {
-        caller: of_user(app, peer.uid),
+        caller: charged_to(app, peer.uid, peer.account()),
         memory: Memory::of(&app.options(), &app.accounts).by_name(),
         users,
     }
@@ -38,8 +38,13 @@ pub(super) fn limits(app: &App, peer: Peer) -> LimitsReport {
 
 /// Returns what this user holds and may hold.
 pub(crate) fn of_user(app: &App, uid: u32) -> UserLimits {
+    charged_to(app, uid, uid)
+}
+
+/// As [`of_user`], if connections, streams and requests are charged to another account.
+fn charged_to(app: &App, uid: u32, account: u32) -> UserLimits {
     let charged = Resource::ALL.map(|resource| {
-        let usage = app.accounts.usage(uid, resource);
+        let usage = app.accounts.usage(account, resource);
         let view = LimitView {
             used: usage.used,
             limit: usage.limit,

@@ -31,8 +31,8 @@ use crate::sys::allocator::give_back_freed;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often it is checked whether memory can go back to the system.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the socket file and the pid file are checked. Some clients remove both, and then wait for one
-/// second.
+/// How often the socket file and the pid file are checked if there is a pid file. The clients that use it
+/// remove both, and then wait for one second.
 const FILES_INTERVAL: Duration = Duration::from_millis(400);
 /// How long connections may take to end at shutdown. The others are aborted.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
@@ -72,7 +72,11 @@ pub(crate) async fn serve(app: Arc<App>, start: Start, mut stop: watch::Receiver
     let mut acceptor = Acceptor::new(server.budget.clone());
     let mut tcp_acceptor = Acceptor::new(server.budget.clone());
     let mut regular_checks = checks(CHECK_INTERVAL);
-    let mut file_checks = checks(FILES_INTERVAL);
+    let mut file_checks = checks(if files.pid_file.is_some() {
+        FILES_INTERVAL
+    } else {
+        CHECK_INTERVAL
+    });
     let ended = loop {
         tokio::select! {
             () = stop_requested(&mut stop) => break Ended::Stopped,

@@ -18,6 +18,7 @@ use super::{Giving, LIMIT, Mode, Parked, Request, let_go_by_monitor, retain};
 use crate::daemon::api::App;
 use crate::daemon::api::listener::Socket;
 use crate::daemon::api::server::{report_panic, stop_requested};
+use crate::daemon::run::main_pid;
 use crate::reaper::Ended;
 
 /// How long requests in progress may take. A client that sends or reads slowly must not make all others
@@ -129,6 +130,7 @@ async fn hand_over(link: &mut Link, to: &watch::Sender<Mode>, all: All<'_>) -> R
     let rest = Rest {
         replaced: app.handovers.replaced + 1,
         has_tcp: app.tcp.is_some(),
+        pid: main_pid(),
     };
     let [table, secrets] = app.belongings.descriptors()?;
     let mut fds = vec![

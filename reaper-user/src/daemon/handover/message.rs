@@ -103,6 +103,9 @@ pub(crate) struct Rest {
     /// Whether the last descriptor is the listening socket of the API over TCP.
     #[serde(default)]
     pub(crate) has_tcp: bool,
+    /// The process of the former daemon that its pid file names.
+    #[serde(default)]
+    pub(crate) pid: u32,
 }
 
 /// The bytes of a frame, and how many of them are sent.

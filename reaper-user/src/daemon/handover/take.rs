@@ -156,7 +156,11 @@ impl Taken {
             retain();
         }
         match self.receiver.receive(&self.link)? {
-            (Message::Go, _) => Ok(()),
+            (Message::Go, _) => {
+                // If it came later than the look above.
+                retain();
+                Ok(())
+            }
             (message, _) => Err(unexpected(message)),
         }
     }

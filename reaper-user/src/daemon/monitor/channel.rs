@@ -6,12 +6,14 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use reaper_registry::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{Shutdown, shutdown};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::message::{self, Listening, Reply, Request, Wanted};
 use crate::daemon::carried::Kind;
@@ -28,6 +30,9 @@ use crate::sys::proc_file::{Deputy, ProcFile, Record};
 /// How long a reply may take: loading the probe takes seconds on an emulated machine. After that the
 /// channel is closed, because a late reply would be taken for the next one.
 const REPLY_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a reply is waited for before the other tasks of this thread go on elsewhere.
+const PROMPT: Duration = Duration::from_millis(20);
 
 /// A handle of the channel.
 #[derive(Clone)]
@@ -80,8 +85,21 @@ impl Channel {
     }
 
     fn ask(&self, request: Request, fd: Option<BorrowedFd<'_>>) -> io::Result<Reply> {
-        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        message::exchange(&socket, &request, fd).inspect_err(|error| {
+        let socket = match self.0.try_lock() {
+            Ok(socket) => socket,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => beside_other_tasks(|| {
+                let locked = self.0.lock();
+                locked.unwrap_or_else(PoisonError::into_inner)
+            }),
+        };
+        message::request(&socket, &request, fd)?;
+        let reply = if is_readable_within(&socket, PROMPT) {
+            message::next_reply(&socket)
+        } else {
+            beside_other_tasks(|| message::next_reply(&socket))
+        };
+        reply.inspect_err(|error| {
             if error.kind() == io::ErrorKind::WouldBlock {
                 log::error!("the monitor does not respond; sources cannot be reopened any more");
                 shutdown(&*socket, Shutdown::Both).unwrap_or_default();
@@ -97,6 +115,22 @@ impl Channel {
             Err(error) => Err(no_monitor(&error)),
         }
     }
+}
+
+/// Waits for what may take long. The other tasks of this thread of the runtime continue on another one: a
+/// monitor that is stopped must not stop all requests.
+fn beside_other_tasks<T>(wait: impl FnOnce() -> T) -> T {
+    let handle = Handle::try_current();
+    if handle.is_ok_and(|it| it.runtime_flavor() == RuntimeFlavor::MultiThread) {
+        return tokio::task::block_in_place(wait);
+    }
+    wait()
+}
+
+fn is_readable_within(socket: &OwnedFd, limit: Duration) -> bool {
+    let limit = Timespec::try_from(limit).ok();
+    let mut polled = [PollFd::new(socket, PollFlags::IN)];
+    poll(&mut polled, limit.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
 fn no_monitor(error: &io::Error) -> SourceError {

@@ -216,18 +216,19 @@ impl Reply {
     }
 }
 
-/// Sends a request and waits for its reply.
-pub(super) fn exchange(
+/// Sends a request to the monitor.
+pub(super) fn request(
     socket: &OwnedFd,
     request: &Request,
     fd: Option<BorrowedFd<'_>>,
-) -> io::Result<Reply> {
-    send(
-        socket,
-        &request.encode(),
-        fd.as_slice(),
-        SendFlags::NOSIGNAL,
-    )?;
+) -> io::Result<()> {
+    let bytes = request.encode();
+    send(socket, &bytes, fd.as_slice(), SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Waits for the reply to a request.
+pub(super) fn next_reply(socket: &OwnedFd) -> io::Result<Reply> {
     let (bytes, fds) = receive(socket, RecvFlags::empty())?;
     if bytes.is_empty() {
         return Err(io::ErrorKind::UnexpectedEof.into());

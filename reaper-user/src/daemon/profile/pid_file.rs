@@ -57,15 +57,27 @@ pub(crate) fn check_free(
 }
 
 impl PidFile {
-    /// Writes the pid of this daemon into the file, whatever is in it.
-    pub(crate) fn claim(folder: Folder, pid: u32) -> Self {
+    /// Writes the pid of this daemon into the file, unless a daemon has it that is not the former one: then that
+    /// is found again by [`Self::restore`].
+    pub(crate) fn claim(
+        folder: Folder,
+        pid: u32,
+        former: Option<u32>,
+        table: &dyn ProcessTable,
+    ) -> Self {
         let file = Self {
             folder,
             pid,
             conflict: None,
         };
-        if let Err(error) = file.write() {
-            log::error!("cannot write {}: {error}", file.path().display());
+        match live_writer(&file.folder, pid, table) {
+            Ok(Found::Live(other)) if former != Some(other) => {}
+            Err(error) => log::error!("cannot write {}: {error}", file.path().display()),
+            Ok(_) => {
+                if let Err(error) = file.write() {
+                    log::error!("cannot write {}: {error}", file.path().display());
+                }
+            }
         }
         file
     }
@@ -202,7 +214,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let socket = temporary.path().join("d/s.sock");
         let folder = || Folder::of_socket(&socket, SocketAccess::Private).unwrap();
-        let mut file = PidFile::claim(folder(), OWN);
+        let mut file = PidFile::claim(folder(), OWN, None, table.as_ref());
         let path = temporary.path().join("d").join(NAME);
         let content = || std::fs::read_to_string(&path).unwrap();
         assert_eq!(content(), OWN.to_string());
@@ -217,6 +229,8 @@ mod tests {
         assert!(check_free(&folder(), OWN, table.as_ref()).is_err());
         let conflict = restore().unwrap();
         assert!(conflict.contains(&other.id().to_string()), "{conflict}");
+        assert_eq!(content(), other.id().to_string());
+        drop(PidFile::claim(folder(), OWN + 1, None, table.as_ref()));
         assert_eq!(content(), other.id().to_string());
 
         // Written long before that process was started.
@@ -239,10 +253,11 @@ mod tests {
 
     #[test]
     fn the_file_of_another_daemon_is_not_removed() {
+        let table = process_table::of_this_system();
         let temporary = tempfile::tempdir().unwrap();
         let socket = temporary.path().join("d/s.sock");
         let folder = || Folder::of_socket(&socket, SocketAccess::Private).unwrap();
-        let file = PidFile::claim(folder(), OWN);
+        let file = PidFile::claim(folder(), OWN, None, table.as_ref());
         own_files::replace(&folder(), NAME, b"1").unwrap();
         file.remove();
         assert!(temporary.path().join("d").join(NAME).exists());

