@@ -7,6 +7,8 @@
 //! The body has no length and is not chunked: it ends with the connection. So the end of a stream
 //! looks the same to a client whether the daemon stopped or was killed.
 
+mod filter;
+
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -22,6 +24,7 @@ use hyper::http::request;
 use reaper_registry::{EntryId, Event, EventKind, Next, Session, SessionId};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
+use self::filter::Filter;
 use super::connection_budget::{Turn, Turns};
 use super::sessions::{Cursor, PIECE_FULL};
 use super::sse::{self, EventId};
@@ -55,53 +58,6 @@ pub(crate) struct EventStream {
 struct Snapshot {
     cursor: Cursor,
     any_written: bool,
-}
-
-/// The events that this reader sees.
-struct Filter {
-    /// Whose sessions it sees; `None`: those of all users.
-    owner: Option<u32>,
-    /// `None`: all names. `gap`, `snapshot` and `shutdown` are always sent, unless there is no name.
-    names: Option<BTreeSet<&'static str>>,
-    /// The session that the reader presented. The stream ends with it.
-    own: Option<EntryId>,
-    id: Option<SessionId>,
-}
-
-impl Filter {
-    /// Returns whether the reader sees nothing at all.
-    fn is_silent(&self) -> bool {
-        self.names.as_ref().is_some_and(BTreeSet::is_empty)
-    }
-
-    fn shows(&self, event: &Event) -> bool {
-        if self.is_silent() {
-            return false;
-        }
-        let by_name = self
-            .names
-            .as_ref()
-            .is_none_or(|names| names.contains(sse::name_of(event)));
-        match &event.kind {
-            EventKind::Registered(session) | EventKind::Deregistered(session, _) => {
-                by_name && self.shows_session(session)
-            }
-            EventKind::Shutdown => true,
-            // Events that belong to no session.
-            _ => by_name && self.own.is_none() && self.id.is_none(),
-        }
-    }
-
-    fn shows_session(&self, session: &Session) -> bool {
-        self.owner.is_none_or(|owner| owner == session.owner)
-            && self.own.is_none_or(|own| own == session.entry)
-            && self.id.as_ref().is_none_or(|id| *id == session.id)
-    }
-
-    /// Returns whether the session that the reader presented ends with this event.
-    fn ends_with(&self, event: &Event) -> bool {
-        matches!(&event.kind, EventKind::Deregistered(session, _) if Some(session.entry) == self.own)
-    }
 }
 
 /// Whose stream it is.
