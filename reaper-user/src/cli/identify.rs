@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::lookup::Who;
+use super::lookup::{Who, no_session};
 use super::output::{Layout, escape, json_line};
 use crate::client::Client;
 
@@ -47,19 +47,15 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
-        let pid = self.pid.or_else(|| {
-            let parent = rustix::process::getppid()?;
-            u32::try_from(parent.as_raw_nonzero().get()).ok()
-        });
-        let pid = pid
-            .and_then(|pid| Pid::new(pid).ok())
-            .ok_or_else(|| Failure {
-                code: ExitCode::NoSession,
-                ..Failure::new(
-                    "the process that runs this command has no pid here",
-                    "reaperd identify PID",
-                )
-            })?;
+        let pid = match self.pid {
+            Some(pid) => Pid::new(pid).map_err(|_out_of_range| Failure {
+                code: ExitCode::Usage,
+                ..Failure::new("this is not the pid of a process", "reaperd identify PID")
+            })?,
+            None => parent().ok_or_else(|| {
+                no_session("the process that runs this command has no pid here".to_owned())
+            })?,
+        };
         // Held until the sessions are read: so a session of such a pid is a session of that process.
         let chain = chain::of(pid)?;
         let sessions: Vec<Value> = client.sessions("").await?;
@@ -101,6 +97,12 @@ impl Arguments {
             .map_err(Failure::output)?;
         Ok(ExitCode::Success)
     }
+}
+
+/// Returns the process that runs this command; `None` if it is outside of the pid namespace.
+fn parent() -> Option<Pid> {
+    let parent = rustix::process::getppid()?;
+    Pid::new(u32::try_from(parent.as_raw_nonzero().get()).ok()?).ok()
 }
 
 /// A process and its ancestors.

@@ -84,7 +84,8 @@ fn it_begins_with_the_past_or_the_present_if_asked() {
     let snapshot = json(&watch(&daemon, &["--snapshot"]).line());
     assert_eq!(snapshot["event"], "snapshot");
     assert_eq!(snapshot["data"]["sessions"].as_array().unwrap().len(), 2);
-    run(&daemon, &["watch", "--since", "9999"]).failed(FAILED, "there is no event 9999 yet");
+    run(&daemon, &["watch", "--since", "9999"])
+        .failed(FAILED, "there is no event with this number yet");
     daemon.stop();
 }
 

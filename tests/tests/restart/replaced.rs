@@ -55,6 +55,16 @@ fn sessions_tokens_and_the_history_outlive_a_killed_worker() {
     daemon.stop();
 }
 
+/// Kills the worker of a stopped monitor, and waits until it has ended.
+fn kill_worker(daemon: &TestDaemon) {
+    daemon.signal_worker(Signal::KILL);
+    let worker = worker_of(daemon).unwrap();
+    let stat = format!("/proc/{}/stat", worker.as_raw_nonzero());
+    eventually("the worker has ended", || {
+        fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
+    });
+}
+
 #[test]
 fn a_death_between_two_workers_is_reported_once_and_as_such() {
     let daemon = TestDaemon::start(&[]);
@@ -64,7 +74,7 @@ fn a_death_between_two_workers_is_reported_once_and_as_such() {
     daemon.register("stays", stays.pid());
     let tokens = ["ends", "also"].map(|id| daemon.register(id, ends.pid()));
     daemon.signal(Signal::STOP);
-    daemon.signal_worker(Signal::KILL);
+    kill_worker(&daemon);
     ends.kill();
     daemon.signal(Signal::CONT);
     eventually("both sessions are gone", || {
@@ -90,12 +100,7 @@ fn a_death_between_two_workers_is_reported_once_and_as_such() {
 fn connections_wait_while_there_is_no_worker() {
     let daemon = TestDaemon::start(&[]);
     daemon.signal(Signal::STOP);
-    daemon.signal_worker(Signal::KILL);
-    let worker = worker_of(&daemon).unwrap();
-    let stat = format!("/proc/{}/stat", worker.as_raw_nonzero());
-    eventually("the worker has ended", || {
-        fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
-    });
+    kill_worker(&daemon);
     let waiting = UnixStream::connect(daemon.socket()).unwrap();
     daemon.signal(Signal::CONT);
     let version: Value = daemon.get("/v1/version").unwrap();
