@@ -220,7 +220,7 @@ pub fn children_of(pid: u32) -> Vec<Pid> {
     pids.filter_map(Pid::from_raw).collect()
 }
 
-/// The id under which [`TestDaemon::register_all`] registers a process.
+/// The id under which [`Requests::register_all`] registers a process.
 pub fn session_of(pid: u32) -> String {
     format!("pid-{pid}")
 }
