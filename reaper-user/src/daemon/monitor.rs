@@ -154,9 +154,6 @@ fn try_split(
 ) -> io::Result<Split> {
     // Where it is ignored, the kernel reaps the worker and reports nothing.
     signals::restore_default(Signal::CHILD)?;
-    if let Err(error) = pidfd_memory::try_out() {
-        log::debug!("whether the kernel shows the memory of processes is unknown: {error}");
-    }
     // Before the fork, so that no signal is lost and the end of the worker is seen.
     let mut signals: Vec<_> = PASSED_ON
         .into_iter()
@@ -164,6 +161,10 @@ fn try_split(
         .chain([Signal::CHILD])
         .collect();
     let blocked = Blocked::these(&signals)?;
+    // With a child of its own, so its signals are blocked as well.
+    if let Err(error) = pidfd_memory::try_out() {
+        log::debug!("whether the kernel shows the memory of processes is unknown: {error}");
+    }
     let monitor = getpid();
     let mut kept = Kept::with(carried);
     let started = blocked

@@ -6,7 +6,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
 use std::time::Duration;
 
 use reaper_registry::Pid;
@@ -16,6 +17,7 @@ use rustix::net::{Shutdown, shutdown};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::message::{self, Listening, Reply, Request, Wanted};
+use crate::clock::Deadline;
 use crate::daemon::carried::Kind;
 use crate::daemon::config::readable::Readable;
 use crate::daemon::systemd::{Encoded, State};
@@ -31,8 +33,11 @@ use crate::sys::proc_file::{Deputy, ProcFile, Record};
 /// channel is closed, because a late reply would be taken for the next one.
 const REPLY_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long a reply is waited for before the other tasks of this thread go on elsewhere.
-const PROMPT: Duration = Duration::from_millis(20);
+/// How long a reply is waited for before the other tasks of this thread go on elsewhere. Far more than a monitor
+/// needs that is not stopped: a task that has left its thread cannot end with the runtime.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is tried whether another request has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// A handle of the channel.
 #[derive(Clone)]
@@ -85,16 +90,14 @@ impl Channel {
     }
 
     fn ask(&self, request: Request, fd: Option<BorrowedFd<'_>>) -> io::Result<Reply> {
-        let socket = match self.0.try_lock() {
-            Ok(socket) => socket,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => beside_other_tasks(|| {
-                let locked = self.0.lock();
-                locked.unwrap_or_else(PoisonError::into_inner)
-            }),
-        };
+        let socket = self.lock();
         message::request(&socket, &request, fd)?;
-        let reply = if is_readable_within(&socket, PROMPT) {
+        // These take seconds on an emulated machine.
+        let is_slow = matches!(
+            request.wanted,
+            Wanted::Connector | Wanted::Filter | Wanted::Probe
+        );
+        let reply = if is_slow || is_readable_within(&socket, PATIENCE) {
             message::next_reply(&socket)
         } else {
             beside_other_tasks(|| message::next_reply(&socket))
@@ -105,6 +108,23 @@ impl Channel {
                 shutdown(&*socket, Shutdown::Both).unwrap_or_default();
             }
         })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, OwnedFd> {
+        let deadline = Deadline::after(PATIENCE);
+        loop {
+            match self.0.try_lock() {
+                Ok(socket) => return socket,
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) if !deadline.has_passed() => {
+                    thread::sleep(LOOK_EVERY);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let locked = beside_other_tasks(|| self.0.lock());
+                    return locked.unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
     }
 
     /// As [`Self::ask`], for what fails with a reason and a remedy.
