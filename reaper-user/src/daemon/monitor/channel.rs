@@ -35,7 +35,7 @@ const REPLY_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long a reply is waited for before the other tasks of this thread go on elsewhere. Far more than a monitor
 /// needs that is not stopped: a task that has left its thread cannot end with the runtime.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MOVE_AFTER: Duration = Duration::from_secs(1);
 /// How often it is tried whether another request has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -97,7 +97,7 @@ impl Channel {
             request.wanted,
             Wanted::Connector | Wanted::Filter | Wanted::Probe
         );
-        let reply = if is_slow || is_readable_within(&socket, PATIENCE) {
+        let reply = if is_slow || is_readable_within(&socket, MOVE_AFTER) {
             message::next_reply(&socket)
         } else {
             beside_other_tasks(|| message::next_reply(&socket))
@@ -111,7 +111,7 @@ impl Channel {
     }
 
     fn lock(&self) -> MutexGuard<'_, OwnedFd> {
-        let deadline = Deadline::after(PATIENCE);
+        let deadline = Deadline::after(MOVE_AFTER);
         loop {
             match self.0.try_lock() {
                 Ok(socket) => return socket,
