@@ -304,11 +304,6 @@ impl Client {
         token: Option<&Token>,
         body: Bytes,
     ) -> Result<Response<Incoming>, ClientError> {
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(SpeaksFirst::new(stream))).await?;
-        // The task ends with the exchange, or when the reader of the stream is dropped. Errors of the
-        // connection also appear in the exchange.
-        tokio::spawn(async move { connection.await.unwrap_or_default() });
         let mut request = Request::builder()
             .method(method)
             .uri(target)
@@ -328,7 +323,7 @@ impl Client {
             value.set_sensitive(true);
             request.headers_mut().insert(AUTHORIZATION, value);
         }
-        Ok(sender.send_request(request).await?)
+        exchange(stream, request).await
     }
 
     /// Connects, and checks the other end.
@@ -368,6 +363,18 @@ fn as_json(body: &impl Serialize) -> Result<Bytes, ClientError> {
         detail: format!("cannot encode the request as JSON: {error}"),
     })?;
     Ok(body.into())
+}
+
+/// Sends one request on a connection of its own.
+async fn exchange(
+    stream: UnixStream,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, ClientError> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(SpeaksFirst::new(stream))).await?;
+    // The task ends with the exchange, or when the reader of the stream is dropped. Errors of the
+    // connection also appear in the exchange.
+    tokio::spawn(async move { connection.await.unwrap_or_default() });
+    Ok(sender.send_request(request).await?)
 }
 
 async fn read_json<T: DeserializeOwned>(

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -35,12 +35,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
         .with_context(|| format!("cannot start `{line}`"))?;
-    let seconds = start.elapsed().as_secs_f32();
-    if !status.success() {
-        bail!("`{line}` failed after {seconds:.1} s ({status})");
-    }
-    eprintln!("  {seconds:.1} s");
-    Ok(())
+    ended(&line, start, status, "")
 }
 
 /// As [`run`], for tests: the error also has the lines that name failures, because those of a long run are
@@ -64,9 +59,14 @@ pub(crate) fn run_tests(command: &mut Command) -> Result<()> {
         }
     }
     let status = child.wait().context("wait for the tests")?;
+    ended(&line, start, status, &failures)
+}
+
+/// Prints the time of a command that succeeded; otherwise returns the error, with `details` at its end.
+fn ended(line: &str, start: Instant, status: ExitStatus, details: &str) -> Result<()> {
     let seconds = start.elapsed().as_secs_f32();
     if !status.success() {
-        bail!("`{line}` failed after {seconds:.1} s ({status}){failures}");
+        bail!("`{line}` failed after {seconds:.1} s ({status}){details}");
     }
     eprintln!("  {seconds:.1} s");
     Ok(())

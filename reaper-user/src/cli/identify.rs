@@ -1,15 +1,13 @@
 //! `reaperd identify`: the session that a process, or the nearest of its ancestors, belongs to. Needs no
 //! token.
 
-use std::io::{self, Write as _};
-
 use reaper_registry::Pid;
 use serde_json::{Value, json};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::lookup::{Who, no_session};
-use super::output::{Layout, escape, json_line};
+use super::output::{Layout, escape, json_line, print_line};
 use crate::client::Client;
 
 /// For `reaperd identify --help` and its manual page.
@@ -91,10 +89,7 @@ impl Arguments {
             let id = session["sessionId"].as_str().unwrap_or_default();
             format!("{}{gap}{}{gap}{above}", escape(id), chain[above].pid)
         };
-        let mut out = io::stdout().lock();
-        writeln!(out, "{line}")
-            .and_then(|()| out.flush())
-            .map_err(Failure::output)?;
+        print_line(&line)?;
         Ok(ExitCode::Success)
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::output::{self, Layout, age, escape, json_line, table};
+use super::output::{Layout, age, escape, json_line, print_colored, table};
 use super::{terminal, values};
 use crate::client::{Client, Session, percent_encode};
 use crate::clock;
@@ -89,10 +89,7 @@ impl Arguments {
             self.write(&mut text, sessions)?;
             text
         };
-        let mut out = output::stdout();
-        out.write_all(&text)
-            .and_then(|()| out.flush())
-            .map_err(Failure::output)?;
+        print_colored(text)?;
         Ok(ExitCode::Success)
     }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
+use super::output::print;
 use crate::client::Client;
 
 /// In a file only: whether the daemon responded when it was written. Prometheus's own `up` is about the
@@ -30,11 +31,7 @@ impl Arguments {
         let page = client.metrics().await;
         match &self.write {
             None => {
-                let mut out = io::stdout().lock();
-                let printed = out.write_all(page?.as_bytes());
-                printed
-                    .and_then(|()| out.flush())
-                    .map_err(Failure::output)?;
+                print(page?)?;
             }
             Some(file) => {
                 let is_up = u8::from(page.is_ok());

@@ -10,6 +10,7 @@ use anstream::{AutoStream, ColorChoice};
 use reaper_registry::ExitStatus;
 use serde_json::Value;
 
+use super::failure::Failure;
 use super::terminal::{self, Columns, Tone};
 use crate::daemon::log;
 use crate::text;
@@ -72,6 +73,27 @@ pub(super) fn table(
 /// Returns standard output, with colors where they are wanted.
 pub(super) fn stdout() -> AutoStream<io::StdoutLock<'static>> {
     AutoStream::auto(io::stdout().lock())
+}
+
+/// Writes the result of a command to standard output.
+pub(super) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+    write_to(&mut io::stdout().lock(), text)
+}
+
+/// As [`print`], for one line without its end.
+pub(super) fn print_line(line: &str) -> Result<(), Failure> {
+    print(format!("{line}\n"))
+}
+
+/// As [`print`], with colors where they are wanted.
+pub(super) fn print_colored(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+    write_to(&mut stdout(), text)
+}
+
+fn write_to(out: &mut impl Write, text: impl AsRef<[u8]>) -> Result<(), Failure> {
+    out.write_all(text.as_ref())
+        .and_then(|()| out.flush())
+        .map_err(Failure::output)
 }
 
 /// Writes a message to standard error, with each of its lines escaped. Write errors are ignored.

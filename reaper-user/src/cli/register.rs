@@ -3,7 +3,6 @@
 
 mod file;
 
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use super::details::{Details, Lifetime, ttl};
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::lookup::{no_session, read_token};
-use super::output::{escape, json_line};
+use super::output::{escape, json_line, print_line};
 use super::random;
 use super::run::token_file;
 use crate::client::{Client, ClientError};
@@ -138,13 +137,13 @@ impl Arguments {
             let token = printed.map(|token| format!("\t{token}"));
             format!("{}{}", escape(&session_id), token.unwrap_or_default())
         };
-        let shown = print(&text);
+        let shown = print_line(&text);
         if shown.is_err() && file.is_printed() {
             // The session would have a token that is nowhere.
             let removed: Result<Value, _> = client.delete_as(&token, "/v1/sessions/me").await;
             removed.map(drop).unwrap_or_default();
         }
-        shown
+        shown.map(|()| ExitCode::Success)
     }
 }
 
@@ -176,21 +175,22 @@ impl Renewal {
             "role": session["role"],
             "groups": session["groups"],
             "ttl": self.ttl.map(Lifetime::as_json),
-            "token_file": is_of_run(&self.token_file),
+            "token_file": path_if_of_run(&self.token_file),
         });
         let renewed = post(client, body).await?;
         let id = session["sessionId"].as_str().unwrap_or_default();
-        print(&if self.json {
+        print_line(&if self.json {
             json_line(&report(id, session["pid"].clone(), &renewed))
         } else {
             escape(id).into_owned()
-        })
+        })?;
+        Ok(ExitCode::Success)
     }
 }
 
 /// Returns the path if `run` has written the file: the daemon then goes on to remove it at the end of the
 /// session. The fields of a renewal replace the former ones.
-fn is_of_run(file: &Path) -> Option<String> {
+fn path_if_of_run(file: &Path) -> Option<String> {
     let path = std::path::absolute(file).ok()?;
     let folder = runtime_folder(&Surroundings::of_this_process()).path;
     let is_of_run = path.parent()? == folder.join(token_file::FOLDER)
@@ -233,12 +233,4 @@ fn report(id: &str, pid: Value, registered: &Value) -> Value {
         "expires_at": registered["expires_at"],
         "sources": registered["sources"],
     })
-}
-
-fn print(line: &str) -> Result<ExitCode, Failure> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .map_err(Failure::output)?;
-    Ok(ExitCode::Success)
 }

@@ -1,6 +1,5 @@
 //! `reaperd show`: one session in full.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -8,7 +7,7 @@ use serde_json::{Value, json};
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::lookup::{self, no_session, read_token};
-use super::output::{self, Layout, age, escape, json_line};
+use super::output::{Layout, age, escape, json_line, print_colored};
 use super::values;
 use crate::client::Client;
 use crate::clock;
@@ -75,10 +74,7 @@ impl Arguments {
         } else {
             lines(&session, Layout::of_stdout(), clock::now().wall_ms)
         };
-        let mut out = output::stdout();
-        out.write_all(text.as_bytes())
-            .and_then(|()| out.flush())
-            .map_err(Failure::output)?;
+        print_colored(text)?;
         Ok(ExitCode::Success)
     }
 }

@@ -1,12 +1,10 @@
 //! `reaperd version`.
 
-use std::io::{self, Write as _};
-
 use serde_json::json;
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::output::json_line;
+use super::output::{json_line, print_line};
 use crate::client::{Client, Version};
 
 /// For `reaperd version --help` and its manual page.
@@ -54,10 +52,7 @@ impl Arguments {
         } else {
             format!("reaperd {version}")
         };
-        let mut out = io::stdout().lock();
-        writeln!(out, "{line}")
-            .and_then(|()| out.flush())
-            .map_err(Failure::output)?;
+        print_line(&line)?;
         Ok(ExitCode::Success)
     }
 }

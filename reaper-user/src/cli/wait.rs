@@ -3,7 +3,6 @@
 mod process;
 mod session;
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use self::process::Process;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::lookup;
-use super::output::{exit_status, json_line, print_message};
+use super::output::{exit_status, json_line, print_line, print_message};
 use super::values;
 use crate::client::Client;
 
@@ -97,11 +96,7 @@ impl Arguments {
             },
         };
         if self.json {
-            let mut out = io::stdout().lock();
-            let line = json_line(&as_json(ended.as_ref()));
-            writeln!(out, "{line}")
-                .and_then(|()| out.flush())
-                .map_err(Failure::output)?;
+            print_line(&json_line(&as_json(ended.as_ref())))?;
         }
         let Some(ended) = ended else {
             print_message("reaperd: it has not ended within the time of --timeout");

@@ -5,7 +5,6 @@ mod filter;
 mod reader;
 mod text;
 
-use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use self::exec::Executor;
 use self::filter::Filter;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::output::{Layout, print_message};
+use super::output::{Layout, print_line, print_message};
 use super::{terminal, values};
 use crate::client::follow::{Followed, Follower, Start, numbered};
 use crate::client::{Client, Frame};
@@ -188,10 +187,7 @@ impl Arguments {
             let line = text::as_text(frame, Layout::of_stdout())?;
             terminal::wrap(&line, terminal::width_of_stdout(), TIME_WIDTH).into_owned()
         };
-        let mut out = io::stdout().lock();
-        out.write_all(format!("{line}\n").as_bytes())
-            .and_then(|()| out.flush())
-            .map_err(Failure::output)
+        print_line(&line)
     }
 }
 

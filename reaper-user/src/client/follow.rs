@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, HOST};
 use hyper::{Method, Request};
-use hyper_util::rt::TokioIo;
 use reaper_registry::Token;
 use serde_json::Value;
 
-use super::speaks_first::SpeaksFirst;
-use super::{Client, ClientError, EventStream, Frame, MAX_PROBLEM, problem, trusted_server};
+use super::{
+    Client, ClientError, EventStream, Frame, MAX_PROBLEM, exchange, problem, trusted_server,
+};
 
 /// The pause before the second attempt to open a stream again. The first one follows at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -203,10 +202,6 @@ impl Client {
     async fn events_after(&self, target: &str, last: &str) -> Result<EventStream, ClientError> {
         self.limited(async {
             let stream = self.connect(trusted_server::Request::Read).await?;
-            let (mut sender, connection) =
-                http1::handshake(TokioIo::new(SpeaksFirst::new(stream))).await?;
-            // It ends with the exchange, as in `send_on`.
-            tokio::spawn(async move { connection.await.unwrap_or_default() });
             let mut request = Request::builder()
                 .method(Method::GET)
                 .uri(target)
@@ -221,7 +216,7 @@ impl Client {
                     .map_err(|error| ClientError::Protocol {
                         detail: error.to_string(),
                     })?;
-            let response = sender.send_request(request).await?;
+            let response = exchange(stream, request).await?;
             if !response.status().is_success() {
                 return Err(problem(response).await?);
             }

@@ -258,7 +258,7 @@ impl Peer {
         self.uid == 0 && self.transport == Transport::Unix
     }
 
-    /// Returns the user to whom its connections, streams and requests are charged. All connections over TCP
+    /// Returns the user that is charged for its connections, streams and requests. All connections over TCP
     /// share one account: any user can open them, and they must not use up what the daemon's user has.
     pub(crate) fn account(self) -> u32 {
         if self.transport == Transport::Unix {

@@ -1,4 +1,4 @@
-//! What is served over TCP, to whom, and what outlives a worker and a daemon.
+//! The API over TCP: its routes, the clients that may use it, and its port after the end of a worker or a daemon.
 
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};

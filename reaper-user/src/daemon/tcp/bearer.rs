@@ -28,6 +28,8 @@ pub(crate) struct Bearer {
     text: Zeroizing<[u8; LENGTH]>,
     /// Of this process, for comparisons.
     key: Zeroizing<[u8; BYTES]>,
+    /// The digest of the text under this key.
+    digest: [u8; BYTES],
 }
 
 /// The bearer cannot be used.
@@ -63,6 +65,11 @@ impl BearerError {
 }
 
 impl Bearer {
+    fn new(text: Zeroizing<[u8; LENGTH]>, key: Zeroizing<[u8; BYTES]>) -> Self {
+        let digest = HMAC::mac(text.as_slice(), key.as_slice());
+        Self { text, key, digest }
+    }
+
     /// Reads the bearer in this folder, or creates it.
     pub(crate) fn of_folder(folder: &Folder) -> Result<Self, BearerError> {
         let path = folder.path().join(FILE_NAME);
@@ -70,7 +77,7 @@ impl Bearer {
             if let Some(found) = own_files::read(folder, FILE_NAME)? {
                 let text = parse(&found).ok_or(BearerError::Malformed(path))?;
                 let key = random().map_err(BearerError::Random)?;
-                return Ok(Self { text, key });
+                return Ok(Self::new(text, key));
             }
             let new = new_file().map_err(BearerError::Random)?;
             // Read again in any case: another program may have been faster.
@@ -86,8 +93,7 @@ impl Bearer {
     /// Returns whether this is the bearer. How long it takes does not depend on where they differ: the
     /// comparison is between two digests under a key that no other process has.
     pub(crate) fn matches(&self, presented: &[u8]) -> bool {
-        let expected = HMAC::mac(self.text.as_slice(), self.key.as_slice());
-        HMAC::verify(presented, self.key.as_slice(), &expected)
+        HMAC::verify(presented, self.key.as_slice(), &self.digest)
     }
 
     /// Returns the proof that this daemon, which listens on this address, has the bearer: an HMAC-SHA256 in
@@ -144,10 +150,7 @@ mod tests {
     use super::*;
 
     fn bearer(text: [u8; LENGTH]) -> Bearer {
-        Bearer {
-            text: Zeroizing::new(text),
-            key: Zeroizing::new([7; BYTES]),
-        }
+        Bearer::new(Zeroizing::new(text), Zeroizing::new([7; BYTES]))
     }
 
     #[test]
