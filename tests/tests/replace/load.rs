@@ -83,6 +83,7 @@ fn client(
 #[test]
 fn no_request_fails_while_the_daemon_is_replaced_again_and_again() {
     let replacements = scaled(50, 5);
+    let between = scaled(RATE, RATE / 10);
     let mut daemon = TestDaemon::start(&[]);
     let mut process = TestProcess::start();
     let pid = process.pid();
@@ -130,7 +131,7 @@ fn no_request_fails_while_the_daemon_is_replaced_again_and_again() {
     for _ in 0..replacements {
         let before = shared.answered.load(Ordering::Relaxed);
         eventually("requests are answered", || {
-            shared.answered.load(Ordering::Relaxed) > before + RATE / 10
+            shared.answered.load(Ordering::Relaxed) > before + between
                 || !shared.failed.lock().unwrap().is_empty()
         });
         daemon.hand_over_to(&successor());
