@@ -1,9 +1,9 @@
-//! `cargo xtask bench`: builds the daemon and the benchmark program and runs the latter. The measurements
-//! are in `tests/bench`.
+//! `cargo xtask bench`: builds the daemon as it is packaged, and the benchmark program, and runs the latter. The
+//! measurements are in `tests/bench`.
 
 use anyhow::Result;
 
-use crate::command::{command, run as execute};
+use crate::command::{command, repo_root, run as execute};
 
 /// The report of a complete run.
 const REPORT: &str = "docs/benchmarks.md";
@@ -19,10 +19,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let mut daemon = command("cargo", &["build", "--profile", "dist", "--locked"])?;
+    execute(daemon.args(["--package", "reaperd"]))?;
     let mut build = command("cargo", &["build", "--release", "--locked"])?;
-    build.args(["--package", "reaperd", "--package", "reaper-bench"]);
-    execute(&mut build)?;
+    execute(build.args(["--package", "reaper-bench"]))?;
     let mut bench = command("target/release/bench", &[])?;
+    bench.env("REAPERD_BIN", repo_root()?.join("target/dist/reaperd"));
     bench.args(["--rounds", &args.rounds.to_string()]);
     if args.only.is_empty() {
         bench.args(["--write", REPORT]);

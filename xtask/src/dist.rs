@@ -31,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',', default_value = "deb,rpm,tar,image,sbom")]
     only: Vec<Format>,
     /// Cargo profile of the binaries
-    #[arg(long, default_value = "release")]
+    #[arg(long, default_value = "dist")]
     profile: String,
     /// Package this binary instead of building one, to try the packages themselves
     #[arg(long, value_name = "FILE")]

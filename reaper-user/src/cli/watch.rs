@@ -5,10 +5,13 @@ mod filter;
 mod reader;
 mod text;
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::process::{Signal, getpid, kill_process};
 use serde_json::{Value, json};
+use tokio::signal::unix::{self, SignalKind};
 
 use self::exec::Executor;
 use self::filter::Filter;
@@ -18,6 +21,7 @@ use super::output::{Layout, print_line, print_message};
 use super::{terminal, values};
 use crate::client::follow::{Followed, Follower, Start, numbered};
 use crate::client::{Client, Frame};
+use crate::sys::signal_action::{is_ignored, restore_default};
 use crate::sys::{as_started, inherited};
 
 /// The width of the first column, below which nothing is written.
@@ -41,7 +45,8 @@ Events:
 Command of --exec:
   It gets one event as a line of JSON on its standard input. Commands for events of one session run one after \
 the other, in the order of the events; those of others may run at the same time. It gets no descriptors but the \
-standard streams, and not the variables with the token file of an outer `reaperd run`.
+standard streams, and not the variables with the token file of an outer `reaperd run`. If the reader of the output \
+goes, or SIGINT, SIGTERM or SIGHUP comes, running commands are killed and no further ones run.
 
 Exit status:
   0  The reader of the output has gone
@@ -120,17 +125,28 @@ impl Arguments {
             Some(command) => Some(Executor::start(command, self.exec_timeout)?),
             None => None,
         };
-        let result = {
-            let shown = self.show(client, executor.as_ref());
-            tokio::select! {
-                shown = shown => shown,
+        let Some(executor) = executor else {
+            return tokio::select! {
+                shown = self.show(client, None) => shown,
                 () = reader::gone() => Ok(ExitCode::Success),
+            };
+        };
+        let result = tokio::select! {
+            shown = self.show(client, Some(&executor)) => Some(shown),
+            () = reader::gone() => None,
+            signal = ending_signal() => {
+                let signal = signal?;
+                executor.stop();
+                end_by(signal)?;
+                return Ok(ExitCode::Failure);
             }
         };
-        if let Some(executor) = executor {
+        if let Some(shown) = result {
             executor.finish();
+            return shown;
         }
-        result
+        executor.stop();
+        Ok(ExitCode::Success)
     }
 
     /// Shows events until the daemon stops, or without an end.
@@ -189,6 +205,37 @@ impl Arguments {
         };
         print_line(&line)
     }
+}
+
+/// Waits for a signal that ends this process unless it is ignored, and would leave commands running.
+async fn ending_signal() -> io::Result<Signal> {
+    let listen = |kind, signal| {
+        (!is_ignored(signal))
+            .then(|| unix::signal(kind))
+            .transpose()
+    };
+    let mut interrupt = listen(SignalKind::interrupt(), Signal::INT)?;
+    let mut terminate = listen(SignalKind::terminate(), Signal::TERM)?;
+    let mut hang_up = listen(SignalKind::hangup(), Signal::HUP)?;
+    tokio::select! {
+        () = received(&mut interrupt) => Ok(Signal::INT),
+        () = received(&mut terminate) => Ok(Signal::TERM),
+        () = received(&mut hang_up) => Ok(Signal::HUP),
+    }
+}
+
+async fn received(signal: &mut Option<unix::Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends this process by the signal, so that its parent sees what ended it.
+fn end_by(signal: Signal) -> io::Result<()> {
+    restore_default(signal)?;
+    kill_process(getpid(), signal)?;
+    Ok(())
 }
 
 /// The id of the session that the event is about, or nothing.

@@ -45,7 +45,7 @@ use crate::sources::opener;
 use crate::sys::fork::{Forked, fork};
 use crate::sys::pidfd_memory;
 use crate::sys::proc_file;
-use crate::sys::signal_action::is_ignored;
+use crate::sys::signal_action::{is_ignored, restore_default};
 use crate::sys::signals::{self, Blocked, Pending};
 use channel::Channel;
 use serve::{Answered, Kept, answer};
@@ -153,7 +153,7 @@ fn try_split(
     as_monitor: impl FnOnce(),
 ) -> io::Result<Split> {
     // Where it is ignored, the kernel reaps the worker and reports nothing.
-    signals::restore_default(Signal::CHILD)?;
+    restore_default(Signal::CHILD)?;
     // Before the fork, so that no signal is lost and the end of the worker is seen.
     let mut signals: Vec<_> = PASSED_ON
         .into_iter()

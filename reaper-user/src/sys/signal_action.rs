@@ -17,6 +17,16 @@ pub(crate) fn ignore(signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives this signal its default effect again.
+pub(crate) fn restore_default(signal: Signal) -> io::Result<()> {
+    // SAFETY: installs no handler.
+    let former = unsafe { libc::signal(signal.as_raw(), libc::SIG_DFL) };
+    if former == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Returns whether this process ignores the signal. Uses nothing that needs to be initialised.
 pub(crate) fn is_ignored(signal: Signal) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();

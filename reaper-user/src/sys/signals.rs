@@ -64,16 +64,6 @@ pub(crate) fn unblock(signals: &[Signal]) -> io::Result<()> {
     }
 }
 
-/// Gives this signal its default effect again, which the program that started this one may have changed.
-pub(crate) fn restore_default(signal: Signal) -> io::Result<()> {
-    // SAFETY: installs no handler.
-    let former = unsafe { libc::signal(signal.as_raw(), libc::SIG_DFL) };
-    if former == libc::SIG_ERR {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
 /// The pending ones of some blocked signals.
 pub(crate) struct Pending(OwnedFd);
 

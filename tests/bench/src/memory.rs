@@ -44,7 +44,7 @@ pub(crate) fn measure(_plan: &Plan) -> io::Result<Section> {
                 megabytes(full)
             ))
             .target("< 1 KiB", each < 1_024.0),
-        Row::new("release binary", megabytes(binary)).target("< 10 MiB", binary < 10 << 20),
+        Row::new("packaged binary", megabytes(binary)).target("< 10 MiB", binary < 10 << 20),
     ];
     Ok(Section {
         title: "Memory and size",

@@ -1,15 +1,12 @@
 //! `reaperd watch`: what it shows, from where, until when, and what it runs.
 
-use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::sync::mpsc;
 use std::thread;
 
-use reaper_tests::daemon::{TestDaemon, private_folder};
+use reaper_tests::daemon::TestDaemon;
 use reaper_tests::scale::scaled;
 use reaper_tests::test_process::TestProcess;
 use reaper_tests::wait::{Deadline, TIMEOUT, eventually, eventually_some};
@@ -19,10 +16,10 @@ use rustix::process::Signal;
 use super::*;
 
 /// The daemon stopped in an orderly way.
-const STOPPED: i32 = 9;
+pub(super) const STOPPED: i32 = 9;
 
 /// Starts `watch --json` and waits until it listens.
-fn watch(daemon: &TestDaemon, arguments: &[&str]) -> Launched {
+pub(super) fn watch(daemon: &TestDaemon, arguments: &[&str]) -> Launched {
     let mut command = command(&["watch", "--json"]);
     set_environment(&mut command, daemon);
     let mut watch = Launched::start(command.args(arguments));
@@ -32,8 +29,12 @@ fn watch(daemon: &TestDaemon, arguments: &[&str]) -> Launched {
     watch
 }
 
-fn exit_code(mut watch: Launched) -> Option<i32> {
-    eventually_some("watch ends", || watch.child.try_wait().unwrap()).code()
+pub(super) fn status(mut watch: Launched) -> ExitStatus {
+    eventually_some("watch ends", || watch.child.try_wait().unwrap())
+}
+
+pub(super) fn exit_code(watch: Launched) -> Option<i32> {
+    status(watch).code()
 }
 
 fn session_of(event: &Value) -> &str {
@@ -230,81 +231,4 @@ fn following_through_restarts_shows_exactly_the_history_of_the_daemon() {
         history.len()
     );
     daemon.stop();
-}
-
-/// Waits until the file has so many lines.
-fn lines_of(file: &Path, count: usize) -> Vec<String> {
-    eventually_some("the commands have run", || {
-        let text = fs::read_to_string(file).unwrap_or_default();
-        let lines: Vec<_> = text.lines().map(str::to_owned).collect();
-        (lines.len() >= count).then_some(lines)
-    })
-}
-
-#[test]
-fn a_command_gets_each_event_in_order_and_neither_descriptors_nor_secrets() {
-    let daemon = daemon();
-    let folder = private_folder();
-    let file = folder.path().join("out");
-    let script = folder.path().join("script");
-    // Each event of one session takes long enough for the next one to overtake it, if it could.
-    let text = format!(
-        "#!/bin/sh\nevent=$(cat)\nls /proc/self/fd >{0}.$$\nfds=$(tr '\\n' ' ' <{0}.$$)\nsleep 0.1\n\
-         echo \"$event|$fds|$CLAUDEMESH_IPC_TOKEN$REAPERD_TOKEN_FILE|end\" >>{0}\n",
-        file.display()
-    );
-    fs::write(&script, text).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
-    let mut command = command(&["watch", "--json", "--filter", "session=s-1", "--exec"]);
-    set_environment(&mut command, &daemon);
-    command
-        .arg(&script)
-        .env("CLAUDEMESH_IPC_TOKEN", "secret")
-        .env("REAPERD_TOKEN_FILE", "/secret");
-    let mut watch = Launched::start(&mut command);
-    assert_eq!(json(&watch.line())["event"], "listening");
-    let process = TestProcess::start();
-    for _ in 0..3 {
-        daemon.register("s-1", process.pid());
-        run(&daemon, &["rm", "s-1"]).done();
-    }
-    let lines = lines_of(&file, 6);
-    let mut last = 0;
-    for line in &lines {
-        let (event, rest) = line.split_once('|').unwrap();
-        let event = json(event);
-        let seq = event["data"]["seq"].as_u64().unwrap();
-        assert!(seq > last, "one after the other, in their order: {lines:?}");
-        last = seq;
-        // 3 is the folder that `ls` reads.
-        assert_eq!(rest, "0 1 2 3 ||end", "{line}");
-    }
-    daemon.stop();
-    assert_eq!(exit_code(watch), Some(STOPPED));
-}
-
-#[test]
-fn a_command_that_takes_too_long_is_killed_with_what_it_started() {
-    let daemon = daemon();
-    let folder = private_folder();
-    let file = folder.path().join("pid");
-    let script = format!("sleep 600 & echo $! >>{}; wait", file.display());
-    let arguments = [
-        "--filter",
-        "session=s-1",
-        "--exec-timeout",
-        "100ms",
-        "--exec",
-        &script,
-    ];
-    let watch = watch(&daemon, &arguments);
-    let process = TestProcess::start();
-    daemon.register("s-1", process.pid());
-    let pid = lines_of(&file, 1)[0].clone();
-    eventually("it is killed", || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.is_empty() || stat.contains(") Z")
-    });
-    daemon.stop();
-    assert_eq!(exit_code(watch), Some(STOPPED));
 }

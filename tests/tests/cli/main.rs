@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "steps of tests")]
 
 #[cfg(target_os = "linux")]
+mod exec;
+#[cfg(target_os = "linux")]
 mod following;
 #[cfg(target_os = "linux")]
 mod full_pipe;
@@ -22,6 +24,8 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use reaper_tests::daemon::{Launch, TestDaemon, reaperd, sources_of_this_run};
+use reaper_tests::wait::TIMEOUT;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 const DONE: i32 = 0;
@@ -111,7 +115,8 @@ impl CommandOutput {
 /// A running command; killed and reaped on drop.
 struct Launched {
     child: Child,
-    out: BufReader<ChildStdout>,
+    /// `None`: closed.
+    out: Option<BufReader<ChildStdout>>,
 }
 
 impl Launched {
@@ -119,7 +124,15 @@ impl Launched {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
-        Self { child, out }
+        Self {
+            child,
+            out: Some(out),
+        }
+    }
+
+    /// Closes the reading end of its output.
+    fn close(&mut self) {
+        self.out = None;
     }
 
     /// Reads lines up to the first for which `wanted` returns true.
@@ -128,10 +141,17 @@ impl Launched {
         lines.find(|line| wanted(line)).unwrap()
     }
 
-    /// Reads the next line.
+    /// Reads the next line, which must begin within the usual time limit; empty at the end.
     fn line(&mut self) -> String {
+        let out = self.out.as_mut().unwrap();
+        if out.buffer().is_empty() {
+            let limit = Timespec::try_from(TIMEOUT).unwrap();
+            let mut polled = [PollFd::new(out.get_ref(), PollFlags::IN)];
+            let ready = poll(&mut polled, Some(&limit)).unwrap();
+            assert_eq!(ready, 1, "no line within {TIMEOUT:?}");
+        }
         let mut line = String::new();
-        self.out.read_line(&mut line).unwrap();
+        out.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::super::failure::Failure;
 use super::super::lookup::{self, Who};
-use super::super::output::escape;
+use super::super::output::{escape, print_message};
 use super::Ended;
 use super::process::Process;
 use crate::client::follow::{Followed, Follower, Start, numbered};
@@ -167,8 +167,15 @@ async fn process_of(who: &Who) -> Option<Process> {
 /// Waits for the event, across restarts of the daemon.
 async fn end_of(events: &mut Follower, who: &Who) -> Result<Ended, Failure> {
     loop {
-        let Followed::Frame(frame) = events.next().await? else {
-            continue;
+        let frame = match events.next().await? {
+            Followed::Frame(frame) => frame,
+            Followed::Open => continue,
+            Followed::Lost(reason) => {
+                print_message(&format!(
+                    "reaperd: {reason}; waiting until a daemon runs again"
+                ));
+                continue;
+            }
         };
         if let Some(ended) = ended_by(&frame, |it| it == who)? {
             return Ok(ended);

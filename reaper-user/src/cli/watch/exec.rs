@@ -8,6 +8,8 @@ use std::hash::{Hash as _, Hasher as _};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -34,24 +36,54 @@ const SECRETS: [&str; 3] = [
 pub(super) struct Executor {
     queues: Vec<mpsc::Sender<String>>,
     threads: Vec<JoinHandle<()>>,
+    stop: Stop,
+}
+
+/// Whether running commands are to be killed, and queued ones to be left out.
+#[derive(Clone, Default)]
+struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    fn request(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_requested(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How a command ended.
+enum Ended {
+    Itself(ExitStatus),
+    OutOfTime,
+    Stopped,
 }
 
 impl Executor {
     /// Starts the threads. `command` is for `/bin/sh -c`.
     pub(super) fn start(command: &str, limit: Duration) -> io::Result<Self> {
         let (mut queues, mut threads) = (Vec::new(), Vec::new());
+        let stop = Stop::default();
         for number in 0..THREADS {
             let (sender, mut lines) = mpsc::channel::<String>(QUEUE);
             let command = command.to_owned();
+            let stop = stop.clone();
             let thread = thread::Builder::new().name(format!("exec-{number}"));
             threads.push(thread.spawn(move || {
-                while let Some(line) = lines.blocking_recv() {
-                    run(&command, &line, limit);
+                while let Some(line) = lines.blocking_recv()
+                    && !stop.is_requested()
+                {
+                    run(&command, &line, limit, &stop);
                 }
             })?);
             queues.push(sender);
         }
-        Ok(Self { queues, threads })
+        Ok(Self {
+            queues,
+            threads,
+            stop,
+        })
     }
 
     /// Queues an event of this session, as a line of JSON.
@@ -64,6 +96,12 @@ impl Executor {
         sent.unwrap_or_default();
     }
 
+    /// Kills the running commands, and runs no further ones.
+    pub(super) fn stop(self) {
+        self.stop.request();
+        self.finish();
+    }
+
     /// Waits until every queued event is handled.
     pub(super) fn finish(self) {
         drop(self.queues);
@@ -74,19 +112,22 @@ impl Executor {
 }
 
 /// Runs the command with this line as its standard input, and prints why it failed.
-fn run(command: &str, line: &str, limit: Duration) {
-    match status_of(command, line, limit) {
-        Ok(Some(status)) if status.success() => {}
-        Ok(Some(status)) => print_message(&format!("reaperd: --exec: {status}: {command}")),
-        Ok(None) => print_message(&format!(
+fn run(command: &str, line: &str, limit: Duration, stop: &Stop) {
+    match end_of(command, line, limit, stop) {
+        Ok(Ended::Stopped) => {}
+        Ok(Ended::Itself(status)) if status.success() => {}
+        Ok(Ended::Itself(status)) => {
+            print_message(&format!("reaperd: --exec: {status}: {command}"));
+        }
+        Ok(Ended::OutOfTime) => print_message(&format!(
             "reaperd: --exec: killed after {limit:?} (--exec-timeout): {command}"
         )),
         Err(error) => print_message(&format!("reaperd: --exec: {error}: {command}")),
     }
 }
 
-/// Returns the status; `None` if the time was over.
-fn status_of(command: &str, line: &str, limit: Duration) -> io::Result<Option<ExitStatus>> {
+/// Runs the command until it ends.
+fn end_of(command: &str, line: &str, limit: Duration, stop: &Stop) -> io::Result<Ended> {
     // A file, because a command that reads nothing must not hold up this thread.
     let mut input = tempfile::tempfile()?;
     input.write_all(line.as_bytes())?;
@@ -101,11 +142,16 @@ fn status_of(command: &str, line: &str, limit: Duration) -> io::Result<Option<Ex
     let deadline = Deadline::after(limit);
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+            return Ok(Ended::Itself(status));
         }
-        if deadline.has_passed() {
+        let ended = match (stop.is_requested(), deadline.has_passed()) {
+            (true, _) => Some(Ended::Stopped),
+            (false, true) => Some(Ended::OutOfTime),
+            (false, false) => None,
+        };
+        if let Some(ended) = ended {
             kill(&mut child);
-            return Ok(None);
+            return Ok(ended);
         }
         thread::sleep(LOOK_EVERY);
     }

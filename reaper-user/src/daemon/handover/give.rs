@@ -157,10 +157,11 @@ async fn hand_over(link: &mut Link, to: &watch::Sender<Mode>, all: All<'_>) -> R
     Ok(moved)
 }
 
-/// Sends the last message, without waiting: the successor reads nothing but this.
+/// Sends the last message. The successor reads nothing but this, so there is room for it; a socket without
+/// room is not a successor's, and must not hold up the monitor.
 #[cfg(target_os = "linux")]
 pub(crate) fn let_go(successor: impl AsFd) -> io::Result<()> {
-    Frame::of(&Message::Go)?.send(successor, &[])
+    Frame::of(&Message::Go)?.try_send(successor)
 }
 
 /// Sends each connection once it is between two requests.

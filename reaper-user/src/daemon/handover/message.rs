@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
 
@@ -134,6 +134,21 @@ impl Frame {
     /// Sends what is left. The descriptors go with the first byte. An error leaves the rest for another
     /// call.
     pub(super) fn send(&mut self, socket: impl AsFd, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send_with(socket, fds, NO_SIGNAL)
+    }
+
+    /// Sends what is left without waiting for room.
+    #[cfg(target_os = "linux")]
+    pub(super) fn try_send(&mut self, socket: impl AsFd) -> io::Result<()> {
+        self.send_with(socket, &[], NO_SIGNAL | SendFlags::DONTWAIT)
+    }
+
+    fn send_with(
+        &mut self,
+        socket: impl AsFd,
+        fds: &[BorrowedFd<'_>],
+        flags: SendFlags,
+    ) -> io::Result<()> {
         while self.sent < self.bytes.len() {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
             let mut control = SendAncillaryBuffer::new(&mut space);
@@ -144,7 +159,7 @@ impl Frame {
                 return Err(Errno::TOOBIG.into());
             }
             let rest = [IoSlice::new(&self.bytes[self.sent..])];
-            match sendmsg(&socket, &rest, &mut control, NO_SIGNAL) {
+            match sendmsg(&socket, &rest, &mut control, flags) {
                 Ok(count) => self.sent += count,
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -293,6 +308,16 @@ mod tests {
             rustix::io::write(&ours, std::slice::from_ref(byte)).unwrap();
         }
         assert!(receiver.receive(&theirs).is_ok());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_message_that_must_not_wait_fails_if_there_is_no_room() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        // Until the system has no room for one more.
+        let full =
+            (0..100_000).find_map(|_| Frame::of(&Message::Go).unwrap().try_send(&ours).err());
+        assert_eq!(full.map(|it| it.kind()), Some(io::ErrorKind::WouldBlock));
     }
 
     #[test]
