@@ -86,7 +86,7 @@ impl From<problem::Problem> for Problem {
     fn from(problem: problem::Problem) -> Self {
         Self {
             status: problem.status().as_u16(),
-            code: problem.code(),
+            code: problem.code().name(),
             json: problem.to_json(),
         }
     }

@@ -8,6 +8,8 @@ mod canary;
 #[cfg(target_os = "linux")]
 #[path = "http/containers.rs"]
 mod containers;
+#[path = "http/document.rs"]
+mod document;
 #[path = "http/fixture.rs"]
 mod fixture;
 #[path = "http/keep_alive.rs"]

@@ -14,6 +14,8 @@
 //! | `GET /v1/limits` | what the caller holds and may hold; for root, of all users |
 //! | `GET /v1/sources`, `/v1/health`, `/v1/version` | the state of the daemon, and its version |
 //! | `GET /metrics` | the metrics of the daemon |
+//! | `GET /v1/openapi.json` | the description of these routes for programs, `docs/openapi.json` |
+//! | `GET /problems/CODE` | describes the errors with this code |
 //! | `GET /v1/proof?nonce=HEX` | over TCP only: proves that the daemon has the bearer |
 //!
 //! Paths match exactly; a wrong method is 404 like a wrong path. A session is presented as
@@ -69,6 +71,7 @@ pub(crate) mod admission;
 pub(crate) mod authorize;
 mod connection;
 mod connection_budget;
+mod documents;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod limits;

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hyper::{Method, Response, StatusCode};
 
 use crate::daemon::http::body::RefusedWith;
+use crate::daemon::http::problem::Code;
 use refusals::Refusals;
 
 /// What the daemon counts of its requests and its history.
@@ -39,12 +40,12 @@ impl Counters {
         let class = class_of(response.status());
         self.requests[route as usize][class].fetch_add(1, Ordering::Relaxed);
         if let Some(RefusedWith(code)) = response.extensions().get() {
-            self.refusals.add(code);
+            self.refusals.add(*code);
         }
     }
 
     /// Counts a connection that was refused before a request was read.
-    pub(crate) fn refused(&self, code: &str) {
+    pub(crate) fn refused(&self, code: Code) {
         self.refusals.add(code);
     }
 
@@ -146,7 +147,7 @@ mod tests {
         let counters = Counters::default();
         let mut refused = Response::new(());
         *refused.status_mut() = StatusCode::NOT_FOUND;
-        refused.extensions_mut().insert(RefusedWith("not_found"));
+        refused.extensions_mut().insert(RefusedWith(Code::NotFound));
         counters.responded(Route::of(&Method::GET, "/v1/x"), &refused);
         counters.responded(Route::of(&Method::GET, "/v1/health"), &Response::new(()));
         let counted: Vec<_> = counters

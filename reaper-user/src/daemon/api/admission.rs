@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use hyper::StatusCode;
 use reaper_registry::StartTime;
 use tokio::net::UnixStream;
 
@@ -15,13 +14,10 @@ use super::stream::ClientStream;
 use super::{Peer, PidNs, Transport};
 use crate::daemon::config::DaemonOptions;
 use crate::daemon::handover::message::Pin;
-use crate::daemon::http::problem::Problem;
+use crate::daemon::http::problem::{Code, Problem};
 use crate::daemon::log::refusals;
 use crate::daemon::tcp::Door;
 use crate::sys::process_table::ProcessTable;
-
-/// The code of the error for users who are not served.
-pub(super) const USER_NOT_ALLOWED: &str = "user_not_allowed";
 
 /// The rule for connections.
 pub(crate) struct Admission {
@@ -70,7 +66,7 @@ impl Admission {
             .ok()?;
         let uid = credentials.uid();
         if !self.serves(uid) && !self.serves_group(&stream, credentials.gid()) {
-            refusals::note(uid, "user_not_allowed");
+            refusals::note(uid, Code::UserNotAllowed.name());
             // The socket does not block, and its buffer is empty and larger than the error. A peer
             // that has left already needs none.
             rustix::io::write(&stream, &self.refusal).unwrap_or_default();
@@ -167,13 +163,7 @@ fn refusal(own_uid: u32, options: &DaemonOptions) -> Vec<u8> {
          --allow-uid USER or --socket-group GROUP",
         served.join(", ")
     );
-    let body = Problem::new(
-        StatusCode::FORBIDDEN,
-        USER_NOT_ALLOWED,
-        USER_NOT_ALLOWED,
-        detail,
-    )
-    .to_json();
+    let body = Problem::new(Code::UserNotAllowed, Code::UserNotAllowed, detail).to_json();
     let mut response = format!(
         "HTTP/1.1 403 Forbidden\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
          connection: close\r\n\r\n",

@@ -8,14 +8,13 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use hyper::StatusCode;
 use reaper_registry::{
     Attestation, Details, Pid, Presence, SecretKey, SessionId, Token, TokenMalformed, Ttl,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::daemon::http::problem::Problem;
+use crate::daemon::http::problem::{Code, Problem};
 use crate::reaper::Registration;
 use crate::sys::secret_arena::SecretArena;
 use crate::text::{self, GROUP_MAX, GROUPS_MAX, NAME_MAX, PATH_MAX};
@@ -147,7 +146,7 @@ fn fields(body: &str) -> Result<Fields<'_>, Problem> {
             // The values are valid JSON, so the error is a duplicate field.
             Problem::field(
                 duplicate_field(&error.to_string()),
-                "duplicate_field",
+                Code::DuplicateField,
                 "Error: invalid_json",
                 error.to_string(),
             )
@@ -254,7 +253,7 @@ fn required_pid(raw: Option<&RawValue>) -> Result<Pid, Problem> {
         .and_then(|pid| Pid::new(pid).ok())
         .ok_or_else(|| {
             let rule = format!("pid must be an integer in 1..={}", Pid::MAX);
-            Problem::field("pid", "invalid_pid", rule.clone(), rule)
+            Problem::field("pid", Code::InvalidPid, rule.clone(), rule)
         })
 }
 
@@ -340,18 +339,12 @@ fn is_encoded(text: &str) -> bool {
 }
 
 fn invalid_json(detail: &str) -> Problem {
-    Problem::new(
-        StatusCode::BAD_REQUEST,
-        "invalid_json",
-        "Error: invalid_json",
-        detail,
-    )
+    Problem::new(Code::InvalidJson, "Error: invalid_json", detail)
 }
 
 fn missing_body() -> Problem {
     Problem::new(
-        StatusCode::BAD_REQUEST,
-        "missing_body",
+        Code::MissingBody,
         "missing body",
         "a registration is a JSON object",
     )
@@ -360,7 +353,7 @@ fn missing_body() -> Problem {
 fn required(field: &'static str) -> Problem {
     Problem::field(
         field,
-        "field_required",
+        Code::FieldRequired,
         REQUIRED,
         format!("{field} is required"),
     )
@@ -368,7 +361,7 @@ fn required(field: &'static str) -> Problem {
 
 fn invalid(field: &'static str, rule: &str) -> Problem {
     let detail = format!("{field} {rule}");
-    Problem::field(field, "invalid_field", detail.clone(), detail)
+    Problem::field(field, Code::InvalidField, detail.clone(), detail)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::wire::Removed;
 use super::{App, Peer};
 use crate::clock;
 use crate::daemon::http::body::{ResponseBody, json};
-use crate::daemon::http::problem::Problem;
+use crate::daemon::http::problem::{Code, Problem};
 use crate::daemon::http::query;
 use crate::daemon::http::secrets::Claim;
 
@@ -51,11 +51,11 @@ pub(super) fn delete(
     }
     let token = token.ok_or_else(|| {
         Problem::new(
-            StatusCode::BAD_REQUEST,
-            "invalid_token",
+            Code::InvalidToken,
             "invalid token",
             "a token is 64 hex digits",
         )
+        .with_status(StatusCode::BAD_REQUEST)
     })?;
     app.reaper
         .registry()
@@ -64,8 +64,7 @@ pub(super) fn delete(
         .and_then(|session| remove(app, &session))
         .ok_or_else(|| {
             Problem::new(
-                StatusCode::NOT_FOUND,
-                "unknown_session",
+                Code::UnknownSession,
                 "unknown session",
                 "no live session has this token",
             )

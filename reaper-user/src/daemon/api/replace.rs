@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use hyper::Response;
 use hyper::http::request;
-use hyper::{Response, StatusCode};
 
 use super::{App, Peer};
 use crate::daemon::carried::TABLE_FORMAT;
@@ -12,7 +12,7 @@ use crate::daemon::handover::Hold;
 use crate::daemon::handover::message::FORMAT;
 use crate::daemon::handover::take::{Asked, Granted};
 use crate::daemon::http::body::{ResponseBody, json};
-use crate::daemon::http::problem::Problem;
+use crate::daemon::http::problem::{Code, Problem};
 
 /// The path of the route.
 pub(super) const PATH: &str = "/v1/daemon/replace";
@@ -27,25 +27,22 @@ pub(super) fn replace(
     let own_uid = rustix::process::geteuid().as_raw();
     if !peer.is_root() && peer.uid != own_uid {
         return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "replace_not_allowed",
-            "replace_not_allowed",
+            Code::ReplaceNotAllowed,
+            Code::ReplaceNotAllowed,
             format!("only user {own_uid} and root may replace this daemon"),
         ));
     }
     let asked: Asked = serde_json::from_slice(body).map_err(|_malformed| {
         Problem::new(
-            StatusCode::BAD_REQUEST,
-            "invalid_json",
+            Code::InvalidJson,
             "Error: invalid_json",
             "the body is not {\"format\": N, \"tableFormat\": N}",
         )
     })?;
     if asked.format != FORMAT || asked.table_format < TABLE_FORMAT {
         return Err(Problem::new(
-            StatusCode::CONFLICT,
-            "other_format",
-            "other_format",
+            Code::OtherFormat,
+            Code::OtherFormat,
             format!(
                 "this daemon hands over in format {FORMAT} with sessions in format {TABLE_FORMAT}, \
                  and the successor reads formats {} and {}; stop this daemon and start the other",
@@ -59,9 +56,8 @@ pub(super) fn replace(
     let ticket = hold.and_then(|hold| Some((hold, app.handovers.begin(peer.pid)?)));
     let Some((hold, ticket)) = ticket else {
         return Err(Problem::new(
-            StatusCode::CONFLICT,
-            "replace_in_progress",
-            "replace_in_progress",
+            Code::ReplaceInProgress,
+            Code::ReplaceInProgress,
             "another process is about to replace this daemon",
         ));
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::http::request;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response};
 use reaper_registry::{Session, Source, TokenRef};
 use tokio::time::{Instant, sleep};
 
@@ -16,12 +16,14 @@ use super::replace;
 use super::sessions::list;
 use super::undelivered::UndeliveredSessions;
 use super::wire::{Me, RegisterResponse, SessionView};
-use super::{App, Peer, PeerPidNs, Transport, authorize, health, limits, metrics, proof, register};
+use super::{
+    App, Peer, PeerPidNs, Transport, authorize, documents, health, limits, metrics, proof, register,
+};
 use crate::clock;
 use crate::daemon::http::body::{ResponseBody, event_stream, json, problem, read_body};
 use crate::daemon::http::framing::{REFUSAL_FIELD, Refusal};
 use crate::daemon::http::policy;
-use crate::daemon::http::problem::{NOT_NOW, Problem};
+use crate::daemon::http::problem::{Code, Problem};
 use crate::daemon::http::secrets::{Claim, RequestSecrets};
 use crate::daemon::log::refusals;
 use crate::reaper::Registration;
@@ -63,7 +65,7 @@ pub(super) async fn respond(
         match refused.status().as_u16() {
             // An unknown token or id is an ordinary answer.
             status @ (401 | 404) => log::debug!("{status} {}", refused.code()),
-            _ => refusals::note(peer.account(), refused.code()),
+            _ => refusals::note(peer.account(), refused.code().name()),
         }
         problem(&refused)
     })
@@ -114,6 +116,10 @@ async fn route(
         (&Method::GET, "/v1/version") => Ok(json(&health::version(&app.options()))),
         (&Method::GET, proof::PATH) if peer.transport != Transport::Unix => proof::proof(app, head),
         (&Method::GET, "/metrics") => Ok(metrics::metrics(app, head, peer.is_root())),
+        (&Method::GET, documents::OPENAPI) => Ok(documents::openapi()),
+        (&Method::GET, path) if let Some(code) = path.strip_prefix(documents::PROBLEMS) => {
+            documents::problem_page(head, code)
+        }
         (&Method::DELETE, path) if path.starts_with("/v1/sessions/") => {
             let tail = &path["/v1/sessions/".len()..];
             delete(app, peer, head, tail, &claim, secrets.path_token)
@@ -122,8 +128,7 @@ async fn route(
             Some(error) => {
                 session(app, peer, &claim)?;
                 Err(Problem::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "no_broker",
+                    Code::NoBroker,
                     error,
                     "this daemon keeps sessions; it is no message broker",
                 ))
@@ -192,7 +197,7 @@ async fn register(
         peer.pid_ns = pid_ns.of(peer);
         let result = try_register(app, peer, registration, undelivered).await;
         match result {
-            Err(refused) if refused.code() == NOT_NOW && began.elapsed() < NOT_NOW_LIMIT => {}
+            Err(refused) if refused.code() == Code::NotNow && began.elapsed() < NOT_NOW_LIMIT => {}
             // What was refused may be another process, which has the pid of the peer by now.
             Err(refused) => {
                 let gone = peer.check_alive(app.table.as_ref());
@@ -256,7 +261,7 @@ fn session(app: &App, peer: Peer, claim: &Claim) -> Result<Option<Arc<Session>>,
     match claim {
         Claim::None | Claim::Bearer { .. } => Ok(None),
         Claim::Malformed => Err(Problem::no_session(
-            "malformed_session_token",
+            Code::MalformedSessionToken,
             "a session token is 64 hex digits",
         )),
         Claim::Token(token) => app
@@ -276,7 +281,7 @@ pub(super) fn required_session(
 ) -> Result<Arc<Session>, Problem> {
     session(app, peer, claim)?.ok_or_else(|| {
         Problem::no_session(
-            "no_session_token",
+            Code::NoSessionToken,
             "present one as Authorization: ClaudeMesh-Session",
         )
     })
@@ -289,6 +294,6 @@ pub(super) fn unknown(app: &App, peer: Peer, token: TokenRef) -> Problem {
     let owner = (!peer.is_root()).then_some(peer.uid);
     match app.reaper.registry().recently_gone(&token, owner, now) {
         Some(end) => Problem::session_gone(&end, now),
-        None => Problem::no_session("unknown_session", "no live session has this token"),
+        None => Problem::no_session(Code::UnknownSession, "no live session has this token"),
     }
 }

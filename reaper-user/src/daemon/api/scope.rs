@@ -37,7 +37,7 @@ mod tests {
                 pid_ns: PidNs::Same,
                 pin: PeerPin::None,
             };
-            peer.scope(query).map_err(|refused| refused.code())
+            peer.scope(query).map_err(|refused| refused.code().name())
         };
         assert_eq!(scope(0, None), Ok(None));
         assert_eq!(scope(0, Some("uid=7")), Ok(Some(7)));

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
-use super::admission::{Admission, USER_NOT_ALLOWED};
+use super::admission::Admission;
 use super::connection_budget::ConnectionBudget;
 use super::listener::{AccessList, Socket, SocketAccess};
 use super::peaks::Peaks;
@@ -22,7 +22,7 @@ use super::{App, connection};
 use crate::daemon::handover::give::All;
 use crate::daemon::handover::message::Connection;
 use crate::daemon::handover::{Mode, Request};
-use crate::daemon::http::problem::Problem;
+use crate::daemon::http::problem::{Code, Problem};
 use crate::daemon::profile::pid_file::PidFile;
 use crate::sys::allocator::give_back_freed;
 
@@ -198,7 +198,7 @@ impl Server {
     async fn admit(&mut self, stream: ClientStream) {
         // Before a place is taken: a refused user must not take one from others.
         let Some((stream, peer)) = self.admission.admit(stream, self.app.tcp.as_ref()) else {
-            self.app.counters.refused(USER_NOT_ALLOWED);
+            self.app.counters.refused(Code::UserNotAllowed);
             return;
         };
         let (app, mode) = (self.app.clone(), self.mode.subscribe());

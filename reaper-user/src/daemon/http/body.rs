@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::framing::{BODY_MAX, Refusal};
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use super::secrets::RequestSecrets;
 use crate::daemon::api::events::EventStream;
 use crate::daemon::api::sse;
@@ -48,8 +48,7 @@ pub(crate) async fn read_body(
     match timeout(BODY_TIMEOUT, reading).await {
         Ok(read) => read.map(|()| secrets.take_body()),
         Err(_elapsed) => Err(Problem::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "body_timeout",
+            Code::BodyTimeout,
             "body timeout",
             format!("the body took longer than {} s", BODY_TIMEOUT.as_secs()),
         )
@@ -59,8 +58,7 @@ pub(crate) async fn read_body(
 
 fn broken_body() -> Problem {
     Problem::new(
-        StatusCode::BAD_REQUEST,
-        "broken_body",
+        Code::BrokenBody,
         "Error: invalid_json",
         "the body is truncated or not properly chunked",
     )
@@ -75,7 +73,7 @@ pub(crate) fn json(body: &impl Serialize) -> Response<ResponseBody> {
 
 /// In the extensions of a response that refuses: the code of its problem, to be counted.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RefusedWith(pub(crate) &'static str);
+pub(crate) struct RefusedWith(pub(crate) Code);
 
 pub(crate) fn problem(problem: &Problem) -> Response<ResponseBody> {
     let mut response = whole(

@@ -3,11 +3,11 @@
 
 use std::net::IpAddr;
 
+use hyper::Method;
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN};
 use hyper::http::request;
-use hyper::{Method, StatusCode};
 
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use super::query;
 use super::secrets::Claim;
 use crate::daemon::api::{Transport, proof};
@@ -22,7 +22,7 @@ pub(crate) fn check(
     let has_token_key = |text| query::pairs(text).any(|(key, _)| key == "token");
     if head.uri.query().is_some_and(has_token_key) {
         return Err(bad_request(
-            "token_in_query",
+            Code::TokenInQuery,
             "token must be in Authorization header, not query string",
         ));
     }
@@ -33,12 +33,12 @@ pub(crate) fn check(
         .iter()
         .any(|origin| !origin.is_empty())
     {
-        return Err(forbidden("forbidden origin", "forbidden_origin"));
+        return Err(forbidden("forbidden origin", Code::ForbiddenOrigin));
     }
     // Their values are blanked.
     if head.headers.get_all(AUTHORIZATION).iter().count() > 1 {
         return Err(bad_request(
-            "two_authorizations",
+            Code::TwoAuthorizations,
             "there must not be more than one Authorization header",
         ));
     }
@@ -67,13 +67,12 @@ fn check_bearer(
     let (code, error) = match first {
         Claim::Bearer { is_valid: true } => return Ok(first),
         _ if is_open => return Ok(Claim::None),
-        Claim::Bearer { is_valid: false } => ("invalid_bearer", "invalid bearer token"),
+        Claim::Bearer { is_valid: false } => (Code::InvalidBearer, "invalid bearer token"),
         Claim::None | Claim::Malformed | Claim::Token(_) => {
-            ("missing_bearer", "missing bearer token")
+            (Code::MissingBearer, "missing bearer token")
         }
     };
     Err(Problem::new(
-        StatusCode::UNAUTHORIZED,
         code,
         error,
         "present the text of the file local-token beside the daemon's socket as Authorization: Bearer",
@@ -89,7 +88,7 @@ fn check_host(head: &request::Parts, transport: Transport) -> Result<(), Problem
     let mut hosts = in_field.into_iter().chain(in_target);
     if !hosts.clone().all(is_host) {
         return Err(bad_request(
-            "bad_host_field",
+            Code::BadHostField,
             "the host is not a name or an address with an optional port",
         ));
     }
@@ -101,7 +100,7 @@ fn check_host(head: &request::Parts, transport: Transport) -> Result<(), Problem
     // Programs send an empty one, browsers never.
     let may_be_empty = matches!(transport, Transport::Tcp { .. });
     if must_be_local && !hosts.all(|host| is_loopback(host) || (may_be_empty && host.is_empty())) {
-        return Err(forbidden("forbidden host", "forbidden_host"));
+        return Err(forbidden("forbidden host", Code::ForbiddenHost));
     }
     Ok(())
 }
@@ -128,13 +127,12 @@ fn is_host(host: &[u8]) -> bool {
     host.iter().all(is_allowed)
 }
 
-fn bad_request(code: &'static str, error: &'static str) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, code, error, error)
+fn bad_request(code: Code, error: &'static str) -> Problem {
+    Problem::new(code, error, error)
 }
 
-fn forbidden(error: &'static str, code: &'static str) -> Problem {
+fn forbidden(error: &'static str, code: Code) -> Problem {
     Problem::new(
-        StatusCode::FORBIDDEN,
         code,
         error,
         "only local programs are served, not pages in a browser",
@@ -203,7 +201,7 @@ mod tests {
             let head = request.body(()).unwrap().into_parts().0;
             let transport = Transport::Metrics { is_local };
             let checked = super::check(&head, transport, Claim::None);
-            checked.err().map(|refused| refused.code())
+            checked.err().map(|refused| refused.code().name())
         };
         for host in [
             "localhost",

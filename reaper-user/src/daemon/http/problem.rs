@@ -1,5 +1,7 @@
 //! Errors of requests, as RFC 9457 problem details. The only file that maps domain errors to
-//! statuses, codes and texts for clients.
+//! codes and texts for clients; [`code`] has the codes.
+
+mod code;
 
 use std::borrow::Cow;
 
@@ -9,6 +11,7 @@ use reaper_registry::{
 };
 use serde::Serialize;
 
+pub(crate) use self::code::{Code, Page};
 use super::framing::Refusal;
 use crate::daemon::accounts::{self, Resource};
 use crate::daemon::api::authorize::Refused;
@@ -18,8 +21,6 @@ use crate::watch::identity::AlreadyGone;
 
 /// How long a client should wait before it retries after a limit was reached.
 const RETRY_AFTER_SECONDS: u32 = 5;
-/// The code of a process that could not be checked for lack of descriptors or memory.
-pub(crate) const NOT_NOW: &str = "not_now";
 
 /// A refused or failed request. Boxed, because it is the rare case of every result.
 #[derive(Debug, PartialEq)]
@@ -39,7 +40,7 @@ struct Body {
     title: &'static str,
     status: u16,
     detail: String,
-    code: &'static str,
+    code: Code,
     /// The text of the claudemesh daemon.
     error: Cow<'static, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,20 +55,20 @@ struct Body {
 }
 
 impl Problem {
+    /// An error with the first status of this code.
     pub(crate) fn new(
-        status: StatusCode,
-        code: &'static str,
+        code: Code,
         error: impl Into<Cow<'static, str>>,
         detail: impl Into<String>,
     ) -> Self {
         Self(Box::new(Parts {
-            status,
+            status: code.status(),
             close: false,
             retry_after: None,
             body: Body {
                 r#type: format!("/problems/{code}"),
-                title: status.canonical_reason().unwrap_or("Error"),
-                status: status.as_u16(),
+                title: code.page().title,
+                status: code.page().status,
                 detail: detail.into(),
                 code,
                 error: error.into(),
@@ -82,34 +83,33 @@ impl Problem {
     /// An invalid field of the body.
     pub(crate) fn field(
         field: &'static str,
-        code: &'static str,
+        code: Code,
         error: impl Into<Cow<'static, str>>,
         detail: impl Into<String>,
     ) -> Self {
-        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, error, detail);
+        let mut problem = Self::new(code, error, detail);
         problem.0.body.field = Some(field);
         problem
     }
 
     /// An invalid parameter of the query.
     pub(crate) fn query(field: &'static str, detail: &'static str) -> Self {
-        let mut problem = Self::new(StatusCode::BAD_REQUEST, "invalid_query", detail, detail);
+        let mut problem = Self::new(Code::InvalidQuery, detail, detail);
         problem.0.body.field = Some(field);
         problem
     }
 
     pub(crate) fn not_found() -> Self {
         Self::new(
-            StatusCode::NOT_FOUND,
-            "not_found",
+            Code::NotFound,
             "not found",
             "no route has this method and path",
         )
     }
 
-    pub(crate) fn no_session(code: &'static str, detail: impl Into<String>) -> Self {
+    pub(crate) fn no_session(code: Code, detail: impl Into<String>) -> Self {
         // One `error` for all, as in the claudemesh daemon. The codes differ.
-        Self::new(StatusCode::UNAUTHORIZED, code, "no session token", detail)
+        Self::new(code, "no session token", detail).with_status(StatusCode::UNAUTHORIZED)
     }
 
     /// The session of this token ended recently.
@@ -121,15 +121,14 @@ impl Problem {
         };
         let how = removal.map_or_else(String::new, how_it_ended);
         let detail = format!("the session of this token ended {age} s ago{how}");
-        let mut problem = Self::no_session("session_gone", detail);
+        let mut problem = Self::no_session(Code::SessionGone, detail);
         problem.0.body.end = removal.map(EndView::from);
         problem
     }
 
     pub(crate) fn unknown_id() -> Self {
         Self::new(
-            StatusCode::NOT_FOUND,
-            "unknown_session",
+            Code::UnknownSession,
             "unknown session",
             "no live session has this id",
         )
@@ -138,9 +137,8 @@ impl Problem {
     /// Several users have a session with this id, and root named none of them.
     pub(crate) fn ambiguous_session() -> Self {
         Self::new(
-            StatusCode::CONFLICT,
-            "ambiguous_session",
-            "ambiguous_session",
+            Code::AmbiguousSession,
+            Code::AmbiguousSession,
             "several users have a session with this id; name one of them with ?uid=",
         )
     }
@@ -148,9 +146,8 @@ impl Problem {
     /// Another process takes this daemon's place, and nothing can be changed until it has.
     pub(crate) fn paused() -> Self {
         Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            NOT_NOW,
-            NOT_NOW,
+            Code::NotNow,
+            Code::NotNow,
             "this daemon is being replaced; retry",
         )
         .retry_later()
@@ -159,9 +156,8 @@ impl Problem {
     /// The removal of this session needs its token.
     pub(crate) fn needs_token() -> Self {
         Self::new(
-            StatusCode::FORBIDDEN,
-            "needs_token",
-            "needs_token",
+            Code::NeedsToken,
+            Code::NeedsToken,
             "this daemon removes a session only with its token (--strict-replace); present it as \
              Authorization: ClaudeMesh-Session",
         )
@@ -170,13 +166,21 @@ impl Problem {
     /// A caller that is not root named another user.
     pub(crate) fn other_user() -> Self {
         let mut problem = Self::new(
-            StatusCode::FORBIDDEN,
-            "other_user",
-            "other_user",
+            Code::OtherUser,
+            Code::OtherUser,
             "only root may name another user; leave uid out",
         );
         problem.0.body.field = Some("uid");
         problem
+    }
+
+    /// Changes the status, for a code that has several.
+    pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
+        let statuses = self.code().page().statuses;
+        debug_assert!(statuses.contains(&status.as_u16()), "{self:?}");
+        self.0.status = status;
+        self.0.body.status = status.as_u16();
+        self
     }
 
     /// Closes the connection after this response: the start of the next message is uncertain, or
@@ -202,7 +206,7 @@ impl Problem {
         self.0.status
     }
 
-    pub(crate) fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> Code {
         self.0.body.code
     }
 
@@ -244,43 +248,63 @@ fn how_it_ended(removal: &Removal) -> String {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let (status, error) = match refusal {
-            Refusal::HeadTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, refusal.code()),
-            Refusal::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Error: payload_too_large"),
-            _ => (StatusCode::BAD_REQUEST, refusal.code()),
+        let error = match refusal {
+            Refusal::BodyTooLarge => "Error: payload_too_large",
+            _ => refusal.code(),
         };
-        Self::new(status, refusal.code(), error, refusal.to_string()).closing()
+        Self::new(code_of(refusal), error, refusal.to_string()).closing()
+    }
+}
+
+fn code_of(refusal: Refusal) -> Code {
+    match refusal {
+        Refusal::BareLineFeed => Code::BareLineFeed,
+        Refusal::FoldedLine => Code::FoldedLine,
+        Refusal::RequestLine => Code::BadRequestLine,
+        Refusal::FieldName => Code::BadFieldName,
+        Refusal::FieldValue => Code::BadFieldValue,
+        Refusal::Length => Code::BadContentLength,
+        Refusal::TwoLengths => Code::TwoContentLengths,
+        Refusal::BothLengths => Code::BothLengthFields,
+        Refusal::TransferEncoding => Code::BadTransferEncoding,
+        Refusal::Host => Code::BadHostField,
+        Refusal::HeadTooLarge => Code::HeadTooLarge,
+        Refusal::BodyTooLarge => Code::PayloadTooLarge,
     }
 }
 
 impl From<accounts::Refused> for Problem {
     fn from(refused: accounts::Refused) -> Self {
         let code = match refused.resource {
-            Resource::Connections => "too_many_connections",
-            Resource::Streams => "too_many_streams",
-            Resource::Requests => "too_many_requests",
+            Resource::Connections => Code::TooManyConnections,
+            Resource::Streams => Code::TooManyStreams,
+            Resource::Requests => Code::TooManyRequests,
         };
-        let status = StatusCode::TOO_MANY_REQUESTS;
-        Self::new(status, code, code, refused.to_string()).retry_later()
+        Self::new(code, code, refused.to_string()).retry_later()
     }
 }
 
 impl From<TokenMalformed> for Problem {
     fn from(error: TokenMalformed) -> Self {
         let detail = error.to_string();
-        Self::field("token", "invalid_token", detail.clone(), detail)
+        Self::field("token", Code::InvalidToken, detail.clone(), detail)
     }
 }
 
 impl From<PidOutOfRange> for Problem {
     fn from(error: PidOutOfRange) -> Self {
-        Self::field("pid", "invalid_pid", "invalid pid", error.to_string())
+        Self::field("pid", Code::InvalidPid, "invalid pid", error.to_string())
     }
 }
 
 impl From<AlreadyGone> for Problem {
     fn from(gone: AlreadyGone) -> Self {
-        Self::field("pid", "process_gone", "process_gone", gone.to_string())
+        Self::field(
+            "pid",
+            Code::ProcessGone,
+            Code::ProcessGone,
+            gone.to_string(),
+        )
     }
 }
 
@@ -289,48 +313,39 @@ impl From<Refused> for Problem {
         let detail = refused.to_string();
         match refused {
             Refused::Gone(gone) => gone.into(),
-            Refused::ThreadId { .. } => Self::field("pid", "thread_id", "invalid pid", detail),
-            Refused::KernelThread => Self::field("pid", "kernel_thread", "invalid pid", detail),
-            Refused::OwnPid => Self::field("pid", "own_pid", "invalid pid", detail),
-            Refused::Init => Self::field("pid", "invalid_pid", "invalid pid", detail),
-            Refused::NotThere { .. } => Self::field("pid", "process_gone", "process_gone", detail),
-            Refused::PeerGone => Self::new(StatusCode::FORBIDDEN, "peer_gone", "peer_gone", detail),
-            Refused::OtherUser => forbidden_pid("not_your_process", detail),
-            Refused::NotSelf => forbidden_pid("not_yourself", detail),
-            Refused::Hidden => forbidden_pid("process_hidden", detail),
-            Refused::ForeignPidNamespace => forbidden_pid("foreign_pid_namespace", detail),
-            Refused::NotNow => {
-                let status = StatusCode::SERVICE_UNAVAILABLE;
-                Self::new(status, NOT_NOW, NOT_NOW, detail).retry_later()
+            Refused::ThreadId { .. } => Self::field("pid", Code::ThreadId, "invalid pid", detail),
+            Refused::KernelThread => Self::field("pid", Code::KernelThread, "invalid pid", detail),
+            Refused::OwnPid => Self::field("pid", Code::OwnPid, "invalid pid", detail),
+            Refused::Init => Self::field("pid", Code::InvalidPid, "invalid pid", detail),
+            Refused::NotThere { .. } => {
+                Self::field("pid", Code::ProcessGone, Code::ProcessGone, detail)
             }
+            Refused::PeerGone => Self::new(Code::PeerGone, Code::PeerGone, detail),
+            Refused::OtherUser => pid_not_allowed(Code::NotYourProcess, detail),
+            Refused::NotSelf => pid_not_allowed(Code::NotYourself, detail),
+            Refused::Hidden => pid_not_allowed(Code::ProcessHidden, detail),
+            Refused::ForeignPidNamespace => pid_not_allowed(Code::ForeignPidNamespace, detail),
+            Refused::NotNow => Self::new(Code::NotNow, Code::NotNow, detail).retry_later(),
         }
     }
 }
 
-fn forbidden_pid(code: &'static str, detail: String) -> Problem {
-    let mut problem = Problem::new(StatusCode::FORBIDDEN, code, code, detail);
-    problem.0.body.field = Some("pid");
-    problem
+fn pid_not_allowed(code: Code, detail: String) -> Problem {
+    Problem::field("pid", code, code, detail)
 }
 
 impl From<RegisterError> for Problem {
     fn from(error: RegisterError) -> Self {
-        let (status, code) = match error {
-            RegisterError::TooManySessions { .. } => {
-                (StatusCode::TOO_MANY_REQUESTS, "too_many_sessions")
-            }
-            RegisterError::TooManyForOwner { .. } => {
-                (StatusCode::TOO_MANY_REQUESTS, "too_many_sessions_of_user")
-            }
-            RegisterError::TooManyBytes { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_bytes"),
-            RegisterError::TooManyBytesForOwner { .. } => {
-                (StatusCode::TOO_MANY_REQUESTS, "too_many_bytes_of_user")
-            }
-            RegisterError::TokenInUse => (StatusCode::CONFLICT, "token_in_use"),
-            RegisterError::NeedsOldToken => (StatusCode::CONFLICT, "needs_old_token"),
+        let code = match error {
+            RegisterError::TooManySessions { .. } => Code::TooManySessions,
+            RegisterError::TooManyForOwner { .. } => Code::TooManySessionsOfUser,
+            RegisterError::TooManyBytes { .. } => Code::TooManyBytes,
+            RegisterError::TooManyBytesForOwner { .. } => Code::TooManyBytesOfUser,
+            RegisterError::TokenInUse => Code::TokenInUse,
+            RegisterError::NeedsOldToken => Code::NeedsOldToken,
             RegisterError::Paused => return Self::paused(),
             // The enum may grow. Nothing is stored on any error.
-            _ => (StatusCode::CONFLICT, "refused"),
+            _ => Code::Refused,
         };
         let remedy = match error {
             RegisterError::TokenInUse => ": register with a new token, made by `reaperd token`",
@@ -342,8 +357,8 @@ impl From<RegisterError> for Problem {
             }
             _ => "",
         };
-        let problem = Self::new(status, code, code, format!("{error}{remedy}"));
-        if status == StatusCode::TOO_MANY_REQUESTS {
+        let problem = Self::new(code, code, format!("{error}{remedy}"));
+        if problem.status() == StatusCode::TOO_MANY_REQUESTS {
             problem.retry_later()
         } else {
             problem

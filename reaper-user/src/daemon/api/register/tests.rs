@@ -83,7 +83,7 @@ fn a_body_that_is_not_an_object_gets_the_error_of_the_claudemesh_daemon() {
         );
     }
     let not_utf8 = parse_bytes(b"{\"token\":\"\xff\"}");
-    assert_eq!(not_utf8.err().unwrap().code(), "invalid_json");
+    assert_eq!(not_utf8.err().unwrap().code().name(), "invalid_json");
 }
 
 #[test]

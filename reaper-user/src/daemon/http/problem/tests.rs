@@ -14,7 +14,7 @@ fn a_problem_has_its_code_and_the_error_of_the_claudemesh_daemon() {
         json_of(&Problem::not_found()),
         json!({
             "type": "/problems/not_found",
-            "title": "Not Found",
+            "title": "Not found",
             "status": 404,
             "detail": "no route has this method and path",
             "code": "not_found",
