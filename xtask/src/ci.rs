@@ -161,7 +161,7 @@ fn test() -> Result<()> {
     if effective_uid()? == 0 {
         tests.env(
             "REAPER_REQUIRE",
-            "netlink,ebpf,pidfd,gdb,strace,prometheus,systemd,node,python",
+            "netlink,ebpf,pidfd,gdb,strace,prometheus,systemd,node,python,schemathesis",
         );
     }
     run_tests(&mut tests)

@@ -47,6 +47,16 @@ impl Script {
         Some(Self { command, folder })
     }
 
+    /// As [`Self::of`] for Python, with the packages that `.ci/install-clients` installs.
+    fn with_packages(name: &str) -> Option<Self> {
+        let python = file("../target/clients/bin/python3");
+        if !python.exists() {
+            skip_without("schemathesis", "run .ci/install-clients");
+            return None;
+        }
+        Script::of("python", python.to_str().unwrap(), name)
+    }
+
     fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.command.arg(argument);
         self

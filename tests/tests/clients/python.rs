@@ -3,7 +3,8 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
-use reaper_tests::daemon::TestDaemon;
+use reaper_tests::daemon::{TestDaemon, reaperd};
+use reaper_tests::scale::scaled;
 
 use crate::{Script, file};
 
@@ -14,9 +15,16 @@ fn run(name: &str, flags: &[&str]) {
 
 /// As [`run`]; `prepare` adds to the command line once the daemon serves.
 fn run_with(name: &str, flags: &[&str], prepare: impl FnOnce(Script, &TestDaemon) -> Script) {
-    let Some(script) = Script::of("python", "python3", name) else {
-        return;
-    };
+    if let Some(script) = Script::of("python", "python3", name) {
+        run_against_daemon(script, flags, prepare);
+    }
+}
+
+fn run_against_daemon(
+    script: Script,
+    flags: &[&str],
+    prepare: impl FnOnce(Script, &TestDaemon) -> Script,
+) {
     let daemon = TestDaemon::start(flags);
     let script = script
         .arg(daemon.socket())
@@ -74,4 +82,36 @@ fn every_documented_error_has_its_status_code_and_field() {
 #[test]
 fn over_tcp_the_server_proves_itself_and_the_client_presents_the_bearer() {
     run("tcp.py", &["--tcp", "127.0.0.1:0"]);
+}
+
+/// Runs this file with the packages for it, against a daemon with these flags.
+fn run_with_packages(name: &str, flags: &[&str], variables: &[(&str, &str)]) {
+    let Some(script) = Script::with_packages(name) else {
+        return;
+    };
+    let script = script.env("REAPERD", reaperd());
+    let with = |script: Script, (name, value): &(&str, &str)| script.env(name, value);
+    let script = variables.iter().fold(script, with);
+    run_against_daemon(script, flags, |script, _| script);
+}
+
+#[test]
+fn responses_and_events_have_the_form_of_the_document() {
+    let flags = [
+        "--tcp",
+        "127.0.0.1:0",
+        "--public-health",
+        "--sweep-interval",
+        "500ms",
+    ];
+    run_with_packages("openapi.py", &flags, &[]);
+}
+
+#[test]
+fn generated_requests_find_no_fault() {
+    let flags = ["--tcp", "127.0.0.1:0"];
+    // The same requests in each run, unless there is more time.
+    let repeatable = [("SECONDS", "30"), ("SEED", "1")];
+    let variables: &[_] = scaled(&[("SECONDS", "300")], &repeatable);
+    run_with_packages("generated.py", &flags, variables);
 }
