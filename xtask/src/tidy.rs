@@ -5,6 +5,7 @@
 mod dependencies;
 mod links;
 mod rust_code;
+mod stability;
 mod words;
 
 use std::fs;
@@ -102,6 +103,7 @@ pub(crate) fn run() -> Result<()> {
     }
     links::check(&files, &mut problems);
     dependencies::check(&mut problems)?;
+    stability::check(&files, &mut problems)?;
     if !problems.is_empty() {
         bail!(
             "{}\n  {}",

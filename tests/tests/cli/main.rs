@@ -7,6 +7,7 @@ mod exec;
 mod following;
 #[cfg(target_os = "linux")]
 mod full_pipe;
+mod interface;
 mod journeys;
 mod manual;
 mod refusals;

@@ -73,7 +73,7 @@ fn each_documented_operation_has_a_route_and_no_other_method_has_one() {
     let documented = operations(&document);
     for path in documented.keys().copied() {
         for method in METHODS {
-            if path == "/v1/events" && method == "GET" || path == "/metrics" && method == "GET" {
+            if method == "GET" && ["/v1/events", "/metrics"].contains(&path) {
                 // Their responses are no JSON, and other tests read them.
                 continue;
             }

@@ -29,7 +29,13 @@ pub(super) struct Tree {
 
 const DOC: &str = "usr/share/doc/reaperd";
 /// Documentation for those who use the program, not for those who change it.
-const DOCS: [&str; 3] = ["README.md", "SECURITY.md", "docs/http-api.md"];
+const DOCS: [&str; 5] = [
+    "README.md",
+    "SECURITY.md",
+    "docs/http-api.md",
+    "docs/openapi.json",
+    "docs/stability.md",
+];
 /// Folders of `dist/` and where their files are installed.
 const FOLDERS: [(&str, &str); 4] = [
     ("dist/systemd/system", "usr/lib/systemd/system"),
