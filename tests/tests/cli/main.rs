@@ -7,6 +7,8 @@ mod following;
 mod full_pipe;
 mod journeys;
 mod manual;
+mod picture;
+mod readme;
 mod refusals;
 mod run;
 mod running;
