@@ -165,7 +165,7 @@ impl Arguments {
             None => Start::Now,
         };
         let mut events = Follower::new(client, &query, start).await?;
-        let mut is_first = true;
+        let (mut is_first, mut is_stopping) = (true, false);
         loop {
             let frame = match events.next().await? {
                 Followed::Frame(frame) => frame,
@@ -179,6 +179,11 @@ impl Arguments {
                     print_message(&format!("reaperd: {reason}; reconnecting"));
                     continue;
                 }
+                Followed::Lost(_) if is_stopping => {
+                    let data = json!({ "reason": "shutdown" });
+                    self.print(&text::own_event("end", "", data))?;
+                    return Ok(ExitCode::DaemonStopped);
+                }
                 Followed::Lost(reason) => return Err(stream_lost(&reason)),
             };
             self.print(&frame)?;
@@ -187,11 +192,8 @@ impl Arguments {
                     .submit(&session_of(&frame), &text::as_json(&frame)?)
                     .await;
             }
-            if frame.event == "shutdown" && !self.follow {
-                let data = json!({ "reason": "shutdown" });
-                self.print(&text::own_event("end", "", data))?;
-                return Ok(ExitCode::DaemonStopped);
-            }
+            // One in the history may be of a former daemon; the stream goes on behind it.
+            is_stopping = frame.event == "shutdown";
         }
     }
 

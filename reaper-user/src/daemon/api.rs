@@ -126,6 +126,8 @@ pub(crate) struct App {
     pub(crate) table: Arc<dyn ProcessTable>,
     /// Random at each start. Event numbers of another epoch are invalid.
     pub(crate) epoch: u64,
+    /// The number of the first event behind those of former daemons.
+    pub(crate) first_event: u64,
     /// What each user makes the daemon hold.
     pub(crate) accounts: Arc<Accounts>,
     /// Where secret keys are stored.

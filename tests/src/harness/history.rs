@@ -18,13 +18,16 @@ use crate::wait::{Deadline, TIMEOUT};
 /// A reader that continues behind the last event that it has read, as clients do.
 #[derive(Debug, Default)]
 pub struct History {
-    last: String,
+    /// The id of the last event that was read.
+    pub last: String,
     /// The sessions that the events show as live, with their pids.
     live: BTreeMap<String, u64>,
     /// How often each cause and source of a removal was read.
     pub removals: BTreeMap<(String, String), usize>,
     /// How many events were read.
     pub events: usize,
+    /// Id and name of each event that was read.
+    pub all: Vec<(String, String)>,
     markers: usize,
 }
 
@@ -92,6 +95,7 @@ impl History {
         assert_eq!(next, last + 1, "no hole and no double: {frame:?}");
         self.last.clone_from(&frame.id);
         self.events += 1;
+        self.all.push((frame.id.clone(), frame.event.clone()));
         let data: Value = serde_json::from_str(&frame.data).unwrap();
         let id = data["session"]["sessionId"].as_str().unwrap_or_default();
         let pid = data["session"]["pid"].as_u64().unwrap_or_default();

@@ -10,6 +10,8 @@ mod full_pipe;
 mod interface;
 mod journeys;
 mod manual;
+mod picture;
+mod readme;
 mod refusals;
 mod run;
 mod running;

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "steps of tests")]
 #![expect(clippy::print_stdout, reason = "what the clients print")]
 
+mod examples;
 mod node;
 mod python;
 

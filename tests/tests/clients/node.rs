@@ -32,6 +32,11 @@ fn subscribers_come_back_after_every_end_of_the_daemon() {
 }
 
 #[test]
+fn over_tcp_the_bearer_is_presented_and_a_session_never() {
+    run("tcp.test.mjs");
+}
+
+#[test]
 fn files_that_others_take_away_come_back() {
     run("recovery.test.mjs");
 }

@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "steps of tests")]
 
 mod churn;
+mod following;
 mod replaced;
 mod store;

@@ -22,13 +22,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// The store of a service manager.
-struct Store {
+pub(crate) struct Store {
     socket: UnixDatagram,
     kept: BTreeMap<String, OwnedFd>,
 }
 
 impl Store {
-    fn at(path: &Path) -> Self {
+    pub(crate) fn at(path: &Path) -> Self {
         let socket = UnixDatagram::bind(path).unwrap();
         socket.set_nonblocking(true).unwrap();
         Self {
@@ -38,7 +38,7 @@ impl Store {
     }
 
     /// Takes all notifications that have come.
-    fn receive(&mut self) {
+    pub(crate) fn receive(&mut self) {
         loop {
             let mut bytes = [0; 4_096];
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
@@ -64,7 +64,7 @@ impl Store {
     }
 
     /// Starts a daemon with what is kept. The shell puts the descriptors where the protocol has them.
-    fn start(&self, command: &mut Command) -> std::io::Result<Child> {
+    pub(crate) fn start(&self, command: &mut Command) -> std::io::Result<Child> {
         let names: Vec<_> = self.kept.keys().map(String::as_str).collect();
         let passed: Vec<_> = self.kept.values().map(inherited).collect();
         let moves = (3..).zip(&passed);

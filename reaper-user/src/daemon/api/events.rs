@@ -348,7 +348,9 @@ impl EventStream {
         if self.filter.ends_with(event) {
             self.end();
         }
-        self.ended |= matches!(event.kind, EventKind::Shutdown);
+        // The history may have the end of a former daemon, which is not that of this stream.
+        let is_of_this = event.seq >= self.app.first_event;
+        self.ended |= is_of_this && matches!(event.kind, EventKind::Shutdown);
     }
 }
 

@@ -107,6 +107,7 @@ pub(super) async fn start(
     log::info!("{}", api::limits::Memory::of(&options, &accounts));
     let replaced = taken.as_ref().map_or(0, |taken| taken.rest.replaced);
     let (handovers, requests) = Handovers::new(replaced);
+    let (events, _) = reaper.registry().subscribe(None);
     let app = Arc::new(App {
         reaper,
         live,
@@ -118,6 +119,7 @@ pub(super) async fn start(
         started,
         table: process_table::of_this_system(),
         epoch: restart.epoch,
+        first_event: events.position(),
         accounts,
         secret_memory: restart.secret_memory.clone(),
         carried_over: restart.carried_over.clone(),

@@ -7,13 +7,15 @@ import { randomBytes } from 'node:crypto';
 import { test } from 'node:test';
 
 import { Subscriber } from './client.mjs';
-import { Daemon, eventually, isAlive } from './daemon.mjs';
+import { Daemon, IS_FULL, LIMIT_MS, eventually, isAlive } from './daemon.mjs';
 
 const SUBSCRIBERS = 200;
 /** Of the sessions of all subscribers. */
 const PROCESSES = 20;
+/** Between two comments on a quiet stream. */
+const KEEPALIVE_MS = 15_000;
 /** Both pauses of a subscriber, and as much for a machine that is busy with other work. */
-const BACK_MS = process.env.REAPER_TEST_SCALE === 'full' ? 6_000 : 20_000;
+const BACK_MS = IS_FULL ? 6_000 : 20_000;
 
 function subscribe(t, daemon, token) {
   const subscriber = new Subscriber(daemon.folder, token);
@@ -75,6 +77,21 @@ test('a restart within the second before a subscriber comes back is not noticed 
   await daemon.launch();
   await opens([subscriber], 2);
   assert.deepEqual([subscriber.ended, subscriber.aborted], [1, 0]);
+});
+
+test('a stream carries a comment every 15 s', async (t) => {
+  const daemon = await Daemon.start(t);
+  const subscriber = subscribe(t, daemon);
+  await opens([subscriber], 1);
+  let before = performance.now();
+  for (const count of IS_FULL ? [1, 2, 3] : [1]) {
+    const kept = () => subscriber.comments.filter((text) => text === 'keepalive').length >= count;
+    await eventually(`comment ${count}`, kept, KEEPALIVE_MS + LIMIT_MS);
+    const pause = performance.now() - before;
+    before += pause;
+    assert.ok(pause > KEEPALIVE_MS - 1_000 && pause < KEEPALIVE_MS + BACK_MS, `after ${pause} ms`);
+  }
+  assert.deepEqual([subscriber.opened, subscriber.ended], [1, 0]);
 });
 
 test('a worker that is killed is replaced, and the sessions stay', async (t) => {

@@ -38,10 +38,17 @@ const BROKER_ROUTES = [
   ['GET', '/v1/skills', BROKER],
   ['GET', '/v1/skills/name', BROKER],
   ['POST', '/v1/profile', BROKER, { summary: 'a' }],
+  ['DELETE', '/v1/state?key=a', BROKER],
   ['GET', '/v1/inbox', INBOX],
   ['GET', '/v1/inbox?limit=20', INBOX],
+  ['GET', '/v1/inbox?mesh=dev', INBOX],
   ['DELETE', '/v1/inbox', INBOX],
+  ['DELETE', '/v1/inbox?mesh=dev', INBOX],
+  ['DELETE', '/v1/inbox/1', INBOX],
+  ['POST', '/v1/inbox/seen', INBOX, { ids: ['a'] }],
   ['POST', '/v1/send', OUTBOX, { to: 'a', message: 'b' }],
+  ['GET', '/v1/outbox', OUTBOX],
+  ['POST', '/v1/outbox/requeue', OUTBOX, { id: 'a' }],
 ];
 
 test('the routes of a broker answer as a daemon without one, with each kind of session', async (t) => {
