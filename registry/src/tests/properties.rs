@@ -2,7 +2,7 @@
 //! invariants hold.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -44,7 +44,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     let session = (
         0..IDS.len(),
         0..TOKENS,
-        0..PROCESSES,
+        (0..PROCESSES, any_further()),
         OWNERS,
         any_ttl(),
         prop_oneof![3 => Just(0_usize), 1 => Just(3_000)],
@@ -59,7 +59,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         3 => (0..TOKENS).prop_map(Op::Resolve),
         2 => (0..TOKENS).prop_map(Op::Deregister),
         3 => (0..20_u64).prop_map(Op::RemoveEntry),
-        1 => (0..PROCESSES).prop_map(Op::RemoveProcess),
+        2 => (0..PROCESSES).prop_map(Op::RemoveProcess),
         1 => Just(Op::Expire),
         2 => prop_oneof![Just(0), Just(1), Just(60 * second), Just(100 * second), 0..70 * second]
             .prop_map(Op::AdvanceNanos),
@@ -68,6 +68,13 @@ fn any_op() -> impl Strategy<Value = Op> {
         3 => (0..4_usize, 1..6_usize).prop_map(|(reader, events)| Op::Read { reader, events }),
         1 => (0..20_u64, 1..3_u64).prop_map(|(entry, time)| Op::LearnStartTime(entry, time)),
         1 => Just(Op::Restart),
+    ]
+}
+
+fn any_further() -> impl Strategy<Value = Vec<u64>> {
+    prop_oneof![
+        3 => Just(Vec::new()),
+        2 => prop::collection::vec(0..PROCESSES, 1..4),
     ]
 }
 
@@ -106,14 +113,20 @@ struct World {
     /// Every session ever stored, kept referenced.
     kept: Vec<(Arc<Session>, Option<StartTime>)>,
     readers: Vec<(Subscription, u64, Option<u32>)>,
+    /// How often each process is held by sessions.
+    held: Arc<Mutex<[i64; PROCESSES as usize]>>,
+}
+
+fn index(process: u64) -> usize {
+    usize::try_from(process).unwrap()
 }
 
 impl World {
     fn new(rules: Rules) -> Self {
         let [ttl, max_ttl] = [rules.ttl, rules.max_ttl].map(|ttl| ttl.map(Duration::from_secs));
         let limits = Limits {
-            sessions: 4,
-            sessions_per_owner: 3,
+            sessions: 7,
+            sessions_per_owner: 5,
             bytes: 12_000,
             bytes_per_owner: 10_000,
         };
@@ -125,8 +138,10 @@ impl World {
             .strict_replace(rules.strict)
             .journal(ledger.clone())
             .event_capacity(6);
+        let held = Arc::<Mutex<[i64; _]>>::default();
         Self {
-            registry: hook_log.attach(builder).build(),
+            registry: hook_log.attach(counting(builder, &held)).build(),
+            held,
             ledger,
             model: Model {
                 ttl,
@@ -172,10 +187,8 @@ impl World {
             Op::RemoveProcess(number) => {
                 let removal = Removal::Died(DEATH);
                 let gone = self.registry.remove_process(ProcessId(number), DEATH, now);
-                let of_process = self
-                    .model
-                    .remove_all(|live| live.process == number, removal, now);
-                assert_eq!(gone, of_process);
+                assert_eq!(gone, self.model.remove_process(number, removal, now));
+                self.keep_successors();
             }
             Op::Expire => assert_eq!(self.registry.expire(now), self.model.expire(now)),
             Op::AdvanceNanos(nanos) => self.now_nanos += nanos,
@@ -203,6 +216,7 @@ impl World {
             .journal(self.ledger.clone())
             .restore(self.ledger.state())
             .event_capacity(6);
+        let builder = counting(builder, &self.held);
         self.registry = self.hook_log.attach(builder).build();
         self.model.restart();
         let resume = |(_, position, owner): &(Subscription, u64, Option<u32>)| {
@@ -217,8 +231,10 @@ impl World {
             cwd: Some("x".repeat(newcomer.cwd).into()),
             ..Details::default()
         };
+        let process = |id: &u64| Process::new(ProcessId(*id), Pid::new(77).unwrap(), None);
         let new = NewSession {
             details,
+            further: newcomer.further.iter().map(process).collect(),
             owner: newcomer.owner,
             presence: Some(presence()),
             ttl: newcomer.ttl,
@@ -237,8 +253,26 @@ impl World {
         let former = |(kept, _): &&(Arc<Session>, _)| kept.entry == session.entry;
         let former = self.kept.iter().rev().find(former);
         assert_eq!(former.is_some(), renewed);
+        // That of another process says nothing.
+        let former = former.filter(|(kept, _)| kept.process.id == session.process.id);
         let start_time = former.and_then(|(_, start_time)| *start_time);
         self.kept.push((session, start_time));
+        for process in newcomer.processes() {
+            self.held.lock().unwrap()[index(process)] += 1;
+        }
+    }
+
+    /// The end of one of several processes makes a new value.
+    fn keep_successors(&mut self) {
+        for session in self.registry.list() {
+            let is_kept = |(kept, _): &(Arc<Session>, _)| Arc::ptr_eq(kept, &session);
+            if !self.kept.iter().any(is_kept) {
+                let former = |(kept, _): &&(Arc<Session>, _)| kept.entry == session.entry;
+                let former = self.kept.iter().rev().find(former);
+                let (_, start_time) = former.expect("it was registered");
+                self.kept.push((session, *start_time));
+            }
+        }
     }
 
     fn subscribe(&mut self, owner: Option<u32>) {
@@ -332,12 +366,21 @@ impl World {
             );
             assert_eq!(session.process.start_time(), *start_time);
         }
+        for (session, live) in listed.iter().zip(&model.live) {
+            let living: Vec<_> = session.living().map(|it| it.id.0).collect();
+            assert_eq!(living, live.living());
+            let ended = session.members().iter().filter(|it| it.end.is_some());
+            assert_eq!(ended.count(), live.processes().len() - living.len());
+        }
         for owner in OWNERS {
             self.check_owner(owner);
         }
         for process in 0..PROCESSES {
             let found = entries(&registry.sessions_of(ProcessId(process)));
-            assert_eq!(found, self.live_entries(|live| live.process == process));
+            let hanging = self.live_entries(|live| live.living().contains(&process));
+            assert_eq!(found, hanging);
+            let held = self.held.lock().unwrap()[index(process)];
+            assert_eq!(held, i64::try_from(hanging.len()).unwrap());
         }
         for number in 0..TOKENS {
             let tombstone = registry.recently_gone(&token(number), None, now);
@@ -365,10 +408,10 @@ impl World {
             assert_eq!(found, bearers.first().copied());
         }
         let own = self.live_entries(|live| live.owner == owner);
-        let live = model.live.iter().filter(|live| live.owner == owner);
+        let live = || model.live.iter().filter(|live| live.owner == owner);
         let usage = OwnerUsage {
-            sessions: own.len(),
-            bytes: live.map(|live| live.bytes).sum(),
+            sessions: live().map(|live| live.processes().len()).sum(),
+            bytes: live().map(|live| live.bytes).sum(),
             events: model.kept.iter().filter(|it| it.owner == owner).count(),
             most_sessions: registry.usage(owner).most_sessions,
             most_bytes: registry.usage(owner).most_bytes,
@@ -380,6 +423,15 @@ impl World {
         let second = registry.page(own.first().copied(), Some(owner), 1);
         assert_eq!(entries(&second).first(), own.get(1));
     }
+}
+
+/// Counts what is released.
+fn counting(
+    builder: RegistryBuilder,
+    held: &Arc<Mutex<[i64; PROCESSES as usize]>>,
+) -> RegistryBuilder {
+    let held = held.clone();
+    builder.on_released(move |process| held.lock().unwrap()[index(process.0)] -= 1)
 }
 
 fn entries(sessions: &[Arc<Session>]) -> Vec<EntryId> {
