@@ -1,5 +1,7 @@
 //! What a session hangs on if it is more than one process: each of its processes, and how it ended.
 
+use std::sync::Arc;
+
 use crate::process::{Process, ProcessId};
 use crate::removal::Death;
 use crate::session::Session;
@@ -26,11 +28,14 @@ pub struct MemberEnd {
 /// All processes of a session, in the order of its registration. Behind one pointer, so that a session of
 /// one process is not larger for it.
 #[derive(Clone, Debug)]
-pub(crate) struct Members(Box<[Member]>);
+pub(crate) struct Members(Arc<Vec<Member>>);
 
 impl Members {
     /// Returns `None` if there is only one process. Each process counts once.
-    pub(crate) fn new(first: &Process, further: Vec<Process>) -> Option<Box<Self>> {
+    pub(crate) fn new(first: &Process, further: Vec<Process>) -> Option<Self> {
+        if further.is_empty() {
+            return None;
+        }
         let mut members: Vec<Member> = Vec::with_capacity(1 + further.len());
         for process in std::iter::once(first.clone()).chain(further) {
             if members.iter().all(|it| it.process.id != process.id) {
@@ -40,8 +45,8 @@ impl Members {
         Self::restore(members)
     }
 
-    pub(crate) fn restore(members: Vec<Member>) -> Option<Box<Self>> {
-        (members.len() > 1).then(|| Box::new(Self(members.into())))
+    pub(crate) fn restore(members: Vec<Member>) -> Option<Self> {
+        (members.len() > 1).then(|| Self(Arc::new(members)))
     }
 
     pub(crate) fn as_slice(&self) -> &[Member] {
@@ -49,13 +54,13 @@ impl Members {
     }
 
     /// Returns the same with the end of one process, unless that is recorded already.
-    pub(crate) fn with_end(&self, process: ProcessId, end: MemberEnd) -> Box<Self> {
-        let mut members = self.clone();
-        let living = members.0.iter_mut().filter(|it| it.end.is_none());
+    pub(crate) fn with_end(&self, process: ProcessId, end: MemberEnd) -> Self {
+        let mut members = Vec::clone(&self.0);
+        let living = members.iter_mut().filter(|it| it.end.is_none());
         for member in living.filter(|it| it.process.id == process) {
             member.end = Some(end);
         }
-        Box::new(members)
+        Self(Arc::new(members))
     }
 }
 

@@ -148,7 +148,7 @@ pub struct Session {
     /// Its process, or the first of several ([`Self::members`]). If all have ended, the caller should remove
     /// the session.
     pub process: Process,
-    pub(crate) members: Option<Box<Members>>,
+    pub(crate) members: Option<Members>,
     /// The numeric id of the user that registered it.
     pub owner: u32,
     /// Its descriptive part.
@@ -227,10 +227,7 @@ impl Session {
             entry,
             id,
             token_prefix: token.prefix,
-            members: match further.is_empty() {
-                true => None,
-                false => Members::new(&process, further),
-            },
+            members: Members::new(&process, further),
             process,
             owner,
             details,

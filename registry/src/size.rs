@@ -2,7 +2,7 @@
 
 use std::mem::size_of;
 
-use crate::members::{Member, Members};
+use crate::members::Member;
 use crate::presence::{Attestation, Presence};
 use crate::process::Process;
 use crate::session::{Details, NewSession, Session};
@@ -63,7 +63,11 @@ fn of_members(further: usize) -> usize {
     if further == 0 {
         return 0;
     }
-    (1 + further) * size_of::<Member>() + size_of::<Members>() + 2 * BLOCK + further * MEMBER_INDEX
+    (1 + further) * size_of::<Member>()
+        + size_of::<Vec<Member>>()
+        + COUNTS
+        + 2 * BLOCK
+        + further * MEMBER_INDEX
 }
 
 fn of_details(details: &Details) -> usize {

@@ -186,9 +186,9 @@ impl Model {
         let hanging = |live: &&mut Live| live.living().contains(&process);
         let hanging: Vec<_> = self.live.iter_mut().filter(hanging).collect();
         let count = hanging.len();
-        hanging
-            .into_iter()
-            .for_each(|live| live.ended.push(process));
+        for live in hanging {
+            live.ended.push(process);
+        }
         let dead = self.live.iter().filter(|live| live.living().is_empty());
         for entry in dead.map(|live| live.entry).collect::<Vec<_>>() {
             self.remove(entry, removal, now);

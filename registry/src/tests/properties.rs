@@ -15,6 +15,8 @@ use crate::*;
 const IDS: [&str; 4] = ["a", "b", "c", "d"];
 const TOKENS: u64 = 5;
 const PROCESSES: u64 = 3;
+/// The same.
+const HELD: usize = 3;
 const OWNERS: std::ops::Range<u32> = 1000..1002;
 
 #[derive(Clone, Debug)]
@@ -114,7 +116,7 @@ struct World {
     kept: Vec<(Arc<Session>, Option<StartTime>)>,
     readers: Vec<(Subscription, u64, Option<u32>)>,
     /// How often each process is held by sessions.
-    held: Arc<Mutex<[i64; PROCESSES as usize]>>,
+    held: Arc<Mutex<[i64; HELD]>>,
 }
 
 fn index(process: u64) -> usize {
@@ -426,10 +428,7 @@ impl World {
 }
 
 /// Counts what is released.
-fn counting(
-    builder: RegistryBuilder,
-    held: &Arc<Mutex<[i64; PROCESSES as usize]>>,
-) -> RegistryBuilder {
+fn counting(builder: RegistryBuilder, held: &Arc<Mutex<[i64; HELD]>>) -> RegistryBuilder {
     let held = held.clone();
     builder.on_released(move |process| held.lock().unwrap()[index(process.0)] -= 1)
 }
