@@ -3,6 +3,7 @@
 
 mod events;
 mod prepared;
+mod register;
 mod registration;
 
 use std::fmt;
@@ -10,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reaper_registry::{
-    BootTime, Death, NewSession, Process, ProcessId, Registry, RegistryBuilder, Session, SessionId,
-    Source, SourceState, Stored, Token,
+    BootTime, Death, ProcessId, Registry, RegistryBuilder, Session, SessionId, Source, SourceState,
+    Token,
 };
 use tokio::sync::watch;
 
@@ -29,7 +30,6 @@ use crate::watch::reap_loop::Commit;
 use crate::watch::set::WatchSet;
 use crate::watch::set::restore::KnownProcess;
 use crate::watch::status::SourceStatus;
-use crate::watch::verdict::Verdict;
 
 /// A session registry that removes a session as soon as its process has ended.
 ///
@@ -159,90 +159,6 @@ impl Reaper {
         }
     }
 
-    /// Registers a session for the process that has this pid now.
-    ///
-    /// The same token, session id, process and owner again renew the session in place, without an
-    /// event. A token of a live session of another process is refused
-    /// ([`TokenInUse`](crate::registry::RegisterError::TokenInUse)); that process is checked first,
-    /// so one that has just ended is no obstacle.
-    pub fn register(&self, registration: Registration) -> Result<Registered, RegistrationError> {
-        self.register_if(registration, |_| Ok(()))
-    }
-
-    /// The same with a check of the process, which may refuse it. The check runs after the process
-    /// is pinned and before anything is stored.
-    pub fn register_if<Refusal>(
-        &self,
-        registration: Registration,
-        check: impl FnOnce(&PinnedProcess<'_>) -> Result<(), Refusal>,
-    ) -> Result<Registered, RegistrationError<Refusal>> {
-        let Registration {
-            id,
-            token,
-            pid,
-            owner,
-            details,
-            presence,
-            ttl,
-        } = registration;
-        let mut guard = self.engine.watched.watch(pid)?;
-        let process = PinnedProcess {
-            watched: &guard.watched,
-            table: self.engine.watched.table.as_ref(),
-        };
-        check(&process).map_err(RegistrationError::Refused)?;
-        self.remove_dead_owner(&token, guard.watched.id);
-        let new = NewSession {
-            id,
-            token,
-            process: Process::new(guard.watched.id, pid, guard.watched.start_time())
-                .with_inode(guard.watched.inode()),
-            owner,
-            details,
-            presence,
-            ttl,
-        };
-        let Stored { session, renewed } = self.registry.register(new, clock::now())?;
-        if !renewed {
-            // The removal of the session releases the entry. A renewed session holds it already.
-            guard.detach();
-        }
-        guard.recheck();
-        Ok(Registered {
-            session,
-            renewed,
-            identity: guard.watched.strength(),
-        })
-    }
-
-    /// Removes the session that has this token if its process is another one and has ended. The
-    /// reap loop may not have removed it yet, and a program that restarts at once must not be
-    /// refused for that.
-    fn remove_dead_owner(&self, token: &Token, process: ProcessId) {
-        let owner = self
-            .resolve(token)
-            .filter(|session| session.process.id != process)
-            .and_then(|session| self.engine.watched.get(session.process.id));
-        let Some(owner) = owner else {
-            return;
-        };
-        let table = self.engine.watched.table.as_ref();
-        if let Verdict::Gone {
-            evidence,
-            pid_reused,
-        } = owner.judge(None, table)
-        {
-            let death = Death {
-                source: Source::Register,
-                evidence,
-                pid_reused,
-                exit: owner.exit(table),
-                detection: None,
-            };
-            self.registry.remove_process(owner.id, death, clock::now());
-        }
-    }
-
     /// Returns the live session of this token. A concurrent read of constant cost.
     pub fn resolve(&self, token: &Token) -> Option<Arc<Session>> {
         self.registry.resolve(token, clock::now())
@@ -273,12 +189,11 @@ impl Reaper {
         self.registry.deregister(token, clock::now())
     }
 
-    /// Returns how the process of this session is identified; `None` once it is not watched.
+    /// Returns how the process of this session is identified, the weakest way if it hangs on several; `None`
+    /// once it is not watched.
     pub fn identity_of(&self, session: &Session) -> Option<IdentityStrength> {
-        self.engine
-            .watched
-            .get(session.process.id)
-            .map(|watched| watched.strength())
+        let watched = session.living().map(|it| self.engine.watched.get(it.id));
+        watched.flatten().map(|it| it.strength()).max()
     }
 
     /// Returns how many processes are watched. Sessions of one process share its entry.

@@ -8,6 +8,7 @@ use crate::events::log::Waker;
 use crate::hooks::{HookRun, HookRunner, Hooks};
 use crate::journal::{Journal, State};
 use crate::lifetime::Lifetimes;
+use crate::process::ProcessId;
 use crate::removal::Removal;
 use crate::session::Session;
 use crate::sharing::{Claim, Sharing};
@@ -19,6 +20,7 @@ const DEFAULT_TTL: Duration = Duration::from_hours(24);
 const DEFAULT_EVENT_CAPACITY: usize = 4_096;
 
 pub(crate) type OnRemoved = Box<dyn Fn(&Arc<Session>) + Send + Sync>;
+pub(crate) type OnReleased = Box<dyn Fn(ProcessId) + Send + Sync>;
 
 /// Upper limits on the number of stored sessions and on their size.
 ///
@@ -77,6 +79,7 @@ pub struct RegistryBuilder {
     pub(crate) hooks: Hooks,
     pub(crate) run_hooks: Option<HookRunner>,
     pub(crate) on_removed: Vec<OnRemoved>,
+    pub(crate) on_released: Vec<OnReleased>,
     pub(crate) journal: Option<Arc<dyn Journal>>,
     pub(crate) state: Option<State>,
 }
@@ -97,6 +100,7 @@ impl RegistryBuilder {
             hooks: Hooks::default(),
             run_hooks: None,
             on_removed: Vec::new(),
+            on_released: Vec::new(),
             journal: None,
             state: None,
         }
@@ -198,6 +202,16 @@ impl RegistryBuilder {
         self
     }
 
+    /// Adds a function that is called with a process each time a session does not hang on it any more: it was
+    /// removed, one of its several processes ended, or it was renewed, where the process may be the same. So
+    /// each process of each session stored is released once, whatever happens.
+    ///
+    /// Otherwise as [`Self::on_removed`].
+    pub fn on_released(mut self, release: impl Fn(ProcessId) + Send + Sync + 'static) -> Self {
+        self.on_released.push(Box::new(release));
+        self
+    }
+
     /// Writes every change to this journal before the change is reported.
     pub fn journal(mut self, journal: Arc<dyn Journal>) -> Self {
         self.journal = Some(journal);
@@ -241,6 +255,7 @@ impl fmt::Debug for RegistryBuilder {
             hooks: _,
             run_hooks: _,
             on_removed: _,
+            on_released: _,
             journal: _,
             state: _,
         } = self;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::events::Event;
+use crate::members::Member;
 use crate::presence::{Attestation, SecretKey};
 use crate::process::Process;
 use crate::session::{Details, EntryId, Session, SessionId};
@@ -25,9 +26,10 @@ pub trait Journal: Send + Sync {
 #[derive(Clone, Copy, Debug)]
 pub struct Changes<'a> {
     /// These values are live from now on. A renewed session is a new value with the entry id of the
-    /// former one.
+    /// former one, and so is one of which one of several processes has ended. A value may also be among
+    /// those that ended: it lasted for this step only.
     pub stored: &'a [Arc<Session>],
-    /// These are not live any more: removed, or replaced by a renewal. Events may still refer to them.
+    /// These are not live any more: removed, or replaced by a new value. Events may still refer to them.
     pub ended: &'a [Arc<Session>],
     /// The new events that are kept.
     pub appended: &'a [Appended],
@@ -88,6 +90,8 @@ pub struct SavedSession {
     pub id: SessionId,
     /// [`Session::process`].
     pub process: Process,
+    /// [`Session::members`].
+    pub members: Vec<Member>,
     /// [`Session::owner`].
     pub owner: u32,
     /// [`Session::details`].

@@ -1,6 +1,6 @@
 //! An in-memory session registry: it maps secret tokens to sessions and sessions to processes.
 //!
-//! A session is registered with a token and a process. Later requests present the token, and
+//! A session is registered with a token and a process, or several. Later requests present the token, and
 //! [`Registry::resolve`] returns the session. Every removal has a cause ([`Removal`]), runs the
 //! deregister hooks of that session once, and appends one [`Event`] to an ordered history.
 //!
@@ -19,6 +19,7 @@
 //!         id: SessionId::new("s-1"),
 //!         token: token.clone(),
 //!         process: Process::new(ProcessId(1), Pid::new(4242)?, None),
+//!         further: Vec::new(),
 //!         owner: 1000,
 //!         details: Details { mesh: "dev".into(), display_name: "api".into(), ..Details::default() },
 //!         presence: None,
@@ -80,6 +81,7 @@ mod events;
 mod hooks;
 mod journal;
 mod lifetime;
+mod members;
 mod presence;
 mod process;
 mod registry;
@@ -101,6 +103,7 @@ pub use events::{Event, EventKind, SourceHealth, SourceState};
 pub use hooks::HookRun;
 pub use journal::{Appended, Changes, Counters, Journal, SavedSession, State};
 pub use lifetime::Ttl;
+pub use members::{Member, MemberEnd};
 pub use presence::{Attestation, Presence, SecretKey};
 pub use process::{Pid, PidOutOfRange, Process, ProcessId, StartTime};
 pub use registry::{OwnerUsage, Registry, Removed, Stored, Totals};

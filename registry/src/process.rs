@@ -111,7 +111,7 @@ impl fmt::Display for StartTime {
 }
 
 /// The process of a session.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Process {
     /// The caller's id of the process.
     pub id: ProcessId,

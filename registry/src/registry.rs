@@ -9,7 +9,7 @@ mod usage;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::config::{OnRemoved, RegistryBuilder};
+use crate::config::{OnReleased, OnRemoved, RegistryBuilder};
 use crate::error::RegisterError;
 use crate::events::log::{EventLog, Subscription};
 use crate::events::tombstones::Tombstones;
@@ -56,6 +56,7 @@ struct Shared {
     hooks: Hooks,
     run_hooks: Option<HookRunner>,
     on_removed: Vec<OnRemoved>,
+    on_released: Vec<OnReleased>,
     journal: Option<Arc<dyn Journal>>,
     /// Set while it is paused: the source states to be published then. Locked under the table's lock.
     paused: Mutex<Option<Vec<(SourceState, Moment)>>>,
@@ -105,6 +106,7 @@ impl RegistryBuilder {
             hooks: self.hooks,
             run_hooks: self.run_hooks,
             on_removed: self.on_removed,
+            on_released: self.on_released,
             journal: self.journal,
             paused: Mutex::default(),
         }))
@@ -124,7 +126,9 @@ impl Registry {
     /// starts again, its details and presence are replaced, and there is neither an event nor a hook. An
     /// absent [`token_file`](crate::Details::token_file) keeps its old value.
     ///
-    /// A token in use can be registered again only by the process and the owner of its session.
+    /// A token in use can be registered again only by the process and the owner of its session. If the session
+    /// or the registration has several processes, one that lives must be common to both; a renewal replaces
+    /// the others.
     ///
     /// First removes all sessions that have expired at `now`, also if the registration fails. The error
     /// variants are checked in the order `TokenInUse`, `NeedsOldToken`, `TooManySessions`,
@@ -217,7 +221,7 @@ impl Registry {
         self.table().sessions_named(id)
     }
 
-    /// Returns the sessions of a process in the order in which they were first stored.
+    /// Returns the sessions that hang on a process in the order in which they were first stored.
     pub fn sessions_of(&self, process: ProcessId) -> Vec<Arc<Session>> {
         self.table().sessions_of(process)
     }
@@ -256,14 +260,16 @@ impl Registry {
     ) -> Option<Arc<Session>> {
         self.mutate(now, |table, changes| {
             let stored = table.session(session.entry)?;
-            Arc::ptr_eq(stored, session)
+            session
+                .is_same_registration(stored)
                 .then(|| table.remove(session.entry, removal, changes))
                 .flatten()
         })
         .flatten()
     }
 
-    /// Removes every session of a dead process ([`Removal::Died`]). Returns how many it removed; 0 if the
+    /// Ends a dead process for every session that hangs on it: removes those that hang on no other one
+    /// ([`Removal::Died`]), and notes the end in the others. Returns how many there were; 0 if the
     /// process has none, as in a second call for the same process. The table's lock is released after
     /// every few hundred, so that others need not wait for all of them.
     pub fn remove_process(&self, process: ProcessId, death: Death, now: Moment) -> usize {
@@ -277,7 +283,7 @@ impl Registry {
         }
     }
 
-    /// As [`Self::remove_process`], but removes up to `max` sessions only, those first that were stored
+    /// As [`Self::remove_process`], but for up to `max` sessions only, those first that were stored
     /// first. If it returns less than `max`, none is left. For a caller that does something else in
     /// between, such as letting subscribers read.
     pub fn remove_some_of_process(
@@ -288,8 +294,7 @@ impl Registry {
         max: usize,
     ) -> usize {
         self.mutate(now, |table, changes| {
-            table.remove_process(process, death, max, changes);
-            changes.len()
+            table.remove_process(process, death, now, max, changes)
         })
         .unwrap_or(0)
     }
@@ -343,7 +348,7 @@ impl Registry {
         self.0.log.last_death(owner)
     }
 
-    /// Returns how many calls of hooks, of `on_event` and of `on_removed` functions have panicked so far.
+    /// Returns how many calls of hooks, of `on_event`, `on_removed` and `on_released` functions have panicked so far.
     pub fn hook_panics(&self) -> u64 {
         self.0.hooks.panics()
     }

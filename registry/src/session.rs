@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::journal::SavedSession;
 use crate::lifetime::Ttl;
+use crate::members::{MemberEnd, Members};
 use crate::presence::{Attestation, Presence, SecretKey};
-use crate::process::Process;
+use crate::process::{Process, ProcessId};
 use crate::time::{BootTime, Moment};
 use crate::token::{Token, TokenDigest, TokenPrefix, TokenRef};
 
@@ -110,6 +111,8 @@ pub struct NewSession {
     pub token: Token,
     /// The process; the session is to be removed when it ends.
     pub process: Process,
+    /// Further processes: the session is to be removed when the last of all ends.
+    pub further: Vec<Process>,
     /// The numeric id of the user that registers the session.
     pub owner: u32,
     /// The descriptive part.
@@ -124,7 +127,8 @@ pub struct NewSession {
 ///
 /// Immutable, except that the start time of its process may become known and that its secret key is
 /// dropped when the session is removed or renewed. A renewal stores a new `Session` value with the same
-/// [`EntryId`]. A value remains valid after its removal, as long as it is referenced.
+/// [`EntryId`], and so does the end of one of several processes. A value remains valid after its removal, as
+/// long as it is referenced.
 // The fields that a look-up reads come first, in the cache line of the reference count: at 100,000
 // sessions the cost of a look-up is that of its cache misses.
 #[derive(Debug)]
@@ -141,8 +145,10 @@ pub struct Session {
     pub id: SessionId,
     /// The start of its token, which may be listed and logged.
     pub token_prefix: TokenPrefix,
-    /// Its process. If the process has ended, the caller should remove the session.
+    /// Its process, or the first of several ([`Self::members`]). If all have ended, the caller should remove
+    /// the session.
     pub process: Process,
+    pub(crate) members: Option<Members>,
     /// The numeric id of the user that registered it.
     pub owner: u32,
     /// Its descriptive part.
@@ -170,6 +176,7 @@ impl Session {
             entry,
             id,
             process,
+            members,
             owner,
             details,
             presence,
@@ -184,6 +191,7 @@ impl Session {
             id,
             token_prefix: TokenPrefix::from_bytes(token_prefix),
             process,
+            members: Members::restore(members),
             owner,
             details,
             presence,
@@ -206,6 +214,7 @@ impl Session {
             id,
             token: _zeroized,
             process,
+            further,
             owner,
             details,
             presence,
@@ -218,6 +227,7 @@ impl Session {
             entry,
             id,
             token_prefix: token.prefix,
+            members: Members::new(&process, further),
             process,
             owner,
             details,
@@ -232,10 +242,32 @@ impl Session {
         }
     }
 
+    /// Returns the same session with the end of one of its processes. It has the secret key of this one, which
+    /// loses it as by a renewal.
+    pub(crate) fn with_end(&self, process: ProcessId, end: MemberEnd) -> Self {
+        Self {
+            digest: self.digest,
+            expires_at: self.expires_at,
+            registered_at: self.registered_at,
+            entry: self.entry,
+            id: self.id.clone(),
+            token_prefix: self.token_prefix,
+            process: self.process.clone(),
+            members: self.members.as_ref().map(|all| all.with_end(process, end)),
+            owner: self.owner,
+            details: self.details.clone(),
+            presence: self.presence.clone(),
+            bytes: self.bytes,
+            secret_key: Mutex::new(self.secret_key().clone()),
+            secret_slot: self.secret_slot,
+            journal_mark: AtomicU64::new(0),
+        }
+    }
+
     /// Calls `use_it` with the secret key, and returns its result.
     ///
-    /// The argument is `None` if the registration had no key, or if the session has been removed or
-    /// renewed since it was resolved. No lock is held during the call, so it may take long. If the
+    /// The argument is `None` if the registration had no key, or if since it was resolved the session has
+    /// been removed or renewed, or one of several processes has ended. No lock is held during the call, so it may take long. If the
     /// session is removed or renewed meanwhile, the key is overwritten with zeros after the call.
     pub fn with_secret_key<T>(&self, use_it: impl FnOnce(Option<&SecretKey>) -> T) -> T {
         let key = self.secret_key().clone();

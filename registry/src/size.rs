@@ -2,7 +2,9 @@
 
 use std::mem::size_of;
 
+use crate::members::Member;
 use crate::presence::{Attestation, Presence};
+use crate::process::Process;
 use crate::session::{Details, NewSession, Session};
 
 /// What a heap block can take beyond the bytes that it holds. The smallest block of glibc has 32 bytes;
@@ -13,8 +15,20 @@ const COUNTS: usize = 2 * size_of::<usize>();
 /// The slots of one session in the indexes: 8 to 32 bytes in each of five B-trees, whose nodes are at
 /// least half full after an insertion in order, and one slot of a hash table that has just doubled.
 const INDEXES: usize = 320;
+/// The slot of one process in the index of processes.
+const MEMBER_INDEX: usize = 64;
 
 impl NewSession {
+    /// Returns how many sessions it counts as in the limits: one for each of its processes.
+    pub(crate) fn weight(&self) -> usize {
+        1 + self.further.len()
+    }
+
+    /// Returns all of its processes.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = &Process> {
+        std::iter::once(&self.process).chain(&self.further)
+    }
+
     /// Returns an upper bound of the memory, in bytes, that the registry takes for this session as long as
     /// it is live: the [`Session`], all of its text and keys, and its slots in the indexes. This is what
     /// counts towards [`Limits::bytes`](crate::Limits::bytes).
@@ -26,6 +40,7 @@ impl NewSession {
             id,
             token: _in_the_digest,
             process: _inline,
+            further,
             owner: _inline_too,
             details,
             presence,
@@ -37,9 +52,22 @@ impl NewSession {
             + INDEXES
             + COUNTS
             + text(id.as_str())
+            + of_members(further.len())
             + of_details(details)
             + presence.as_ref().map_or(0, of_presence)
     }
+}
+
+/// Of all members, with one more slot in an index for each beyond the first.
+fn of_members(further: usize) -> usize {
+    if further == 0 {
+        return 0;
+    }
+    (1 + further) * size_of::<Member>()
+        + size_of::<Vec<Member>>()
+        + COUNTS
+        + 2 * BLOCK
+        + further * MEMBER_INDEX
 }
 
 fn of_details(details: &Details) -> usize {

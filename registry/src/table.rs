@@ -1,9 +1,11 @@
 //! The state machine: every transition of the registry. Time is passed in, changes are passed out.
 //!
-//! The indexes are updated together in `place`, `insert`, `renew` and `unlink` or `remove` only.
+//! The indexes are updated together in `place`, `insert`, `renew` and `unlink` or `remove` only, and at the end
+//! of one of several processes (`processes.rs`).
 
 mod limits;
 mod owners;
+mod processes;
 pub(crate) mod token_index;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +19,7 @@ use crate::hooks::Change;
 use crate::lifetime::{Lifetimes, Ttl};
 use crate::process::ProcessId;
 use crate::registry::Stored;
-use crate::removal::{Death, Removal};
+use crate::removal::Removal;
 use crate::session::{EntryId, NewSession, Session, SessionId, SessionKey};
 use crate::sharing::Sharing;
 use crate::table::owners::Owners;
@@ -36,13 +38,18 @@ pub(crate) struct Table {
     /// The sessions that expire, by their last moment.
     by_last_moment: BTreeSet<(BootTime, EntryId)>,
     by_id: BTreeMap<SessionKey, EntryId>,
+    /// A session has one link for each process that it still hangs on.
     by_process: BTreeSet<(ProcessId, EntryId)>,
     by_token: Arc<TokenIndex>,
     owners: Owners,
     /// The size of all sessions.
     bytes: usize,
-    /// The values before and after the renewal of this step.
-    renewed: Option<(Arc<Session>, Arc<Session>)>,
+    /// The sum of [`Session::weight`].
+    weight: usize,
+    /// The values before and after each renewal of this step and each end of one of several processes.
+    succeeded: Vec<(Arc<Session>, Arc<Session>)>,
+    /// The process of each link that was taken away in this step.
+    released: Vec<ProcessId>,
 }
 
 impl Table {
@@ -66,7 +73,9 @@ impl Table {
             by_token,
             owners: Owners::default(),
             bytes: 0,
-            renewed: None,
+            weight: 0,
+            succeeded: Vec::new(),
+            released: Vec::new(),
         }
     }
 
@@ -76,18 +85,25 @@ impl Table {
         self.next_entry = next_entry.max(1);
         for session in sessions {
             self.by_id.insert(session.key(), session.entry);
-            self.by_process.insert((session.process.id, session.entry));
+            self.link_processes(&session);
             self.link(session);
         }
     }
 
-    /// Takes the session that was renewed in this step: its value before, and its value now.
-    pub(crate) fn take_renewed(&mut self) -> Option<(Arc<Session>, Arc<Session>)> {
-        self.renewed.take()
+    /// Takes the values that were succeeded by others in this step: each with its successor, in order.
+    pub(crate) fn take_succeeded(&mut self) -> Vec<(Arc<Session>, Arc<Session>)> {
+        std::mem::take(&mut self.succeeded)
+    }
+
+    /// Takes the processes of which sessions do not hang on any more because of this step, each as often as
+    /// there were such sessions.
+    pub(crate) fn take_released(&mut self) -> Vec<ProcessId> {
+        std::mem::take(&mut self.released)
     }
 
     /// Stores a session after removing what it replaces: its owner's session of its id and the session of
-    /// its token. If both are one session of the same process and owner, renews that one instead.
+    /// its token. If both are one session of the same process and owner, renews that one instead. Several
+    /// processes are the same if the session still hangs on one of them.
     pub(crate) fn register(
         &mut self,
         mut new: NewSession,
@@ -112,7 +128,7 @@ impl Table {
         }
         let replaced = || same_id.iter().chain(&same_token).map(AsRef::as_ref);
         self.check_limits(&new, replaced)?;
-        // `authorize` has checked that sessions with the same token have the same process and owner.
+        // `authorize` has checked that sessions with the same token have a process in common and the same owner.
         if let Some(old) = same_id.as_ref().filter(of_this_token) {
             return Ok(Stored {
                 session: self.renew(old, new, token, now),
@@ -147,7 +163,8 @@ impl Table {
         same_token: Option<&Session>,
     ) -> Result<(), RegisterError> {
         let of_another = |old: &&Session| {
-            *old.digest() == digest && (old.process.id != new.process.id || old.owner != new.owner)
+            let is_same = || new.processes().any(|it| old.hangs_on(it.id));
+            *old.digest() == digest && (old.owner != new.owner || !is_same())
         };
         if same_id.iter().chain(&same_token).any(of_another) {
             return Err(RegisterError::TokenInUse);
@@ -164,11 +181,12 @@ impl Table {
         let granted = self.lifetimes.granted(new.ttl);
         let session = self.place(entry, new, token, granted, now);
         self.by_id.insert(session.key(), entry);
-        self.by_process.insert((session.process.id, entry));
+        self.link_processes(&session);
         session
     }
 
-    /// Replaces the value of a session of the same id, token, process and owner; the entry id stays.
+    /// Replaces the value of a session of the same id, token, process and owner; the entry id stays. The new
+    /// processes take the place of the former ones, each of which is released.
     fn renew(
         &mut self,
         old: &Arc<Session>,
@@ -176,10 +194,15 @@ impl Table {
         token: TokenRef,
         now: Moment,
     ) -> Arc<Session> {
-        if let Some(start_time) = old.process.start_time() {
+        if new.process.id == old.process.id
+            && let Some(start_time) = old.process.start_time()
+        {
             new.process.learn_start_time(start_time);
         }
         self.displace(old);
+        for process in old.living() {
+            self.unlink_process(process.id, old.entry);
+        }
         // Without a request, the lifetime that was granted before applies again.
         let granted = match new.ttl {
             Ttl::Default => old
@@ -188,7 +211,8 @@ impl Table {
             requested => self.lifetimes.granted(requested),
         };
         let session = self.place(old.entry, new, token, granted, now);
-        self.renewed = Some((old.clone(), session.clone()));
+        self.link_processes(&session);
+        self.succeeded.push((old.clone(), session.clone()));
         session
     }
 
@@ -213,6 +237,7 @@ impl Table {
         }
         self.owners.add(&session);
         self.bytes += session.bytes;
+        self.weight += session.weight();
         self.sessions.insert(session.entry, session.clone());
         self.by_token.put(session);
     }
@@ -221,6 +246,7 @@ impl Table {
     fn displace(&mut self, session: &Session) {
         self.owners.subtract(session);
         self.bytes -= session.bytes;
+        self.weight -= session.weight();
         if let Some(last) = session.expires_at {
             self.by_last_moment.remove(&(last.boot, session.entry));
         }
@@ -253,23 +279,11 @@ impl Table {
         let session = self.sessions.remove(&entry)?;
         self.displace(&session);
         self.by_id.remove(&session.key());
-        self.by_process.remove(&(session.process.id, entry));
+        for process in session.living() {
+            self.unlink_process(process.id, entry);
+        }
         changes.push(Change::Deregistered(session.clone(), removal));
         Some(session)
-    }
-
-    /// Removes up to `max` sessions of a process, those first that were stored first.
-    pub(crate) fn remove_process(
-        &mut self,
-        process: ProcessId,
-        death: Death,
-        max: usize,
-        changes: &mut Vec<Change>,
-    ) {
-        let entries = self.entries_of(process).take(max);
-        for entry in entries.collect::<Vec<_>>() {
-            self.remove(entry, Removal::Died(death), changes);
-        }
     }
 
     /// Removes every session past its last moment. Costs nothing for the others.
@@ -300,17 +314,6 @@ impl Table {
 
     pub(crate) fn len(&self) -> usize {
         self.sessions.len()
-    }
-
-    pub(crate) fn sessions_of(&self, process: ProcessId) -> Vec<Arc<Session>> {
-        self.entries_of(process)
-            .filter_map(|entry| self.sessions.get(&entry).cloned())
-            .collect()
-    }
-
-    fn entries_of(&self, process: ProcessId) -> impl Iterator<Item = EntryId> {
-        let range = (process, EntryId(0))..=(process, EntryId(u64::MAX));
-        self.by_process.range(range).map(|(_, entry)| *entry)
     }
 
     pub(crate) fn session_named(&self, owner: u32, id: &SessionId) -> Option<&Arc<Session>> {
@@ -356,19 +359,25 @@ impl Table {
     #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
         assert_eq!(self.sessions.len(), self.by_id.len(), "one session per id");
-        assert_eq!(self.sessions.len(), self.by_process.len());
+        let links: usize = self.sessions.values().map(|it| it.living().count()).sum();
+        assert_eq!(links, self.by_process.len());
+        let weight: usize = self.sessions.values().map(|it| it.weight()).sum();
+        assert_eq!(weight, self.weight);
         assert_eq!(self.sessions.len(), self.by_token.len());
         let bytes: usize = self.sessions.values().map(|session| session.bytes).sum();
         assert_eq!(self.bytes, bytes);
         let held = self.owners.all().map(|owner| self.owners.holdings(owner));
         let held = held.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
-        assert_eq!(held, (self.sessions.len(), bytes));
+        assert_eq!(held, (weight, bytes));
         let expiring = self.sessions.values().filter(|s| s.expires_at.is_some());
         assert_eq!(expiring.count(), self.by_last_moment.len());
         for (entry, session) in &self.sessions {
             assert_eq!(*entry, session.entry);
             assert_eq!(self.by_id.get(&session.key()), Some(entry));
-            assert!(self.by_process.contains(&(session.process.id, *entry)));
+            assert!(session.living().next().is_some(), "it hangs on something");
+            for process in session.living() {
+                assert!(self.by_process.contains(&(process.id, *entry)));
+            }
             if let Some(last) = session.expires_at {
                 assert!(self.by_last_moment.contains(&(last.boot, *entry)));
             }

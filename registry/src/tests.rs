@@ -7,6 +7,7 @@ mod hooks;
 mod journal;
 mod lifetimes;
 mod limits;
+mod members;
 mod model;
 mod pause;
 mod properties;

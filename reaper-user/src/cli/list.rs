@@ -130,6 +130,15 @@ struct Listed {
     groups: Vec<String>,
     cwd: Option<String>,
     expires_at: Option<u64>,
+    #[serde(default)]
+    members: Vec<Member>,
+}
+
+/// One of several processes.
+#[derive(Debug, Deserialize)]
+struct Member {
+    pid: u32,
+    ended: bool,
 }
 
 impl Listed {
@@ -145,14 +154,20 @@ impl Listed {
             groups,
             cwd,
             expires_at,
+            members,
         } = self;
+        let living = members.iter().filter(|it| !it.ended);
+        let living: Vec<_> = living.map(|it| it.pid.to_string()).collect();
         let passed = |then: u64| time(now_ms.saturating_sub(then) / 1_000);
         let left = |then: u64| time(then.saturating_sub(now_ms) / 1_000);
         let mut row = vec![
             session.session_id,
             session.display_name,
             session.mesh,
-            session.pid.to_string(),
+            match living[..] {
+                [] => session.pid.to_string(),
+                _ => living.join(","),
+            },
             session.registered_at.map_or_else(String::new, passed),
             session.identity.unwrap_or_default(),
             session.token_prefix.unwrap_or_default(),

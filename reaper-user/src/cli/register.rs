@@ -27,7 +27,7 @@ the token is printed behind the id of the session, and nowhere else.
 
 Output:
   The id of the session; with a new token that has no file, a tab and the token.
-  With --json: schema, session_id, pid, token (null if it is in a file), token_file, renewed, expires_at, sources.
+  With --json: schema, session_id, pid (the first), token (null if it is in a file), token_file, renewed, expires_at, sources.
 
 Exit status:
   0  The session was stored or renewed
@@ -41,7 +41,8 @@ Environment:
 
 Examples:
   reaperd register --pid 4711 --id build-7 --token-file build-7.token
-  reaperd register --pid $$ --ttl 1h --json";
+  reaperd register --pid $$ --ttl 1h --json
+  reaperd register --pid 4711 --pid 4712 --id agent";
 
 /// For `reaperd renew --help` and its manual page.
 pub(super) const RENEW_HELP: &str = "\
@@ -63,9 +64,9 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Process of the session
-    #[arg(long, value_name = "PID")]
-    pid: u32,
+    /// Process of the session; given more than once, the session lasts until the last of them ends
+    #[arg(long, value_name = "PID", required = true)]
+    pid: Vec<u32>,
     /// ID of the session, which replaces the one that has it [default: reg- and random digits]
     #[arg(long, value_name = "ID")]
     id: Option<String>,
@@ -112,7 +113,8 @@ impl Arguments {
             "session_id": session_id,
             "mesh": self.details.mesh,
             "display_name": self.name.as_ref().unwrap_or(&session_id),
-            "pid": self.pid,
+            "pid": self.pid[0],
+            "pids": (self.pid.len() > 1).then_some(&self.pid),
             "role": self.details.role,
             "groups": self.details.group,
             "ttl": self.details.ttl.as_json(),
@@ -122,14 +124,14 @@ impl Arguments {
             Ok(registered) => registered,
             Err(error) => {
                 file.remove_if_new();
-                return Err(refused(error, self.pid));
+                return Err(refused(error, &self.pid));
             }
         };
         let printed = file.is_printed().then(|| token.reveal());
         let printed = printed.as_ref().map(|token| token.as_str());
         let text = if self.json {
             let file = (!file.is_printed()).then(|| self.token_file.to_string_lossy());
-            let mut report = report(&session_id, self.pid.into(), &registered);
+            let mut report = report(&session_id, self.pid[0].into(), &registered);
             report["token"] = printed.into();
             report["token_file"] = file.as_deref().into();
             json_line(&report)
@@ -165,12 +167,14 @@ impl Renewal {
                 "renew it with the client that registered it",
             ));
         }
+        let living = living_pids(session);
         let body = json!({
             "token": token.reveal().as_str(),
             "session_id": session["sessionId"],
             "mesh": session["mesh"],
             "display_name": session["displayName"],
-            "pid": session["pid"],
+            "pid": if living.is_empty() { session["pid"].clone() } else { Value::Null },
+            "pids": (!living.is_empty()).then_some(living),
             "cwd": session["cwd"],
             "role": session["role"],
             "groups": session["groups"],
@@ -186,6 +190,13 @@ impl Renewal {
         })?;
         Ok(ExitCode::Success)
     }
+}
+
+/// Returns the processes that a session of several still hangs on; none for a session of one.
+fn living_pids(session: &Value) -> Vec<Value> {
+    let members = session["members"].as_array().into_iter().flatten();
+    let living = members.filter(|member| member["ended"] == false);
+    living.map(|member| member["pid"].clone()).collect()
 }
 
 /// Returns the path if `run` has written the file: the daemon then goes on to remove it at the end of the
@@ -207,10 +218,15 @@ async fn post(client: &Client, mut body: Value) -> Result<Value, ClientError> {
         .await
 }
 
-fn refused(error: ClientError, pid: u32) -> Failure {
+fn refused(error: ClientError, pids: &[u32]) -> Failure {
     let remedy = match &error {
         ClientError::Problem { code, .. } if code == "process_gone" => {
-            format!("use --pid with a process that runs; {pid} has ended")
+            // The message names the one of several.
+            let which = match pids {
+                [pid] => format!("{pid} has ended"),
+                _ => "one of these has ended".to_owned(),
+            };
+            format!("use --pid with a process that runs; {which}")
         }
         ClientError::Problem { code, .. } if code == "token_in_use" => {
             "use another --token-file: the token in this one is of a live session of another process"

@@ -98,6 +98,10 @@ fn lines(session: &Value, layout: Layout, now_ms: u64) -> String {
         Value::Null => Some("with its process".to_owned()),
         _ => time("expiresAt"),
     };
+    let members = session["members"].as_array().map(|members| {
+        let members: Vec<_> = members.iter().map(member).collect();
+        members.join(", ")
+    });
     let rows = [
         ("session", text("sessionId")),
         ("name", text("displayName")),
@@ -105,6 +109,7 @@ fn lines(session: &Value, layout: Layout, now_ms: u64) -> String {
         ("role", text("role")),
         ("groups", groups),
         ("pid", text("pid")),
+        ("processes", members),
         ("start time", text("startTime")),
         ("user", text("uid")),
         ("folder", text("cwd")),
@@ -126,6 +131,18 @@ fn lines(session: &Value, layout: Layout, now_ms: u64) -> String {
         Layout::Tabs => format!("{name}\t{}\n", escape(&value)),
     };
     present.map(line).collect()
+}
+
+/// Shows one of several processes.
+fn member(member: &Value) -> String {
+    let pid = &member["pid"];
+    let exit = &member["exit"];
+    match (&exit["code"], &exit["signal"]) {
+        _ if member["ended"] == false => pid.to_string(),
+        (Value::Number(code), _) => format!("{pid} (exited with {code})"),
+        (_, Value::Number(signal)) => format!("{pid} (ended by signal {signal})"),
+        _ => format!("{pid} (ended)"),
+    }
 }
 
 /// Formats a time with its distance from now.
@@ -151,11 +168,14 @@ mod tests {
         let session = json!({
             "sessionId": "s-1", "displayName": "a\u{1b}pi", "mesh": "dev", "pid": 7042,
             "registeredAt": 1_795_324_800_123_u64, "expiresAt": null, "groups": ["a", "b"],
+            "members": [{"pid": 7042, "ended": true, "exit": {"code": 3}}, {"pid": 7043, "ended": false},
+                {"pid": 7044, "ended": true, "exit": {"signal": 9}}, {"pid": 7045, "ended": true, "exit": null}],
         });
         let shown = lines(&session, Layout::Columns, 1_795_324_861_000);
         assert_eq!(
             shown,
             "session     s-1\nname        a\\u{1b}pi\nmesh        dev\ngroups      a, b\npid         7042\n\
+             processes   7042 (exited with 3), 7043, 7044 (ended by signal 9), 7045 (ended)\n\
              registered  2026-11-22T05:20:00.123Z (1m ago)\nexpires     with its process\n"
         );
         let tabs = lines(&session, Layout::Tabs, 1_795_324_861_000);

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 /// The format of the memory file. A change of its blocks or records gets the next number; the oldest that is
 /// read follows one behind.
-pub(crate) const TABLE_FORMAT: u32 = 1;
+pub(crate) const TABLE_FORMAT: u32 = 2;
 
 /// What a descriptor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -77,7 +77,9 @@ impl MemoryFile {
 
     /// Makes the file ready for changes. Nothing is written before.
     pub(crate) fn begin(&self) {
-        self.inner().blocks.repair();
+        let mut inner = self.inner();
+        header::begin(&inner.blocks.file);
+        inner.blocks.repair();
     }
 
     /// Overwrites everything with zeros, at the end without a successor.
@@ -164,7 +166,8 @@ impl Inner {
                 .journal_mark()
                 .store(block.number(), Ordering::Relaxed);
             self.blocks.refer(block);
-            self.next_process = self.next_process.max(session.process.id.0 + 1);
+            let newest = session.living().map(|it| it.id.0).max().unwrap_or_default();
+            self.next_process = self.next_process.max(newest + 1);
         }
         for it in appended {
             let session = session_of(&it.event).map(|session| block_of(session));

@@ -94,8 +94,8 @@ impl Restart {
     /// Returns the processes of the sessions.
     pub(crate) fn processes(&self) -> (Vec<KnownProcess>, u64) {
         let mut known: BTreeMap<_, KnownProcess> = BTreeMap::new();
-        for session in self.state.iter().flat_map(|state| &state.sessions) {
-            let process = &session.process;
+        let sessions = self.state.iter().flat_map(|state| &state.sessions);
+        for (session, process) in sessions.flat_map(|it| it.living().map(move |one| (it, one))) {
             let entry = known.entry(process.id).or_insert(KnownProcess {
                 id: process.id,
                 pid: process.pid,

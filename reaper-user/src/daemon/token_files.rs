@@ -120,6 +120,7 @@ mod tests {
             id: SessionId::new(id),
             token: Token::from_bytes([token; 32]),
             process: Process::new(ProcessId(1), Pid::new(4242).unwrap(), None),
+            further: Vec::new(),
             owner,
             details: Details {
                 token_file: Some(file.to_str().unwrap().into()),

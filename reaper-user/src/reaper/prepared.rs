@@ -57,9 +57,9 @@ impl PreparedReaper {
         let watched = prepared.watched.clone();
         let changed = Arc::new(watch::Sender::new(()));
         let notifier = Arc::downgrade(&changed);
-        // Every session stored holds its entry of the watch set once, whatever removes it.
+        // Every session stored holds the entry of each of its processes once, whatever ends that.
         let registry = registry
-            .on_removed(move |session| watched.release(session.process.id))
+            .on_released(move |process| watched.release(process))
             .on_event(move || {
                 if let Some(changed) = notifier.upgrade() {
                     changed.send_modify(|()| {});

@@ -18,6 +18,7 @@ pub struct Registration {
     pub(crate) id: SessionId,
     pub(crate) token: Token,
     pub(crate) pid: Pid,
+    pub(crate) further: Vec<Pid>,
     pub(crate) owner: u32,
     pub(crate) details: Details,
     pub(crate) presence: Option<Presence>,
@@ -34,11 +35,20 @@ impl Registration {
             id,
             token,
             pid,
+            further: Vec::new(),
             owner: rustix::process::geteuid().as_raw(),
             details: Details::default(),
             presence: None,
             ttl: Ttl::Process,
         }
+    }
+
+    /// Further processes: the session stays until the last of all has ended. Each is pinned and checked as the
+    /// first one, and counts as one more session in the limits.
+    #[must_use]
+    pub fn further_pids(mut self, pids: impl IntoIterator<Item = Pid>) -> Self {
+        self.further.extend(pids);
+        self
     }
 
     /// The numeric user that the session belongs to.
@@ -117,7 +127,7 @@ pub struct Registered {
     pub session: Arc<Session>,
     /// Whether the session existed and was renewed: same token, session id, process and owner.
     pub renewed: bool,
-    /// How the process is identified.
+    /// How the process is identified: the weakest way, if there are several.
     pub identity: crate::IdentityStrength,
 }
 
@@ -137,9 +147,26 @@ pub enum RegistrationError<Refusal = std::convert::Infallible> {
     /// The caller's check refused the process.
     #[error("the process is refused")]
     Refused(Refusal),
+    /// One of several processes was refused.
+    #[error("pid {pid}: {reason}")]
+    Member {
+        /// Its pid.
+        pid: Pid,
+        /// Why.
+        reason: Box<Self>,
+    },
     /// The registry refused.
     #[error(transparent)]
     Registry(#[from] RegisterError),
+}
+
+impl<Refusal> RegistrationError<Refusal> {
+    pub(super) fn of_member(self, pid: Pid) -> Self {
+        Self::Member {
+            pid,
+            reason: Box::new(self),
+        }
+    }
 }
 
 impl<Refusal> From<WatchError> for RegistrationError<Refusal> {

@@ -36,7 +36,7 @@ pub(crate) struct Identity {
 }
 
 /// How strongly a process is identified, strongest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IdentityStrength {
     /// An open pidfd.
     Pidfd,

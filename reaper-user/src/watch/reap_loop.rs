@@ -211,7 +211,8 @@ impl<C: Commit> ReapLoop<C> {
         }
     }
 
-    /// Merges hints into what is known. Returns the processes that they name, each once.
+    /// Merges hints into what is known. Returns the processes that they name, each once, in the order of their
+    /// deaths, or of the hints where that is unknown: of the processes of one session the last one counts.
     fn note(&mut self, hints: impl Iterator<Item = Hint>) -> Vec<ProcessId> {
         let mut named = Vec::new();
         for hint in hints {
@@ -220,11 +221,15 @@ impl<C: Commit> ReapLoop<C> {
                 .entry(hint.process)
                 .or_insert_with(|| Suspect::new(hint.source));
             suspect.learn(&hint);
-            named.push(hint.process);
+            named.push((hint.process, named.len()));
         }
         named.sort_unstable();
-        named.dedup();
-        named
+        named.dedup_by_key(|(process, _)| *process);
+        named.sort_by_key(|(process, position)| {
+            let died_at_ns = self.suspects.get(process).and_then(|it| it.died_at_ns);
+            (died_at_ns.unwrap_or(u64::MAX), *position)
+        });
+        named.into_iter().map(|(process, _)| process).collect()
     }
 
     /// Decides about one process and records its death.

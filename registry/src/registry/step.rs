@@ -26,7 +26,7 @@ impl Registry {
         mutation: impl FnOnce(&mut Table, &mut Vec<Change>) -> T,
     ) -> Option<T> {
         let mut changes = Vec::new();
-        let outcome = {
+        let (outcome, released) = {
             let mut table = self.table();
             if self.is_paused() {
                 return None;
@@ -36,10 +36,17 @@ impl Registry {
             for change in &changes {
                 self.0.hooks.queue(change);
             }
-            outcome
+            (outcome, table.take_released())
         };
         if !changes.is_empty() {
             self.wake_readers();
+        }
+        for process in released {
+            for release in &self.0.on_released {
+                self.0.hooks.contain(|| release(process));
+            }
+        }
+        if !changes.is_empty() {
             self.release(&changes);
             self.run_hooks(changes);
         }
@@ -68,12 +75,12 @@ impl Registry {
 
     /// Appends the events of a step, writes the step to the journal, and wipes the keys of what ended.
     fn record(&self, table: &mut Table, changes: &[Change], now: Moment) {
-        let renewed = table.take_renewed();
-        if changes.is_empty() && renewed.is_none() {
+        let succeeded = table.take_succeeded();
+        if changes.is_empty() && succeeded.is_empty() {
             return;
         }
         let (mut stored, mut ended) = (Vec::new(), Vec::new());
-        if let Some((old, new)) = renewed {
+        for (old, new) in succeeded {
             stored.push(new);
             ended.push(old);
         }

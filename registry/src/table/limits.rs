@@ -37,13 +37,14 @@ impl Table {
         let owner = new.owner;
         let (most, most_bytes) = self.most(owner);
         let (held, held_bytes) = self.owners.holdings(owner);
-        let freed = replaced().count();
-        if self.sessions.len() - freed >= sessions {
+        let freed: usize = replaced().map(Session::weight).sum();
+        let added = new.weight();
+        if self.weight - freed + added > sessions {
             return Err(RegisterError::TooManySessions { limit: sessions });
         }
         // A share that has shrunk takes nothing back.
         let limit = most.max(held.min(self.limits.sessions_per_owner));
-        if held - freed >= limit {
+        if held - freed + added > limit {
             return Err(RegisterError::TooManyForOwner { owner, limit });
         }
         let freed: usize = replaced().map(|old| old.bytes).sum();

@@ -13,6 +13,8 @@ struct Holdings {
     /// In order of registration.
     entries: BTreeSet<EntryId>,
     bytes: usize,
+    /// The weights of all.
+    weight: usize,
 }
 
 impl Owners {
@@ -20,23 +22,25 @@ impl Owners {
         let holdings = self.0.entry(session.owner).or_default();
         holdings.entries.insert(session.entry);
         holdings.bytes += session.bytes;
+        holdings.weight += session.weight();
     }
 
     pub(crate) fn subtract(&mut self, session: &Session) {
         if let Some(holdings) = self.0.get_mut(&session.owner) {
             holdings.entries.remove(&session.entry);
             holdings.bytes -= session.bytes;
+            holdings.weight -= session.weight();
             if holdings.entries.is_empty() {
                 self.0.remove(&session.owner);
             }
         }
     }
 
-    /// Returns the number of sessions of this user and their bytes.
+    /// Returns the number of sessions of this user, one of several processes as one for each, and their bytes.
     pub(crate) fn holdings(&self, owner: u32) -> (usize, usize) {
         self.0
             .get(&owner)
-            .map_or((0, 0), |held| (held.entries.len(), held.bytes))
+            .map_or((0, 0), |held| (held.weight, held.bytes))
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = u32> {

@@ -1,6 +1,6 @@
 //! A journal in ordinary memory, and what it gets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use super::support::*;
@@ -12,7 +12,7 @@ pub(super) struct Ledger(Mutex<Written>);
 
 #[derive(Default)]
 struct Written {
-    live: BTreeMap<EntryId, Arc<Session>>,
+    live: Vec<Arc<Session>>,
     events: BTreeMap<u64, Appended>,
     counters: Counters,
     steps: usize,
@@ -22,7 +22,7 @@ impl Ledger {
     pub(super) fn state(&self) -> State {
         let written = self.0.lock().unwrap();
         State {
-            sessions: written.live.values().cloned().collect(),
+            sessions: written.live.clone(),
             events: written.events.values().cloned().collect(),
             counters: written.counters,
         }
@@ -36,18 +36,21 @@ impl Ledger {
 impl Journal for Ledger {
     fn commit(&self, changes: &Changes<'_>) {
         let mut written = self.0.lock().unwrap();
+        written.live.extend(changes.stored.iter().cloned());
         for ended in changes.ended {
-            let live = written.live.remove(&ended.entry).expect("it was live");
-            assert!(Arc::ptr_eq(&live, ended), "this value was live");
+            let live = written.live.iter().position(|it| Arc::ptr_eq(it, ended));
+            written.live.remove(live.expect("this value was live"));
             assert!(
                 has_secret(ended) || ended.presence.is_none(),
                 "wiped too early"
             );
         }
-        for stored in changes.stored {
-            let former = written.live.insert(stored.entry, stored.clone());
-            assert!(former.is_none(), "the former value has ended");
-        }
+        let entries: BTreeSet<_> = written.live.iter().map(|it| it.entry).collect();
+        assert_eq!(
+            entries.len(),
+            written.live.len(),
+            "former values have ended"
+        );
         for appended in changes.appended {
             let seq = appended.event.seq;
             assert!(appended.previous < seq);

@@ -12,12 +12,33 @@ pub(super) struct Live {
     pub(super) id: &'static str,
     pub(super) token: u64,
     pub(super) process: u64,
+    pub(super) further: Vec<u64>,
+    pub(super) ended: Vec<u64>,
     pub(super) owner: u32,
     pub(super) ttl: Ttl,
     /// The length of its working directory.
     pub(super) cwd: usize,
     pub(super) bytes: usize,
     last_nanos: Option<u64>,
+}
+
+impl Live {
+    /// Each process once.
+    pub(super) fn processes(&self) -> Vec<u64> {
+        let mut processes = vec![self.process];
+        for further in &self.further {
+            if !processes.contains(further) {
+                processes.push(*further);
+            }
+        }
+        processes
+    }
+
+    pub(super) fn living(&self) -> Vec<u64> {
+        let mut living = self.processes();
+        living.retain(|process| !self.ended.contains(process));
+        living
+    }
 }
 
 /// An event and the token of its session, for tombstones.
@@ -63,7 +84,10 @@ impl Model {
         let has_id = |old: &Live| old.id == new.id && old.owner == new.owner;
         let replaced = |old: &Live| has_id(old) || old.token == new.token;
         let (gone, stay): (Vec<_>, Vec<_>) = self.live.iter().cloned().partition(replaced);
-        let of_another = |old: &Live| (old.process, old.owner) != (new.process, new.owner);
+        let of_another = |old: &Live| {
+            let living = old.living();
+            old.owner != new.owner || new.processes().iter().all(|it| !living.contains(it))
+        };
         let in_use = |old: &Live| old.token == new.token && of_another(old);
         if gone.iter().any(in_use) {
             return Err(RegisterError::TokenInUse);
@@ -78,10 +102,14 @@ impl Model {
             bytes,
             bytes_per_owner,
         } = self.limits;
-        if stay.len() >= sessions {
+        let weight = |of: &dyn Fn(&&Live) -> bool| -> usize {
+            let processes = stay.iter().filter(of).map(|old| old.processes().len());
+            processes.sum::<usize>() + 1 + new.further.len()
+        };
+        if weight(&|_| true) > sessions {
             return Err(RegisterError::TooManySessions { limit: sessions });
         }
-        if stay.iter().filter(|old| old.owner == new.owner).count() >= sessions_per_owner {
+        if weight(&|old| old.owner == new.owner) > sessions_per_owner {
             return Err(RegisterError::TooManyForOwner {
                 owner: new.owner,
                 limit: sessions_per_owner,
@@ -108,6 +136,8 @@ impl Model {
             let renewed = &mut self.live[index];
             (renewed.ttl, renewed.last_nanos) = (ttl, last_nanos);
             (renewed.cwd, renewed.bytes) = (new.cwd, new.bytes);
+            (renewed.process, renewed.further) = (new.process, new.further.clone());
+            renewed.ended.clear();
             return Ok((renewed.entry, true));
         }
         let last_nanos = self.last_nanos(new.ttl, now);
@@ -151,18 +181,19 @@ impl Model {
         true
     }
 
-    pub(super) fn remove_all(
-        &mut self,
-        doomed: impl Fn(&Live) -> bool,
-        removal: Removal,
-        now: Moment,
-    ) -> usize {
-        let entries: Vec<_> = self.live.iter().filter(|live| doomed(live)).collect();
-        let entries: Vec<_> = entries.iter().map(|live| live.entry).collect();
-        for entry in &entries {
-            self.remove(*entry, removal, now);
+    /// Returns how many sessions hung on the process.
+    pub(super) fn remove_process(&mut self, process: u64, removal: Removal, now: Moment) -> usize {
+        let hanging = |live: &&mut Live| live.living().contains(&process);
+        let hanging: Vec<_> = self.live.iter_mut().filter(hanging).collect();
+        let count = hanging.len();
+        for live in hanging {
+            live.ended.push(process);
         }
-        entries.len()
+        let dead = self.live.iter().filter(|live| live.living().is_empty());
+        for entry in dead.map(|live| live.entry).collect::<Vec<_>>() {
+            self.remove(entry, removal, now);
+        }
+        count
     }
 
     pub(super) fn expire(&mut self, now: Moment) -> usize {
@@ -264,7 +295,7 @@ pub(super) fn is_expired(live: &Live, now: Moment) -> bool {
 pub(super) fn unregistered(
     id: &'static str,
     token: u64,
-    process: u64,
+    (process, further): (u64, Vec<u64>),
     owner: u32,
     ttl: Ttl,
     cwd: usize,
@@ -274,6 +305,8 @@ pub(super) fn unregistered(
         id,
         token,
         process,
+        further,
+        ended: Vec::new(),
         owner,
         ttl,
         cwd,

@@ -1,12 +1,15 @@
 //! Property test: after every step of any list of operations, the registry equals the model and all
 //! invariants hold.
 
+mod ops;
+
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
+use self::ops::{Op, Rules, any_op, any_rules};
 use super::journal::Ledger;
 use super::model::{Live, Model, is_expired, unregistered};
 use super::support::*;
@@ -15,87 +18,9 @@ use crate::*;
 const IDS: [&str; 4] = ["a", "b", "c", "d"];
 const TOKENS: u64 = 5;
 const PROCESSES: u64 = 3;
+/// The same.
+const HELD: usize = 3;
 const OWNERS: std::ops::Range<u32> = 1000..1002;
-
-#[derive(Clone, Debug)]
-enum Op {
-    Register(Live),
-    Resolve(u64),
-    Deregister(u64),
-    /// Any session ever stored, mostly one that has been removed.
-    RemoveEntry(u64),
-    RemoveProcess(u64),
-    Expire,
-    AdvanceNanos(u64),
-    /// Of one owner, or of all.
-    Subscribe(Option<u32>),
-    /// This many events back, or ahead if negative.
-    Resume(i8, Option<u32>),
-    Read {
-        reader: usize,
-        events: usize,
-    },
-    LearnStartTime(u64, u64),
-    /// The registry is built again from its journal.
-    Restart,
-}
-
-fn any_op() -> impl Strategy<Value = Op> {
-    let session = (
-        0..IDS.len(),
-        0..TOKENS,
-        0..PROCESSES,
-        OWNERS,
-        any_ttl(),
-        prop_oneof![3 => Just(0_usize), 1 => Just(3_000)],
-    )
-        .prop_map(|(id, token, process, owner, ttl, cwd)| {
-            unregistered(IDS[id], token, process, owner, ttl, cwd)
-        });
-    let scope = || prop_oneof![Just(None), OWNERS.prop_map(Some)];
-    let second = 1_000_000_000;
-    prop_oneof![
-        8 => session.prop_map(Op::Register),
-        3 => (0..TOKENS).prop_map(Op::Resolve),
-        2 => (0..TOKENS).prop_map(Op::Deregister),
-        3 => (0..20_u64).prop_map(Op::RemoveEntry),
-        1 => (0..PROCESSES).prop_map(Op::RemoveProcess),
-        1 => Just(Op::Expire),
-        2 => prop_oneof![Just(0), Just(1), Just(60 * second), Just(100 * second), 0..70 * second]
-            .prop_map(Op::AdvanceNanos),
-        1 => scope().prop_map(Op::Subscribe),
-        1 => (-2..12_i8, scope()).prop_map(|(back, owner)| Op::Resume(back, owner)),
-        3 => (0..4_usize, 1..6_usize).prop_map(|(reader, events)| Op::Read { reader, events }),
-        1 => (0..20_u64, 1..3_u64).prop_map(|(entry, time)| Op::LearnStartTime(entry, time)),
-        1 => Just(Op::Restart),
-    ]
-}
-
-fn any_ttl() -> impl Strategy<Value = Ttl> {
-    prop_oneof![
-        4 => Just(Ttl::Default),
-        2 => (0..200_u64).prop_map(|seconds| Ttl::For(Duration::from_secs(seconds))),
-        1 => Just(Ttl::Process),
-    ]
-}
-
-/// The settings of a registry.
-#[derive(Clone, Copy, Debug)]
-struct Rules {
-    strict: bool,
-    ttl: Option<u64>,
-    max_ttl: Option<u64>,
-}
-
-fn any_rules() -> impl Strategy<Value = Rules> {
-    let ttl = prop_oneof![4 => Just(Some(100)), 1 => Just(None)];
-    let max_ttl = prop_oneof![3 => Just(None), 1 => Just(Some(60)), 1 => Just(Some(150))];
-    (prop::bool::weighted(0.2), ttl, max_ttl).prop_map(|(strict, ttl, max_ttl)| Rules {
-        strict,
-        ttl,
-        max_ttl,
-    })
-}
 
 struct World {
     registry: Registry,
@@ -106,14 +31,20 @@ struct World {
     /// Every session ever stored, kept referenced.
     kept: Vec<(Arc<Session>, Option<StartTime>)>,
     readers: Vec<(Subscription, u64, Option<u32>)>,
+    /// How often each process is held by sessions.
+    held: Arc<Mutex<[i64; HELD]>>,
+}
+
+fn index(process: u64) -> usize {
+    usize::try_from(process).unwrap()
 }
 
 impl World {
     fn new(rules: Rules) -> Self {
         let [ttl, max_ttl] = [rules.ttl, rules.max_ttl].map(|ttl| ttl.map(Duration::from_secs));
         let limits = Limits {
-            sessions: 4,
-            sessions_per_owner: 3,
+            sessions: 7,
+            sessions_per_owner: 5,
             bytes: 12_000,
             bytes_per_owner: 10_000,
         };
@@ -125,8 +56,10 @@ impl World {
             .strict_replace(rules.strict)
             .journal(ledger.clone())
             .event_capacity(6);
+        let held = Arc::<Mutex<[i64; _]>>::default();
         Self {
-            registry: hook_log.attach(builder).build(),
+            registry: hook_log.attach(counting(builder, &held)).build(),
+            held,
             ledger,
             model: Model {
                 ttl,
@@ -172,10 +105,8 @@ impl World {
             Op::RemoveProcess(number) => {
                 let removal = Removal::Died(DEATH);
                 let gone = self.registry.remove_process(ProcessId(number), DEATH, now);
-                let of_process = self
-                    .model
-                    .remove_all(|live| live.process == number, removal, now);
-                assert_eq!(gone, of_process);
+                assert_eq!(gone, self.model.remove_process(number, removal, now));
+                self.keep_successors();
             }
             Op::Expire => assert_eq!(self.registry.expire(now), self.model.expire(now)),
             Op::AdvanceNanos(nanos) => self.now_nanos += nanos,
@@ -203,6 +134,7 @@ impl World {
             .journal(self.ledger.clone())
             .restore(self.ledger.state())
             .event_capacity(6);
+        let builder = counting(builder, &self.held);
         self.registry = self.hook_log.attach(builder).build();
         self.model.restart();
         let resume = |(_, position, owner): &(Subscription, u64, Option<u32>)| {
@@ -217,8 +149,10 @@ impl World {
             cwd: Some("x".repeat(newcomer.cwd).into()),
             ..Details::default()
         };
+        let process = |id: &u64| Process::new(ProcessId(*id), Pid::new(77).unwrap(), None);
         let new = NewSession {
             details,
+            further: newcomer.further.iter().map(process).collect(),
             owner: newcomer.owner,
             presence: Some(presence()),
             ttl: newcomer.ttl,
@@ -237,8 +171,26 @@ impl World {
         let former = |(kept, _): &&(Arc<Session>, _)| kept.entry == session.entry;
         let former = self.kept.iter().rev().find(former);
         assert_eq!(former.is_some(), renewed);
+        // That of another process says nothing.
+        let former = former.filter(|(kept, _)| kept.process.id == session.process.id);
         let start_time = former.and_then(|(_, start_time)| *start_time);
         self.kept.push((session, start_time));
+        for process in newcomer.processes() {
+            self.held.lock().unwrap()[index(process)] += 1;
+        }
+    }
+
+    /// The end of one of several processes makes a new value.
+    fn keep_successors(&mut self) {
+        for session in self.registry.list() {
+            let is_kept = |(kept, _): &(Arc<Session>, _)| Arc::ptr_eq(kept, &session);
+            if !self.kept.iter().any(is_kept) {
+                let former = |(kept, _): &&(Arc<Session>, _)| kept.entry == session.entry;
+                let former = self.kept.iter().rev().find(former);
+                let (_, start_time) = former.expect("it was registered");
+                self.kept.push((session, *start_time));
+            }
+        }
     }
 
     fn subscribe(&mut self, owner: Option<u32>) {
@@ -332,12 +284,21 @@ impl World {
             );
             assert_eq!(session.process.start_time(), *start_time);
         }
+        for (session, live) in listed.iter().zip(&model.live) {
+            let living: Vec<_> = session.living().map(|it| it.id.0).collect();
+            assert_eq!(living, live.living());
+            let ended = session.members().iter().filter(|it| it.end.is_some());
+            assert_eq!(ended.count(), live.processes().len() - living.len());
+        }
         for owner in OWNERS {
             self.check_owner(owner);
         }
         for process in 0..PROCESSES {
             let found = entries(&registry.sessions_of(ProcessId(process)));
-            assert_eq!(found, self.live_entries(|live| live.process == process));
+            let hanging = self.live_entries(|live| live.living().contains(&process));
+            assert_eq!(found, hanging);
+            let held = self.held.lock().unwrap()[index(process)];
+            assert_eq!(held, i64::try_from(hanging.len()).unwrap());
         }
         for number in 0..TOKENS {
             let tombstone = registry.recently_gone(&token(number), None, now);
@@ -365,10 +326,10 @@ impl World {
             assert_eq!(found, bearers.first().copied());
         }
         let own = self.live_entries(|live| live.owner == owner);
-        let live = model.live.iter().filter(|live| live.owner == owner);
+        let live = || model.live.iter().filter(|live| live.owner == owner);
         let usage = OwnerUsage {
-            sessions: own.len(),
-            bytes: live.map(|live| live.bytes).sum(),
+            sessions: live().map(|live| live.processes().len()).sum(),
+            bytes: live().map(|live| live.bytes).sum(),
             events: model.kept.iter().filter(|it| it.owner == owner).count(),
             most_sessions: registry.usage(owner).most_sessions,
             most_bytes: registry.usage(owner).most_bytes,
@@ -380,6 +341,12 @@ impl World {
         let second = registry.page(own.first().copied(), Some(owner), 1);
         assert_eq!(entries(&second).first(), own.get(1));
     }
+}
+
+/// Counts what is released.
+fn counting(builder: RegistryBuilder, held: &Arc<Mutex<[i64; HELD]>>) -> RegistryBuilder {
+    let held = held.clone();
+    builder.on_released(move |process| held.lock().unwrap()[index(process.0)] -= 1)
 }
 
 fn entries(sessions: &[Arc<Session>]) -> Vec<EntryId> {

@@ -69,6 +69,7 @@ pub(super) fn session(name: &str, token_number: u64) -> NewSession {
         id: id(name),
         token: token(token_number),
         process: Process::new(ProcessId(1), Pid::new(4242).unwrap(), None),
+        further: Vec::new(),
         owner: 1000,
         details: Details::default(),
         presence: None,

@@ -193,6 +193,7 @@ pub(crate) fn store(registry: &Registry, number: u64, token: &str) -> io::Result
             Pid::new(4_242).map_err(io::Error::other)?,
             None,
         ),
+        further: Vec::new(),
         owner: 1_000,
         details: Details::default(),
         presence: None,

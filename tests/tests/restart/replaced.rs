@@ -55,6 +55,43 @@ fn sessions_tokens_and_the_history_outlive_a_killed_worker() {
     daemon.stop();
 }
 
+#[test]
+fn a_session_of_several_processes_outlives_a_worker_with_those_that_have_ended() {
+    let daemon = TestDaemon::start(&[]);
+    let mut processes: Vec<_> = (0..4).map(|_| TestProcess::start()).collect();
+    let pids: Vec<_> = processes.iter().map(TestProcess::pid).collect();
+    let token = daemon
+        .try_register_with("set", pids[0], json!({ "pids": pids }))
+        .unwrap();
+    let list = || -> Value { daemon.get("/v1/sessions").unwrap() };
+    let ended = || -> Vec<bool> {
+        let list = list();
+        let members = list["sessions"][0]["members"].as_array().unwrap().iter();
+        members.map(|it| it["ended"] == true).collect()
+    };
+    // The first one, whose id is that of the record.
+    processes[0].kill();
+    eventually("it is shown", || ended() == [true, false, false, false]);
+    let before = list();
+    replace_worker(&daemon);
+    assert_eq!(list(), before);
+    assert!(daemon.accepts(&token));
+    let sources: Value = daemon.get("/v1/sources").unwrap();
+    assert_eq!(sources["processes"], 3);
+    // One ends while there is no worker.
+    daemon.signal(Signal::STOP);
+    kill_worker(&daemon);
+    processes[2].kill();
+    daemon.signal(Signal::CONT);
+    eventually("that is found", || ended() == [true, false, true, false]);
+    processes[1].kill();
+    eventually("it goes on", || ended() == [true, true, true, false]);
+    assert!(daemon.accepts(&token));
+    processes[3].kill();
+    eventually("it ends with the last", || !daemon.lists("set"));
+    daemon.stop();
+}
+
 /// Kills the worker of a stopped monitor, and waits until it has ended.
 fn kill_worker(daemon: &TestDaemon) {
     daemon.signal_worker(Signal::KILL);

@@ -5,11 +5,13 @@
 //! body's buffer into their place, without a copy in between. For the same reason they must have no
 //! escapes.
 
+mod pids;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
 use reaper_registry::{
-    Attestation, Details, Pid, Presence, SecretKey, SessionId, Token, TokenMalformed, Ttl,
+    Attestation, Details, Presence, SecretKey, SessionId, Token, TokenMalformed, Ttl,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -41,6 +43,8 @@ struct Fields<'a> {
     display_name: Option<&'a RawValue>,
     #[serde(borrow)]
     pid: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pids: Option<&'a RawValue>,
     #[serde(borrow)]
     cwd: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -93,6 +97,7 @@ pub(crate) fn parse(
         mesh,
         display_name,
         pid,
+        pids,
         cwd,
         role,
         groups,
@@ -115,11 +120,12 @@ pub(crate) fn parse(
         groups: Box::default(),
         token_file: None,
     };
-    let pid = required_pid(pid)?;
+    let (pid, further) = pids::parse(pid, pids)?;
     let registration = Registration {
         id: SessionId::new(&id),
         token,
         pid,
+        further,
         owner,
         details: Details {
             cwd: optional_text("cwd", cwd, PATH_MAX)?,
@@ -169,12 +175,13 @@ fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<serde_json::Resul
 
 /// Returns the field that is named in an error text of serde.
 fn duplicate_field(message: &str) -> &'static str {
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 13] = [
         "token",
         "session_id",
         "mesh",
         "display_name",
         "pid",
+        "pids",
         "cwd",
         "role",
         "groups",
@@ -243,18 +250,6 @@ fn optional_flag(field: &'static str, raw: Option<&RawValue>) -> Result<bool, Pr
     present(raw).map_or(Ok(false), |raw| {
         serde_json::from_str(raw.get()).map_err(|_other_type| invalid(field, "must be a boolean"))
     })
-}
-
-fn required_pid(raw: Option<&RawValue>) -> Result<Pid, Problem> {
-    let raw = present(raw).ok_or_else(|| required("pid"))?.get();
-    // Whether the caller may register it is checked later. In a container, 1 is an ordinary
-    // process.
-    plain_integer(raw)
-        .and_then(|pid| Pid::new(pid).ok())
-        .ok_or_else(|| {
-            let rule = format!("pid must be an integer in 1..={}", Pid::MAX);
-            Problem::field("pid", Code::InvalidPid, rule.clone(), rule)
-        })
 }
 
 /// Parses digits only: JSON parsers disagree about whether `1.0` and `1e3` are integers.

@@ -26,7 +26,7 @@ use crate::daemon::http::policy;
 use crate::daemon::http::problem::{Code, Problem};
 use crate::daemon::http::secrets::{Claim, RequestSecrets};
 use crate::daemon::log::refusals;
-use crate::reaper::Registration;
+use crate::reaper::{Registration, RegistrationError};
 use crate::sources;
 use crate::watch::identity::IdentityStrength;
 
@@ -219,14 +219,36 @@ async fn try_register(
     undelivered: Option<&UndeliveredSessions>,
 ) -> Result<Response<ResponseBody>, Problem> {
     let policy = app.options().register_policy;
-    let resolved = authorize::authorize_pid(registration.pid, peer, policy).await?;
+    let named_first = registration.pid;
+    let first = authorize::authorize_pid(named_first, peer, policy).await;
+    let first = first.map_err(|refused| match registration.further[..] {
+        [] => refused.into(),
+        _ => Problem::from(refused).of_member(named_first),
+    })?;
+    let mut others = Vec::with_capacity(registration.further.len());
+    for named in &registration.further {
+        let resolved = authorize::authorize_pid(*named, peer, policy).await;
+        let resolved = resolved.map_err(|refused| Problem::from(refused).of_member(*named))?;
+        others.push((resolved, *named));
+    }
     let presence_accepted = registration.presence.is_some();
     let registration = Registration {
-        pid: resolved.pid,
+        pid: first.pid,
+        further: others.iter().map(|(resolved, _)| resolved.pid).collect(),
         ..registration
     };
     let registered = app.reaper.register_if(registration, |process| {
-        authorize::check_process(process.watched, &resolved, peer, policy, app.table.as_ref())
+        let other = others.iter().find(|(it, _)| it.pid == process.pid());
+        let resolved = other.map_or(&first, |(resolved, _)| resolved);
+        authorize::check_process(process.watched, resolved, peer, policy, app.table.as_ref())
+    });
+    let registered = registered.map_err(|error| match error {
+        RegistrationError::Member { pid, reason } => {
+            let other = others.iter().find(|(it, _)| it.pid == pid);
+            let named = other.map_or(named_first, |(_, named)| *named);
+            Problem::from(*reason).of_member(named)
+        }
+        error => error.into(),
     })?;
     let session = &registered.session;
     // Not for a renewal: undoing it would remove a session that existed before.

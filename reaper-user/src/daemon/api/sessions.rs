@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use hyper::body::{Body, Bytes, Frame};
 use hyper::http::request;
 use hyper::{Response, StatusCode};
-use reaper_registry::{EntryId, Registry, Session};
+use reaper_registry::{EntryId, Member, Registry, Session};
 
 use super::connection_budget::{Turn, Turns};
 use super::wire::SessionView;
@@ -22,9 +22,9 @@ use crate::daemon::http::problem::Problem;
 use crate::daemon::http::query;
 
 /// The longest piece of a list or a stream.
-pub(super) const PIECE_MAX: usize = 32 * 1_024;
+pub(super) const PIECE_MAX: usize = 40 * 1_024;
 /// No session is longer in JSON, with every character of its text escaped.
-const SESSION_MAX: usize = 24 * 1_024;
+const SESSION_MAX: usize = 32 * 1_024;
 /// No session is added to a piece that is longer than this.
 pub(super) const PIECE_FULL: usize = PIECE_MAX - SESSION_MAX;
 /// How many sessions are read under one lock of the registry's table.
@@ -87,7 +87,7 @@ struct Filter {
 
 impl Filter {
     fn shows(&self, session: &Session) -> bool {
-        self.pid.is_none_or(|pid| session.process.pid.get() == pid)
+        self.pid.is_none_or(|pid| has_pid(session, pid))
             && self
                 .mesh
                 .as_deref()
@@ -97,6 +97,12 @@ impl Filter {
                 .as_deref()
                 .is_none_or(|id| session.id.as_str() == id)
     }
+}
+
+/// Returns whether it is a session of this pid, of a process that lives or has lived.
+fn has_pid(session: &Session, pid: u32) -> bool {
+    let of_member = |member: &Member| member.process.pid.get() == pid;
+    session.process.pid.get() == pid || session.members().iter().any(of_member)
 }
 
 /// The body of a list.
@@ -263,6 +269,7 @@ mod tests {
             id: SessionId::new(&quotes(NAME_MAX)),
             token: reaper_registry::Token::from_bytes([1; 32]),
             process: Process::new(ProcessId(1), Pid::new(4242).unwrap(), None),
+            further: Vec::new(),
             owner: u32::MAX,
             details: Details {
                 mesh: quotes(NAME_MAX),

@@ -13,6 +13,7 @@ pub(super) fn session() -> Arc<Session> {
         id: SessionId::new("s-1"),
         token: Token::from_bytes([0xab; 32]),
         process: Process::new(ProcessId(1), Pid::new(4242).unwrap(), None),
+        further: Vec::new(),
         owner: 1000,
         details: Details {
             mesh: "dev\n".into(),

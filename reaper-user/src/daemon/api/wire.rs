@@ -1,6 +1,7 @@
 //! The JSON types of responses and events. None of them has a field for a token or a secret key.
 
 mod health;
+mod members;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use serde::{Serialize, Serializer};
 pub(crate) use self::health::{
     CarriedOverView, ConfigView, Health, LastExit, MemoryView, PublicHealth, SandboxView,
 };
+pub(crate) use self::members::MemberView;
 use crate::watch::identity::IdentityStrength;
 use crate::watch::status::SourceStatus;
 
@@ -45,6 +47,9 @@ pub(crate) struct SessionView<'a> {
     identity: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verified_at: Option<u64>,
+    /// All of its processes, if there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    members: Vec<MemberView>,
 }
 
 #[derive(Serialize)]
@@ -93,6 +98,7 @@ impl<'a> SessionView<'a> {
             uid: session.owner,
             identity: identity.map(IdentityStrength::name),
             verified_at: None,
+            members: session.members().iter().map(MemberView::from).collect(),
         }
     }
 

@@ -7,7 +7,8 @@ use std::borrow::Cow;
 
 use hyper::StatusCode;
 use reaper_registry::{
-    Event, EventKind, ExitStatus, Moment, PidOutOfRange, RegisterError, Removal, TokenMalformed,
+    Event, EventKind, ExitStatus, Moment, Pid, PidOutOfRange, RegisterError, Removal,
+    TokenMalformed,
 };
 use serde::Serialize;
 
@@ -115,11 +116,16 @@ impl Problem {
     /// The session of this token ended recently.
     pub(crate) fn session_gone(end: &Event, now: Moment) -> Self {
         let age = now.boot.since(end.at.boot).as_secs();
-        let removal = match &end.kind {
-            EventKind::Deregistered(_, removal) => Some(removal),
-            _ => None,
+        let (removal, how) = match &end.kind {
+            EventKind::Deregistered(session, removal) => {
+                let which = match session.members() {
+                    [] => "its process",
+                    _ => "its last process",
+                };
+                (Some(removal), how_it_ended(removal, which))
+            }
+            _ => (None, String::new()),
         };
-        let how = removal.map_or_else(String::new, how_it_ended);
         let detail = format!("the session of this token ended {age} s ago{how}");
         let mut problem = Self::no_session(Code::SessionGone, detail);
         problem.0.body.end = removal.map(EndView::from);
@@ -195,6 +201,15 @@ impl Problem {
         self
     }
 
+    /// This is about one of several processes, which has this pid in the caller's numbering.
+    pub(crate) fn of_member(mut self, pid: Pid) -> Self {
+        if self.0.body.field == Some("pid") {
+            self.0.body.field = Some("pids");
+            self.0.body.detail = format!("pid {pid}: {}", self.0.body.detail);
+        }
+        self
+    }
+
     /// Adds the fields of a failed deletion by token.
     pub(crate) fn not_ok(mut self, token_prefix: &str) -> Self {
         self.0.body.ok = Some(false);
@@ -224,7 +239,7 @@ impl Problem {
 }
 
 /// Returns the end of a sentence. It uses the same names as the fields of the error.
-fn how_it_ended(removal: &Removal) -> String {
+fn how_it_ended(removal: &Removal, which: &str) -> String {
     let cause = removal.cause();
     let Some(death) = removal.death() else {
         let because = match removal {
@@ -235,12 +250,12 @@ fn how_it_ended(removal: &Removal) -> String {
         return format!(": {because} (cause {cause})");
     };
     let how = match death.exit.map(|exit| exit.status) {
-        Some(ExitStatus::Code(code)) => format!("its process exited with code {code}"),
+        Some(ExitStatus::Code(code)) => format!("{which} exited with code {code}"),
         Some(ExitStatus::Signal { signal, core }) => {
             let dumped = if core { " and dumped core" } else { "" };
-            format!("its process was ended by signal {signal}{dumped}")
+            format!("{which} was ended by signal {signal}{dumped}")
         }
-        None => "its process ended, with unknown status".to_owned(),
+        None => format!("{which} ended, with unknown status"),
     };
     let (source, evidence) = (death.source, death.evidence.name());
     format!(": {how} (cause {cause}, source {source}, evidence {evidence})")
@@ -372,6 +387,7 @@ impl From<RegistrationError<Refused>> for Problem {
             RegistrationError::ProcessGone(gone) => gone.into(),
             RegistrationError::ThreadId { process } => Refused::ThreadId { process }.into(),
             RegistrationError::Refused(refused) => refused.into(),
+            RegistrationError::Member { pid, reason } => Self::from(*reason).of_member(pid),
             RegistrationError::Registry(error) => error.into(),
         }
     }

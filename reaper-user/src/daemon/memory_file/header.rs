@@ -146,6 +146,12 @@ pub(super) fn read(file: &SharedFile, here: &Identity) -> Result<Header, Unusabl
     })
 }
 
+/// What is written from now on is of this format.
+pub(super) fn begin(file: &SharedFile) {
+    let word = u64::from(FORMAT) | (BLOCK as u64) << 32;
+    file.word(FORMAT_AT).store(word, Ordering::Release);
+}
+
 /// From now on this is not a memory file.
 pub(super) fn invalidate(file: &SharedFile) {
     file.word(MAGIC_AT).store(0, Ordering::Release);
@@ -173,6 +179,11 @@ pub(super) fn commit(blocks: &Blocks, step: u64, counters: Counters, next_proces
 
 const fn counters_at(step: u64) -> usize {
     COUNTERS_AT[(step % 2) as usize]
+}
+
+#[cfg(test)]
+pub(super) fn format(file: &SharedFile) -> u64 {
+    file.word(FORMAT_AT).load(Ordering::Acquire) & u64::from(u32::MAX)
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use reaper_registry::{
     Appended, Attestation, BootTime, Death, Details, EntryId, EventKind, Evidence, Exit,
-    ExitStatus, Moment, Pid, Process, ProcessId, Removal, SavedSession, SecretKey, Session,
-    SessionId, Source, SourceHealth, SourceState, StartTime,
+    ExitStatus, Member, MemberEnd, Moment, Pid, Process, ProcessId, Removal, SavedSession,
+    SecretKey, Session, SessionId, Source, SourceHealth, SourceState, StartTime,
 };
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +56,19 @@ pub(super) struct SessionRecord<'a> {
     bytes: u64,
     /// The slot of its secret key.
     pub(super) secret: Option<u32>,
+}
+
+/// What follows the record of a session of several processes; nothing follows others. Since format 2.
+#[derive(Serialize, Deserialize)]
+pub(super) struct MembersRecord(Vec<MemberRecord>);
+
+#[derive(Serialize, Deserialize)]
+struct MemberRecord {
+    process: u64,
+    pid: u32,
+    inode: Option<u64>,
+    start_time: Option<u64>,
+    end: Option<(SavedMoment, RemovalRecord)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -109,7 +122,7 @@ pub(super) fn of_session(session: &Session) -> Vec<u8> {
         groups,
         token_file,
     } = &session.details;
-    encode(&SessionRecord {
+    let mut record = encode(&SessionRecord {
         digest: session.digest_bytes(),
         token_prefix: session.token_prefix.to_bytes(),
         expires_at: session.expires_at.map(save_moment),
@@ -144,17 +157,67 @@ pub(super) fn of_session(session: &Session) -> Vec<u8> {
         }),
         bytes: session.bytes as u64,
         secret: session.secret_slot(),
-    })
+    });
+    if !session.members().is_empty() {
+        let members = session.members().iter().map(MemberRecord::from);
+        record.append(&mut encode(&MembersRecord(members.collect())));
+    }
+    record
+}
+
+/// Reads a session and what follows it.
+pub(super) fn session(content: &[u8]) -> Option<(SessionRecord<'_>, MembersRecord)> {
+    let (session, rest) = postcard::take_from_bytes(content).ok()?;
+    let members = match rest {
+        [] => MembersRecord(Vec::new()),
+        rest => decode(rest)?,
+    };
+    Some((session, members))
+}
+
+impl From<&Member> for MemberRecord {
+    fn from(member: &Member) -> Self {
+        let Member { process, end } = member;
+        Self {
+            process: process.id.0,
+            pid: process.pid.get(),
+            inode: process.inode,
+            start_time: process.start_time().map(|time| time.0),
+            end: end.map(|end| (save_moment(end.at), (&Removal::Died(end.death)).into())),
+        }
+    }
+}
+
+impl MemberRecord {
+    fn restore(self) -> Option<Member> {
+        let end = match self.end {
+            Some((at, removal)) => Some(MemberEnd {
+                at: moment(at),
+                death: *removal.restore()?.death()?,
+            }),
+            None => None,
+        };
+        let process = process(self.process, self.pid, self.start_time)?;
+        Some(Member {
+            process: process.with_inode(self.inode),
+            end,
+        })
+    }
+}
+
+fn process(id: u64, pid: u32, start_time: Option<u64>) -> Option<Process> {
+    let pid = Pid::new(pid).ok()?;
+    Some(Process::new(ProcessId(id), pid, start_time.map(StartTime)))
 }
 
 impl SessionRecord<'_> {
-    pub(super) fn restore(self, secret_key: Option<SecretKey>) -> Option<SavedSession> {
-        let start_time = self.start_time.map(StartTime);
-        let process = Process::new(
-            ProcessId(self.process),
-            Pid::new(self.pid).ok()?,
-            start_time,
-        );
+    pub(super) fn restore(
+        self,
+        members: MembersRecord,
+        secret_key: Option<SecretKey>,
+    ) -> Option<SavedSession> {
+        let process = process(self.process, self.pid, self.start_time)?;
+        let members = members.0.into_iter().map(MemberRecord::restore);
         Some(SavedSession {
             digest: self.digest,
             token_prefix: self.token_prefix,
@@ -163,6 +226,7 @@ impl SessionRecord<'_> {
             entry: EntryId(self.entry),
             id: SessionId::new(self.id),
             process: process.with_inode(self.inode),
+            members: members.collect::<Option<_>>()?,
             owner: self.owner,
             details: Details {
                 mesh: self.mesh.into(),

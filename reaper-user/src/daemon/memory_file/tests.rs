@@ -76,18 +76,21 @@ impl Daemon {
         next
     }
 
+    /// Some tokens are of sessions of several processes.
     fn register(&self, id: &str, number: u8, process: u64, cwd: usize, now: Moment) {
         let has_key = number.is_multiple_of(2);
         let key = || SecretKey::parse_into(self.arena.take(), SECRET).unwrap();
-        let process = Process::new(
-            ProcessId(process),
-            Pid::new(42).unwrap(),
-            Some(StartTime(8)),
-        );
+        let several = if number % 4 == 3 { 2 } else { 0 };
+        let further = (1..=several).map(|more| (process + more) % 3);
+        let pinned = |id| {
+            let start_time = Some(StartTime(8));
+            Process::new(ProcessId(id), Pid::new(42).unwrap(), start_time).with_inode(Some(99))
+        };
         let new = NewSession {
             id: id.into(),
             token: token(number),
-            process: process.with_inode(Some(99)),
+            process: pinned(process),
+            further: further.map(pinned).collect(),
             owner: 1_000 + u32::from(number % 3),
             details: Details {
                 mesh: "mesh".into(),
@@ -155,7 +158,7 @@ fn of_session(session: &Session) -> (String, Option<Vec<u8>>) {
 fn public_part(session: &Session) -> String {
     let process = &session.process;
     format!(
-        "{} {} {:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {} {:?} {:?}",
+        "{} {} {:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {} {:?} {:?} {:?}",
         session.entry,
         session.id,
         session.digest_bytes(),
@@ -170,6 +173,7 @@ fn public_part(session: &Session) -> String {
         session.owner,
         session.presence,
         session.details.token_file,
+        session.members(),
     )
 }
 
@@ -206,6 +210,9 @@ fn everything_is_read_back() {
         detection: Some(Duration::from_micros(3)),
     };
     daemon.registry.remove_process(ProcessId(2), death, at(5));
+    // Of several processes one has ended.
+    daemon.register("several", 3, 0, 10, at(5));
+    daemon.registry.remove_process(ProcessId(0), death, at(5));
     let state = SourceState {
         source: Source::Sweep,
         health: SourceHealth::Degraded,
@@ -213,7 +220,7 @@ fn everything_is_read_back() {
     };
     daemon.registry.publish_source_state(state, at(6));
     let before = daemon.view();
-    assert_eq!((before.sessions.len(), before.events.len()), (2, 5));
+    assert_eq!((before.sessions.len(), before.events.len()), (3, 6));
     let next = daemon.restart();
     assert_eq!(next.view(), before);
     assert!(next.registry.resolve(&token(2), at(7)).is_some());
@@ -357,13 +364,15 @@ fn a_file_of_another_format_boot_or_namespace_is_refused_and_left_as_it_is() {
         ..here.clone()
     });
     assert_eq!(text, "it was written in another pid namespace");
-    for (format, expected) in [(2, "reads up to 1"), (0, "reads from 1 on")] {
+    for (format, expected) in [(3, "reads up to 2"), (0, "reads from 1 on")] {
         header::set_format(&daemon.file.inner().blocks.file, format);
         let text = refused(&here);
         assert!(text.contains(expected) && text.contains(env!("CARGO_PKG_VERSION")));
     }
+    // The former format is read, and what is written then is of this one.
     header::set_format(&daemon.file.inner().blocks.file, 1);
     assert_eq!(daemon.restart().view(), daemon.view());
+    assert_eq!(header::format(&daemon.file.inner().blocks.file), 2);
 
     daemon.file.wipe();
     assert_eq!(refused(&here), "it is not a memory file of reaperd");
@@ -394,6 +403,7 @@ fn a_small_session_and_its_event_take_a_block_each() {
                 id: SessionId::new(&format!("session-{number}")),
                 token: Token::from_bytes(bytes),
                 process: process(),
+                further: Vec::new(),
                 owner: 1_000,
                 details: Details::default(),
                 presence: None,

@@ -5,6 +5,7 @@ mod beats;
 mod doubt;
 mod incomplete;
 mod later;
+mod order;
 mod panics;
 mod turns;
 mod unread;

@@ -1,6 +1,8 @@
 //! Bodies of registrations. The fields of an accepted one keep their limits and are those that a general
 //! JSON parser finds; the response to a refused one contains none of its secrets.
 
+use std::collections::BTreeSet;
+
 use reaper_registry::{Details, Pid, Presence, Ttl};
 use reaperd::fuzzing::{RegistrationBody, registration as parse};
 use serde_json::{Value, json};
@@ -43,6 +45,7 @@ fn check_limits(asked: &RegistrationBody) {
         id,
         token,
         pid,
+        further,
         details,
         presence,
         if_answered: _,
@@ -57,6 +60,9 @@ fn check_limits(asked: &RegistrationBody) {
         token_file,
     } = details;
     assert!((1..=Pid::MAX).contains(&pid.get()));
+    let all: BTreeSet<_> = further.iter().chain([pid]).collect();
+    assert_eq!(all.len(), 1 + further.len(), "each occurs once");
+    assert!(all.len() <= 64);
     if let Ttl::For(ttl) = ttl {
         assert!((1..=u64::from(u32::MAX)).contains(&ttl.as_secs()));
     }
@@ -105,7 +111,17 @@ fn check_against(asked: &RegistrationBody, second: &Value) {
     assert_eq!(text("session_id"), Some(asked.id.as_str()));
     assert_eq!(text("mesh"), Some(&*asked.details.mesh));
     assert_eq!(text("display_name"), Some(&*asked.details.display_name));
-    assert_eq!(second["pid"], asked.pid.get());
+    let listed = second["pids"].as_array().map_or(&[][..], Vec::as_slice);
+    let first = Some(&second["pid"]).filter(|pid| !pid.is_null());
+    let mut named: Vec<&Value> = Vec::new();
+    for pid in first.into_iter().chain(listed) {
+        if !named.contains(&pid) {
+            named.push(pid);
+        }
+    }
+    let parsed = std::iter::once(&asked.pid).chain(&asked.further);
+    let parsed: Vec<_> = parsed.map(|pid| json!(pid.get())).collect();
+    assert!(named.into_iter().eq(&parsed));
     assert_eq!(
         second.get("ttl").unwrap_or(&Value::Null),
         &ttl_in_json(asked.ttl)
@@ -135,12 +151,14 @@ fn check_against(asked: &RegistrationBody, second: &Value) {
 /// A body for this registration. The secret key is left out, and with it presence.
 fn written(asked: &RegistrationBody) -> Value {
     let details = &asked.details;
+    let further: Vec<_> = asked.further.iter().map(|pid| pid.get()).collect();
     json!({
         "token": *asked.token.reveal(),
         "session_id": asked.id.as_str(),
         "mesh": details.mesh,
         "display_name": details.display_name,
         "pid": asked.pid.get(),
+        "pids": if asked.further.is_empty() { Value::Null } else { json!(further) },
         "cwd": details.cwd,
         "role": details.role,
         "groups": details.groups,

@@ -95,7 +95,7 @@ fn the_detail_describes_the_end_of_a_session() {
             ": its ttl was over (cause expired)".to_owned(),
         ),
     ] {
-        assert_eq!(how_it_ended(&removal), text);
+        assert_eq!(how_it_ended(&removal, "its process"), text);
     }
 }
 
