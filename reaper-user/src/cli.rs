@@ -22,6 +22,7 @@ mod register;
 mod remove;
 mod report;
 mod run;
+mod selection;
 mod selftest;
 mod show;
 mod status;

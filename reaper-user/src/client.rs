@@ -67,8 +67,8 @@ const MAX_RESPONSE: usize = 256 << 20;
 const ACCEPTED: &str = "application/json, text/event-stream, text/plain";
 /// How many sessions are read at once.
 const PAGE: usize = 1_000;
-/// The largest page: no session has more than 24 KiB.
-const MAX_PAGE: usize = 24 << 20;
+/// The largest page: no session has more than 48 KiB.
+const MAX_PAGE: usize = 48 << 20;
 /// The largest error response.
 const MAX_PROBLEM: usize = 1 << 20;
 

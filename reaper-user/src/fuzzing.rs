@@ -113,6 +113,7 @@ pub struct RegistrationBody {
     pub details: Details,
     pub presence: Option<Presence>,
     pub if_answered: bool,
+    pub ignored: Vec<String>,
     pub ttl: Ttl,
 }
 
@@ -120,7 +121,11 @@ pub struct RegistrationBody {
 pub fn registration(body: &[u8]) -> Result<RegistrationBody, Problem> {
     const OWNER: u32 = 1000;
     static MEMORY: LazyLock<SecretArena> = LazyLock::new(SecretArena::new);
-    let (parsed, if_answered) = register::parse(body, OWNER, &MEMORY)?;
+    let register::Parsed {
+        registration: parsed,
+        if_answered,
+        ignored,
+    } = register::parse(body, OWNER, &MEMORY)?;
     assert_eq!(parsed.owner, OWNER, "the owner is not read from the body");
     Ok(RegistrationBody {
         id: parsed.id,
@@ -130,6 +135,7 @@ pub fn registration(body: &[u8]) -> Result<RegistrationBody, Problem> {
         details: parsed.details,
         presence: parsed.presence,
         if_answered,
+        ignored,
         ttl: parsed.ttl,
     })
 }

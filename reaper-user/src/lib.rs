@@ -142,8 +142,8 @@ pub use reaper::{
 };
 pub use reaper_registry as registry;
 pub use reaper_registry::{
-    Details, Event, EventKind, ExitStatus, Pid, Registry, Removal, Session, SessionId, Source,
-    Token, TokenKey, Ttl,
+    Details, Event, EventKind, ExitStatus, Labels, Pid, Registry, Removal, Session, SessionId,
+    Source, Token, TokenKey, Ttl,
 };
 pub use watch::identity::{AlreadyGone, IdentityStrength, WatchError};
 pub use watch::status::SourceStatus;

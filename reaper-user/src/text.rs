@@ -12,6 +12,12 @@ pub(crate) const PATH_MAX: usize = 4_096;
 pub(crate) const GROUPS_MAX: usize = 64;
 /// The maximum length of a group, in bytes.
 pub(crate) const GROUP_MAX: usize = 64;
+/// The maximum number of labels of a session.
+pub(crate) const LABELS_MAX: usize = 32;
+/// The maximum length of the key of a label, in bytes.
+pub(crate) const LABEL_KEY_MAX: usize = 63;
+/// The maximum length of the value of a label, in bytes.
+pub(crate) const LABEL_VALUE_MAX: usize = 256;
 
 /// Why a text is refused. Displayed as the predicate of a sentence about the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +28,8 @@ pub(crate) enum Unusable {
     Characters,
     #[error("must not be blank")]
     Blank,
+    #[error("must have keys of 1 to {LABEL_KEY_MAX} letters, digits and . _ - /")]
+    LabelKey,
 }
 
 /// Checks the characters of a text and its length in bytes.
@@ -36,6 +44,16 @@ pub(crate) fn check(text: &str, max: usize) -> Result<(), Unusable> {
         return Err(Unusable::Blank);
     }
     Ok(())
+}
+
+/// Checks a label.
+pub(crate) fn check_label(key: &str, value: &str) -> Result<(), Unusable> {
+    let is_of_key =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'/');
+    if key.is_empty() || key.len() > LABEL_KEY_MAX || !key.bytes().all(is_of_key) {
+        return Err(Unusable::LabelKey);
+    }
+    check(value, LABEL_VALUE_MAX)
 }
 
 /// Changes a text so that it passes [`check`]: trims white space, replaces refused characters with `_` and
@@ -122,6 +140,28 @@ mod tests {
         for usable in ["", "Zoë", "日本", "שלום", "❤\u{fe0f}", "a b"] {
             assert_eq!(check(usable, 40), Ok(()), "{usable}");
         }
+    }
+
+    #[test]
+    fn a_label_has_a_key_of_ascii_and_a_value_that_is_a_text() {
+        let long = "k".repeat(63);
+        for (key, value) in [
+            ("a", ""),
+            ("app.kubernetes.io/name_-0", "wörker"),
+            (&long, "v"),
+        ] {
+            assert_eq!(check_label(key, value), Ok(()), "{key}");
+        }
+        let longer = "k".repeat(64);
+        for key in ["", "a b", "a=b", "a:b", "ä", &longer] {
+            assert_eq!(check_label(key, "v"), Err(Unusable::LabelKey), "{key}");
+        }
+        let max = LABEL_VALUE_MAX;
+        assert_eq!(check_label("a", &"v".repeat(max)), Ok(()));
+        let refused = check_label("a", &"v".repeat(max + 1));
+        assert_eq!(refused, Err(Unusable::TooLong { max }));
+        assert_eq!(check_label("a", "b\n"), Err(Unusable::Characters));
+        assert_eq!(check_label("a", " "), Err(Unusable::Blank));
     }
 
     proptest! {

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::journal::SavedSession;
+use crate::labels::Labels;
 use crate::lifetime::Ttl;
 use crate::members::{MemberEnd, Members};
 use crate::presence::{Attestation, Presence, SecretKey};
@@ -75,6 +76,8 @@ pub struct Details {
     pub role: Option<Box<str>>,
     /// Its groups.
     pub groups: Box<[Box<str>]>,
+    /// Its labels.
+    pub labels: Labels,
     /// The absolute path of the file that contains its token, so that it can be removed with the session.
     /// Must not be listed.
     pub token_file: Option<Box<str>>,
@@ -88,6 +91,7 @@ impl fmt::Debug for Details {
             cwd,
             role,
             groups,
+            labels,
             token_file: _not_listed,
         } = self;
         f.debug_struct("Details")
@@ -96,6 +100,7 @@ impl fmt::Debug for Details {
             .field("cwd", cwd)
             .field("role", role)
             .field("groups", groups)
+            .field("labels", labels)
             .finish_non_exhaustive()
     }
 }
@@ -272,6 +277,11 @@ impl Session {
     pub fn with_secret_key<T>(&self, use_it: impl FnOnce(Option<&SecretKey>) -> T) -> T {
         let key = self.secret_key().clone();
         use_it(key.as_deref())
+    }
+
+    /// Returns its labels.
+    pub fn labels(&self) -> &Labels {
+        &self.details.labels
     }
 
     /// Returns the keyed digest of its token, for a [`Journal`](crate::Journal). It does not reveal the

@@ -2,6 +2,7 @@
 
 use std::mem::size_of;
 
+use crate::labels::{Label, Labels};
 use crate::members::Member;
 use crate::presence::{Attestation, Presence};
 use crate::process::Process;
@@ -77,6 +78,7 @@ fn of_details(details: &Details) -> usize {
         cwd,
         role,
         groups,
+        labels,
         token_file,
     } = details;
     let optional: usize = [cwd, role, token_file]
@@ -88,7 +90,17 @@ fn of_details(details: &Details) -> usize {
         .iter()
         .map(|group| text(group) + size_of::<Box<str>>())
         .sum();
-    text(mesh) + text(display_name) + optional + each_group + BLOCK
+    text(mesh) + text(display_name) + optional + each_group + BLOCK + of_labels(labels)
+}
+
+fn of_labels(labels: &Labels) -> usize {
+    if labels.is_empty() {
+        return 0;
+    }
+    let each = labels
+        .iter()
+        .map(|(key, value)| text(key) + text(value) + size_of::<Label>());
+    each.sum::<usize>() + BLOCK
 }
 
 fn of_presence(presence: &Presence) -> usize {

@@ -14,6 +14,8 @@ mod document;
 mod fixture;
 #[path = "http/keep_alive.rs"]
 mod keep_alive;
+#[path = "http/labels.rs"]
+mod labels;
 #[path = "http/members.rs"]
 mod members;
 #[cfg(target_os = "linux")]

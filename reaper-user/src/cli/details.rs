@@ -1,11 +1,15 @@
 //! What `run` and `register` say about a session, and the rules for it.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
+use super::output::print_message;
+use super::selection::label;
 use super::values;
-use crate::text::{self, GROUP_MAX, GROUPS_MAX, NAME_MAX};
+use crate::text::{self, GROUP_MAX, GROUPS_MAX, LABELS_MAX, NAME_MAX};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Details {
@@ -18,6 +22,9 @@ pub(super) struct Details {
     /// Add the session to a group; may be given more than once
     #[arg(long, value_name = "GROUP")]
     pub(super) group: Vec<String>,
+    /// Give the session a label, by which `ls` and `watch` select it; may be given more than once
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub(super) label: Vec<(String, String)>,
     /// How long the session lasts: a time such as 30s or 1h, or `process` for as long as its process lives
     #[arg(long, value_name = "TIME", default_value = "process", value_parser = ttl)]
     pub(super) ttl: Lifetime,
@@ -87,7 +94,35 @@ impl Details {
             let rule = format!("must not be given more than {GROUPS_MAX} times");
             return Err(invalid(command, "--group", &rule));
         }
+        if self.label.len() > LABELS_MAX {
+            let rule = format!("must not be given more than {LABELS_MAX} times");
+            return Err(invalid(command, "--label", &rule));
+        }
+        let keys: BTreeSet<_> = self.label.iter().map(|(key, _)| key).collect();
+        if keys.len() < self.label.len() {
+            return Err(invalid(command, "--label", "must not have a key twice"));
+        }
         Ok(())
+    }
+
+    /// As the daemon takes them; null if there are none.
+    pub(super) fn labels(&self) -> Value {
+        if self.label.is_empty() {
+            return Value::Null;
+        }
+        let pairs = self.label.iter();
+        let pairs = pairs.map(|(key, value)| (key.clone(), value.as_str().into()));
+        Value::Object(pairs.collect())
+    }
+}
+
+/// Prints what the daemon did not take of a registration, if anything. Its response names that.
+pub(super) fn warn_of(ignored: &[String]) {
+    if !ignored.is_empty() {
+        let names = ignored.join(", ");
+        print_message(&format!(
+            "reaperd: the daemon does not know {names}, which has no effect; a newer one may"
+        ));
     }
 }
 

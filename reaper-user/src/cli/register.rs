@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use self::file::TokenPath;
-use super::details::{Details, Lifetime, ttl};
+use super::details::{Details, Lifetime, ttl, warn_of};
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::lookup::{no_session, read_token};
@@ -41,12 +41,12 @@ Environment:
 
 Examples:
   reaperd register --pid 4711 --id build-7 --token-file build-7.token
-  reaperd register --pid $$ --ttl 1h --json
+  reaperd register --pid $$ --label job=7 --ttl 1h --json
   reaperd register --pid 4711 --pid 4712 --id agent";
 
 /// For `reaperd renew --help` and its manual page.
 pub(super) const RENEW_HELP: &str = "\
-The session keeps its id, process, mesh, name, role and groups. A session with a presence can only be renewed by \
+The session keeps its id, process, mesh, name, role, groups and labels. A session with a presence can only be renewed by \
 its own client, which has the secret key.
 
 Exit status:
@@ -117,6 +117,7 @@ impl Arguments {
             "pids": (self.pid.len() > 1).then_some(&self.pid),
             "role": self.details.role,
             "groups": self.details.group,
+            "labels": self.details.labels(),
             "ttl": self.details.ttl.as_json(),
             "if_answered": true,
         });
@@ -178,6 +179,7 @@ impl Renewal {
             "cwd": session["cwd"],
             "role": session["role"],
             "groups": session["groups"],
+            "labels": session["labels"],
             "ttl": self.ttl.map(Lifetime::as_json),
             "token_file": path_if_of_run(&self.token_file),
         });
@@ -213,9 +215,13 @@ async fn post(client: &Client, mut body: Value) -> Result<Value, ClientError> {
     if let Value::Object(fields) = &mut body {
         fields.retain(|_name, value| !value.is_null());
     }
-    client
+    let registered: Value = client
         .post_if_answered("/v1/sessions/register", &body)
-        .await
+        .await?;
+    let ignored = registered["ignored"].as_array().into_iter().flatten();
+    let ignored = ignored.filter_map(|name| name.as_str().map(str::to_owned));
+    warn_of(&ignored.collect::<Vec<_>>());
+    Ok(registered)
 }
 
 fn refused(error: ClientError, pids: &[u32]) -> Failure {

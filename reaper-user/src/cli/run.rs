@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use self::token_file::TokenFile;
-use super::details::Details;
+use super::details::{Details, warn_of};
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::output::print_message;
@@ -107,6 +107,7 @@ impl Arguments {
         let registered: Registered = runtime
             .block_on(registering)
             .inspect_err(|_error| token_file.remove())?;
+        warn_of(&registered.ignored);
         log::info!(
             "registered session {session_id}, watched by {:?}",
             registered.sources
@@ -141,6 +142,7 @@ impl Arguments {
             "cwd": cwd.as_deref().and_then(sendable),
             "role": self.details.role,
             "groups": self.details.group,
+            "labels": self.details.labels(),
             "ttl": self.details.ttl.as_json(),
             "token_file": sendable(token_file),
             "if_answered": true,

@@ -94,6 +94,11 @@ fn lines(session: &Value, layout: Layout, now_ms: u64) -> String {
         let groups = groups.iter().filter_map(Value::as_str);
         groups.collect::<Vec<_>>().join(", ")
     });
+    let labels = session["labels"].as_object().map(|labels| {
+        let labels = labels.iter();
+        let labels = labels.map(|(key, value)| label(key, value));
+        labels.collect::<Vec<_>>().join(", ")
+    });
     let expires = match &session["expiresAt"] {
         Value::Null => Some("with its process".to_owned()),
         _ => time("expiresAt"),
@@ -108,6 +113,7 @@ fn lines(session: &Value, layout: Layout, now_ms: u64) -> String {
         ("mesh", text("mesh")),
         ("role", text("role")),
         ("groups", groups),
+        ("labels", labels),
         ("pid", text("pid")),
         ("processes", members),
         ("start time", text("startTime")),
@@ -145,6 +151,11 @@ fn member(member: &Value) -> String {
     }
 }
 
+/// Formats a label.
+pub(super) fn label(key: &str, value: &Value) -> String {
+    format!("{key}={}", value.as_str().unwrap_or_default())
+}
+
 /// Formats a time with its distance from now.
 fn at(then_ms: u64, now_ms: u64) -> String {
     let instant = i64::try_from(then_ms)
@@ -170,11 +181,12 @@ mod tests {
             "registeredAt": 1_795_324_800_123_u64, "expiresAt": null, "groups": ["a", "b"],
             "members": [{"pid": 7042, "ended": true, "exit": {"code": 3}}, {"pid": 7043, "ended": false},
                 {"pid": 7044, "ended": true, "exit": {"signal": 9}}, {"pid": 7045, "ended": true, "exit": null}],
+            "labels": {"job": "7", "os": "a b"},
         });
         let shown = lines(&session, Layout::Columns, 1_795_324_861_000);
         assert_eq!(
             shown,
-            "session     s-1\nname        a\\u{1b}pi\nmesh        dev\ngroups      a, b\npid         7042\n\
+            "session     s-1\nname        a\\u{1b}pi\nmesh        dev\ngroups      a, b\nlabels      job=7, os=a b\npid         7042\n\
              processes   7042 (exited with 3), 7043, 7044 (ended by signal 9), 7045 (ended)\n\
              registered  2026-11-22T05:20:00.123Z (1m ago)\nexpires     with its process\n"
         );

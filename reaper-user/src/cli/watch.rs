@@ -60,6 +60,7 @@ Environment:
 Examples:
   reaperd watch --filter event=session_deregistered
   reaperd watch --follow --snapshot --json
+  reaperd watch --filter label.job=build-7
   reaperd watch --follow --filter session=build-7 --exec 'jq -r .data.cause >> causes'";
 
 #[derive(Debug, clap::Args)]
@@ -70,7 +71,8 @@ pub(super) struct Arguments {
     /// Begin behind this event: its number, or EPOCH.SEQ; 0 for all events that are kept
     #[arg(long, value_name = "SEQ|ID", value_parser = since, conflicts_with = "snapshot")]
     since: Option<Start>,
-    /// Show only these events: event=NAME,NAME..., uid=USER and session=ID (at the end), divided by commas
+    /// Show only these events: event=NAME,NAME..., uid=USER, session=ID, mesh=MESH or label.KEY=VALUE (one of
+    /// the last three, at the end), divided by commas; may be given more than once
     #[arg(long, value_name = "FILTER", value_parser = filter::parse)]
     filter: Vec<Filter>,
     /// Go on when the daemon restarts, without a hole and without showing an event twice

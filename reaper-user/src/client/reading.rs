@@ -79,6 +79,9 @@ pub struct Registered {
     /// The sources that will report its exit.
     #[serde(default)]
     pub sources: Vec<String>,
+    /// The fields of the registration that the daemon does not know.
+    #[serde(default)]
+    pub ignored: Vec<String>,
 }
 
 /// The data of a `session_deregistered` event.

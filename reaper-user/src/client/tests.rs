@@ -151,7 +151,7 @@ fn what_a_hostile_server_sends_without_end_is_refused_and_bounded() {
     let stream = async |client: Client| client.events("").await?.next().await.map(drop);
     let zeros = [b"0".repeat(64 * 1_024), b"\n".to_vec()].concat();
     let line = [b"data: ".to_vec(), zeros.clone()].concat();
-    let longest_page = 24 << 20;
+    let longest_page = 48 << 20;
     let buffers = 4 << 20;
     let body = format!("{OK}\r\n{{\"sessions\":[],\"x\":\"");
     let error = "HTTP/1.1 500 No\r\n\r\n{\"x\":\"";

@@ -5,11 +5,11 @@
 //! | method and path | effect |
 //! |---|---|
 //! | `POST /v1/sessions/register` | stores or renews a session; replaces the caller's live one of its id |
-//! | `GET /v1/sessions[?uid=&pid=&mesh=&verbose=1&limit=&after=]` | the caller's sessions; root sees all |
+//! | `GET /v1/sessions[?uid=&pid=&mesh=&label=&verbose=1&limit=&after=]` | the caller's sessions; root sees all |
 //! | `GET`, `DELETE /v1/sessions/me` | the session of the presented token |
 //! | `DELETE /v1/sessions/TOKEN` | the same, for clients of the claudemesh daemon |
 //! | `DELETE /v1/sessions/by-id/ID[?uid=]` | by name, for the session's user and root |
-//! | `GET /v1/events[?event=a,b][&session=ID][&uid=][&snapshot=1]` | a stream of events |
+//! | `GET /v1/events[?event=a,b][&session=ID][&uid=][&mesh=][&label=][&snapshot=1]` | a stream of events |
 //! | `POST /v1/daemon/replace` | for a successor of the daemon; then its connection carries the hand-over |
 //! | `GET /v1/limits` | what the caller holds and may hold; for root, of all users |
 //! | `GET /v1/sources`, `/v1/health`, `/v1/version` | the state of the daemon, and its version |
@@ -86,6 +86,7 @@ mod remove;
 mod replace;
 mod routes;
 mod scope;
+pub(crate) mod selection;
 pub(crate) mod server;
 pub(crate) mod sessions;
 pub(crate) mod sse;

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use reaper_registry::{
-    Details, Pid, Presence, RegisterError, Session, SessionId, StartTime, Token, Ttl,
+    Details, Labels, Pid, Presence, RegisterError, Session, SessionId, StartTime, Token, Ttl,
 };
 
 use crate::sys::process_table::ProcessTable;
@@ -62,6 +62,13 @@ impl Registration {
     #[must_use]
     pub fn details(mut self, details: Details) -> Self {
         self.details = details;
+        self
+    }
+
+    /// Its labels, by which a reader selects sessions. Stored as they are. [`Self::details`] replaces them.
+    #[must_use]
+    pub fn labels(mut self, labels: Labels) -> Self {
+        self.details.labels = labels;
         self
     }
 

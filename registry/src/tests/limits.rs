@@ -198,6 +198,30 @@ fn a_user_cannot_exceed_his_bytes_and_gets_them_back() {
 }
 
 #[test]
+fn labels_are_charged_to_their_owner() {
+    let labelled = |length: usize| {
+        let mut new = session("a", 1);
+        new.details.labels = [("key", "x".repeat(length))].into_iter().collect();
+        new
+    };
+    let size = labelled(1_000).bytes();
+    assert!(size >= session("a", 1).bytes() + 1_000, "{size}");
+    let limits = Limits {
+        bytes_per_owner: size,
+        ..Limits::default()
+    };
+    let registry = builder().limits(limits).build();
+    let owner = 1000;
+    let full = RegisterError::TooManyBytesForOwner { owner, limit: size };
+    assert_eq!(refused(&registry, labelled(1_001)), full);
+    registry.register(labelled(1_000), at(1)).unwrap();
+    assert_eq!(registry.usage(owner).bytes, size);
+    let renewed = registry.register(session("a", 1), at(2)).unwrap();
+    assert!(renewed.renewed && renewed.session.labels().is_empty());
+    assert!(registry.usage(owner).bytes < size - 1_000);
+}
+
+#[test]
 fn pages_have_every_session_of_their_owner_once_and_end() {
     let registry = registry();
     for number in 0..7 {

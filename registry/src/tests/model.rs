@@ -18,6 +18,8 @@ pub(super) struct Live {
     pub(super) ttl: Ttl,
     /// The length of its working directory.
     pub(super) cwd: usize,
+    /// How many labels it has.
+    pub(super) labels: u8,
     pub(super) bytes: usize,
     last_nanos: Option<u64>,
 }
@@ -135,7 +137,7 @@ impl Model {
             let last_nanos = self.last_nanos(ttl, now);
             let renewed = &mut self.live[index];
             (renewed.ttl, renewed.last_nanos) = (ttl, last_nanos);
-            (renewed.cwd, renewed.bytes) = (new.cwd, new.bytes);
+            (renewed.cwd, renewed.labels, renewed.bytes) = (new.cwd, new.labels, new.bytes);
             (renewed.process, renewed.further) = (new.process, new.further.clone());
             renewed.ended.clear();
             return Ok((renewed.entry, true));
@@ -299,6 +301,7 @@ pub(super) fn unregistered(
     owner: u32,
     ttl: Ttl,
     cwd: usize,
+    labels: u8,
 ) -> Live {
     Live {
         entry: EntryId(0),
@@ -310,6 +313,7 @@ pub(super) fn unregistered(
         owner,
         ttl,
         cwd,
+        labels,
         bytes: 0,
         last_nanos: None,
     }

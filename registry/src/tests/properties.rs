@@ -147,6 +147,7 @@ impl World {
     fn register(&mut self, newcomer: &Live) {
         let details = Details {
             cwd: Some("x".repeat(newcomer.cwd).into()),
+            labels: labels(newcomer.labels),
             ..Details::default()
         };
         let process = |id: &u64| Process::new(ProcessId(*id), Pid::new(77).unwrap(), None);
@@ -269,6 +270,9 @@ impl World {
         let listed = registry.list();
         assert_eq!(entries(&listed), live);
         assert_eq!(registry.len(), live.len());
+        for (session, live) in listed.iter().zip(&model.live) {
+            assert_eq!(*session.labels(), labels(live.labels));
+        }
 
         let expected: Vec<_> = model.events.iter().map(|n| (id(n.id), n.seen)).collect();
         assert_eq!(
@@ -341,6 +345,14 @@ impl World {
         let second = registry.page(own.first().copied(), Some(owner), 1);
         assert_eq!(entries(&second).first(), own.get(1));
     }
+}
+
+/// So many labels. No event becomes so large that it is the only one of its owner and is dropped at once.
+fn labels(count: u8) -> Labels {
+    let value = "v".repeat(100);
+    (0..count)
+        .map(|key| (key.to_string(), value.clone()))
+        .collect()
 }
 
 /// Counts what is released.

@@ -70,6 +70,27 @@ fn it_says_when_it_listens_and_when_the_daemon_has_stopped() {
 }
 
 #[test]
+fn it_shows_the_sessions_that_a_label_or_a_mesh_selects() {
+    let daemon = daemon();
+    let process = TestProcess::start();
+    let sessions = "event=session_registered";
+    let by_label = format!("{sessions},label.os=a,b");
+    let mut labelled = watch(&daemon, &["--filter", &by_label]);
+    let mut of_mesh = watch(&daemon, &["--filter", sessions, "--filter", "mesh=test"]);
+    let pid = process.pid().to_string();
+    let register = ["register", "--pid", &pid, "--id", "own", "--mesh", "other"];
+    run(&daemon, &register).done();
+    run(&daemon, &[&register[..], &["--label", "os=a,b"]].concat()).done();
+    daemon.register("last", process.pid());
+    let event = json(&labelled.line());
+    let expected = serde_json::json!({"os": "a,b"});
+    assert_eq!(event["data"]["session"]["labels"], expected, "{event}");
+    let event = json(&of_mesh.line());
+    assert_eq!(session_of(&event), "last");
+    daemon.stop();
+}
+
+#[test]
 fn it_begins_with_the_past_or_the_present_if_asked() {
     let daemon = daemon();
     let process = TestProcess::start();

@@ -107,7 +107,11 @@ fn show_and_ls_have_the_formats_that_their_help_lists() {
     ];
     run(
         &daemon,
-        &[&register[..], &["--group", "b", "--ttl", "1h"]].concat(),
+        &[
+            &register[..],
+            &["--group", "b", "--ttl", "1h", "--label", "job=7"],
+        ]
+        .concat(),
     )
     .done();
     daemon.register("s-2", process.pid());
@@ -117,6 +121,7 @@ fn show_and_ls_have_the_formats_that_their_help_lists() {
         "session\ts-1",
         "role\tbuilder",
         "groups\ta, b",
+        "labels\tjob=7",
         &format!("pid\t{pid}"),
     ] {
         assert!(shown.lines().any(|it| it == line), "{line}: {shown}");
@@ -138,8 +143,8 @@ fn show_and_ls_have_the_formats_that_their_help_lists() {
     let wide = run(&daemon, &["ls", "--wide"]).done();
     let first: Vec<_> = wide.lines().next().unwrap().split('\t').collect();
     assert_eq!(
-        (first.len(), first[8], first[9]),
-        (12, "builder", "a,b"),
+        (first.len(), first[8], first[9], first[12]),
+        (13, "builder", "a,b", "job=7"),
         "{wide}"
     );
     let table = run(&daemon, &["ls", "--format", "table", "--wide"]).done();
@@ -150,6 +155,66 @@ fn show_and_ls_have_the_formats_that_their_help_lists() {
     let list = json(&run(&daemon, &["ls", "--format", "json"]).done());
     assert_eq!(list["sessions"].as_array().unwrap().len(), 2);
     run(&daemon, &["ls", "--format", "xml"]).failed(USAGE, "ids");
+    daemon.stop();
+}
+
+#[test]
+fn labels_are_kept_by_a_renewal_and_select_sessions() {
+    let daemon = daemon();
+    let process = TestProcess::start();
+    let pid = process.pid().to_string();
+    let folder = private_folder();
+    let file = folder.path().join("token");
+    let file = file.to_str().unwrap();
+    let labels = ["--label", "job=7", "--label", "os=a,b"];
+    let register = [
+        "register",
+        "--pid",
+        &pid,
+        "--id",
+        "s-1",
+        "--token-file",
+        file,
+    ];
+    run(&daemon, &[&register[..], &labels].concat()).done();
+    daemon.register("s-2", process.pid());
+    run(&daemon, &["renew", "--token-file", file]).done();
+    let expected = serde_json::json!({"job": "7", "os": "a,b"});
+    let shown = json(&run(&daemon, &["show", "s-1", "--json"]).done());
+    assert_eq!(shown["session"]["labels"], expected);
+
+    let ids = |filters: &[&str]| run(&daemon, &[&["ls", "--format", "ids"], filters].concat());
+    let both = ["--filter", "label.job=7", "--filter", "label.os=a,b"];
+    assert_eq!(ids(&both).done(), "s-1\n");
+    assert_eq!(ids(&["--filter", "label.job=8"]).done(), "");
+    let others = ["--filter", "mesh=test", "--filter", &format!("pid={pid}")];
+    assert_eq!(ids(&others).done(), "s-2\n");
+    assert_eq!(ids(&["--filter", "session=s-2"]).done(), "s-2\n");
+    ids(&["--filter", "mesh=a", "--mesh", "b"]).failed(USAGE, "may be given once");
+    ids(&["--filter", "job=7"]).failed(USAGE, "expected label.KEY=VALUE");
+    let register = ["register", "--pid", &pid, "--label"];
+    let refused = |label| run(&daemon, &[&register[..], &[label]].concat());
+    refused("a b=c").failed(USAGE, "labels must have keys");
+    refused("job").failed(USAGE, "expected KEY=VALUE");
+    let twice = ["job=7", "--label", "job=8"];
+    run(&daemon, &[&register[..], &twice].concat()).failed(USAGE, "must not have a key twice");
+
+    let script = "exec sleep 600";
+    let mut command = command(&[
+        "run",
+        "--session-id",
+        "own",
+        "--label",
+        "job=9",
+        "sh",
+        "-c",
+        script,
+    ]);
+    set_environment(&mut command, &daemon);
+    let _running = Launched::start(&mut command);
+    eventually("the label is there", || {
+        ids(&["--filter", "label.job=9"]).done() == "own\n"
+    });
     daemon.stop();
 }
 

@@ -30,11 +30,13 @@ fn sessions_tokens_and_the_history_outlive_a_killed_worker() {
     let daemon = TestDaemon::start(&[]);
     let mut history = History::begin(&daemon);
     let process = TestProcess::start();
-    let details = json!({ "cwd": "/x".repeat(400), "role": "r", "groups": ["a", "b"] });
+    let labels = json!({ "job": "7", "empty": "" });
+    let details = json!({ "cwd": "/x".repeat(400), "groups": ["a", "b"], "labels": labels });
     let token = daemon
         .try_register_with("stays", process.pid(), details)
         .unwrap();
-    let listed: Value = daemon.get("/v1/sessions").unwrap();
+    let listed: Value = daemon.get("/v1/sessions?label=job=7").unwrap();
+    assert_eq!(listed["sessions"][0]["labels"], labels);
     for restarts in 1..=3 {
         replace_worker(&daemon);
         let health: Value = daemon.get("/v1/health").unwrap();

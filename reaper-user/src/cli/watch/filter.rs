@@ -1,47 +1,41 @@
 //! `--filter`: which events are shown. The daemon applies it.
 
-use crate::client::percent_encode;
+use super::super::selection::{Part, check_single};
 use crate::daemon::api::sse::NAMES;
-use crate::daemon::config::values;
 
 /// What `--filter` may contain, for its errors.
-const FORMS: &str =
-    "event=NAME,NAME..., uid=USER and session=ID, divided by commas; session= comes last";
+const FORMS: &str = "event=NAME,NAME..., uid=USER, session=ID, mesh=MESH and label.KEY=VALUE, divided by commas; \
+                     of the last three one, at the end";
 
 /// The parts of one `--filter`, or of several together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Filter {
     events: Vec<String>,
-    session: Option<String>,
-    uid: Option<u32>,
+    parts: Vec<Part>,
 }
 
-/// Parses one `--filter`. The id of a session may contain commas, so it goes to the end of the text.
+/// Parses one `--filter`. A value that may contain commas goes to the end of the text.
 pub(super) fn parse(text: &str) -> Result<Filter, String> {
     let mut filter = Filter::default();
     let mut rest = text;
     let mut is_event = false;
     while !rest.is_empty() {
-        if let Some(id) = rest.strip_prefix("session=") {
-            if id.is_empty() {
-                return Err("session= needs the id of a session".to_owned());
-            }
-            filter.session = Some(id.to_owned());
-            return Ok(filter);
-        }
-        let (part, after) = rest.split_once(',').unwrap_or((rest, ""));
+        let (part, after) = if Part::is_last(rest) {
+            (rest, "")
+        } else {
+            rest.split_once(',').unwrap_or((rest, ""))
+        };
         rest = after;
-        match part.split_once('=') {
-            Some(("event", name)) => {
-                filter.events.push(event(name)?);
-                is_event = true;
-            }
-            Some(("uid", user)) => {
-                filter.uid = Some(values::user(user).map_err(|error| format!("uid: {error}"))?);
-                is_event = false;
-            }
-            None if is_event => filter.events.push(event(part)?),
-            _ => return Err(format!("{part:?} is unknown; expected {FORMS}")),
+        if let Some(name) = part.strip_prefix("event=") {
+            filter.events.push(event(name)?);
+            is_event = true;
+        } else if let Some(part) = Part::parse(part) {
+            filter.parts.push(part?);
+            is_event = false;
+        } else if is_event && !part.contains('=') {
+            filter.events.push(event(part)?);
+        } else {
+            return Err(format!("{part:?} is unknown; expected {FORMS}"));
         }
     }
     if filter == Filter::default() {
@@ -58,27 +52,15 @@ fn event(name: &str) -> Result<String, String> {
     Err(format!("there is no event {name:?}; expected {names}"))
 }
 
-/// Puts several filters together: events of each are shown, of one session and one user.
+/// Puts several filters together: events of each are shown, of sessions that all of them select.
 pub(super) fn query(filters: &[Filter]) -> Result<String, String> {
     let events: Vec<_> = filters.iter().flat_map(|it| &it.events).cloned().collect();
-    let session = one("session", filters.iter().map(|it| it.session.as_deref()))?;
-    let uid = one("uid", filters.iter().map(|it| it.uid))?;
-    let parts = [
-        (!events.is_empty()).then(|| format!("event={}", events.join(","))),
-        session.map(|id| format!("session={}", percent_encode(id))),
-        uid.map(|uid| format!("uid={uid}")),
-    ];
-    let parts: Vec<_> = parts.into_iter().flatten().collect();
-    Ok(parts.join("&"))
-}
-
-/// Returns the only value, if there is one.
-fn one<T>(key: &str, values: impl Iterator<Item = Option<T>>) -> Result<Option<T>, String> {
-    let mut values = values.flatten();
-    match (values.next(), values.next()) {
-        (_, Some(_)) => Err(format!("--filter {key}= may be given once")),
-        (one, None) => Ok(one),
-    }
+    let parts: Vec<_> = filters.iter().flat_map(|it| &it.parts).cloned().collect();
+    check_single(&parts)?;
+    let events = (!events.is_empty()).then(|| format!("event={}", events.join(",")));
+    let parts = parts.iter().map(Part::parameter);
+    let query: Vec<_> = events.into_iter().chain(parts).collect();
+    Ok(query.join("&"))
 }
 
 #[cfg(test)]
@@ -102,13 +84,20 @@ mod tests {
             query_of(&["event=gap", "uid=0,event=shutdown"]).unwrap(),
             "event=gap,shutdown&uid=0"
         );
+        let several = ["uid=0,label.a=1,2", "label.b=", "mesh=m,n"];
+        assert_eq!(
+            query_of(&several).unwrap(),
+            "uid=0&label=a%3D1%2C2&label=b%3D&mesh=m%2Cn"
+        );
     }
 
     #[test]
     fn what_is_unknown_is_refused_with_what_is_expected() {
         for (wrong, part) in [
             ("event=died", "session_deregistered"),
-            ("mesh=a", "expected event="),
+            ("meshes=a", "expected event="),
+            ("uid=0,gap", "expected event="),
+            ("label.a", "expected event="),
             ("", "expected event="),
             ("session=", "needs the id"),
             ("gap", "expected event="),

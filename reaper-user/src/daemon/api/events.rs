@@ -26,6 +26,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use self::filter::Filter;
 use super::connection_budget::{Turn, Turns};
+use super::selection::Selection;
 use super::sessions::{Cursor, PIECE_FULL};
 use super::sse::{self, EventId};
 use super::wire::{GapData, SessionView};
@@ -98,6 +99,7 @@ impl EventStream {
             names,
             own: own.map(|own| own.entry),
             id: query::value(query, "session").map(|id| SessionId::new(&id)),
+            selection: Selection::of(query)?,
         };
         let charge = app.accounts.try_charge(peer.account(), Resource::Streams)?;
         let (position, last) = app.reaper.registry().subscribe(filter.owner);
@@ -158,6 +160,7 @@ impl EventStream {
             names: names.transpose()?,
             own: stopped.own.map(EntryId),
             id: stopped.id.map(|id| SessionId::new(&id)),
+            selection: stopped.selection,
         };
         let registry = app.reaper.registry();
         let last_seen = stopped.position.saturating_sub(1);
@@ -187,6 +190,7 @@ impl EventStream {
             names,
             own,
             id,
+            selection,
         } = &self.filter;
         (self.hold.is_set() && is_between).then(|| StreamPosition {
             owner: *owner,
@@ -195,6 +199,7 @@ impl EventStream {
                 .map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
             own: own.map(|own| own.0),
             id: id.as_ref().map(|id| id.as_str().to_owned()),
+            selection: selection.clone(),
             position: self.events.position(),
         })
     }

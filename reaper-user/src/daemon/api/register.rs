@@ -5,6 +5,8 @@
 //! body's buffer into their place, without a copy in between. For the same reason they must have no
 //! escapes.
 
+mod ignored;
+mod labels;
 mod pids;
 
 use std::borrow::Cow;
@@ -30,6 +32,24 @@ const TTL_OF_PROCESS: &str = "process";
 
 const REQUIRED: &str = "session_id, mesh, display_name, pid all required";
 
+/// The names of the known fields.
+const KNOWN: [&str; 14] = [
+    "token",
+    "session_id",
+    "mesh",
+    "display_name",
+    "pid",
+    "pids",
+    "cwd",
+    "role",
+    "groups",
+    "labels",
+    "ttl",
+    "presence",
+    "token_file",
+    "if_answered",
+];
+
 /// The known fields. Others are ignored.
 #[derive(Deserialize)]
 struct Fields<'a> {
@@ -51,6 +71,8 @@ struct Fields<'a> {
     role: Option<&'a RawValue>,
     #[serde(borrow)]
     groups: Option<&'a RawValue>,
+    #[serde(borrow)]
+    labels: Option<&'a RawValue>,
     #[serde(borrow)]
     ttl: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -82,14 +104,18 @@ struct AttestationFields<'a> {
     expires_at: f64,
 }
 
-/// Parses a body into a registration for this owner, and the flag `if_answered`: whether the
-/// session is stored only if its response reaches the caller. The process is not checked here. The
-/// secret key is stored in `memory`.
-pub(crate) fn parse(
-    body: &[u8],
-    owner: u32,
-    memory: &SecretArena,
-) -> Result<(Registration, bool), Problem> {
+/// What a body contains.
+pub(crate) struct Parsed {
+    pub(crate) registration: Registration,
+    /// Whether the session is stored only if its response reaches the caller.
+    pub(crate) if_answered: bool,
+    /// The names of fields that are not known.
+    pub(crate) ignored: Vec<String>,
+}
+
+/// Parses a body into a registration for this owner. The process is not checked here. The secret key is
+/// stored in `memory`.
+pub(crate) fn parse(body: &[u8], owner: u32, memory: &SecretArena) -> Result<Parsed, Problem> {
     let body = str::from_utf8(body).map_err(|_not_text| invalid_json("the body is not UTF-8"))?;
     let Fields {
         token,
@@ -101,6 +127,7 @@ pub(crate) fn parse(
         cwd,
         role,
         groups,
+        labels,
         ttl,
         presence,
         token_file,
@@ -115,10 +142,7 @@ pub(crate) fn parse(
     let details = Details {
         mesh: required_name("mesh", mesh)?.into(),
         display_name: required_name("display_name", display_name)?.into(),
-        cwd: None,
-        role: None,
-        groups: Box::default(),
-        token_file: None,
+        ..Details::default()
     };
     let (pid, further) = pids::parse(pid, pids)?;
     let registration = Registration {
@@ -131,13 +155,18 @@ pub(crate) fn parse(
             cwd: optional_text("cwd", cwd, PATH_MAX)?,
             role: optional_text("role", role, NAME_MAX)?,
             groups: parse_groups(groups)?,
+            labels: labels::parse(labels)?,
             token_file: absolute_path("token_file", token_file)?,
             ..details
         },
         ttl: parse_ttl(ttl)?,
         presence: present(presence).and_then(|raw| parse_presence(raw, memory)),
     };
-    Ok((registration, optional_flag("if_answered", if_answered)?))
+    Ok(Parsed {
+        registration,
+        if_answered: optional_flag("if_answered", if_answered)?,
+        ignored: ignored::fields(body),
+    })
 }
 
 /// Returns the known fields of the object. Other values get the errors of the claudemesh daemon.
@@ -175,22 +204,7 @@ fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<serde_json::Resul
 
 /// Returns the field that is named in an error text of serde.
 fn duplicate_field(message: &str) -> &'static str {
-    const NAMES: [&str; 13] = [
-        "token",
-        "session_id",
-        "mesh",
-        "display_name",
-        "pid",
-        "pids",
-        "cwd",
-        "role",
-        "groups",
-        "ttl",
-        "presence",
-        "token_file",
-        "if_answered",
-    ];
-    NAMES
+    KNOWN
         .into_iter()
         .find(|name| message.contains(&format!("`{name}`")))
         .unwrap_or("body")

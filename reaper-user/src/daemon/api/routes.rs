@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::authorize::Refused;
 use super::events::{EventStream, Reader};
+use super::register::Parsed;
 use super::remove::{delete, delete_me};
 use super::replace;
 use super::sessions::list;
@@ -187,15 +188,15 @@ async fn register(
     let began = Instant::now();
     loop {
         // For each try, because it is consumed and its secret key cannot be cloned.
-        let (registration, if_answered) = register::parse(body, peer.uid, &app.secret_memory)?;
+        let parsed = register::parse(body, peer.uid, &app.secret_memory)?;
         let undelivered = head.extensions.get::<UndeliveredSessions>();
-        let undelivered = undelivered.filter(|_| if_answered);
+        let undelivered = undelivered.filter(|_| parsed.if_answered);
         if undelivered.is_some() {
             // Lets hyper check whether the caller has left; it then drops the request.
             tokio::task::yield_now().await;
         }
         peer.pid_ns = pid_ns.of(peer);
-        let result = try_register(app, peer, registration, undelivered).await;
+        let result = try_register(app, peer, parsed, undelivered).await;
         match result {
             Err(refused) if refused.code() == Code::NotNow && began.elapsed() < NOT_NOW_LIMIT => {}
             // What was refused may be another process, which has the pid of the peer by now.
@@ -215,9 +216,14 @@ async fn register(
 async fn try_register(
     app: &App,
     peer: Peer,
-    registration: Registration,
+    parsed: Parsed,
     undelivered: Option<&UndeliveredSessions>,
 ) -> Result<Response<ResponseBody>, Problem> {
+    let Parsed {
+        registration,
+        ignored,
+        ..
+    } = parsed;
     let policy = app.options().register_policy;
     let named_first = registration.pid;
     let first = authorize::authorize_pid(named_first, peer, policy).await;
@@ -264,6 +270,7 @@ async fn try_register(
         start_time: session.process.start_time().map(|time| time.0),
         identity: registered.identity.name(),
         sources: watching(app, registered.identity),
+        ignored,
     }))
 }
 

@@ -15,6 +15,7 @@ use hyper::{Response, StatusCode};
 use reaper_registry::{EntryId, Member, Registry, Session};
 
 use super::connection_budget::{Turn, Turns};
+use super::selection::Selection;
 use super::wire::SessionView;
 use super::{App, Peer, health, sse};
 use crate::daemon::http::body::{ResponseBody, pieces, whole};
@@ -22,9 +23,9 @@ use crate::daemon::http::problem::Problem;
 use crate::daemon::http::query;
 
 /// The longest piece of a list or a stream.
-pub(super) const PIECE_MAX: usize = 40 * 1_024;
+pub(super) const PIECE_MAX: usize = 56 * 1_024;
 /// No session is longer in JSON, with every character of its text escaped.
-const SESSION_MAX: usize = 32 * 1_024;
+const SESSION_MAX: usize = 48 * 1_024;
 /// No session is added to a piece that is longer than this.
 pub(super) const PIECE_FULL: usize = PIECE_MAX - SESSION_MAX;
 /// How many sessions are read under one lock of the registry's table.
@@ -79,8 +80,8 @@ impl Cursor {
 /// What a list contains.
 struct Filter {
     pid: Option<u32>,
-    mesh: Option<String>,
     session: Option<String>,
+    selection: Selection,
     is_verbose: bool,
     limit: Option<usize>,
 }
@@ -88,10 +89,7 @@ struct Filter {
 impl Filter {
     fn shows(&self, session: &Session) -> bool {
         self.pid.is_none_or(|pid| has_pid(session, pid))
-            && self
-                .mesh
-                .as_deref()
-                .is_none_or(|mesh| *session.details.mesh == *mesh)
+            && self.selection.shows(session)
             && self
                 .session
                 .as_deref()
@@ -127,8 +125,8 @@ pub(super) async fn list(
     let owner = peer.scope(query)?;
     let filter = Filter {
         pid: number(query, "pid", "pid must be a number")?,
-        mesh: query::value(query, "mesh").map(Into::into),
         session: query::value(query, "session").map(Into::into),
+        selection: Selection::of(query)?,
         is_verbose: query::value(query, "verbose").as_deref() == Some("1"),
         limit: number(query, "limit", "limit must be a number")?,
     };
@@ -258,11 +256,14 @@ mod tests {
 
     use super::*;
     use crate::clock;
-    use crate::text::{GROUP_MAX, GROUPS_MAX, NAME_MAX, PATH_MAX};
+    use crate::text::{
+        GROUP_MAX, GROUPS_MAX, LABEL_KEY_MAX, LABEL_VALUE_MAX, LABELS_MAX, NAME_MAX, PATH_MAX,
+    };
 
     #[test]
     fn the_longest_session_fits_into_a_piece() {
         let quotes = |length: usize| Box::<str>::from("\"".repeat(length));
+        let label = |number| (format!("{number:0LABEL_KEY_MAX$}"), quotes(LABEL_VALUE_MAX));
         let attested = || Box::<str>::from("f".repeat(1_024));
         let registry = Registry::builder(TokenKey::new([7; 16])).build();
         let new = NewSession {
@@ -277,6 +278,7 @@ mod tests {
                 cwd: Some(quotes(PATH_MAX)),
                 role: Some(quotes(NAME_MAX)),
                 groups: vec![quotes(GROUP_MAX); GROUPS_MAX].into(),
+                labels: (0..LABELS_MAX).map(label).collect(),
                 token_file: None,
             },
             presence: Some(Presence {
@@ -294,6 +296,6 @@ mod tests {
         let session = registry.register(new, clock::now()).unwrap().session;
         let mut out = Vec::new();
         sse::write_json(&mut out, &SessionView::new(&session, None).verified_at(1));
-        assert!((20_000..SESSION_MAX).contains(&out.len()), "{}", out.len());
+        assert!((39_000..SESSION_MAX).contains(&out.len()), "{}", out.len());
     }
 }

@@ -18,6 +18,7 @@ pub(super) fn session() -> Arc<Session> {
         details: Details {
             mesh: "dev\n".into(),
             display_name: "api".into(),
+            labels: [("job", "7"), ("empty", "")].into_iter().collect(),
             ..Details::default()
         },
         presence: None,

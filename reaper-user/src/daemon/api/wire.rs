@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use reaper_registry::{
-    Death, Event, Exit, ExitStatus, Moment, Removal, Session, Source, SourceState,
+    Death, Event, Exit, ExitStatus, Labels, Moment, Removal, Session, Source, SourceState,
 };
 use serde::{Serialize, Serializer};
 
@@ -33,6 +33,8 @@ pub(crate) struct SessionView<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     groups: &'a [Box<str>],
     #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<LabelsView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     presence: Option<PresenceView<'a>>,
     registered_at: u64,
     /// Milliseconds since 1970; null: as long as the process lives.
@@ -50,6 +52,15 @@ pub(crate) struct SessionView<'a> {
     /// All of its processes, if there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     members: Vec<MemberView>,
+}
+
+/// An object, in the order of the keys.
+struct LabelsView<'a>(&'a Labels);
+
+impl Serialize for LabelsView<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter())
+    }
 }
 
 #[derive(Serialize)]
@@ -79,6 +90,7 @@ impl<'a> SessionView<'a> {
             cwd: details.cwd.as_deref(),
             role: details.role.as_deref(),
             groups: &details.groups,
+            labels: (!details.labels.is_empty()).then_some(LabelsView(&details.labels)),
             presence: session
                 .presence
                 .as_ref()
@@ -128,6 +140,9 @@ pub(crate) struct RegisterResponse {
     pub(crate) start_time: Option<u64>,
     pub(crate) identity: &'static str,
     pub(crate) sources: Vec<&'static str>,
+    /// The names of fields that are not known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ignored: Vec<String>,
 }
 
 /// The response to a removal.

@@ -16,6 +16,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::daemon::api::peer_pin::PeerPin;
+use crate::daemon::api::selection::Selection;
 use crate::sys::NO_SIGNAL;
 
 /// The version of these messages.
@@ -91,6 +92,9 @@ pub(crate) struct StreamPosition {
     pub(crate) own: Option<u64>,
     /// The id of the sessions that it shows.
     pub(crate) id: Option<String>,
+    /// Which other sessions it leaves out.
+    #[serde(default)]
+    pub(crate) selection: Selection,
     /// The number of the next event.
     pub(crate) position: u64,
 }
@@ -260,6 +264,7 @@ mod tests {
                 names: Some(vec!["gap".into()]),
                 own: None,
                 id: Some(id.into()),
+                selection: Selection::default(),
                 position: 9,
             }),
             is_tcp: false,

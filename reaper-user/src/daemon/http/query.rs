@@ -16,6 +16,13 @@ pub fn value<'a>(query: Option<&'a str>, key: &str) -> Option<Cow<'a, str>> {
         .map(|(_, value)| value)
 }
 
+/// Returns the values of all pairs with this key.
+pub(crate) fn values<'a>(query: Option<&'a str>, key: &str) -> impl Iterator<Item = Cow<'a, str>> {
+    pairs(query.unwrap_or_default())
+        .filter(move |(name, _)| name == key)
+        .map(|(_, value)| value)
+}
+
 /// Decodes a path segment. Returns `None` if an escape is malformed or the result is not UTF-8.
 pub fn decode_segment(segment: &str) -> Option<Cow<'_, str>> {
     // `percent_decode_str` keeps malformed escapes, so they are refused here.
@@ -52,6 +59,8 @@ mod tests {
         );
         assert_eq!(value(Some("x=1&x=2"), "x").as_deref(), Some("1"));
         assert_eq!(value(None, "x"), None);
+        assert!(values(Some("x=1&y=3&x=%32"), "x").eq(["1", "2"]));
+        assert_eq!(values(None, "x").count(), 0);
     }
 
     #[test]

@@ -91,14 +91,23 @@ pub(super) fn write(file: &SharedFile, identity: &Identity) {
         token_key,
     } = identity;
     let word = |at: usize, value: u64| file.word(at).store(value, Ordering::Release);
-    word(FORMAT_AT, u64::from(FORMAT) | (BLOCK as u64) << 32);
+    begin(file);
     file.write(BOOT_AT, boot);
     word(NAMESPACE_AT, *pid_namespace);
     word(EPOCH_AT, *epoch);
     word(TOKEN_KEY_AT, token_key.map_or(NO_SLOT, u64::from));
-    let version = env!("CARGO_PKG_VERSION").as_bytes();
-    file.write(VERSION_AT, &version[..version.len().min(VERSION)]);
     word(MAGIC_AT, MAGIC);
+}
+
+/// Names the format and the program of what is written from now on. A file of a former format gets the
+/// present one with its first change, so that a former program does not read the rest of it only.
+pub(super) fn begin(file: &SharedFile) {
+    let mut program = [0; VERSION];
+    let version = env!("CARGO_PKG_VERSION").as_bytes();
+    let length = version.len().min(VERSION);
+    program[..length].copy_from_slice(&version[..length]);
+    file.write(VERSION_AT, &program);
+    set_format(file, FORMAT);
 }
 
 /// Reads the header, and refuses a file that is of no use here.
@@ -146,12 +155,6 @@ pub(super) fn read(file: &SharedFile, here: &Identity) -> Result<Header, Unusabl
     })
 }
 
-/// What is written from now on is of this format.
-pub(super) fn begin(file: &SharedFile) {
-    let word = u64::from(FORMAT) | (BLOCK as u64) << 32;
-    file.word(FORMAT_AT).store(word, Ordering::Release);
-}
-
 /// From now on this is not a memory file.
 pub(super) fn invalidate(file: &SharedFile) {
     file.word(MAGIC_AT).store(0, Ordering::Release);
@@ -186,7 +189,6 @@ pub(super) fn format(file: &SharedFile) -> u64 {
     file.word(FORMAT_AT).load(Ordering::Acquire) & u64::from(u32::MAX)
 }
 
-#[cfg(test)]
 pub(super) fn set_format(file: &SharedFile, format: u32) {
     let word = u64::from(format) | (BLOCK as u64) << 32;
     file.word(FORMAT_AT).store(word, Ordering::Release);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reaper_registry::{
     Appended, Attestation, BootTime, Death, Details, EntryId, EventKind, Evidence, Exit,
-    ExitStatus, Member, MemberEnd, Moment, Pid, Process, ProcessId, Removal, SavedSession,
+    ExitStatus, Labels, Member, MemberEnd, Moment, Pid, Process, ProcessId, Removal, SavedSession,
     SecretKey, Session, SessionId, Source, SourceHealth, SourceState, StartTime,
 };
 use serde::{Deserialize, Serialize};
@@ -56,11 +56,20 @@ pub(super) struct SessionRecord<'a> {
     bytes: u64,
     /// The slot of its secret key.
     pub(super) secret: Option<u32>,
+    /// Written behind the record, one after the other.
+    #[serde(skip)]
+    further: Vec<FurtherRecord<'a>>,
 }
 
-/// What follows the record of a session of several processes; nothing follows others. Since format 2.
+/// What some sessions have. A record of format 1 ends before it. New kinds are added at the end, with the
+/// next number of the format.
 #[derive(Serialize, Deserialize)]
-pub(super) struct MembersRecord(Vec<MemberRecord>);
+enum FurtherRecord<'a> {
+    /// Since format 2.
+    Labels(#[serde(borrow)] Vec<(&'a str, &'a str)>),
+    /// Since format 2. Of a session of several processes.
+    Members(Vec<MemberRecord>),
+}
 
 #[derive(Serialize, Deserialize)]
 struct MemberRecord {
@@ -120,9 +129,10 @@ pub(super) fn of_session(session: &Session) -> Vec<u8> {
         cwd,
         role,
         groups,
+        labels,
         token_file,
     } = &session.details;
-    let mut record = encode(&SessionRecord {
+    let mut written = encode(&SessionRecord {
         digest: session.digest_bytes(),
         token_prefix: session.token_prefix.to_bytes(),
         expires_at: session.expires_at.map(save_moment),
@@ -157,22 +167,16 @@ pub(super) fn of_session(session: &Session) -> Vec<u8> {
         }),
         bytes: session.bytes as u64,
         secret: session.secret_slot(),
+        further: Vec::new(),
     });
+    if !labels.is_empty() {
+        written.extend(encode(&FurtherRecord::Labels(labels.iter().collect())));
+    }
     if !session.members().is_empty() {
         let members = session.members().iter().map(MemberRecord::from);
-        record.append(&mut encode(&MembersRecord(members.collect())));
+        written.extend(encode(&FurtherRecord::Members(members.collect())));
     }
-    record
-}
-
-/// Reads a session and what follows it.
-pub(super) fn session(content: &[u8]) -> Option<(SessionRecord<'_>, MembersRecord)> {
-    let (session, rest) = postcard::take_from_bytes(content).ok()?;
-    let members = match rest {
-        [] => MembersRecord(Vec::new()),
-        rest => decode(rest)?,
-    };
-    Some((session, members))
+    written
 }
 
 impl From<&Member> for MemberRecord {
@@ -210,14 +214,27 @@ fn process(id: u64, pid: u32, start_time: Option<u64>) -> Option<Process> {
     Some(Process::new(ProcessId(id), pid, start_time.map(StartTime)))
 }
 
-impl SessionRecord<'_> {
-    pub(super) fn restore(
-        self,
-        members: MembersRecord,
-        secret_key: Option<SecretKey>,
-    ) -> Option<SavedSession> {
+impl<'a> SessionRecord<'a> {
+    pub(super) fn decode(content: &'a [u8]) -> Option<Self> {
+        let (mut record, mut rest) = postcard::take_from_bytes::<Self>(content).ok()?;
+        while !rest.is_empty() {
+            let (further, behind) = postcard::take_from_bytes(rest).ok()?;
+            record.further.push(further);
+            rest = behind;
+        }
+        Some(record)
+    }
+
+    pub(super) fn restore(self, secret_key: Option<SecretKey>) -> Option<SavedSession> {
+        let (mut labels, mut members) = (Labels::default(), Vec::new());
+        for further in self.further {
+            match further {
+                FurtherRecord::Labels(pairs) => labels = pairs.into_iter().collect(),
+                FurtherRecord::Members(records) => members = records,
+            }
+        }
         let process = process(self.process, self.pid, self.start_time)?;
-        let members = members.0.into_iter().map(MemberRecord::restore);
+        let members = members.into_iter().map(MemberRecord::restore);
         Some(SavedSession {
             digest: self.digest,
             token_prefix: self.token_prefix,
@@ -234,6 +251,7 @@ impl SessionRecord<'_> {
                 cwd: self.cwd.map(Into::into),
                 role: self.role.map(Into::into),
                 groups: self.groups.into_iter().map(Into::into).collect(),
+                labels,
                 token_file: self.token_file.map(Into::into),
             },
             presence: self.presence.map(|it| {
@@ -273,7 +291,11 @@ pub(super) fn of_event(appended: &Appended, session: Option<Block>) -> Vec<u8> {
     })
 }
 
-impl EventRecord<'_> {
+impl<'a> EventRecord<'a> {
+    pub(super) fn decode(content: &'a [u8]) -> Option<Self> {
+        postcard::from_bytes(content).ok()
+    }
+
     pub(super) fn at(&self) -> Moment {
         moment(self.at)
     }
@@ -335,10 +357,6 @@ pub(super) fn source_state(source: u8, health: u8, reason: &str) -> Option<Sourc
         health: value(&HEALTH, health)?,
         reason: reason.to_owned(),
     })
-}
-
-pub(super) fn decode<'a, T: Deserialize<'a>>(content: &'a [u8]) -> Option<T> {
-    postcard::from_bytes(content).ok()
 }
 
 fn encode(record: &impl Serialize) -> Vec<u8> {

@@ -9,7 +9,7 @@ use reaper_registry::{Appended, Event, EventKind, SecretKey, SecretMemory, Sessi
 
 use super::blocks::{Block, Blocks, Kind};
 use super::header::{self, Identity, Unusable};
-use super::records::{self, EventRecord, KindRecord, MembersRecord, SessionRecord};
+use super::records::{self, EventRecord, KindRecord, SessionRecord};
 use super::{MemoryFile, session_of};
 use crate::sys::shared_file::SharedFile;
 
@@ -50,13 +50,13 @@ impl MemoryFile {
         let (sessions, events): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|it| it.kind == Kind::Session);
         for record in sessions {
-            let read = record.content.as_deref().and_then(records::session);
+            let read = record.content.as_deref().and_then(SessionRecord::decode);
             let read = read.and_then(|it| restore(it, record.has_ended, &secret));
             reading.session(record.block, record.has_ended, read);
         }
         for record in events {
-            let read = record.content.as_deref().and_then(records::decode);
-            let read = read.and_then(|it: EventRecord<'_>| reading.restore_event(it));
+            let read = record.content.as_deref().and_then(EventRecord::decode);
+            let read = read.and_then(|it| reading.restore_event(it));
             reading.event(record.block, read);
         }
         reading.free_unused();
@@ -79,13 +79,13 @@ impl MemoryFile {
 }
 
 fn restore(
-    (record, members): (SessionRecord<'_>, MembersRecord),
+    record: SessionRecord<'_>,
     has_ended: bool,
     secret: impl Fn(u32) -> Option<Box<dyn SecretMemory>>,
 ) -> Option<Arc<Session>> {
     let slot = record.secret.filter(|_| !has_ended);
     let key = slot.and_then(secret).map(SecretKey::adopt);
-    record.restore(members, key).map(Session::restore)
+    record.restore(key).map(Session::restore)
 }
 
 struct Reading {

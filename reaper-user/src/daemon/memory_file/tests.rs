@@ -1,5 +1,6 @@
 //! Whatever instruction a process is stopped at, what is read back is the state before or after a change.
 
+mod former;
 mod stopped;
 
 use std::os::fd::AsFd as _;
@@ -10,6 +11,7 @@ use reaper_registry::*;
 
 use super::header;
 use super::{Identity, MemoryFile};
+use crate::daemon::carried::TABLE_FORMAT;
 use crate::sys::secret_arena::SecretArena;
 
 const SECRET: &str = "c0ffee00deadbeefc0ffee00deadbeefc0ffee00deadbeefc0ffee00deadbeef\
@@ -29,6 +31,13 @@ fn at(seconds: u64) -> Moment {
 
 fn token(number: u8) -> Token {
     Token::from_bytes([number; 32])
+}
+
+/// Every third session has labels.
+fn labels(number: u8) -> Labels {
+    let labels = [("empty", String::new()), ("job/ü", number.to_string())];
+    let has_labels = number.is_multiple_of(3);
+    labels.into_iter().filter(|_| has_labels).collect()
 }
 
 fn builder() -> RegistryBuilder {
@@ -98,6 +107,7 @@ impl Daemon {
                 cwd: Some("x".repeat(cwd).into()),
                 role: None,
                 groups: ["g1".into(), "g2".into()].into(),
+                labels: labels(number),
                 token_file: Some("/run/token".into()),
             },
             presence: has_key.then(|| Presence {

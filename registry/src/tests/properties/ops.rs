@@ -33,9 +33,10 @@ pub(super) fn any_op() -> impl Strategy<Value = Op> {
         OWNERS,
         any_ttl(),
         prop_oneof![3 => Just(0_usize), 1 => Just(3_000)],
+        prop_oneof![3 => Just(0_u8), 1 => 1..4_u8],
     )
-        .prop_map(|(id, token, process, owner, ttl, cwd)| {
-            unregistered(IDS[id], token, process, owner, ttl, cwd)
+        .prop_map(|(id, token, process, owner, ttl, cwd, labels)| {
+            unregistered(IDS[id], token, process, owner, ttl, cwd, labels)
         });
     let scope = || prop_oneof![Just(None), OWNERS.prop_map(Some)];
     let second = 1_000_000_000;

@@ -49,6 +49,7 @@ fn check_limits(asked: &RegistrationBody) {
         details,
         presence,
         if_answered: _,
+        ignored,
         ttl,
     } = asked;
     let Details {
@@ -57,6 +58,7 @@ fn check_limits(asked: &RegistrationBody) {
         cwd,
         role,
         groups,
+        labels,
         token_file,
     } = details;
     assert!((1..=Pid::MAX).contains(&pid.get()));
@@ -77,6 +79,16 @@ fn check_limits(asked: &RegistrationBody) {
     assert!(token_file.as_deref().unwrap_or("/").starts_with('/'));
     assert!(groups.len() <= 64);
     groups.iter().for_each(|group| check_text(group, 64));
+    assert!(ignored.len() <= 16);
+    for name in ignored {
+        check_text(name, 64);
+    }
+    assert!(labels.len() <= 32);
+    for (key, value) in labels.iter() {
+        let is_of_key = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+        assert!((1..=63).contains(&key.len()) && key.bytes().all(is_of_key));
+        check_text(value, 256);
+    }
     if let Some(Presence {
         session_pubkey,
         attestation,
@@ -139,6 +151,14 @@ fn check_against(asked: &RegistrationBody, second: &Value) {
             .iter()
             .eq(asked.details.groups.iter().map(|group| &**group))
     );
+    let labels = second["labels"].as_object();
+    assert_eq!(
+        labels.map_or(0, serde_json::Map::len),
+        asked.details.labels.len()
+    );
+    for (key, value) in asked.details.labels.iter() {
+        assert_eq!(second["labels"][key], value);
+    }
     if let Some(presence) = &asked.presence {
         let second = &second["presence"];
         let key = second["session_pubkey"].as_str().expect("it was read");
@@ -162,6 +182,7 @@ fn written(asked: &RegistrationBody) -> Value {
         "cwd": details.cwd,
         "role": details.role,
         "groups": details.groups,
+        "labels": details.labels.iter().collect::<std::collections::BTreeMap<_, _>>(),
         "token_file": details.token_file,
         "if_answered": asked.if_answered,
         "ttl": ttl_in_json(asked.ttl),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use reaper_registry::{EntryId, Event, EventKind, Session, SessionId};
 
+use super::super::selection::Selection;
 use super::super::sse;
 
 /// The events that this reader sees.
@@ -15,6 +16,7 @@ pub(super) struct Filter {
     /// The session that the reader presented. The stream ends with it.
     pub(super) own: Option<EntryId>,
     pub(super) id: Option<SessionId>,
+    pub(super) selection: Selection,
 }
 
 impl Filter {
@@ -45,6 +47,7 @@ impl Filter {
         self.owner.is_none_or(|owner| owner == session.owner)
             && self.own.is_none_or(|own| own == session.entry)
             && self.id.as_ref().is_none_or(|id| *id == session.id)
+            && self.selection.shows(session)
     }
 
     /// Returns whether the session that the reader presented ends with this event.

@@ -23,12 +23,18 @@ fn with(field: &str, value: Value) -> Value {
     body
 }
 
-fn parse_bytes(body: &[u8]) -> Result<(Registration, bool), Problem> {
+/// So many labels, each as long as it may be.
+fn many_labels(count: usize) -> Value {
+    let label = |number| (format!("{number:063}"), json!("x".repeat(256)));
+    Value::Object((0..count).map(label).collect())
+}
+
+fn parse_bytes(body: &[u8]) -> Result<Parsed, Problem> {
     super::parse(body, OWNER, &SecretArena::new())
 }
 
 fn parse(body: &str) -> Result<Registration, Problem> {
-    parse_bytes(body.as_bytes()).map(|(registration, _)| registration)
+    parse_bytes(body.as_bytes()).map(|parsed| parsed.registration)
 }
 
 fn refusal(body: &str) -> (u16, Value) {
@@ -43,6 +49,7 @@ fn a_body_with_every_field_is_parsed() {
     body["cwd"] = json!("/home/é");
     body["role"] = json!("lead");
     body["groups"] = json!(["@a", "@b:role"]);
+    body["labels"] = json!({"job": "7", "app/x.y_z-1": "é", "empty": ""});
     body["unknown"] = json!({"token": 1});
     let parsed = parse(&body.to_string()).unwrap();
     assert_eq!(parsed.id.as_str(), "s-1");
@@ -52,6 +59,8 @@ fn a_body_with_every_field_is_parsed() {
     assert_eq!(parsed.details.cwd.as_deref(), Some("/home/é"));
     assert_eq!(parsed.details.role.as_deref(), Some("lead"));
     assert_eq!(parsed.details.groups.len(), 2);
+    let labels: Vec<_> = parsed.details.labels.iter().collect();
+    assert_eq!(labels, [("app/x.y_z-1", "é"), ("empty", ""), ("job", "7")]);
     assert!(parsed.presence.is_none());
 }
 
@@ -135,6 +144,17 @@ fn each_invalid_field_is_named_in_the_error() {
         ("groups", json!(vec!["@a"; 65]), "invalid_field"),
         ("groups", json!(["x".repeat(65)]), "invalid_field"),
         ("groups", json!(["a\rb"]), "invalid_field"),
+        ("labels", json!("a=b"), "invalid_field"),
+        ("labels", json!([["a", "b"]]), "invalid_field"),
+        ("labels", json!({"a": 1}), "invalid_field"),
+        ("labels", json!({"a": null}), "invalid_field"),
+        ("labels", json!({"": "v"}), "invalid_field"),
+        ("labels", json!({"a b": "v"}), "invalid_field"),
+        ("labels", json!({"a": "b\n"}), "invalid_field"),
+        ("labels", json!({"a": " "}), "invalid_field"),
+        ("labels", json!({"a": "x".repeat(257)}), "invalid_field"),
+        ("labels", json!({"x".repeat(64): "v"}), "invalid_field"),
+        ("labels", many_labels(33), "invalid_field"),
         ("ttl", json!(0), "invalid_field"),
         ("ttl", json!(-1), "invalid_field"),
         ("ttl", json!(1.5), "invalid_field"),
@@ -275,7 +295,7 @@ fn a_token_file_is_an_absolute_path_of_valid_text() {
 fn if_answered_is_a_boolean() {
     let if_answered = |body: Value| {
         let parsed = parse_bytes(body.to_string().as_bytes());
-        parsed.unwrap().1
+        parsed.unwrap().if_answered
     };
     for (value, expected) in [
         (true.into(), true),
@@ -378,4 +398,19 @@ proptest! {
         let passes = parse(&with("pid", json!(number)).to_string()).is_ok();
         prop_assert_eq!(passes, (1..=4_194_304).contains(&number));
     }
+}
+
+#[test]
+fn labels_have_each_key_once_and_null_is_none() {
+    let parsed = parse(&with("labels", many_labels(32)).to_string()).unwrap();
+    assert_eq!(parsed.details.labels.len(), 32);
+    for none in [json!(null), json!({})] {
+        let parsed = parse(&with("labels", none).to_string()).unwrap();
+        assert!(parsed.details.labels.is_empty());
+    }
+    let twice = with("labels", json!({"a": "1", "b": "2"}));
+    let twice = twice.to_string().replace("\"b\"", "\"\\u0061\"");
+    let (status, problem) = refusal(&twice);
+    assert_eq!((status, &problem["field"]), (422, &json!("labels")));
+    assert_eq!(problem["detail"], "labels must not have a key twice");
 }
