@@ -91,6 +91,9 @@ pub(crate) fn problem(problem: &Problem) -> Response<ResponseBody> {
     if let Some(seconds) = problem.retry_after() {
         headers.insert(header::RETRY_AFTER, seconds.into());
     }
+    if let Some(scheme) = problem.authenticates_by() {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+    }
     response
 }
 

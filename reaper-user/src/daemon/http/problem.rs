@@ -233,6 +233,17 @@ impl Problem {
         self.0.retry_after
     }
 
+    /// Returns the scheme of the `Authorization` that is missing or wrong, for a status 401.
+    pub(crate) fn authenticates_by(&self) -> Option<&'static str> {
+        let is_bearer = matches!(self.code(), Code::MissingBearer | Code::InvalidBearer);
+        let scheme = if is_bearer {
+            "Bearer"
+        } else {
+            "ClaudeMesh-Session"
+        };
+        (self.status() == StatusCode::UNAUTHORIZED).then_some(scheme)
+    }
+
     pub(crate) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(&self.0.body).expect("strings and numbers always serialise")
     }

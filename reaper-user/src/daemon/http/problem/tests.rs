@@ -100,6 +100,18 @@ fn the_detail_describes_the_end_of_a_session() {
 }
 
 #[test]
+fn a_missing_authorization_is_named_by_its_scheme() {
+    let by = |problem: Problem| problem.authenticates_by();
+    let session = Problem::no_session(Code::UnknownSession, "");
+    assert_eq!(by(session), Some("ClaudeMesh-Session"));
+    assert_eq!(
+        by(Problem::new(Code::MissingBearer, "", "")),
+        Some("Bearer")
+    );
+    assert_eq!(by(Problem::unknown_id()), None, "404 with the same code");
+}
+
+#[test]
 fn a_refused_head_closes_the_connection() {
     assert!(Problem::from(Refusal::BothLengths).closes());
     assert_eq!(Problem::from(Refusal::HeadTooLarge).status(), 431);
