@@ -27,6 +27,7 @@ mod show;
 mod status;
 mod terminal;
 mod test_process;
+mod top;
 mod version;
 mod wait;
 mod watch;
@@ -143,6 +144,9 @@ enum Command {
     /// exit source, until the daemon stops, or with --follow across its restarts.
     #[command(after_long_help = watch::HELP)]
     Watch(watch::Arguments),
+    /// Show sessions, sources, rates and losses on a screen that follows them
+    #[command(after_long_help = top::HELP)]
+    Top(top::Arguments),
     /// Wait until a session or a process has ended, and exit as it did
     ///
     /// Waits for any process, not only for children, and needs no daemon for it.
@@ -273,6 +277,7 @@ impl Arguments {
             Command::Identify(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Status(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Watch(arguments) => single_thread()?.block_on(arguments.run(&client)),
+            Command::Top(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Wait(arguments) => {
                 let ended = single_thread()?.block_on(arguments.run(&client));
                 return ended.map_err(|failure| failure.explained_by(&surroundings));
@@ -320,6 +325,7 @@ impl Command {
             | Self::Version(_)
             | Self::Status(_)
             | Self::Watch(_)
+            | Self::Top(_)
             | Self::Wait(_)
             | Self::Rm(_)
             | Self::Metrics(_)

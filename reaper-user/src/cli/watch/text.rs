@@ -104,7 +104,7 @@ fn session_fields(data: &Value) -> Vec<String> {
 }
 
 /// Describes why a session was removed: the exit status if known, else the cause.
-fn cause(removal: &Deregistered) -> String {
+pub(in crate::cli) fn cause(removal: &Deregistered) -> String {
     let status = removal.exit.as_ref().and_then(ExitSeen::status);
     match (removal.cause.as_str(), status) {
         ("exited", Some(status)) => exit_status(status),
