@@ -59,8 +59,17 @@ pub(super) fn sources_rates_losses(
         58.. => (19, 1, false),
         _ => (0, 1, false),
     };
+    let has_reasons = counts
+        .sources
+        .sources
+        .iter()
+        .any(|it| !it.reason.is_empty());
     let widths = [
-        Constraint::Fill(1),
+        if has_reasons || !has_totals {
+            Constraint::Fill(1)
+        } else {
+            Constraint::Length(28)
+        },
         Constraint::Length(rates),
         Constraint::Length(if area.width < 40 { 0 } else { 15 }),
     ];
@@ -79,6 +88,7 @@ fn sources(frame: &mut Frame<'_>, area: Rect, counts: &Counts, look: Look<'_>) {
         Column::text("STATE", Constraint::Length(8)),
         Column::number("EXITS", 6),
     ];
+    // Without any reason the area is narrower.
     if area.width > 40 {
         columns.push(Column::text("REASON", Constraint::Fill(1)));
     }
