@@ -11,12 +11,14 @@ mod details;
 mod doctor;
 pub mod exit_code;
 mod failure;
+mod help;
 mod identify;
 mod list;
 mod lookup;
 mod man;
 mod metrics;
 mod output;
+mod progress;
 mod reference;
 mod register;
 mod remove;
@@ -28,6 +30,7 @@ mod show;
 mod status;
 mod terminal;
 mod test_process;
+mod top;
 mod version;
 mod wait;
 mod watch;
@@ -54,22 +57,6 @@ use exit_code::ExitCode;
 use failure::Failure;
 
 const SOCKET_HELP: &str = "Path of the daemon's socket [default: $REAPERD_SOCKET, else $XDG_RUNTIME_DIR/reaperd/reaperd.sock]";
-
-const RUN_HELP: &str = "\
-Environment of COMMAND:
-  REAPERD_SOCKET      Path of the daemon's socket
-  REAPERD_SERVER_UID  User of the daemon, if --server-uid was given
-  REAPERD_SESSION_ID  ID of the session
-  REAPERD_TOKEN_FILE  Path of the file with the session's token
-
-CLAUDEMESH_IPC_TOKEN_FILE has the same value as REAPERD_TOKEN_FILE. CLAUDEMESH_IPC_TOKEN is removed.
-
-The token file contains 64 hexadecimal digits. It is created in $XDG_RUNTIME_DIR/reaperd/tokens with \
-mode 0600 and removed when the session ends.
-
-Exit status:
-  The exit status of COMMAND. If COMMAND does not run: 126 if it cannot be executed, 127 if it was \
-not found, else a code listed in `reaperd --help`.";
 
 /// Session registry that removes a session as soon as its process exits
 #[derive(Debug, Parser)]
@@ -111,12 +98,13 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon in the foreground
+    #[command(after_long_help = help::DAEMON)]
     Daemon(daemon::Arguments),
     /// Run a command as a new session
     ///
     /// Registers this process as a session and then replaces it with COMMAND, so COMMAND keeps the
     /// registered pid. The session ends when the process exits.
-    #[command(after_long_help = RUN_HELP)]
+    #[command(after_long_help = help::RUN)]
     Run(run::Arguments),
     /// Register a process that runs already as a session
     #[command(after_long_help = register::HELP)]
@@ -137,6 +125,7 @@ enum Command {
     ///
     /// Prints its version, processes, sessions, sources and limits, and a warning with a remedy for what
     /// does not work. Exits with status 3 if no daemon is running.
+    #[command(after_long_help = help::STATUS)]
     Status(status::Arguments),
     /// Print events as they happen
     ///
@@ -144,6 +133,9 @@ enum Command {
     /// exit source, until the daemon stops, or with --follow across its restarts.
     #[command(after_long_help = watch::HELP)]
     Watch(watch::Arguments),
+    /// Show sessions, sources, rates and losses on a screen that follows them
+    #[command(after_long_help = top::HELP)]
+    Top(top::Arguments),
     /// Wait until a session or a process has ended, and exit as it did
     ///
     /// Waits for any process, not only for children, and needs no daemon for it.
@@ -152,16 +144,20 @@ enum Command {
     /// Remove a session
     ///
     /// The process of the session is not affected.
+    #[command(after_long_help = help::RM)]
     Rm(remove::Arguments),
     /// Print the metrics of the daemon, or write them to a file for Prometheus
+    #[command(after_long_help = help::METRICS)]
     Metrics(metrics::Arguments),
     /// Check which exit sources work for this user, and how to enable the others
+    #[command(after_long_help = help::DOCTOR)]
     Doctor(doctor::Arguments),
     /// Demonstrate session removal with a private daemon and test processes
     ///
     /// Starts a daemon in a temporary directory, registers test processes that end in different
     /// ways, and prints how and how fast each session was removed. Takes a few seconds. Nothing is
     /// installed, and everything is removed at the end.
+    #[command(after_long_help = help::DEMO)]
     Demo(demo::Arguments),
     /// Test the exit sources of this machine with real processes
     ///
@@ -170,13 +166,16 @@ enum Command {
     /// daemon nor root. Sources that do not work for this user are reported as not tested.
     ///
     /// To start a single test process, see `reaperd test-process --help`.
+    #[command(after_long_help = help::SELFTEST)]
     Selftest(selftest::Arguments),
     /// Show, check or create the configuration of the daemon
     ///
     /// A value comes from the default, the file of the system, the file of the user, the environment
     /// (`REAPERD_TTL` for --ttl) or a flag; a later one wins. `kill -HUP`, or `systemctl reload`, makes a running daemon read its configuration again.
+    #[command(after_long_help = help::CONFIG)]
     Config(config::Arguments),
     /// Print a new random session token
+    #[command(after_long_help = help::TOKEN)]
     Token,
     /// Print the version
     #[command(after_long_help = version::HELP)]
@@ -185,6 +184,7 @@ enum Command {
     ///
     /// For bash: `reaperd completions bash > ~/.local/share/bash-completion/completions/reaperd`. Packages
     /// of this program install the scripts.
+    #[command(after_long_help = help::COMPLETIONS)]
     Completions(completions::Arguments),
     /// Write the manual pages
     #[command(hide = true)]
@@ -274,6 +274,7 @@ impl Arguments {
             Command::Identify(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Status(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Watch(arguments) => single_thread()?.block_on(arguments.run(&client)),
+            Command::Top(arguments) => single_thread()?.block_on(arguments.run(&client)),
             Command::Wait(arguments) => {
                 let ended = single_thread()?.block_on(arguments.run(&client));
                 return ended.map_err(|failure| failure.explained_by(&surroundings));
@@ -321,6 +322,7 @@ impl Command {
             | Self::Version(_)
             | Self::Status(_)
             | Self::Watch(_)
+            | Self::Top(_)
             | Self::Wait(_)
             | Self::Rm(_)
             | Self::Metrics(_)

@@ -20,6 +20,8 @@ pub mod raw_http;
 #[cfg(target_os = "linux")]
 pub mod scale;
 pub mod sys;
+#[cfg(target_os = "linux")]
+pub mod terminal;
 pub mod wait;
 
 pub use processes::*;

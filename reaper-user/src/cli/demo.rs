@@ -70,7 +70,7 @@ impl Arguments {
     async fn run_scenario(&self) -> Result<Report, Failure> {
         test_process::adopt_orphans()?;
         let program = std::env::current_exe()?;
-        let mut report = Report::new(self.json);
+        let mut report = Report::new(self.json, STEPS.len());
         report.start().map_err(Failure::output)?;
         let (daemon, sources, sweep) = self.start_daemon(&program).await?;
         report
@@ -270,6 +270,7 @@ impl Demo {
         } else {
             MAX_DELAY
         };
+        self.report.waiting(step.session, title);
         let after = |start: u64, wait: Duration| start.saturating_add(nanos(wait));
         let deadline = after(ended_ns, max_delay).min(after(self.start_ns, TIMEOUT));
         let removal = self

@@ -168,30 +168,6 @@ fn log_in_lines(filter: &str) -> env_logger::Builder {
     builder
 }
 
-/// The progress of a long command on standard output. Silent with `--json`.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Progress {
-    /// Whether the command prints JSON at the end instead.
-    pub(super) json: bool,
-}
-
-impl Progress {
-    /// The indentation of what does not fit into a line: that of the first column.
-    const INDENT: usize = 10;
-
-    /// Prints a line at once.
-    pub(super) fn line(self, line: &str) -> io::Result<()> {
-        if self.json {
-            return Ok(());
-        }
-        let line = escape_lines(line.trim_end());
-        let mut out = io::stdout().lock();
-        let width = terminal::width_of_stdout();
-        writeln!(out, "{}", terminal::wrap(&line, width, Self::INDENT))?;
-        out.flush()
-    }
-}
-
 /// Escapes the characters that no name may contain ([`text::is_refused`]). The result shows them on a
 /// terminal instead of obeying them, and contains no tab and no line end of any kind.
 pub(super) fn escape(text: &str) -> Cow<'_, str> {
@@ -210,7 +186,7 @@ pub(super) fn escape(text: &str) -> Cow<'_, str> {
 }
 
 /// Escapes each line of a text of several lines.
-fn escape_lines(text: &str) -> String {
+pub(super) fn escape_lines(text: &str) -> String {
     let lines: Vec<_> = text.split('\n').map(escape).collect();
     lines.join("\n")
 }

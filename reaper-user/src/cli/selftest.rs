@@ -34,10 +34,11 @@ impl Arguments {
         // 200 test processes run at once. Each needs two pipes and two handles.
         descriptors::raise_open_file_limit();
         let program = std::env::current_exe()?;
-        let mut report = Report::new(self.json);
+        let source_sets = self.source_sets();
+        let mut report = Report::new(self.json, source_sets.len() * CASES.len());
         report.start().map_err(Failure::output)?;
-        for source_set in self.source_sets() {
-            let outcome = run_cases(source_set, &program)?;
+        for source_set in source_sets {
+            let outcome = run_cases(source_set, &program, &report)?;
             report.add(source_set, outcome).map_err(Failure::output)?;
         }
         report.finish().map_err(Failure::output)?;
@@ -67,18 +68,21 @@ impl Arguments {
 }
 
 /// Runs every case with one set of sources.
-fn run_cases(source_set: SourceSet, program: &Path) -> Result<Outcome, Failure> {
+fn run_cases(source_set: SourceSet, program: &Path, report: &Report) -> Result<Outcome, Failure> {
     let harness = Harness::start(source_set, program.to_owned())?;
     let does_not_work = |status: &&crate::SourceStatus| !status.works();
     let status = harness.status();
     if let (SourceSet::Alone(_), Some(status)) = (source_set, status.iter().find(does_not_work)) {
+        report.ran(CASES.len());
         return Ok(Outcome::Untested {
             reason: status.reason.clone(),
             remedy: status.remedy.clone(),
         });
     }
     let cases = CASES.iter().map(|case| {
+        report.running(source_set, case);
         let fault = case.run(&harness).err();
+        report.ran(1);
         CaseResult::new(case, fault, &harness.take_observed())
     });
     let cases = cases.collect();

@@ -3,7 +3,7 @@
 mod exec;
 mod filter;
 mod reader;
-mod text;
+pub(super) mod text;
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -160,7 +160,7 @@ impl Follower {
 }
 
 /// Whether this error may be over once the daemon runs again.
-fn passes(error: &ClientError) -> bool {
+pub(crate) fn passes(error: &ClientError) -> bool {
     match error {
         ClientError::NoDaemon { .. }
         | ClientError::Connect { .. }

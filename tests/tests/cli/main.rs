@@ -21,6 +21,8 @@ mod status;
 mod surroundings;
 mod terminal;
 #[cfg(target_os = "linux")]
+mod top;
+#[cfg(target_os = "linux")]
 mod wait;
 
 use std::io::{BufRead as _, BufReader};

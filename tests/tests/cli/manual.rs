@@ -40,6 +40,21 @@ fn the_manual_lists_each_signal_that_monitor_and_worker_handle() {
     daemon.stop();
 }
 
+/// The commands of the help.
+fn commands() -> Vec<String> {
+    let help = CommandOutput::of(&mut command(&["--help"])).done();
+    let (_, list) = help.split_once("Commands:\n").unwrap();
+    let (list, _) = list.split_once("\n\n").unwrap();
+    let is_name = |line: &&str| line.starts_with("  ") && !line.starts_with("   ");
+    let names = list.lines().filter(is_name);
+    let names: Vec<_> = names
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .collect();
+    assert!(names.len() > 20, "{names:?}");
+    names
+}
+
 #[test]
 fn each_completion_script_offers_the_commands() {
     for (shell, part) in [
@@ -48,10 +63,10 @@ fn each_completion_script_offers_the_commands() {
         ("fish", "complete -c reaperd"),
     ] {
         let script = CommandOutput::of(&mut command(&["completions", shell])).done();
-        assert!(
-            script.contains(part) && script.contains("status"),
-            "{shell}: {script}"
-        );
+        assert!(script.contains(part), "{shell}: {script}");
+        for name in commands() {
+            assert!(script.contains(&name), "{shell}: {name}");
+        }
     }
     // What bash does at a press of the tab key behind `reaperd sta`.
     let program = reaperd().display();

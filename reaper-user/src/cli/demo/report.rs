@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::events::Removal;
-use crate::cli::output::{Progress, escape, exit_status, json_line, micros, milliseconds};
+use crate::cli::output::{escape, exit_status, json_line, micros, milliseconds};
+use crate::cli::progress::Progress;
 use crate::client::{ExitSeen, SourceReport, SourcesReport};
 
 /// What the removal of a session must look like.
@@ -96,9 +97,10 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(json: bool) -> Self {
+    /// Begins a report of so many sessions that end.
+    pub(super) fn new(json: bool, sessions: usize) -> Self {
         Self {
-            progress: Progress { json },
+            progress: Progress::new(json, sessions),
             ..Self::default()
         }
     }
@@ -133,7 +135,14 @@ impl Report {
         ]))
     }
 
+    /// Shows which removal is waited for.
+    pub(super) fn waiting(&self, session: &str, title: &str) {
+        let text = format!("waiting for the removal of {session} ({title})");
+        self.progress.doing(text);
+    }
+
     pub(super) fn add(&mut self, row: Row) -> io::Result<()> {
+        self.progress.done();
         let after = row
             .gone_after_us
             .map_or_else(|| "never".to_owned(), milliseconds);
@@ -173,7 +182,8 @@ impl Report {
 
     /// Prints the summary, or the JSON object.
     pub(super) fn finish(&self) -> io::Result<()> {
-        let progress = self.progress;
+        let progress = &self.progress;
+        progress.end();
         if progress.json {
             let mut report = json!(self);
             report["schema"] = json!(2);

@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cli::doctor::system;
-use crate::cli::output::{Progress, escape, json_line, micros, milliseconds};
+use crate::cli::output::{escape, json_line, micros, milliseconds};
+use crate::cli::progress::Progress;
 use crate::testkit::conformance::{Case, Fault, Observed, SourceSet};
 
 /// The result for one set of sources.
@@ -139,9 +140,10 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(json: bool) -> Self {
+    /// Begins a report of so many cases with all sets of sources.
+    pub(super) fn new(json: bool, cases: usize) -> Self {
         Self {
-            progress: Progress { json },
+            progress: Progress::new(json, cases),
             source_sets: Vec::new(),
         }
     }
@@ -151,6 +153,18 @@ impl Report {
             "Testing exit sources with real processes on {}",
             system()
         ))
+    }
+
+    /// Shows which case is run.
+    pub(super) fn running(&self, source_set: SourceSet, case: &Case) {
+        let name = case.name.replace('_', " ");
+        self.progress
+            .doing(format!("{}: {name}", source_set.name()));
+    }
+
+    /// Counts cases that were run, or will not be.
+    pub(super) fn ran(&self, cases: usize) {
+        (0..cases).for_each(|_| self.progress.done());
     }
 
     /// Adds the result for one set of sources and prints it.
@@ -184,6 +198,7 @@ impl Report {
     }
 
     pub(super) fn finish(&self) -> io::Result<()> {
+        self.progress.end();
         if self.progress.json {
             return writeln!(io::stdout(), "{}", json_line(&self.as_json()));
         }
@@ -277,7 +292,7 @@ mod tests {
     #[test]
     fn a_fault_fails_the_self_test_and_a_skipped_case_does_not() {
         let report = |fault| {
-            let mut report = Report::new(true);
+            let mut report = Report::new(true, 0);
             let tested = Outcome::Tested {
                 cases: vec![result(None, &[]), result(fault, &[])],
                 lost: 0,
@@ -292,7 +307,7 @@ mod tests {
 
     #[test]
     fn an_untested_source_is_returned_with_its_remedy() {
-        let mut report = Report::new(true);
+        let mut report = Report::new(true, 0);
         assert_eq!(report.first_untested(), None);
         let untested = Outcome::Untested {
             reason: "not permitted".to_owned(),

@@ -6,6 +6,9 @@ use super::super::output::{Layout, escape, exit_status, json_line, milliseconds}
 use crate::client::{ClientError, Deregistered, ExitSeen, Frame};
 use crate::clock;
 
+/// The width of the column with what happened: that of `registered`.
+const NAME_WIDTH: usize = 10;
+
 /// Creates an event of this command, which is none of the daemon.
 pub(super) fn own_event(event: &str, id: &str, mut data: Value) -> Frame {
     let now = i64::try_from(clock::now().wall_ms).unwrap_or_default();
@@ -86,7 +89,10 @@ pub(super) fn as_text(frame: &Frame, layout: Layout) -> Result<String, ClientErr
             fields.push(data.to_string());
         }
     }
-    let fields: Vec<_> = fields.iter().map(|field| escape(field)).collect();
+    let mut fields: Vec<_> = fields.iter().map(|field| escape(field)).collect();
+    if layout == Layout::Columns && fields.len() > 2 {
+        fields[1] = format!("{:NAME_WIDTH$}", fields[1]).into();
+    }
     Ok(fields.join(layout.gap()))
 }
 
@@ -104,7 +110,7 @@ fn session_fields(data: &Value) -> Vec<String> {
 }
 
 /// Describes why a session was removed: the exit status if known, else the cause.
-fn cause(removal: &Deregistered) -> String {
+pub(in crate::cli) fn cause(removal: &Deregistered) -> String {
     let status = removal.exit.as_ref().and_then(ExitSeen::status);
     match (removal.cause.as_str(), status) {
         ("exited", Some(status)) => exit_status(status),
@@ -161,7 +167,7 @@ mod tests {
         );
         assert_eq!(
             as_text(&killed, Layout::Columns).unwrap(),
-            "12:00:04.118Z  removed  s-1  api  pid 7042  killed by SIGKILL  via netlink  0.4 ms"
+            "12:00:04.118Z  removed     s-1  api  pid 7042  killed by SIGKILL  via netlink  0.4 ms"
         );
         let reused = removal(r#""ts":1795324800123,"cause":"pid_reused","source":"sweep""#);
         assert_eq!(
