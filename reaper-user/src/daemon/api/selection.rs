@@ -54,7 +54,7 @@ mod tests {
     use crate::daemon::api::tests::session;
 
     fn shows(query: &str) -> Result<bool, &'static str> {
-        let selection = Selection::of(Some(query)).map_err(|refused| refused.code())?;
+        let selection = Selection::of(Some(query)).map_err(|refused| refused.code().name())?;
         Ok(selection.shows(&session()))
     }
 
