@@ -156,7 +156,9 @@ fn add_fields(path: &str, schema: &Value, list: &mut BTreeSet<String>) {
         add_fields(&path, field, list);
     }
     for key in ["oneOf", "anyOf"] {
-        for branch in schema[key].as_array().into_iter().flatten() {
+        // A branch without a type only restricts fields that are listed already.
+        let branches = schema[key].as_array().into_iter().flatten();
+        for branch in branches.filter(|branch| branch["type"].is_string()) {
             add_fields(path, branch, list);
         }
     }

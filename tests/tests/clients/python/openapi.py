@@ -6,7 +6,6 @@ Run as `openapi.py SOCKET`, with the packages of requirements.txt and with a dae
 
 import copy
 import http.client
-import json
 import os
 import secrets
 import signal
@@ -14,6 +13,7 @@ import subprocess
 import unittest
 
 import daemon
+import yaml
 from daemon import (
     SOCKET, Process, Stream, eventually, get, new_token, register, registration, request, run, send,
 )
@@ -104,6 +104,13 @@ class TheDocument(Documented):
         self.assertTrue(DOCUMENT["openapi"].startswith("3.1."))
         OpenAPIV31SpecValidator(DOCUMENT).validate()
 
+    def test_tools_that_read_json_as_yaml_can_read_it(self):
+        # YAML has no escapes in pairs, as JSON has for characters beyond U+FFFF.
+        connection = daemon.UnixConnection()
+        self.addCleanup(connection.close)
+        connection.request("GET", "/v1/openapi.json")
+        self.assertEqual(yaml.safe_load(connection.getresponse().read()), DOCUMENT)
+
     def test_each_operation_has_an_id_of_its_own(self):
         operations = [item for path in DOCUMENT["paths"].values() for item in path.values()]
         ids = {operation["operationId"] for operation in operations}
@@ -151,6 +158,22 @@ class Sessions(Documented):
             ("/v1/sessions/by-id/" + bodies[1]["session_id"], "/v1/sessions/by-id/{id}"),
         ):
             self.check(request("DELETE", target), "DELETE", path)
+
+
+    def test_a_session_of_several_processes(self):
+        one, other = Process(self), Process.that_exits_with(self, 3)
+        body = registration(one.pid, pids=[one.pid, other.pid])
+        self.check_registration(body)
+        del body["pid"]
+        self.check_registration(body)
+
+        def members():
+            return self.check(get("/v1/sessions/me", body["token"]), "GET", "/v1/sessions/me")["session"]["members"]
+
+        self.assertEqual([member["ended"] for member in members()], [False, False])
+        other.let_go()
+        eventually("the end of one", lambda: members()[1]["ended"])
+        self.assertEqual(request("DELETE", "/v1/sessions/me", token=body["token"]).status, 200)
 
 
 class TheDaemon(Documented):
