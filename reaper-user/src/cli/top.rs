@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -22,9 +22,9 @@ use self::state::{Scroll, State};
 use self::view::Look;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
+use super::watch::end_by;
 use crate::client::Client;
 use crate::clock;
-use crate::sys::signal_action::restore_default;
 
 /// The least time between two pictures that no key has asked for. More cannot be read.
 const FRAME: Duration = Duration::from_millis(100);
@@ -93,8 +93,7 @@ impl Arguments {
         let ended = self.show(client, state, &mut ends).await?;
         // The screen is as before.
         if let Some(signal) = ended {
-            restore_default(signal)?;
-            kill_process(getpid(), signal).map_err(io::Error::from)?;
+            end_by(signal)?;
         }
         Ok(ExitCode::Success)
     }

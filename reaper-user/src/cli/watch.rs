@@ -236,7 +236,7 @@ async fn received(signal: &mut Option<unix::Signal>) {
 }
 
 /// Ends this process by the signal, so that its parent sees what ended it.
-fn end_by(signal: Signal) -> io::Result<()> {
+pub(super) fn end_by(signal: Signal) -> io::Result<()> {
     restore_default(signal)?;
     kill_process(getpid(), signal)?;
     Ok(())

@@ -11,6 +11,8 @@ mod interface;
 mod journeys;
 mod manual;
 mod picture;
+#[cfg(target_os = "linux")]
+mod progress;
 mod readme;
 mod refusals;
 mod run;

@@ -61,6 +61,9 @@ fn step(command: &str) -> String {
         in_background("until_true 'grep -q listening out'")
     } else if text.starts_with("reaperd wait") {
         in_background("WAIT=$!")
+    } else if text.starts_with("reaperd top") {
+        // It needs a terminal, and the key that quits it.
+        format!("printf q | script --quiet --return --command '{text}' /dev/null")
     } else if text.starts_with("reaperd rm") {
         format!("{text}; wait $WAIT; [ $? = {UNKNOWN} ]")
     } else if text.contains("/v1/events") {
