@@ -283,8 +283,10 @@ fn files() -> impl Iterator<Item = (PathBuf, String)> {
     let program = (reaperd().to_owned(), "/usr/bin/reaperd".to_owned());
     let user = units().join("sysusers.d/reaperd.conf");
     let user = (user, "/usr/lib/sysusers.d/reaperd.conf".to_owned());
+    let profile = "user/claudemesh-daemon.service";
+    let profile = (units().join(profile), format!("/usr/lib/systemd/{profile}"));
     let units = unit("system").into_iter().chain(unit("user"));
-    units.chain([program, user])
+    units.chain([profile, program, user])
 }
 
 /// The root of all machines, which is built if it is missing.

@@ -8,6 +8,7 @@ mod kills;
 mod lifecycle;
 mod logging;
 mod packages;
+mod profile;
 mod readers;
 mod sessions;
 mod units;
