@@ -83,8 +83,9 @@ async function attempt(target, options) {
 function removeOldFolders() {
   for (const name of fs.readdirSync(os.tmpdir())) {
     const old = path.join(os.tmpdir(), name);
-    const isOld = name.startsWith('claudemesh-') && Date.now() - fs.statSync(old).mtimeMs > HOUR_MS;
-    if (isOld) fs.rmSync(old, { recursive: true, force: true });
+    // Other launchers come and go at the same time, with their folders.
+    const found = name.startsWith('claudemesh-') && fs.statSync(old, { throwIfNoEntry: false });
+    if (found && Date.now() - found.mtimeMs > HOUR_MS) fs.rmSync(old, { recursive: true, force: true });
   }
 }
 
