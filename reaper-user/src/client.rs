@@ -1,4 +1,5 @@
-//! A small HTTP client for the daemon's Unix socket, used by the command line and the tests.
+//! A small HTTP client for the daemon's Unix socket, used by the command line and the tests, and
+//! for its API over TCP ([`Client::with_tcp`]).
 //!
 //! Each request has its own connection: a command sends one or two requests, and a connection that is
 //! not kept open cannot become stale. A missing daemon is a separate error, so that it is not mistaken
@@ -19,9 +20,11 @@ mod reading;
 mod speaks_first;
 mod sse;
 mod stream;
+mod tcp;
 mod trusted_server;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
@@ -78,6 +81,8 @@ pub struct Client {
     socket: PathBuf,
     timeout: Duration,
     server: TrustedServer,
+    /// Where requests are sent instead of to the socket.
+    tcp: Option<SocketAddr>,
 }
 
 impl Client {
@@ -87,6 +92,7 @@ impl Client {
             socket: socket.into(),
             timeout: DEFAULT_TIMEOUT,
             server: TrustedServer::default(),
+            tcp: None,
         }
     }
 
@@ -190,7 +196,7 @@ impl Client {
             source,
         })?;
         let mut exchange = std::pin::pin!(async {
-            let response = self.send_on(stream, Method::POST, target, None, body);
+            let response = exchange(stream, message(Method::POST, target, None, body)?);
             read_json(target, response.await?, MAX_RESPONSE).await
         });
         if let Ok(result) = tokio::time::timeout(self.timeout, exchange.as_mut()).await {
@@ -292,42 +298,18 @@ impl Client {
         } else {
             trusted_server::Request::Sensitive
         };
-        let stream = self.connect(request).await?;
-        self.send_on(stream, method, target, token, body).await
-    }
-
-    async fn send_on(
-        &self,
-        stream: UnixStream,
-        method: Method,
-        target: &str,
-        token: Option<&Token>,
-        body: Bytes,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(target)
-            .header(HOST, "localhost")
-            .header(ACCEPT, ACCEPTED)
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(|error| ClientError::Protocol {
-                detail: error.to_string(),
-            })?;
-        if let Some(token) = token {
-            let value = format!("ClaudeMesh-Session {}", token.reveal().as_str());
-            let mut value =
-                HeaderValue::try_from(value).map_err(|error| ClientError::Protocol {
-                    detail: error.to_string(),
-                })?;
-            value.set_sensitive(true);
-            request.headers_mut().insert(AUTHORIZATION, value);
+        let message = message(method, target, token, body)?;
+        if let Some(address) = self.tcp {
+            return tcp::exchange(self, address, message).await;
         }
-        exchange(stream, request).await
+        exchange(self.connect(request).await?, message).await
     }
 
-    /// Connects, and checks the other end.
+    /// Connects to the socket, and checks the other end.
     async fn connect(&self, request: trusted_server::Request) -> Result<UnixStream, ClientError> {
+        if self.tcp.is_some() {
+            return Err(ClientError::NotOverTcp);
+        }
         self.server.check_folder(&self.socket)?;
         let length = self.socket.as_os_str().len();
         if length > SOCKET_PATH_MAX {
@@ -356,6 +338,34 @@ impl Client {
         self.server.check(&stream, &self.socket, request)?;
         Ok(stream)
     }
+}
+
+/// Builds a request.
+fn message(
+    method: Method,
+    target: &str,
+    token: Option<&Token>,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, ClientError> {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(target)
+        .header(HOST, "localhost")
+        .header(ACCEPT, ACCEPTED)
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .map_err(|error| ClientError::Protocol {
+            detail: error.to_string(),
+        })?;
+    if let Some(token) = token {
+        let value = format!("ClaudeMesh-Session {}", token.reveal().as_str());
+        let mut value = HeaderValue::try_from(value).map_err(|error| ClientError::Protocol {
+            detail: error.to_string(),
+        })?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
+    Ok(request)
 }
 
 fn as_json(body: &impl Serialize) -> Result<Bytes, ClientError> {

@@ -106,6 +106,8 @@
     )
 )]
 
+#[cfg(feature = "client")]
+mod bearer;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;

@@ -1,6 +1,7 @@
 //! Errors of the client.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -75,6 +76,35 @@ pub enum ClientError {
         /// The error of the system.
         source: io::Error,
     },
+    /// The connection over TCP failed.
+    #[error("cannot connect to {address}: {source}")]
+    Tcp {
+        /// The address.
+        address: SocketAddr,
+        /// The error of the system.
+        source: io::Error,
+    },
+    /// The program that listens on this address does not know the bearer, so it is not the daemon. It got
+    /// nothing that is secret.
+    #[error(
+        "the program that listens on {address} does not prove that it is the daemon; nothing secret was sent"
+    )]
+    UnprovenServer {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The bearer, which is needed over TCP, cannot be used.
+    #[error("cannot use the bearer {}: {source}", path.display())]
+    Bearer {
+        /// The path of the file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// The request is possible over the socket only: no session can be presented over TCP, and responses are
+    /// not confirmed.
+    #[error("this request needs the socket of the daemon; it is not possible over TCP")]
+    NotOverTcp,
     /// The daemon sent an error response.
     #[error("{detail}")]
     Problem {

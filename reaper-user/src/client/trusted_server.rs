@@ -76,7 +76,8 @@ impl TrustedServer {
         })
     }
 
-    fn trusts(self, owner: u32, own: u32, request: Request) -> bool {
+    /// Whether a program or file of `owner` is as good as one of the caller.
+    pub(super) fn trusts(self, owner: u32, own: u32, request: Request) -> bool {
         let may_read = own == 0 && request == Request::Read;
         owner == own || owner == 0 || may_read || self.named == Some(owner)
     }
@@ -94,7 +95,7 @@ fn belongs_to_caller(folder: &Metadata) -> bool {
     !is_open_to_others && [0, own_uid()].contains(&folder.uid())
 }
 
-fn own_uid() -> u32 {
+pub(super) fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 

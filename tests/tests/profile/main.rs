@@ -4,6 +4,7 @@
 
 mod answers;
 mod bearer;
+mod client;
 mod files;
 mod rivals;
 mod streams;

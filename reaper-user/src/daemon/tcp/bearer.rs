@@ -1,6 +1,5 @@
 //! The bearer: a secret in a file beside the socket, which a client that can read the file presents over TCP.
 
-use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,24 +7,19 @@ use std::path::PathBuf;
 use hmac_sha256::HMAC;
 use zeroize::Zeroizing;
 
+use crate::bearer::{self, FILE_NAME, LENGTH, Text, parse};
 use crate::daemon::api::listener::Folder;
 use crate::daemon::own_files::{self, NotOwnFile};
 
-/// The file beside the socket.
-const FILE_NAME: &str = "local-token";
 /// The random bytes of a new bearer.
 const BYTES: usize = 32;
-/// The characters of a bearer: base64url of its bytes, without padding.
-const LENGTH: usize = 43;
-/// The first line of what is signed, so that a proof is of no use for anything else.
-const PURPOSE: &str = "reaperd-proof-v1";
 /// How often another program may create the file at the same moment.
 const TRIES: usize = 4;
 
 /// The secret of one daemon.
 pub(crate) struct Bearer {
     /// As in the file, without the line end.
-    text: Zeroizing<[u8; LENGTH]>,
+    text: Text,
     /// Of this process, for comparisons.
     key: Zeroizing<[u8; BYTES]>,
     /// The digest of the text under this key.
@@ -65,7 +59,7 @@ impl BearerError {
 }
 
 impl Bearer {
-    fn new(text: Zeroizing<[u8; LENGTH]>, key: Zeroizing<[u8; BYTES]>) -> Self {
+    fn new(text: Text, key: Zeroizing<[u8; BYTES]>) -> Self {
         let digest = HMAC::mac(text.as_slice(), key.as_slice());
         Self { text, key, digest }
     }
@@ -96,15 +90,9 @@ impl Bearer {
         HMAC::verify(presented, self.key.as_slice(), &self.digest)
     }
 
-    /// Returns the proof that this daemon, which listens on this address, has the bearer: an HMAC-SHA256 in
-    /// hex. With the address in it, a program on another one cannot pass it on as its own.
+    /// Returns the [proof](bearer::proof) that this daemon, which listens on this address, has the bearer.
     pub(crate) fn proof(&self, address: SocketAddr, nonce: &str) -> String {
-        let signed = format!("{PURPOSE}\n{address}\n{nonce}");
-        let mac = HMAC::mac(signed.as_bytes(), self.text.as_slice());
-        mac.iter().fold(String::new(), |mut hex, byte| {
-            write!(hex, "{byte:02x}").unwrap_or_default();
-            hex
-        })
+        bearer::proof(&self.text, address, nonce)
     }
 }
 
@@ -136,15 +124,6 @@ fn digit(value: u32) -> u8 {
     DIGITS[value as usize]
 }
 
-fn parse(file: &[u8]) -> Option<Zeroizing<[u8; LENGTH]>> {
-    let text = file.trim_ascii();
-    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    if !text.iter().all(is_digit) {
-        return None;
-    }
-    text.try_into().ok().map(Zeroizing::new)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,39 +142,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_bearer_is_refused() {
-        let right = [b'a'; LENGTH];
-        assert!(parse(&right).is_some());
-        assert!(parse(&[b" ".as_slice(), &right, b"\r\n"].concat()).is_some());
-        for wrong in [
-            Vec::new(),
-            vec![b'a'; LENGTH - 1],
-            vec![b'a'; LENGTH + 1],
-            [&right[1..], b"+"].concat(),
-            [&right[..20], b"\n", &right[21..]].concat(),
-        ] {
-            assert!(parse(&wrong).is_none(), "{wrong:?}");
-        }
-    }
-
-    #[test]
     fn only_the_same_text_matches() {
         let bearer = bearer([b'a'; LENGTH]);
         assert!(bearer.matches(&[b'a'; LENGTH]));
         for wrong in [vec![], vec![b'a'; LENGTH - 1], vec![b'b'; LENGTH]] {
             assert!(!bearer.matches(&wrong));
         }
-    }
-
-    #[test]
-    fn a_proof_is_the_documented_hmac_and_depends_on_address_and_nonce() {
-        let bearer = bearer([b'a'; LENGTH]);
-        let proof = |address: &str, nonce| bearer.proof(address.parse().unwrap(), nonce);
-        // printf 'reaperd-proof-v1\n127.0.0.1:47823\n00ff' | openssl dgst -sha256 -hmac aaa…
-        let expected = "04612b8333d892f230d361aef3dd5ccd87470b3baca8f6c186976fa2246fd0f8";
-        assert_eq!(proof("127.0.0.1:47823", "00ff"), expected);
-        assert_ne!(proof("[::1]:47823", "00ff"), expected);
-        assert_ne!(proof("127.0.0.1:47824", "00ff"), expected);
-        assert_ne!(proof("127.0.0.1:47823", "00fe"), expected);
     }
 }
