@@ -153,10 +153,27 @@ impl Client {
     /// Reads them in pages, so that neither the length of the list nor the time for all of it is limited.
     /// A session that ends or begins meanwhile may be absent.
     pub async fn sessions<T: DeserializeOwned>(&self, filter: &str) -> Result<Vec<T>, ClientError> {
+        self.pages("/v1/sessions", filter).await
+    }
+
+    /// Returns the sessions that have ended and that the caller may see, the last one first. `filter` is as
+    /// in [`Self::sessions`], and may have `since=SEQ`.
+    pub async fn ended_sessions<T: DeserializeOwned>(
+        &self,
+        filter: &str,
+    ) -> Result<Vec<T>, ClientError> {
+        self.pages("/v1/sessions/ended", filter).await
+    }
+
+    async fn pages<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        filter: &str,
+    ) -> Result<Vec<T>, ClientError> {
         let mut sessions = Vec::new();
         let mut after = String::new();
         loop {
-            let target = format!("/v1/sessions?{filter}&limit={PAGE}{after}");
+            let target = format!("{path}?{filter}&limit={PAGE}{after}");
             let mut page: Page<T> = self
                 .json_within(MAX_PAGE, Method::GET, &target, None, Bytes::new())
                 .await?;

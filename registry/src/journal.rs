@@ -84,6 +84,8 @@ pub struct SavedSession {
     pub expires_at: Option<Moment>,
     /// [`Session::registered_at`].
     pub registered_at: Moment,
+    /// [`Session::started_at`].
+    pub started_at: Moment,
     /// [`Session::entry`].
     pub entry: EntryId,
     /// [`Session::id`].

@@ -348,6 +348,14 @@ impl Registry {
         self.0.log.last_death(owner)
     }
 
+    /// Returns some [`EventKind::Deregistered`] events that the history keeps, of the sessions of one owner or
+    /// of all: the newest first, those before the event `before` or the last ones. May return none although
+    /// there are some. The second value is `before` for the next ones; `None`: there are none. O(256 log n)
+    /// under the lock of the history.
+    pub fn ended(&self, before: Option<u64>, owner: Option<u32>) -> (Vec<Arc<Event>>, Option<u64>) {
+        self.0.log.ended(before.unwrap_or(u64::MAX), owner)
+    }
+
     /// Returns how many calls of hooks, of `on_event`, `on_removed` and `on_released` functions have panicked so far.
     pub fn hook_panics(&self) -> u64 {
         self.0.hooks.panics()

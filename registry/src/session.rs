@@ -144,6 +144,8 @@ pub struct Session {
     pub expires_at: Option<Moment>,
     /// When it was stored, or last renewed.
     pub registered_at: Moment,
+    /// When it was first stored. A renewal keeps it.
+    pub started_at: Moment,
     /// The registry's id of this session.
     pub entry: EntryId,
     /// The client's id of this session.
@@ -178,6 +180,7 @@ impl Session {
             token_prefix,
             expires_at,
             registered_at,
+            started_at,
             entry,
             id,
             process,
@@ -192,6 +195,7 @@ impl Session {
             digest: TokenDigest(u128::from_le_bytes(digest)),
             expires_at,
             registered_at,
+            started_at,
             entry,
             id,
             token_prefix: TokenPrefix::from_bytes(token_prefix),
@@ -211,7 +215,7 @@ impl Session {
         new: NewSession,
         entry: EntryId,
         token: TokenRef,
-        now: Moment,
+        (started_at, now): (Moment, Moment),
         expires_at: Option<Moment>,
     ) -> Self {
         let bytes = new.bytes();
@@ -240,6 +244,7 @@ impl Session {
             bytes,
             expires_at,
             registered_at: now,
+            started_at,
             secret_slot: secret_key.as_ref().and_then(SecretKey::slot),
             secret_key: Mutex::new(secret_key.map(Arc::new)),
             journal_mark: AtomicU64::new(0),
@@ -254,6 +259,7 @@ impl Session {
             digest: self.digest,
             expires_at: self.expires_at,
             registered_at: self.registered_at,
+            started_at: self.started_at,
             entry: self.entry,
             id: self.id.clone(),
             token_prefix: self.token_prefix,

@@ -179,7 +179,7 @@ impl Table {
         let entry = EntryId(self.next_entry);
         self.next_entry += 1;
         let granted = self.lifetimes.granted(new.ttl);
-        let session = self.place(entry, new, token, granted, now);
+        let session = self.place(entry, new, token, granted, (now, now));
         self.by_id.insert(session.key(), entry);
         self.link_processes(&session);
         session
@@ -210,7 +210,7 @@ impl Table {
                 .map(|last| last.boot.since(old.registered_at.boot)),
             requested => self.lifetimes.granted(requested),
         };
-        let session = self.place(old.entry, new, token, granted, now);
+        let session = self.place(old.entry, new, token, granted, (old.started_at, now));
         self.link_processes(&session);
         self.succeeded.push((old.clone(), session.clone()));
         session
@@ -223,10 +223,11 @@ impl Table {
         new: NewSession,
         token: TokenRef,
         granted: Option<Duration>,
-        now: Moment,
+        (started_at, now): (Moment, Moment),
     ) -> Arc<Session> {
         let expires_at = granted.map(|ttl| now.after(ttl));
-        let session = Arc::new(Session::store(new, entry, token, now, expires_at));
+        let times = (started_at, now);
+        let session = Arc::new(Session::store(new, entry, token, times, expires_at));
         self.link(session.clone());
         session
     }

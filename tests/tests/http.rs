@@ -10,6 +10,8 @@ mod canary;
 mod containers;
 #[path = "http/document.rs"]
 mod document;
+#[path = "http/ended.rs"]
+mod ended;
 #[path = "http/fixture.rs"]
 mod fixture;
 #[path = "http/keep_alive.rs"]

@@ -1,23 +1,19 @@
 //! `reaperd ls`: the sessions as a table, as JSON, or as lines for programs.
 
-use std::collections::BTreeMap;
+mod rows;
+
 use std::io::{self, Write};
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::rows::{Entry, Listed, Shown, show, together};
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::output::{Layout, age, escape, json_line, print_colored, table};
+use super::output::{Layout, escape, json_line, print_colored};
 use super::selection::{Part, check_single, has_labels};
-use super::show::label;
-use super::{terminal, values};
-use crate::client::{Client, Session};
+use super::values;
+use crate::client::{Client, ClientError};
 use crate::clock;
-
-const HEADER: [&str; 7] = ["SESSION", "NAME", "MESH", "PID", "AGE", "IDENTITY", "TOKEN"];
-/// Further columns of `--wide`.
-const WIDE: [&str; 6] = ["UID", "ROLE", "GROUPS", "EXPIRES", "FOLDER", "LABELS"];
 
 /// For `reaperd ls --help` and its manual page.
 pub(super) const HELP: &str = "\
@@ -26,9 +22,14 @@ Columns:
   AGE                       Time since the registration or renewal; with tabs, in seconds
   IDENTITY                  How the process is pinned
   TOKEN                     The first eight digits of the token
+  STATE                     With --all: live, or how the session ended
+  ENDED                     With --all: time since the end of the session, - if it is live; with tabs, in seconds
   UID, ROLE, GROUPS, FOLDER, LABELS  With --wide
   EXPIRES                   With --wide: time until the session ends, - for as long as its process lives; with \
 tabs, in seconds
+
+With --all the sessions that have ended come first, in the order of their end. The daemon keeps the last ones of each \
+user, by default 256, for at most an hour.
 
 Exit status:
   0  Done, also if there are no sessions
@@ -40,6 +41,7 @@ Environment:
 
 Examples:
   reaperd ls --wide
+  reaperd ls --all --filter label.job=7
   reaperd ls --format ids | xargs -r -n 1 reaperd rm
   reaperd ls --format json --mesh dev
   reaperd ls --filter label.job=7 --filter label.stage=test";
@@ -65,6 +67,9 @@ pub(super) struct Arguments {
     /// How to print the list [default: table on a terminal, else tsv]
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
+    /// List sessions that have ended too, and show how and when they did
+    #[arg(long)]
+    all: bool,
     /// Show more columns
     #[arg(long)]
     wide: bool,
@@ -85,22 +90,30 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
-        let (query, parts) = self.query()?;
         let text = if self.json || self.format == Some(Format::Json) {
             // Passed through, with fields that this client does not know.
-            let mut sessions: Vec<Value> = client.sessions(&query).await?;
-            sessions.retain(|it| has_labels(&parts, |key| it["labels"][key].as_str()));
+            let sessions: Vec<Value> = self.sessions(client).await?;
             let list = json!({ "schema": 1, "sessions": sessions });
             format!("{}\n", json_line(&list)).into_bytes()
         } else {
-            let mut sessions: Vec<Listed> = client.sessions(&query).await?;
-            sessions.retain(|it| has_labels(&parts, |key| it.labels.get(key)?.as_str()));
+            let sessions = self.sessions(client).await?;
             let mut text = Vec::new();
             self.write(&mut text, sessions)?;
             text
         };
         print_colored(text)?;
         Ok(ExitCode::Success)
+    }
+
+    async fn sessions<T: Entry>(&self, client: &Client) -> Result<Vec<T>, Failure> {
+        let (query, parts) = self.query()?;
+        let mut sessions = client.sessions(&query).await?;
+        if self.all {
+            let ended = client.ended_sessions(&query).await.map_err(unknown_list)?;
+            sessions = together(sessions, ended);
+        }
+        sessions.retain(|it: &T| has_labels(&parts, |key| it.label(key)));
+        Ok(sessions)
     }
 
     fn write(&self, text: &mut Vec<u8>, sessions: Vec<Listed>) -> io::Result<()> {
@@ -114,7 +127,11 @@ impl Arguments {
             Some(_) => Layout::Tabs,
             None => Layout::of_stdout(),
         };
-        show(text, layout, sessions, clock::now().wall_ms, self.wide)
+        let shown = Shown {
+            all: self.all,
+            wide: self.wide,
+        };
+        show(text, layout, sessions, clock::now().wall_ms, shown)
     }
 
     /// Returns the query of the list, and what it selects.
@@ -140,6 +157,17 @@ impl Arguments {
         let pid = pids.first().map(|pid| format!("pid={pid}"));
         let query = pid.into_iter().chain(parts.iter().map(Part::parameter));
         Ok((query.collect::<Vec<_>>().join("&"), parts))
+    }
+}
+
+/// The error of a daemon that has no list of ended sessions.
+fn unknown_list(error: ClientError) -> Failure {
+    match &error {
+        ClientError::Problem { code, .. } if code == "not_found" => Failure::new(
+            "the daemon is of a former version and does not list ended sessions",
+            "reaperd ls   (without --all)",
+        ),
+        _ => error.into(),
     }
 }
 
@@ -170,132 +198,9 @@ impl Selected {
     }
 }
 
-/// A session with what `--wide` shows.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Listed {
-    #[serde(flatten)]
-    session: Session,
-    uid: Option<u32>,
-    #[serde(default)]
-    groups: Vec<String>,
-    cwd: Option<String>,
-    expires_at: Option<u64>,
-    #[serde(default)]
-    members: Vec<Member>,
-    #[serde(default)]
-    labels: BTreeMap<String, Value>,
-}
-
-/// One of several processes.
-#[derive(Debug, Deserialize)]
-struct Member {
-    pid: u32,
-    ended: bool,
-}
-
-impl Listed {
-    fn row(self, layout: Layout, now_ms: u64, wide: bool) -> Vec<String> {
-        let time = |seconds: u64| match layout {
-            Layout::Columns => age(seconds),
-            // In seconds, which programs can compare.
-            Layout::Tabs => seconds.to_string(),
-        };
-        let Self {
-            session,
-            uid,
-            groups,
-            cwd,
-            expires_at,
-            members,
-            labels,
-        } = self;
-        let living = members.iter().filter(|it| !it.ended);
-        let living: Vec<_> = living.map(|it| it.pid.to_string()).collect();
-        let passed = |then: u64| time(now_ms.saturating_sub(then) / 1_000);
-        let left = |then: u64| time(then.saturating_sub(now_ms) / 1_000);
-        let mut row = vec![
-            session.session_id,
-            session.display_name,
-            session.mesh,
-            match living[..] {
-                [] => session.pid.to_string(),
-                _ => living.join(","),
-            },
-            session.registered_at.map_or_else(String::new, passed),
-            session.identity.unwrap_or_default(),
-            session.token_prefix.unwrap_or_default(),
-        ];
-        if wide {
-            let labels = labels.iter().map(|(key, value)| label(key, value));
-            row.extend([
-                uid.map(|uid| uid.to_string()).unwrap_or_default(),
-                session.role.unwrap_or_default(),
-                groups.join(","),
-                expires_at.map_or_else(|| "-".to_owned(), left),
-                cwd.unwrap_or_default(),
-                labels.collect::<Vec<_>>().join(","),
-            ]);
-        }
-        row
-    }
-}
-
-fn show(
-    out: &mut impl Write,
-    layout: Layout,
-    sessions: Vec<Listed>,
-    now_ms: u64,
-    wide: bool,
-) -> io::Result<()> {
-    let rows = sessions
-        .into_iter()
-        .map(|session| session.row(layout, now_ms, wide))
-        .collect();
-    let further = if wide { WIDE.as_slice() } else { &[] };
-    let header: Vec<_> = HEADER.iter().chain(further).copied().collect();
-    table(out, layout, terminal::width_of_stdout(), &header, rows)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn shown(layout: Layout, wide: bool) -> String {
-        let session = json!({
-            "sessionId": "s-1", "mesh": "dev", "displayName": "api", "pid": 7042,
-            "registeredAt": 1_000, "token_prefix": "3fa9c1d2", "identity": "pidfd",
-            "uid": 7, "groups": ["a", "b"], "cwd": "/srv", "expiresAt": 74_500,
-            "labels": {"job": "7", "os": "b"},
-        });
-        let mut out = Vec::new();
-        show(
-            &mut out,
-            layout,
-            vec![serde_json::from_value(session).unwrap()],
-            64_500,
-            wide,
-        )
-        .unwrap();
-        String::from_utf8(out).unwrap()
-    }
-
-    #[test]
-    fn a_session_is_shown_as_columns_or_tabs() {
-        assert_eq!(
-            shown(Layout::Columns, false),
-            "\u{1b}[1mSESSION  NAME  MESH  PID   AGE  IDENTITY  TOKEN\u{1b}[0m\n\
-             s-1      api   dev   7042  1m   pidfd     3fa9c1d2\n"
-        );
-        assert_eq!(
-            shown(Layout::Tabs, false),
-            "s-1\tapi\tdev\t7042\t63\tpidfd\t3fa9c1d2\n"
-        );
-        assert_eq!(
-            shown(Layout::Tabs, true),
-            "s-1\tapi\tdev\t7042\t63\tpidfd\t3fa9c1d2\t7\t\ta,b\t10\t/srv\tjob=7,os=b\n"
-        );
-    }
 
     #[test]
     fn filters_are_sent_as_a_query() {
@@ -303,6 +208,7 @@ mod tests {
             let arguments = Arguments {
                 json: false,
                 format: None,
+                all: false,
                 wide: false,
                 pid,
                 mesh: mesh.map(str::to_owned),

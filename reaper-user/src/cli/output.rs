@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::failure::Failure;
 use super::terminal::{self, Columns, Tone};
+use crate::client::ExitSeen;
 use crate::daemon::log;
 use crate::text;
 
@@ -218,6 +219,16 @@ pub(super) fn exit_status(status: ExitStatus) -> String {
             Some(name) => format!("killed by {name}"),
             None => format!("killed by signal {signal}"),
         },
+    }
+}
+
+/// Describes how a session ended: the exit status if known, else the cause.
+pub(super) fn ending(cause: &str, exit: Option<&ExitSeen>) -> String {
+    let status = exit.and_then(ExitSeen::status);
+    match (cause, status) {
+        ("exited", Some(status)) => exit_status(status),
+        ("exited", None) => "exited".to_owned(),
+        (cause, _) => cause.replace('_', " "),
     }
 }
 

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `POST /v1/sessions/register` | stores or renews a session; replaces the caller's live one of its id |
 //! | `GET /v1/sessions[?uid=&pid=&mesh=&label=&verbose=1&limit=&after=]` | the caller's sessions; root sees all |
+//! | `GET /v1/sessions/ended[?since=&uid=&limit=&after=]` | sessions that have ended, the last one first |
 //! | `GET`, `DELETE /v1/sessions/me` | the session of the presented token |
 //! | `DELETE /v1/sessions/TOKEN` | the same, for clients of the claudemesh daemon |
 //! | `DELETE /v1/sessions/by-id/ID[?uid=]` | by name, for the session's user and root |
@@ -72,6 +73,7 @@ pub(crate) mod authorize;
 mod connection;
 mod connection_budget;
 mod documents;
+mod ended;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod limits;

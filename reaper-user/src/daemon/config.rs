@@ -92,6 +92,8 @@ pub struct DaemonOptions {
     /// The maximum size of all sessions and of those of one user, as the registry counts it.
     pub max_bytes: usize,
     pub max_bytes_per_uid: usize,
+    /// How many ended sessions of one user are listed.
+    pub ended_per_uid: usize,
     pub register_policy: RegisterPolicy,
     /// Whether replacing the session of a live id requires its token.
     pub strict_replace: bool,
@@ -145,6 +147,7 @@ impl DaemonOptions {
             max_sessions_per_uid: limits.sessions_per_owner,
             max_bytes: limits.bytes,
             max_bytes_per_uid: limits.bytes_per_owner,
+            ended_per_uid: 256,
             register_policy: RegisterPolicy::default(),
             strict_replace: false,
             max_connections: None,

@@ -71,6 +71,7 @@ fn class_of(status: StatusCode) -> usize {
 pub(crate) enum Route {
     Register,
     List,
+    Ended,
     Resolve,
     Remove,
     Events,
@@ -83,9 +84,10 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Register,
         Self::List,
+        Self::Ended,
         Self::Resolve,
         Self::Remove,
         Self::Events,
@@ -102,6 +104,7 @@ impl Route {
         match (method.as_str(), path) {
             ("POST", "/v1/sessions/register") => Self::Register,
             ("GET", "/v1/sessions") => Self::List,
+            ("GET", "/v1/sessions/ended") => Self::Ended,
             ("GET", "/v1/sessions/me") => Self::Resolve,
             ("GET", "/v1/events") => Self::Events,
             ("GET", "/v1/limits") => Self::Limits,
@@ -118,6 +121,7 @@ impl Route {
         match self {
             Self::Register => "register",
             Self::List => "list",
+            Self::Ended => "ended",
             Self::Resolve => "resolve",
             Self::Remove => "remove",
             Self::Events => "events",

@@ -16,6 +16,9 @@ use crate::events::{Event, EventKind};
 use crate::journal::{Appended, Counters};
 use crate::time::Moment;
 
+/// How many events are looked at under one lock for those of ended sessions.
+const LOOKED_AT: usize = 256;
+
 /// Called after events have been appended, with no lock held.
 pub(crate) type Waker = Box<dyn Fn() + Send + Sync>;
 
@@ -116,6 +119,23 @@ impl EventLog {
             .rev()
             .find(|it| is_death(it))
             .cloned()
+    }
+
+    /// Returns the kept events of ended sessions, of this owner or of any, among some events before this
+    /// number, the newest first, and the number before which the next ones are; `None`: there are none.
+    pub(crate) fn ended(&self, before: u64, owner: Option<u32>) -> (Vec<Arc<Event>>, Option<u64>) {
+        let history = self.history();
+        let seqs: Vec<u64> = if owner.is_some() {
+            let of_owner = history.shares.before(owner, before);
+            of_owner.take(LOOKED_AT).collect()
+        } else {
+            let all = history.events.range(..before).rev().map(|(seq, _)| *seq);
+            all.take(LOOKED_AT).collect()
+        };
+        let next = seqs.get(LOOKED_AT - 1).copied();
+        let events = seqs.iter().filter_map(|seq| history.events.get(seq));
+        let ended = events.filter(|it| matches!(it.kind, EventKind::Deregistered(..)));
+        (ended.cloned().collect(), next)
     }
 
     pub(crate) fn wakers(&self) -> &[Waker] {

@@ -129,6 +129,15 @@ impl<K: Copy + Ord + Hash> Shares<K> {
         later.next().map(|(seq, _)| *seq)
     }
 
+    /// Returns the entries of this owner before `seq`, the newest first.
+    pub(crate) fn before(&self, owner: K, seq: u64) -> impl Iterator<Item = u64> {
+        let share = self.of.get(&owner);
+        let weights = share
+            .into_iter()
+            .flat_map(move |it| it.weights.range(..seq).rev());
+        weights.map(|(seq, _)| *seq)
+    }
+
     /// Returns how many entries this owner has.
     pub(crate) fn count(&self, owner: K) -> usize {
         self.of.get(&owner).map_or(0, |share| share.weights.len())

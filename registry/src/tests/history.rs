@@ -355,3 +355,39 @@ fn many_removals_at_once_drop_the_oldest_tombstones() {
     assert_eq!(registry.tombstone_count(), 0);
     registry.check_invariants();
 }
+
+#[test]
+fn ended_sessions_are_read_from_the_newest_on_in_several_steps() {
+    let registry = registry();
+    for number in 0..300 {
+        let owner = 1000 + u32::from(number % 3 == 0);
+        let new = NewSession {
+            owner,
+            ..session("a", number)
+        };
+        registry.register(new, at(number)).unwrap();
+    }
+    let read = |owner| {
+        let (mut seqs, mut before, mut steps) = (Vec::new(), None, 0);
+        loop {
+            let (events, next) = registry.ended(before, owner);
+            seqs.extend(events.iter().map(|event| event.seq));
+            assert!(
+                events
+                    .iter()
+                    .all(|it| owner.is_none() || it.owner() == owner)
+            );
+            steps += 1;
+            before = next;
+            if before.is_none() {
+                assert!(seqs.is_sorted_by(|newer, older| newer > older));
+                return (seqs.len(), steps);
+            }
+        }
+    };
+    // Each registration but the first of each user has ended the one before.
+    assert_eq!(read(None), (298, 3));
+    assert_eq!(read(Some(1000)), (199, 2));
+    assert_eq!(read(Some(1001)), (99, 1));
+    assert_eq!(read(Some(7)), (0, 1));
+}

@@ -256,6 +256,14 @@ impl Model {
         kept.map(|it| it.seq).find(|kept| *kept >= seq)
     }
 
+    /// Returns the kept events of ended sessions, of one owner or of all, the newest first.
+    pub(super) fn ended(&self, owner: Option<u32>) -> Vec<u64> {
+        let seen = |seq: u64| self.events[usize::try_from(seq - 1).unwrap()].seen;
+        let is_end = |it: &&Kept| matches!(seen(it.seq), Seen::Deregistered(..));
+        let kept = self.kept.iter().filter(|it| shows(owner, it.owner));
+        kept.filter(is_end).map(|it| it.seq).rev().collect()
+    }
+
     fn weight(&self, is_meant: impl Fn(&Kept) -> bool) -> usize {
         let meant = self.kept.iter().filter(|it| is_meant(it));
         meant.map(|it| it.weight).sum()

@@ -172,6 +172,8 @@ impl World {
         let former = |(kept, _): &&(Arc<Session>, _)| kept.entry == session.entry;
         let former = self.kept.iter().rev().find(former);
         assert_eq!(former.is_some(), renewed);
+        let started_at = former.map_or(self.now(), |(former, _)| former.started_at);
+        assert_eq!(session.started_at, started_at);
         // That of another process says nothing.
         let former = former.filter(|(kept, _)| kept.process.id == session.process.id);
         let start_time = former.and_then(|(_, start_time)| *start_time);
@@ -296,7 +298,9 @@ impl World {
         }
         for owner in OWNERS {
             self.check_owner(owner);
+            assert_eq!(ended(registry, Some(owner)), model.ended(Some(owner)));
         }
+        assert_eq!(ended(registry, None), model.ended(None));
         for process in 0..PROCESSES {
             let found = entries(&registry.sessions_of(ProcessId(process)));
             let hanging = self.live_entries(|live| live.living().contains(&process));
@@ -345,6 +349,13 @@ impl World {
         let second = registry.page(own.first().copied(), Some(owner), 1);
         assert_eq!(entries(&second).first(), own.get(1));
     }
+}
+
+/// The numbers of the events of ended sessions.
+fn ended(registry: &Registry, owner: Option<u32>) -> Vec<u64> {
+    let (events, next) = registry.ended(None, owner);
+    assert_eq!(next, None, "there are few events");
+    events.iter().map(|event| event.seq).collect()
 }
 
 /// So many labels. No event becomes so large that it is the only one of its owner and is dropped at once.

@@ -219,6 +219,54 @@ fn labels_are_kept_by_a_renewal_and_select_sessions() {
 }
 
 #[test]
+fn ls_shows_sessions_that_have_ended_with_how_and_when() {
+    let daemon = daemon();
+    let process = TestProcess::start();
+    daemon.register("lives", process.pid());
+    for id in ["killed", "removed"] {
+        let other = TestProcess::start();
+        daemon.register(id, other.pid());
+        if id == "removed" {
+            run(&daemon, &["rm", id]).done();
+        }
+        drop(other);
+        eventually("it has ended", || !daemon.lists(id));
+    }
+    let ids = |more: &[&str]| run(&daemon, &[&["ls", "--format", "ids"], more].concat()).done();
+    assert_eq!(ids(&[]), "lives\n");
+    assert_eq!(ids(&["--all"]), "killed\nremoved\nlives\n");
+    assert_eq!(ids(&["--all", "--filter", "session=killed"]), "killed\n");
+    let rows = run(&daemon, &["ls", "--all"]).done();
+    let states = rows.lines().map(|row| {
+        let cells: Vec<_> = row.split('\t').collect();
+        assert_eq!(cells.len(), 9, "{row}");
+        (cells[0], cells[7], cells[8].parse::<u64>().is_ok())
+    });
+    let states: Vec<_> = states.collect();
+    // Without privileges the status is not known.
+    assert!(
+        ["killed by SIGKILL", "exited"].contains(&states[0].1),
+        "{rows}"
+    );
+    assert_eq!(
+        states[1..],
+        [("removed", "requested", true), ("lives", "live", false)]
+    );
+    assert!(states[0].2);
+    let list = json(&run(&daemon, &["ls", "--all", "--json"]).done());
+    let sessions = list["sessions"].as_array().unwrap();
+    assert_eq!(sessions[0]["cause"], "exited");
+    assert!(sessions[0]["endedAt"].as_u64() >= sessions[0]["startedAt"].as_u64());
+    assert_eq!(sessions[2].get("endedAt"), None);
+    let table = run(&daemon, &["ls", "--all", "--wide", "--format", "table"]).done();
+    assert!(
+        table.contains("STATE") && table.contains("ENDED"),
+        "{table}"
+    );
+    daemon.stop();
+}
+
+#[test]
 fn run_uses_the_id_and_the_time_that_it_is_given() {
     let daemon = daemon();
     let script = "echo $REAPERD_SESSION_ID; echo $REAPERD_TOKEN_FILE; exec sleep 600";

@@ -35,7 +35,8 @@ fn sessions_tokens_and_the_history_outlive_a_killed_worker() {
     let token = daemon
         .try_register_with("stays", process.pid(), details)
         .unwrap();
-    let listed: Value = daemon.get("/v1/sessions?label=job=7").unwrap();
+    let labelled = "/v1/sessions?label=job=7";
+    let listed: Value = daemon.get(labelled).unwrap();
     assert_eq!(listed["sessions"][0]["labels"], labels);
     for restarts in 1..=3 {
         replace_worker(&daemon);
@@ -44,7 +45,7 @@ fn sessions_tokens_and_the_history_outlive_a_killed_worker() {
         assert_eq!(health["monitor_pid"], daemon.started());
         assert_eq!(health["carried_over"]["ended"], 0);
         assert_eq!(health["carried_over"]["is_kept"], true);
-        assert_eq!(daemon.get::<Value>("/v1/sessions").unwrap(), listed);
+        assert_eq!(daemon.get::<Value>(labelled).unwrap(), listed);
         assert!(daemon.accepts(&token));
     }
     history.read_on(&daemon);
@@ -52,6 +53,10 @@ fn sessions_tokens_and_the_history_outlive_a_killed_worker() {
     drop(process);
     eventually("its end is seen", || !daemon.lists("stays"));
     history.read_on(&daemon);
+    let ended: Value = daemon.get("/v1/sessions/ended").unwrap();
+    assert_eq!(ended["sessions"][0]["labels"], labels);
+    replace_worker(&daemon);
+    assert_eq!(daemon.get::<Value>("/v1/sessions/ended").unwrap(), ended);
     let removals: usize = history.removals.values().sum();
     assert_eq!(removals, 1);
     daemon.stop();

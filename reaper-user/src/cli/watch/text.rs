@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::super::output::{Layout, escape, exit_status, json_line, milliseconds};
-use crate::client::{ClientError, Deregistered, ExitSeen, Frame};
+use super::super::output::{Layout, ending, escape, json_line, milliseconds};
+use crate::client::{ClientError, Deregistered, Frame};
 use crate::clock;
 
 /// The width of the column with what happened: that of `registered`.
@@ -111,12 +111,7 @@ fn session_fields(data: &Value) -> Vec<String> {
 
 /// Describes why a session was removed: the exit status if known, else the cause.
 pub(in crate::cli) fn cause(removal: &Deregistered) -> String {
-    let status = removal.exit.as_ref().and_then(ExitSeen::status);
-    match (removal.cause.as_str(), status) {
-        ("exited", Some(status)) => exit_status(status),
-        ("exited", None) => "exited".to_owned(),
-        (cause, _) => cause.replace('_', " "),
-    }
+    ending(&removal.cause, removal.exit.as_ref())
 }
 
 fn text(value: &Value, field: &str) -> Option<String> {

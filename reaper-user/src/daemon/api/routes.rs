@@ -14,7 +14,7 @@ use super::events::{EventStream, Reader};
 use super::register::Parsed;
 use super::remove::{delete, delete_me};
 use super::replace;
-use super::sessions::list;
+use super::sessions::{list, list_ended};
 use super::undelivered::UndeliveredSessions;
 use super::wire::{Me, RegisterResponse, SessionView};
 use super::{
@@ -86,6 +86,7 @@ async fn route(
             register(app, peer, head, &body).await
         }
         (&Method::GET, "/v1/sessions") => list(app, peer, head).await,
+        (&Method::GET, "/v1/sessions/ended") => list_ended(app, peer, head).await,
         (&Method::GET, "/v1/sessions/me") => {
             let session = required_session(app, peer, &claim)?;
             let session = SessionView::new(&session, app.reaper.identity_of(&session));

@@ -1,4 +1,4 @@
-//! `GET /v1/sessions`: the sessions that the caller may see.
+//! `GET /v1/sessions` and `/v1/sessions/ended`: the sessions that the caller may see.
 //!
 //! A list is written in pieces as its reader takes them, from a cursor in the registry. Between two pieces
 //! nothing is kept but the cursor, so a slow reader costs one piece, however long the list is.
@@ -13,11 +13,13 @@ use hyper::body::{Body, Bytes, Frame};
 use hyper::http::request;
 use hyper::{Response, StatusCode};
 use reaper_registry::{EntryId, Member, Registry, Session};
+use serde::Serialize;
 
 use super::connection_budget::{Turn, Turns};
 use super::selection::Selection;
-use super::wire::SessionView;
-use super::{App, Peer, health, sse};
+use super::wire::{EndedView, SessionView};
+use super::{App, Peer, ended, health, sse};
+use crate::clock;
 use crate::daemon::http::body::{ResponseBody, pieces, whole};
 use crate::daemon::http::problem::Problem;
 use crate::daemon::http::query;
@@ -87,6 +89,20 @@ struct Filter {
 }
 
 impl Filter {
+    fn of(query: Option<&str>) -> Result<Self, Problem> {
+        let filter = Self {
+            pid: number(query, "pid", "pid must be a number")?,
+            session: query::value(query, "session").map(Into::into),
+            selection: Selection::of(query)?,
+            is_verbose: query::value(query, "verbose").as_deref() == Some("1"),
+            limit: number(query, "limit", "limit must be a number")?,
+        };
+        if filter.limit == Some(0) {
+            return Err(Problem::query("limit", "limit must be at least 1"));
+        }
+        Ok(filter)
+    }
+
     fn shows(&self, session: &Session) -> bool {
         self.pid.is_none_or(|pid| has_pid(session, pid))
             && self.selection.shows(session)
@@ -103,53 +119,86 @@ fn has_pid(session: &Session, pid: u32) -> bool {
     session.process.pid.get() == pid || session.members().iter().any(of_member)
 }
 
+/// Which sessions a list is about.
+enum Rows {
+    Live(Cursor),
+    Ended(ended::Cursor),
+}
+
 /// The body of a list.
 pub(crate) struct ListBody {
     app: Arc<App>,
-    filter: Filter,
-    cursor: Cursor,
-    out: Vec<u8>,
-    written: usize,
-    last: Option<EntryId>,
+    rows: Rows,
+    page: Page,
     ended: bool,
     turn: Turn,
 }
 
+/// What has been written of a list.
+struct Page {
+    filter: Filter,
+    out: Vec<u8>,
+    written: usize,
+    /// The position of the last session.
+    last: u64,
+    /// The same, if there is a further session than may be listed.
+    next: Option<u64>,
+}
+
+/// `GET /v1/sessions`.
 pub(super) async fn list(
     app: &Arc<App>,
     peer: Peer,
     head: &request::Parts,
 ) -> Result<Response<ResponseBody>, Problem> {
     let query = head.uri.query();
-    let turns = head.extensions.get::<Turns>().cloned();
     let owner = peer.scope(query)?;
-    let filter = Filter {
-        pid: number(query, "pid", "pid must be a number")?,
-        session: query::value(query, "session").map(Into::into),
-        selection: Selection::of(query)?,
-        is_verbose: query::value(query, "verbose").as_deref() == Some("1"),
-        limit: number(query, "limit", "limit must be a number")?,
-    };
-    if filter.limit == Some(0) {
-        return Err(Problem::query("limit", "limit must be at least 1"));
-    }
-    let after = number(query, "after", "after must be the next of an earlier list")?;
+    let filter = Filter::of(query)?;
     let (_events, until) = app.reaper.registry().subscribe(owner);
+    let rows = Rows::Live(Cursor {
+        after: after(query)?.map(EntryId),
+        until,
+        owner,
+    });
+    respond(app, head, filter, rows).await
+}
+
+/// `GET /v1/sessions/ended`.
+pub(super) async fn list_ended(
+    app: &Arc<App>,
+    peer: Peer,
+    head: &request::Parts,
+) -> Result<Response<ResponseBody>, Problem> {
+    let query = head.uri.query();
+    let owner = peer.scope(query)?;
+    let filter = Filter::of(query)?;
+    let bounds = (clock::now().boot, app.options().ended_per_uid);
+    let rows = Rows::Ended(ended::Cursor::new(query, owner, after(query)?, bounds)?);
+    respond(app, head, filter, rows).await
+}
+
+/// Writes the first piece. A list that is longer is written as its reader takes it.
+async fn respond(
+    app: &Arc<App>,
+    head: &request::Parts,
+    filter: Filter,
+    rows: Rows,
+) -> Result<Response<ResponseBody>, Problem> {
+    let turns = head.extensions.get::<Turns>().cloned();
     let mut list = ListBody {
         app: app.clone(),
-        filter,
-        cursor: Cursor {
-            after: after.map(EntryId),
-            until,
-            owner,
+        rows,
+        page: Page {
+            filter,
+            out: b"{\"sessions\":[".to_vec(),
+            written: 0,
+            last: 0,
+            next: None,
         },
-        out: b"{\"sessions\":[".to_vec(),
-        written: 0,
-        last: None,
         ended: false,
         turn: Turn::of(turns.clone()),
     };
-    while !list.ended && list.out.len() <= PIECE_FULL {
+    while !list.ended && list.page.out.len() <= PIECE_FULL {
         list.fill();
         match &turns {
             Some(turns) if !list.ended => turns.next().await,
@@ -157,10 +206,14 @@ pub(super) async fn list(
         }
     }
     if list.ended {
-        let body = std::mem::take(&mut list.out);
+        let body = std::mem::take(&mut list.page.out);
         return Ok(whole(StatusCode::OK, "application/json", body));
     }
     Ok(pieces("application/json", list))
+}
+
+fn after(query: Option<&str>) -> Result<Option<u64>, Problem> {
+    number(query, "after", "after must be the next of an earlier list")
 }
 
 fn number<T: std::str::FromStr>(
@@ -174,53 +227,72 @@ fn number<T: std::str::FromStr>(
         .map_err(|_not_a_number| Problem::query(key, rule))
 }
 
+impl Page {
+    /// Writes this session, unless it is left out. Breaks when the piece or the list is full.
+    fn add<T: Serialize>(
+        &mut self,
+        session: &Session,
+        position: u64,
+        view: impl FnOnce() -> T,
+    ) -> ControlFlow<()> {
+        if !self.filter.shows(session) {
+            return ControlFlow::Continue(());
+        }
+        if self.filter.limit.is_some_and(|limit| self.written == limit) {
+            self.next = Some(self.last);
+            return ControlFlow::Break(());
+        }
+        if self.written > 0 {
+            self.out.push(b',');
+        }
+        self.written += 1;
+        self.last = position;
+        sse::write_json(&mut self.out, &view());
+        // The last session of a page is followed by a look whether there is a next one.
+        if self.out.len() > PIECE_FULL && self.filter.limit != Some(self.written) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+}
+
 impl ListBody {
     /// Writes the next sessions, up to the length of one piece.
     fn fill(&mut self) {
         let Self {
             app,
-            filter,
-            cursor,
-            out,
-            written,
-            last,
+            rows,
+            page,
             ended,
             turn: _,
         } = self;
-        let mut next = None;
-        let at_end = cursor.advance(app.reaper.registry(), |session| {
-            if !filter.shows(session) {
-                return ControlFlow::Continue(());
-            }
-            if filter.limit.is_some_and(|limit| *written == limit) {
-                next = *last;
-                return ControlFlow::Break(());
-            }
-            if *written > 0 {
-                out.push(b',');
-            }
-            *written += 1;
-            *last = Some(session.entry);
-            let view = SessionView::new(session, app.reaper.identity_of(session));
-            let view = if filter.is_verbose {
-                view.verified_at(health::verified_at(app, session))
-            } else {
-                view
-            };
-            sse::write_json(out, &view);
-            // The last session of a page is followed by a look whether there is a next one.
-            if out.len() > PIECE_FULL && filter.limit != Some(*written) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        });
-        if let Some(next) = next {
-            out.extend_from_slice(format!("],\"next\":\"{next}\"}}").as_bytes());
+        let registry = app.reaper.registry();
+        let is_verbose = page.filter.is_verbose;
+        let at_end = match rows {
+            Rows::Live(cursor) => cursor.advance(registry, |session| {
+                page.add(session, session.entry.0, || {
+                    let view = SessionView::new(session, app.reaper.identity_of(session));
+                    if is_verbose {
+                        view.verified_at(health::verified_at(app, session))
+                    } else {
+                        view
+                    }
+                })
+            }),
+            Rows::Ended(cursor) => cursor.advance(registry, |event, session, removal| {
+                page.add(session, event.seq, || {
+                    EndedView::new(event, session, removal)
+                })
+            }),
+        };
+        if let Some(next) = page.next {
+            let end = format!("],\"next\":\"{next}\"}}");
+            page.out.extend_from_slice(end.as_bytes());
         } else if at_end {
-            out.extend_from_slice(b"]}");
+            page.out.extend_from_slice(b"]}");
         }
-        *ended = at_end || next.is_some();
+        *ended = at_end || page.next.is_some();
     }
 }
 
@@ -233,12 +305,12 @@ impl Body for ListBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
-        if this.out.is_empty() && !this.ended {
+        if this.page.out.is_empty() && !this.ended {
             ready!(this.turn.poll(cx));
             this.fill();
         }
-        if !this.out.is_empty() {
-            let piece = Bytes::from(std::mem::take(&mut this.out));
+        if !this.page.out.is_empty() {
+            let piece = Bytes::from(std::mem::take(&mut this.page.out));
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if this.ended {
@@ -252,10 +324,12 @@ impl Body for ListBody {
 #[cfg(test)]
 mod tests {
     use reaper_registry::{Attestation, Details, NewSession, Presence, SecretKey, SessionId};
-    use reaper_registry::{Pid, Process, ProcessId, TokenKey, Ttl};
+    use reaper_registry::{
+        Death, Event, EventKind, Evidence, Exit, ExitStatus, Pid, Process, ProcessId, Removal,
+        Source, TokenKey, Ttl,
+    };
 
     use super::*;
-    use crate::clock;
     use crate::text::{
         GROUP_MAX, GROUPS_MAX, LABEL_KEY_MAX, LABEL_VALUE_MAX, LABELS_MAX, NAME_MAX, PATH_MAX,
     };
@@ -294,8 +368,30 @@ mod tests {
             ttl: Ttl::Default,
         };
         let session = registry.register(new, clock::now()).unwrap().session;
+        let removal = Removal::Died(Death {
+            source: Source::Netlink,
+            evidence: Evidence::StartTime,
+            pid_reused: true,
+            exit: Some(Exit {
+                status: ExitStatus::Signal {
+                    signal: 255,
+                    core: false,
+                },
+                from: Source::Netlink,
+            }),
+            detection: None,
+        });
+        let event = Event {
+            seq: u64::MAX,
+            at: clock::now(),
+            kind: EventKind::Shutdown,
+        };
         let mut out = Vec::new();
         sse::write_json(&mut out, &SessionView::new(&session, None).verified_at(1));
-        assert!((39_000..SESSION_MAX).contains(&out.len()), "{}", out.len());
+        let live = out.len();
+        sse::write_json(&mut out, &EndedView::new(&event, &session, &removal));
+        let ended = out.len() - live;
+        let out = live.max(ended);
+        assert!((39_000..SESSION_MAX).contains(&out), "{live} {ended}");
     }
 }

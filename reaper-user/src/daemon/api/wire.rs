@@ -262,6 +262,33 @@ impl<'a> DeregisteredData<'a> {
     }
 }
 
+/// A session that has ended.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EndedView<'a> {
+    #[serde(flatten)]
+    session: SessionView<'a>,
+    /// When it was first registered.
+    started_at: u64,
+    ended_at: u64,
+    /// The number of the event of its end.
+    seq: u64,
+    #[serde(flatten)]
+    end: EndView,
+}
+
+impl<'a> EndedView<'a> {
+    pub(crate) fn new(event: &Event, session: &'a Session, removal: &Removal) -> Self {
+        Self {
+            session: SessionView::new(session, None),
+            started_at: session.started_at.wall_ms,
+            ended_at: event.at.wall_ms,
+            seq: event.seq,
+            end: removal.into(),
+        }
+    }
+}
+
 /// How a session ended, in its event and in later errors for its token.
 #[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct EndView {

@@ -177,6 +177,17 @@ pub(crate) static OPTIONS: &[OptionSpec] = &[
         set: |options, text| values::size(text).map(|size| options.max_bytes_per_uid = size),
     },
     OptionSpec {
+        name: "ended-per-uid",
+        kind: Kind::Number,
+        value: "N",
+        default: "256",
+        expects: COUNT,
+        help: "How many ended sessions of each user are listed, for an hour at most",
+        details: "",
+        reload: true,
+        set: |options, text| values::count(text).map(|count| options.ended_per_uid = count),
+    },
+    OptionSpec {
         name: "max-connections",
         kind: Kind::Number,
         value: "N",

@@ -69,6 +69,8 @@ enum FurtherRecord<'a> {
     Labels(#[serde(borrow)] Vec<(&'a str, &'a str)>),
     /// Since format 2. Of a session of several processes.
     Members(Vec<MemberRecord>),
+    /// Since format 2. When it was first stored, if it has been renewed.
+    StartedAt(SavedMoment),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -176,6 +178,10 @@ pub(super) fn of_session(session: &Session) -> Vec<u8> {
         let members = session.members().iter().map(MemberRecord::from);
         written.extend(encode(&FurtherRecord::Members(members.collect())));
     }
+    if session.started_at != session.registered_at {
+        let started_at = save_moment(session.started_at);
+        written.extend(encode(&FurtherRecord::StartedAt(started_at)));
+    }
     written
 }
 
@@ -227,10 +233,12 @@ impl<'a> SessionRecord<'a> {
 
     pub(super) fn restore(self, secret_key: Option<SecretKey>) -> Option<SavedSession> {
         let (mut labels, mut members) = (Labels::default(), Vec::new());
+        let mut started_at = self.registered_at;
         for further in self.further {
             match further {
                 FurtherRecord::Labels(pairs) => labels = pairs.into_iter().collect(),
                 FurtherRecord::Members(records) => members = records,
+                FurtherRecord::StartedAt(at) => started_at = at,
             }
         }
         let process = process(self.process, self.pid, self.start_time)?;
@@ -240,6 +248,7 @@ impl<'a> SessionRecord<'a> {
             token_prefix: self.token_prefix,
             expires_at: self.expires_at.map(moment),
             registered_at: moment(self.registered_at),
+            started_at: moment(started_at),
             entry: EntryId(self.entry),
             id: SessionId::new(self.id),
             process: process.with_inode(self.inode),

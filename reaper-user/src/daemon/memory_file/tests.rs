@@ -168,13 +168,14 @@ fn of_session(session: &Session) -> (String, Option<Vec<u8>>) {
 fn public_part(session: &Session) -> String {
     let process = &session.process;
     format!(
-        "{} {} {:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {} {:?} {:?} {:?}",
+        "{} {} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {} {:?} {:?} {:?}",
         session.entry,
         session.id,
         session.digest_bytes(),
         session.token_prefix,
         session.expires_at,
         session.registered_at,
+        session.started_at,
         process.id,
         process.pid,
         process.start_time(),

@@ -50,6 +50,7 @@ fn a_file_of_the_former_format_is_read_and_has_the_present_one_from_its_first_ch
     assert_eq!(sessions[1].registered_at, at(4));
     assert_eq!(sessions[1].details.cwd.as_deref().map(str::len), Some(300));
     assert!(sessions.iter().all(|it| it.labels().is_empty()));
+    assert!(sessions.iter().all(|it| it.started_at == it.registered_at));
     assert!(former.registry.resolve(&token(2), at(7)).is_some());
     let gone = former
         .registry
