@@ -15,6 +15,7 @@ mod error;
 pub(crate) mod follow;
 #[cfg(feature = "cli")]
 mod keep;
+mod lists;
 mod metrics;
 mod reading;
 mod speaks_first;
@@ -42,7 +43,6 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 pub use error::ClientError;
-use reading::Page;
 pub use reading::{
     Deregistered, ExitSeen, Registered, Session, SessionList, SourceReport, SourcesReport, Version,
 };
@@ -68,8 +68,6 @@ const FINAL_READ_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_RESPONSE: usize = 256 << 20;
 /// What the daemon may respond with; of metrics, Prometheus's text.
 const ACCEPTED: &str = "application/json, text/event-stream, text/plain";
-/// How many sessions are read at once.
-const PAGE: usize = 1_000;
 /// The largest page: no session has more than 48 KiB.
 const MAX_PAGE: usize = 48 << 20;
 /// The largest error response.
@@ -145,45 +143,6 @@ impl Client {
     ) -> Result<T, ClientError> {
         self.json(Method::GET, target, Some(token), Bytes::new())
             .await
-    }
-
-    /// Returns the live sessions that the caller may see, in order of registration. `filter` is empty or
-    /// a query such as `mesh=dev&uid=1000`, without `limit` and `after`.
-    ///
-    /// Reads them in pages, so that neither the length of the list nor the time for all of it is limited.
-    /// A session that ends or begins meanwhile may be absent.
-    pub async fn sessions<T: DeserializeOwned>(&self, filter: &str) -> Result<Vec<T>, ClientError> {
-        self.pages("/v1/sessions", filter).await
-    }
-
-    /// Returns the sessions that have ended and that the caller may see, the last one first. `filter` is as
-    /// in [`Self::sessions`], and may have `since=SEQ`.
-    pub async fn ended_sessions<T: DeserializeOwned>(
-        &self,
-        filter: &str,
-    ) -> Result<Vec<T>, ClientError> {
-        self.pages("/v1/sessions/ended", filter).await
-    }
-
-    async fn pages<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        filter: &str,
-    ) -> Result<Vec<T>, ClientError> {
-        let mut sessions = Vec::new();
-        let mut after = String::new();
-        loop {
-            let target = format!("{path}?{filter}&limit={PAGE}{after}");
-            let mut page: Page<T> = self
-                .json_within(MAX_PAGE, Method::GET, &target, None, Bytes::new())
-                .await?;
-            page.check(sessions.len(), PAGE)?;
-            sessions.append(&mut page.sessions);
-            match page.next {
-                Some(next) => after = format!("&after={}", percent_encode(&next)),
-                None => return Ok(sessions),
-            }
-        }
     }
 
     /// Sends a POST request with a JSON body.
