@@ -216,16 +216,15 @@ fn fit(text: &str, width: u16) -> String {
     if display_width(&text) <= width {
         return text.into_owned();
     }
-    let mut cut = String::new();
+    let (mut cut, mut used) = (String::new(), 0);
     for c in text.chars() {
-        cut.push(c);
-        if display_width(&cut) >= width {
-            cut.pop();
-            cut.push('…');
+        used += display_width(c.encode_utf8(&mut [0; 4]));
+        if used >= width {
             break;
         }
+        cut.push(c);
     }
-    cut
+    cut + "…"
 }
 
 /// A column of a table.
