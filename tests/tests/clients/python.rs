@@ -112,6 +112,6 @@ fn generated_requests_find_no_fault() {
     let flags = ["--tcp", "127.0.0.1:0"];
     // The same requests in each run, unless there is more time.
     let repeatable = [("SECONDS", "30"), ("SEED", "1")];
-    let variables: &[_] = scaled(&[("SECONDS", "300")], &repeatable);
+    let variables: &[_] = scaled(&[("SECONDS", "200")], &repeatable);
     run_with_packages("generated.py", &flags, variables);
 }
