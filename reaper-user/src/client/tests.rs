@@ -1,5 +1,7 @@
 //! Sockets without a daemon, and responses close to the time limit.
 
+use super::lists::PAGE;
+use super::reading::Page;
 use super::*;
 
 fn runtime() -> tokio::runtime::Runtime {
