@@ -59,10 +59,8 @@ impl Arguments {
         let sessions: Vec<Value> = client.sessions("").await?;
         let found = chain.iter().enumerate().find_map(|(above, process)| {
             let is_its = |session: &&Value| {
-                let start_time = process.start_time.to_string();
-                Who::of(session).is_ok_and(|who| {
-                    who.pid == process.pid.get() && who.start_time == Some(start_time)
-                })
+                let (pid, start_time) = (process.pid.get(), process.start_time);
+                Who::of(session).is_ok_and(|who| who.hangs_on(pid, start_time))
             };
             Some((above, sessions.iter().rfind(is_its)?))
         });

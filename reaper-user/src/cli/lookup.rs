@@ -10,18 +10,32 @@ use zeroize::Zeroizing;
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use crate::client::{Client, ClientError, percent_encode};
+use crate::client::{Client, ClientError, ExitSeen, percent_encode};
 
-/// What stays the same of a session while it lives, and differs from that of every other session.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// Which session it is, and the processes that it hangs on.
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Who {
     pub(super) session_id: String,
     pub(super) pid: u32,
-    pub(super) start_time: Option<String>,
+    start_time: Option<String>,
     pub(super) uid: Option<u32>,
     #[serde(rename = "token_prefix")]
     token_prefix: Option<String>,
+    /// Empty for a session of one process.
+    #[serde(default)]
+    members: Vec<Member>,
+}
+
+/// One of several processes of a session.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Member {
+    pid: u32,
+    start_time: Option<String>,
+    ended: bool,
+    /// `None`: it lives, or the exit status is not known.
+    pub(super) exit: Option<ExitSeen>,
 }
 
 impl Who {
@@ -30,6 +44,48 @@ impl Who {
             detail: format!("cannot parse a session: {error}"),
         })
     }
+
+    /// Returns whether both are the same session. A renewal may change the processes of a session of several,
+    /// but not that of a session of one.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let is_alone = self.is_alone() && other.is_alone();
+        self.session_id == other.session_id
+            && self.uid == other.uid
+            && self.token_prefix == other.token_prefix
+            && (!is_alone || (self.pid == other.pid && self.start_time == other.start_time))
+    }
+
+    /// Returns whether it is a session of one process, so that it ends with this process.
+    pub(super) fn is_alone(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Returns whether the only process of this session is the one with this pid and start time.
+    pub(super) fn is_of(&self, pid: u32, start_time: u64) -> bool {
+        self.is_alone() && is_process((self.pid, self.start_time.as_deref()), pid, start_time)
+    }
+
+    /// Returns whether the session still hangs on this process, alone or beside others.
+    pub(super) fn hangs_on(&self, pid: u32, start_time: u64) -> bool {
+        let is_it = |it: &Member| !it.ended && it.is(pid, start_time);
+        self.is_of(pid, start_time) || self.members.iter().any(is_it)
+    }
+
+    /// Returns this process if it is one of several and has ended.
+    pub(super) fn ended_member(&self, pid: u32, start_time: u64) -> Option<&Member> {
+        let mut members = self.members.iter();
+        members.find(|it| it.ended && it.is(pid, start_time))
+    }
+}
+
+impl Member {
+    fn is(&self, pid: u32, start_time: u64) -> bool {
+        is_process((self.pid, self.start_time.as_deref()), pid, start_time)
+    }
+}
+
+fn is_process(found: (u32, Option<&str>), pid: u32, start_time: u64) -> bool {
+    found == (pid, Some(&*start_time.to_string()))
 }
 
 /// Reads the session with this id. Fails if there is none, and if several users have one.

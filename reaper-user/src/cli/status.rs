@@ -281,6 +281,7 @@ mod tests {
                     exit: Some(ExitSeen {
                         code: None,
                         signal: Some(9),
+                        from: "netlink".to_owned(),
                     }),
                 }),
             )],

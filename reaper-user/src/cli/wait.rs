@@ -82,6 +82,8 @@ struct Ended {
     status: Option<ExitStatus>,
     /// What reported the status: `kernel`, or a source of the daemon.
     from: Option<String>,
+    /// The session hung on several processes.
+    is_of_several: bool,
 }
 
 impl Arguments {
@@ -164,6 +166,11 @@ async fn of_process(client: &Client, pid: Pid) -> Result<Ended, Failure> {
 }
 
 impl Ended {
+    /// Returns whether it is the end of one process, whose status the kernel may have.
+    fn is_of_process(&self) -> bool {
+        self.cause == "exited" && !self.is_of_several
+    }
+
     /// Describes an end of which no exit status is known.
     fn without_status(&self) -> String {
         let session = self.session_id.as_deref().unwrap_or_default();

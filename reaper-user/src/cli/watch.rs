@@ -7,6 +7,7 @@ pub(super) mod text;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
@@ -133,22 +134,30 @@ impl Arguments {
                 () = reader::gone() => Ok(ExitCode::Success),
             };
         };
-        let result = tokio::select! {
-            shown = self.show(client, Some(&executor)) => Some(shown),
-            () = reader::gone() => None,
-            signal = ending_signal() => {
-                let signal = signal?;
-                executor.stop();
-                end_by(signal)?;
-                return Ok(ExitCode::Failure);
+        let (mut signal, mut reader_gone) = (pin!(ending_signal()), pin!(reader::gone()));
+        let (shown, end) = tokio::select! {
+            shown = self.show(client, Some(&executor)) => (shown, None),
+            () = &mut reader_gone => (Ok(ExitCode::Success), Some(End::NoReader)),
+            signal = &mut signal => (Ok(ExitCode::Failure), Some(End::By(signal?))),
+        };
+        let stop = executor.stopper();
+        let mut finished = pin!(tokio::task::spawn_blocking(|| executor.finish()));
+        let end = if end.is_some() {
+            end
+        } else {
+            // What was read before is handled.
+            tokio::select! {
+                _done = &mut finished => return shown,
+                () = reader_gone => Some(End::NoReader),
+                signal = signal => Some(End::By(signal?)),
             }
         };
-        if let Some(shown) = result {
-            executor.finish();
-            return shown;
+        stop.request();
+        finished.await.unwrap_or_default();
+        if let Some(End::By(signal)) = end {
+            end_by(signal)?;
         }
-        executor.stop();
-        Ok(ExitCode::Success)
+        shown
     }
 
     /// Shows events until the daemon stops, or without an end.
@@ -209,6 +218,12 @@ impl Arguments {
         };
         print_line(&line)
     }
+}
+
+/// Why commands are not run to their end.
+enum End {
+    NoReader,
+    By(Signal),
 }
 
 /// Waits for a signal that ends this process unless it is ignored, and would leave commands running.

@@ -108,6 +108,9 @@ pub struct ExitSeen {
     pub code: Option<u8>,
     /// The number of the signal that ended it.
     pub signal: Option<u8>,
+    /// The source that reported it; empty if none is named.
+    #[serde(default)]
+    pub from: String,
 }
 
 impl ExitSeen {

@@ -13,12 +13,13 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustix::fs::{Mode, OFlags, open};
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
 use super::trusted_server::{self, TrustedServer};
-use super::{Client, ClientError, problem, whole_body};
+use super::{Client, ClientError, whole_body};
 use crate::bearer::{self, FILE_NAME, Text};
 
 /// The random bytes of a nonce.
@@ -59,6 +60,7 @@ pub(super) async fn exchange(
     if request.headers().contains_key(AUTHORIZATION) {
         return Err(ClientError::NotOverTcp);
     }
+    client.server.check_folder(&client.socket)?;
     let bearer = read(&client.socket.with_file_name(FILE_NAME), client.server)?;
     let stream = connect(address)
         .await
@@ -97,13 +99,12 @@ async fn check(
     let request = Request::get(format!("/v1/proof?nonce={nonce}")).header(HOST, "localhost");
     let request = request.body(Full::default()).map_err(invalid)?;
     let response = sender.send_request(request).await?;
-    if !response.status().is_success() {
-        return Err(problem(response).await?);
-    }
+    // An error of a server that proves nothing could be anybody's.
+    let is_success = response.status().is_success();
     let body = whole_body(response.into_body(), MAX_PROOF).await?;
     let proof = serde_json::from_slice(&body).map(|Proof { proof }| proof);
     // Of the address that this client has connected to, whatever the response says.
-    if proof.is_ok_and(|proof| proof == bearer::proof(bearer, address, &nonce)) {
+    if is_success && proof.is_ok_and(|proof| proof == bearer::proof(bearer, address, &nonce)) {
         return Ok(());
     }
     Err(ClientError::UnprovenServer { address })
@@ -128,7 +129,10 @@ fn read(path: &Path, rule: TrustedServer) -> Result<Text, ClientError> {
         path: path.to_owned(),
         source,
     };
-    let file = File::open(path).map_err(failed)?;
+    // A link could lead to a secret of the caller that another user knows, and a FIFO would wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = open(path, flags, Mode::empty());
+    let file = File::from(opened.map_err(|errno| failed(errno.into()))?);
     let found = file.metadata().map_err(failed)?;
     let refused = |message: &str| failed(io::Error::new(io::ErrorKind::PermissionDenied, message));
     let request = trusted_server::Request::Sensitive;

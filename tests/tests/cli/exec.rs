@@ -131,3 +131,17 @@ fn without_a_reader_the_running_command_ends_as_well() {
     assert_eq!(lines_of(&file, 1).len(), 1, "the queued event ran nothing");
     daemon.stop();
 }
+
+#[test]
+fn a_signal_ends_the_commands_also_after_the_daemon_has_stopped() {
+    let daemon = daemon();
+    let folder = private_folder();
+    let file = folder.path().join("pids");
+    let (mut watch, pid) = watch_with_a_running_command(&daemon, &file);
+    daemon.stop();
+    let last = watch.line_that(|line| json(line)["event"] == "end");
+    assert_eq!(json(&last)["data"]["reason"], "shutdown");
+    kill_process(Pid::from_child(&watch.child), Signal::TERM).unwrap();
+    assert_eq!(status(watch).signal(), Some(Signal::TERM.as_raw()));
+    assert!(is_gone(&pid), "killed before the watch ended");
+}

@@ -1,5 +1,6 @@
 //! `reaperd wait`: exit codes of processes that are not its children, and of sessions.
 
+mod several;
 mod ways;
 
 use std::fs;

@@ -44,20 +44,36 @@ pub(super) async fn of_token(client: &Client, token: &Token) -> Result<Ended, Fa
     Ok(Ended {
         cause: body["cause"].as_str().unwrap_or("exited").to_owned(),
         status: exit.as_ref().and_then(ExitSeen::status),
-        from: text(&body["exit"]["from"]),
+        from: exit.map(|exit| exit.from),
         ..Ended::default()
     })
 }
 
-/// Returns the end of the session of this process, if a daemon remembers one.
+/// Returns the end of this process, if a daemon remembers one as the end of a session or of a part of it.
 pub(super) async fn remembered_process(
     client: &Client,
     pid: Pid,
     start_time: Option<StartTime>,
 ) -> Option<Ended> {
-    let start_time = start_time?.0.to_string();
-    let is_it = |who: &Who| who.pid == pid.get() && who.start_time.as_deref() == Some(&*start_time);
-    remembered(client, None, is_it).await.ok()?
+    let (pid, start_time) = (pid.get(), start_time?.0);
+    let end = |frame: &Frame| {
+        let Some(who) = session_of_end(frame)? else {
+            return Ok(None);
+        };
+        if let Some(member) = who.ended_member(pid, start_time) {
+            let exit = member.exit.clone();
+            return Ok(Some(Ended {
+                pid: Some(pid),
+                cause: "exited".to_owned(),
+                status: exit.as_ref().and_then(ExitSeen::status),
+                from: exit.map(|exit| exit.from),
+                session_id: Some(who.session_id),
+                ..Ended::default()
+            }));
+        }
+        ended_by(frame, |who| who.is_of(pid, start_time))
+    };
+    remembered(client, None, end).await.ok()?
 }
 
 async fn follow(
@@ -69,7 +85,7 @@ async fn follow(
     let query = query(id, uid);
     let mut events = Follower::new(client, &query, Start::Snapshot).await?;
     let present = snapshot(&mut events).await?;
-    let is_wanted = |who: &Who| wanted.as_ref().is_none_or(|wanted| wanted == who);
+    let is_wanted = |who: &Who| wanted.as_ref().is_none_or(|wanted| wanted.is(who));
     let who = match present
         .iter()
         .filter(|who| is_wanted(who))
@@ -78,7 +94,7 @@ async fn follow(
         [who] => who.clone(),
         [] => {
             let is_it = |who: &Who| who.session_id == id && is_wanted(who);
-            let ended = remembered(client, uid, is_it).await?;
+            let ended = remembered(client, uid, |frame| ended_by(frame, is_it)).await?;
             let missing = || lookup::no_session(format!("no session with id {id:?}"));
             return ended.ok_or_else(missing);
         }
@@ -94,24 +110,39 @@ async fn follow(
     let mut by_daemon = pin!(end_of(&mut events, &who));
     let ended = tokio::select! {
         ended = by_daemon.as_mut() => ended?,
-        status = by_kernel => match status {
-            Some(status) => of_kernel(&who, Some(status)),
-            // Another source of the daemon may have the status.
-            None => match tokio::time::timeout(EVENT_WITHIN, by_daemon).await {
-                Ok(Ok(ended)) => ended,
-                Ok(Err(_)) | Err(_) => of_kernel(&who, None),
-            },
-        },
+        status = by_kernel => {
+            if hangs_on_several(client, &query, &who).await {
+                // It was renewed meanwhile.
+                by_daemon.await?
+            } else if status.is_some() {
+                of_kernel(&who, status)
+            } else {
+                // Another source of the daemon may have the status.
+                match tokio::time::timeout(EVENT_WITHIN, by_daemon).await {
+                    Ok(Ok(ended)) => ended,
+                    Ok(Err(_)) | Err(_) => of_kernel(&who, None),
+                }
+            }
+        }
     };
     // The daemon does not wait for the status, and the kernel may have it a moment later.
     if ended.status.is_none()
-        && ended.cause == "exited"
+        && ended.is_of_process()
         && let Some(process) = &mut process
-        && let Some(status) = process.ended().await
     {
-        return Ok(of_kernel(&who, Some(status)));
+        return Ok(match process.ended().await {
+            Some(status) => of_kernel(&who, Some(status)),
+            None => ended,
+        });
     }
     Ok(ended)
+}
+
+/// Returns whether the session is live and hangs on several processes by now.
+async fn hangs_on_several(client: &Client, query: &str, who: &Who) -> bool {
+    let sessions = client.sessions::<Value>(query).await.unwrap_or_default();
+    let now = sessions.iter().filter_map(|session| Who::of(session).ok());
+    now.into_iter().any(|now| now.is(who) && !now.is_alone())
 }
 
 fn query(id: &str, uid: Option<u32>) -> String {
@@ -155,13 +186,13 @@ fn who(session: &Value) -> Result<Who, Failure> {
     Who::of(session).map_err(Failure::from)
 }
 
-/// Watches the process of the session, if it is the one that the daemon means: its pids and start times may
-/// be of other namespaces.
+/// Watches the process of a session of one, if it is the process that the daemon means: its pids and start times
+/// may be of other namespaces.
 async fn process_of(who: &Who) -> Option<Process> {
-    let pid = Pid::new(who.pid).ok()?;
+    let pid = Pid::new(who.pid).ok().filter(|_| who.is_alone())?;
     let process = Process::pin(pid).await.ok()?;
-    let start_time = process.start_time()?.0.to_string();
-    (who.start_time.as_deref() == Some(&*start_time)).then_some(process)
+    let start_time = process.start_time()?.0;
+    who.is_of(pid.get(), start_time).then_some(process)
 }
 
 /// Waits for the event, across restarts of the daemon.
@@ -177,12 +208,12 @@ async fn end_of(events: &mut Follower, who: &Who) -> Result<Ended, Failure> {
                 continue;
             }
         };
-        if let Some(ended) = ended_by(&frame, |it| it == who)? {
+        if let Some(ended) = ended_by(&frame, |it| it.is(who))? {
             return Ok(ended);
         }
         // Events are missing. What matters is whether the session is still there.
         if let Some(present) = sessions_of(&frame)?
-            && !present.contains(who)
+            && !present.iter().any(|it| it.is(who))
         {
             return Ok(Ended {
                 cause: "lost".to_owned(),
@@ -192,23 +223,28 @@ async fn end_of(events: &mut Follower, who: &Who) -> Result<Ended, Failure> {
     }
 }
 
-/// Returns what an event says if it is the end of that session.
-fn ended_by(frame: &Frame, is_it: impl Fn(&Who) -> bool) -> Result<Option<Ended>, Failure> {
+/// Returns the session whose end this event is.
+fn session_of_end(frame: &Frame) -> Result<Option<Who>, Failure> {
     if frame.event != "session_deregistered" {
         return Ok(None);
     }
     let data: Value = parsed(frame)?;
-    let who = who(&data["session"])?;
-    if !is_it(&who) {
+    who(&data["session"]).map(Some)
+}
+
+/// Returns what an event says if it is the end of that session.
+fn ended_by(frame: &Frame, is_it: impl Fn(&Who) -> bool) -> Result<Option<Ended>, Failure> {
+    let Some(who) = session_of_end(frame)?.filter(is_it) else {
         return Ok(None);
-    }
+    };
     let removal: Deregistered = parsed(frame)?;
     Ok(Some(Ended {
+        is_of_several: !who.is_alone(),
         session_id: Some(who.session_id),
         pid: Some(who.pid),
         cause: removal.cause,
         status: removal.exit.as_ref().and_then(ExitSeen::status),
-        from: text(&data["exit"]["from"]),
+        from: removal.exit.map(|exit| exit.from),
     }))
 }
 
@@ -217,7 +253,7 @@ fn ended_by(frame: &Frame, is_it: impl Fn(&Who) -> bool) -> Result<Option<Ended>
 async fn remembered(
     client: &Client,
     uid: Option<u32>,
-    is_it: impl Fn(&Who) -> bool,
+    end: impl Fn(&Frame) -> Result<Option<Ended>, Failure>,
 ) -> Result<Option<Ended>, Failure> {
     let newest = client.position().await?;
     let newest = numbered(&newest).map_or(0, |(_, seq)| seq);
@@ -230,7 +266,7 @@ async fn remembered(
             return Ok(last);
         };
         if let Followed::Frame(frame) = next? {
-            last = ended_by(&frame, &is_it)?.or(last);
+            last = end(&frame)?.or(last);
             if numbered(&frame.id).is_some_and(|(_, seq)| seq >= newest) {
                 return Ok(last);
             }
@@ -245,9 +281,6 @@ fn of_kernel(who: &Who, status: Option<ExitStatus>) -> Ended {
         cause: "exited".to_owned(),
         status,
         from: status.map(|_| "kernel".to_owned()),
+        is_of_several: false,
     }
-}
-
-fn text(value: &Value) -> Option<String> {
-    value.as_str().map(str::to_owned)
 }

@@ -41,10 +41,11 @@ pub(super) struct Executor {
 
 /// Whether running commands are to be killed, and queued ones to be left out.
 #[derive(Clone, Default)]
-struct Stop(Arc<AtomicBool>);
+pub(super) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    fn request(&self) {
+    /// Kills the running commands, and lets no further ones run.
+    pub(super) fn request(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
@@ -96,13 +97,12 @@ impl Executor {
         sent.unwrap_or_default();
     }
 
-    /// Kills the running commands, and runs no further ones.
-    pub(super) fn stop(self) {
-        self.stop.request();
-        self.finish();
+    /// Returns what ends the commands early.
+    pub(super) fn stopper(&self) -> Stop {
+        self.stop.clone()
     }
 
-    /// Waits until every queued event is handled.
+    /// Waits until every queued event is handled, or until a requested stop has taken effect.
     pub(super) fn finish(self) {
         drop(self.queues);
         for thread in self.threads {
