@@ -134,7 +134,7 @@ pub(crate) struct RegisterResponse {
     pub(crate) registered_at: u64,
     /// Milliseconds since 1970; null: as long as the process lives.
     pub(crate) expires_at: Option<u64>,
-    /// Whether the session existed before: same token, id and process.
+    /// Whether the session existed before: same token, id, process, mesh and labels.
     pub(crate) renewed: bool,
     pub(crate) presence_accepted: bool,
     pub(crate) start_time: Option<u64>,
