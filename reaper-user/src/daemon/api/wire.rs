@@ -140,6 +140,9 @@ pub(crate) struct RegisterResponse {
     pub(crate) start_time: Option<u64>,
     pub(crate) identity: &'static str,
     pub(crate) sources: Vec<&'static str>,
+    /// How many processes the session hangs on, if there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) processes: Option<usize>,
     /// The names of fields that are not known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) ignored: Vec<String>,
