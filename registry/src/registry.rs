@@ -122,9 +122,10 @@ impl Registry {
     /// Stores a session. Removes the owner's live session with the same id and the live session with the
     /// same token, if they exist ([`Removal::Replaced`]).
     ///
-    /// **Renewal.** If both are the same session, it is renewed: it keeps its [`EntryId`], its lifetime
-    /// starts again, its details and presence are replaced, and there is neither an event nor a hook. An
-    /// absent [`token_file`](crate::Details::token_file) keeps its old value.
+    /// **Renewal.** If both are the same session, and mesh and labels are as before, it is renewed: it keeps
+    /// its [`EntryId`], its lifetime starts again, its details and presence are replaced, and there is
+    /// neither an event nor a hook. An absent [`token_file`](crate::Details::token_file) keeps its old value.
+    /// With another mesh or other labels the session is replaced, because readers select sessions by them.
     ///
     /// A token in use can be registered again only by the process and the owner of its session. If the session
     /// or the registration has several processes, one that lives must be common to both; a renewal replaces

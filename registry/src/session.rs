@@ -83,6 +83,14 @@ pub struct Details {
     pub token_file: Option<Box<str>>,
 }
 
+impl Details {
+    /// Returns whether readers that select sessions by mesh and labels see these as the others. If not, a
+    /// renewal would take the session away from some of them without an event.
+    pub(crate) fn is_selected_as(&self, other: &Self) -> bool {
+        self.mesh == other.mesh && self.labels == other.labels
+    }
+}
+
 impl fmt::Debug for Details {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

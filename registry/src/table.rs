@@ -102,8 +102,8 @@ impl Table {
     }
 
     /// Stores a session after removing what it replaces: its owner's session of its id and the session of
-    /// its token. If both are one session of the same process and owner, renews that one instead. Several
-    /// processes are the same if the session still hangs on one of them.
+    /// its token. If both are one session of the same process and owner, and readers select it as before,
+    /// renews that one instead. Several processes are the same if the session still hangs on one of them.
     pub(crate) fn register(
         &mut self,
         mut new: NewSession,
@@ -129,7 +129,8 @@ impl Table {
         let replaced = || same_id.iter().chain(&same_token).map(AsRef::as_ref);
         self.check_limits(&new, replaced)?;
         // `authorize` has checked that sessions with the same token have a process in common and the same owner.
-        if let Some(old) = same_id.as_ref().filter(of_this_token) {
+        let is_renewal = |old: &&_| of_this_token(old) && new.details.is_selected_as(&old.details);
+        if let Some(old) = same_id.as_ref().filter(is_renewal) {
             return Ok(Stored {
                 session: self.renew(old, new, token, now),
                 renewed: true,

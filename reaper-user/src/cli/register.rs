@@ -5,6 +5,7 @@ mod file;
 
 use std::path::{Path, PathBuf};
 
+use reaper_registry::Token;
 use serde_json::{Value, json};
 
 use self::file::TokenPath;
@@ -128,6 +129,10 @@ impl Arguments {
                 return Err(refused(error, &self.pid));
             }
         };
+        if self.is_of_several() && registered["processes"].is_null() {
+            file.remove_if_new();
+            return Err(self.without_further(client, &token, &registered).await);
+        }
         let printed = file.is_printed().then(|| token.reveal());
         let printed = printed.as_ref().map(|token| token.as_str());
         let text = if self.json {
@@ -143,10 +148,32 @@ impl Arguments {
         let shown = print_line(&text);
         if shown.is_err() && file.is_printed() {
             // The session would have a token that is nowhere.
-            let removed: Result<Value, _> = client.delete_as(&token, "/v1/sessions/me").await;
-            removed.map(drop).unwrap_or_default();
+            remove(client, &token).await.unwrap_or_default();
         }
         shown.map(|()| ExitCode::Success)
+    }
+
+    fn is_of_several(&self) -> bool {
+        self.pid.iter().any(|pid| *pid != self.pid[0])
+    }
+
+    /// Takes back a session that hangs on the first process only, because the daemon is of a former version.
+    async fn without_further(&self, client: &Client, token: &Token, registered: &Value) -> Failure {
+        let first = self.pid[0];
+        let state = if registered["renewed"] == true {
+            format!("the session, which existed, was renewed for process {first} alone")
+        } else {
+            match remove(client, token).await {
+                Ok(()) => "the session was removed".to_owned(),
+                Err(error) => format!(
+                    "the session hangs on process {first} alone and could not be removed: {error}"
+                ),
+            }
+        };
+        Failure::new(
+            format!("the daemon does not know sessions of several processes; {state}"),
+            "restart the daemon with the version of this command (reaperd version shows it), or use one --pid",
+        )
     }
 }
 
@@ -192,6 +219,11 @@ impl Renewal {
         })?;
         Ok(ExitCode::Success)
     }
+}
+
+async fn remove(client: &Client, token: &Token) -> Result<(), ClientError> {
+    let removed: Result<Value, _> = client.delete_as(token, "/v1/sessions/me").await;
+    removed.map(drop)
 }
 
 /// Returns the processes that a session of several still hangs on; none for a session of one.

@@ -39,7 +39,7 @@
 //!   24 h if absent). From `expires_at` on it does not resolve; its event comes with that look-up
 //!   or with the next sweep.
 //! - The same token, session id and process again renew a session: `"renewed": true`, the ttl
-//!   starts anew, and there is no event. Another process gets 409 `token_in_use` while the first
+//!   starts anew, and there is no event. With another mesh or other labels they replace it. Another process gets 409 `token_in_use` while the first
 //!   one lives.
 //! - Each stored session has exactly one `session_deregistered`, and by then it no longer resolves.
 //! - Events come in the order of their numbers. A number that a reader missed lies within a `gap`.

@@ -13,7 +13,7 @@ impl Reaper {
     /// Registers a session for the process that has this pid now.
     ///
     /// The same token, session id, process and owner again renew the session in place, without an
-    /// event. A token of a live session of another process is refused
+    /// event; with another mesh or other labels they replace it. A token of a live session of another process is refused
     /// ([`TokenInUse`](crate::registry::RegisterError::TokenInUse)); that process is checked first,
     /// so one that has just ended is no obstacle.
     pub fn register(&self, registration: Registration) -> Result<Registered, RegistrationError> {

@@ -132,7 +132,7 @@ impl fmt::Debug for PinnedProcess<'_> {
 pub struct Registered {
     /// The session.
     pub session: Arc<Session>,
-    /// Whether the session existed and was renewed: same token, session id, process and owner.
+    /// Whether the session existed and was renewed: same token, session id, process, owner, mesh and labels.
     pub renewed: bool,
     /// How the process is identified: the weakest way, if there are several.
     pub identity: crate::IdentityStrength,

@@ -20,6 +20,7 @@ pub(super) struct Live {
     pub(super) cwd: usize,
     /// How many labels it has.
     pub(super) labels: u8,
+    pub(super) mesh: &'static str,
     pub(super) bytes: usize,
     last_nanos: Option<u64>,
 }
@@ -128,7 +129,10 @@ impl Model {
             let (owner, limit) = (new.owner, bytes_per_owner);
             return Err(RegisterError::TooManyBytesForOwner { owner, limit });
         }
-        let is_same = |old: &Live| (old.id, old.token, old.owner) == (new.id, new.token, new.owner);
+        let is_same = |old: &Live| {
+            (old.id, old.token, old.owner, old.labels, old.mesh)
+                == (new.id, new.token, new.owner, new.labels, new.mesh)
+        };
         if let Some(index) = self.live.iter().position(is_same) {
             let ttl = match new.ttl {
                 Ttl::Default => self.live[index].ttl,
@@ -137,7 +141,7 @@ impl Model {
             let last_nanos = self.last_nanos(ttl, now);
             let renewed = &mut self.live[index];
             (renewed.ttl, renewed.last_nanos) = (ttl, last_nanos);
-            (renewed.cwd, renewed.labels, renewed.bytes) = (new.cwd, new.labels, new.bytes);
+            (renewed.cwd, renewed.bytes) = (new.cwd, new.bytes);
             (renewed.process, renewed.further) = (new.process, new.further.clone());
             renewed.ended.clear();
             return Ok((renewed.entry, true));
@@ -308,8 +312,8 @@ pub(super) fn unregistered(
     (process, further): (u64, Vec<u64>),
     owner: u32,
     ttl: Ttl,
+    (mesh, labels): (&'static str, u8),
     cwd: usize,
-    labels: u8,
 ) -> Live {
     Live {
         entry: EntryId(0),
@@ -322,6 +326,7 @@ pub(super) fn unregistered(
         ttl,
         cwd,
         labels,
+        mesh,
         bytes: 0,
         last_nanos: None,
     }

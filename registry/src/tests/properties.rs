@@ -148,6 +148,7 @@ impl World {
         let details = Details {
             cwd: Some("x".repeat(newcomer.cwd).into()),
             labels: labels(newcomer.labels),
+            mesh: newcomer.mesh.into(),
             ..Details::default()
         };
         let process = |id: &u64| Process::new(ProcessId(*id), Pid::new(77).unwrap(), None);
@@ -274,6 +275,7 @@ impl World {
         assert_eq!(registry.len(), live.len());
         for (session, live) in listed.iter().zip(&model.live) {
             assert_eq!(*session.labels(), labels(live.labels));
+            assert_eq!(&*session.details.mesh, live.mesh);
         }
 
         let expected: Vec<_> = model.events.iter().map(|n| (id(n.id), n.seen)).collect();

@@ -76,6 +76,30 @@ fn a_renewal_keeps_the_lifetime_and_token_file_that_it_does_not_name() {
     assert_eq!(registry.expire(at(1_000)), 0);
 }
 
+/// A reader may select sessions by mesh and labels. It must see the end of each session that it has seen.
+#[test]
+fn another_mesh_or_other_labels_replace_the_session() {
+    let (registry, hook_log) = logged(builder());
+    let register = |mesh: &str, job: &str| {
+        let mut new = session("a", 1);
+        new.details.mesh = mesh.into();
+        new.details.labels = [("job", job)].into_iter().collect();
+        new.details.token_file = (job == "7").then(|| "/run/t".into());
+        let stored = registry.register(new, at(1)).unwrap();
+        registry.check_invariants();
+        let found = registry.resolve(&token(1), at(1)).unwrap();
+        assert!(Arc::ptr_eq(&found, &stored.session));
+        assert_eq!(found.details.token_file.as_deref(), Some("/run/t"));
+        stored.renewed
+    };
+    let renewed =
+        [("m", "7"), ("m", "7"), ("m", "8"), ("n", "8"), ("n", "8")].map(|it| register(it.0, it.1));
+    assert_eq!(renewed, [false, true, false, false, true]);
+    assert_eq!(registry.len(), 1);
+    let lines = ["+a#1", "-a#1 replaced", "+a#2", "-a#2 replaced", "+a#3"];
+    assert_eq!(hook_log.lines(), lines);
+}
+
 #[test]
 fn remove_unchanged_does_not_remove_a_renewed_session() {
     let registry = registry();

@@ -10,6 +10,8 @@ mod full_pipe;
 mod interface;
 mod journeys;
 mod manual;
+#[cfg(target_os = "linux")]
+mod older;
 mod picture;
 #[cfg(target_os = "linux")]
 mod progress;

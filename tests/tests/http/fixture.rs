@@ -128,7 +128,9 @@ impl Daemon {
     ) -> (u16, Value) {
         body["token"] = format!("{token:064x}").into();
         body["session_id"] = id.into();
-        body["mesh"] = "dev".into();
+        if body["mesh"].is_null() {
+            body["mesh"] = "dev".into();
+        }
         body["display_name"] = "api".into();
         body["pid"] = pid.into();
         self.request("POST", "/v1/sessions/register", "", &body.to_string())

@@ -27,15 +27,21 @@ fn ids(list: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn labels_are_shown_and_a_renewal_replaces_them() {
+fn labels_are_shown_and_other_ones_replace_the_session() {
     let (daemon, process) = with_three();
     let shown = |token| daemon.me(token).1["session"]["labels"].clone();
     assert_eq!(shown(1), json!({"job": "7", "stage": "test"}));
     assert_eq!(shown(3), Value::Null);
-    let again = json!({"labels": {"job": "8"}});
-    let (_, renewed) = daemon.register_with(1, "a", process.pid(), again);
-    assert_eq!(renewed["renewed"], true);
-    assert_eq!(shown(1), json!({"job": "8"}));
+    for (labels, renewed) in [
+        (json!({"stage": "test", "job": "7"}), true),
+        (json!({"job": "8"}), false),
+        (json!({"job": "8"}), true),
+    ] {
+        let body = json!({"labels": labels, "role": "again"});
+        let (_, response) = daemon.register_with(1, "a", process.pid(), body);
+        assert_eq!(response["renewed"], renewed, "{labels}");
+        assert_eq!(shown(1), labels);
+    }
     let (status, problem) =
         daemon.register_with(4, "d", process.pid(), json!({"labels": {"a b": "1"}}));
     assert_eq!((status, &problem["field"]), (422, &json!("labels")));
@@ -95,6 +101,34 @@ fn a_stream_has_the_events_of_the_sessions_that_it_selects() {
     }
     let text = by_mesh.until("event: shutdown");
     assert!(!text.contains("session_"), "{text}");
+}
+
+#[test]
+fn a_stream_gets_the_end_of_a_session_whose_labels_or_mesh_change() {
+    let (daemon, process) = with_three();
+    let mut by_label = Events::open(&daemon, "/v1/events?snapshot=1&label=job=7", "");
+    let mut by_mesh = Events::open(&daemon, "/v1/events?snapshot=1&mesh=dev", "");
+    for stream in [&mut by_label, &mut by_mesh] {
+        stream.until("]}\n\n");
+    }
+    let again = json!({"labels": {"job": "8"}});
+    daemon.register_with(1, "a", process.pid(), again);
+    let again = json!({"labels": {"job": "7"}, "mesh": "other"});
+    daemon.register_with(2, "b", process.pid(), again);
+    daemon.stop();
+    let kinds = |text: &str| -> Vec<_> {
+        let names = text
+            .lines()
+            .filter_map(|it| it.strip_prefix("event: session_"));
+        names.map(str::to_owned).collect()
+    };
+    let text = by_label.read_to_the_end();
+    let expected = ["deregistered", "deregistered", "registered"];
+    assert_eq!(kinds(&text), expected, "{text}");
+    let text = by_mesh.read_to_the_end();
+    let expected = ["deregistered", "registered", "deregistered"];
+    assert_eq!(kinds(&text), expected, "{text}");
+    assert_eq!(text.matches("\"cause\":\"replaced\"").count(), 2, "{text}");
 }
 
 #[test]

@@ -35,6 +35,7 @@ fn the_session_stays_to_the_last_process_and_shows_which_have_ended() {
     let pids: Vec<_> = processes.iter().map(TestProcess::pid).collect();
     let (status, response) = register(&daemon, 1, "s", &pids);
     assert_eq!(status, 200, "{response}");
+    assert_eq!(response["processes"], 3, "{response}");
     assert_eq!(daemon.get("/v1/sources").1["processes"], 3);
     let limits = daemon.get("/v1/limits").1;
     assert_eq!(limits["limits"]["sessions"]["used"], 3);
@@ -113,8 +114,8 @@ fn a_wrong_list_is_refused_and_a_pid_that_occurs_twice_counts_once() {
         let detail = problem["detail"].as_str().unwrap();
         assert!(detail.contains("1 to 64"), "{detail}");
     }
-    let (status, _) = daemon.register_with(1, "s", pid, json!({"pids": [pid, pid]}));
-    assert_eq!(status, 200);
+    let (status, response) = daemon.register_with(1, "s", pid, json!({"pids": [pid, pid]}));
+    assert_eq!((status, response.get("processes")), (200, None));
     let me = daemon.me(1).1;
     assert_eq!(me["session"]["members"], Value::Null, "it is one process");
     drop(process);

@@ -271,6 +271,7 @@ async fn try_register(
         start_time: session.process.start_time().map(|time| time.0),
         identity: registered.identity.name(),
         sources: watching(app, registered.identity),
+        processes: Some(session.members().len()).filter(|count| *count > 1),
         ignored,
     }))
 }

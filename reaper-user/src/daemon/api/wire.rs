@@ -134,12 +134,15 @@ pub(crate) struct RegisterResponse {
     pub(crate) registered_at: u64,
     /// Milliseconds since 1970; null: as long as the process lives.
     pub(crate) expires_at: Option<u64>,
-    /// Whether the session existed before: same token, id and process.
+    /// Whether the session existed before: same token, id, process, mesh and labels.
     pub(crate) renewed: bool,
     pub(crate) presence_accepted: bool,
     pub(crate) start_time: Option<u64>,
     pub(crate) identity: &'static str,
     pub(crate) sources: Vec<&'static str>,
+    /// How many processes the session hangs on, if there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) processes: Option<usize>,
     /// The names of fields that are not known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) ignored: Vec<String>,

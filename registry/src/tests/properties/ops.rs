@@ -32,11 +32,11 @@ pub(super) fn any_op() -> impl Strategy<Value = Op> {
         (0..PROCESSES, any_further()),
         OWNERS,
         any_ttl(),
+        any_selected_by(),
         prop_oneof![3 => Just(0_usize), 1 => Just(3_000)],
-        prop_oneof![3 => Just(0_u8), 1 => 1..4_u8],
     )
-        .prop_map(|(id, token, process, owner, ttl, cwd, labels)| {
-            unregistered(IDS[id], token, process, owner, ttl, cwd, labels)
+        .prop_map(|(id, token, process, owner, ttl, selected_by, cwd)| {
+            unregistered(IDS[id], token, process, owner, ttl, selected_by, cwd)
         });
     let scope = || prop_oneof![Just(None), OWNERS.prop_map(Some)];
     let second = 1_000_000_000;
@@ -62,6 +62,14 @@ fn any_further() -> impl Strategy<Value = Vec<u64>> {
         3 => Just(Vec::new()),
         2 => prop::collection::vec(0..PROCESSES, 1..4),
     ]
+}
+
+/// The mesh, and how many labels there are.
+fn any_selected_by() -> impl Strategy<Value = (&'static str, u8)> {
+    (
+        prop_oneof![4 => Just("m"), 1 => Just("n")],
+        prop_oneof![3 => Just(0_u8), 1 => 1..4_u8],
+    )
 }
 
 fn any_ttl() -> impl Strategy<Value = Ttl> {
