@@ -107,14 +107,20 @@ fn stream(_request: &str) -> (&'static str, String) {
     let session = |id: &str, mesh: &str, job: &str| object!({"sessionId": id, "mesh": mesh, "displayName": id, "pid": 1, "labels": {"job": job}});
     let all = [("a", "m", "7"), ("b", "m", "8"), ("c", "n", "7")];
     let all = all.map(|(id, mesh, job)| session(id, mesh, job));
-    let mut text = format!("event: snapshot\ndata: {}\n\n", object!({"sessions": all}));
+    let frame =
+        |id: &str, event: &str, data: Value| format!("{id}event: {event}\ndata: {data}\n\n");
+    let mut frames = vec![frame("", "snapshot", object!({"sessions": all}))];
     for session in all {
         let data = object!({"ts": "2026-11-27T17:50:35.526Z", "seq": 1, "session": session});
-        text += &format!("id: 8956c629cba9efa7.1\nevent: session_registered\ndata: {data}\n\n");
+        frames.push(frame(
+            "id: 8956c629cba9efa7.1\n",
+            "session_registered",
+            data,
+        ));
     }
     let data = object!({"ts": "2026-11-27T17:50:35.526Z", "seq": 2});
-    text += &format!("id: 8956c629cba9efa7.2\nevent: shutdown\ndata: {data}\n\n");
-    ("text/event-stream", text)
+    frames.push(frame("id: 8956c629cba9efa7.2\n", "shutdown", data));
+    ("text/event-stream", frames.concat())
 }
 
 #[test]
