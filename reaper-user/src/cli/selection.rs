@@ -1,5 +1,7 @@
 //! The parts that `--filter` has in every command, and the labels of a session on a command line.
 
+use serde_json::Value;
+
 use crate::client::percent_encode;
 use crate::daemon::config::values;
 use crate::text;
@@ -88,6 +90,16 @@ pub(super) fn has_labels<'a>(parts: &[Part], get: impl Fn(&str) -> Option<&'a st
         Part::Label(key, value) => get(key) == Some(value),
         Part::Session(_) | Part::Mesh(_) | Part::Uid(_) => true,
     })
+}
+
+/// The same of the mesh too, for a session object of an event stream, which a former daemon does not select by
+/// either.
+pub(super) fn has_mesh_and_labels(parts: &[Part], session: &Value) -> bool {
+    let has_mesh = parts.iter().all(|part| match part {
+        Part::Mesh(mesh) => session["mesh"] == **mesh,
+        Part::Session(_) | Part::Label(..) | Part::Uid(_) => true,
+    });
+    has_mesh && has_labels(parts, |key| session["labels"][key].as_str())
 }
 
 /// Parses a label of `--label`.

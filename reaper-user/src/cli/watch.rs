@@ -188,14 +188,17 @@ impl Arguments {
                 }
                 Followed::Lost(reason) => return Err(stream_lost(&reason)),
             };
+            // One in the history may be of a former daemon; the stream goes on behind it.
+            is_stopping = frame.event == "shutdown";
+            let Some(frame) = filter::selected(&self.filter, frame) else {
+                continue;
+            };
             self.print(&frame)?;
             if let Some(executor) = executor {
                 executor
                     .submit(&session_of(&frame), &text::as_json(&frame)?)
                     .await;
             }
-            // One in the history may be of a former daemon; the stream goes on behind it.
-            is_stopping = frame.event == "shutdown";
         }
     }
 

@@ -5,6 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
 use reaper_tests::daemon::private_folder;
+use serde_json::json as object;
 
 use super::*;
 
@@ -100,4 +101,67 @@ fn a_session_of_several_processes_is_taken_back_if_the_daemon_knows_one_only() {
         "{requests:?}"
     );
     assert!(!file.exists());
+}
+
+fn stream(_request: &str) -> (&'static str, String) {
+    let session = |id: &str, mesh: &str, job: &str| object!({"sessionId": id, "mesh": mesh, "displayName": id, "pid": 1, "labels": {"job": job}});
+    let all = [("a", "m", "7"), ("b", "m", "8"), ("c", "n", "7")];
+    let all = all.map(|(id, mesh, job)| session(id, mesh, job));
+    let frame = |id: &str, event: &str, data: Value| {
+        let id = format!("id: 8956c629cba9efa7.{id}\n");
+        format!("{id}event: {event}\ndata: {data}\n\n")
+    };
+    let ts = "2026-11-27T17:50:35.526Z";
+    let mut frames = vec![frame("1", "snapshot", object!({"sessions": all}))];
+    for session in all {
+        let data = object!({"ts": ts, "seq": 1, "session": session});
+        frames.push(frame("1", "session_registered", data));
+    }
+    frames.push(frame("2", "shutdown", object!({"ts": ts, "seq": 2})));
+    ("text/event-stream", frames.concat())
+}
+
+#[test]
+fn watch_leaves_out_what_an_older_daemon_sends_in_spite_of_the_filter() {
+    let folder = private_folder();
+    for (filter, expected) in [
+        ("label.job=7", vec!["a", "c"]),
+        ("mesh=m", vec!["a", "b"]),
+        ("mesh=x", vec![]),
+        ("uid=0", vec!["a", "b", "c"]),
+    ] {
+        let file = folder.path().join(filter);
+        let append = format!("cat >> '{}'", file.to_str().unwrap());
+        let arguments = [
+            "watch",
+            "--json",
+            "--snapshot",
+            "--filter",
+            filter,
+            "--exec",
+            &append,
+        ];
+        let (output, _) = against(&arguments, stream);
+        let executed = std::fs::read_to_string(&file).unwrap();
+        for text in [&output.out, &executed] {
+            let events: Vec<_> = text.lines().map(json).collect();
+            let id = |session: &Value| session["sessionId"].as_str().unwrap().to_owned();
+            let of_event = |event: &Value| {
+                Some(&event["data"]["session"])
+                    .filter(|it| it.is_object())
+                    .map(id)
+            };
+            let mut ids: Vec<_> = events.iter().filter_map(of_event).collect();
+            ids.sort();
+            assert_eq!(ids, expected, "{filter}: {text}");
+            let snapshot = events.iter().find(|it| it["event"] == "snapshot").unwrap();
+            let snapshot = snapshot["data"]["sessions"].as_array().unwrap();
+            assert_eq!(
+                snapshot.iter().map(id).collect::<Vec<_>>(),
+                expected,
+                "{filter}: {text}"
+            );
+            assert!(events.iter().any(|it| it["event"] == "shutdown"), "{text}");
+        }
+    }
 }

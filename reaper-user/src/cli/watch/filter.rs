@@ -1,6 +1,9 @@
-//! `--filter`: which events are shown. The daemon applies it.
+//! `--filter`: which events are shown. The daemon applies it; mesh and labels are applied here too.
 
-use super::super::selection::{Part, check_single};
+use serde_json::Value;
+
+use super::super::selection::{Part, check_single, has_mesh_and_labels};
+use crate::client::Frame;
 use crate::daemon::api::sse::NAMES;
 
 /// What `--filter` may contain, for its errors.
@@ -61,6 +64,32 @@ pub(super) fn query(filters: &[Filter]) -> Result<String, String> {
     let parts = parts.iter().map(Part::parameter);
     let query: Vec<_> = events.into_iter().chain(parts).collect();
     Ok(query.join("&"))
+}
+
+/// Takes the sessions out of a frame that have another mesh or other labels: a former daemon does not know these
+/// filters and sends everything. Returns `None` if the frame is about such a session.
+pub(super) fn selected(filters: &[Filter], mut frame: Frame) -> Option<Frame> {
+    let parts = filters.iter().flat_map(|it| &it.parts);
+    let parts = parts.filter(|it| matches!(it, Part::Mesh(_) | Part::Label(..)));
+    let parts: Vec<_> = parts.cloned().collect();
+    if parts.is_empty() {
+        return Some(frame);
+    }
+    let Ok(mut data) = serde_json::from_str::<Value>(&frame.data) else {
+        // Printing it fails with a message.
+        return Some(frame);
+    };
+    if data["session"].is_object() {
+        return has_mesh_and_labels(&parts, &data["session"]).then_some(frame);
+    }
+    if let Some(sessions) = data.get_mut("sessions").and_then(Value::as_array_mut) {
+        let count = sessions.len();
+        sessions.retain(|session| has_mesh_and_labels(&parts, session));
+        if sessions.len() < count {
+            frame.data = data.to_string();
+        }
+    }
+    Some(frame)
 }
 
 #[cfg(test)]
