@@ -1,8 +1,11 @@
 //! The registration of a session: the order of its steps, for each process that it hangs on.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 
-use reaper_registry::{Death, NewSession, Pid, Process, ProcessId, Source, Stored, Token};
+use reaper_registry::{
+    Death, NewSession, Pid, Process, ProcessId, RegisterError, Source, Stored, Token,
+};
 
 use super::{PinnedProcess, Reaper, Registered, Registration, RegistrationError};
 use crate::clock;
@@ -37,14 +40,16 @@ impl Reaper {
             presence,
             ttl,
         } = registration;
-        let first = self.pin(pid, &mut check).map_err(|error| {
-            let is_one_of_several = !further.is_empty();
-            if is_one_of_several {
-                error.of_member(pid)
-            } else {
+        self.check_count(pid, &further, owner)?;
+        let is_alone = further.is_empty();
+        let of_member = |error: RegistrationError<Refusal>| {
+            if is_alone {
                 error
+            } else {
+                error.of_member(pid)
             }
-        })?;
+        };
+        let first = self.pin(pid, &mut check).map_err(of_member)?;
         let mut others: Vec<WatchGuard> = Vec::new();
         for pid in further {
             let guard = self.pin(pid, &mut check);
@@ -81,6 +86,22 @@ impl Reaper {
             renewed,
             identity,
         })
+    }
+
+    /// Refuses more processes than the owner may have sessions, before each of them is pinned. The registry
+    /// checks again what is then stored.
+    fn check_count(&self, pid: Pid, further: &[Pid], owner: u32) -> Result<(), RegisterError> {
+        if further.is_empty() {
+            return Ok(());
+        }
+        let distinct: BTreeSet<_> = further.iter().chain([&pid]).collect();
+        let usage = self.registry.usage(owner);
+        // A share that has shrunk takes nothing back, and this session may replace all that he has.
+        let limit = usage.most_sessions.max(usage.sessions);
+        if distinct.len() > limit {
+            return Err(RegisterError::TooManyForOwner { owner, limit });
+        }
+        Ok(())
     }
 
     fn pin<Refusal>(

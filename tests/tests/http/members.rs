@@ -74,6 +74,36 @@ fn the_session_stays_to_the_last_process_and_shows_which_have_ended() {
     daemon.stop();
 }
 
+/// They are refused before one of them is pinned or even looked for.
+#[test]
+fn more_processes_than_the_user_may_have_sessions_are_refused_at_once() {
+    let daemon = Daemon::with(|options| options.max_sessions_per_uid = 2);
+    let (lives, other) = (TestProcess::start(), TestProcess::start());
+    let mut ended = TestProcess::start();
+    ended.kill();
+    ended.reap();
+    let pids = [lives.pid(), other.pid(), ended.pid()];
+    let (status, problem) = register(&daemon, 1, "s", &pids);
+    let expected = (429, &json!("too_many_sessions_of_user"));
+    assert_eq!((status, &problem["code"]), expected, "{problem}");
+    let (status, problem) = register(&daemon, 1, "s", &pids[..2]);
+    assert_eq!(status, 200, "{problem}");
+    // One that is renewed or replaced makes room.
+    let (status, problem) = register(&daemon, 1, "s", &pids[..2]);
+    assert_eq!(
+        (status, &problem["renewed"]),
+        (200, &json!(true)),
+        "{problem}"
+    );
+    let (status, problem) = register(&daemon, 2, "s", &pids[..2]);
+    assert_eq!(
+        (status, &problem["renewed"]),
+        (200, &json!(false)),
+        "{problem}"
+    );
+    daemon.stop();
+}
+
 #[test]
 fn if_one_may_not_be_registered_nothing_is_stored_and_it_is_named() {
     let daemon = Daemon::start();
