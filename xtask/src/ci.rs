@@ -6,7 +6,7 @@ use clap::builder::PossibleValuesParser;
 
 use crate::command::{command, effective_uid, now, run as execute, run_tests};
 use crate::text::count;
-use crate::{api, build_ebpf, fuzz, library_size, targets, tidy};
+use crate::{api, build_ebpf, fuzz, library_size, package, targets, tidy};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -65,7 +65,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "package",
         purpose: "the three libraries can be packaged, and their examples run",
-        check: package,
+        check: package::check,
     },
     Step {
         name: "dist",
@@ -171,29 +171,6 @@ fn test() -> Result<()> {
 fn test_sweep() -> Result<()> {
     let args = ["test", "--release", "--test", "cli", "--test", "http"];
     run_tests(command("cargo", &args)?.env("REAPER_SOURCES", "sweep"))
-}
-
-/// Packages are built from their own files only, so that a file outside of the package is missed.
-fn package() -> Result<()> {
-    let packages = ["reaper-registry", "reaper-ebpf", "reaperd"];
-    let mut package = command("cargo", &["package", "--locked"])?;
-    for name in packages {
-        package.args(["--package", name]);
-    }
-    package.env("CARGO_PROFILE_DEV_DEBUG", "0");
-    execute(&mut package)?;
-    for example in ["watch_pid", "session_daemon", "replace_polling"] {
-        let run = [
-            "run",
-            "--release",
-            "--package",
-            "reaperd",
-            "--example",
-            example,
-        ];
-        execute(&mut command("cargo", &run)?)?;
-    }
-    Ok(())
 }
 
 fn test_xtask() -> Result<()> {

@@ -17,6 +17,15 @@ pub(crate) fn repo_root() -> Result<PathBuf> {
     Ok(root.to_path_buf())
 }
 
+/// Returns cargo's own folder.
+pub(crate) fn cargo_home() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("CARGO_HOME") {
+        return Ok(PathBuf::from(folder));
+    }
+    let home = std::env::var_os("HOME").context("HOME is not set")?;
+    Ok(PathBuf::from(home).join(".cargo"))
+}
+
 /// Returns a command that runs at the root of the workspace, without input.
 pub(crate) fn command(program: &str, args: &[&str]) -> Result<Command> {
     let mut command = Command::new(program);

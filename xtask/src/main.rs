@@ -13,6 +13,7 @@ mod command;
 mod dist;
 mod fuzz;
 mod library_size;
+mod package;
 mod targets;
 mod text;
 mod tidy;

@@ -3,10 +3,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::Release;
-use crate::command::{command, run};
+use crate::command::{cargo_home, command, run};
 
 /// The target of the static binary. The C library is glibc: Rust's target for musl is not in every
 /// toolchain. Names of users are read from /etc/passwd; other name services need the library that the
@@ -29,9 +29,7 @@ pub(super) fn binary(release: &Release, linking: Linking) -> Result<PathBuf> {
         return Ok(release.root.join(binary));
     }
     let folder = release.root.join("target/dist/build");
-    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = std::env::var_os("HOME").context("HOME is not set")?;
-    let cargo_home = cargo_home.unwrap_or_else(|| PathBuf::from(home).join(".cargo"));
+    let cargo_home = cargo_home()?;
     let mut flags = vec![
         format!("--remap-path-prefix={}=/reaperd", release.root.display()),
         format!("--remap-path-prefix={}=/cargo", cargo_home.display()),
