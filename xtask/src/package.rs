@@ -6,15 +6,23 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::command::{cargo_home, command, run as execute};
+use crate::command::{cargo_home, command, repo_root, run as execute};
 
 const PACKAGES: [&str; 3] = ["reaper-registry", "reaper-ebpf", "reaperd"];
+
+/// Where the packages are made and built.
+const TARGET: &str = "target/packaged";
 
 /// Packs the libraries, builds each from its package, and runs the examples. Packages are built from their own files
 /// only, so that a file outside of the package is missed.
 pub(crate) fn check() -> Result<()> {
     forget_unpacked()?;
-    let mut package = command("cargo", &["package", "--locked"])?;
+    // For the same reason nothing is used that an earlier run has built.
+    let target = repo_root()?.join(TARGET);
+    if target.exists() {
+        fs::remove_dir_all(&target).with_context(|| target.display().to_string())?;
+    }
+    let mut package = command("cargo", &["package", "--locked", "--target-dir", TARGET])?;
     for name in PACKAGES {
         package.args(["--package", name]);
     }
