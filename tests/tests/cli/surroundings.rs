@@ -62,16 +62,20 @@ fn a_socket_path_that_cannot_be_one_has_a_remedy_that_fits() {
     output.failed(FAILED, "is 125 bytes long, and the system allows 107");
     assert!(remedy(&output).contains("shorter"), "{output:?}");
 
-    let output = CommandOutput::of(&mut command(&["ls", "--socket", "/etc/passwd"]));
-    output.failed(NO_DAEMON, "/etc/passwd is not a socket");
+    // One of this user: to connect takes the right to write.
+    let folder = private_folder();
+    let file = folder.path().join("file");
+    fs::write(&file, "content").unwrap();
+    let path = file.to_str().unwrap();
+    let output = CommandOutput::of(&mut command(&["ls", "--socket", path]));
+    output.failed(NO_DAEMON, &format!("{path} is not a socket"));
     assert!(!remedy(&output).contains("reaperd daemon"), "{output:?}");
 
-    let before = fs::read("/etc/passwd").unwrap();
-    let arguments = ["daemon", "--sources", "sweep", "--socket", "/etc/passwd"];
+    let arguments = ["daemon", "--sources", "sweep", "--socket", path];
     let output = CommandOutput::of(&mut command(&arguments));
-    output.failed(FAILED, "\"/etc/passwd\" exists and is not a socket");
+    output.failed(FAILED, &format!("{path:?} exists and is not a socket"));
     assert!(!remedy(&output).contains("remove"), "{output:?}");
-    assert_eq!(fs::read("/etc/passwd").unwrap(), before);
+    assert_eq!(fs::read(&file).unwrap(), b"content");
 }
 
 #[test]
