@@ -9,6 +9,7 @@ mod daemon;
 mod demo;
 mod details;
 mod doctor;
+mod end_signals;
 pub mod exit_code;
 mod failure;
 mod help;

@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reaper_registry::{Source, Token};
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
+use super::end_signals::EndSignals;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::new_token;
@@ -124,22 +125,15 @@ fn has_event_source(report: &SourcesReport) -> bool {
 
 /// Waits for SIGINT, SIGTERM or SIGHUP.
 async fn interrupted() -> Failure {
-    let wait = async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
-        tokio::select! {
-            result = tokio::signal::ctrl_c() => result,
-            _ = terminate.recv() => Ok(()),
-            _ = hang_up.recv() => Ok(()),
-        }
-    };
-    match wait.await {
-        Ok(()) => Failure::new(
-            "interrupted; the daemon and all test processes were stopped",
-            "reaperd demo",
-        ),
-        Err(error) => error.into(),
+    let signals = EndSignals::receive([Signal::INT, Signal::TERM, Signal::HUP]);
+    match signals {
+        Ok(mut signals) => drop(signals.next().await),
+        Err(error) => return error.into(),
     }
+    Failure::new(
+        "interrupted; the daemon and all test processes were stopped",
+        "reaperd demo",
+    )
 }
 
 /// A test process and its session.

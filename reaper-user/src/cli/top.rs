@@ -12,17 +12,15 @@ use std::time::Duration;
 use anstream::{AutoStream, ColorChoice};
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use rustix::process::Signal;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use self::feed::{Counts, Update};
 use self::screen::Screen;
 use self::state::{Scroll, State};
 use self::view::Look;
+use super::end_signals::{EndSignals, end_by};
 use super::exit_code::ExitCode;
 use super::failure::Failure;
-use super::watch::end_by;
 use crate::client::Client;
 use crate::clock;
 
@@ -89,8 +87,9 @@ impl Arguments {
         let first = Counts::read(client).await?;
         let mut state = State::default();
         state.apply(Update::Counted(Box::new(first)), clock::now())?;
-        let mut ends = Ends::new()?;
-        let ended = self.show(client, state, &mut ends).await?;
+        let signals = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
+        let mut signals = EndSignals::receive(signals)?;
+        let ended = self.show(client, state, &mut signals).await?;
         // The screen is as before.
         if let Some(signal) = ended {
             end_by(signal)?;
@@ -103,7 +102,7 @@ impl Arguments {
         &self,
         client: &Client,
         mut state: State,
-        ends: &mut Ends,
+        signals: &mut EndSignals,
     ) -> Result<Option<Signal>, Failure> {
         let colors = AutoStream::choice(&io::stdout()) != ColorChoice::Never;
         let socket = client.socket().display().to_string();
@@ -140,7 +139,7 @@ impl Arguments {
                     }
                     _ => is_urgent = true,
                 },
-                signal = ends.next() => return Ok(Some(signal)),
+                signal = signals.next() => return Ok(Some(signal)),
                 _ = seconds.tick() => is_old = true,
                 _ = frames.tick(), if is_old => is_urgent = true,
             }
@@ -177,36 +176,6 @@ fn scrolls(key: KeyEvent) -> Option<Scroll> {
         _ => return None,
     };
     Some(by).filter(|_| key.kind != KeyEventKind::Release)
-}
-
-/// The signals that end the command, once the terminal is as before.
-struct Ends(mpsc::Receiver<Signal>);
-
-impl Ends {
-    fn new() -> io::Result<Self> {
-        let (sender, receiver) = mpsc::channel(1);
-        for (kind, number) in [
-            (SignalKind::terminate(), Signal::TERM),
-            (SignalKind::interrupt(), Signal::INT),
-            (SignalKind::hangup(), Signal::HUP),
-            (SignalKind::quit(), Signal::QUIT),
-        ] {
-            let (mut arrivals, sender) = (signal(kind)?, sender.clone());
-            tokio::spawn(async move {
-                arrivals.recv().await;
-                sender.send(number).await.unwrap_or_default();
-            });
-        }
-        Ok(Self(receiver))
-    }
-
-    async fn next(&mut self) -> Signal {
-        match self.0.recv().await {
-            Some(signal) => signal,
-            // All tasks have ended, which they do after a signal only.
-            None => std::future::pending().await,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,24 +5,23 @@ mod filter;
 mod reader;
 pub(super) mod text;
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::time::Duration;
 
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::signal::unix::{self, SignalKind};
 
 use self::exec::Executor;
 use self::filter::Filter;
+use super::end_signals::{EndSignals, end_by};
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::output::{Layout, print_line, print_message};
 use super::{terminal, values};
 use crate::client::follow::{Followed, Follower, Start, numbered};
 use crate::client::{Client, Frame};
-use crate::sys::signal_action::{is_ignored, restore_default};
+use crate::sys::signal_action::is_ignored;
 use crate::sys::{as_started, inherited};
 
 /// The width of the first column, below which nothing is written.
@@ -134,11 +133,14 @@ impl Arguments {
                 () = reader::gone() => Ok(ExitCode::Success),
             };
         };
-        let (mut signal, mut reader_gone) = (pin!(ending_signal()), pin!(reader::gone()));
+        // One that is ignored does not end this process, and so does not leave commands running.
+        let signals = [Signal::INT, Signal::TERM, Signal::HUP];
+        let mut signals = EndSignals::receive(signals.into_iter().filter(|it| !is_ignored(*it)))?;
+        let mut reader_gone = pin!(reader::gone());
         let (shown, end) = tokio::select! {
             shown = self.show(client, Some(&executor)) => (shown, None),
             () = &mut reader_gone => (Ok(ExitCode::Success), Some(End::NoReader)),
-            signal = &mut signal => (Ok(ExitCode::Failure), Some(End::By(signal?))),
+            signal = signals.next() => (Ok(ExitCode::Failure), Some(End::By(signal))),
         };
         let stop = executor.stopper();
         let mut finished = pin!(tokio::task::spawn_blocking(|| executor.finish()));
@@ -149,7 +151,7 @@ impl Arguments {
             tokio::select! {
                 _done = &mut finished => return shown,
                 () = reader_gone => Some(End::NoReader),
-                signal = signal => Some(End::By(signal?)),
+                signal = signals.next() => Some(End::By(signal)),
             }
         };
         stop.request();
@@ -227,37 +229,6 @@ impl Arguments {
 enum End {
     NoReader,
     By(Signal),
-}
-
-/// Waits for a signal that ends this process unless it is ignored, and would leave commands running.
-async fn ending_signal() -> io::Result<Signal> {
-    let listen = |kind, signal| {
-        (!is_ignored(signal))
-            .then(|| unix::signal(kind))
-            .transpose()
-    };
-    let mut interrupt = listen(SignalKind::interrupt(), Signal::INT)?;
-    let mut terminate = listen(SignalKind::terminate(), Signal::TERM)?;
-    let mut hang_up = listen(SignalKind::hangup(), Signal::HUP)?;
-    tokio::select! {
-        () = received(&mut interrupt) => Ok(Signal::INT),
-        () = received(&mut terminate) => Ok(Signal::TERM),
-        () = received(&mut hang_up) => Ok(Signal::HUP),
-    }
-}
-
-async fn received(signal: &mut Option<unix::Signal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
-        None => std::future::pending().await,
-    }
-}
-
-/// Ends this process by the signal, so that its parent sees what ended it.
-pub(super) fn end_by(signal: Signal) -> io::Result<()> {
-    restore_default(signal)?;
-    kill_process(getpid(), signal)?;
-    Ok(())
 }
 
 /// The id of the session that the event is about, or nothing.
