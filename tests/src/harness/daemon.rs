@@ -25,7 +25,7 @@ use tempfile::TempDir;
 pub use events::{Arrived, Events, Removal};
 pub use launch::{Launch, private_folder, sources_of_this_run};
 pub use program::reaperd;
-pub use requests::Requests;
+pub use requests::{Requests, runtime};
 
 use crate::expect;
 use crate::wait::{TIMEOUT, eventually, eventually_some, some_within, within};

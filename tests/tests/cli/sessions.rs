@@ -10,6 +10,19 @@ use reaper_tests::wait::eventually;
 
 use super::*;
 
+/// Registers this process as `s-1`, with the token of this file.
+fn registration<'a>(pid: &'a str, file: &'a str) -> [&'a str; 7] {
+    [
+        "register",
+        "--pid",
+        pid,
+        "--id",
+        "s-1",
+        "--token-file",
+        file,
+    ]
+}
+
 #[test]
 fn register_creates_a_private_token_file_and_uses_it_again() {
     let daemon = daemon();
@@ -18,15 +31,7 @@ fn register_creates_a_private_token_file_and_uses_it_again() {
     let file = file.to_str().unwrap();
     let process = TestProcess::start();
     let pid = process.pid().to_string();
-    let arguments = [
-        "register",
-        "--pid",
-        &pid,
-        "--id",
-        "s-1",
-        "--token-file",
-        file,
-    ];
+    let arguments = registration(&pid, file);
     assert_eq!(run(&daemon, &arguments).done(), "s-1\n");
     assert_eq!(
         fs::metadata(file).unwrap().permissions().mode() & 0o7777,
@@ -167,15 +172,7 @@ fn labels_are_kept_by_a_renewal_and_select_sessions() {
     let file = folder.path().join("token");
     let file = file.to_str().unwrap();
     let labels = ["--label", "job=7", "--label", "os=a,b"];
-    let register = [
-        "register",
-        "--pid",
-        &pid,
-        "--id",
-        "s-1",
-        "--token-file",
-        file,
-    ];
+    let register = registration(&pid, file);
     run(&daemon, &[&register[..], &labels].concat()).done();
     daemon.register("s-2", process.pid());
     run(&daemon, &["renew", "--token-file", file]).done();

@@ -148,8 +148,7 @@ fn requests_are_counted_by_route_and_status_and_refusals_by_reason() {
 fn streams_and_gaps_are_counted() {
     let daemon = daemon();
     let client = daemon.client();
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(1).enable_all().build().unwrap();
+    let runtime = reaper_tests::daemon::runtime();
     let streams: Vec<_> = (0..3)
         .map(|_| runtime.block_on(client.events("")).unwrap())
         .collect();

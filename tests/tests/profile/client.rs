@@ -8,21 +8,12 @@ use std::path::Path;
 use std::thread::{self, JoinHandle};
 
 use reaper_registry::Token;
-use reaper_tests::daemon::TestDaemon;
+use reaper_tests::daemon::{TestDaemon, runtime};
 use reaper_tests::test_process::TestProcess;
 use reaperd::client::{Client, ClientError, Registered, Session, Version};
 use serde_json::{Value, json};
-use tokio::runtime::Runtime;
 
 use crate::{address, bearer, beside_socket, with_tcp};
-
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap()
-}
 
 fn client(daemon: &TestDaemon) -> Client {
     Client::new(daemon.socket()).with_tcp(address(daemon).parse().unwrap())

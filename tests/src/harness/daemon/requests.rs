@@ -196,7 +196,8 @@ impl Requests {
     }
 }
 
-fn runtime() -> Runtime {
+/// A runtime for a client.
+pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
