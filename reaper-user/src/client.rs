@@ -120,7 +120,6 @@ impl Client {
     }
 
     /// Checks the folder of the socket as each request does.
-    #[cfg(feature = "cli")]
     pub(crate) fn check_folder(&self) -> Result<(), ClientError> {
         self.server.check_folder(&self.socket)
     }
@@ -286,7 +285,7 @@ impl Client {
         if self.tcp.is_some() {
             return Err(ClientError::NotOverTcp);
         }
-        self.server.check_folder(&self.socket)?;
+        self.check_folder()?;
         let length = self.socket.as_os_str().len();
         if length > SOCKET_PATH_MAX {
             return Err(ClientError::PathTooLong {

@@ -71,9 +71,9 @@ impl Progress {
         self.bar.set_message(what);
     }
 
-    /// Counts a step as done.
-    pub(super) fn done(&self) {
-        self.bar.inc(1);
+    /// Counts so many steps as done.
+    pub(super) fn done(&self, steps: usize) {
+        self.bar.inc(steps.try_into().unwrap_or(u64::MAX));
     }
 
     /// Removes the line.

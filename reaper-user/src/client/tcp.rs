@@ -60,7 +60,7 @@ pub(super) async fn exchange(
     if request.headers().contains_key(AUTHORIZATION) {
         return Err(ClientError::NotOverTcp);
     }
-    client.server.check_folder(&client.socket)?;
+    client.check_folder()?;
     let bearer = read(&client.socket.with_file_name(FILE_NAME), client.server)?;
     let stream = connect(address)
         .await

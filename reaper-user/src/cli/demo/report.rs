@@ -142,7 +142,7 @@ impl Report {
     }
 
     pub(super) fn add(&mut self, row: Row) -> io::Result<()> {
-        self.progress.done();
+        self.progress.done(1);
         let after = row
             .gone_after_us
             .map_or_else(|| "never".to_owned(), milliseconds);

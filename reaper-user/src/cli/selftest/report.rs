@@ -164,7 +164,7 @@ impl Report {
 
     /// Counts cases that were run, or will not be.
     pub(super) fn ran(&self, cases: usize) {
-        (0..cases).for_each(|_| self.progress.done());
+        self.progress.done(cases);
     }
 
     /// Adds the result for one set of sources and prints it.

@@ -71,7 +71,10 @@ pub(super) async fn remembered_process(
                 ..Ended::default()
             }));
         }
-        ended_by(frame, |who| who.is_of(pid, start_time))
+        if !who.is_of(pid, start_time) {
+            return Ok(None);
+        }
+        end_of_session(frame, who).map(Some)
     };
     remembered(client, None, end).await.ok()?
 }
@@ -234,18 +237,20 @@ fn session_of_end(frame: &Frame) -> Result<Option<Who>, Failure> {
 
 /// Returns what an event says if it is the end of that session.
 fn ended_by(frame: &Frame, is_it: impl Fn(&Who) -> bool) -> Result<Option<Ended>, Failure> {
-    let Some(who) = session_of_end(frame)?.filter(is_it) else {
-        return Ok(None);
-    };
+    let who = session_of_end(frame)?.filter(is_it);
+    who.map(|who| end_of_session(frame, who)).transpose()
+}
+
+fn end_of_session(frame: &Frame, who: Who) -> Result<Ended, Failure> {
     let removal: Deregistered = parsed(frame)?;
-    Ok(Some(Ended {
+    Ok(Ended {
         is_of_several: !who.is_alone(),
         session_id: Some(who.session_id),
         pid: Some(who.pid),
         cause: removal.cause,
         status: removal.exit.as_ref().and_then(ExitSeen::status),
         from: removal.exit.map(|exit| exit.from),
-    }))
+    })
 }
 
 /// Returns the last end of such a session that the daemon remembers. Reads all events up to the last one of

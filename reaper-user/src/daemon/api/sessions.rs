@@ -151,16 +151,15 @@ pub(super) async fn list(
     peer: Peer,
     head: &request::Parts,
 ) -> Result<Response<ResponseBody>, Problem> {
-    let query = head.uri.query();
-    let owner = peer.scope(query)?;
-    let filter = Filter::of(query)?;
-    let (_events, until) = app.reaper.registry().subscribe(owner);
-    let rows = Rows::Live(Cursor {
-        after: after(query)?.map(EntryId),
-        until,
-        owner,
-    });
-    respond(app, head, filter, rows).await
+    respond(app, peer, head, |_query, owner, after| {
+        let (_events, until) = app.reaper.registry().subscribe(owner);
+        Ok(Rows::Live(Cursor {
+            after: after.map(EntryId),
+            until,
+            owner,
+        }))
+    })
+    .await
 }
 
 /// `GET /v1/sessions/ended`.
@@ -169,21 +168,26 @@ pub(super) async fn list_ended(
     peer: Peer,
     head: &request::Parts,
 ) -> Result<Response<ResponseBody>, Problem> {
+    respond(app, peer, head, |query, owner, after| {
+        let bounds = (clock::now().boot, app.options().ended_per_uid);
+        ended::Cursor::new(query, owner, after, bounds).map(Rows::Ended)
+    })
+    .await
+}
+
+/// Writes the first piece of the rows that are chosen by query, owner and position. A list that is longer is
+/// written as its reader takes it.
+async fn respond(
+    app: &Arc<App>,
+    peer: Peer,
+    head: &request::Parts,
+    rows: impl FnOnce(Option<&str>, Option<u32>, Option<u64>) -> Result<Rows, Problem>,
+) -> Result<Response<ResponseBody>, Problem> {
     let query = head.uri.query();
     let owner = peer.scope(query)?;
     let filter = Filter::of(query)?;
-    let bounds = (clock::now().boot, app.options().ended_per_uid);
-    let rows = Rows::Ended(ended::Cursor::new(query, owner, after(query)?, bounds)?);
-    respond(app, head, filter, rows).await
-}
-
-/// Writes the first piece. A list that is longer is written as its reader takes it.
-async fn respond(
-    app: &Arc<App>,
-    head: &request::Parts,
-    filter: Filter,
-    rows: Rows,
-) -> Result<Response<ResponseBody>, Problem> {
+    let after = number(query, "after", "after must be the next of an earlier list")?;
+    let rows = rows(query, owner, after)?;
     let turns = head.extensions.get::<Turns>().cloned();
     let mut list = ListBody {
         app: app.clone(),
@@ -210,10 +214,6 @@ async fn respond(
         return Ok(whole(StatusCode::OK, "application/json", body));
     }
     Ok(pieces("application/json", list))
-}
-
-fn after(query: Option<&str>) -> Result<Option<u64>, Problem> {
-    number(query, "after", "after must be the next of an earlier list")
 }
 
 fn number<T: std::str::FromStr>(

@@ -131,7 +131,7 @@ codes! {
         "The daemon runs with --register-policy self, and the process is not the caller."
         => "Register from the process itself.";
     ProcessHidden "process_hidden" [403] "Hidden process":
-        "The daemon cannot see to whom the process belongs, because /proc hides it."
+        "The daemon cannot read which user owns the process, because /proc hides it."
         => "Run the daemon as root.";
     ForeignPidNamespace "foreign_pid_namespace" [403] "Foreign pid namespace":
         "The daemon cannot translate the pids of the caller's pid namespace to its own."
